@@ -1,0 +1,8 @@
+/**
+ * The one word for where an answer came from: `X-Cache`, the log field `cache`, the metric label `cache`.
+ *
+ * - `hit` from here · `join` a running fill · `miss` upstream was asked for it
+ * - `stale` from here although upstream could not confirm it · `bypass` streamed through, not kept
+ * - `local` pushed here
+ */
+export type CacheStatus = 'hit' | 'join' | 'miss' | 'stale' | 'bypass' | 'local'

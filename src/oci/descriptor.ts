@@ -1,0 +1,59 @@
+/**
+ * Descriptors and the media types that matter to a registry.
+ *
+ * Unknown media types are legal everywhere and pass through untouched.
+ * Spec: image-spec descriptor.md, media-types.md; Docker image manifest v2 schema 2.
+ */
+import type { Digest } from './digest.ts'
+
+export interface Descriptor {
+  readonly mediaType: string
+  readonly digest: Digest
+  /** Bytes. */
+  readonly size: number
+  readonly artifactType?: string
+  readonly annotations?: Readonly<Record<string, string>>
+  /** Where a non-distributable layer may be had instead. */
+  readonly urls?: readonly string[]
+}
+
+export const MEDIA_TYPES = {
+  ociIndex: 'application/vnd.oci.image.index.v1+json',
+  ociManifest: 'application/vnd.oci.image.manifest.v1+json',
+  /** Existed in release candidates of image-spec 1.1; some registries still hold it. */
+  ociArtifact: 'application/vnd.oci.artifact.manifest.v1+json',
+  dockerIndex: 'application/vnd.docker.distribution.manifest.list.v2+json',
+  dockerManifest: 'application/vnd.docker.distribution.manifest.v2+json',
+  dockerSchema1: 'application/vnd.docker.distribution.manifest.v1+json',
+  dockerSchema1Signed: 'application/vnd.docker.distribution.manifest.v1+prettyjws',
+} as const
+
+/**
+ * What an upstream is always asked for. Quay converts and others answer 404 when a type is missing from
+ * the list, and wildcards do not count there (WIRE.md §3.2, §3.4). Schema 1 is left out on purpose:
+ * naming it invites the conversion.
+ */
+export const ACCEPT_MANIFESTS = [
+  MEDIA_TYPES.ociIndex,
+  MEDIA_TYPES.dockerIndex,
+  MEDIA_TYPES.ociManifest,
+  MEDIA_TYPES.dockerManifest,
+  MEDIA_TYPES.ociArtifact,
+  '*/*',
+].join(', ')
+
+export function isIndexType(mediaType: string): boolean {
+  return mediaType === MEDIA_TYPES.ociIndex || mediaType === MEDIA_TYPES.dockerIndex
+}
+
+/** Layers that registries are not expected to hold: their bytes live at `urls`, or nowhere. */
+export function isNonDistributable(descriptor: Pick<Descriptor, 'mediaType' | 'urls'>): boolean {
+  return (
+    descriptor.mediaType.includes('.nondistributable.') ||
+    descriptor.mediaType === 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip' ||
+    (descriptor.urls?.length ?? 0) > 0
+  )
+}
+
+/** Largest manifest we take in either direction; the specification's floor for what must be accepted. */
+export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024

@@ -1,0 +1,73 @@
+/**
+ * The one table of errors a client can be told.
+ *
+ * Codes are those of distribution-spec § Error codes, followed by the ones registries added since.
+ * Only `http/` turns an {@link OciError} into a response; everybody else throws it and forgets it.
+ */
+
+export const OCI_ERRORS = {
+  BLOB_UNKNOWN: { status: 404, message: 'blob unknown to registry' },
+  BLOB_UPLOAD_INVALID: { status: 400, message: 'blob upload invalid' },
+  BLOB_UPLOAD_UNKNOWN: { status: 404, message: 'blob upload unknown to registry' },
+  DENIED: { status: 403, message: 'requested access to the resource is denied' },
+  DIGEST_INVALID: { status: 400, message: 'provided digest is not valid or did not match the content' },
+  MANIFEST_BLOB_UNKNOWN: { status: 404, message: 'manifest references a manifest or blob unknown to registry' },
+  MANIFEST_INVALID: { status: 400, message: 'manifest invalid' },
+  MANIFEST_UNKNOWN: { status: 404, message: 'manifest unknown to registry' },
+  NAME_INVALID: { status: 400, message: 'invalid repository name' },
+  NAME_UNKNOWN: { status: 404, message: 'repository name not known to registry' },
+  PAGINATION_NUMBER_INVALID: { status: 400, message: 'invalid number of results requested' },
+  RANGE_INVALID: { status: 416, message: 'requested range not satisfiable' },
+  SIZE_INVALID: { status: 400, message: 'provided length did not match content length' },
+  TAG_INVALID: { status: 400, message: 'invalid tag name' },
+  TOOMANYREQUESTS: { status: 429, message: 'too many requests' },
+  UNAUTHORIZED: { status: 401, message: 'authentication required' },
+  UNSUPPORTED: { status: 405, message: 'the operation is unsupported' },
+  // Not in the specification; `UNKNOWN` and `UNAVAILABLE` are what distribution has always said.
+  BAD_GATEWAY: { status: 502, message: 'the upstream registry answered with something unusable' },
+  BAD_REQUEST: { status: 400, message: 'malformed request' },
+  HEADERS_TOO_LARGE: { status: 431, message: 'request headers too large' },
+  MANIFEST_TOO_LARGE: { status: 413, message: 'manifest larger than 4 MiB' },
+  NOT_FOUND: { status: 404, message: 'no such endpoint' },
+  REQUEST_TIMEOUT: { status: 408, message: 'the request did not arrive in time' },
+  UNAVAILABLE: { status: 503, message: 'the upstream registry cannot be asked right now' },
+  UNKNOWN: { status: 500, message: 'internal error' },
+} as const satisfies Record<string, { status: number; message: string }>
+
+export type OciErrorCode = keyof typeof OCI_ERRORS
+
+export interface OciErrorOptions {
+  /** Replaces the table's message: a sentence for the person who reads it. Never paths, SQL or upstream bodies. */
+  message?: string
+  /** Sent as `Retry-After`, rounded up. */
+  retryAfterSeconds?: number
+  /** What really happened; goes to the log, never to the wire. */
+  cause?: unknown
+}
+
+/** The client's fault, or something that is not there, or something we cannot do for it now. */
+export class OciError extends Error {
+  override readonly name = 'OciError'
+  readonly code: OciErrorCode
+  readonly status: number
+  /** Facts for the `detail` member of the body. */
+  readonly detail: Readonly<Record<string, unknown>> | undefined
+  readonly retryAfterSeconds: number | undefined
+
+  constructor(code: OciErrorCode, detail?: Readonly<Record<string, unknown>>, options: OciErrorOptions = {}) {
+    super(options.message ?? OCI_ERRORS[code].message, { cause: options.cause })
+    this.code = code
+    this.status = OCI_ERRORS[code].status
+    this.detail = detail
+    this.retryAfterSeconds = options.retryAfterSeconds
+  }
+
+  /** The body of distribution-spec § Error codes. */
+  toJSON(): { errors: [{ code: OciErrorCode; message: string; detail?: Readonly<Record<string, unknown>> }] } {
+    return {
+      errors: [
+        { code: this.code, message: this.message, ...(this.detail === undefined ? {} : { detail: this.detail }) },
+      ],
+    }
+  }
+}

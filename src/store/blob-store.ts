@@ -1,0 +1,46 @@
+/**
+ * Verified bytes by digest. Nothing unverified ever becomes visible here.
+ */
+import type { Digest } from '../oci/digest.ts'
+import type { VerifiedFile } from './ingest.ts'
+
+export type Bytes = number
+
+export interface BlobInfo {
+  readonly digest: Digest
+  readonly size: Bytes
+}
+
+export interface BlobStore {
+  /** `undefined` also when the file is there but unreadable as a blob (a folder, a wrong name). */
+  stat(digest: Digest): Promise<BlobInfo | undefined>
+  /** The reader survives a later `delete`. The caller disposes it. */
+  open(digest: Digest): Promise<BlobReader | undefined>
+  /**
+   * Makes the file the blob `file.digest`: synced, renamed, its folder synced, in that order. Atomic and
+   * idempotent; consumes the file. Durable when it resolves.
+   */
+  adopt(file: VerifiedFile): Promise<BlobInfo>
+  delete(digest: Digest): Promise<void>
+  list(): AsyncIterable<BlobInfo>
+}
+
+export interface BlobReader extends AsyncDisposable {
+  readonly size: Bytes
+  /** Positional read; resolves to the bytes read, 0 only at or after the end. */
+  read(buffer: Buffer, position: Bytes): Promise<Bytes>
+}
+
+/**
+ * Bytes in order, for one response. What `http/` pumps, wherever they come from: a finished blob, a growing
+ * file, a stream that could not be cached.
+ */
+export interface ByteSource extends AsyncDisposable {
+  /**
+   * Fills at most `buffer.length` bytes; waits while there is nothing yet. 0 is the end.
+   *
+   * @throws when the rest can never come (or must not: a digest that did not verify); the response must
+   *   then be broken off, never ended
+   */
+  read(buffer: Buffer, signal: AbortSignal): Promise<Bytes>
+}

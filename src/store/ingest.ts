@@ -1,0 +1,76 @@
+/**
+ * Bytes on their way in: one local file, hashed while it is written, readable while it grows.
+ *
+ * Nothing here is visible as a blob until `BlobStore.adopt` took it. Extents may be written in any order; the
+ * prefix [0, n) is what is hashed. A sidecar beside the file records what was *synced*, so that after a crash
+ * only that counts. Shared by mirror fills and pushes: digest verification exists exactly once.
+ */
+import type { Digest } from '../oci/digest.ts'
+import type { Bytes } from './blob-store.ts'
+
+/** What followers depend on; another process's fill could stand behind it one day. */
+export interface GrowingSource {
+  /** End of the contiguous bytes that are readable from `position` on; `position` itself when there are none. */
+  readableTo(position: Bytes): Bytes
+  /** Positional read within what {@link readableTo} promised; resolves to bytes read, never 0 there. */
+  read(buffer: Buffer, position: Bytes): Promise<Bytes>
+}
+
+/** Which download a partial file belongs to: bytes of one upstream are never mixed with another's. */
+export interface IngestIdentity {
+  /** Upstream key, or `local` for pushes. */
+  readonly source: string
+  readonly digest: Digest
+}
+
+declare const verified: unique symbol
+/** Only `Ingest.verify` makes one. */
+export interface VerifiedFile {
+  readonly [verified]: true
+  readonly digest: Digest
+  readonly size: Bytes
+  readonly path: string
+  /** fdatasync, unless nothing was written since the last. */
+  sync(): Promise<void>
+}
+
+export interface Ingest extends GrowingSource {
+  readonly identity: IngestIdentity
+  /** End of the contiguous bytes from 0. */
+  readonly prefix: Bytes
+  /** Start of the first extent at or after `position`; where a download must stop. Infinity: none. */
+  nextExtent(position: Bytes): Bytes
+  /** Bytes that were on disk when this ingest was opened: left by an earlier process. */
+  readonly inherited: Bytes
+  /**
+   * Takes ownership of the buffers. Resolves when they are in the page cache and `readableTo` counts them.
+   * Slows down while the hasher is far behind. Concurrent calls must not overlap.
+   *
+   * @throws the system's error (ENOSPC, EROFS, EIO …); the ingest then takes no more
+   */
+  write(chunks: readonly Buffer[], position: Bytes): Promise<void>
+  /**
+   * Waits for the hash of [0, size) and compares. The prefix must be `size` long.
+   *
+   * @returns undefined when the digest is another
+   */
+  verify(size: Bytes): Promise<VerifiedFile | undefined>
+  /** Followers that read it; the file is closed when it is finished and the last has gone. */
+  retain(): Disposable
+  /** Syncs and leaves the partial for a later process (or a later fill of this one). Ends this ingest. */
+  keep(): Promise<void>
+  /** Removes the partial. Ends this ingest; what was retained stays readable. A no-op after adopt. */
+  discard(): Promise<void>
+}
+
+/** The folder of partial files. */
+export interface IngestStore {
+  /**
+   * A new one, or the one an earlier process left (its prefix is hashed again, behind the writer).
+   * `fresh` never inherits.
+   */
+  open(identity: IngestIdentity, options?: { fresh?: boolean }): Promise<Ingest>
+  /** Bytes on disk of all partial files. */
+  readonly bytes: Bytes
+  close(): Promise<void>
+}

@@ -1,0 +1,95 @@
+/**
+ * Every Prometheus metric in one table, made once and handed in by constructor.
+ *
+ * Labels are small closed sets; never a repository, tag, digest, user or raw path.
+ */
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
+
+export type Metrics = ReturnType<typeof createMetrics>
+
+/** Its own registry each time: two apps in one process do not share counters. */
+export function createMetrics(options: { processMetrics: boolean } = { processMetrics: false }) {
+  const registry = new Registry()
+  const registers = [registry]
+  if (options.processMetrics) collectDefaultMetrics({ register: registry })
+  return {
+    registry,
+    pulls: new Counter({
+      name: 'entrepot_pulls_total',
+      help: 'Blobs and manifests served, by where the bytes came from.',
+      labelNames: ['upstream', 'kind', 'cache'] as const,
+      registers,
+    }),
+    servedBytes: new Counter({
+      name: 'entrepot_served_bytes_total',
+      help: 'Body bytes sent to clients.',
+      labelNames: ['kind', 'cache'] as const,
+      registers,
+    }),
+    requestDuration: new Histogram({
+      name: 'entrepot_http_request_duration_seconds',
+      help: 'From the request head to the end of the response.',
+      labelNames: ['method', 'route', 'code'] as const,
+      buckets: [0.002, 0.01, 0.05, 0.25, 1, 5, 15, 60, 300],
+      registers,
+    }),
+    upstreamRequests: new Counter({
+      name: 'entrepot_upstream_requests_total',
+      help: 'Requests sent to upstreams; code is the status class, or the failure without one.',
+      labelNames: ['upstream', 'kind', 'code'] as const,
+      registers,
+    }),
+    upstreamRetries: new Counter({
+      name: 'entrepot_upstream_retries_total',
+      help: 'Requests repeated, and fills continued after a broken body.',
+      labelNames: ['upstream', 'reason'] as const,
+      registers,
+    }),
+    upstreamBytes: new Counter({
+      name: 'entrepot_upstream_bytes_total',
+      help: 'Body bytes received from upstreams.',
+      labelNames: ['upstream'] as const,
+      registers,
+    }),
+    upstreamRatelimitRemaining: new Gauge({
+      name: 'entrepot_upstream_ratelimit_remaining',
+      help: 'Pulls left, as the upstream last said.',
+      labelNames: ['upstream'] as const,
+      registers,
+    }),
+    fillsInFlight: new Gauge({
+      name: 'entrepot_fills_in_flight',
+      help: 'Downloads running.',
+      registers,
+    }),
+    fillDuration: new Histogram({
+      name: 'entrepot_fill_duration_seconds',
+      help: 'From the start of a download to its adoption or failure.',
+      labelNames: ['upstream', 'result'] as const,
+      buckets: [0.05, 0.25, 1, 5, 15, 60, 300, 1800],
+      registers,
+    }),
+    integrityFailures: new Counter({
+      name: 'entrepot_integrity_failures_total',
+      help: 'Bodies from upstream that did not have the digest they were asked by.',
+      labelNames: ['upstream'] as const,
+      registers,
+    }),
+    cacheBytes: new Gauge({
+      name: 'entrepot_cache_bytes',
+      help: 'Bytes of blobs and partial downloads on disk.',
+      registers,
+    }),
+    bypasses: new Counter({
+      name: 'entrepot_cache_bypass_total',
+      help: 'Fills and writes that storage would not take: streamed through, or not remembered.',
+      labelNames: ['reason'] as const,
+      registers,
+    }),
+    failedWrites: new Counter({
+      name: 'entrepot_metadata_write_failures_total',
+      help: 'Metadata commits that failed; the answer was given all the same.',
+      registers,
+    }),
+  }
+}

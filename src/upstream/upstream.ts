@@ -1,0 +1,134 @@
+/**
+ * Another registry, as the cache sees it.
+ *
+ * Absent is `undefined`, and only when the registry itself said so in a way that can be believed (DESIGN:
+ * a GET answered 404 with an OCI error code in its body). Whatever else goes wrong is an {@link UpstreamError}.
+ */
+import type { Digest } from '../oci/digest.ts'
+import type { Reference, RepositoryName } from '../oci/reference.ts'
+
+export type Bytes = number
+export type Milliseconds = number
+
+export interface Upstream {
+  /** The registry name of the configuration: `docker.io`. */
+  readonly key: string
+
+  /**
+   * Costs no Docker Hub pull. `absent` is a hint only: a HEAD has no body that could prove it.
+   * A registry that answers HEAD without digest or length gives `unusable`: ask with GET.
+   */
+  headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead>
+
+  /** Whole and within 4 MiB; by digest also verified. Costs a Docker Hub pull. */
+  manifest(
+    name: RepositoryName,
+    reference: Reference,
+    signal: AbortSignal,
+  ): Promise<UpstreamManifest | undefined>
+
+  /** Does this repository have that blob? Asks without moving its bytes. */
+  headBlob(name: RepositoryName, digest: Digest, signal: AbortSignal): Promise<{ size: Bytes | undefined } | undefined>
+
+  /**
+   * The blob from `from` on, to `to` (exclusive) when given. Resolves when the head has come.
+   * What was asked is not always what comes: `start` says where the body really begins.
+   */
+  blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined>
+
+  /** One page, as it came. `query` is handed on as it is (cursors are opaque). */
+  tags(name: RepositoryName, query: URLSearchParams, signal: AbortSignal): Promise<TagPage | undefined>
+
+  /** `undefined`: that registry has no referrers API. */
+  referrers(
+    name: RepositoryName,
+    subject: Digest,
+    query: URLSearchParams,
+    signal: AbortSignal,
+  ): Promise<ReferrersPage | undefined>
+
+  close(): Promise<void>
+}
+
+export type UpstreamHead =
+  | { readonly result: 'present'; readonly digest: Digest; readonly size: Bytes; readonly mediaType: string }
+  | { readonly result: 'absent' }
+  | { readonly result: 'unusable' }
+
+export interface UpstreamManifest {
+  readonly bytes: Buffer
+  /** Computed from the bytes; a header that contradicts them was an error. */
+  readonly digest: Digest
+  /** `Content-Type` as it came, or undefined. What to serve it as is decided by whoever parses the bytes. */
+  readonly contentType: string | undefined
+}
+
+export interface BlobRequest {
+  readonly from: Bytes
+  readonly to?: Bytes
+  readonly signal: AbortSignal
+}
+
+export interface UpstreamBlob {
+  /** Offset in the blob of the body's first byte: `from`, or 0 where the registry ignored the range. */
+  readonly start: Bytes
+  /** Of the whole blob, as far as the heads tell. */
+  readonly size: Bytes | undefined
+  /**
+   * What arrived since the last turn, in order; ends when the body ended as its framing says. Throws
+   * UpstreamError when it broke off. Holds at most a few MiB: while nobody asks, the socket is paused.
+   * Leaving the loop early closes the connection.
+   */
+  readonly body: AsyncIterable<readonly Buffer[]>
+  /** Gives the connection up without reading on; a no-op after the end. */
+  cancel(): void
+}
+
+export interface TagPage {
+  readonly tags: readonly string[]
+  /** Query of the next page, from `Link`. */
+  readonly next: URLSearchParams | undefined
+}
+
+export interface ReferrersPage {
+  /** An image index, verbatim. */
+  readonly bytes: Buffer
+  /** `OCI-Filters-Applied`, as it came. */
+  readonly filtersApplied: string | undefined
+  readonly next: URLSearchParams | undefined
+}
+
+/**
+ * - `unreachable`: no answer (connection, TLS, time-out, a body that broke off)
+ * - `busy`: 429
+ * - `broken`: 5xx, or an answer that makes no sense
+ * - `denied`: 401 or 403 after our credentials were tried
+ */
+export type UpstreamFailure = 'unreachable' | 'busy' | 'broken' | 'denied'
+
+export class UpstreamError extends Error {
+  override readonly name = 'UpstreamError'
+  readonly failure: UpstreamFailure
+  readonly upstream: string
+  readonly status: number | undefined
+  /** From `Retry-After`. */
+  readonly retryAfterMs: Milliseconds | undefined
+  /**
+   * 401 `insufficient_scope` for a token issued just now: Docker Hub's way of saying "no such repository".
+   */
+  readonly insufficientScope: boolean
+
+  constructor(
+    failure: UpstreamFailure,
+    upstream: string,
+    message: string,
+    facts: { status?: number; retryAfterMs?: Milliseconds; insufficientScope?: boolean; cause?: unknown } = {},
+  ) {
+    super(message, { cause: facts.cause })
+    this.failure = failure
+    this.upstream = upstream
+    this.status = facts.status
+    this.retryAfterMs = facts.retryAfterMs
+    this.insufficientScope = facts.insufficientScope ?? false
+  }
+}
