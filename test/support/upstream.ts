@@ -1,0 +1,231 @@
+/**
+ * A registry that is not there: three real HTTP servers (registry, token service, CDN) on three ports, with
+ * a log of what they saw and faults that can be switched on for any request at any time.
+ *
+ * Spec: the simulator section of the wire notes. Needs nothing of the test runner, so that the demo and the
+ * benchmarks use it too.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Content, Image } from './images.ts'
+import { TokenService, type AuthOptions } from './upstream-auth.ts'
+import { Holdings } from './upstream-content.ts'
+import { RequestLog, type Listener, type LogEntry } from './upstream-log.ts'
+import { cdnTargetOf, RegistryEndpoints, targetOf, type RegistryOptions } from './upstream-registry.ts'
+import { Rules, type Behaviour, type Matcher, type Rule } from './upstream-rules.ts'
+import { sendError, sendStatus, type Call } from './upstream-send.ts'
+
+export interface UpstreamOptions extends AuthOptions, RegistryOptions {
+  /** For every response, unless a rule says otherwise. */
+  bytesPerSecond?: number | undefined
+  latencyMs?: number | undefined
+  /** PEM; makes all three listeners speak TLS. */
+  tls?: { cert: string; key: string } | undefined
+  /** Default 127.0.0.1. The URLs name it. */
+  host?: string | undefined
+}
+
+const LISTENERS = ['registry', 'auth', 'cdn'] as const
+
+export async function startUpstream(options: UpstreamOptions = {}): Promise<UpstreamSimulator> {
+  const simulator = new UpstreamSimulator(options)
+  await simulator.start()
+  return simulator
+}
+
+export class UpstreamSimulator implements AsyncDisposable {
+  readonly log = new RequestLog()
+  readonly rules = new Rules()
+  readonly holdings = new Holdings()
+  readonly tokens = new TokenService()
+  readonly #servers: Record<Listener, Server>
+  readonly #ports: Record<Listener, number> = { registry: 0, auth: 0, cdn: 0 }
+  readonly #endpoints: RegistryEndpoints
+  #options: UpstreamOptions
+
+  constructor(options: UpstreamOptions) {
+    this.#options = options
+    this.#servers = {
+      registry: this.#server('registry'),
+      auth: this.#server('auth'),
+      cdn: this.#server('cdn'),
+    }
+    this.#endpoints = new RegistryEndpoints(this.holdings, this, options)
+  }
+
+  get url(): string {
+    return this.#urlOf('registry')
+  }
+
+  get authUrl(): string {
+    return this.#urlOf('auth')
+  }
+
+  get cdnUrl(): string {
+    return this.#urlOf('cdn')
+  }
+
+  /** Changes how it behaves from the next request on; what is not named stays. */
+  set(options: Omit<UpstreamOptions, 'tls' | 'host'>): void {
+    this.#options = { ...this.#options, ...options }
+    this.#endpoints.options = this.#options
+  }
+
+  /** `fault({ kind: 'blob', times: 1 }, { dropAfterBytes: 1000 })` */
+  fault(matcher: Matcher, behaviour: Behaviour): Rule {
+    return this.rules.add(matcher, behaviour)
+  }
+
+  addImage(repo: string, tag: string | undefined, image: Image): void {
+    this.holdings.addImage(repo, tag, image)
+  }
+
+  addBlob(repo: string, blob: Content): void {
+    this.holdings.addBlob(repo, blob)
+  }
+
+  /** To a manifest that is already there, or to a new image. */
+  moveTag(repo: string, tag: string, to: Image): void {
+    this.holdings.addImage(repo, tag, to)
+  }
+
+  deleteTag(repo: string, tag: string): void {
+    this.holdings.repository(repo).tags.delete(tag)
+  }
+
+  deleteManifest(repo: string, digest: string): void {
+    this.holdings.repository(repo).manifests.delete(digest)
+  }
+
+  deleteBlob(repo: string, digest: string): void {
+    this.holdings.repository(repo).blobs.delete(digest)
+  }
+
+  deleteRepository(repo: string): void {
+    this.holdings.repositories.delete(repo)
+  }
+
+  /** Up, on the same ports as before. */
+  async start(): Promise<void> {
+    for (const listener of LISTENERS) {
+      const server = this.#servers[listener]
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', reject)
+        server.listen(this.#ports[listener], this.#options.host ?? '127.0.0.1', () => {
+          server.off('error', reject)
+          resolve()
+        })
+      })
+      this.#ports[listener] = (server.address() as AddressInfo).port
+    }
+  }
+
+  /** Down: connections are refused, running ones are cut. */
+  async stop(): Promise<void> {
+    await Promise.all(
+      LISTENERS.map(async (listener) => {
+        const server = this.#servers[listener]
+        if (!server.listening) return
+        await new Promise<void>((resolve) => {
+          server.close(() => resolve())
+          server.closeAllConnections()
+        })
+      }),
+    )
+  }
+
+  async close(): Promise<void> {
+    await this.stop()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+
+  #urlOf(listener: Listener): string {
+    const scheme = this.#options.tls === undefined ? 'http' : 'https'
+    return `${scheme}://${this.#options.host ?? '127.0.0.1'}:${this.#ports[listener]}`
+  }
+
+  #server(listener: Listener): Server {
+    const handle = (request: IncomingMessage, response: ServerResponse): void =>
+      void this.#handle(listener, request, response)
+    // A keep-alive that outlives every test: no connection may close just as it is used again.
+    const timeouts = { keepAliveTimeout: 600_000, requestTimeout: 0, maxHeaderSize: 65_536 }
+    const { tls } = this.#options
+    return tls === undefined
+      ? createServer(timeouts, handle)
+      : createTlsServer({ ...timeouts, ...tls }, handle)
+  }
+
+  async #handle(listener: Listener, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const url = request.url ?? '/'
+    const path = url.split('?')[0] ?? '/'
+    const target =
+      listener === 'registry'
+        ? targetOf(path)
+        : listener === 'cdn'
+          ? cdnTargetOf(path)
+          : { kind: 'token' as const }
+    const entry: LogEntry = {
+      listener,
+      kind: target.kind,
+      method: request.method ?? 'GET',
+      url,
+      repo: target.repo,
+      ref: target.ref,
+      headers: request.headers,
+      startedAt: performance.now(),
+      endedAt: undefined,
+      status: 0,
+      bytesSent: 0,
+      aborted: false,
+    }
+    this.log.begin(entry)
+    request.resume()
+    response.on('error', () => undefined)
+    response.on('close', () => {
+      entry.aborted = !response.writableFinished
+      this.log.end(entry)
+    })
+    const { latencyMs, bytesPerSecond } = this.#options
+    const behaviour: Behaviour = {
+      ...(latencyMs === undefined ? {} : { latencyMs }),
+      ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
+      ...this.rules.apply(entry),
+    }
+    await this.#answer({ entry, log: this.log, response, behaviour })
+  }
+
+  async #answer(call: Call): Promise<void> {
+    const { behaviour, entry, response } = call
+    if (behaviour.latencyMs !== undefined) await sleep(behaviour.latencyMs)
+    if (response.destroyed || behaviour.hang === 'headers') return
+    if (behaviour.emptyReply === true) {
+      response.socket?.end()
+      return
+    }
+    if (behaviour.status !== undefined) {
+      sendStatus(call, behaviour.status)
+      return
+    }
+    if (entry.listener === 'auth') {
+      const known = (repo: string): boolean => this.holdings.repositories.has(repo)
+      this.tokens.issue(call, this.#options.token ?? {}, known)
+      return
+    }
+    if (entry.listener === 'registry' && entry.kind !== 'cdn' && entry.kind !== 'hop') {
+      if (!this.tokens.admit(call, this.#options, this.authUrl)) return
+    }
+    try {
+      await this.#endpoints.answer(call)
+    } catch (error) {
+      // A broken simulator must look broken, not like a registry that hangs.
+      if (response.headersSent) response.destroy()
+      else sendError(call, 500, 'SIMULATOR_FAILED')
+      throw error
+    }
+  }
+}
