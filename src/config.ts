@@ -1,0 +1,289 @@
+/**
+ * The configuration: every key, its unit, its check, and the only place a default is written.
+ *
+ * A {@link Config} is complete: nothing in it needs another default, another file or the environment. Whatever
+ * is wrong with a file is reported at once, in one {@link ConfigError}.
+ */
+import { readFileSync } from 'node:fs'
+import * as z from 'zod'
+import { ALIASES, checkConfig, HOST, nearest, type UpstreamFiles } from './config/checks.ts'
+import { ConfigSource, isTree, pathText, type ConfigProblem, type Path } from './config/source.ts'
+import { parsePercent } from './config/units.ts'
+import {
+  budget,
+  duration,
+  flag,
+  globs,
+  integer,
+  leaf,
+  nameGlobs,
+  oneOf,
+  origin,
+  path,
+  proxy,
+  section,
+  size,
+  text,
+  timeout,
+} from './config/values.ts'
+
+type Milliseconds = number
+
+const upstreamSchema = section({
+  url: origin().optional(),
+  default: flag().prefault(false),
+  aliases: z
+    .array(text('a registry name: host or host:port, lower case', HOST), 'a list of registry names')
+    .prefault([]),
+  username: text('a user name').optional(),
+  password: text('a password').optional(),
+  passwordFile: path().optional(),
+  tagTtl: duration().optional(),
+  allow: nameGlobs().optional(),
+  deny: nameGlobs().prefault([]),
+  maxSize: budget().optional(),
+  ca: path().optional(),
+  proxy: proxy().optional(),
+  maxConnections: integer(1, 1024).prefault(8),
+  // A registry that has not answered a connect after 5 s, or a head after 15 s, is worth less than the header
+  // budget of the client that waits; a body may pause for 30 s, as CDNs do when they fetch it themselves.
+  timeouts: section({
+    connect: timeout().prefault('5s'),
+    headers: timeout().prefault('15s'),
+    idle: timeout().prefault('30s'),
+  }).prefault({}),
+  segments: section({
+    size: size(2 ** 20).prefault('64MiB'),
+    parallel: integer(1, 64).prefault(4),
+  }).prefault({}),
+})
+
+export const configSchema = section({
+  server: section({
+    host: text('a host name or an IP address', /^[A-Za-z0-9._:-]+$/).prefault('127.0.0.1'),
+    port: integer(0, 65_535).prefault(5000),
+    publicUrl: origin().optional(),
+    tls: section({ cert: path().optional(), key: path().optional() }).prefault({}),
+  }).prefault({}),
+  storage: section({ root: path().prefault('./data') }).prefault({}),
+  cache: section({
+    maxSize: budget().default({ bytes: 50 * 2 ** 30, percent: 80 }),
+    minFree: size().prefault('2GiB'),
+    tagTtl: duration().prefault('1m'),
+    negativeTtl: duration().prefault('30s'),
+    staleIfError: duration().prefault('30d'),
+    staleIfDenied: duration().prefault('24h'),
+    prefetch: oneOf('layers', 'config', 'off').prefault('layers'),
+    finishAbandoned: leaf('always, never, or a share such as 25%', (value) => {
+      if (value === 'always' || value === 'never') return value
+      const percent = parsePercent(value)
+      return percent === undefined ? undefined : { percent }
+    }).prefault('always'),
+    offline: flag().prefault(false),
+    pin: globs(
+      'a glob over full names, such as docker.io/library/alpine:3.*',
+      /^[A-Za-z0-9._/:@*-]+$/,
+    ).prefault([]),
+  }).prefault({}),
+  upstreams: z.record(z.string(), upstreamSchema, 'a map of registries').prefault({
+    'docker.io': { default: true },
+    'quay.io': {},
+    'gcr.io': {},
+    'ghcr.io': {},
+    'registry.k8s.io': {},
+  }),
+  local: nameGlobs().prefault([]),
+  push: section({
+    anonymous: flag().prefault(false),
+    deny: nameGlobs().prefault(['library/**']),
+  }).prefault({}),
+  /** Users come with a later release; until then the section has no keys. */
+  auth: section({}).prefault({}),
+  log: section({
+    level: oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent').prefault('info'),
+  }).prefault({}),
+})
+
+/** Where an upstream is when its `url` is not set. Docker Hub's API has another host than its name. */
+const URLS: Readonly<Record<string, string>> = { 'docker.io': 'https://registry-1.docker.io' }
+
+/** Valid, but nothing acts on it yet: whoever sets it is told so at the start. `*` stands for any key. */
+const NOT_YET: readonly string[] = [
+  'server.publicUrl',
+  'cache.maxSize',
+  'cache.minFree',
+  'cache.pin',
+  'upstreams.*.maxSize',
+  'upstreams.*.segments',
+  'push.anonymous',
+  'push.deny',
+]
+
+type Parsed = z.output<typeof configSchema>
+type ParsedUpstream = z.output<typeof upstreamSchema>
+type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T
+
+export interface UpstreamConfig extends DeepReadonly<
+  Pick<ParsedUpstream, 'default' | 'aliases' | 'deny' | 'maxConnections' | 'timeouts' | 'segments'>
+> {
+  /** Registry name, path prefix, value of `?ns=`. */
+  readonly key: string
+  /** An origin: `https://quay.io`. */
+  readonly url: string
+  readonly credentials: { readonly username: string; readonly password: string } | undefined
+  readonly tagTtl: Milliseconds
+  /** undefined: everything; an empty list: nothing. */
+  readonly allow: readonly string[] | undefined
+  readonly maxSize: DeepReadonly<ParsedUpstream['maxSize']>
+  /** PEM. */
+  readonly ca: string | undefined
+  readonly proxy: string | undefined
+}
+
+export interface Config extends DeepReadonly<Omit<Parsed, 'upstreams'>> {
+  /** In the file's order. */
+  readonly upstreams: readonly UpstreamConfig[]
+  /** From `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, for upstreams without a `proxy` of their own. */
+  readonly proxyEnvironment: {
+    readonly httpProxy: string | undefined
+    readonly httpsProxy: string | undefined
+    readonly noProxy: string | undefined
+  }
+}
+
+export interface LoadedConfig {
+  readonly config: Config
+  /** Sentences for the log. */
+  readonly warnings: readonly string[]
+}
+
+/** Everything that is wrong with a configuration. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+  readonly problems: readonly ConfigProblem[]
+
+  constructor(problems: readonly ConfigProblem[], file?: string) {
+    const sorted = problems.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0))
+    const lines = sorted.map(({ path, line, message }) => {
+      const place = [path, line === undefined ? '' : `(line ${line})`].filter((part) => part !== '').join(' ')
+      return `  ${place === '' ? '' : `${place}: `}${message}`
+    })
+    super([`the configuration${file === undefined ? '' : ` ${file}`} is not valid:`, ...lines].join('\n'))
+    this.problems = sorted
+  }
+}
+
+type Env = Readonly<Record<string, string | undefined>>
+
+/**
+ * @param from.file read when `text` is not given; neither: the defaults
+ * @param from.env fills `${VAR}`, and overrides host, port and root
+ * @throws ConfigError
+ */
+export function loadConfig(from: {
+  file?: string | undefined
+  text?: string | undefined
+  env: Env
+}): LoadedConfig {
+  const source = new ConfigSource(from.text ?? readConfig(from.file), from.env, [
+    [['server', 'host'], 'ENTREPOT_HOST'],
+    [['server', 'port'], 'ENTREPOT_PORT'],
+    [['storage', 'root'], 'ENTREPOT_ROOT'],
+  ])
+  const reported = new Set(source.problems.map(({ path }) => path))
+  const result = configSchema.safeParse(source.tree)
+  for (const issue of result.error?.issues ?? []) {
+    // A text whose variable is missing is no news twice.
+    if (!reported.has(pathText(issue.path as Path))) reportIssue(source, issue)
+  }
+  const files = checkConfig(source)
+  if (source.problems.length > 0 || !result.data) throw new ConfigError(source.problems, from.file)
+  return {
+    config: complete(result.data, from.env, files),
+    warnings: NOT_YET.flatMap((key) => setPaths(source.tree, key.split('.'))).map(
+      (key) => `${key} is set, but this release does not act on it yet`,
+    ),
+  }
+}
+
+function readConfig(file: string | undefined): string {
+  if (file === undefined) return ''
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new ConfigError(
+      [{ path: '', line: undefined, message: `cannot be read: ${(error as Error).message}` }],
+      file,
+    )
+  }
+}
+
+function reportIssue(source: ConfigSource, issue: z.core.$ZodIssue): void {
+  const path = issue.path as Path
+  if (issue.code !== 'unrecognized_keys') {
+    source.report(path, `found ${source.found(path)}, expected ${issue.message}`)
+    return
+  }
+  const known = keysAt(configSchema, path)
+  for (const key of issue.keys) {
+    const near = nearest(key, known)
+    const hint = near
+      ? `did you mean ${near}?`
+      : known.length > 0
+        ? `there are ${known.join(', ')}`
+        : 'there are none yet'
+    source.report([...path, key], `no such key; ${hint}`)
+  }
+}
+
+/** The keys that a section knows. */
+function keysAt(schema: z.core.$ZodType, path: Path): string[] {
+  if (schema instanceof z.ZodPrefault || schema instanceof z.ZodOptional)
+    return keysAt(schema.def.innerType, path)
+  if (schema instanceof z.ZodRecord) return keysAt(schema.valueType, path.slice(1))
+  if (!(schema instanceof z.ZodObject)) return []
+  const [first, ...rest] = path
+  if (first === undefined) return Object.keys(schema.shape)
+  const inner = (schema.shape as Record<string, z.core.$ZodType>)[String(first)]
+  return inner === undefined ? [] : keysAt(inner, rest)
+}
+
+/** The places a pattern names that are set in the file. */
+function setPaths(tree: unknown, pattern: readonly string[]): string[] {
+  const [first, ...rest] = pattern
+  if (first === undefined) return ['']
+  if (!isTree(tree)) return []
+  const keys = first === '*' ? Object.keys(tree) : first in tree ? [first] : []
+  return keys.flatMap((key) =>
+    setPaths(tree[key], rest).map((tail) => (tail === '' ? key : `${key}.${tail}`)),
+  )
+}
+
+function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
+  const upstreams = Object.entries(parsed.upstreams).map(([key, upstream]): UpstreamConfig => {
+    const { username, default: standard, allow, deny, maxSize, proxy, maxConnections } = upstream
+    const password = upstream.password ?? files.get(key)?.password
+    return {
+      key,
+      url: upstream.url ?? URLS[key] ?? `https://${key}`,
+      default: standard,
+      aliases: [...new Set([...(ALIASES[key] ?? []), ...upstream.aliases])],
+      credentials: username !== undefined && password !== undefined ? { username, password } : undefined,
+      tagTtl: upstream.tagTtl ?? parsed.cache.tagTtl,
+      allow,
+      deny,
+      maxSize,
+      ca: files.get(key)?.ca,
+      proxy,
+      maxConnections,
+      timeouts: upstream.timeouts,
+      segments: upstream.segments,
+    }
+  })
+  const proxyEnvironment = {
+    httpProxy: env['http_proxy'] || env['HTTP_PROXY'] || undefined,
+    httpsProxy: env['https_proxy'] || env['HTTPS_PROXY'] || undefined,
+    noProxy: env['no_proxy'] || env['NO_PROXY'] || undefined,
+  }
+  return { ...parsed, upstreams, proxyEnvironment }
+}

@@ -1,0 +1,154 @@
+/**
+ * The rules of the configuration that more than one key takes part in, and the files its keys name.
+ *
+ * They look at the tree as it was read, not at what the schema made of it: a mistake elsewhere in the file must
+ * not hide one here. A value of the wrong kind is the schema's business and is passed over.
+ */
+import { X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { isTree, type ConfigSource, type Path, type Tree } from './source.ts'
+
+const LABEL = '[a-z0-9](?:[a-z0-9-]*[a-z0-9])?'
+/** A registry name: host or host:port, lower case. */
+export const HOST = new RegExp(`^${LABEL}(?:\\.${LABEL})*(?::[0-9]{1,5})?$`)
+
+/** Names that always mean an upstream, whether or not the file lists them as aliases. */
+export const ALIASES: Readonly<Record<string, readonly string[]>> = {
+  'docker.io': ['index.docker.io', 'registry-1.docker.io'],
+}
+
+const KEPT = 'the name local is kept for the repositories that are pushed here'
+
+/** What the files of an upstream said, by its key. */
+export type UpstreamFiles = ReadonlyMap<
+  string,
+  { readonly password?: string | undefined; readonly ca?: string | undefined }
+>
+
+export function checkConfig(source: ConfigSource): UpstreamFiles {
+  const tls = section(section(source.tree, 'server'), 'tls')
+  if ('cert' in tls !== 'key' in tls) {
+    source.report(['server', 'tls'], 'cert and key belong together: set both, or none')
+  }
+  const upstreams = section(source.tree, 'upstreams')
+  checkNames(source, upstreams)
+  const files = new Map<string, { password?: string | undefined; ca?: string | undefined }>()
+  for (const [key, value] of Object.entries(upstreams)) {
+    if (!isTree(value)) continue
+    const path = ['upstreams', key]
+    checkCredentials(source, path, value)
+    files.set(key, {
+      password: readNamed(source, [...path, 'passwordFile'], value['passwordFile'])?.replace(/\r?\n$/, ''),
+      ca: readCertificates(source, [...path, 'ca'], value['ca']),
+    })
+  }
+  return files
+}
+
+function checkNames(source: ConfigSource, upstreams: Tree): void {
+  const owners = new Map<string, string>(Object.keys(upstreams).map((key) => [key, key]))
+  let standard: string | undefined
+  for (const [key, value] of Object.entries(upstreams)) {
+    const path = ['upstreams', key]
+    if (key === 'local') source.report(path, KEPT)
+    else if (!HOST.test(key))
+      source.report(path, 'not a registry name: expected host or host:port, lower case')
+    if (!isTree(value)) continue
+    const listed: unknown[] = Array.isArray(value['aliases']) ? value['aliases'] : []
+    for (const alias of [...(ALIASES[key] ?? []), ...listed]) {
+      if (typeof alias !== 'string') continue
+      const owner = owners.get(alias)
+      const place = listed.indexOf(alias)
+      const at = place < 0 ? ['upstreams', alias] : [...path, 'aliases', place]
+      if (alias === 'local') source.report(at, KEPT)
+      else if (owner === undefined || owner === key) owners.set(alias, key)
+      else if (place < 0) source.report(at, `${alias} is always a name of ${key}`)
+      else
+        source.report(
+          at,
+          owner === alias ? `${alias} is an upstream of its own` : `${alias} is also a name of ${owner}`,
+        )
+    }
+    if (value['default'] !== true && value['default'] !== 'true') continue
+    if (standard !== undefined)
+      source.report([...path, 'default'], `only one upstream can be the default, and ${standard} is`)
+    standard ??= key
+  }
+}
+
+function checkCredentials(source: ConfigSource, path: Path, upstream: Tree): void {
+  const hasPassword = 'password' in upstream || 'passwordFile' in upstream
+  if ('password' in upstream && 'passwordFile' in upstream) {
+    source.report([...path, 'passwordFile'], 'password is set as well: set one of the two')
+  }
+  if ('username' in upstream !== hasPassword) {
+    const missing = hasPassword ? 'a username' : 'a password (password or passwordFile)'
+    source.report(
+      [...path, hasPassword ? ('password' in upstream ? 'password' : 'passwordFile') : 'username'],
+      `needs ${missing} beside it`,
+    )
+  }
+  if (!('username' in upstream) && !hasPassword) return
+  const host = section(source.tree, 'server')['host'] ?? '127.0.0.1'
+  if ('allow' in upstream || typeof host !== 'string' || isLoopback(host)) return
+  source.report(
+    path,
+    `has credentials, so whoever reaches ${host} could pull the private images of that account: ` +
+      'list what may be pulled in allow, or set server.host to 127.0.0.1',
+  )
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
+}
+
+function readNamed(source: ConfigSource, path: Path, file: unknown): string | undefined {
+  if (typeof file !== 'string' || file === '') return undefined
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (error) {
+    source.report(path, `cannot be read: ${(error as Error).message}`)
+    return undefined
+  }
+}
+
+function readCertificates(source: ConfigSource, path: Path, file: unknown): string | undefined {
+  const pem = readNamed(source, path, file)
+  if (pem === undefined) return undefined
+  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
+  try {
+    for (const block of blocks) new X509Certificate(block)
+  } catch {
+    blocks.length = 0
+  }
+  if (blocks.length === 0)
+    source.report(path, `found ${source.found(path)}, expected a file of PEM certificates`)
+  return pem
+}
+
+function section(tree: Tree, key: string): Tree {
+  const value = tree[key]
+  return isTree(value) ? value : {}
+}
+
+/** The known word that a mistyped one most likely meant. */
+export function nearest(word: string, known: readonly string[]): string | undefined {
+  const best = known
+    .map((candidate) => ({ candidate, distance: editDistance(word.toLowerCase(), candidate.toLowerCase()) }))
+    .sort((a, b) => a.distance - b.distance)[0]
+  return best && best.distance <= Math.max(2, word.length / 3) ? best.candidate : undefined
+}
+
+/** Levenshtein's, one row at a time. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 0; i < Math.min(a.length, 64); i++) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j++) {
+      const swap = (row[j] ?? 0) + (a[i] === b[j] ? 0 : 1)
+      next.push(Math.min((next[j] ?? 0) + 1, (row[j + 1] ?? 0) + 1, swap))
+    }
+    row = next
+  }
+  return row[b.length] ?? 0
+}
