@@ -11,7 +11,8 @@ export function matchesAny(globs: readonly string[], name: string): boolean {
 }
 
 function matches(glob: readonly string[], name: readonly string[]): boolean {
-  return walk(glob, name, (part) => part === '**', matchesComponent)
+  const parts = glob.at(-1) === '**' ? [...glob, '*'] : glob
+  return walk(parts, name, (part) => part === '**', matchesComponent)
 }
 
 function matchesComponent(glob: string, component: string): boolean {
