@@ -10,8 +10,7 @@ import { OciError } from './errors.ts'
 declare const brand: unique symbol
 export type Digest = string & { readonly [brand]: 'Digest' }
 
-const HEX_LENGTH = { sha256: 64, sha512: 128 } as const
-export type DigestAlgorithm = keyof typeof HEX_LENGTH
+export type DigestAlgorithm = 'sha256' | 'sha512'
 
 const GRAMMAR = /^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/
 

@@ -11,7 +11,10 @@ export const OCI_ERRORS = {
   BLOB_UPLOAD_UNKNOWN: { status: 404, message: 'blob upload unknown to registry' },
   DENIED: { status: 403, message: 'requested access to the resource is denied' },
   DIGEST_INVALID: { status: 400, message: 'provided digest is not valid or did not match the content' },
-  MANIFEST_BLOB_UNKNOWN: { status: 404, message: 'manifest references a manifest or blob unknown to registry' },
+  MANIFEST_BLOB_UNKNOWN: {
+    status: 404,
+    message: 'manifest references a manifest or blob unknown to registry',
+  },
   MANIFEST_INVALID: { status: 400, message: 'manifest invalid' },
   MANIFEST_UNKNOWN: { status: 404, message: 'manifest unknown to registry' },
   NAME_INVALID: { status: 400, message: 'invalid repository name' },
@@ -26,12 +29,14 @@ export const OCI_ERRORS = {
   // Not in the specification; `UNKNOWN` and `UNAVAILABLE` are what distribution has always said.
   BAD_GATEWAY: { status: 502, message: 'the upstream registry answered with something unusable' },
   BAD_REQUEST: { status: 400, message: 'malformed request' },
+  EXPECTATION_FAILED: { status: 417, message: 'the expectation cannot be met' },
   HEADERS_TOO_LARGE: { status: 431, message: 'request headers too large' },
   MANIFEST_TOO_LARGE: { status: 413, message: 'manifest larger than 4 MiB' },
   NOT_FOUND: { status: 404, message: 'no such endpoint' },
   REQUEST_TIMEOUT: { status: 408, message: 'the request did not arrive in time' },
   UNAVAILABLE: { status: 503, message: 'the upstream registry cannot be asked right now' },
   UNKNOWN: { status: 500, message: 'internal error' },
+  URI_TOO_LONG: { status: 414, message: 'request target too long' },
 } as const satisfies Record<string, { status: number; message: string }>
 
 export type OciErrorCode = keyof typeof OCI_ERRORS
@@ -41,6 +46,8 @@ export interface OciErrorOptions {
   message?: string
   /** Sent as `Retry-After`, rounded up. */
   retryAfterSeconds?: number
+  /** The methods that would have been understood; sent as `Allow` beside a 405. */
+  allow?: readonly string[]
   /** What really happened; goes to the log, never to the wire. */
   cause?: unknown
 }
@@ -53,6 +60,7 @@ export class OciError extends Error {
   /** Facts for the `detail` member of the body. */
   readonly detail: Readonly<Record<string, unknown>> | undefined
   readonly retryAfterSeconds: number | undefined
+  readonly allow: readonly string[] | undefined
 
   constructor(code: OciErrorCode, detail?: Readonly<Record<string, unknown>>, options: OciErrorOptions = {}) {
     super(options.message ?? OCI_ERRORS[code].message, { cause: options.cause })
@@ -60,13 +68,20 @@ export class OciError extends Error {
     this.status = OCI_ERRORS[code].status
     this.detail = detail
     this.retryAfterSeconds = options.retryAfterSeconds
+    this.allow = options.allow
   }
 
   /** The body of distribution-spec § Error codes. */
-  toJSON(): { errors: [{ code: OciErrorCode; message: string; detail?: Readonly<Record<string, unknown>> }] } {
+  toJSON(): {
+    errors: [{ code: OciErrorCode; message: string; detail?: Readonly<Record<string, unknown>> }]
+  } {
     return {
       errors: [
-        { code: this.code, message: this.message, ...(this.detail === undefined ? {} : { detail: this.detail }) },
+        {
+          code: this.code,
+          message: this.message,
+          ...(this.detail === undefined ? {} : { detail: this.detail }),
+        },
       ],
     }
   }

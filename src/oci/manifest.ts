@@ -2,11 +2,13 @@
  * What a manifest's bytes mention.
  *
  * The bytes themselves are kept and served verbatim; this only reads them. Unknown fields and types are
- * legal, so everything that is not a descriptor is passed over.
+ * legal, so everything that is not a descriptor is passed over, and what a document of an unknown type seems
+ * to name is taken where it makes sense and never refused.
  * Spec: image-spec manifest.md, image-index.md; Docker image manifest v2 schema 2.
  */
-import type { Descriptor } from './descriptor.ts'
-import type { Digest } from './digest.ts'
+import { isIndexType, MEDIA_TYPES, type Descriptor } from './descriptor.ts'
+import { isDigest } from './digest.ts'
+import { OciError } from './errors.ts'
 
 export interface ManifestContent {
   /** `mediaType` of the document, else the type its shape tells; never with parameters. */
@@ -23,12 +25,206 @@ export interface ManifestContent {
   readonly annotations: Readonly<Record<string, string>> | undefined
 }
 
+/** Far above any real image; a document of 4 MiB could name 40,000. */
+const MAX_CHILDREN = 10_000
+
+/** RFC 6838 § 4.2. What does not match could not be sent as a `Content-Type`. */
+const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i
+
+/** image-spec descriptor.md § Digests: any algorithm, registered or not. */
+const ANY_DIGEST = /^[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+$/
+const OUR_ALGORITHMS = /^sha(?:256|512):/
+
+/** Types that servers give to anything. */
+const GENERIC_TYPES = /^(?:text\/.*|application\/(?:json|octet-stream)|binary\/octet-stream)$/i
+
 /**
+ * A child whose digest is of an algorithm we cannot verify is left out: no request could name it here.
+ *
  * @param declaredType the `Content-Type` it came with, parameters and all; the document's own `mediaType` wins
  * @throws OciError MANIFEST_INVALID when it is not JSON of an object, or a descriptor in it is malformed
  */
 export function parseManifest(bytes: Uint8Array, declaredType?: string): ManifestContent {
-  throw new Error(`to be written: ${String(bytes.length)} ${String(declaredType)}`)
+  const document = parseObject(bytes)
+  const mediaType = mediaTypeOf(document, declaredType)
+  const kind = kindOf(mediaType)
+  const facts = {
+    mediaType,
+    kind,
+    subject: undefined,
+    manifests: [],
+    config: undefined,
+    layers: [],
+    artifactType: mediaTypeText(document['artifactType']),
+    annotations: stringMap(document['annotations']),
+  }
+  switch (kind) {
+    case 'schema1':
+      return { ...facts, artifactType: undefined, annotations: undefined }
+    case 'index':
+      return {
+        ...facts,
+        manifests: descriptors(document, 'manifests'),
+        subject: descriptor(document['subject'], 'subject'),
+      }
+    case 'image':
+      return {
+        ...facts,
+        config: descriptor(document['config'], 'config'),
+        layers: descriptors(document, 'layers'),
+        subject: descriptor(document['subject'], 'subject'),
+        artifactType: facts.artifactType ?? configType(document),
+      }
+    case 'artifact':
+      return {
+        ...facts,
+        layers: descriptors(document, 'blobs'),
+        subject: descriptor(document['subject'], 'subject'),
+      }
+    case 'unknown':
+      return {
+        ...facts,
+        manifests: descriptors(document, 'manifests', false),
+        config: descriptor(document['config'], 'config', false),
+        layers: [...descriptors(document, 'layers', false), ...descriptors(document, 'blobs', false)],
+        subject: descriptor(document['subject'], 'subject', false),
+      }
+  }
 }
 
-export type { Digest }
+type JsonObject = Record<string, unknown>
+
+function invalid(reason: string, cause?: unknown): OciError {
+  return new OciError('MANIFEST_INVALID', { reason }, { cause })
+}
+
+function isObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function parseObject(bytes: Uint8Array): JsonObject {
+  let value: unknown
+  try {
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+  } catch (cause) {
+    throw invalid('not JSON', cause)
+  }
+  if (!isObject(value)) throw invalid('not a JSON object')
+  return value
+}
+
+/** A well-formed media type without its parameters, else undefined. */
+function mediaTypeText(value: unknown): string | undefined {
+  if (typeof value !== 'string') return undefined
+  const bare = (value.split(';', 1)[0] ?? '').trim()
+  return MEDIA_TYPE.test(bare) ? bare : undefined
+}
+
+function mediaTypeOf(document: JsonObject, declaredType: string | undefined): string {
+  const own = mediaTypeText(document['mediaType'])
+  if (own !== undefined) return own
+  const declared = mediaTypeText(declaredType)
+  if (declared !== undefined && !GENERIC_TYPES.test(declared)) return declared
+  return typeByShape(document) ?? declared ?? 'application/octet-stream'
+}
+
+/** For documents that came without any useful type: OCI ones may, Docker ones are told by what they name. */
+function typeByShape(document: JsonObject): string | undefined {
+  if (document['schemaVersion'] === 1) {
+    return 'signatures' in document ? MEDIA_TYPES.dockerSchema1Signed : MEDIA_TYPES.dockerSchema1
+  }
+  const manifests = document['manifests']
+  if (Array.isArray(manifests)) {
+    const first: unknown = manifests[0]
+    const docker = isObject(first) && first['mediaType'] === MEDIA_TYPES.dockerManifest
+    return docker ? MEDIA_TYPES.dockerIndex : MEDIA_TYPES.ociIndex
+  }
+  if (isObject(document['config'])) {
+    const docker = configType(document)?.startsWith('application/vnd.docker.') ?? false
+    return docker ? MEDIA_TYPES.dockerManifest : MEDIA_TYPES.ociManifest
+  }
+  if (Array.isArray(document['layers'])) return MEDIA_TYPES.ociManifest
+  if (Array.isArray(document['blobs'])) return MEDIA_TYPES.ociArtifact
+  return undefined
+}
+
+function kindOf(mediaType: string): ManifestContent['kind'] {
+  if (isIndexType(mediaType)) return 'index'
+  switch (mediaType) {
+    case MEDIA_TYPES.ociManifest:
+    case MEDIA_TYPES.dockerManifest:
+      return 'image'
+    case MEDIA_TYPES.ociArtifact:
+      return 'artifact'
+    case MEDIA_TYPES.dockerSchema1:
+    case MEDIA_TYPES.dockerSchema1Signed:
+      return 'schema1'
+    default:
+      return 'unknown'
+  }
+}
+
+/** From the document itself: a config may name an algorithm we leave out, and its type counts all the same. */
+function configType(document: JsonObject): string | undefined {
+  const config = document['config']
+  return isObject(config) ? mediaTypeText(config['mediaType']) : undefined
+}
+
+function descriptors(document: JsonObject, field: string, strict = true): Descriptor[] {
+  const value = document[field]
+  // Go writes an empty list as null.
+  if (value === undefined || value === null) return []
+  if (!Array.isArray(value)) {
+    if (strict) throw invalid(`${field} is not a list`)
+    return []
+  }
+  if (value.length > MAX_CHILDREN) throw invalid(`${field} names more than ${MAX_CHILDREN}`)
+  return value
+    .map((child: unknown) => {
+      if (strict && (child === undefined || child === null)) throw invalid(`${field} has an empty entry`)
+      return descriptor(child, field, strict)
+    })
+    .filter((child) => child !== undefined)
+}
+
+function descriptor(value: unknown, field: string, strict = true): Descriptor | undefined {
+  if (value === undefined || value === null) return undefined
+  const problem = problemOf(value)
+  if (problem !== undefined) {
+    if (strict) throw invalid(`${field}: ${problem}`)
+    return undefined
+  }
+  const { digest, size, mediaType, artifactType, annotations, urls } = value as JsonObject
+  if (!isDigest(digest as string)) return undefined
+  const strings = Array.isArray(urls) ? urls.filter((url) => typeof url === 'string') : undefined
+  const artifact = mediaTypeText(artifactType)
+  const map = stringMap(annotations)
+  return {
+    // Required by the specification, absent in some old documents; nothing is decided by guessing it.
+    mediaType: mediaTypeText(mediaType) ?? 'application/octet-stream',
+    digest: digest as Descriptor['digest'],
+    size: size as number,
+    ...(artifact === undefined ? {} : { artifactType: artifact }),
+    ...(map === undefined ? {} : { annotations: map }),
+    ...(strings === undefined ? {} : { urls: strings }),
+  }
+}
+
+function problemOf(value: unknown): string | undefined {
+  if (!isObject(value)) return 'not a descriptor'
+  const { digest, size, mediaType } = value
+  if (typeof digest !== 'string' || !ANY_DIGEST.test(digest)) return 'malformed digest'
+  if (OUR_ALGORITHMS.test(digest) && !isDigest(digest)) return 'malformed digest'
+  if (!Number.isSafeInteger(size) || (size as number) < 0) return 'malformed size'
+  if (mediaType !== undefined && mediaType !== null && typeof mediaType !== 'string')
+    return 'malformed mediaType'
+  return undefined
+}
+
+/** Only its strings: the specification allows nothing else. */
+function stringMap(value: unknown): Record<string, string> | undefined {
+  if (!isObject(value)) return undefined
+  return Object.fromEntries(
+    Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
+  )
+}

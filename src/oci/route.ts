@@ -5,8 +5,9 @@
  * says what it is: `/v2/blobs/uploads/manifests/latest` is a manifest of repository `blobs/uploads`.
  * Spec: distribution-spec § Endpoints.
  */
-import type { Digest } from './digest.ts'
-import type { Reference, RepositoryName } from './reference.ts'
+import { parseDigest, type Digest } from './digest.ts'
+import { OciError } from './errors.ts'
+import { parseReference, parseRepositoryName, type Reference, type RepositoryName } from './reference.ts'
 
 /** What the caller wants to do; the word that authorization rules use. */
 export type Access = 'pull' | 'push' | 'delete' | 'catalog' | 'none'
@@ -19,3 +20,134 @@ export type Route = { readonly access: Access; readonly query: URLSearchParams }
   | { readonly endpoint: 'upload'; readonly repository: RepositoryName; readonly session: string }
   | { readonly endpoint: 'referrers'; readonly repository: RepositoryName; readonly digest: Digest }
 )
+
+export type Endpoint = Route['endpoint']
+
+interface EndpointRow {
+  readonly endpoint: Endpoint
+  /** `<name>` takes one or more components, `<value>` exactly one. */
+  readonly pattern: string
+  readonly methods: Readonly<Record<string, Access>>
+}
+
+const READ = { GET: 'none', HEAD: 'none' } as const
+const PULL = { GET: 'pull', HEAD: 'pull' } as const
+
+/** First match wins. */
+export const ENDPOINTS = [
+  { endpoint: 'livez', pattern: '/livez', methods: READ },
+  { endpoint: 'readyz', pattern: '/readyz', methods: READ },
+  { endpoint: 'metrics', pattern: '/metrics', methods: READ },
+  { endpoint: 'base', pattern: '/v2/', methods: READ },
+  { endpoint: 'base', pattern: '/v2', methods: READ },
+  { endpoint: 'catalog', pattern: '/v2/_catalog', methods: { GET: 'catalog', HEAD: 'catalog' } },
+  { endpoint: 'uploads', pattern: '/v2/<name>/blobs/uploads/', methods: { POST: 'push' } },
+  // Some clients forget the slash; `uploads` is no digest, so nothing else can be meant.
+  { endpoint: 'uploads', pattern: '/v2/<name>/blobs/uploads', methods: { POST: 'push' } },
+  {
+    endpoint: 'manifest',
+    pattern: '/v2/<name>/manifests/<value>',
+    methods: { ...PULL, PUT: 'push', DELETE: 'delete' },
+  },
+  { endpoint: 'blob', pattern: '/v2/<name>/blobs/<value>', methods: { ...PULL, DELETE: 'delete' } },
+  { endpoint: 'tags', pattern: '/v2/<name>/tags/list', methods: PULL },
+  { endpoint: 'referrers', pattern: '/v2/<name>/referrers/<value>', methods: PULL },
+  {
+    endpoint: 'upload',
+    pattern: '/v2/<name>/blobs/uploads/<value>',
+    methods: { GET: 'push', HEAD: 'push', PATCH: 'push', PUT: 'push', DELETE: 'push' },
+  },
+] as const satisfies readonly EndpointRow[]
+
+const ROWS = ENDPOINTS.map((row: EndpointRow) => {
+  const [exact, tail] = row.pattern.split('<name>')
+  return { ...row, exact, tail: tail?.split('/').slice(1) }
+})
+
+/** Longer ones have no use here: a name of 255, a digest, and a cursor. */
+const MAX_TARGET_LENGTH = 8 * 1024
+
+/** Ours are `<replica>.<random>`; the first character keeps it from being a relative path. */
+const SESSION = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/
+
+const MALFORMED_PERCENT = /%(?![0-9A-Fa-f]{2})/
+
+/**
+ * @param target as it stands in the request line
+ * @throws OciError NOT_FOUND, UNSUPPORTED (with `allow`), BAD_REQUEST, URI_TOO_LONG, or what the parsers of
+ *   its values throw
+ */
+export function parseRoute(method: string, target: string): Route {
+  if (target.length > MAX_TARGET_LENGTH) throw new OciError('URI_TOO_LONG', { limit: MAX_TARGET_LENGTH })
+  // RFC 9112 § 3.2.2: the absolute form is for proxies, and we are none. `*` is no resource of ours either.
+  if (!target.startsWith('/')) throw new OciError('BAD_REQUEST', { reason: 'the target is not a path' })
+  const mark = target.indexOf('?')
+  const path = decode(mark < 0 ? target : target.slice(0, mark))
+  const search = mark < 0 ? '' : target.slice(mark + 1)
+  if (MALFORMED_PERCENT.test(search)) throw malformedPercent()
+
+  const found = match(path)
+  if (found === undefined) throw new OciError('NOT_FOUND', { path: path.slice(0, 300) })
+  const { row, name, value } = found
+  const access = Object.hasOwn(row.methods, method) ? row.methods[method] : undefined
+  if (access === undefined) {
+    throw new OciError('UNSUPPORTED', { method }, { allow: Object.keys(row.methods) })
+  }
+
+  const common = { access, query: new URLSearchParams(search) }
+  switch (row.endpoint) {
+    case 'base':
+    case 'catalog':
+    case 'livez':
+    case 'readyz':
+    case 'metrics':
+      return { ...common, endpoint: row.endpoint }
+    case 'uploads':
+    case 'tags':
+      return { ...common, endpoint: row.endpoint, repository: parseRepositoryName(name) }
+    case 'manifest': {
+      const repository = parseRepositoryName(name)
+      return { ...common, endpoint: row.endpoint, repository, reference: parseReference(value) }
+    }
+    case 'blob':
+    case 'referrers': {
+      const repository = parseRepositoryName(name)
+      return { ...common, endpoint: row.endpoint, repository, digest: parseDigest(value) }
+    }
+    case 'upload': {
+      const repository = parseRepositoryName(name)
+      if (!SESSION.test(value)) throw new OciError('BLOB_UPLOAD_UNKNOWN')
+      return { ...common, endpoint: row.endpoint, repository, session: value }
+    }
+  }
+}
+
+function match(path: string): { row: EndpointRow; name: string; value: string } | undefined {
+  const components = path.split('/')
+  for (const row of ROWS) {
+    if (row.tail === undefined) {
+      if (path === row.exact) return { row, name: '', value: '' }
+      continue
+    }
+    // ['', 'v2', …name, …tail]
+    const nameEnd = components.length - row.tail.length
+    if (nameEnd < 3 || components[0] !== '' || components[1] !== 'v2') continue
+    const end = components.slice(nameEnd)
+    if (row.tail.some((word, at) => word !== '<value>' && word !== end[at])) continue
+    return { row, name: components.slice(2, nameEnd).join('/'), value: end.at(-1) ?? '' }
+  }
+  return undefined
+}
+
+/** Once, before anything is matched: `%2F` in a name is a slash, `%252F` is not. */
+function decode(path: string): string {
+  try {
+    return decodeURIComponent(path)
+  } catch (cause) {
+    throw malformedPercent(cause)
+  }
+}
+
+function malformedPercent(cause?: unknown): OciError {
+  return new OciError('BAD_REQUEST', { reason: 'malformed percent-encoding' }, { cause })
+}

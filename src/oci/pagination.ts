@@ -1,0 +1,32 @@
+/**
+ * Pages of a list: what `n` and `last` ask for, and the `Link` to the page after.
+ *
+ * `last` is exclusive, opaque and need not exist; the next page is always on our own path.
+ * Spec: distribution-spec § Listing tags; RFC 8288.
+ */
+import { OciError } from './errors.ts'
+
+export interface PageRequest {
+  /** 0 is legal: an empty page without a next one. */
+  readonly n: number | undefined
+  readonly last: string | undefined
+}
+
+/** @throws OciError PAGINATION_NUMBER_INVALID */
+export function parsePage(query: URLSearchParams): PageRequest {
+  const n = query.get('n')
+  const last = query.get('last') ?? undefined
+  if (n === null) return { n: undefined, last }
+  const count = Number(n)
+  if (!/^[0-9]+$/.test(n) || !Number.isSafeInteger(count)) {
+    throw new OciError('PAGINATION_NUMBER_INVALID', { n: n.slice(0, 64) })
+  }
+  return { n: count, last }
+}
+
+/** Value of the `Link` header. `path` is ours and needs no escaping: names and digests hold no delimiters. */
+export function nextLink(path: string, query: URLSearchParams): string {
+  // `URLSearchParams` escapes everything that could end the <> early.
+  const search = query.toString()
+  return `<${path}${search === '' ? '' : `?${search}`}>; rel="next"`
+}
