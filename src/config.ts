@@ -105,7 +105,7 @@ export const configSchema = section({
 })
 
 /** Where an upstream is when its `url` is not set. Docker Hub's API has another host than its name. */
-const URLS: Readonly<Record<string, string>> = { 'docker.io': 'https://registry-1.docker.io' }
+const URLS: ReadonlyMap<string, string> = new Map([['docker.io', 'https://registry-1.docker.io']])
 
 /** Valid, but nothing acts on it yet: whoever sets it is told so at the start. `*` stands for any key. */
 const NOT_YET: readonly string[] = [
@@ -265,9 +265,9 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
     const password = upstream.password ?? files.get(key)?.password
     return {
       key,
-      url: upstream.url ?? URLS[key] ?? `https://${key}`,
+      url: upstream.url ?? URLS.get(key) ?? `https://${key}`,
       default: standard,
-      aliases: [...new Set([...(ALIASES[key] ?? []), ...upstream.aliases])],
+      aliases: [...new Set([...(ALIASES.get(key) ?? []), ...upstream.aliases])],
       credentials: username !== undefined && password !== undefined ? { username, password } : undefined,
       tagTtl: upstream.tagTtl ?? parsed.cache.tagTtl,
       allow,

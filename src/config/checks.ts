@@ -13,9 +13,9 @@ const LABEL = '[a-z0-9](?:[a-z0-9-]*[a-z0-9])?'
 export const HOST = new RegExp(`^${LABEL}(?:\\.${LABEL})*(?::[0-9]{1,5})?$`)
 
 /** Names that always mean an upstream, whether or not the file lists them as aliases. */
-export const ALIASES: Readonly<Record<string, readonly string[]>> = {
-  'docker.io': ['index.docker.io', 'registry-1.docker.io'],
-}
+export const ALIASES: ReadonlyMap<string, readonly string[]> = new Map([
+  ['docker.io', ['index.docker.io', 'registry-1.docker.io']],
+])
 
 const KEPT = 'the name local is kept for the repositories that are pushed here'
 
@@ -37,10 +37,13 @@ export function checkConfig(source: ConfigSource): UpstreamFiles {
     if (!isTree(value)) continue
     const path = ['upstreams', key]
     checkCredentials(source, path, value)
-    files.set(key, {
-      password: readNamed(source, [...path, 'passwordFile'], value['passwordFile'])?.replace(/\r?\n$/, ''),
-      ca: readCertificates(source, [...path, 'ca'], value['ca']),
-    })
+    const password = readNamed(source, [...path, 'passwordFile'], value['passwordFile'])?.replace(
+      /\r?\n$/,
+      '',
+    )
+    if (password === '')
+      source.report([...path, 'passwordFile'], 'found an empty file, expected a password in it')
+    files.set(key, { password, ca: readCertificates(source, [...path, 'ca'], value['ca']) })
   }
   return files
 }
@@ -55,7 +58,7 @@ function checkNames(source: ConfigSource, upstreams: Tree): void {
       source.report(path, 'not a registry name: expected host or host:port, lower case')
     if (!isTree(value)) continue
     const listed: unknown[] = Array.isArray(value['aliases']) ? value['aliases'] : []
-    for (const alias of [...(ALIASES[key] ?? []), ...listed]) {
+    for (const alias of [...(ALIASES.get(key) ?? []), ...listed]) {
       if (typeof alias !== 'string') continue
       const owner = owners.get(alias)
       const place = listed.indexOf(alias)

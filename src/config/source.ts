@@ -92,7 +92,7 @@ export class ConfigSource {
       if (!isTree(next)) return
       map = next
     }
-    map[String(path.at(-1))] = value.replaceAll('${', '$${')
+    map[String(path.at(-1))] = value.replaceAll('${', () => '$${')
     this.#overridden.set(path.join('\0'), variable)
   }
 
