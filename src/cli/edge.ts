@@ -1,0 +1,14 @@
+/**
+ * What a command may know of the process it runs in. main.ts fills it in; nothing else touches `process`.
+ */
+export interface Edge {
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Standard output is read by a person. */
+  readonly terminal: boolean
+  print(line: string): void
+  complain(line: string): void
+  /** SIGTERM or SIGINT. Once it was asked for, a second one ends the process at once. */
+  stopSignal(): Promise<string>
+  /** Called with what nobody caught; the process ends after it. */
+  onCrash(handler: (error: unknown) => void): void
+}

@@ -1,0 +1,65 @@
+/**
+ * `entrepot serve`: from the configuration to a running server, and from a signal to a tidy end.
+ *
+ * Exit codes: 0 stopped by a signal, 1 could not start, 2 the configuration is not valid.
+ */
+import { hostname } from 'node:os'
+import { resolve } from 'node:path'
+import { createApp, StartError } from '../app.ts'
+import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config.ts'
+import { createLog } from '../telemetry/log.ts'
+import type { Edge } from './edge.ts'
+
+/** How long running responses may take after a signal. */
+const GRACE_MS = 30_000
+
+/** @returns the exit code */
+export async function serve(options: { config?: string | undefined }, edge: Edge): Promise<number> {
+  let loaded: LoadedConfig
+  try {
+    loaded = loadConfig({ file: options.config ?? (edge.env['ENTREPOT_CONFIG'] || undefined), env: edge.env })
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    edge.complain(error.message)
+    return 2
+  }
+  const { config, warnings } = loaded
+  const log = createLog({ level: config.log.level, pretty: edge.terminal })
+  edge.onCrash((error) => log.fatal({ err: error }, 'crashed'))
+  for (const warning of warnings) log.warn({ warning }, 'configuration')
+
+  const stopped = edge.stopSignal()
+  const app = createApp(config, { log })
+  try {
+    const { url } = await app.start()
+    const line = readyLine(config, url)
+    if (edge.terminal) edge.print(line)
+    else
+      log.info(
+        { url, upstreams: config.upstreams.map(({ key }) => key), root: resolve(config.storage.root) },
+        line,
+      )
+  } catch (error) {
+    if (!(error instanceof StartError)) throw error
+    edge.complain(`entrepot cannot start: ${error.message}`)
+    return 1
+  }
+  const signal = await stopped
+  log.info({ signal, graceMs: GRACE_MS }, 'stopping')
+  await app.close(GRACE_MS)
+  log.info('stopped')
+  return 0
+}
+
+/** Where it is, what it mirrors, where it keeps it, and how to point a Docker daemon at it. */
+function readyLine(config: Config, url: string): string {
+  const address = new URL(url)
+  // What we listen on is no address to reach us by.
+  if (address.hostname === '0.0.0.0' || address.hostname === '[::]') address.hostname = hostname()
+  const reach = config.server.publicUrl ?? address.origin
+  const names = config.upstreams.map(({ key }) => key).join(', ')
+  return (
+    `entrepot is ready at ${reach}, mirrors ${names === '' ? 'nothing' : names}, keeps it in ${resolve(config.storage.root)}; ` +
+    `/etc/docker/daemon.json: { "registry-mirrors": ["${reach}"] }`
+  )
+}
