@@ -28,7 +28,11 @@ export interface Upstream {
   ): Promise<UpstreamManifest | undefined>
 
   /** Does this repository have that blob? Asks without moving its bytes. */
-  headBlob(name: RepositoryName, digest: Digest, signal: AbortSignal): Promise<{ size: Bytes | undefined } | undefined>
+  headBlob(
+    name: RepositoryName,
+    digest: Digest,
+    signal: AbortSignal,
+  ): Promise<{ size: Bytes | undefined } | undefined>
 
   /**
    * The blob from `from` on, to `to` (exclusive) when given. Resolves when the head has come.
@@ -122,7 +126,12 @@ export class UpstreamError extends Error {
     failure: UpstreamFailure,
     upstream: string,
     message: string,
-    facts: { status?: number; retryAfterMs?: Milliseconds; insufficientScope?: boolean; cause?: unknown } = {},
+    facts: {
+      status?: number
+      retryAfterMs?: Milliseconds
+      insufficientScope?: boolean
+      cause?: unknown
+    } = {},
   ) {
     super(message, { cause: facts.cause })
     this.failure = failure

@@ -1,0 +1,113 @@
+/**
+ * Reading an upstream's answers: what may be believed, and what an error status means.
+ */
+import { isDigest, type Digest } from '../oci/digest.ts'
+import { discardBody, readBody, ResponseBody } from './body.ts'
+import { parseRetryAfter } from './manners.ts'
+import { headerOf, type Response, type ResponseHeaders } from './transport.ts'
+import { UpstreamError, type Bytes, type UpstreamFailure } from './upstream.ts'
+
+const MAX_ERROR_BYTES = 64 * 1024
+
+/** The error that an unwelcome status is. The body is read away. */
+export function refusalOf(key: string, response: Response): UpstreamError {
+  discardBody(response.body)
+  const { status, headers, url } = response
+  const retryAfterMs = parseRetryAfter(headerOf(headers, 'retry-after'), Date.now())
+  return new UpstreamError(failureOf(status), key, `${url.host} answered ${status}`, {
+    status,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  })
+}
+
+function failureOf(status: number): UpstreamFailure {
+  if (status === 429) return 'busy'
+  return status === 401 || status === 403 ? 'denied' : 'broken'
+}
+
+export function brokenAnswer(key: string, response: Response, what: string): UpstreamError {
+  response.body.cancel()
+  const { status, url } = response
+  return new UpstreamError('broken', key, `${url.host} ${what}`, { status })
+}
+
+/** Whether a 404 is the registry's own word: a JSON body with an error code, as no captive portal has it. */
+export async function saysAbsent(response: Response): Promise<boolean> {
+  const bytes = await readBody(response.body, MAX_ERROR_BYTES)
+  if (bytes === undefined) return false
+  try {
+    const { errors } = JSON.parse(bytes.toString()) as { errors?: { code?: unknown }[] }
+    const code = errors?.[0]?.code
+    return typeof code === 'string' && code !== ''
+  } catch {
+    return false
+  }
+}
+
+/** Without parameters, lower case. */
+export function mediaTypeOf(headers: ResponseHeaders): string | undefined {
+  return headerOf(headers, 'content-type')?.split(';')[0]?.trim().toLowerCase()
+}
+
+export function isHtml(headers: ResponseHeaders): boolean {
+  const mediaType = mediaTypeOf(headers)
+  return mediaType === 'text/html' || mediaType === 'application/xhtml+xml'
+}
+
+/** We ask for `identity`; an encoded body would not have the digest of what it encodes. */
+export function isEncoded(headers: ResponseHeaders): boolean {
+  const encoding = headerOf(headers, 'content-encoding')?.trim().toLowerCase() ?? ''
+  return encoding !== '' && encoding !== 'identity'
+}
+
+export function contentLengthOf(headers: ResponseHeaders): Bytes | undefined {
+  const header = headerOf(headers, 'content-length')
+  return header !== undefined && /^\d{1,15}$/.test(header) ? Number(header) : undefined
+}
+
+/** Undefined also for an algorithm that we cannot verify. */
+export function digestHeaderOf(headers: ResponseHeaders): Digest | undefined {
+  const header = headerOf(headers, 'docker-content-digest')?.trim()
+  return header !== undefined && isDigest(header) ? header : undefined
+}
+
+export interface ContentRange {
+  readonly start: Bytes
+  /** Exclusive. */
+  readonly end: Bytes
+  readonly size: Bytes | undefined
+}
+
+/** Of a 206. Undefined when it is missing or contradicts itself. */
+export function parseContentRange(header: string | undefined): ContentRange | undefined {
+  const match = /^\s*bytes\s+(\d{1,15})-(\d{1,15})\/(\d{1,15}|\*)\s*$/i.exec(header ?? '')
+  if (match === null) return undefined
+  const [start, end] = [Number(match[1]), Number(match[2]) + 1]
+  const size = match[3] === '*' ? undefined : Number(match[3])
+  return start < end && end <= (size ?? Infinity) ? { start, end, size } : undefined
+}
+
+/** The size that a 416 tells: `bytes * /1234`, without the space. */
+export function parseUnsatisfiedRange(header: string | undefined): Bytes | undefined {
+  const match = /^\s*bytes\s+\*\/(\d{1,15})\s*$/i.exec(header ?? '')
+  return match === null ? undefined : Number(match[1])
+}
+
+/** The query of `Link: <…>; rel="next"`; where it points to otherwise is none of our business. */
+export function nextPageOf(headers: ResponseHeaders, base: URL): URLSearchParams | undefined {
+  const values = headers['link']
+  const joined = typeof values === 'string' ? values : (values ?? []).join(',')
+  for (const [, target = '', parameters = ''] of joined.matchAll(/<([^<>]*)>([^<]*)/g)) {
+    if (!/;\s*rel\s*=\s*("[^"]*\bnext\b[^"]*"|next\b)/i.test(parameters)) continue
+    return URL.parse(target, base)?.searchParams
+  }
+  return undefined
+}
+
+/** A body that has ended before it began: what follows the last byte of a blob. */
+export function noBody(body: ResponseBody): ResponseBody {
+  discardBody(body)
+  const empty = new ResponseBody({ pause() {}, resume() {}, abort() {} })
+  empty.finish()
+  return empty
+}

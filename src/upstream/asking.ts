@@ -1,0 +1,156 @@
+/**
+ * Asking an upstream: a question below `/v2/NAME/`, with credentials, redirects, retries and time-outs.
+ *
+ * The answer is whatever the registry (or where it sent us) says, except what is no answer at all: a 429, a
+ * 5xx, and a 401 or 403 after our credentials were tried are thrown.
+ */
+import { readFileSync } from 'node:fs'
+import type { LookupFunction } from 'node:net'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import { AddressRule } from './addresses.ts'
+import { refusalOf } from './answers.ts'
+import { Authorization } from './authorization.ts'
+import { withRetries } from './manners.ts'
+import type { ProxyEnvironment } from './proxy.ts'
+import { follow, type Answer } from './redirects.ts'
+import { TokenCache } from './tokens.ts'
+import { Transport, type Headers, type Request, type RequestKind, type Timeouts } from './transport.ts'
+import { UpstreamError, type Milliseconds } from './upstream.ts'
+
+export interface AskingOptions {
+  readonly key: string
+  /** Where `/v2/` is below. */
+  readonly url: string
+  readonly username?: string | undefined
+  readonly password?: string | undefined
+  /** PEM. */
+  readonly ca?: string | undefined
+  readonly proxy?: string | undefined
+  /** For `HTTPS_PROXY` and its kin. */
+  readonly env?: ProxyEnvironment | undefined
+  readonly maxConnections: number
+  readonly timeouts: Timeouts
+  readonly metrics: Metrics
+  readonly log?: { debug(fields: object, message: string): void } | undefined
+  /** Monotonic. Default `performance.now`. */
+  readonly now?: (() => Milliseconds) | undefined
+  /** See {@link RetryOptions}. */
+  readonly backoffMs?: Milliseconds | undefined
+  /** In place of the system's resolver. */
+  readonly resolve?: LookupFunction | undefined
+}
+
+const packageJson = new URL('../../package.json', import.meta.url)
+const { version } = JSON.parse(readFileSync(packageJson, 'utf8')) as { version: string }
+const USER_AGENT = `entrepot/${version}`
+
+export interface Question {
+  readonly kind: RequestKind
+  readonly name: RepositoryName
+  readonly method?: 'GET' | 'HEAD'
+  /** Below `/v2/NAME/`. */
+  readonly path: string
+  readonly query?: URLSearchParams
+  readonly headers?: Headers
+  readonly signal: AbortSignal
+}
+
+export class Asking {
+  readonly #options: AskingOptions
+  readonly #base: URL
+  readonly #addresses: AddressRule
+  readonly #transport: Transport
+  readonly #authorization: Authorization
+
+  constructor(options: AskingOptions) {
+    this.#options = options
+    this.#base = new URL(options.url)
+    this.#addresses = new AddressRule(this.#base, options.resolve)
+    this.#transport = new Transport({ ...options, addresses: this.#addresses })
+    const { key, username, password, now = () => performance.now() } = options
+    const credentials = username === undefined ? undefined : { username, password: password ?? '' }
+    const tokens = new TokenCache({
+      key,
+      upstream: this.#base,
+      credentials,
+      now,
+      ask: (url, headers, signal) => this.#askTokenService(url, headers, signal),
+    })
+    this.#authorization = new Authorization({
+      key,
+      credentials,
+      tokens,
+      now,
+      ping: (signal) =>
+        this.#follow({ kind: 'ping', method: 'GET', url: this.#url(''), headers: {}, signal }),
+    })
+  }
+
+  /**
+   * With retries, redirects and credentials; an answer that is none (429, 5xx, and 401 or 403 of the registry
+   * itself) is thrown.
+   */
+  async ask(question: Question): Promise<Answer> {
+    const { kind, name, method = 'GET', path, query, headers, signal } = question
+    const url = this.#url(`${name}/${path}`)
+    if (query !== undefined) url.search = query.toString()
+    return await this.#patiently(signal, async () => {
+      const answer = await this.#authorization.run(name, signal, (authorization) =>
+        this.#follow({
+          kind,
+          method,
+          url,
+          headers: { ...headers, ...(authorization === undefined ? {} : { authorization }) },
+          signal,
+        }),
+      )
+      if (answer.status === 429 || answer.status >= 500) {
+        // Not every 501 is a stumble: referrers and HEAD have their own reading of it.
+        if (answer.status !== 501) throw refusalOf(this.#options.key, answer)
+      }
+      return answer
+    })
+  }
+
+  async #askTokenService(url: URL, headers: Headers, signal: AbortSignal): Promise<Answer> {
+    if (!this.#addresses.allows(url)) {
+      throw new UpstreamError('broken', this.#options.key, `the token realm ${url.host} is not ours to dial`)
+    }
+    // Not tried again here: whoever needs the token does.
+    const answer = await this.#follow({ kind: 'token', method: 'GET', url, headers, signal })
+    if (answer.status !== 200) throw refusalOf(this.#options.key, answer)
+    return answer
+  }
+
+  async #patiently(signal: AbortSignal, attempt: () => Promise<Answer>): Promise<Answer> {
+    const { backoffMs, log } = this.#options
+    return await withRetries(attempt, {
+      signal,
+      backoffMs,
+      onRetry: (reason, error) => {
+        this.retried(reason)
+        log?.debug({ upstream: this.#options.key, reason, err: error }, 'asking upstream again')
+      },
+    })
+  }
+
+  async #follow(request: Request): Promise<Answer> {
+    const headers = { 'user-agent': USER_AGENT, 'accept-encoding': 'identity', ...request.headers }
+    const follower = { key: this.#options.key, transport: this.#transport, addresses: this.#addresses }
+    return await follow(follower, { ...request, headers })
+  }
+
+  #url(path: string): URL {
+    const prefix = this.#base.pathname.replace(/\/+$/, '')
+    return new URL(`${prefix}/v2/${path}`, this.#base)
+  }
+
+  retried(reason: string): void {
+    this.#options.metrics.upstreamRetries.inc({ upstream: this.#options.key, reason })
+  }
+
+  async close(): Promise<void> {
+    await this.#transport.close()
+  }
+}

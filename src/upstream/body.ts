@@ -1,0 +1,105 @@
+/**
+ * A response body on its way: what has arrived and nobody has taken yet.
+ *
+ * Holds at most {@link PAUSE_ABOVE} and one read more; above that the socket is paused, so that a slow disk
+ * slows the upstream down instead of filling memory.
+ */
+
+const PAUSE_ABOVE = 2 * 1024 * 1024
+
+/** The half of undici's controller that flow control needs. */
+export interface Flow {
+  pause(): void
+  resume(): void
+  abort(reason: Error): void
+}
+
+export class ResponseBody implements AsyncIterable<readonly Buffer[]> {
+  readonly #flow: Flow
+  #queue: Buffer[] = []
+  #queuedBytes = 0
+  #end: { readonly error?: unknown } | undefined
+  #wake: (() => void) | undefined
+
+  constructor(flow: Flow) {
+    this.#flow = flow
+  }
+
+  push(chunk: Buffer): void {
+    if (this.#end !== undefined) return
+    this.#queue.push(chunk)
+    this.#queuedBytes += chunk.length
+    if (this.#queuedBytes > PAUSE_ABOVE) this.#flow.pause()
+    this.#wake?.()
+  }
+
+  finish(): void {
+    this.#settle({})
+  }
+
+  /** What came before is still handed out; then the iteration throws `error`. */
+  fail(error: unknown): void {
+    this.#settle({ error })
+  }
+
+  /** Throws `reason` at whoever reads, at once, and closes the connection. A no-op after the end. */
+  abort(reason: unknown): void {
+    if (this.#end !== undefined) return
+    this.#queue = []
+    this.fail(reason)
+    this.#flow.abort(new Error('no longer wanted'))
+  }
+
+  cancel(): void {
+    this.abort(new Error('the body was cancelled'))
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<readonly Buffer[], void, undefined> {
+    try {
+      for (;;) {
+        if (this.#queue.length > 0) {
+          const batch = this.#queue
+          this.#queue = []
+          this.#queuedBytes = 0
+          this.#flow.resume()
+          yield batch
+        } else if (this.#end !== undefined) {
+          if ('error' in this.#end) throw this.#end.error
+          return
+        } else {
+          await new Promise<void>((resolve) => {
+            this.#wake = resolve
+          })
+        }
+      }
+    } finally {
+      this.cancel()
+    }
+  }
+
+  #settle(end: { readonly error?: unknown }): void {
+    this.#end ??= end
+    this.#wake?.()
+  }
+}
+
+/**
+ * The whole body, or undefined when it is longer than `maxBytes`; the connection is then closed.
+ *
+ * @throws whatever broke the body off
+ */
+export async function readBody(body: ResponseBody, maxBytes: number): Promise<Buffer | undefined> {
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const batch of body) {
+    for (const chunk of batch) size += chunk.length
+    if (size > maxBytes) return undefined
+    chunks.push(...batch)
+  }
+  return Buffer.concat(chunks)
+}
+
+/** Reads a short body away, so that its connection can be used again; a long one costs the connection. */
+export function discardBody(body: ResponseBody): void {
+  readBody(body, 64 * 1024).catch(() => undefined)
+}

@@ -1,0 +1,29 @@
+/**
+ * Whatever went wrong on the way to an upstream, as an {@link UpstreamError}.
+ */
+import { AddressRefused } from './addresses.ts'
+import { UpstreamError, type UpstreamFailure } from './upstream.ts'
+
+/** Codes of an answer that came, but is not one. Everything else without an answer is `unreachable`. */
+const BROKEN = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_EXCEEDED_MAX_SIZE', 'UND_ERR_INVALID_ARG'])
+
+export function toUpstreamError(upstream: string, host: string, error: unknown): UpstreamError {
+  if (error instanceof UpstreamError) return error
+  const failure = failureOf(error)
+  const what = failure === 'broken' ? 'gave no usable answer' : 'could not be reached, or broke off'
+  return new UpstreamError(failure, upstream, `${host} ${what}: ${messageOf(error)}`, { cause: error })
+}
+
+function failureOf(error: unknown): UpstreamFailure {
+  if (error instanceof AddressRefused) return 'broken'
+  // The parser's errors have no code of undici's: `HPE_…`, or none.
+  if (error instanceof Error && error.name === 'HTTPParserError') return 'broken'
+  return BROKEN.has((error as { code?: string } | undefined)?.code ?? '') ? 'broken' : 'unreachable'
+}
+
+/** An AggregateError (every address of a host refused) has no message of its own. */
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  if (error.message !== '') return error.message
+  return (error as { code?: string }).code ?? error.name
+}

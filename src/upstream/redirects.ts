@@ -1,0 +1,67 @@
+/**
+ * Redirects, followed by us: at most ten, `Authorization` never beyond the origin it was meant for.
+ *
+ * `Range` and `Accept` go along. Refused: from https to http, loops, and hosts that {@link AddressRule} keeps
+ * us from. Spec: RFC 9110 § 15.4; distribution-spec § Redirects.
+ */
+import type { AddressRule } from './addresses.ts'
+import { discardBody } from './body.ts'
+import { headerOf, type Request, type Response, type Transport } from './transport.ts'
+import { UpstreamError } from './upstream.ts'
+
+const MAX_HOPS = 10
+const REDIRECTS = new Set([301, 302, 303, 307, 308])
+
+export interface Answer extends Response {
+  /** 0: the upstream itself answered. */
+  readonly hops: number
+  /** Some hop went to another origin. */
+  readonly elsewhere: boolean
+}
+
+export interface Follower {
+  readonly key: string
+  readonly transport: Pick<Transport, 'send'>
+  readonly addresses: Pick<AddressRule, 'allows'>
+}
+
+/** @throws UpstreamError, or the signal's reason */
+export async function follow(follower: Follower, request: Request): Promise<Answer> {
+  const seen = new Set([request.url.href])
+  let { url, headers } = request
+  let elsewhere = false
+  for (let hops = 0; ; hops += 1) {
+    const response = await follower.transport.send({ ...request, url, headers })
+    if (!REDIRECTS.has(response.status)) return { ...response, hops, elsewhere }
+    discardBody(response.body)
+    const next = nextUrl(follower, response)
+    if (hops === MAX_HOPS) throw refused(follower, response, 'redirects more than ten times')
+    if (seen.has(next.href)) throw refused(follower, response, 'redirects in a circle')
+    seen.add(next.href)
+    if (next.origin !== url.origin) {
+      elsewhere = true
+      headers = Object.fromEntries(Object.entries(headers).filter(([name]) => name !== 'authorization'))
+    }
+    url = next
+  }
+}
+
+function nextUrl(follower: Follower, response: Response): URL {
+  const location = headerOf(response.headers, 'location')
+  const next = location === undefined ? null : URL.parse(location, response.url)
+  if (next === null) throw refused(follower, response, 'redirects to nowhere')
+  next.hash = ''
+  if (next.protocol !== 'https:' && next.protocol !== response.url.protocol) {
+    throw refused(follower, response, `redirects from ${response.url.protocol} to ${next.protocol}`)
+  }
+  if (!follower.addresses.allows(next)) {
+    throw refused(follower, response, 'redirects to an address that it may not send us to')
+  }
+  return next
+}
+
+function refused(follower: Follower, response: Response, what: string): UpstreamError {
+  return new UpstreamError('broken', follower.key, `${response.url.host} ${what}`, {
+    status: response.status,
+  })
+}

@@ -1,0 +1,225 @@
+/**
+ * One HTTP request and its answer, over undici; no redirects, no credentials, no second tries.
+ *
+ * Every body, small or large, arrives through `dispatch` into a {@link ResponseBody}: what a request is going
+ * to get (a layer, a redirect, an error page) is known only when its head is there.
+ */
+import { rootCertificates, getCACertificates } from 'node:tls'
+import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { AddressRule } from './addresses.ts'
+import { ResponseBody } from './body.ts'
+import { toUpstreamError } from './failures.ts'
+import { parseRatelimitRemaining } from './manners.ts'
+import { proxyFor, type ProxyChoice } from './proxy.ts'
+import type { Milliseconds } from './upstream.ts'
+
+/** The label of {@link Metrics}. */
+export type RequestKind = 'ping' | 'token' | 'manifest' | 'blob' | 'tags' | 'referrers'
+
+export type Headers = Readonly<Record<string, string>>
+export type ResponseHeaders = Readonly<Record<string, string | string[] | undefined>>
+
+export interface Request {
+  readonly kind: RequestKind
+  readonly method: 'GET' | 'HEAD'
+  readonly url: URL
+  readonly headers: Headers
+  /** Also ends the body. */
+  readonly signal: AbortSignal
+}
+
+export interface Response {
+  readonly url: URL
+  readonly status: number
+  readonly headers: ResponseHeaders
+  readonly body: ResponseBody
+}
+
+export interface Timeouts {
+  readonly connect: Milliseconds
+  /** From the request to the whole head of its answer. */
+  readonly headers: Milliseconds
+  /** Between two pieces of a body. There is no limit for the whole of it. */
+  readonly idle: Milliseconds
+}
+
+export interface TransportOptions extends ProxyChoice {
+  readonly key: string
+  readonly maxConnections: number
+  readonly timeouts: Timeouts
+  /** PEM; believed beside the certificates that Node believes anyway. */
+  readonly ca?: string | undefined
+  readonly addresses: AddressRule
+  readonly metrics: Metrics
+}
+
+const MAX_HEADER_SIZE = 64 * 1024
+
+export class Transport {
+  readonly #options: TransportOptions
+  readonly #direct: Agent
+  readonly #proxies = new Map<string, ProxyAgent>()
+
+  constructor(options: TransportOptions) {
+    this.#options = options
+    const { addresses, timeouts } = options
+    this.#direct = new Agent({
+      ...this.#common(),
+      connect: { ...this.#tls(), lookup: addresses.lookup, timeout: timeouts.connect },
+    })
+  }
+
+  /**
+   * Resolves when the head of the final answer has come.
+   *
+   * @throws UpstreamError, or the signal's reason
+   */
+  async send(request: Request): Promise<Response> {
+    const { signal, url } = request
+    signal.throwIfAborted()
+    return await new Promise<Response>((resolve, reject) => {
+      const handler = new Exchange(request, this.#options, resolve, reject)
+      this.#dispatcherFor(url).dispatch(
+        {
+          origin: url.origin,
+          path: url.pathname + url.search,
+          method: request.method,
+          headers: request.headers,
+          // Also here, because a forwarding proxy's pool does not inherit them.
+          headersTimeout: this.#options.timeouts.headers,
+          bodyTimeout: this.#options.timeouts.idle,
+        },
+        handler,
+      )
+    })
+  }
+
+  /** Breaks off what still runs. */
+  async close(): Promise<void> {
+    await Promise.all([this.#direct, ...this.#proxies.values()].map((it) => it.destroy()))
+  }
+
+  #dispatcherFor(url: URL): Dispatcher {
+    const proxy = proxyFor(url, this.#options)
+    if (proxy === undefined) return this.#direct
+    let agent = this.#proxies.get(proxy)
+    if (agent === undefined) {
+      const { timeouts } = this.#options
+      agent = new ProxyAgent({
+        ...this.#common(),
+        uri: proxy,
+        connectTimeout: timeouts.connect,
+        requestTls: this.#tls(),
+        // Its pool for plain http would otherwise know none of our limits.
+        factory: (origin, options) => new Pool(origin, { ...(options as Pool.Options), ...this.#common() }),
+      })
+      this.#proxies.set(proxy, agent)
+    }
+    return agent
+  }
+
+  #common() {
+    const { maxConnections, timeouts } = this.#options
+    return {
+      connections: maxConnections,
+      pipelining: 1,
+      // One stream's flow control window must not be what limits a layer.
+      allowH2: false,
+      headersTimeout: timeouts.headers,
+      bodyTimeout: timeouts.idle,
+      maxHeaderSize: MAX_HEADER_SIZE,
+    }
+  }
+
+  #tls(): { ca?: string[] } {
+    const { ca } = this.#options
+    if (ca === undefined) return {}
+    const known = getCACertificates('default')
+    return { ca: [...(known.length > 0 ? known : rootCertificates), ca] }
+  }
+}
+
+/** Undici's callbacks of one request; settles once, then feeds the body. */
+class Exchange implements Dispatcher.DispatchHandler {
+  readonly #request: Request
+  readonly #options: TransportOptions
+  readonly #resolve: (response: Response) => void
+  readonly #reject: (error: unknown) => void
+  readonly #onAbort = (): void => {
+    this.#abort()
+  }
+  #controller: Dispatcher.DispatchController | undefined
+  #body: ResponseBody | undefined
+
+  constructor(
+    request: Request,
+    options: TransportOptions,
+    resolve: (response: Response) => void,
+    reject: (error: unknown) => void,
+  ) {
+    this.#request = request
+    this.#options = options
+    this.#resolve = resolve
+    this.#reject = reject
+    request.signal.addEventListener('abort', this.#onAbort, { once: true })
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    this.#controller = controller
+    if (this.#request.signal.aborted) this.#abort()
+  }
+
+  onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: ResponseHeaders): void {
+    if (status < 200) return
+    this.#body = new ResponseBody(controller)
+    this.#count(`${Math.floor(status / 100)}xx`)
+    const { metrics, key } = this.#options
+    const remaining = parseRatelimitRemaining(headerOf(headers, 'ratelimit-remaining'))
+    if (remaining !== undefined) metrics.upstreamRatelimitRemaining.set({ upstream: key }, remaining)
+    this.#resolve({ url: this.#request.url, status, headers, body: this.#body })
+  }
+
+  onResponseData(_controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.#options.metrics.upstreamBytes.inc({ upstream: this.#options.key }, chunk.length)
+    this.#body?.push(chunk)
+  }
+
+  onResponseEnd(): void {
+    this.#settled()
+    this.#body?.finish()
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, cause: Error): void {
+    this.#settled()
+    const error = toUpstreamError(this.#options.key, this.#request.url.host, cause)
+    if (this.#body !== undefined) {
+      this.#body.fail(error)
+    } else if (!this.#request.signal.aborted) {
+      this.#count(error.failure)
+      this.#reject(error)
+    }
+  }
+
+  #abort(): void {
+    const reason: unknown = this.#request.signal.reason
+    // Queued requests cannot be taken back from undici: the caller goes on, the request dies when it starts.
+    this.#reject(reason)
+    this.#body?.abort(reason)
+    this.#controller?.abort(new Error('no longer wanted'))
+  }
+
+  #settled(): void {
+    this.#request.signal.removeEventListener('abort', this.#onAbort)
+  }
+
+  #count(code: string): void {
+    const { metrics, key } = this.#options
+    metrics.upstreamRequests.inc({ upstream: key, kind: this.#request.kind, code })
+  }
+}
+
+export function headerOf(headers: ResponseHeaders, name: string): string | undefined {
+  const value = headers[name]
+  return typeof value === 'string' ? value : value?.[0]
+}
