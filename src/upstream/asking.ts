@@ -28,7 +28,7 @@ export interface AskingOptions {
   readonly ca?: string | undefined
   readonly proxy?: string | undefined
   /** For `HTTPS_PROXY` and its kin. */
-  readonly proxyEnvironment?: ProxyEnvironment | undefined
+  readonly env?: ProxyEnvironment | undefined
   readonly maxConnections: number
   readonly timeouts: Timeouts
   readonly metrics: Metrics

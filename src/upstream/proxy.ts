@@ -13,12 +13,12 @@ export interface ProxyChoice {
   /** Everything of this upstream goes through it, redirects included. */
   readonly proxy?: string | undefined
   /** `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`, in either case. */
-  readonly proxyEnvironment?: ProxyEnvironment | undefined
+  readonly env?: ProxyEnvironment | undefined
 }
 
 export function proxyFor(url: URL, choice: ProxyChoice): string | undefined {
   if (choice.proxy !== undefined) return choice.proxy
-  const { proxyEnvironment: env = {} } = choice
+  const { env = {} } = choice
   const read = (name: string): string | undefined => {
     const value = env[name.toLowerCase()] ?? env[name]
     return value === undefined || value === '' ? undefined : value
