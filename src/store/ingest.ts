@@ -32,6 +32,8 @@ export interface VerifiedFile {
   readonly path: string
   /** fdatasync, unless nothing was written since the last. */
   sync(): Promise<void>
+  /** For the BlobStore, once nothing is left at `path`: ends the ingest and removes what belonged to it. */
+  adopted(): Promise<void>
 }
 
 export interface Ingest extends GrowingSource {

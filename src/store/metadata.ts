@@ -47,7 +47,9 @@ export interface Page {
 }
 
 export interface RepositoryIndex {
-  get(repository: RepositoryKey): Promise<{ readonly servedAt: EpochMs | undefined; readonly deletedAt: EpochMs | undefined } | undefined>
+  get(
+    repository: RepositoryKey,
+  ): Promise<{ readonly servedAt: EpochMs | undefined; readonly deletedAt: EpochMs | undefined } | undefined>
   /** Names of all repositories of a registry that begin with `prefix`; for the start's checks. */
   list(registry: string, page: Page): Promise<RepositoryName[]>
 }
@@ -86,7 +88,13 @@ export interface BlobIndex {
 /** All that is written together or not at all. Called with the facts; holds no reads. */
 export interface MetadataTransaction {
   putRepository(repository: RepositoryKey, servedAt: EpochMs): void
-  putManifest(repository: RepositoryKey, digest: Digest, size: Bytes, content: ManifestContent, at: EpochMs): void
+  putManifest(
+    repository: RepositoryKey,
+    digest: Digest,
+    size: Bytes,
+    content: ManifestContent,
+    at: EpochMs,
+  ): void
   putTag(repository: RepositoryKey, record: TagRecord): void
   /** `checkedAt` of a tag that still names `digest`. */
   confirmTag(repository: RepositoryKey, tag: Tag, digest: Digest, checkedAt: EpochMs): void

@@ -1,0 +1,137 @@
+/**
+ * BlobStore on a directory: `<root>/blobs/<algorithm>/<first two of hex>/<hex>`.
+ *
+ * A name appears only by renaming a file whose bytes were verified and synced, so what can be seen is whole.
+ */
+import path from 'node:path'
+import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
+import { nodeFiles, systemCode, type Files } from './files.ts'
+import { InProcessLocks } from './locks.ts'
+import { OpenFile } from './open-file.ts'
+import type { BlobInfo, BlobReader, BlobStore, Bytes } from './blob-store.ts'
+import type { VerifiedFile } from './ingest.ts'
+
+const NEVER = new AbortController().signal
+
+export class DiskBlobStore implements BlobStore {
+  readonly #root: string
+  readonly #files: Files
+  /** Of adopt and delete of one digest: each sees what the other has done. */
+  readonly #locks = new InProcessLocks()
+  /** Folders whose own entry is known to be on the disk; at a start, none. */
+  readonly #durableFolders = new Set<string>()
+
+  constructor(root: string, files: Files = nodeFiles) {
+    this.#root = path.resolve(root)
+    this.#files = files
+  }
+
+  async stat(digest: Digest): Promise<BlobInfo | undefined> {
+    const info = await this.#files.stat(this.#path(digest))
+    return info?.kind === 'file' ? { digest, size: info.size } : undefined
+  }
+
+  async open(digest: Digest): Promise<BlobReader | undefined> {
+    let file: OpenFile
+    try {
+      file = await OpenFile.open(this.#files, this.#path(digest), 'r')
+    } catch (error) {
+      if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined
+      throw error
+    }
+    try {
+      const { kind, size } = await file.describe()
+      if (kind === 'file') return new DiskBlobReader(file, size)
+    } catch (error) {
+      file[Symbol.dispose]()
+      throw error
+    }
+    file[Symbol.dispose]()
+    return undefined
+  }
+
+  adopt(file: VerifiedFile): Promise<BlobInfo> {
+    const { digest, size } = file
+    return this.#alone(digest, async () => {
+      const target = this.#path(digest)
+      const folder = path.dirname(target)
+      // Also for a blob that is there: the process that put it there may have died before it came to this.
+      await this.#makeDurableFolder(folder)
+      if ((await this.stat(digest))?.size === size) {
+        await this.#files.remove(file.path)
+      } else {
+        await file.sync()
+        await this.#files.rename(file.path, target)
+      }
+      await this.#files.syncFolder(folder)
+      await file.adopted()
+      return { digest, size }
+    })
+  }
+
+  delete(digest: Digest): Promise<void> {
+    return this.#alone(digest, () => this.#files.remove(this.#path(digest)))
+  }
+
+  async *list(): AsyncIterable<BlobInfo> {
+    for (const algorithm of ['sha256', 'sha512']) {
+      const top = path.join(this.#root, 'blobs', algorithm)
+      for (const prefix of await this.#names(top)) {
+        for (const hex of await this.#names(path.join(top, prefix))) {
+          const digest = `${algorithm}:${hex}`
+          if (!isDigest(digest) || !hex.startsWith(prefix) || prefix.length !== 2) continue
+          const info = await this.stat(digest)
+          if (info) yield info
+        }
+      }
+    }
+  }
+
+  async #names(folder: string): Promise<string[]> {
+    const info = await this.#files.stat(folder)
+    return info?.kind === 'folder' ? ((await this.#files.list(folder)) ?? []) : []
+  }
+
+  #path(digest: Digest): string {
+    const hex = hexOf(digest)
+    return path.join(this.#root, 'blobs', algorithmOf(digest), hex.slice(0, 2), hex)
+  }
+
+  async #alone<T>(digest: Digest, action: () => Promise<T>): Promise<T> {
+    const lock = await this.#locks.exclusive(digest, NEVER)
+    try {
+      return await action()
+    } finally {
+      lock[Symbol.dispose]()
+    }
+  }
+
+  /** Below the root: the folder, its parents, and the entry of each in the one above. */
+  async #makeDurableFolder(folder: string): Promise<void> {
+    if (folder === this.#root || this.#durableFolders.has(folder)) return
+    const parent = path.dirname(folder)
+    await this.#makeDurableFolder(parent)
+    await this.#files.makeFolder(folder)
+    await this.#files.syncFolder(parent)
+    this.#durableFolders.add(folder)
+  }
+}
+
+class DiskBlobReader implements BlobReader {
+  readonly size: Bytes
+  readonly #file: OpenFile
+
+  constructor(file: OpenFile, size: Bytes) {
+    this.#file = file
+    this.size = size
+  }
+
+  read(buffer: Buffer, position: Bytes): Promise<Bytes> {
+    return this.#file.read(buffer, position)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#file[Symbol.dispose]()
+    await this.#file.closed
+  }
+}

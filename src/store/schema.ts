@@ -1,0 +1,180 @@
+/**
+ * Tables and numbered migrations.
+ *
+ * A repository is named by one text, `<registry>/<name>`: a registry's key holds no slash, so that is unambiguous,
+ * and a write needs no id that only a read could tell. Lists and maps that are only ever read whole are JSON.
+ * Migrations are never edited once released; a new one is added at the end.
+ */
+import { sql, type Kysely, type Transaction } from 'kysely'
+import { StorageError } from './storage-error.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type { Bytes } from './blob-store.ts'
+import type { EpochMs } from './metadata.ts'
+
+declare const brand: unique symbol
+export type RepositoryId = string & { readonly [brand]: 'RepositoryId' }
+
+export interface Tables {
+  repository: {
+    id: RepositoryId
+    registry: string
+    name: RepositoryName
+    served_at: EpochMs | null
+    deleted_at: EpochMs | null
+  }
+  tag: {
+    repository: RepositoryId
+    tag: Tag
+    digest: Digest
+    size: Bytes
+    media_type: string
+    checked_at: EpochMs
+    deleted_at: EpochMs | null
+  }
+  manifest: {
+    repository: RepositoryId
+    digest: Digest
+    size: Bytes
+    media_type: string
+    kind: string
+    subject: Digest | null
+    artifact_type: string | null
+    /** JSON object. */
+    annotations: string | null
+    stored_at: EpochMs
+  }
+  /** What a manifest's bytes name; the same wherever that manifest is. */
+  manifest_reference: {
+    manifest: Digest
+    position: number
+    role: 'config' | 'layer' | 'manifest'
+    digest: Digest
+    size: Bytes
+    media_type: string
+    artifact_type: string | null
+    /** JSON object. */
+    annotations: string | null
+    /** JSON array; where a foreign layer may be had. */
+    urls: string | null
+  }
+  blob: { digest: Digest; size: Bytes; stored_at: EpochMs }
+  /** Which repository may read a blob. */
+  repository_blob: { repository: RepositoryId; digest: Digest; linked_at: EpochMs }
+  /** Which registry's word we have for a blob's bytes. */
+  blob_source: { registry: string; digest: Digest; delivered_at: EpochMs }
+  schema_version: { version: number }
+}
+
+type Migration = (db: Transaction<Tables>) => Promise<void>
+
+const MIGRATIONS: readonly Migration[] = [
+  async (db) => {
+    const { schema } = db
+    await schema
+      .createTable('repository')
+      .addColumn('id', 'text', (column) => column.primaryKey())
+      .addColumn('registry', 'text', (column) => column.notNull())
+      .addColumn('name', 'text', (column) => column.notNull())
+      .addColumn('served_at', 'bigint')
+      .addColumn('deleted_at', 'bigint')
+      .addUniqueConstraint('repository_name', ['registry', 'name'])
+      .execute()
+    await schema
+      .createTable('tag')
+      .addColumn('repository', 'text', (column) => column.notNull())
+      .addColumn('tag', 'text', (column) => column.notNull())
+      .addColumn('digest', 'text', (column) => column.notNull())
+      .addColumn('size', 'bigint', (column) => column.notNull())
+      .addColumn('media_type', 'text', (column) => column.notNull())
+      .addColumn('checked_at', 'bigint', (column) => column.notNull())
+      .addColumn('deleted_at', 'bigint')
+      .addPrimaryKeyConstraint('tag_key', ['repository', 'tag'])
+      .execute()
+    await schema
+      .createTable('manifest')
+      .addColumn('repository', 'text', (column) => column.notNull())
+      .addColumn('digest', 'text', (column) => column.notNull())
+      .addColumn('size', 'bigint', (column) => column.notNull())
+      .addColumn('media_type', 'text', (column) => column.notNull())
+      .addColumn('kind', 'text', (column) => column.notNull())
+      .addColumn('subject', 'text')
+      .addColumn('artifact_type', 'text')
+      .addColumn('annotations', 'text')
+      .addColumn('stored_at', 'bigint', (column) => column.notNull())
+      .addPrimaryKeyConstraint('manifest_key', ['repository', 'digest'])
+      .execute()
+    await schema
+      .createIndex('manifest_by_subject')
+      .on('manifest')
+      .columns(['subject', 'repository'])
+      .where(sql.ref('subject'), 'is not', null)
+      .execute()
+    await schema
+      .createTable('manifest_reference')
+      .addColumn('manifest', 'text', (column) => column.notNull())
+      .addColumn('position', 'integer', (column) => column.notNull())
+      .addColumn('role', 'text', (column) => column.notNull())
+      .addColumn('digest', 'text', (column) => column.notNull())
+      .addColumn('size', 'bigint', (column) => column.notNull())
+      .addColumn('media_type', 'text', (column) => column.notNull())
+      .addColumn('artifact_type', 'text')
+      .addColumn('annotations', 'text')
+      .addColumn('urls', 'text')
+      .addPrimaryKeyConstraint('manifest_reference_key', ['manifest', 'position'])
+      .execute()
+    await schema
+      .createIndex('manifest_reference_by_digest')
+      .on('manifest_reference')
+      .columns(['digest', 'manifest'])
+      .execute()
+    await schema
+      .createTable('blob')
+      .addColumn('digest', 'text', (column) => column.primaryKey())
+      .addColumn('size', 'bigint', (column) => column.notNull())
+      .addColumn('stored_at', 'bigint', (column) => column.notNull())
+      .execute()
+    await schema
+      .createTable('repository_blob')
+      .addColumn('repository', 'text', (column) => column.notNull())
+      .addColumn('digest', 'text', (column) => column.notNull())
+      .addColumn('linked_at', 'bigint', (column) => column.notNull())
+      .addPrimaryKeyConstraint('repository_blob_key', ['repository', 'digest'])
+      .execute()
+    await schema.createIndex('repository_blob_by_digest').on('repository_blob').column('digest').execute()
+    await schema
+      .createTable('blob_source')
+      .addColumn('registry', 'text', (column) => column.notNull())
+      .addColumn('digest', 'text', (column) => column.notNull())
+      .addColumn('delivered_at', 'bigint', (column) => column.notNull())
+      .addPrimaryKeyConstraint('blob_source_key', ['digest', 'registry'])
+      .execute()
+  },
+]
+
+/**
+ * Brings the tables to the present schema, in one transaction.
+ *
+ * @throws StorageError NEWER_SCHEMA; nothing was touched then
+ */
+export async function migrate(db: Kysely<Tables>): Promise<void> {
+  await db.transaction().execute(async (tx) => {
+    await tx.schema
+      .createTable('schema_version')
+      .ifNotExists()
+      .addColumn('version', 'integer', (column) => column.notNull())
+      .execute()
+    const found = await tx.selectFrom('schema_version').select('version').executeTakeFirst()
+    const version = found?.version ?? 0
+    if (version > MIGRATIONS.length) {
+      throw new StorageError(
+        'NEWER_SCHEMA',
+        `the metadata database has schema ${version}, written by a later version of entrepot; ` +
+          `this one knows schemas up to ${MIGRATIONS.length}`,
+      )
+    }
+    for (const migration of MIGRATIONS.slice(version)) await migration(tx)
+    if (found) await tx.updateTable('schema_version').set({ version: MIGRATIONS.length }).execute()
+    else await tx.insertInto('schema_version').values({ version: MIGRATIONS.length }).execute()
+  })
+}

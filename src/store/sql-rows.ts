@@ -1,0 +1,63 @@
+/**
+ * Between the rows of the tables and the words of the specifications.
+ */
+import type { Insertable, Selectable } from 'kysely'
+import type { Descriptor } from '../oci/descriptor.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { ManifestContent } from '../oci/manifest.ts'
+import type { ChildDescriptor, RepositoryKey } from './metadata.ts'
+import type { RepositoryId, Tables } from './schema.ts'
+
+type ReferenceRow = Selectable<Tables['manifest_reference']>
+
+export function repositoryId({ registry, name }: RepositoryKey): RepositoryId {
+  return `${registry}/${name}` as RepositoryId
+}
+
+/** What a manifest names, config first, in its order. */
+export function referenceRows(
+  manifest: Digest,
+  content: ManifestContent,
+): Insertable<Tables['manifest_reference']>[] {
+  const rows: Insertable<Tables['manifest_reference']>[] = []
+  const add = (role: ReferenceRow['role'], descriptor: Descriptor): void => {
+    rows.push({
+      manifest,
+      position: rows.length,
+      role,
+      digest: descriptor.digest,
+      size: descriptor.size,
+      media_type: descriptor.mediaType,
+      artifact_type: descriptor.artifactType ?? null,
+      annotations: toJson(descriptor.annotations),
+      urls: toJson(descriptor.urls),
+    })
+  }
+  if (content.config) add('config', content.config)
+  for (const layer of content.layers) add('layer', layer)
+  for (const child of content.manifests) add('manifest', child)
+  return rows
+}
+
+export function childOf(row: ReferenceRow): ChildDescriptor {
+  return { ...descriptorOf(row), role: row.role }
+}
+
+export function descriptorOf(
+  row: Pick<ReferenceRow, 'media_type' | 'digest' | 'size' | 'artifact_type' | 'annotations'> &
+    Partial<Pick<ReferenceRow, 'urls'>>,
+): Descriptor {
+  const { artifact_type: artifactType, annotations, urls } = row
+  return {
+    mediaType: row.media_type,
+    digest: row.digest,
+    size: row.size,
+    ...(artifactType === null ? {} : { artifactType }),
+    ...(annotations === null ? {} : { annotations: JSON.parse(annotations) as Record<string, string> }),
+    ...(urls == null ? {} : { urls: JSON.parse(urls) as string[] }),
+  }
+}
+
+export function toJson(value: object | undefined): string | null {
+  return value === undefined ? null : JSON.stringify(value)
+}

@@ -1,0 +1,142 @@
+/**
+ * What a metadata transaction writes, as queries that nobody has run yet.
+ */
+import type { Compilable, Kysely } from 'kysely'
+import { referenceRows, repositoryId, toJson } from './sql-rows.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { ManifestContent } from '../oci/manifest.ts'
+import type { Tag } from '../oci/reference.ts'
+import type { Bytes } from './blob-store.ts'
+import type { EpochMs, MetadataTransaction, RepositoryKey, TagRecord } from './metadata.ts'
+import type { Tables } from './schema.ts'
+
+/** Rows of one insert. An index of 4 MiB may name thousands, and a statement takes only so many parameters. */
+const ROWS_PER_INSERT = 50
+
+export class SqlTransaction implements MetadataTransaction {
+  readonly #db: Kysely<Tables>
+  readonly #add: (query: Compilable) => void
+
+  constructor(db: Kysely<Tables>, add: (query: Compilable) => void) {
+    this.#db = db
+    this.#add = add
+  }
+
+  putRepository(repository: RepositoryKey, servedAt: EpochMs): void {
+    const { registry, name } = repository
+    this.#add(
+      this.#db
+        .insertInto('repository')
+        .values({ id: repositoryId(repository), registry, name, served_at: servedAt, deleted_at: null })
+        .onConflict((conflict) =>
+          conflict.column('id').doUpdateSet({ served_at: servedAt, deleted_at: null }),
+        ),
+    )
+  }
+
+  putManifest(
+    repository: RepositoryKey,
+    digest: Digest,
+    size: Bytes,
+    content: ManifestContent,
+    at: EpochMs,
+  ): void {
+    const facts = {
+      size,
+      media_type: content.mediaType,
+      kind: content.kind,
+      subject: content.subject?.digest ?? null,
+      artifact_type: content.artifactType ?? null,
+      annotations: toJson(content.annotations),
+      stored_at: at,
+    }
+    this.#add(
+      this.#db
+        .insertInto('manifest')
+        .values({ repository: repositoryId(repository), digest, ...facts })
+        .onConflict((conflict) => conflict.columns(['repository', 'digest']).doUpdateSet(facts)),
+    )
+    const rows = referenceRows(digest, content)
+    for (let i = 0; i < rows.length; i += ROWS_PER_INSERT) {
+      this.#add(
+        this.#db
+          .insertInto('manifest_reference')
+          .values(rows.slice(i, i + ROWS_PER_INSERT))
+          // The same bytes name the same things.
+          .onConflict((conflict) => conflict.columns(['manifest', 'position']).doNothing()),
+      )
+    }
+  }
+
+  putTag(repository: RepositoryKey, record: TagRecord): void {
+    const facts = {
+      digest: record.digest,
+      size: record.size,
+      media_type: record.mediaType,
+      checked_at: record.checkedAt,
+      deleted_at: record.deletedAt ?? null,
+    }
+    this.#add(
+      this.#db
+        .insertInto('tag')
+        .values({ repository: repositoryId(repository), tag: record.tag, ...facts })
+        .onConflict((conflict) => conflict.columns(['repository', 'tag']).doUpdateSet(facts)),
+    )
+  }
+
+  confirmTag(repository: RepositoryKey, tag: Tag, digest: Digest, checkedAt: EpochMs): void {
+    this.#add(
+      this.#db
+        .updateTable('tag')
+        .set({ checked_at: checkedAt })
+        .where('repository', '=', repositoryId(repository))
+        .where('tag', '=', tag)
+        .where('digest', '=', digest),
+    )
+  }
+
+  buryTag(repository: RepositoryKey, tag: Tag, deletedAt: EpochMs): void {
+    this.#add(
+      this.#db
+        .updateTable('tag')
+        .set({ deleted_at: deletedAt })
+        .where('repository', '=', repositoryId(repository))
+        .where('tag', '=', tag),
+    )
+  }
+
+  linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void {
+    this.#putBlob(digest, size, at)
+    this.#add(
+      this.#db
+        .insertInto('repository_blob')
+        .values({ repository: repositoryId(repository), digest, linked_at: at })
+        .onConflict((conflict) => conflict.columns(['repository', 'digest']).doNothing()),
+    )
+  }
+
+  recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void {
+    this.#putBlob(digest, size, at)
+    this.#add(
+      this.#db
+        .insertInto('blob_source')
+        .values({ registry, digest, delivered_at: at })
+        .onConflict((conflict) => conflict.columns(['digest', 'registry']).doNothing()),
+    )
+  }
+
+  forgetBlob(digest: Digest): void {
+    this.#add(this.#db.deleteFrom('repository_blob').where('digest', '=', digest))
+    this.#add(this.#db.deleteFrom('blob_source').where('digest', '=', digest))
+    this.#add(this.#db.deleteFrom('blob').where('digest', '=', digest))
+  }
+
+  #putBlob(digest: Digest, size: Bytes, at: EpochMs): void {
+    this.#add(
+      this.#db
+        .insertInto('blob')
+        .values({ digest, size, stored_at: at })
+        .onConflict((conflict) => conflict.column('digest').doUpdateSet({ size })),
+    )
+  }
+}

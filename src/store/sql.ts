@@ -1,0 +1,230 @@
+/**
+ * MetadataStore in SQL through kysely.
+ *
+ * Reads go to `db`; a transaction is only compiled here and handed to whoever writes. Nothing in this file is
+ * one dialect's alone.
+ */
+import type { Compilable, Kysely } from 'kysely'
+import { childOf, descriptorOf, repositoryId } from './sql-rows.ts'
+import { SqlTransaction } from './sql-transaction.ts'
+import type { Descriptor } from '../oci/descriptor.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type {
+  BlobIndex,
+  ChildDescriptor,
+  ManifestIndex,
+  ManifestRecord,
+  MetadataStore,
+  MetadataTransaction,
+  Page,
+  RepositoryIndex,
+  RepositoryKey,
+  TagIndex,
+  TagRecord,
+} from './metadata.ts'
+import type { Tables } from './schema.ts'
+
+export interface SqlWriter {
+  /** All of it or nothing, durable when it resolves. */
+  write(queries: readonly { readonly sql: string; readonly parameters: readonly unknown[] }[]): Promise<void>
+  close(): Promise<void>
+}
+
+export class SqlMetadata implements MetadataStore {
+  readonly repositories: RepositoryIndex
+  readonly tags: TagIndex
+  readonly manifests: ManifestIndex
+  readonly blobs: BlobIndex
+  readonly #db: Kysely<Tables>
+  readonly #writer: SqlWriter
+
+  constructor(db: Kysely<Tables>, writer: SqlWriter) {
+    this.#db = db
+    this.#writer = writer
+    this.repositories = new SqlRepositories(db)
+    this.tags = new SqlTags(db)
+    this.manifests = new SqlManifests(db)
+    this.blobs = new SqlBlobs(db)
+  }
+
+  async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
+    const queries: { sql: string; parameters: readonly unknown[] }[] = []
+    const add = (query: Compilable): void => {
+      const { sql, parameters } = query.compile()
+      queries.push({ sql, parameters })
+    }
+    fill(new SqlTransaction(this.#db, add))
+    if (queries.length > 0) await this.#writer.write(queries)
+  }
+
+  async close(): Promise<void> {
+    await this.#writer.close()
+    await this.#db.destroy()
+  }
+}
+
+class SqlRepositories implements RepositoryIndex {
+  readonly #db: Kysely<Tables>
+
+  constructor(db: Kysely<Tables>) {
+    this.#db = db
+  }
+
+  async get(repository: RepositoryKey): ReturnType<RepositoryIndex['get']> {
+    const row = await this.#db
+      .selectFrom('repository')
+      .select(['served_at', 'deleted_at'])
+      .where('id', '=', repositoryId(repository))
+      .executeTakeFirst()
+    return row && { servedAt: row.served_at ?? undefined, deletedAt: row.deleted_at ?? undefined }
+  }
+
+  async list(registry: string, page: Page): Promise<RepositoryName[]> {
+    const rows = await this.#db
+      .selectFrom('repository')
+      .select('name')
+      .where('registry', '=', registry)
+      .where('name', '>', (page.last ?? '') as RepositoryName)
+      .orderBy('name')
+      .limit(page.limit)
+      .execute()
+    return rows.map((row) => row.name)
+  }
+}
+
+class SqlTags implements TagIndex {
+  readonly #db: Kysely<Tables>
+
+  constructor(db: Kysely<Tables>) {
+    this.#db = db
+  }
+
+  async get(repository: RepositoryKey, tag: Tag): Promise<TagRecord | undefined> {
+    const row = await this.#db
+      .selectFrom('tag')
+      .select(['tag', 'digest', 'size', 'media_type', 'checked_at', 'deleted_at'])
+      .where('repository', '=', repositoryId(repository))
+      .where('tag', '=', tag)
+      .executeTakeFirst()
+    return (
+      row && {
+        tag: row.tag,
+        digest: row.digest,
+        size: row.size,
+        mediaType: row.media_type,
+        checkedAt: row.checked_at,
+        deletedAt: row.deleted_at ?? undefined,
+      }
+    )
+  }
+
+  async list(repository: RepositoryKey, page: Page): Promise<Tag[]> {
+    const rows = await this.#db
+      .selectFrom('tag')
+      .select('tag')
+      .where('repository', '=', repositoryId(repository))
+      .where('tag', '>', (page.last ?? '') as Tag)
+      .where('deleted_at', 'is', null)
+      .orderBy('tag')
+      .limit(page.limit)
+      .execute()
+    return rows.map((row) => row.tag)
+  }
+}
+
+class SqlManifests implements ManifestIndex {
+  readonly #db: Kysely<Tables>
+
+  constructor(db: Kysely<Tables>) {
+    this.#db = db
+  }
+
+  async get(repository: RepositoryKey, digest: Digest): Promise<ManifestRecord | undefined> {
+    const row = await this.#db
+      .selectFrom('manifest')
+      .select(['digest', 'size', 'media_type'])
+      .where('repository', '=', repositoryId(repository))
+      .where('digest', '=', digest)
+      .executeTakeFirst()
+    return row && { digest: row.digest, size: row.size, mediaType: row.media_type }
+  }
+
+  async named(repository: RepositoryKey, digest: Digest): Promise<Descriptor | undefined> {
+    const row = await this.#naming(repository, digest)
+      .selectAll('manifest_reference')
+      .limit(1)
+      .executeTakeFirst()
+    return row && descriptorOf(row)
+  }
+
+  async imagesNaming(repository: RepositoryKey, digest: Digest, limit: number): Promise<Digest[]> {
+    const rows = await this.#naming(repository, digest)
+      .where('manifest.kind', '=', 'image')
+      .select(['manifest.digest', 'manifest.stored_at'])
+      .distinct()
+      .orderBy('manifest.stored_at', 'desc')
+      .orderBy('manifest.digest')
+      .limit(limit)
+      .execute()
+    return rows.map((row) => row.digest)
+  }
+
+  async children(manifest: Digest): Promise<ChildDescriptor[]> {
+    const rows = await this.#db
+      .selectFrom('manifest_reference')
+      .selectAll()
+      .where('manifest', '=', manifest)
+      .orderBy('position')
+      .execute()
+    return rows.map(childOf)
+  }
+
+  async referrers(repository: RepositoryKey, subject: Digest): Promise<Descriptor[]> {
+    const rows = await this.#db
+      .selectFrom('manifest')
+      .select(['media_type', 'digest', 'size', 'artifact_type', 'annotations'])
+      .where('repository', '=', repositoryId(repository))
+      .where('subject', '=', subject)
+      .orderBy('stored_at')
+      .orderBy('digest')
+      .execute()
+    return rows.map(descriptorOf)
+  }
+
+  #naming(repository: RepositoryKey, digest: Digest) {
+    return this.#db
+      .selectFrom('manifest_reference')
+      .innerJoin('manifest', 'manifest.digest', 'manifest_reference.manifest')
+      .where('manifest_reference.digest', '=', digest)
+      .where('manifest.repository', '=', repositoryId(repository))
+  }
+}
+
+class SqlBlobs implements BlobIndex {
+  readonly #db: Kysely<Tables>
+
+  constructor(db: Kysely<Tables>) {
+    this.#db = db
+  }
+
+  async linked(repository: RepositoryKey, digest: Digest): Promise<boolean> {
+    const row = await this.#db
+      .selectFrom('repository_blob')
+      .select('linked_at')
+      .where('repository', '=', repositoryId(repository))
+      .where('digest', '=', digest)
+      .executeTakeFirst()
+    return row !== undefined
+  }
+
+  async deliveredBy(registry: string, digest: Digest): Promise<boolean> {
+    const row = await this.#db
+      .selectFrom('blob_source')
+      .select('delivered_at')
+      .where('digest', '=', digest)
+      .where('registry', '=', registry)
+      .executeTakeFirst()
+    return row !== undefined
+  }
+}

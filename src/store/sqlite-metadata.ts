@@ -1,0 +1,25 @@
+/**
+ * The metadata database on SQLite: one file, one writing connection in its own thread, one reading one here.
+ */
+import { Kysely } from 'kysely'
+import { migrate, type Tables } from './schema.ts'
+import { SqlMetadata } from './sql.ts'
+import { openReader, openWriter, sqliteDialect } from './sqlite.ts'
+import { Writer, type WriterOptions } from './writer.ts'
+import type { MetadataStore } from './metadata.ts'
+
+/**
+ * Makes the database when it is not there; its folder must be.
+ *
+ * @throws StorageError NEWER_SCHEMA
+ */
+export async function openMetadata(path: string, options?: WriterOptions): Promise<MetadataStore> {
+  const migrating = new Kysely<Tables>({ dialect: sqliteDialect(openWriter(path)) })
+  try {
+    await migrate(migrating)
+  } finally {
+    await migrating.destroy()
+  }
+  const reading = new Kysely<Tables>({ dialect: sqliteDialect(openReader(path)) })
+  return new SqlMetadata(reading, new Writer(path, options))
+}

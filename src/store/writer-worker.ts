@@ -1,0 +1,86 @@
+/**
+ * The thread that holds the one writing connection.
+ *
+ * What is queued when it gets round to it is committed together: one sync however many units. Each unit has
+ * its own savepoint, so one that fails takes no other with it. An answer is sent after the commit, never before.
+ */
+import { parentPort, workerData } from 'node:worker_threads'
+import { openWriter, type Statements } from './sqlite.ts'
+
+export interface WriteQuery {
+  readonly sql: string
+  readonly parameters: readonly unknown[]
+}
+
+export type WriterRequest =
+  | { readonly type: 'write'; readonly unit: number; readonly queries: readonly WriteQuery[] }
+  | { readonly type: 'close' }
+
+export interface WriterReply {
+  readonly unit: number
+  /** undefined: it is durable. */
+  readonly error: string | undefined
+}
+
+interface Unit {
+  readonly unit: number
+  readonly queries: readonly WriteQuery[]
+}
+
+const path = workerData as string
+let database: Statements | undefined
+let queue: Unit[] = []
+
+parentPort?.on('message', (request: WriterRequest) => {
+  if (request.type === 'close') {
+    commitQueue()
+    database?.close()
+    parentPort?.close()
+    return
+  }
+  // After everything else that has already arrived.
+  if (queue.length === 0) setImmediate(commitQueue)
+  queue.push(request)
+})
+
+function commitQueue(): void {
+  const units = queue
+  queue = []
+  if (units.length === 0) return
+  const failed = new Map<number, string>()
+  let error: string | undefined
+  try {
+    database ??= openWriter(path)
+    commit(database, units, failed)
+  } catch (cause) {
+    error = String(cause)
+    // Whatever state it is in; the next group opens another.
+    const broken = database
+    database = undefined
+    try {
+      broken?.close()
+    } catch {
+      // It was closed, or never open.
+    }
+  }
+  for (const { unit } of units) {
+    parentPort?.postMessage({ unit, error: error ?? failed.get(unit) } satisfies WriterReply)
+  }
+}
+
+function commit(connection: Statements, units: readonly Unit[], failed: Map<number, string>): void {
+  connection.run('begin immediate')
+  for (const { unit, queries } of units) {
+    connection.run('savepoint unit')
+    try {
+      for (const { sql, parameters } of queries) connection.run(sql, parameters)
+    } catch (error) {
+      // Out of space or memory, SQLite ends the whole transaction itself.
+      if (!connection.inTransaction) throw error
+      connection.run('rollback to unit')
+      failed.set(unit, String(error))
+    }
+    connection.run('release unit')
+  }
+  connection.run('commit')
+}

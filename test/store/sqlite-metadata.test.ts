@@ -1,0 +1,12 @@
+import path from 'node:path'
+import { test } from 'tap'
+import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { metadataSuite } from '../suites/metadata.ts'
+
+test('metadata on SQLite', async (t) => {
+  metadataSuite(t, async (t) => {
+    const store = await openMetadata(path.join(t.testdir(), 'metadata.sqlite'))
+    t.teardown(() => store.close())
+    return store
+  })
+})

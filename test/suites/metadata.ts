@@ -1,0 +1,294 @@
+/**
+ * What every MetadataStore must do. `make` gives an empty one and closes it at the end of the test.
+ */
+import type { Test } from 'tap'
+import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { MEDIA_TYPES, type Descriptor } from '../../src/oci/descriptor.ts'
+import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
+import { LOCAL, type MetadataStore, type RepositoryKey, type TagRecord } from '../../src/store/metadata.ts'
+import type { ManifestContent } from '../../src/oci/manifest.ts'
+
+const alpine = repository('docker.io', 'library/alpine')
+const sameNameElsewhere = repository('quay.io', 'library/alpine')
+const latest = parseTag('latest')
+
+export function repository(registry: string, name: string): RepositoryKey {
+  return { registry, name: parseRepositoryName(name) }
+}
+
+export function named(text: string): Digest {
+  return digestOf(Buffer.from(text))
+}
+
+export function tagRecord(digest: Digest, facts: Partial<TagRecord> = {}): TagRecord {
+  return {
+    tag: latest,
+    digest,
+    size: 7,
+    mediaType: MEDIA_TYPES.ociManifest,
+    checkedAt: 1000,
+    deletedAt: undefined,
+    ...facts,
+  }
+}
+
+function layer(text: string, facts: Partial<Descriptor> = {}): Descriptor {
+  return {
+    mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip',
+    digest: named(text),
+    size: text.length,
+    ...facts,
+  }
+}
+
+function image(layers: readonly Descriptor[], facts: Partial<ManifestContent> = {}): ManifestContent {
+  return {
+    mediaType: MEDIA_TYPES.ociManifest,
+    kind: 'image',
+    manifests: [],
+    config: layer('config', { mediaType: 'application/vnd.oci.image.config.v1+json' }),
+    layers,
+    subject: undefined,
+    artifactType: undefined,
+    annotations: undefined,
+    ...facts,
+  }
+}
+
+export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>): void {
+  void t.test('an empty store knows nothing', async (t) => {
+    const store = await make(t)
+    t.equal(await store.repositories.get(alpine), undefined)
+    t.same(await store.repositories.list('docker.io', { limit: 10 }), [])
+    t.equal(await store.tags.get(alpine, latest), undefined)
+    t.same(await store.tags.list(alpine, { limit: 10 }), [])
+    t.equal(await store.manifests.get(alpine, named('m')), undefined)
+    t.equal(await store.manifests.named(alpine, named('a')), undefined)
+    t.same(await store.manifests.imagesNaming(alpine, named('a'), 5), [])
+    t.same(await store.manifests.children(named('m')), [])
+    t.same(await store.manifests.referrers(alpine, named('m')), [])
+    t.equal(await store.blobs.linked(alpine, named('a')), false)
+    t.equal(await store.blobs.deliveredBy('docker.io', named('a')), false)
+  })
+
+  void t.test('a repository is of one registry', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => tx.putRepository(alpine, 5))
+    t.same(await store.repositories.get(alpine), { servedAt: 5, deletedAt: undefined })
+    t.equal(await store.repositories.get(sameNameElsewhere), undefined)
+    await store.transaction((tx) => tx.putRepository(alpine, 9))
+    t.equal((await store.repositories.get(alpine))?.servedAt, 9)
+  })
+
+  void t.test('repositories are listed by name, page by page', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => {
+      for (const name of ['b', 'a/c', 'a', 'c']) tx.putRepository(repository(LOCAL, name), 1)
+      tx.putRepository(alpine, 1)
+    })
+    t.same(await store.repositories.list(LOCAL, { limit: 2 }), ['a', 'a/c'])
+    t.same(await store.repositories.list(LOCAL, { limit: 9, last: 'a/c' }), ['b', 'c'])
+    t.same(await store.repositories.list(LOCAL, { limit: 9, last: 'aa' }), ['b', 'c'])
+  })
+
+  void t.test('a tag moves', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => tx.putTag(alpine, tagRecord(named('one'))))
+    t.same(await store.tags.get(alpine, latest), tagRecord(named('one')))
+    t.equal(await store.tags.get(sameNameElsewhere, latest), undefined)
+    const moved = tagRecord(named('two'), { checkedAt: 2000, size: 8, mediaType: MEDIA_TYPES.ociIndex })
+    await store.transaction((tx) => tx.putTag(alpine, moved))
+    t.same(await store.tags.get(alpine, latest), moved)
+  })
+
+  void t.test('only the digest that was asked about is confirmed', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => tx.putTag(alpine, tagRecord(named('one'))))
+    await store.transaction((tx) => tx.confirmTag(alpine, latest, named('other'), 3000))
+    t.equal((await store.tags.get(alpine, latest))?.checkedAt, 1000)
+    await store.transaction((tx) => tx.confirmTag(alpine, latest, named('one'), 3000))
+    t.equal((await store.tags.get(alpine, latest))?.checkedAt, 3000)
+    await store.transaction((tx) => tx.confirmTag(sameNameElsewhere, latest, named('one'), 4000))
+    t.equal((await store.tags.get(alpine, latest))?.checkedAt, 3000)
+  })
+
+  void t.test('a buried tag keeps its digest, is not listed, and comes back', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => {
+      tx.putTag(alpine, tagRecord(named('one')))
+      tx.putTag(alpine, tagRecord(named('two'), { tag: parseTag('3.20') }))
+    })
+    await store.transaction((tx) => tx.buryTag(alpine, latest, 5000))
+    t.same(await store.tags.get(alpine, latest), tagRecord(named('one'), { deletedAt: 5000 }))
+    t.same(await store.tags.list(alpine, { limit: 10 }), ['3.20'])
+    await store.transaction((tx) => tx.putTag(alpine, tagRecord(named('one'))))
+    t.same(await store.tags.list(alpine, { limit: 10 }), ['3.20', 'latest'])
+    await store.transaction((tx) => tx.buryTag(alpine, parseTag('unknown'), 5000))
+    t.equal(await store.tags.get(alpine, parseTag('unknown')), undefined)
+  })
+
+  void t.test('tags are listed in byte order, page by page', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => {
+      for (const tag of ['b', 'B', '10', '9', 'a_1', 'a.1']) {
+        tx.putTag(alpine, tagRecord(named('one'), { tag: parseTag(tag) }))
+      }
+    })
+    t.same(await store.tags.list(alpine, { limit: 4 }), ['10', '9', 'B', 'a.1'])
+    t.same(await store.tags.list(alpine, { limit: 4, last: 'a.1' }), ['a_1', 'b'])
+    t.same(await store.tags.list(alpine, { limit: 4, last: 'a' }), ['a.1', 'a_1', 'b'])
+  })
+
+  void t.test('a manifest is of the repositories it was put in', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => tx.putManifest(alpine, named('m'), 42, image([layer('a')]), 1))
+    t.same(await store.manifests.get(alpine, named('m')), {
+      digest: named('m'),
+      size: 42,
+      mediaType: MEDIA_TYPES.ociManifest,
+    })
+    t.equal(await store.manifests.get(sameNameElsewhere, named('m')), undefined)
+    t.equal(await store.manifests.named(sameNameElsewhere, named('a')), undefined)
+    t.same(await store.manifests.imagesNaming(sameNameElsewhere, named('a'), 5), [])
+  })
+
+  void t.test('a manifest names its children in its order, duplicates included', async (t) => {
+    const store = await make(t)
+    const foreign = layer('far', { urls: ['https://elsewhere.example/far'] })
+    const annotated = layer('b', { annotations: { 'org.example': 'yes "quoted"' }, artifactType: 'text/x' })
+    const content = image([layer('a'), annotated, layer('a'), foreign])
+    await store.transaction((tx) => {
+      tx.putManifest(alpine, named('m'), 42, content, 1)
+      tx.putManifest(sameNameElsewhere, named('m'), 42, content, 1)
+    })
+    t.same(await store.manifests.children(named('m')), [
+      { ...content.config, role: 'config' },
+      { ...layer('a'), role: 'layer' },
+      { ...annotated, role: 'layer' },
+      { ...layer('a'), role: 'layer' },
+      { ...foreign, role: 'layer' },
+    ])
+    t.same(await store.manifests.named(alpine, named('far')), foreign)
+    t.same(await store.manifests.named(alpine, named('b')), annotated)
+  })
+
+  void t.test('an index of thousands keeps all its children', async (t) => {
+    const store = await make(t)
+    const manifests = Array.from({ length: 3000 }, (_, i) => layer(`child ${i}`))
+    const index = image([], { kind: 'index', config: undefined, manifests })
+    await store.transaction((tx) => tx.putManifest(alpine, named('index'), 42, index, 1))
+    const children = await store.manifests.children(named('index'))
+    t.equal(children.length, 3000)
+    t.equal(children[2999]?.digest, named('child 2999'))
+    t.equal(children[2999]?.role, 'manifest')
+    t.equal((await store.manifests.named(alpine, named('child 1234')))?.digest, named('child 1234'))
+  })
+
+  void t.test('the images that name a blob come newest first, each once, and no index among them', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => {
+      tx.putManifest(alpine, named('old'), 1, image([layer('a'), layer('a')]), 10)
+      tx.putManifest(alpine, named('new'), 1, image([layer('b'), layer('a')]), 30)
+      tx.putManifest(alpine, named('middle'), 1, image([layer('a')]), 20)
+      tx.putManifest(alpine, named('index'), 1, image([], { kind: 'index', manifests: [layer('a')] }), 40)
+      tx.putManifest(sameNameElsewhere, named('foreign'), 1, image([layer('a')]), 50)
+    })
+    t.same(await store.manifests.imagesNaming(alpine, named('a'), 5), ['new', 'middle', 'old'].map(named))
+    t.same(await store.manifests.imagesNaming(alpine, named('a'), 2), ['new', 'middle'].map(named))
+    t.same(await store.manifests.imagesNaming(alpine, named('config'), 1), [named('new')])
+  })
+
+  void t.test('referrers are the manifests of that repository with that subject', async (t) => {
+    const store = await make(t)
+    const subject = layer('subject')
+    await store.transaction((tx) => {
+      const signature = image([], { subject, artifactType: 'application/sig', annotations: { by: 'me' } })
+      tx.putManifest(alpine, named('signature'), 11, signature, 1)
+      tx.putManifest(alpine, named('bill'), 12, image([], { subject }), 2)
+      tx.putManifest(alpine, named('unrelated'), 13, image([]), 3)
+      tx.putManifest(sameNameElsewhere, named('theirs'), 14, image([], { subject }), 4)
+    })
+    t.same(await store.manifests.referrers(alpine, subject.digest), [
+      {
+        mediaType: MEDIA_TYPES.ociManifest,
+        digest: named('signature'),
+        size: 11,
+        artifactType: 'application/sig',
+        annotations: { by: 'me' },
+      },
+      { mediaType: MEDIA_TYPES.ociManifest, digest: named('bill'), size: 12 },
+    ])
+  })
+
+  void t.test('a subject is not named: it opens nothing', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) =>
+      tx.putManifest(alpine, named('m'), 1, image([], { subject: layer('subject') }), 1),
+    )
+    t.equal(await store.manifests.named(alpine, named('subject')), undefined)
+  })
+
+  void t.test('a link is of one repository, a delivery of one registry', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => {
+      tx.linkBlob(alpine, named('a'), 1, 1)
+      tx.recordDelivery('quay.io', named('a'), 1, 2)
+    })
+    t.equal(await store.blobs.linked(alpine, named('a')), true)
+    t.equal(await store.blobs.linked(sameNameElsewhere, named('a')), false)
+    t.equal(await store.blobs.deliveredBy('quay.io', named('a')), true)
+    t.equal(await store.blobs.deliveredBy('docker.io', named('a')), false)
+    // Idempotent.
+    await store.transaction((tx) => {
+      tx.linkBlob(alpine, named('a'), 1, 3)
+      tx.recordDelivery('quay.io', named('a'), 1, 4)
+    })
+  })
+
+  void t.test('a forgotten blob is linked nowhere and delivered by nobody; its manifests stay', async (t) => {
+    const store = await make(t)
+    await store.transaction((tx) => {
+      tx.putManifest(alpine, named('m'), 42, image([layer('a')]), 1)
+      for (const text of ['a', 'b']) {
+        tx.linkBlob(alpine, named(text), 1, 1)
+        tx.recordDelivery('docker.io', named(text), 1, 1)
+      }
+    })
+    await store.transaction((tx) => tx.forgetBlob(named('a')))
+    t.equal(await store.blobs.linked(alpine, named('a')), false)
+    t.equal(await store.blobs.deliveredBy('docker.io', named('a')), false)
+    t.equal(await store.blobs.linked(alpine, named('b')), true)
+    t.equal(await store.blobs.deliveredBy('docker.io', named('b')), true)
+    t.ok(await store.manifests.get(alpine, named('m')))
+    t.same(await store.manifests.named(alpine, named('a')), layer('a'))
+  })
+
+  void t.test('a transaction whose filling throws writes nothing', async (t) => {
+    const store = await make(t)
+    const write = store.transaction((tx) => {
+      tx.putRepository(alpine, 1)
+      throw new Error('changed my mind')
+    })
+    await t.rejects(write, { message: 'changed my mind' })
+    t.equal(await store.repositories.get(alpine), undefined)
+  })
+
+  void t.test('many writers at once all get what they wrote', async (t) => {
+    const store = await make(t)
+    await Promise.all(
+      Array.from({ length: 300 }, (_, i) =>
+        store.transaction((tx) => tx.putTag(alpine, tagRecord(named('x'), { tag: parseTag(`t${i}`) }))),
+      ),
+    )
+    t.equal((await store.tags.list(alpine, { limit: 1000 })).length, 300)
+  })
+
+  void t.test('after close nothing is written any more', async (t) => {
+    const store = await make(t)
+    await store.close()
+    await t.rejects(
+      store.transaction((tx) => tx.putRepository(alpine, 1)),
+      { code: 'CLOSED' },
+    )
+  })
+}
