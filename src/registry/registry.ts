@@ -1,19 +1,32 @@
 /**
- * Repository name (and `?ns=`) -> Repository. The five rules of "Names -> repositories", in one place.
+ * Repository name (and `?ns=`) -> Repository. The five rules of "Names -> repositories", in one place:
+ *
+ * 1. `ns` is an upstream's key or alias     2. a glob of `local` matches     3. the first component is a key
+ * 4. a local repository of that name exists, or existed                      5. the default upstream
+ *
+ * `ns` is looked up, never dialled, and never reaches local repositories. The order is a security property: no
+ * upstream hears of a name that rule 2 or 4 takes, and a local name is never filled in from elsewhere.
  */
-import type { RepositoryName } from '../oci/reference.ts'
+import type { MirroredName, Origin } from '../cache/origin.ts'
+import { OciError } from '../oci/errors.ts'
+import { matchesAny } from '../oci/glob.ts'
+import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
+import { LOCAL, type RepositoryIndex } from '../store/metadata.ts'
 import type { Repository } from './repository.ts'
+
+/** The rule that took a name. */
+export type Rule = 'ns' | 'local' | 'prefix' | 'existing' | 'default'
 
 export interface Resolution {
   readonly repository: Repository
   /** What to echo as `OCI-Namespace`, when the client sent `?ns=`. */
   readonly namespace: string | undefined
   /** Why it went there; for messages and the log. */
-  readonly rule: 'ns' | 'local' | 'prefix' | 'existing' | 'default'
+  readonly rule: Rule
 }
 
 export interface Registry {
-  /** @throws OciError NAME_UNKNOWN when no rule takes the name */
+  /** @throws OciError NAME_UNKNOWN when no rule takes the name, DENIED when the upstream's globs refuse it */
   resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution>
   /** Why a write to that name is refused. Pushes come with their own issue; until then every write is. */
   refuseWrite(name: RepositoryName, namespace: string | undefined): Promise<never>
@@ -29,4 +42,149 @@ export interface RegistryHealth {
   }[]
   /** The cache is bypassed because the disk would not take it. */
   readonly storage: 'ok' | 'bypassed'
+}
+
+export interface UpstreamEntry {
+  readonly origin: Origin
+  readonly aliases: readonly string[]
+  readonly default: boolean
+  /** Globs over upstream's own names; undefined: everything. */
+  readonly allow: readonly string[] | undefined
+  readonly deny: readonly string[]
+}
+
+export interface NameRegistryOptions {
+  readonly upstreams: readonly UpstreamEntry[]
+  /** Globs of names that are always ours. */
+  readonly local: readonly string[]
+  /** Globs of names nobody may push to. */
+  readonly denyPush: readonly string[]
+  readonly repositories: RepositoryIndex
+  readonly storageFailing: () => boolean
+  readonly openLocal: (name: RepositoryName) => Repository
+  readonly openMirror: (mirrored: MirroredName, maybeFirstPush: boolean) => Repository
+}
+
+/** The registry whose one-component names live under `library/`. */
+const DOCKER_HUB = 'docker.io'
+
+type Destination =
+  | { readonly rule: 'local' | 'existing'; readonly name: RepositoryName }
+  | {
+      readonly rule: 'ns' | 'prefix' | 'default'
+      readonly entry: UpstreamEntry
+      readonly name: RepositoryName
+    }
+
+export class NameRegistry implements Registry {
+  readonly #options: NameRegistryOptions
+  readonly #byName = new Map<string, UpstreamEntry>()
+  readonly #default: UpstreamEntry | undefined
+
+  constructor(options: NameRegistryOptions) {
+    this.#options = options
+    for (const entry of options.upstreams) {
+      for (const name of [entry.origin.upstream.key, ...entry.aliases]) this.#byName.set(name, entry)
+      if (entry.default) this.#default = entry
+    }
+  }
+
+  async resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution> {
+    const destination = await this.#route(name, namespace)
+    if (!('entry' in destination)) {
+      const { rule } = destination
+      return { repository: this.#options.openLocal(destination.name), namespace: undefined, rule }
+    }
+    const { entry, rule } = destination
+    const refused =
+      matchesAny(entry.deny, destination.name) ||
+      (entry.allow !== undefined && !matchesAny(entry.allow, destination.name))
+    if (refused) {
+      throw new OciError(
+        'DENIED',
+        { name: destination.name, upstream: entry.origin.upstream.key },
+        { message: `the configuration of ${entry.origin.upstream.key} does not allow this name` },
+      )
+    }
+    const mirrored = { origin: entry.origin, name: destination.name }
+    return { repository: this.#options.openMirror(mirrored, rule === 'default'), namespace, rule }
+  }
+
+  async refuseWrite(name: RepositoryName, namespace: string | undefined): Promise<never> {
+    const destination = await this.#route(name, namespace)
+    if ('entry' in destination && destination.rule !== 'default') {
+      const { key } = destination.entry.origin.upstream
+      throw new OciError(
+        'DENIED',
+        { name, upstream: key },
+        { message: `names of ${key} are mirrored here and cannot be pushed to` },
+      )
+    }
+    if (destination.rule === 'default' && matchesAny(this.#options.denyPush, name)) {
+      throw new OciError('DENIED', { name }, { message: 'push.deny reserves this name' })
+    }
+    throw new OciError('UNSUPPORTED', { name }, { message: 'this release takes no pushes' })
+  }
+
+  health(): RegistryHealth {
+    return {
+      upstreams: this.#options.upstreams.map(({ origin }) => ({
+        key: origin.upstream.key,
+        ...origin.state.health(),
+      })),
+      storage: this.#options.storageFailing() ? 'bypassed' : 'ok',
+    }
+  }
+
+  async #route(name: RepositoryName, namespace: string | undefined): Promise<Destination> {
+    if (namespace !== undefined) {
+      const entry = this.#byName.get(namespace)
+      if (entry === undefined) {
+        throw new OciError(
+          'NAME_UNKNOWN',
+          { ns: namespace.slice(0, 256) },
+          { message: 'no such upstream is configured' },
+        )
+      }
+      // containerd with override_path, and BuildKit, repeat the registry in the path.
+      const [first, ...rest] = name.split('/')
+      const repeated = rest.length > 0 && first === entry.origin.upstream.key
+      return { rule: 'ns', entry, name: upstreamName(entry, repeated ? rest : [first ?? '', ...rest]) }
+    }
+    if (matchesAny(this.#options.local, name)) return { rule: 'local', name }
+    const [first, ...rest] = name.split('/')
+    const prefixed = first === undefined || rest.length === 0 ? undefined : this.#byName.get(first)
+    if (prefixed !== undefined) return { rule: 'prefix', entry: prefixed, name: upstreamName(prefixed, rest) }
+    const existing = await this.#options.repositories.get({ registry: LOCAL, name })
+    if (existing !== undefined) return { rule: 'existing', name }
+    if (this.#default === undefined) throw new OciError('NAME_UNKNOWN', { name })
+    return { rule: 'default', entry: this.#default, name: upstreamName(this.#default, name.split('/')) }
+  }
+}
+
+function upstreamName(entry: UpstreamEntry, components: readonly string[]): RepositoryName {
+  const official = entry.origin.upstream.key === DOCKER_HUB && components.length === 1
+  return parseRepositoryName([...(official ? ['library'] : []), ...components].join('/'))
+}
+
+/**
+ * Local repositories that a configuration would hide behind an upstream's key (rule 3 goes before rule 4).
+ * A start that would is refused with these names.
+ */
+export async function hiddenLocalNames(
+  repositories: RepositoryIndex,
+  upstreamNames: ReadonlySet<string>,
+  local: readonly string[],
+): Promise<RepositoryName[]> {
+  const hidden: RepositoryName[] = []
+  const limit = 1_000
+  for (let last: string | undefined; ;) {
+    const page = await repositories.list(LOCAL, { limit, ...(last === undefined ? {} : { last }) })
+    for (const name of page) {
+      const [first, ...rest] = name.split('/')
+      if (rest.length > 0 && upstreamNames.has(first ?? '') && !matchesAny(local, name)) hidden.push(name)
+    }
+    last = page.at(-1)
+    if (page.length < limit || last === undefined) return hidden
+  }
 }

@@ -1,0 +1,239 @@
+/**
+ * The composition root: every object of the running program, built in one visible order.
+ *
+ * Nobody below knows a concrete class of another room. Starting needs the disk and the port, never the network.
+ */
+import path from 'node:path'
+import type { Logger } from 'pino'
+import { BlobCache } from './cache/blob-cache.ts'
+import { InProcessFillLease } from './cache/fill-lease.ts'
+import { Listings } from './cache/listings.ts'
+import { ManifestCache } from './cache/manifest-cache.ts'
+import { ManifestShelf } from './cache/manifest-shelf.ts'
+import type { FinishAbandoned } from './cache/fill.ts'
+import { Prefetch } from './cache/prefetch.ts'
+import { StorageHealth } from './cache/storage-health.ts'
+import { TolerantMetadata } from './cache/tolerant-metadata.ts'
+import { InProcessUpstreamState } from './cache/upstream-state.ts'
+import type { Config, UpstreamConfig } from './config.ts'
+import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
+import { LocalRepository } from './registry/local.ts'
+import { MirrorRepository, type MirrorContext } from './registry/mirror.ts'
+import { hiddenLocalNames, NameRegistry, type UpstreamEntry } from './registry/registry.ts'
+import { StartError, startError } from './start-error.ts'
+import { DiskBlobStore } from './store/disk.ts'
+import { openIngests } from './store/disk-ingest.ts'
+import { nodeFiles, type Files } from './store/files.ts'
+import { Hashers } from './store/hasher.ts'
+import { acquireRootLock } from './store/lock.ts'
+import type { MetadataStore } from './store/metadata.ts'
+import { openMetadata } from './store/sqlite-metadata.ts'
+import { createMetrics, type Metrics } from './telemetry/metrics.ts'
+import { RegistryClient } from './upstream/client.ts'
+import { OfflineUpstream } from './upstream/offline.ts'
+import { PrioritySlots } from './upstream/slots.ts'
+import type { Upstream } from './upstream/upstream.ts'
+
+/** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
+const STALE_BUDGET_MS = 5_000
+const BUDGET_MS = 15_000
+
+export interface AppOverrides {
+  readonly log: Logger
+  readonly metrics?: Metrics
+  /** Wall clock, in milliseconds: decides freshness. */
+  readonly now?: () => number
+  /** The file system under blobs and partial files. */
+  readonly files?: Files
+  readonly staleBudgetMs?: number
+  readonly budgetMs?: number
+  readonly timeouts?: Partial<HttpTimeouts>
+}
+
+export interface App {
+  readonly metrics: Metrics
+  /** For tests and commands that work beside the server. Only after `start`. */
+  readonly metadata: MetadataStore
+  /** @throws StartError with a sentence for the person who started us */
+  start(): Promise<{ url: string; host: string; port: number }>
+  /** Lets running responses finish for up to `graceMs`, keeps partial fills, frees the folder. */
+  close(graceMs: number): Promise<void>
+}
+
+export function createApp(config: Config, overrides: AppOverrides): App {
+  const metrics = overrides.metrics ?? createMetrics()
+  const closing = new AsyncDisposableStack()
+  let metadata: MetadataStore | undefined
+  let server: HttpServer | undefined
+
+  const open = async (): Promise<{ url: string; host: string; port: number }> => {
+    const { log } = overrides
+    const now = overrides.now ?? Date.now
+    const files = overrides.files ?? nodeFiles
+    const root = path.resolve(config.storage.root)
+
+    // The state: closed last, in the reverse order.
+    closing.use(acquireRootLock(root))
+    const hashers = closing.adopt(new Hashers(), (it) => it.close())
+    const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+    metadata = index
+    const store = new DiskBlobStore(root, files)
+    const ingests = closing.adopt(
+      await openIngests({
+        root,
+        files,
+        hashers,
+        report: (error) => log.warn({ err: error }, 'a partial file could not be cared for'),
+      }),
+      (it) => it.close(),
+    )
+    await refuseHiddenNames(config, index)
+
+    // The mirror.
+    const health = new StorageHealth({ metrics, log, now })
+    const known = new TolerantMetadata(index, { metrics, log })
+    const upstreams = config.upstreams.map((upstream) => createEntry(config, upstream, { metrics, log, now }))
+    for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
+    const budgetMs = overrides.budgetMs ?? BUDGET_MS
+    const shelf = new ManifestShelf({ store, ingests, metadata: known, now })
+    const blobs = closing.adopt(
+      new BlobCache({
+        store,
+        ingests,
+        metadata: known,
+        named: (repository, digest) => shelf.named(repository, digest),
+        lease: new InProcessFillLease(),
+        health,
+        metrics,
+        log,
+        now,
+        finishAbandoned: finishAbandoned(config),
+        headerBudgetMs: budgetMs,
+      }),
+      (it) => it.close(),
+    )
+    const manifests = closing.adopt(
+      new ManifestCache({
+        shelf,
+        metadata: known,
+        health,
+        freshness: {
+          negativeTtlMs: config.cache.negativeTtl,
+          staleIfErrorMs: config.cache.staleIfError,
+          staleIfDeniedMs: config.cache.staleIfDenied,
+          staleBudgetMs: overrides.staleBudgetMs ?? STALE_BUDGET_MS,
+          budgetMs,
+        },
+        metrics,
+        log,
+        now,
+      }),
+      (it) => it.close(),
+    )
+    const mirror: MirrorContext = {
+      manifests,
+      blobs,
+      prefetch: new Prefetch({ blobs, mode: config.cache.prefetch, log }),
+      listings: new Listings({ budgetMs }),
+      repositories: known.repositories,
+    }
+
+    // The names, and the wire.
+    const registry = new NameRegistry({
+      upstreams,
+      local: config.local,
+      denyPush: config.push.deny,
+      repositories: index.repositories,
+      storageFailing: () => health.failing,
+      openLocal: (name) => new LocalRepository(store, index, name),
+      openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
+    })
+    const { cert, key } = config.server.tls
+    server = createHttpServer({
+      registry,
+      metrics,
+      log,
+      tls: cert !== undefined && key !== undefined ? { cert, key } : undefined,
+      ...(overrides.timeouts === undefined ? {} : { timeouts: overrides.timeouts }),
+    })
+    const { port } = await server.listen(config.server.host, config.server.port)
+    const { host } = config.server
+    const scheme = cert === undefined ? 'http' : 'https'
+    return { url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${String(port)}`, host, port }
+  }
+
+  return {
+    metrics,
+    get metadata() {
+      if (metadata === undefined) throw new Error('the app has not been started')
+      return metadata
+    },
+    async start() {
+      try {
+        return await open()
+      } catch (error) {
+        await closing.disposeAsync()
+        throw startError(error, {
+          root: path.resolve(config.storage.root),
+          host: config.server.host,
+          port: config.server.port,
+        })
+      }
+    },
+    async close(graceMs) {
+      await server?.close(graceMs)
+      await closing.disposeAsync()
+    },
+  }
+}
+
+function createEntry(
+  config: Config,
+  upstream: UpstreamConfig,
+  { metrics, log, now }: { metrics: Metrics; log: Logger; now: () => number },
+): UpstreamEntry {
+  const { key, credentials, ca, proxy, maxConnections, timeouts } = upstream
+  const { httpProxy, httpsProxy, noProxy } = config.proxyEnvironment
+  const client: Upstream = config.cache.offline
+    ? new OfflineUpstream(key)
+    : new RegistryClient({
+        key,
+        url: upstream.url,
+        ...credentials,
+        ca,
+        proxy,
+        env: { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy },
+        maxConnections,
+        timeouts,
+        metrics,
+        log,
+      })
+  return {
+    origin: {
+      upstream: client,
+      slots: new PrioritySlots(maxConnections),
+      state: new InProcessUpstreamState(now),
+      tagTtlMs: upstream.tagTtl,
+    },
+    aliases: upstream.aliases,
+    default: upstream.default,
+    allow: upstream.allow,
+    deny: upstream.deny,
+  }
+}
+
+function finishAbandoned(config: Config): FinishAbandoned {
+  const policy = config.cache.finishAbandoned
+  return typeof policy === 'string' ? policy : { fraction: policy.percent / 100 }
+}
+
+/** @throws StartError naming what would become unreachable */
+async function refuseHiddenNames(config: Config, metadata: MetadataStore): Promise<void> {
+  const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
+  const hidden = await hiddenLocalNames(metadata.repositories, names, config.local)
+  if (hidden.length === 0) return
+  const some = hidden.slice(0, 10).join(', ')
+  throw new StartError(
+    `the configured upstreams would hide local repositories: ${some}${hidden.length > 10 ? ' …' : ''}`,
+  )
+}

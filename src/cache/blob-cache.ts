@@ -1,0 +1,331 @@
+/**
+ * Digest -> bytes: from the disk, from a running fill, or from upstream.
+ *
+ * One file per digest however many repositories hold it; access is not shared. A mirrored repository reads
+ * what upstream gave us under its name, what one of its manifests names and this upstream delivered, and for
+ * anything else upstream is asked first.
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../oci/digest.ts'
+import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
+import { OciError } from '../oci/errors.ts'
+import type { BlobInfo, BlobReader, BlobStore, ByteSource, Bytes } from '../store/blob-store.ts'
+import type { MetadataStore } from '../store/metadata.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import type { BlobAnswer, BlobHead, ByteRange } from './answers.ts'
+import { BypassSource } from './bypass.ts'
+import type { CacheStatus } from './cache-status.ts'
+import { Fill, type FillContext } from './fill.ts'
+import { Follower } from './follower.ts'
+import { repositoryKey, type MirroredName } from './origin.ts'
+import { corruptRefusal, refusal } from './refusals.ts'
+import { ReaderSource } from './reader-source.ts'
+
+/** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
+const HEADER_BUDGET_MS: Milliseconds = 15_000
+
+export interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
+  readonly store: BlobStore
+  readonly metadata: MetadataStore
+  /** The descriptor by which a manifest of that repository names that digest. */
+  readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => Milliseconds
+  readonly headerBudgetMs?: Milliseconds
+}
+
+export class BlobCache {
+  readonly #options: BlobCacheOptions
+  readonly #context: FillContext
+  readonly #running = new Map<string, Fill>()
+  #closed = false
+
+  constructor(options: BlobCacheOptions) {
+    this.#options = options
+    this.#context = { ...options, onAdopted: (fill, blob) => this.#link(fill, blob) }
+  }
+
+  /** @throws OciError when upstream is needed and cannot; `undefined` when it says that there is none */
+  async get(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobAnswer | undefined> {
+    const key = keyOf(repository, digest)
+    for (;;) {
+      const running = this.#running.get(key)
+      if (running !== undefined) {
+        if (!(await this.#mayJoin(running, repository, digest, signal))) return undefined
+        // It may have ended while we asked; then the disk has it, or a new one starts.
+        if (running !== this.#running.get(key)) continue
+        return this.#follow(running, 'join', repository, signal)
+      }
+      const reader = await this.#stored(repository, digest, signal)
+      if (reader !== undefined) return hit(digest, reader)
+      const { state, upstream } = repository.origin
+      const silence = state.corruptFor(digest)
+      if (silence !== undefined) throw corruptRefusal(upstream.key, silence)
+      const descriptor = await this.#named(repository, digest)
+      // No `await` between this look and the start: that is all the single-flight there is.
+      if (this.#running.has(key)) continue
+      return this.#follow(
+        this.#start(repository, digest, descriptor?.size, 'asked'),
+        'miss',
+        repository,
+        signal,
+      )
+    }
+  }
+
+  async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
+    const running = this.#running.get(keyOf(repository, digest))
+    if (running?.size !== undefined && (await this.#mayJoin(running, repository, digest, signal))) {
+      return { digest, size: running.size, cache: 'join' }
+    }
+    await using reader = await this.#stored(repository, digest, signal)
+    if (reader !== undefined) return { digest, size: reader.size, cache: 'hit' }
+    const descriptor = await this.#named(repository, digest)
+    // What is not distributable is in the manifest and in nobody's store: only upstream knows.
+    if (descriptor !== undefined && !isNonDistributable(descriptor)) {
+      return { digest, size: descriptor.size, cache: 'hit' }
+    }
+    const found = await this.#ask(repository, digest, signal)
+    if (found === undefined) return undefined
+    if (found.size === undefined) {
+      throw new OciError('UNAVAILABLE', undefined, {
+        message: 'upstream does not say how large that blob is',
+      })
+    }
+    return { digest, size: found.size, cache: 'miss' }
+  }
+
+  /** Starts to fetch what will be asked for soon; behind everything that is asked for now. */
+  async ahead(repository: MirroredName, descriptor: Descriptor): Promise<void> {
+    const { origin } = repository
+    if (
+      isNonDistributable(descriptor) ||
+      origin.state.failing() !== undefined ||
+      this.#options.health.resting
+    )
+      return
+    if (origin.state.corruptFor(descriptor.digest) !== undefined) return
+    if ((await this.#options.store.stat(descriptor.digest)) !== undefined) return
+    if (this.#closed || this.#running.has(keyOf(repository, descriptor.digest))) return
+    this.#start(repository, descriptor.digest, descriptor.size, 'ahead')
+  }
+
+  /** Ends all fills; what they have is kept for the next start. */
+  async close(): Promise<void> {
+    this.#closed = true
+    const fills = [...this.#running.values()]
+    for (const fill of fills) fill.stop()
+    await Promise.all(fills.map((fill) => fill.settled))
+  }
+
+  #start(
+    repository: MirroredName,
+    digest: Digest,
+    size: Bytes | undefined,
+    priority: 'asked' | 'ahead',
+  ): Fill {
+    if (this.#closed) throw new OciError('UNAVAILABLE', undefined, { message: 'shutting down' })
+    const fill = new Fill(this.#context, {
+      origin: repository.origin,
+      name: repository.name,
+      digest,
+      size,
+      priority,
+    })
+    const key = keyOf(repository, digest)
+    this.#running.set(key, fill)
+    // It stays until it settles, not until it is verified: in between, it is what answers.
+    void fill.settled.then(() => this.#running.delete(key))
+    return fill
+  }
+
+  async #follow(
+    fill: Fill,
+    cache: CacheStatus,
+    repository: MirroredName,
+    client: AbortSignal,
+  ): Promise<BlobAnswer | undefined> {
+    const place = fill.follow()
+    try {
+      if ((await this.#begun(fill, client)) === 'absent') {
+        place[Symbol.dispose]()
+        return undefined
+      }
+    } catch (error) {
+      place[Symbol.dispose]()
+      throw error
+    }
+    const bypass = (
+      range: ByteRange | undefined,
+      sent?: { from: Bytes; attempt: Fill['attempt'] },
+    ): Promise<ByteSource> =>
+      BypassSource.open({
+        origin: repository.origin,
+        name: repository.name,
+        digest: fill.digest,
+        size: fill.size,
+        range,
+        ...(sent?.attempt === undefined
+          ? {}
+          : { sent: { from: sent.attempt.download.ingest, to: sent.from } }),
+      })
+    const diverted = fill.phase.is === 'diverted'
+    return {
+      digest: fill.digest,
+      size: fill.size,
+      cache: diverted ? 'bypass' : cache,
+      get unverified() {
+        return fill.phase.is !== 'verified'
+      },
+      open: async (range, signal) => {
+        const follower = new Follower(fill, range, (position, attempt) =>
+          range === undefined
+            ? bypass(undefined, { from: position, attempt })
+            : bypass({ start: position, end: range.end }),
+        )
+        try {
+          await follower.ready(signal)
+          return follower
+        } catch (error) {
+          await follower[Symbol.asyncDispose]()
+          throw error
+        }
+      },
+      [Symbol.asyncDispose]: () => {
+        place[Symbol.dispose]()
+        return Promise.resolve()
+      },
+    }
+  }
+
+  /** Within the header budget; a fill that only waits its turn has its size to show and may take longer. */
+  async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
+    const budget = AbortSignal.timeout(this.#options.headerBudgetMs ?? HEADER_BUDGET_MS)
+    try {
+      return await fill.begun(AbortSignal.any([client, budget]))
+    } catch (error) {
+      if (!budget.aborted || client.aborted || error !== budget.reason) throw error
+      if (fill.queued && fill.size !== undefined) return 'begun'
+      const { upstream, state } = fill.origin
+      const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
+      state.failed(late)
+      throw refusal(late)
+    }
+  }
+
+  /** From the disk, when this repository may read it. */
+  async #stored(
+    repository: MirroredName,
+    digest: Digest,
+    signal: AbortSignal,
+  ): Promise<BlobReader | undefined> {
+    const reader = await this.#options.store.open(digest)
+    if (reader === undefined) return undefined
+    try {
+      const descriptor = await this.#named(repository, digest)
+      const whole = descriptor === undefined || descriptor.size === reader.size
+      if (!whole) {
+        this.#options.log.warn(
+          { digest, size: reader.size, expected: descriptor.size },
+          'a cached blob lost its size',
+        )
+        await this.#options.store.delete(digest)
+      } else if (await this.#mayRead(repository, digest, descriptor !== undefined, reader.size, signal)) {
+        return reader
+      }
+    } catch (error) {
+      await reader[Symbol.asyncDispose]()
+      throw error
+    }
+    await reader[Symbol.asyncDispose]()
+    return undefined
+  }
+
+  async #mayRead(
+    repository: MirroredName,
+    digest: Digest,
+    named: boolean,
+    size: Bytes,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const { blobs } = this.#options.metadata
+    const key = repositoryKey(repository)
+    if (await blobs.linked(key, digest)) return true
+    if (named && (await blobs.deliveredBy(key.registry, digest))) return true
+    if ((await this.#ask(repository, digest, signal)) === undefined) return false
+    const { metadata, now, log } = this.#options
+    metadata
+      .transaction((tx) => tx.linkBlob(key, digest, size, now()))
+      .catch((error: unknown) => log.warn({ err: error }, 'a link was not remembered'))
+    return true
+  }
+
+  /** This upstream is delivering: what one of the repository's manifests names may be read. */
+  async #mayJoin(
+    fill: Fill,
+    repository: MirroredName,
+    digest: Digest,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    if (fill.names.has(repository.name)) return true
+    const allowed =
+      (await this.#named(repository, digest)) !== undefined ||
+      (await this.#options.metadata.blobs.linked(repositoryKey(repository), digest)) ||
+      (await this.#ask(repository, digest, signal)) !== undefined
+    if (allowed) fill.names.add(repository.name)
+    return allowed
+  }
+
+  /** Upstream's word for that name. @throws OciError */
+  async #ask(
+    repository: MirroredName,
+    digest: Digest,
+    client: AbortSignal,
+  ): Promise<{ size: Bytes | undefined } | undefined> {
+    const { upstream, state } = repository.origin
+    const budget = AbortSignal.timeout(this.#options.headerBudgetMs ?? HEADER_BUDGET_MS)
+    try {
+      return await upstream.headBlob(repository.name, digest, AbortSignal.any([client, budget]))
+    } catch (error) {
+      const late = error === budget.reason
+      const failure = late ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD') : error
+      if (failure instanceof UpstreamError && failure.failure !== 'denied') state.failed(failure)
+      throw refusal(failure)
+    }
+  }
+
+  #named(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+    return this.#options.named(repository, digest)
+  }
+
+  async #link(fill: Fill, blob: BlobInfo): Promise<void> {
+    const { metadata, metrics, log, now } = this.#options
+    const registry = fill.origin.upstream.key
+    try {
+      await metadata.transaction((tx) => {
+        tx.recordDelivery(registry, blob.digest, blob.size, now())
+        for (const name of fill.names) tx.linkBlob({ registry, name }, blob.digest, blob.size, now())
+      })
+    } catch (error) {
+      metrics.failedWrites.inc()
+      log.warn({ err: error, digest: blob.digest }, 'a blob was kept but not remembered')
+    }
+  }
+}
+
+function keyOf(repository: MirroredName, digest: Digest): string {
+  return `${repository.origin.upstream.key} ${digest}`
+}
+
+function hit(digest: Digest, reader: BlobReader): BlobAnswer {
+  return {
+    digest,
+    size: reader.size,
+    cache: 'hit',
+    unverified: false,
+    open: (range) => Promise.resolve(new ReaderSource(reader, range)),
+    [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
+  }
+}

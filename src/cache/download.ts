@@ -1,0 +1,264 @@
+/**
+ * One try to bring a whole blob into one ingest, in as many requests as it takes.
+ *
+ * A cut is continued with `Range` from the first gap. The budget of tries without progress is reset by
+ * progress, so an upstream that breaks off every few megabytes is still good for a 10 GB layer. A reader far
+ * ahead of the rest gets a run of its own into the same file, which the main run then skips: no byte is
+ * asked for twice.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { Bytes } from '../store/blob-store.ts'
+import type { Ingest } from '../store/ingest.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { TransferPriority } from '../upstream/slots.ts'
+import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import { byteLength, slice } from './chunks.ts'
+import type { Origin } from './origin.ts'
+import { Waiters } from './waiters.ts'
+
+/** Tries in a row that brought less than {@link PROGRESS} before a download is given up. */
+const MAX_IDLE_TRIES = 5
+/** What counts as progress: a body cut after its first byte every time must come to an end. */
+const PROGRESS: Bytes = 16 * 1024
+const BACKOFF_FIRST_MS: Milliseconds = 200
+const BACKOFF_MOST_MS: Milliseconds = 5_000
+/** Longest `Retry-After` that is waited for with clients hanging on. */
+const PATIENCE_MS: Milliseconds = 60_000
+/** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
+const FAR_AHEAD: Bytes = 8 * 1024 * 1024
+const MAX_SIDE_RUNS = 4
+
+/** One stretch of the file that is being written: [start, position) is there, position moves. */
+interface Run {
+  readonly start: Bytes
+  position: Bytes
+  /** Where it may stop at the latest; Infinity: at the blob's end. */
+  readonly end: Bytes
+}
+
+export interface DownloadOptions {
+  readonly origin: Origin
+  readonly name: RepositoryName
+  readonly digest: Digest
+  readonly ingest: Ingest
+  /** From a descriptor; an upstream that says another length is not believed. */
+  readonly size: Bytes | undefined
+  readonly priority: () => TransferPriority
+  /** After every write, and when the first answer came. */
+  readonly onChange: () => void
+  readonly metrics: Metrics
+  readonly log: Logger
+}
+
+export class Download {
+  readonly ingest: Ingest
+  readonly #options: DownloadOptions
+  readonly #runs = new Set<Run>()
+  readonly #progress = new Waiters()
+  #size: Bytes | undefined
+  #answered = false
+  #waitingForSlot = false
+  #sideFailures = 0
+  #signal: AbortSignal | undefined
+
+  constructor(options: DownloadOptions) {
+    this.#options = options
+    this.ingest = options.ingest
+    this.#size = options.size
+  }
+
+  /** Of the blob, from the descriptor or from upstream's word. */
+  get size(): Bytes | undefined {
+    return this.#size
+  }
+
+  /** Upstream has begun to deliver (or everything was here already). */
+  get answered(): boolean {
+    return this.#answered
+  }
+
+  /** Nothing was asked yet: others transfer. */
+  get waitingForSlot(): boolean {
+    return this.#waitingForSlot
+  }
+
+  /**
+   * Resolves when every byte is in the ingest (unverified), or when upstream has no such blob.
+   *
+   * @throws UpstreamError when upstream cannot; the system's error when the disk cannot
+   */
+  async run(signal: AbortSignal): Promise<'complete' | 'absent'> {
+    this.#signal = signal
+    let idle = 0
+    while (this.#size === undefined || this.ingest.prefix < this.#size || !this.#answered) {
+      signal.throwIfAborted()
+      // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
+      const start = Math.min(this.ingest.prefix, Math.max((this.#size ?? Number.POSITIVE_INFINITY) - 1, 0))
+      if (this.#covered(start)) {
+        await this.#progress.wait(signal)
+        continue
+      }
+      const run: Run = { start, position: start, end: Number.POSITIVE_INFINITY }
+      const preemption = new AbortController()
+      this.#runs.add(run)
+      try {
+        if (
+          (await this.#transfer(run, AbortSignal.any([signal, preemption.signal]), preemption)) === 'absent'
+        ) {
+          return 'absent'
+        }
+      } catch (error) {
+        signal.throwIfAborted()
+        if (preemption.signal.aborted) continue
+        if (!(error instanceof UpstreamError)) throw error
+        if (error.status === 416 && this.#size === undefined && start > 0) {
+          // Everything had arrived before the cut; only the length was unknown.
+          this.#size = start
+          continue
+        }
+        idle = run.position - run.start >= PROGRESS ? 0 : idle + 1
+        await this.#beforeRetry(error, idle, signal)
+      } finally {
+        this.#runs.delete(run)
+      }
+    }
+    return 'complete'
+  }
+
+  /**
+   * Makes sure that the bytes at `position` are on their way. Cheap: readers call it whenever they are about
+   * to wait.
+   */
+  want(position: Bytes, end: Bytes): void {
+    const signal = this.#signal
+    if (signal === undefined || signal.aborted || !this.#answered || this.#size === undefined) return
+    if (position < this.ingest.prefix + FAR_AHEAD || this.ingest.readableTo(position) > position) return
+    if (this.#runs.size > MAX_SIDE_RUNS || this.#sideFailures > 2) return
+    for (const run of this.#runs) {
+      if (position >= run.start && position < run.position + FAR_AHEAD) return
+    }
+    const run: Run = { start: position, position, end: Math.min(end, this.#size) }
+    this.#runs.add(run)
+    const done = (): void => {
+      this.#runs.delete(run)
+      this.#changed()
+    }
+    this.#transfer(run, signal).then(done, (error: unknown) => {
+      if (!signal.aborted) {
+        this.#sideFailures += 1
+        this.#options.log.debug({ err: error, digest: this.#options.digest }, 'fetch of a far range failed')
+      }
+      done()
+    })
+  }
+
+  /** Another run is just writing there. */
+  #covered(position: Bytes): boolean {
+    for (const run of this.#runs) if (position >= run.start && position <= run.position) return true
+    return false
+  }
+
+  /** Where that run must stop: the blob's end, bytes that are here, or where another run began. */
+  #limit(run: Run): Bytes {
+    let limit = Math.min(run.end, this.#size ?? run.end, this.ingest.nextExtent(run.position))
+    for (const other of this.#runs)
+      if (other !== run && other.start >= run.position) limit = Math.min(limit, other.start)
+    return limit
+  }
+
+  async #transfer(run: Run, signal: AbortSignal, preemption?: AbortController): Promise<'done' | 'absent'> {
+    const { origin, name, digest } = this.#options
+    this.#waitingForSlot = !this.#answered
+    using slot = await origin.slots.acquire(
+      { priority: this.#options.priority, preempt: () => preemption?.abort() },
+      signal,
+    )
+    this.#waitingForSlot = false
+
+    const limit = this.#limit(run)
+    const blob = await origin.upstream.blob(name, digest, {
+      from: run.position,
+      ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
+      signal,
+    })
+    if (blob === undefined) {
+      if (!this.#answered) return 'absent'
+      throw new UpstreamError('broken', origin.upstream.key, 'the blob disappeared while it was downloaded')
+    }
+    try {
+      this.#learn(blob.size)
+      const ended = await this.#receive(run, blob.start, blob.body)
+      if (ended && this.#size === undefined) this.#size = run.position
+      if (ended && run.position < this.#limit(run)) {
+        throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
+      }
+    } finally {
+      blob.cancel()
+    }
+    return 'done'
+  }
+
+  /** Returns true when the body came to its end, false when everything wanted was there before. */
+  async #receive(run: Run, start: Bytes, body: AsyncIterable<readonly Buffer[]>): Promise<boolean> {
+    if (start > run.position || (start < run.position && run.end !== Number.POSITIVE_INFINITY)) {
+      // A side run is not worth skipping through what the main run brings anyway.
+      throw new UpstreamError('broken', this.#options.origin.upstream.key, 'the answer is of another range')
+    }
+    let skip = run.position - start
+    for await (const batch of body) {
+      if (run.position < this.ingest.prefix) return false
+      const length = byteLength(batch)
+      const room = this.#limit(run) - run.position
+      const chunks = slice(batch, skip, skip + room)
+      const taken = byteLength(chunks)
+      if (taken > 0) {
+        await this.ingest.write(chunks, run.position)
+        run.position += taken
+        this.#changed()
+      }
+      skip = Math.max(skip - length, 0)
+      if (this.#limit(run) <= run.position) return false
+    }
+    return true
+  }
+
+  /** @throws UpstreamError when upstream's length is not the descriptor's */
+  #learn(size: Bytes | undefined): void {
+    if (size !== undefined && this.#size !== undefined && size !== this.#size) {
+      throw new UpstreamError(
+        'broken',
+        this.#options.origin.upstream.key,
+        `the blob is said to be ${String(size)} bytes instead of ${String(this.#size)}`,
+      )
+    }
+    this.#size ??= size
+    this.#answered = true
+    this.#options.origin.state.answered()
+    this.#changed()
+  }
+
+  #changed(): void {
+    this.#progress.wake()
+    this.#options.onChange()
+  }
+
+  async #beforeRetry(error: UpstreamError, idle: number, signal: AbortSignal): Promise<void> {
+    const { origin, digest, metrics, log } = this.#options
+    const pause =
+      error.retryAfterMs ?? Math.min(BACKOFF_FIRST_MS * 2 ** idle, BACKOFF_MOST_MS) * Math.random()
+    // Before the first byte nobody has been promised anything: an honest error is quicker.
+    if (!this.#answered || error.failure === 'denied' || idle > MAX_IDLE_TRIES || pause > PATIENCE_MS) {
+      if (error.failure !== 'denied') origin.state.failed(error)
+      throw error
+    }
+    metrics.upstreamRetries.inc({ upstream: origin.upstream.key, reason: error.failure })
+    log.debug(
+      { err: error, digest, upstream: origin.upstream.key, at: this.ingest.prefix, idle },
+      'continuing a fill',
+    )
+    await sleep(pause, undefined, { signal })
+  }
+}

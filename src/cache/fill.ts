@@ -1,0 +1,329 @@
+/**
+ * One blob on its way from an upstream into the cache, whoever waits for it.
+ *
+ * A fill belongs to nobody's request: a client that leaves closes its follower, not the download. Nothing is
+ * adopted that does not have its digest; when the bytes are wrong they are fetched once more from the start
+ * before any client hears of it. When the disk will not take them, the fill is `diverted` and every follower
+ * goes on with a stream of its own.
+ *
+ *     running -> verified -> (adopted)      running -> absent | failed | diverted
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
+import type { IngestStore, VerifiedFile } from '../store/ingest.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { TransferPriority } from '../upstream/slots.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
+import { Download } from './download.ts'
+import type { FillLease } from './fill-lease.ts'
+import { firstDifference } from './first-difference.ts'
+import type { Origin } from './origin.ts'
+import { corruptRefusal, refusal } from './refusals.ts'
+import type { StorageHealth } from './storage-health.ts'
+import { Waiters } from './waiters.ts'
+
+/** What becomes of a download that nobody waits for any more; `fraction` of the size already here is enough. */
+export type FinishAbandoned = 'always' | 'never' | { readonly fraction: number }
+
+/** What all fills share. */
+export interface FillContext {
+  readonly store: BlobStore
+  readonly ingests: IngestStore
+  readonly lease: FillLease
+  readonly health: StorageHealth
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly finishAbandoned: FinishAbandoned
+  /** Called when the blob is adopted, before the fill settles; names are those that asked for it. */
+  readonly onAdopted: (fill: Fill, blob: BlobInfo) => Promise<void>
+}
+
+export interface FillRequest {
+  readonly origin: Origin
+  readonly name: RepositoryName
+  readonly digest: Digest
+  /** From a descriptor that named it. */
+  readonly size: Bytes | undefined
+  readonly priority: TransferPriority
+}
+
+type Phase =
+  | { readonly is: 'running' | 'verified' | 'absent' | 'diverted' }
+  | { readonly is: 'failed'; readonly error: unknown }
+
+/** Bytes of one try. After a mismatch a second one takes its place. */
+export interface Attempt {
+  readonly download: Download
+  /** First byte in which a later, verified attempt differs from this one; undefined while nobody knows. */
+  differsAt: Bytes | undefined
+  /** Its digest is another: not a byte more of it is given out. */
+  wrong: boolean
+}
+
+/** Below this a partial is not worth a place on the disk. */
+const WORTH_KEEPING: Bytes = 1024 * 1024
+
+export class Fill {
+  readonly origin: Origin
+  readonly digest: Digest
+  /** Names under which upstream delivers, or confirmed, these bytes. */
+  readonly names = new Set<RepositoryName>()
+  /** Resolves, never rejects, when nothing of this fill is running any more. */
+  readonly settled: Promise<void>
+
+  readonly #context: FillContext
+  readonly #name: RepositoryName
+  readonly #changed = new Waiters()
+  readonly #abort = new AbortController()
+  #phase: Phase = { is: 'running' }
+  #priority: TransferPriority
+  #expectedSize: Bytes | undefined
+  #attempt: Attempt | undefined
+  #followers = 0
+  #ended = false
+  /** Keeps the files of all attempts open for whoever may still open a reader. */
+  readonly #files: Disposable[] = []
+
+  constructor(context: FillContext, request: FillRequest) {
+    this.#context = context
+    this.origin = request.origin
+    this.digest = request.digest
+    this.#name = request.name
+    this.#expectedSize = request.size
+    this.#priority = request.priority
+    this.names.add(request.name)
+    this.settled = this.#run()
+  }
+
+  get phase(): Phase {
+    return this.#phase
+  }
+
+  /** Of the blob; undefined while nobody knows, or when upstream never says. */
+  get size(): Bytes | undefined {
+    return this.#attempt?.download.size ?? this.#expectedSize
+  }
+
+  /** The bytes that followers read now. */
+  get attempt(): Attempt | undefined {
+    return this.#attempt
+  }
+
+  get priority(): TransferPriority {
+    return this.#priority
+  }
+
+  /** Somebody waits for it now: it no longer goes behind the others. */
+  promote(): void {
+    if (this.#priority === 'asked') return
+    this.#priority = 'asked'
+    this.origin.slots.reconsider()
+  }
+
+  /** Resolves at the next change of anything above. @throws the signal's reason */
+  changed(signal: AbortSignal): Promise<void> {
+    return this.#changed.wait(signal)
+  }
+
+  /**
+   * Resolves when upstream has begun to deliver, or when it is clear that it will not.
+   *
+   * @throws OciError when it cannot, the signal's reason when that comes first
+   */
+  async begun(signal: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
+    for (;;) {
+      const phase = this.#phase
+      if (phase.is === 'failed') throw phase.error
+      if (phase.is === 'absent' || phase.is === 'diverted') return phase.is
+      if (phase.is === 'verified' || this.#attempt?.download.answered === true) return 'begun'
+      await this.changed(signal)
+    }
+  }
+
+  /** It waits its turn behind other transfers: its size is all that can be said. */
+  get queued(): boolean {
+    return this.#phase.is === 'running' && (this.#attempt?.download.waitingForSlot ?? false)
+  }
+
+  /** A reader has come; it goes by disposing what it got. Only while the fill has not settled, or is followed. */
+  follow(): Disposable {
+    this.promote()
+    this.#followers += 1
+    let gone = false
+    return {
+      [Symbol.dispose]: () => {
+        if (gone) return
+        gone = true
+        this.#followers -= 1
+        if (this.#followers === 0 && !this.#worthFinishing()) this.stop()
+        this.#closeFiles()
+      },
+    }
+  }
+
+  /** Gives it up; what is there is kept for the next time. */
+  stop(): void {
+    this.#abort.abort(new UpstreamError('unreachable', this.origin.upstream.key, 'the download was given up'))
+  }
+
+  #worthFinishing(): boolean {
+    const policy = this.#context.finishAbandoned
+    if (policy === 'always' || this.#phase.is !== 'running') return true
+    if (policy === 'never') return false
+    const { size } = this
+    return size !== undefined && (this.#attempt?.download.ingest.prefix ?? 0) >= size * policy.fraction
+  }
+
+  #closeFiles(): void {
+    if (!this.#ended || this.#followers > 0) return
+    for (const file of this.#files.splice(0)) file[Symbol.dispose]()
+  }
+
+  async #run(): Promise<void> {
+    const { metrics, log } = this.#context
+    const endTimer = metrics.fillDuration.startTimer({ upstream: this.origin.upstream.key })
+    metrics.fillsInFlight.inc()
+    try {
+      await this.#download()
+    } catch (error) {
+      const { is } = this.#phase
+      if (is === 'running') {
+        const told = refusal(error)
+        log.info({ err: error, upstream: this.origin.upstream.key, digest: this.digest }, 'fill failed')
+        this.#become({ is: 'failed', error: told })
+      } else {
+        log.error({ err: error, digest: this.digest }, 'fill ended badly')
+      }
+    } finally {
+      metrics.fillsInFlight.dec()
+      endTimer({ result: this.#phase.is })
+      this.#ended = true
+      this.#changed.wake()
+      this.#closeFiles()
+    }
+  }
+
+  async #download(): Promise<void> {
+    const { signal } = this.#abort
+    const lease = await this.#context.lease.acquire(this.origin.upstream.key, this.digest, signal)
+    if ('runsAt' in lease) throw new Error('fills of other processes cannot be followed yet')
+    await using held = lease.held
+
+    const first = await this.#try(false, signal)
+    if (first !== 'mismatch') return
+    // Once more, from byte 0 and beside the first, before anybody is told: followers hold what they have.
+    const earlier = this.#attempt
+    try {
+      if ((await this.#try(true, signal)) !== 'mismatch') return
+      await this.#discard(this.#attempt)
+    } finally {
+      await this.#discard(earlier)
+    }
+    const { state, upstream } = this.origin
+    state.markCorrupt(this.digest)
+    throw corruptRefusal(upstream.key, state.corruptFor(this.digest) ?? 0)
+  }
+
+  /** One attempt: download, verify, adopt. Only a mismatch is left to the caller. */
+  async #try(again: boolean, signal: AbortSignal): Promise<'done' | 'mismatch'> {
+    const { ingests, health, metrics, log } = this.#context
+    const earlier = this.#attempt
+    if (health.resting) {
+      this.#become({ is: 'diverted' })
+      return 'done'
+    }
+    let attempt: Attempt
+    try {
+      const ingest = await ingests.open(
+        { source: this.origin.upstream.key, digest: this.digest },
+        again ? { fresh: true } : {},
+      )
+      const download = new Download({
+        origin: this.origin,
+        name: this.#name,
+        digest: this.digest,
+        ingest,
+        size: this.#expectedSize,
+        priority: () => this.#priority,
+        onChange: () => this.#changed.wake(),
+        metrics,
+        log,
+      })
+      attempt = { download, differsAt: undefined, wrong: false }
+    } catch (error) {
+      this.#divert(error)
+      return 'done'
+    }
+    this.#attempt = attempt
+    const { download } = attempt
+    const { ingest } = download
+    this.#files.push(ingest.retain())
+    try {
+      if ((await download.run(signal)) === 'absent') {
+        await ingest.discard()
+        this.#become({ is: 'absent' })
+        return 'done'
+      }
+      const file = await ingest.verify(ingest.prefix)
+      if (file === undefined) {
+        metrics.integrityFailures.inc({ upstream: this.origin.upstream.key })
+        log.warn(
+          { upstream: this.origin.upstream.key, digest: this.digest, size: ingest.prefix, again },
+          'the bytes from upstream are not what was asked for',
+        )
+        attempt.wrong = true
+        return 'mismatch'
+      }
+      if (earlier !== undefined) {
+        earlier.differsAt = await firstDifference(earlier.download.ingest, ingest, ingest.prefix)
+      }
+      this.origin.state.forgetCorrupt(this.digest)
+      this.#become({ is: 'verified' })
+      await this.#adopt(file)
+      return 'done'
+    } catch (error) {
+      if (error instanceof UpstreamError || signal.aborted) {
+        if (ingest.prefix >= WORTH_KEEPING) await ingest.keep()
+        else await ingest.discard()
+        throw error
+      }
+      this.#divert(error)
+      await this.#discard(attempt)
+      return 'done'
+    }
+  }
+
+  /** Followers have all they need by now; a failure here costs the next pull a download, nothing else. */
+  async #adopt(file: VerifiedFile): Promise<void> {
+    const { store, health, log } = this.#context
+    try {
+      const blob = await store.adopt(file)
+      health.worked()
+      await this.#context.onAdopted(this, blob)
+    } catch (error) {
+      health.refused('a verified blob', error)
+      log.debug({ err: error, digest: this.digest }, 'not adopted')
+      await this.#discard(this.#attempt)
+    }
+  }
+
+  async #discard(attempt: Attempt | undefined): Promise<void> {
+    try {
+      await attempt?.download.ingest.discard()
+    } catch (error) {
+      this.#context.log.debug({ err: error, digest: this.digest }, 'a partial stays behind')
+    }
+  }
+
+  #divert(error: unknown): void {
+    this.#context.health.refused('a download', error)
+    this.#become({ is: 'diverted' })
+  }
+
+  #become(phase: Phase): void {
+    this.#phase = phase
+    this.#changed.wake()
+  }
+}

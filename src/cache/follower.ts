@@ -1,0 +1,124 @@
+/**
+ * A reader of a running fill: a client that joined, first or late, at its own pace.
+ *
+ * Hold-back: the last 64 KiB of the blob leave only when the digest is verified, so a wrong file never
+ * arrives whole, not even by a client that resumes. Parts from the inside are given as the bytes come.
+ */
+import type { ByteSource, Bytes } from '../store/blob-store.ts'
+import { OciError } from '../oci/errors.ts'
+import type { ByteRange } from './answers.ts'
+import type { Attempt, Fill } from './fill.ts'
+
+export const HOLD_BACK: Bytes = 64 * 1024
+
+/** Continues where the disk gave up: everything from `position` on, verified against what was sent before. */
+export type Divert = (position: Bytes, sent: Attempt | undefined) => Promise<ByteSource>
+
+export class Follower implements ByteSource {
+  readonly #fill: Fill
+  readonly #start: Bytes
+  readonly #end: Bytes | undefined
+  readonly #held: boolean
+  readonly #divert: Divert
+  readonly #place: Disposable
+  #position: Bytes
+  #attempt: Attempt | undefined
+  #reading: Disposable | undefined
+  #diverted: ByteSource | undefined
+
+  constructor(fill: Fill, range: ByteRange | undefined, divert: Divert) {
+    this.#fill = fill
+    this.#start = range?.start ?? 0
+    this.#end = range?.end
+    this.#position = this.#start
+    this.#held = holdsBack(fill.size, range)
+    this.#divert = divert
+    this.#place = fill.follow()
+  }
+
+  /**
+   * Resolves when the head of a response may be sent: a small body is verified before anything is said.
+   *
+   * @throws OciError when the fill failed
+   */
+  async ready(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const { phase } = this.#fill
+      if (phase.is === 'failed') throw phase.error
+      if (phase.is !== 'running' || !this.#held) return
+      // Without a length, what has come is the least it can be.
+      const atLeast = this.#fill.size ?? this.#fill.attempt?.download.ingest.prefix ?? 0
+      if (atLeast > HOLD_BACK) return
+      await this.#fill.changed(signal)
+    }
+  }
+
+  async read(buffer: Buffer, signal: AbortSignal): Promise<Bytes> {
+    for (;;) {
+      if (this.#diverted !== undefined) return this.#diverted.read(buffer, signal)
+      const { phase, size } = this.#fill
+      const end = this.#end ?? (phase.is === 'verified' ? size : undefined)
+      if (end !== undefined && this.#position >= end) return 0
+      if (phase.is === 'failed') throw phase.error
+      if (phase.is === 'absent') throw new OciError('BLOB_UNKNOWN', { digest: this.#fill.digest })
+      if (phase.is === 'diverted') {
+        this.#diverted = await this.#divert(this.#position, this.#attempt)
+        continue
+      }
+      this.#chooseAttempt()
+      const source = this.#attempt?.download.ingest
+      const limit = this.#limit()
+      if (source !== undefined && limit > this.#position) {
+        const want = Math.min(buffer.length, limit - this.#position)
+        const length = await source.read(buffer.subarray(0, want), this.#position)
+        this.#position += length
+        return length
+      }
+      this.#attempt?.download.want(this.#position, this.#end ?? Number.POSITIVE_INFINITY)
+      await this.#fill.changed(signal)
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#reading?.[Symbol.dispose]()
+    this.#reading = undefined
+    this.#place[Symbol.dispose]()
+    await this.#diverted?.[Symbol.asyncDispose]()
+  }
+
+  /**
+   * Goes over to the attempt that the fill has now. Who has sent bytes of an earlier one may only do so when
+   * the new one is verified and begins with the very same bytes.
+   */
+  #chooseAttempt(): void {
+    const current = this.#fill.attempt
+    if (current === this.#attempt || current === undefined) return
+    if (this.#attempt !== undefined && this.#position > this.#start) {
+      const { differsAt } = this.#attempt
+      if (differsAt === undefined) return
+      if (differsAt < this.#position) {
+        throw new OciError('BAD_GATEWAY', undefined, { message: 'the bytes sent so far were wrong' })
+      }
+    }
+    this.#reading?.[Symbol.dispose]()
+    this.#attempt = current
+    this.#reading = current.download.ingest.retain()
+  }
+
+  /** How far may be read now. */
+  #limit(): Bytes {
+    const attempt = this.#attempt
+    // Of an attempt that turned out wrong not a byte more is given.
+    if (attempt === undefined || attempt.wrong || attempt !== this.#fill.attempt) return this.#position
+    const there = attempt.download.ingest.readableTo(this.#position)
+    const wanted = Math.min(there, this.#end ?? there)
+    if (!this.#held || this.#fill.phase.is === 'verified') return wanted
+    return Math.min(wanted, (this.#fill.size ?? there) - HOLD_BACK)
+  }
+}
+
+/** A part that begins in the blob's tail is a lookup (lazy pullers read the footer first), not a download. */
+function holdsBack(size: Bytes | undefined, range: ByteRange | undefined): boolean {
+  if (range === undefined || size === undefined || size <= HOLD_BACK) return true
+  return range.end > size - HOLD_BACK && range.start < size - HOLD_BACK
+}

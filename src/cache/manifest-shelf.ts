@@ -1,0 +1,145 @@
+/**
+ * Manifests by digest: verbatim bytes, in the blob store like everything else, the hot ones in memory.
+ *
+ * Keyed by digest only. Which repository may read one, and what a tag names, is asked of the index each time.
+ */
+import { LRUCache } from 'lru-cache'
+import { MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
+import type { Digest } from '../oci/digest.ts'
+import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
+import type { Tag } from '../oci/reference.ts'
+import type { BlobStore, Bytes } from '../store/blob-store.ts'
+import type { IngestStore } from '../store/ingest.ts'
+import type { ManifestRecord, MetadataStore } from '../store/metadata.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import { repositoryKey, type MirroredName } from './origin.ts'
+
+export interface Manifest {
+  readonly digest: Digest
+  readonly bytes: Buffer
+  readonly content: ManifestContent
+}
+
+const HOT_BYTES: Bytes = 64 * 1024 * 1024
+
+export class ManifestShelf {
+  readonly #store: BlobStore
+  readonly #ingests: IngestStore
+  readonly #metadata: MetadataStore
+  readonly #now: () => Milliseconds
+  readonly #hot = new LRUCache<Digest, Manifest>({
+    maxSize: HOT_BYTES,
+    // The parsed form weighs about as much again.
+    sizeCalculation: ({ bytes }) => bytes.length * 2 + 1,
+  })
+
+  /** Given out already, and just being written down: the index does not know them yet. */
+  readonly #beingKept = new Set<{ readonly repository: MirroredName; readonly manifest: Manifest }>()
+
+  constructor(options: {
+    store: BlobStore
+    ingests: IngestStore
+    metadata: MetadataStore
+    now: () => Milliseconds
+  }) {
+    this.#store = options.store
+    this.#ingests = options.ingests
+    this.#metadata = options.metadata
+    this.#now = options.now
+  }
+
+  /** `undefined` when the bytes are not here (any more). */
+  async get(digest: Digest, mediaType?: string): Promise<Manifest | undefined> {
+    const hot = this.#hot.get(digest)
+    if (hot !== undefined) return hot
+    await using reader = await this.#store.open(digest)
+    if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
+    const bytes = Buffer.alloc(reader.size)
+    for (let at = 0; at < bytes.length;) {
+      const length = await reader.read(bytes.subarray(at), at)
+      if (length === 0) return undefined
+      at += length
+    }
+    const manifest = { digest, bytes, content: parseManifest(bytes, mediaType) }
+    this.#hot.set(digest, manifest)
+    return manifest
+  }
+
+  /** What this repository holds by that digest; its bytes may have been lost. */
+  async record(repository: MirroredName, digest: Digest): Promise<ManifestRecord | undefined> {
+    for (const { manifest } of this.#keptFor(repository)) {
+      if (manifest.digest === digest) {
+        return { digest, size: manifest.bytes.length, mediaType: manifest.content.mediaType }
+      }
+    }
+    return this.#metadata.manifests.get(repositoryKey(repository), digest)
+  }
+
+  /** The descriptor by which a manifest of this repository names that digest. */
+  async named(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+    for (const { manifest } of this.#keptFor(repository)) {
+      const { config, layers, manifests } = manifest.content
+      const found = [config, ...layers, ...manifests].find((descriptor) => descriptor?.digest === digest)
+      if (found !== undefined) return found
+    }
+    return this.#metadata.manifests.named(repositoryKey(repository), digest)
+  }
+
+  *#keptFor({ origin, name }: MirroredName): Iterable<{ readonly manifest: Manifest }> {
+    for (const kept of this.#beingKept) {
+      if (kept.repository.origin === origin && kept.repository.name === name) yield kept
+    }
+  }
+
+  /**
+   * Writes it down, durably: the bytes, what they mention, that this repository has them from this upstream,
+   * and the tag when it came by one.
+   *
+   * @throws the system's error when the disk or the database will not
+   */
+  async keep(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
+    const kept = { repository, manifest }
+    this.#beingKept.add(kept)
+    try {
+      await this.#keep(repository, manifest, tag)
+    } finally {
+      this.#beingKept.delete(kept)
+    }
+  }
+
+  async #keep(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
+    const key = repositoryKey(repository)
+    const { digest, bytes, content } = manifest
+    this.#hot.set(digest, manifest)
+    if ((await this.#store.stat(digest)) === undefined) await this.#write(key.registry, manifest)
+    const at = this.#now()
+    await this.#metadata.transaction((tx) => {
+      tx.putRepository(key, at)
+      tx.recordDelivery(key.registry, digest, bytes.length, at)
+      tx.putManifest(key, digest, bytes.length, content, at)
+      if (tag !== undefined) {
+        tx.putTag(key, {
+          tag,
+          digest,
+          size: bytes.length,
+          mediaType: content.mediaType,
+          checkedAt: at,
+          deletedAt: undefined,
+        })
+      }
+    })
+  }
+
+  async #write(source: string, { digest, bytes }: Manifest): Promise<void> {
+    const ingest = await this.#ingests.open({ source, digest }, { fresh: true })
+    try {
+      if (bytes.length > 0) await ingest.write([bytes], 0)
+      const file = await ingest.verify(bytes.length)
+      if (file === undefined) throw new Error('a verified manifest changed on its way to the disk')
+      await this.#store.adopt(file)
+    } catch (error) {
+      await ingest.discard()
+      throw error
+    }
+  }
+}

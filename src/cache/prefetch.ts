@@ -1,0 +1,79 @@
+/**
+ * Fetch-ahead: the rest of an image while its first layers are being asked for.
+ *
+ * A client that wants two cold layers of an image wants all of it, but asks for three at a time; the others
+ * are started behind it. A config follows its manifest. An index, a HEAD or a part set nothing in motion.
+ * Only hints live here: what is forgotten costs nothing but the head start.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Logger } from 'pino'
+import type { Digest } from '../oci/digest.ts'
+import type { Descriptor } from '../oci/descriptor.ts'
+import type { ManifestContent } from '../oci/manifest.ts'
+import type { BlobCache } from './blob-cache.ts'
+import type { MirroredName } from './origin.ts'
+
+export type PrefetchMode = 'layers' | 'config' | 'off'
+
+/** Cold layers asked for before the others follow. */
+const LAYERS_THAT_TELL = 2
+
+interface Image {
+  readonly layers: readonly Descriptor[]
+  readonly asked: Set<Digest>
+  started: boolean
+}
+
+export class Prefetch {
+  readonly #blobs: Pick<BlobCache, 'ahead'>
+  readonly #mode: PrefetchMode
+  readonly #log: Logger
+  /** By repository and layer: the image last served that has it. */
+  readonly #images = new LRUCache<string, Image>({ max: 20_000 })
+
+  constructor(options: { blobs: Pick<BlobCache, 'ahead'>; mode: PrefetchMode; log: Logger }) {
+    this.#blobs = options.blobs
+    this.#mode = options.mode
+    this.#log = options.log
+  }
+
+  /** A client got this manifest by GET. */
+  manifestServed(repository: MirroredName, content: ManifestContent): void {
+    if (this.#mode === 'off' || content.kind !== 'image') return
+    if (content.config !== undefined) this.#start(repository, [content.config])
+    if (this.#mode !== 'layers') return
+    const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
+    if (known !== undefined && sameLayers(known.layers, content.layers)) return
+    const image: Image = { layers: content.layers, asked: new Set(), started: false }
+    for (const layer of content.layers) this.#images.set(imageKey(repository, layer.digest), image)
+  }
+
+  /** A client asked for this blob, whole, and it was not here. */
+  coldBlob(repository: MirroredName, digest: Digest): void {
+    const image = this.#images.get(imageKey(repository, digest))
+    if (image === undefined || image.started) return
+    image.asked.add(digest)
+    if (image.asked.size < LAYERS_THAT_TELL) return
+    image.started = true
+    this.#start(
+      repository,
+      image.layers.filter((layer) => !image.asked.has(layer.digest)),
+    )
+  }
+
+  #start(repository: MirroredName, descriptors: readonly Descriptor[]): void {
+    for (const descriptor of descriptors) {
+      this.#blobs.ahead(repository, descriptor).catch((error: unknown) => {
+        this.#log.debug({ err: error, digest: descriptor.digest }, 'fetch-ahead did not start')
+      })
+    }
+  }
+}
+
+function imageKey({ origin, name }: MirroredName, digest: Digest): string {
+  return `${origin.upstream.key} ${name} ${digest}`
+}
+
+function sameLayers(left: readonly Descriptor[], right: readonly Descriptor[]): boolean {
+  return left.length === right.length && left.every((layer, index) => layer.digest === right[index]?.digest)
+}

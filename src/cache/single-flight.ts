@@ -1,0 +1,55 @@
+/**
+ * Work that several ask for at once and that is done once.
+ *
+ * It belongs to none of them: a caller that leaves stops waiting, nothing else. A flight may answer before it
+ * has settled (a manifest is given out while it is still being written down); it is joined until it settles.
+ */
+export interface Flight<Answer> {
+  readonly answer: Answer
+  /** What has to end before a new flight may start. Must not reject. */
+  readonly after?: Promise<void>
+}
+
+export class SingleFlight<Answer> {
+  readonly #flights = new Map<string, Promise<Answer>>()
+  readonly #settling = new Set<Promise<void>>()
+
+  /** @throws what the work throws, or the signal's reason: then the work goes on for the others */
+  async join(
+    key: string,
+    signal: AbortSignal,
+    work: () => Promise<Flight<Answer>>,
+  ): Promise<{ answer: Answer; joined: boolean }> {
+    const flying = this.#flights.get(key)
+    const flight = flying ?? this.#start(key, work)
+    return { answer: await abandonable(flight, signal), joined: flying !== undefined }
+  }
+
+  #start(key: string, work: () => Promise<Flight<Answer>>): Promise<Answer> {
+    const started = work()
+    const flight = started.then(({ answer }) => answer)
+    this.#flights.set(key, flight)
+    const forget = (): void => {
+      this.#flights.delete(key)
+      this.#settling.delete(settled)
+    }
+    const settled = started.then(({ after }) => after).then(forget, forget)
+    this.#settling.add(settled)
+    return flight
+  }
+
+  /** Resolves when nothing is in flight. */
+  async idle(): Promise<void> {
+    while (this.#settling.size > 0) await Promise.all(this.#settling)
+  }
+}
+
+/** `promise`, or the signal's reason if that comes first. The promise goes on; its failure is then nobody's. */
+function abandonable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const aborted = (): void => reject(signal.reason as Error)
+    if (signal.aborted) aborted()
+    signal.addEventListener('abort', aborted, { once: true })
+    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', aborted))
+  })
+}

@@ -1,0 +1,69 @@
+/**
+ * The index as the mirror may use it: a database that cannot be read knows nothing, it does not fail a pull.
+ *
+ * What is forgotten this way is asked of upstream again. Local repositories use the index itself: for them
+ * "not known" would be a lie.
+ */
+import type { Logger } from 'pino'
+import type {
+  BlobIndex,
+  ManifestIndex,
+  MetadataStore,
+  MetadataTransaction,
+  RepositoryIndex,
+  TagIndex,
+} from '../store/metadata.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+
+export class TolerantMetadata implements MetadataStore {
+  readonly repositories: RepositoryIndex
+  readonly tags: TagIndex
+  readonly manifests: ManifestIndex
+  readonly blobs: BlobIndex
+  readonly #inner: MetadataStore
+
+  constructor(inner: MetadataStore, options: { metrics: Metrics; log: Logger }) {
+    let failing = false
+    const or = async <T>(unknown: T, read: Promise<T>): Promise<T> => {
+      try {
+        const known = await read
+        failing = false
+        return known
+      } catch (error) {
+        options.metrics.bypasses.inc({ reason: 'database' })
+        if (!failing) options.log.warn({ err: error }, 'the index cannot be read: upstream is asked instead')
+        failing = true
+        return unknown
+      }
+    }
+    this.#inner = inner
+    this.repositories = {
+      get: (repository) => or(undefined, inner.repositories.get(repository)),
+      list: (registry, page) => or([], inner.repositories.list(registry, page)),
+    }
+    this.tags = {
+      get: (repository, tag) => or(undefined, inner.tags.get(repository, tag)),
+      list: (repository, page) => or([], inner.tags.list(repository, page)),
+    }
+    this.manifests = {
+      get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
+      named: (repository, digest) => or(undefined, inner.manifests.named(repository, digest)),
+      imagesNaming: (repository, digest, limit) =>
+        or([], inner.manifests.imagesNaming(repository, digest, limit)),
+      children: (manifest) => or([], inner.manifests.children(manifest)),
+      referrers: (repository, subject) => or([], inner.manifests.referrers(repository, subject)),
+    }
+    this.blobs = {
+      linked: (repository, digest) => or(false, inner.blobs.linked(repository, digest)),
+      deliveredBy: (registry, digest) => or(false, inner.blobs.deliveredBy(registry, digest)),
+    }
+  }
+
+  transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
+    return this.#inner.transaction(fill)
+  }
+
+  close(): Promise<void> {
+    return this.#inner.close()
+  }
+}

@@ -1,0 +1,35 @@
+/**
+ * Everybody who waits for the next change of something.
+ *
+ * A change wakes all; each looks for itself whether it was the one it waited for. Between looking and waiting
+ * there must be no `await`, then no change is ever missed.
+ */
+export class Waiters {
+  readonly #waiting = new Set<() => void>()
+
+  /** @throws the signal's reason */
+  wait(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (signal.aborted) {
+        reject(signal.reason as Error)
+        return
+      }
+      const woken = (): void => {
+        signal.removeEventListener('abort', aborted)
+        resolve()
+      }
+      const aborted = (): void => {
+        this.#waiting.delete(woken)
+        reject(signal.reason as Error)
+      }
+      signal.addEventListener('abort', aborted, { once: true })
+      this.#waiting.add(woken)
+    })
+  }
+
+  wake(): void {
+    const woken = [...this.#waiting]
+    this.#waiting.clear()
+    for (const wake of woken) wake()
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * A repository that was pushed here. Nothing of it is ever asked of, or named to, an upstream.
+ */
+import type {
+  BlobAnswer,
+  BlobHead,
+  ManifestAnswer,
+  ManifestHead,
+  ReferrersAnswer,
+  TagsAnswer,
+} from '../cache/answers.ts'
+import { ReaderSource } from '../cache/reader-source.ts'
+import type { Digest } from '../oci/digest.ts'
+import { MEDIA_TYPES, type Descriptor } from '../oci/descriptor.ts'
+import { parsePage } from '../oci/pagination.ts'
+import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
+import type { BlobReader, BlobStore } from '../store/blob-store.ts'
+import { LOCAL, type ManifestRecord, type MetadataStore, type RepositoryKey } from '../store/metadata.ts'
+import type { Repository } from './repository.ts'
+
+/** A page when the client names no number. */
+const MOST_TAGS = 10_000
+
+export class LocalRepository implements Repository {
+  readonly kind = 'local'
+  readonly registry = LOCAL
+  readonly #store: BlobStore
+  readonly #metadata: MetadataStore
+  readonly #key: RepositoryKey
+
+  constructor(store: BlobStore, metadata: MetadataStore, name: RepositoryName) {
+    this.#store = store
+    this.#metadata = metadata
+    this.#key = { registry: LOCAL, name }
+  }
+
+  async headManifest(reference: Reference): Promise<ManifestHead | undefined> {
+    const record = await this.#resolve(reference)
+    return record === undefined ? undefined : { ...record, cache: 'local' }
+  }
+
+  async manifest(reference: Reference): Promise<ManifestAnswer | undefined> {
+    const record = await this.#resolve(reference)
+    if (record === undefined) return undefined
+    await using reader = await this.#store.open(record.digest)
+    if (reader === undefined) return undefined
+    return { ...record, bytes: await readAll(reader), cache: 'local' }
+  }
+
+  async headBlob(digest: Digest): Promise<BlobHead | undefined> {
+    if (!(await this.#metadata.blobs.linked(this.#key, digest))) return undefined
+    const blob = await this.#store.stat(digest)
+    return blob === undefined ? undefined : { ...blob, cache: 'local' }
+  }
+
+  async blob(digest: Digest): Promise<BlobAnswer | undefined> {
+    if (!(await this.#metadata.blobs.linked(this.#key, digest))) return undefined
+    const reader = await this.#store.open(digest)
+    if (reader === undefined) return undefined
+    return {
+      digest,
+      size: reader.size,
+      cache: 'local',
+      unverified: false,
+      open: (range) => Promise.resolve(new ReaderSource(reader, range)),
+      [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
+    }
+  }
+
+  async tags(query: URLSearchParams): Promise<TagsAnswer | undefined> {
+    const known = await this.#metadata.repositories.get(this.#key)
+    if (known === undefined) return undefined
+    const { last, n: limit = MOST_TAGS } = parsePage(query)
+    if (limit === 0) return { tags: [], next: undefined, cache: 'local' }
+    // One more than asked for tells whether there is another page.
+    const tags = await this.#metadata.tags.list(this.#key, {
+      limit: limit + 1,
+      ...(last === undefined ? {} : { last }),
+    })
+    const page = tags.slice(0, limit)
+    const end = page.at(-1)
+    const next =
+      tags.length > limit && end !== undefined
+        ? new URLSearchParams({ n: String(limit), last: end })
+        : undefined
+    return { tags: page, next, cache: 'local' }
+  }
+
+  async referrers(subject: Digest, query: URLSearchParams): Promise<ReferrersAnswer> {
+    const wanted = query.get('artifactType')
+    const all: Descriptor[] = await this.#metadata.manifests.referrers(this.#key, subject)
+    const manifests = wanted === null ? all : all.filter(({ artifactType }) => artifactType === wanted)
+    return {
+      bytes: Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests })),
+      filtersApplied: wanted === null ? undefined : 'artifactType',
+      next: undefined,
+      cache: 'local',
+    }
+  }
+
+  async #resolve(reference: Reference): Promise<ManifestRecord | undefined> {
+    if (isDigestReference(reference)) return this.#metadata.manifests.get(this.#key, reference)
+    const tag = await this.#metadata.tags.get(this.#key, reference)
+    if (tag === undefined || tag.deletedAt !== undefined) return undefined
+    return this.#metadata.manifests.get(this.#key, tag.digest)
+  }
+}
+
+async function readAll(reader: BlobReader): Promise<Buffer> {
+  const bytes = Buffer.alloc(reader.size)
+  for (let at = 0; at < bytes.length;) {
+    const length = await reader.read(bytes.subarray(at), at)
+    if (length === 0) throw new Error('a manifest is shorter than its file was')
+    at += length
+  }
+  return bytes
+}

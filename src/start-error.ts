@@ -1,0 +1,37 @@
+/**
+ * Why a start was given up, in one sentence for the person who tried.
+ *
+ * The usual reasons are told from the errors that the rooms throw; what is not recognised here is a bug and
+ * stays what it was.
+ */
+import { TlsError } from './http/tls.ts'
+import { StorageError } from './store/storage-error.ts'
+
+export class StartError extends Error {
+  override readonly name = 'StartError'
+}
+
+/** @param where what was tried, for the sentence */
+export function startError(error: unknown, where: { root: string; host: string; port: number }): unknown {
+  if (error instanceof StartError) return error
+  if (error instanceof StorageError || error instanceof TlsError)
+    return new StartError(error.message, { cause: error })
+  if (!(error instanceof Error) || !('code' in error)) return error
+  const address = `${where.host}:${String(where.port)}`
+  const sentence = {
+    EADDRINUSE: `${address} is taken by another program (server.port, or ENTREPOT_PORT)`,
+    EADDRNOTAVAIL: `${where.host} is not an address of this machine (server.host)`,
+    ENOTFOUND: `${where.host} is not a name of this machine (server.host)`,
+    EACCES:
+      'syscall' in error && error.syscall === 'listen'
+        ? `listening on ${address} is not permitted (server.port)`
+        : `the folder ${where.root} cannot be written (storage.root)`,
+    EPERM: `the folder ${where.root} cannot be written (storage.root)`,
+    EROFS: `the folder ${where.root} is on a read-only file system (storage.root)`,
+    ENOTDIR: `${where.root} is not a folder (storage.root)`,
+    EEXIST: `${where.root} is not a folder (storage.root)`,
+    ENOSPC: `the disk of ${where.root} is full (storage.root)`,
+    ERR_SQLITE_ERROR: `the database in ${where.root} cannot be opened: ${error.message}`,
+  }[String(error.code)]
+  return sentence === undefined ? error : new StartError(sentence, { cause: error })
+}

@@ -1,0 +1,46 @@
+/**
+ * An upstream that is never asked: `cache.offline`.
+ *
+ * It fails like one that cannot be reached, so everything that copes with that copes with this.
+ */
+import { UpstreamError, type Upstream } from './upstream.ts'
+
+export class OfflineUpstream implements Upstream {
+  readonly key: string
+
+  constructor(key: string) {
+    this.key = key
+  }
+
+  headManifest(): Promise<never> {
+    return this.#refuse()
+  }
+
+  manifest(): Promise<never> {
+    return this.#refuse()
+  }
+
+  headBlob(): Promise<never> {
+    return this.#refuse()
+  }
+
+  blob(): Promise<never> {
+    return this.#refuse()
+  }
+
+  tags(): Promise<never> {
+    return this.#refuse()
+  }
+
+  referrers(): Promise<never> {
+    return this.#refuse()
+  }
+
+  async close(): Promise<void> {
+    // There is nothing to close.
+  }
+
+  #refuse(): Promise<never> {
+    return Promise.reject(new UpstreamError('unreachable', this.key, 'the configuration says offline'))
+  }
+}

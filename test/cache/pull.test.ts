@@ -1,0 +1,35 @@
+/** An image, from the first cold request to the second hot one with upstream gone. */
+import { test } from 'tap'
+import { image } from '../support/images.ts'
+import { eventually, isWhole, pull, simulate, startMirror } from '../support/app.ts'
+
+test('an image is fetched once and then served from here, also without upstream', async (t) => {
+  const upstream = await simulate(t, { token: {}, cdn: {} })
+  const busybox = image({ layers: [300_000, 70_000, 10] })
+  upstream.addImage('library/busybox', 'latest', busybox)
+  const mirror = await startMirror(t, upstream)
+  const base = `${mirror.url}/v2/library/busybox`
+
+  for (const round of ['cold', 'hot', 'dead'] as const) {
+    if (round === 'dead') await upstream.stop()
+    const byTag = await pull(`${base}/manifests/latest`)
+    t.equal(byTag.status, 200, round)
+    t.ok(byTag.body.equals(busybox.manifest.bytes))
+    t.equal(byTag.headers['content-type'], busybox.manifest.mediaType)
+    t.equal(byTag.cache, round === 'cold' ? 'miss' : 'hit')
+    const byDigest = await pull(`${base}/manifests/${busybox.manifest.digest}`)
+    t.ok(isWhole(byDigest, busybox.manifest))
+    for (const blob of busybox.blobs) {
+      const pulled = await pull(`${base}/blobs/${blob.digest}`)
+      t.equal(pulled.status, 200)
+      t.ok(isWhole(pulled, blob))
+      if (round !== 'cold') t.equal(pulled.cache, 'hit')
+    }
+    await eventually('all fills have settled', async () => {
+      const metrics = await pull(`${mirror.url}/metrics`)
+      return /entrepot_fills_in_flight 0/.test(metrics.body.toString())
+    })
+  }
+  t.equal(upstream.log.count({ kind: 'cdn' }), busybox.blobs.length, 'every blob crossed the wire once')
+  t.equal(upstream.log.count({ kind: 'manifest' }), 2, 'one 401 and one answer')
+})

@@ -1,0 +1,146 @@
+/**
+ * The whole program on port 0 with a real folder, in front of simulated upstreams.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Test } from 'tap'
+import { request } from 'undici'
+import { createApp, type App, type AppOverrides } from '../../src/app.ts'
+import { loadConfig } from '../../src/config.ts'
+import { createLog } from '../../src/telemetry/log.ts'
+import { digestOf } from '../../src/oci/digest.ts'
+import type { Content } from './images.ts'
+import { startUpstream, type UpstreamOptions, type UpstreamSimulator } from './upstream.ts'
+
+export interface MirrorOptions extends Omit<AppOverrides, 'log'> {
+  /** Of the configuration, merged over a small default. */
+  cache?: Record<string, unknown>
+  /** Of the upstream `docker.io`. */
+  upstream?: Record<string, unknown>
+  /** Further parts of the configuration. */
+  config?: Record<string, unknown>
+  root?: string
+  log?: AppOverrides['log']
+}
+
+export interface Mirror extends AsyncDisposable {
+  readonly app: App
+  readonly url: string
+  readonly root: string
+  /** Lines of the log, parsed. */
+  readonly lines: Record<string, unknown>[]
+  close(): Promise<void>
+}
+
+/** Starts entrepot with `upstream` as its `docker.io`. */
+export async function startMirror(
+  t: Test,
+  upstream: UpstreamSimulator | { url: string },
+  options: MirrorOptions = {},
+): Promise<Mirror> {
+  const lines: Record<string, unknown>[] = []
+  const { cache, upstream: settings, config: more, root: folder, log, ...overrides } = options
+  const root = folder ?? t.testdir()
+  const text = JSON.stringify({
+    server: { port: 0 },
+    storage: { root },
+    cache: { ...cache },
+    upstreams: { 'docker.io': { url: upstream.url, default: true, ...settings } },
+    ...more,
+  })
+  const { config } = loadConfig({ text, env: {} })
+  const app = createApp(config, {
+    log:
+      log ??
+      createLog({
+        level: 'debug',
+        write: (line) => {
+          lines.push(JSON.parse(line) as Record<string, unknown>)
+        },
+      }),
+    ...overrides,
+  })
+  const { url } = await app.start()
+  let closed: Promise<void> | undefined
+  const close = (): Promise<void> => (closed ??= app.close(1_000))
+  t.teardown(close)
+  return { app, url, root, lines, close, [Symbol.asyncDispose]: close }
+}
+
+export async function simulate(t: Test, options: UpstreamOptions = {}): Promise<UpstreamSimulator> {
+  const upstream = await startUpstream(options)
+  t.teardown(() => upstream.close())
+  return upstream
+}
+
+export interface Pulled {
+  readonly status: number
+  readonly headers: Record<string, string | string[] | undefined>
+  readonly body: Buffer
+  /** Why the body did not come to its end. */
+  readonly broken: Error | undefined
+  readonly cache: string | undefined
+}
+
+/** A GET whose body is read to its end, good or bad. */
+export async function pull(
+  url: string,
+  headers: Record<string, string> = {},
+  method: 'GET' | 'HEAD' = 'GET',
+): Promise<Pulled> {
+  const response = await request(url, { method, headers, headersTimeout: 60_000, bodyTimeout: 60_000 })
+  const chunks: Buffer[] = []
+  let broken: Error | undefined
+  try {
+    for await (const chunk of response.body) chunks.push(chunk as Buffer)
+  } catch (error) {
+    broken = error as Error
+  }
+  const cache = response.headers['x-cache']
+  return {
+    status: response.statusCode,
+    headers: response.headers,
+    body: Buffer.concat(chunks),
+    broken,
+    cache: typeof cache === 'string' ? cache : undefined,
+  }
+}
+
+/** A GET whose body is hashed, not kept: for herds. */
+export async function pullDigest(
+  url: string,
+): Promise<{ status: number; digest: string; bytes: number; broken: boolean; cache: string | undefined }> {
+  const { createHash } = await import('node:crypto')
+  const response = await request(url, { headersTimeout: 60_000, bodyTimeout: 60_000 })
+  const hash = createHash('sha256')
+  let bytes = 0
+  let broken = false
+  try {
+    for await (const chunk of response.body) {
+      hash.update(chunk as Buffer)
+      bytes += (chunk as Buffer).length
+    }
+  } catch {
+    broken = true
+  }
+  const cache = response.headers['x-cache']
+  return {
+    status: response.statusCode,
+    digest: `sha256:${hash.digest('hex')}`,
+    bytes,
+    broken,
+    cache: typeof cache === 'string' ? cache : undefined,
+  }
+}
+
+export function isWhole(pulled: Pulled, content: Content): boolean {
+  return pulled.broken === undefined && digestOf(pulled.body) === content.digest
+}
+
+/** Polls what has no event, for at most 10 s. */
+export async function eventually(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  const end = performance.now() + 10_000
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error(`never came true: ${what}`)
+    await sleep(10)
+  }
+}
