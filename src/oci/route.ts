@@ -16,12 +16,14 @@ export type Route = { readonly access: Access; readonly query: URLSearchParams }
   | { readonly endpoint: 'base' | 'catalog' | 'livez' | 'readyz' | 'metrics' }
   | { readonly endpoint: 'manifest'; readonly repository: RepositoryName; readonly reference: Reference }
   | { readonly endpoint: 'blob'; readonly repository: RepositoryName; readonly digest: Digest }
-  | { readonly endpoint: 'uploads' | 'tags'; readonly repository: RepositoryName }
+  | { readonly endpoint: 'uploads'; readonly repository: RepositoryName }
+  | { readonly endpoint: 'tags'; readonly repository: RepositoryName }
   | { readonly endpoint: 'upload'; readonly repository: RepositoryName; readonly session: string }
   | { readonly endpoint: 'referrers'; readonly repository: RepositoryName; readonly digest: Digest }
 )
 
 export type Endpoint = Route['endpoint']
+export type RouteTo<E extends Endpoint> = Route & { readonly endpoint: E }
 
 interface EndpointRow {
   readonly endpoint: Endpoint

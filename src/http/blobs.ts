@@ -1,0 +1,174 @@
+/**
+ * GET and HEAD …/blobs/<digest>: whole, in one part, or in several.
+ *
+ * The head goes out only when the first bytes may: until then every failure can still become an error body.
+ * Spec: distribution-spec § Pulling blobs; RFC 9110 § 14.
+ */
+import { randomBytes } from 'node:crypto'
+import type { OutgoingHttpHeaders } from 'node:http'
+import { OciError } from '../oci/errors.ts'
+import type { RouteTo } from '../oci/route.ts'
+import type { BlobAnswer } from '../registry/repository.ts'
+import type { Exchange } from './exchange.ts'
+import { pullHeaders, resolveRepository, type Services } from './pull.ts'
+import { pump, write, type BufferPool } from './pump.ts'
+import {
+  contentRange,
+  etagOf,
+  matchesNone,
+  parseRange,
+  planRanges,
+  rangeStillValid,
+  wantsAll,
+  type ByteRange,
+} from './range.ts'
+
+const BLOB_TYPE = 'application/octet-stream'
+
+export async function serveBlob(
+  exchange: Exchange,
+  route: RouteTo<'blob'>,
+  { registry, metrics, buffers }: Services,
+): Promise<void> {
+  const { digest } = route
+  exchange.fields.digest = digest
+  const resolution = await resolveRepository(exchange, registry, route)
+  const { repository } = resolution
+  const unknown = (): OciError => new OciError('BLOB_UNKNOWN', { name: route.repository, digest })
+  const identity = { 'Docker-Content-Digest': digest, ETag: etagOf(digest) }
+
+  const unchanged = matchesNone(exchange.header('if-none-match'), digest)
+  if (exchange.isHead || unchanged) {
+    const head = await repository.headBlob(digest, exchange.signal)
+    if (head === undefined) throw unknown()
+    const headers = { ...pullHeaders(exchange, resolution, head), ...identity }
+    if (unchanged) exchange.sendEmpty(304, headers)
+    else exchange.sendEmpty(200, { ...headers, ...description(head.size) })
+    return
+  }
+
+  const valid = rangeStillValid(exchange.header('if-range'), digest)
+  const specs = valid ? parseRange(exchange.header('range')) : undefined
+  const ranged = specs !== undefined && !wantsAll(specs)
+  await using answer = await repository.blob(digest, { ranged, signal: exchange.signal })
+  if (answer === undefined) throw unknown()
+  const headers = { ...pullHeaders(exchange, resolution, answer), ...identity }
+  metrics.pulls.inc({ upstream: repository.registry, kind: 'blob', cache: answer.cache })
+
+  const { size } = answer
+  const sending = { exchange, answer, buffers }
+  if (size === undefined) {
+    await sendPart(sending, 200, { ...headers, 'Content-Type': BLOB_TYPE }, undefined, undefined)
+    return
+  }
+  const plan = planRanges(specs, size)
+  switch (plan.kind) {
+    case 'unsatisfiable':
+      exchange.fail(new OciError('RANGE_INVALID', { size }), { 'Content-Range': `bytes */${size}` })
+      return
+    case 'whole':
+      await sendPart(sending, 200, { ...headers, ...description(size) }, undefined, size)
+      return
+    case 'single': {
+      const { range } = plan
+      const length = range.end - range.start
+      await sendPart(
+        sending,
+        206,
+        { ...headers, ...description(length), 'Content-Range': contentRange(range, size) },
+        // All of it is not a part: it gets what a whole blob gets, its last bytes only when it is verified.
+        length === size ? undefined : range,
+        length,
+      )
+      return
+    }
+    case 'multipart':
+      await sendParts(sending, headers, plan.ranges, size)
+  }
+}
+
+interface Sending {
+  readonly exchange: Exchange
+  readonly answer: BlobAnswer
+  readonly buffers: BufferPool
+}
+
+function description(length: number): OutgoingHttpHeaders {
+  return { 'Content-Type': BLOB_TYPE, 'Content-Length': length, 'Accept-Ranges': 'bytes' }
+}
+
+async function sendPart(
+  sending: Sending,
+  status: number,
+  headers: OutgoingHttpHeaders,
+  range: ByteRange | undefined,
+  length: number | undefined,
+): Promise<void> {
+  const { exchange, answer } = sending
+  noteUnverified(sending, range)
+  await using source = await answer.open(range, exchange.signal)
+  exchange.sendHead(status, headers)
+  await pumpPart(sending, source, length)
+  exchange.response.end()
+}
+
+/** RFC 9110 § 14.6: in the order they were asked for, none joined. */
+async function sendParts(
+  sending: Sending,
+  headers: OutgoingHttpHeaders,
+  ranges: readonly ByteRange[],
+  size: number,
+): Promise<void> {
+  const { exchange, answer } = sending
+  const boundary = randomBytes(16).toString('hex')
+  const parts = ranges.map((range, index) => ({
+    range,
+    head: Buffer.from(
+      `${index === 0 ? '' : '\r\n'}--${boundary}\r\nContent-Type: ${BLOB_TYPE}\r\n` +
+        `Content-Range: ${contentRange(range, size)}\r\n\r\n`,
+    ),
+  }))
+  const end = Buffer.from(`\r\n--${boundary}--\r\n`)
+  const total = parts.reduce(
+    (sum, { range, head }) => sum + head.length + range.end - range.start,
+    end.length,
+  )
+  const send = async (text: Buffer): Promise<void> => {
+    await write(exchange.response, text, exchange.signal)
+    exchange.bytes += text.length
+  }
+  for (const { range, head } of parts) {
+    noteUnverified(sending, range)
+    await using source = await answer.open(range, exchange.signal)
+    if (!exchange.response.headersSent) {
+      exchange.sendHead(206, {
+        ...headers,
+        ...description(total),
+        'Content-Type': `multipart/byteranges; boundary=${boundary}`,
+      })
+    }
+    await send(head)
+    await pumpPart(sending, source, range.end - range.start)
+  }
+  await send(end)
+  exchange.response.end()
+}
+
+function noteUnverified({ exchange, answer }: Sending, range: ByteRange | undefined): void {
+  if (range !== undefined && answer.unverified) exchange.fields.unverified = true
+}
+
+function pumpPart(
+  { exchange, answer, buffers }: Sending,
+  source: Awaited<ReturnType<BlobAnswer['open']>>,
+  length: number | undefined,
+): Promise<void> {
+  return pump(source, exchange.response, buffers, {
+    length,
+    growing: answer.unverified,
+    signal: exchange.signal,
+    onBytes: (count) => {
+      exchange.bytes += count
+    },
+  })
+}

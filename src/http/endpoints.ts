@@ -1,0 +1,72 @@
+/** Request -> handler. Everything is parsed to typed values before any handler runs. */
+import { OciError } from '../oci/errors.ts'
+import { parseRoute, type Route, type RouteTo } from '../oci/route.ts'
+import { serveBlob } from './blobs.ts'
+import type { Exchange } from './exchange.ts'
+import { serveManifest } from './manifests.ts'
+import { serveLivez, serveMetrics, serveReadyz } from './ops.ts'
+import { namespaceOf, type Services } from './pull.ts'
+import { serveReferrers } from './referrers.ts'
+import { serveTags } from './tags.ts'
+
+/** @throws OciError, or a bug's error; the response's head may have been sent by then */
+export async function serve(exchange: Exchange, services: Services): Promise<void> {
+  const { request, method } = exchange
+  // RFC 9112 § 3.2. Node would answer this itself, without a body.
+  if (request.httpVersion === '1.1' && request.headers.host === undefined) {
+    throw new OciError('BAD_REQUEST', { reason: 'no Host header' })
+  }
+  const route = parseRoute(method, request.url ?? '')
+  exchange.fields.route = route.endpoint
+  if ('repository' in route) exchange.fields.repo = route.repository
+  // RFC 9110 § 9.3.1: such a body has no meaning, and is how requests are smuggled.
+  if ((method === 'GET' || method === 'HEAD') && exchange.hasBody) {
+    throw new OciError('BAD_REQUEST', { reason: `a ${method} request must not have a body` })
+  }
+  await dispatch(exchange, route, services)
+}
+
+async function dispatch(exchange: Exchange, route: Route, services: Services): Promise<void> {
+  const writes = route.access === 'push' || route.access === 'delete'
+  switch (route.endpoint) {
+    case 'base':
+      exchange.sendJson(200, {})
+      return
+    case 'livez':
+      serveLivez(exchange)
+      return
+    case 'readyz':
+      serveReadyz(exchange, services)
+      return
+    case 'metrics':
+      await serveMetrics(exchange, services)
+      return
+    case 'catalog':
+      throw new OciError('UNSUPPORTED', undefined, { message: 'there is no catalog here' })
+    case 'manifest':
+      exchange.allowed = ['GET', 'HEAD']
+      await (writes ? refuse(route, services) : serveManifest(exchange, route, services))
+      return
+    case 'blob':
+      exchange.allowed = ['GET', 'HEAD']
+      await (writes ? refuse(route, services) : serveBlob(exchange, route, services))
+      return
+    case 'tags':
+      await serveTags(exchange, route, services)
+      return
+    case 'referrers':
+      await serveReferrers(exchange, route, services)
+      return
+    case 'uploads':
+    case 'upload':
+      await refuse(route, services)
+  }
+}
+
+/** Every write, whatever it is: why is for the registry to say. */
+function refuse(
+  route: RouteTo<'manifest' | 'blob' | 'uploads' | 'upload'>,
+  { registry }: Services,
+): Promise<never> {
+  return registry.refuseWrite(route.repository, namespaceOf(route.query))
+}

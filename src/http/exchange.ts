@@ -1,0 +1,184 @@
+/**
+ * One request's hands: what it wants, what is known about it, and the few ways of answering it.
+ *
+ * The head is sent once. Before it, an error becomes a JSON body; after it, the connection is broken off, so
+ * that nobody takes half an answer for a whole one. Handlers add log fields and never log the request.
+ */
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { OciError } from '../oci/errors.ts'
+import type { Endpoint } from '../oci/route.ts'
+import type { ManifestHead } from '../registry/repository.ts'
+
+/** What handlers learn on the way; becomes part of the request's log line. */
+export interface ExchangeFields {
+  route?: Endpoint
+  repo?: string
+  ref?: string
+  digest?: string
+  upstream?: string
+  cache?: ManifestHead['cache']
+  /** A part was given out of a download whose digest is not verified yet. */
+  unverified?: true
+  /** The client took nothing, or sent nothing, for too long. */
+  timedOut?: true
+}
+
+/** Whoever refuses a body reads this much of it, so that the client gets to read the answer. */
+const MAX_DISCARDED_BYTES = 8 * 1024 * 1024
+
+/** Headers of every answer, errors included. */
+const OWN_HEADERS = new Set(['x-request-id', 'docker-distribution-api-version', 'connection'])
+
+const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/
+
+export class Exchange {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly id: string
+  readonly method: string
+  readonly fields: ExchangeFields = {}
+  readonly startedAt = performance.now()
+  /** Resolves when the response is over, in whatever way. */
+  readonly closed: Promise<void>
+  /** Body bytes that left. */
+  bytes = 0
+  /** Methods that would work here; for a 405 that does not say it itself. */
+  allowed: readonly string[] = []
+  readonly #leave = new AbortController()
+  readonly #close: () => void
+  #failure: unknown
+
+  constructor(request: IncomingMessage, response: ServerResponse) {
+    this.request = request
+    this.response = response
+    this.method = request.method ?? ''
+    const wanted = request.headers['x-request-id']
+    this.id = typeof wanted === 'string' && SANE_REQUEST_ID.test(wanted) ? wanted : randomUUID()
+    const { promise, resolve } = Promise.withResolvers<undefined>()
+    this.closed = promise
+    this.#close = () => resolve(undefined)
+    // Without the option a body shorter than its Content-Length would go out silently.
+    response.strictContentLength = true
+    response.once('close', () => this.connectionLost())
+    // Failed writes tell their callbacks; the event is only there to be listened to.
+    response.on('error', () => undefined)
+    response.setHeader('X-Request-Id', this.id)
+    if (/^\/v2(?:[/?]|$)/.test(request.url ?? '')) {
+      response.setHeader('Docker-Distribution-Api-Version', 'registry/2.0')
+    }
+  }
+
+  /** Aborted when the client has left before its answer was complete. */
+  get signal(): AbortSignal {
+    return this.#leave.signal
+  }
+
+  get isHead(): boolean {
+    return this.method === 'HEAD'
+  }
+
+  /** What the answer failed of, if it did. */
+  get failure(): unknown {
+    return this.#failure
+  }
+
+  header(name: string): string | undefined {
+    const value = this.request.headers[name]
+    return Array.isArray(value) ? value.join(', ') : value
+  }
+
+  get hasBody(): boolean {
+    const { headers } = this.request
+    return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+  }
+
+  /** Also called when the socket closes: a pipelined response that waits for its turn hears nothing itself. */
+  connectionLost(): void {
+    if (!this.response.writableFinished) this.#leave.abort(new Error('the client has left'))
+    this.#close()
+  }
+
+  /** The head alone, now; the body follows. */
+  sendHead(status: number, headers: OutgoingHttpHeaders): void {
+    this.response.writeHead(status, headers)
+    this.response.flushHeaders()
+  }
+
+  /** A head that is the whole answer: HEAD, 304. */
+  sendEmpty(status: number, headers: OutgoingHttpHeaders): void {
+    this.response.writeHead(status, headers).end()
+  }
+
+  sendBytes(status: number, headers: OutgoingHttpHeaders, body: Buffer): void {
+    this.response.writeHead(status, { ...headers, 'Content-Length': body.length })
+    if (this.isHead) {
+      this.response.end()
+      return
+    }
+    this.response.end(body, () => {
+      if (this.response.writableFinished) this.bytes += body.length
+    })
+  }
+
+  sendJson(status: number, value: unknown, headers: OutgoingHttpHeaders = {}): void {
+    this.sendBytes(
+      status,
+      { 'Content-Type': 'application/json', ...headers },
+      Buffer.from(JSON.stringify(value)),
+    )
+  }
+
+  /** The one error exit. */
+  fail(error: unknown, headers: OutgoingHttpHeaders = {}): void {
+    // What an abandoned answer stumbles over on its way out is nobody's error.
+    if (this.signal.aborted) return
+    this.#failure = error
+    if (this.response.headersSent) {
+      this.breakOff()
+      return
+    }
+    const told = error instanceof OciError ? error : new OciError('UNKNOWN')
+    // What an answer that did not come about left behind must not describe this one.
+    for (const name of this.response.getHeaderNames()) {
+      if (!OWN_HEADERS.has(name)) this.response.removeHeader(name)
+    }
+    this.#discardBody()
+    this.sendJson(told.status, told, {
+      ...headers,
+      ...(told.status === 405 ? { Allow: (told.allow ?? this.allowed).join(', ') } : {}),
+      ...(told.retryAfterSeconds === undefined ? {} : { 'Retry-After': Math.ceil(told.retryAfterSeconds) }),
+    })
+  }
+
+  /** Ends the connection so that the client knows its answer is not complete. */
+  breakOff(): void {
+    const { response } = this
+    const { socket } = response
+    // Where only the end of the connection ends the body (HTTP/1.0), an orderly end would look like success.
+    const endsByClose = !response.chunkedEncoding && !response.hasHeader('content-length')
+    if (endsByClose && socket && !('encrypted' in socket)) socket.resetAndDestroy()
+    else response.destroy()
+  }
+
+  /**
+   * So that the next request on this connection is found where it begins. A client that waits for
+   * `100 Continue` may send its body or not: after that the connection cannot be used.
+   */
+  #discardBody(): void {
+    const { request, response } = this
+    if (!this.hasBody || request.complete) return
+    if (
+      request.headers.expect !== undefined ||
+      Number(request.headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES
+    ) {
+      response.setHeader('Connection', 'close')
+      return
+    }
+    let discarded = 0
+    request.on('data', (chunk: Buffer) => {
+      discarded += chunk.length
+      if (discarded > MAX_DISCARDED_BYTES) request.socket.destroy()
+    })
+  }
+}

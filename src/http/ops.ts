@@ -1,0 +1,26 @@
+/**
+ * For whoever watches the process: /livez, /readyz, /metrics.
+ *
+ * An upstream that fails is no reason to be restarted or taken out of service: what is cached is served.
+ */
+import type { Exchange } from './exchange.ts'
+import type { Services } from './pull.ts'
+
+export function serveLivez(exchange: Exchange): void {
+  exchange.sendJson(200, { status: 'ok' })
+}
+
+export function serveReadyz(exchange: Exchange, { registry, draining }: Services): void {
+  const health = registry.health()
+  if (draining()) {
+    exchange.sendJson(503, { status: 'draining', ...health })
+    return
+  }
+  const sound = health.storage === 'ok' && health.upstreams.every(({ state }) => state === 'ok')
+  exchange.sendJson(200, { status: sound ? 'ok' : 'degraded', ...health })
+}
+
+export async function serveMetrics(exchange: Exchange, { metrics }: Services): Promise<void> {
+  const text = await metrics.registry.metrics()
+  exchange.sendBytes(200, { 'Content-Type': metrics.registry.contentType }, Buffer.from(text))
+}

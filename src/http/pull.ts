@@ -1,0 +1,70 @@
+/** What the answers to all pulls have in common. */
+import type { OutgoingHttpHeaders } from 'node:http'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { Registry, Resolution } from '../registry/registry.ts'
+import type { ManifestHead } from '../registry/repository.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Exchange } from './exchange.ts'
+import type { BufferPool } from './pump.ts'
+
+/** What handlers need besides the exchange and its route. */
+export interface Services {
+  readonly registry: Registry
+  readonly metrics: Metrics
+  readonly buffers: BufferPool
+  readonly draining: () => boolean
+}
+
+/** RFC 9111 § 5.5 and distribution-spec: a client shows it to its user. The whole of it at most 4096 bytes. */
+const MAX_WARNING_LENGTH = 1024
+
+/** @throws OciError NAME_UNKNOWN when no rule takes the name */
+export async function resolveRepository(
+  exchange: Exchange,
+  registry: Registry,
+  route: { repository: RepositoryName; query: URLSearchParams },
+): Promise<Resolution> {
+  const resolution = await registry.resolve(route.repository, namespaceOf(route.query))
+  exchange.fields.upstream = resolution.repository.registry
+  return resolution
+}
+
+export function namespaceOf(query: URLSearchParams): string | undefined {
+  return query.get('ns') ?? undefined
+}
+
+/** What is left of a query for whoever holds the repository. */
+export function withoutNamespace(query: URLSearchParams): URLSearchParams {
+  const rest = new URLSearchParams(query)
+  rest.delete('ns')
+  return rest
+}
+
+/** The query of our own next page: the other side's, with the client's `ns` kept. */
+export function nextQuery(next: URLSearchParams, query: URLSearchParams): URLSearchParams {
+  const ours = withoutNamespace(next)
+  const namespace = namespaceOf(query)
+  if (namespace !== undefined) ours.set('ns', namespace)
+  return ours
+}
+
+/** Notes the answer's origin for the log, and says it. */
+export function pullHeaders(
+  exchange: Exchange,
+  resolution: Resolution,
+  answer: Pick<ManifestHead, 'cache' | 'warning'>,
+): OutgoingHttpHeaders {
+  exchange.fields.cache = answer.cache
+  return {
+    'X-Cache': answer.cache,
+    ...(resolution.namespace === undefined ? {} : { 'OCI-Namespace': resolution.namespace }),
+    ...(answer.warning === undefined ? {} : { Warning: `299 - "${quotable(answer.warning)}"` }),
+  }
+}
+
+function quotable(text: string): string {
+  return text
+    .slice(0, MAX_WARNING_LENGTH)
+    .replace(/[^\x20-\x7e]/g, ' ')
+    .replace(/["\\]/g, "'")
+}

@@ -1,0 +1,42 @@
+/**
+ * …/referrers/<digest>.
+ *
+ * 404 says that there is no such API here, and the client looks at the tag `sha256-…` instead. It is never
+ * said because of an error, nor is an empty list: a signature check would take it for "unsigned".
+ * Spec: distribution-spec § Listing referrers.
+ */
+import { MEDIA_TYPES } from '../oci/descriptor.ts'
+import { OciError } from '../oci/errors.ts'
+import { nextLink } from '../oci/pagination.ts'
+import type { RouteTo } from '../oci/route.ts'
+import type { Exchange } from './exchange.ts'
+import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull.ts'
+
+export async function serveReferrers(
+  exchange: Exchange,
+  route: RouteTo<'referrers'>,
+  { registry }: Services,
+): Promise<void> {
+  exchange.fields.digest = route.digest
+  const resolution = await resolveRepository(exchange, registry, route)
+  const { repository } = resolution
+  const answer = await repository.referrers(route.digest, withoutNamespace(route.query), exchange.signal)
+  if (answer === undefined) {
+    throw new OciError('NOT_FOUND', undefined, { message: 'no referrers API for this repository' })
+  }
+  const { filtersApplied, next } = answer
+  exchange.sendBytes(
+    200,
+    {
+      ...pullHeaders(exchange, resolution, answer),
+      'Content-Type': MEDIA_TYPES.ociIndex,
+      ...(filtersApplied === undefined ? {} : { 'OCI-Filters-Applied': filtersApplied }),
+      ...(next === undefined
+        ? {}
+        : {
+            Link: nextLink(`/v2/${route.repository}/referrers/${route.digest}`, nextQuery(next, route.query)),
+          }),
+    },
+    answer.bytes,
+  )
+}

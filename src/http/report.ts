@@ -1,0 +1,61 @@
+/** What is said of a request when it is over: one log line, and the counters. Never `Authorization`, never a query. */
+import type { Logger } from 'pino'
+import { OciError } from '../oci/errors.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Exchange } from './exchange.ts'
+
+export function report(exchange: Exchange, log: Logger, metrics: Metrics): void {
+  const { request, response, method, fields } = exchange
+  const status = response.headersSent ? response.statusCode : undefined
+  const seconds = (performance.now() - exchange.startedAt) / 1000
+  const { level, message, facts } = outcome(exchange)
+  log[level](
+    {
+      reqId: exchange.id,
+      method,
+      ...fields,
+      // Only where the route could not tell: a repository's path is in `repo`.
+      ...(fields.route === undefined ? { path: pathOf(request.url) } : {}),
+      status,
+      bytes: exchange.bytes,
+      durationMs: Math.round(seconds * 1000),
+      remote: request.socket.remoteAddress,
+      ...facts,
+    },
+    message,
+  )
+  metrics.requestDuration.observe(
+    { method, route: fields.route ?? 'none', code: String(status ?? 'none') },
+    seconds,
+  )
+  if (fields.cache !== undefined && fields.route !== undefined && exchange.bytes > 0) {
+    metrics.servedBytes.inc({ kind: fields.route, cache: fields.cache }, exchange.bytes)
+  }
+}
+
+interface Outcome {
+  readonly level: 'debug' | 'info' | 'warn' | 'error'
+  readonly message: string
+  readonly facts: Readonly<Record<string, unknown>>
+}
+
+/** The level says who must act: nobody (info), whoever looks (warn), a person now (error). */
+function outcome({ failure, response, signal, fields }: Exchange): Outcome {
+  if (failure === undefined) {
+    if (signal.aborted) return { level: 'info', message: 'client left', facts: {} }
+    const probe = fields.route === 'livez' || fields.route === 'readyz' || fields.route === 'metrics'
+    return { level: probe ? 'debug' : 'info', message: 'served', facts: {} }
+  }
+  const brokenOff = !response.writableFinished
+  if (!(failure instanceof OciError)) {
+    return { level: 'error', message: brokenOff ? 'broken off' : 'failed', facts: { err: failure } }
+  }
+  const facts = { code: failure.code, reason: failure.message, detail: failure.detail }
+  if (failure.status < 500 && !brokenOff) return { level: 'info', message: 'refused', facts }
+  const err = failure.cause ?? failure
+  return { level: 'warn', message: brokenOff ? 'broken off' : 'failed', facts: { ...facts, err } }
+}
+
+function pathOf(target: string | undefined): string | undefined {
+  return target?.split('?', 1)[0]?.slice(0, 200)
+}

@@ -1,0 +1,241 @@
+/**
+ * The life of the HTTP server: its limits, its connections, its end. One log line per request.
+ *
+ * Requests of one connection are answered one after the other, whatever was pipelined; nothing is written
+ * into a connection while a response is under way on it. `close` lets what runs come to its end.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
+import type { AddressInfo, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { Logger } from 'pino'
+import { OciError } from '../oci/errors.ts'
+import type { Registry } from '../registry/registry.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import { serve } from './endpoints.ts'
+import { Exchange } from './exchange.ts'
+import type { Services } from './pull.ts'
+import { BufferPool } from './pump.ts'
+import { parserError, sendRawError } from './raw-error.ts'
+import { report } from './report.ts'
+import { loadTlsPair, watchTlsPair, type TlsFiles } from './tls.ts'
+
+export interface HttpServerOptions {
+  readonly registry: Registry
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly tls?: TlsFiles | undefined
+  readonly timeouts?: Partial<HttpTimeouts>
+}
+
+export interface HttpTimeouts {
+  /** For a request's head. */
+  readonly headersMs: number
+  /** Between two requests of a connection; longer than load balancers wait. */
+  readonly keepAliveMs: number
+  /** For a client that takes nothing, or sends nothing of a body it has announced. */
+  readonly idleMs: number
+  /** How often the first of these is looked after. */
+  readonly checkMs: number
+  /** How often the certificate's files are looked at. */
+  readonly tlsPollMs: number
+}
+
+const TIMEOUTS: HttpTimeouts = {
+  headersMs: 15_000,
+  keepAliveMs: 75_000,
+  idleMs: 300_000,
+  checkMs: 5000,
+  tlsPollMs: 5000,
+}
+
+/** Requests of one connection that wait for their turn. No client of ours pipelines at all. */
+const MAX_PIPELINED = 32
+
+export interface HttpServer {
+  /** @throws TlsError, or the system's error when the address cannot be had */
+  listen(host: string, port: number): Promise<AddressInfo>
+  /** Stops accepting, waits up to `graceMs` for what runs, breaks the rest off. */
+  close(graceMs: number): Promise<void>
+}
+
+export function createHttpServer(options: HttpServerOptions): HttpServer {
+  return new NodeHttpServer(options)
+}
+
+interface Connection {
+  readonly exchanges: Set<Exchange>
+  /** Resolves when the request that came last is answered. */
+  last: Promise<void>
+  /** The parser has given up on it; nothing more will be read. */
+  broken: boolean
+}
+
+class NodeHttpServer implements HttpServer {
+  readonly #options: HttpServerOptions
+  readonly #timeouts: HttpTimeouts
+  readonly #services: Services
+  readonly #server: Server | TlsServer
+  readonly #sockets = new Set<Socket>()
+  readonly #connections = new WeakMap<Duplex, Connection>()
+  readonly #running = new Set<Exchange>()
+  #draining = false
+  #stopWatching: (() => void) | undefined
+
+  constructor(options: HttpServerOptions) {
+    this.#options = options
+    this.#timeouts = { ...TIMEOUTS, ...options.timeouts }
+    const { registry, metrics } = options
+    this.#services = { registry, metrics, buffers: new BufferPool(), draining: () => this.#draining }
+    const limits = {
+      // No limit for a whole request: a layer may take an hour. Idle ones are ended by `idleMs`.
+      requestTimeout: 0,
+      headersTimeout: this.#timeouts.headersMs,
+      keepAliveTimeout: this.#timeouts.keepAliveMs,
+      connectionsCheckingInterval: this.#timeouts.checkMs,
+      maxHeaderSize: 64 * 1024,
+      // We say it ourselves, with a body.
+      requireHostHeader: false,
+    }
+    this.#server = options.tls
+      ? createTlsServer({ ...limits, handshakeTimeout: this.#timeouts.headersMs })
+      : createServer(limits)
+    this.#hear()
+  }
+
+  async listen(host: string, port: number): Promise<AddressInfo> {
+    const { tls } = this.#options
+    if (tls && this.#server instanceof TlsServer) {
+      this.#server.setSecureContext(await loadTlsPair(tls))
+      this.#stopWatching = this.#watchTls(tls, this.#server)
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<AddressInfo>()
+    this.#server.once('error', reject)
+    this.#server.listen({ host, port }, () => {
+      this.#server.off('error', reject)
+      resolve(this.#server.address() as AddressInfo)
+    })
+    try {
+      return await promise
+    } catch (error) {
+      this.#stopWatching?.()
+      throw error
+    }
+  }
+
+  async close(graceMs: number): Promise<void> {
+    this.#draining = true
+    this.#stopWatching?.()
+    const { promise: closed, resolve } = Promise.withResolvers<undefined>()
+    // Stops listening, and closes the connections on which nothing runs. An error means it never listened.
+    this.#server.close(() => resolve(undefined))
+    for (const { response } of this.#running) {
+      if (!response.headersSent) response.setHeader('Connection', 'close')
+    }
+    const grace = Promise.withResolvers<undefined>()
+    const timer = setTimeout(() => grace.resolve(undefined), graceMs)
+    await Promise.race([grace.promise, this.#idle()])
+    clearTimeout(timer)
+    for (const exchange of this.#running) exchange.breakOff()
+    // Those that never sent a whole request, too: half a head, half a TLS handshake.
+    for (const socket of this.#sockets) socket.destroy()
+    await closed
+  }
+
+  /** Also those that come while we wait, on connections that were busy. */
+  async #idle(): Promise<void> {
+    while (this.#running.size > 0) {
+      await Promise.all([...this.#running].map((exchange) => exchange.closed))
+    }
+  }
+
+  #hear(): void {
+    const run = (request: IncomingMessage, response: ServerResponse): void => {
+      void this.#run(request, response, serve)
+    }
+    this.#server
+      .on('connection', (socket: Socket) => {
+        this.#sockets.add(socket)
+        socket.once('close', () => this.#sockets.delete(socket))
+      })
+      .on('request', run)
+      // `100 Continue` is for whoever will read the body; a refusal goes out without it.
+      .on('checkContinue', run)
+      .on('checkExpectation', (request, response) => {
+        void this.#run(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
+      })
+      .on('connect', (_request, socket) => {
+        sendRawError(socket, new OciError('UNSUPPORTED', { method: 'CONNECT' }, { allow: [] }))
+      })
+      .on('clientError', (error, socket) => this.#refuseNonsense(error, socket))
+  }
+
+  async #run(request: IncomingMessage, response: ServerResponse, answer: typeof serve): Promise<void> {
+    const { socket } = request
+    const exchange = new Exchange(request, response)
+    const connection = this.#connectionOf(socket)
+    const turn = connection.last
+    connection.last = exchange.closed
+    connection.exchanges.add(exchange)
+    this.#running.add(exchange)
+    if (connection.exchanges.size > MAX_PIPELINED) socket.destroy()
+    try {
+      await turn
+      if (socket.destroyed) exchange.connectionLost()
+      else {
+        if (this.#draining) response.setHeader('Connection', 'close')
+        response.setTimeout(this.#timeouts.idleMs, () => {
+          exchange.fields.timedOut = true
+          socket.destroy()
+        })
+        await answer(exchange, this.#services)
+      }
+    } catch (error) {
+      exchange.fail(error)
+    }
+    await exchange.closed
+    connection.exchanges.delete(exchange)
+    this.#running.delete(exchange)
+    report(exchange, this.#options.log, this.#options.metrics)
+  }
+
+  #connectionOf(socket: Duplex): Connection {
+    const known = this.#connections.get(socket)
+    if (known) return known
+    const connection: Connection = { exchanges: new Set(), last: Promise.resolve(), broken: false }
+    this.#connections.set(socket, connection)
+    // A response that waits for its turn has no socket yet and would hear nothing of its end.
+    socket.once('close', () => {
+      for (const exchange of connection.exchanges) exchange.connectionLost()
+    })
+    return connection
+  }
+
+  /** What was asked properly before it is answered first. */
+  #refuseNonsense(error: NodeJS.ErrnoException, socket: Duplex): void {
+    const told = parserError(error)
+    if (told === undefined) {
+      socket.destroy()
+      return
+    }
+    const connection = this.#connectionOf(socket)
+    // The parser complains again with every further piece.
+    if (connection.broken) return
+    connection.broken = true
+    this.#options.log.debug({ code: told.code, parser: error.code }, 'not a request')
+    void connection.last.then(() => sendRawError(socket, told))
+  }
+
+  #watchTls(files: TlsFiles, server: TlsServer): () => void {
+    const { log } = this.#options
+    return watchTlsPair(
+      files,
+      this.#timeouts.tlsPollMs,
+      (pair) => {
+        server.setSecureContext(pair)
+        log.info({ cert: files.cert }, 'certificate reloaded')
+      },
+      (err: unknown) => log.error({ err, cert: files.cert }, 'certificate not reloaded, the old one stays'),
+    )
+  }
+}

@@ -1,0 +1,33 @@
+/**
+ * …/tags/list, a page at a time.
+ *
+ * The name is the one the client used, and the next page is on our own path, wherever this one came from.
+ * Spec: distribution-spec § Listing tags.
+ */
+import { OciError } from '../oci/errors.ts'
+import { nextLink, parsePage } from '../oci/pagination.ts'
+import type { RouteTo } from '../oci/route.ts'
+import type { Exchange } from './exchange.ts'
+import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull.ts'
+
+export async function serveTags(
+  exchange: Exchange,
+  route: RouteTo<'tags'>,
+  { registry }: Services,
+): Promise<void> {
+  // Refused here, so that nobody is asked for a nonsensical page.
+  parsePage(route.query)
+  const resolution = await resolveRepository(exchange, registry, route)
+  const answer = await resolution.repository.tags(withoutNamespace(route.query), exchange.signal)
+  if (answer === undefined) throw new OciError('NAME_UNKNOWN', { name: route.repository })
+  exchange.sendJson(
+    200,
+    { name: route.repository, tags: answer.tags },
+    {
+      ...pullHeaders(exchange, resolution, answer),
+      ...(answer.next === undefined
+        ? {}
+        : { Link: nextLink(`/v2/${route.repository}/tags/list`, nextQuery(answer.next, route.query)) }),
+    },
+  )
+}
