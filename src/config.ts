@@ -109,7 +109,6 @@ const URLS: ReadonlyMap<string, string> = new Map([['docker.io', 'https://regist
 
 /** Valid, but nothing acts on it yet: whoever sets it is told so at the start. `*` stands for any key. */
 const NOT_YET: readonly string[] = [
-  'server.publicUrl',
   'cache.maxSize',
   'cache.minFree',
   'cache.pin',

@@ -5,9 +5,11 @@
  */
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
-import { createApp, StartError } from '../app.ts'
+import { createApp } from '../app.ts'
 import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config.ts'
+import { StartError } from '../start-error.ts'
 import { createLog } from '../telemetry/log.ts'
+import { createMetrics } from '../telemetry/metrics.ts'
 import type { Edge } from './edge.ts'
 
 /** How long running responses may take after a signal. */
@@ -29,7 +31,7 @@ export async function serve(options: { config?: string | undefined }, edge: Edge
   for (const warning of warnings) log.warn({ warning }, 'configuration')
 
   const stopped = edge.stopSignal()
-  const app = createApp(config, { log })
+  const app = createApp(config, { log, metrics: createMetrics({ processMetrics: true }) })
   try {
     const { url } = await app.start()
     const line = readyLine(config, url)
