@@ -1,0 +1,198 @@
+import { test } from 'tap'
+import { digestOf } from '../../src/oci/digest.ts'
+import { ACCEPT_MANIFESTS } from '../../src/oci/descriptor.ts'
+import { content, image } from '../support/images.ts'
+import { clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
+import { startUpstream } from '../support/upstream.ts'
+import { upstreamSuite } from '../suites/upstream.ts'
+
+void test('an open registry', async (t) => {
+  upstreamSuite(t, async (t) => {
+    const upstream = await startUpstream()
+    t.teardown(() => upstream.close())
+    return {
+      upstream: clientFor(t, { url: upstream.url }),
+      addImage: (...args) => upstream.addImage(...args),
+      addBlob: (...args) => upstream.addBlob(...args),
+    }
+  })
+})
+
+void test('a registry with tokens and a CDN', async (t) => {
+  upstreamSuite(t, async (t) => {
+    const upstream = await startUpstream({ token: {}, cdn: { hops: 2, anonymousBodies: false } })
+    t.teardown(() => upstream.close())
+    return {
+      upstream: clientFor(t, { url: upstream.url }),
+      addImage: (...args) => upstream.addImage(...args),
+      addBlob: (...args) => upstream.addBlob(...args),
+    }
+  })
+})
+
+void test('manifests are asked for with the full Accept list, and nothing encoded', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  await client.manifest(NAME, LATEST, signal)
+  await client.headManifest(NAME, LATEST, signal)
+  for (const { headers } of upstream.log.of('manifest')) {
+    t.equal(headers.accept, ACCEPT_MANIFESTS)
+    t.equal(headers['accept-encoding'], 'identity')
+    t.match(headers['user-agent'], /^entrepot\/\d/)
+  }
+})
+
+void test('a manifest with another digest than asked for is refused and counted', async (t) => {
+  const { client, upstream, image, metrics, signal } = await connect(t)
+  upstream.fault({ kind: 'manifest' }, { corrupt: 40 })
+  const error = await failureOf(client.manifest(NAME, image.manifest.digest, signal))
+  t.equal(error.failure, 'broken')
+  t.equal(await valueOf(metrics.integrityFailures, { upstream: 'docker.io' }), 1)
+})
+
+void test('a digest header that contradicts the bytes is an error', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  upstream.fault({ kind: 'manifest' }, { digestHeader: digestOf(Buffer.from('another')) })
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
+})
+
+void test('a missing or strange digest header is none', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  for (const digestHeader of ['none', 'blake3:abcd', 'nonsense']) {
+    const rule = upstream.fault({ kind: 'manifest' }, { digestHeader })
+    t.equal((await client.manifest(NAME, LATEST, signal))?.digest, image.manifest.digest, digestHeader)
+    t.same(await client.headManifest(NAME, LATEST, signal), { result: 'unusable' }, digestHeader)
+    rule.remove()
+  }
+})
+
+void test('a digest header of another algorithm does not contradict a digest asked for', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  upstream.fault({ kind: 'manifest' }, { digestHeader: digestOf(Buffer.from('another'), 'sha512') })
+  const manifest = await client.manifest(NAME, image.manifest.digest, signal)
+  t.equal(manifest?.digest, image.manifest.digest)
+})
+
+void test('a HEAD that answers a digest with another digest is an error', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  upstream.fault({ kind: 'manifest' }, { digestHeader: digestOf(Buffer.from('another')) })
+  t.equal((await failureOf(client.headManifest(NAME, image.manifest.digest, signal))).failure, 'broken')
+})
+
+void test('a HEAD without a length, or one not allowed, is unusable', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  for (const behaviour of [{ noContentLength: true }, { status: 405 }, { status: 501 }]) {
+    const rule = upstream.fault({ method: 'HEAD' }, behaviour)
+    t.same(await client.headManifest(NAME, LATEST, signal), { result: 'unusable' })
+    rule.remove()
+  }
+})
+
+void test('the web page of a captive portal is neither a manifest nor an absence', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  for (const status of [200, 404]) {
+    const rule = upstream.fault({}, { status, body: 'html' })
+    const none = new URLSearchParams()
+    for (const asked of [
+      client.manifest(NAME, LATEST, signal),
+      client.tags(NAME, none, signal),
+      client.referrers(NAME, image.manifest.digest, none, signal),
+    ]) {
+      t.equal((await failureOf(asked)).failure, 'broken')
+    }
+    rule.remove()
+  }
+  upstream.fault({}, { status: 404, body: 'html' })
+  const blob = client.blob(NAME, image.layers[0]!.digest, { from: 0, signal })
+  t.equal((await failureOf(blob)).failure, 'broken')
+})
+
+void test('a 404 is believed only with an error code', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  const type = 'application/json'
+  for (const [text, believed] of [
+    ['{"errors":[{"code":"manifest_unknown"}]}', true],
+    ['{"errors":[{"code":"TAG_EXPIRED","detail":{}}]}', true],
+    ['{"errors":[]}', false],
+    ['{"errors":[{"code":""}]}', false],
+    ['{"errors":[{"code":7}]}', false],
+    ['{"errors":{"code":"X"}}', false],
+    ['null', false],
+    ['404 page not found', false],
+    ['', false],
+  ] as const) {
+    const rule = upstream.fault({ kind: 'manifest' }, { status: 404, body: { text, type } })
+    const asked = client.manifest(NAME, LATEST, signal)
+    if (believed) t.equal(await asked, undefined, text)
+    else t.equal((await failureOf(asked)).failure, 'broken', text)
+    rule.remove()
+  }
+})
+
+void test('a manifest of 4 MiB is taken, one byte more is not', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  const spare = 4 * 1024 * 1024 - image({ pad: 1_000_000 }).manifest.bytes.length
+  const largest = image({ pad: 1_000_000 + spare })
+  t.equal(largest.manifest.bytes.length, 4 * 1024 * 1024)
+  upstream.moveTag(NAME, LATEST, largest)
+  t.equal((await client.manifest(NAME, LATEST, signal))?.bytes.length, 4 * 1024 * 1024)
+  upstream.moveTag(NAME, LATEST, image({ pad: 1_000_001 + spare }))
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
+  upstream.fault({ kind: 'manifest' }, { noContentLength: true })
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
+})
+
+void test('a manifest that never ends is not read to its end', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  upstream.holdings.addManifest(NAME, LATEST, content('application/json', Buffer.alloc(64 << 20, '{')))
+  upstream.fault({ kind: 'manifest' }, { noContentLength: true })
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
+  await upstream.log.until((log) => log.inFlight('manifest') === 0)
+  t.ok(upstream.log.bytesSent('manifest') < 16 << 20, String(upstream.log.bytesSent('manifest')))
+})
+
+void test('an encoded answer is refused', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  upstream.fault({}, { headers: { 'content-encoding': 'gzip' } })
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
+  const blob = client.blob(NAME, image.layers[0]!.digest, { from: 0, signal })
+  t.equal((await failureOf(blob)).failure, 'broken')
+})
+
+void test('a registry below a path is asked below that path', async (t) => {
+  const { upstream, signal } = await connect(t)
+  const client = clientFor(t, { url: `${upstream.url}/hub/` })
+  await failureOf(client.manifest(NAME, LATEST, signal)).catch(() => undefined)
+  t.equal(upstream.log.entries[0]?.url, '/hub/v2/library/thing/manifests/latest')
+})
+
+void test('statuses become the failures of the interface', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  for (const [status, failure] of [
+    [401, 'denied'],
+    [403, 'denied'],
+    [429, 'busy'],
+    [500, 'broken'],
+    [503, 'broken'],
+    [418, 'broken'],
+    [204, 'broken'],
+  ] as const) {
+    const rule = upstream.fault({ kind: 'manifest' }, { status })
+    const error = await failureOf(client.manifest(NAME, LATEST, signal))
+    t.match(error, { failure, status, upstream: 'docker.io', insufficientScope: false })
+    rule.remove()
+  }
+})
+
+void test('requests, received bytes and what is left of the quota are counted', async (t) => {
+  const { client, upstream, image, metrics, signal } = await connect(t)
+  upstream.fault({ kind: 'manifest' }, { headers: { 'ratelimit-remaining': '97;w=21600' } })
+  await client.manifest(NAME, LATEST, signal)
+  await client.headBlob(NAME, image.layers[0]!.digest, signal)
+  await client.manifest(NAME, digestOf(Buffer.from('nothing')), signal)
+  const { upstreamRequests, upstreamBytes, upstreamRatelimitRemaining } = metrics
+  t.equal(await valueOf(upstreamRequests, { kind: 'manifest', code: '2xx' }), 1)
+  t.equal(await valueOf(upstreamRequests, { kind: 'manifest', code: '4xx' }), 1)
+  t.equal(await valueOf(upstreamRequests, { kind: 'blob', code: '2xx' }), 1)
+  t.equal(await valueOf(upstreamBytes, { upstream: 'docker.io' }), upstream.log.bytesSent())
+  t.equal(await valueOf(upstreamRatelimitRemaining, { upstream: 'docker.io' }), 97)
+})
