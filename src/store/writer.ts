@@ -14,6 +14,7 @@ export interface WriterOptions {
   readonly timeoutMs?: number
   /** More than this many waiting is a stuck database, not a busy one. */
   readonly maxQueued?: number
+  readonly entry?: URL
 }
 
 interface Pending {
@@ -27,6 +28,7 @@ export class Writer {
   readonly #path: string
   readonly #timeoutMs: number
   readonly #maxQueued: number
+  readonly #entry: URL
   readonly #pending = new Map<number, Pending>()
   #lastUnit = 0
   #worker: Worker | undefined
@@ -36,6 +38,7 @@ export class Writer {
     this.#path = path
     this.#timeoutMs = options.timeoutMs ?? 10_000
     this.#maxQueued = options.maxQueued ?? 10_000
+    this.#entry = options.entry ?? new URL('./writer-worker.ts', import.meta.url)
   }
 
   /**
@@ -49,10 +52,10 @@ export class Writer {
       if (this.#pending.size >= this.#maxQueued) throw busy()
       const unit = ++this.#lastUnit
       const worker = (this.#worker ??= this.#start())
+      worker.postMessage({ type: 'write', unit, queries } satisfies WriterRequest)
       // It also keeps the process alive until the answer is there; the thread itself does not.
       const timer = setTimeout(() => this.#settle(unit, busy()), this.#timeoutMs)
       this.#pending.set(unit, { worker, resolve, reject, timer })
-      worker.postMessage({ type: 'write', unit, queries } satisfies WriterRequest)
     })
   }
 
@@ -72,7 +75,7 @@ export class Writer {
   }
 
   #start(): Worker {
-    const worker = new Worker(new URL('./writer-worker.ts', import.meta.url), { workerData: this.#path })
+    const worker = new Worker(this.#entry, { workerData: this.#path })
     worker.unref()
     worker.on('message', ({ unit, error }: WriterReply) => {
       this.#settle(unit, error === undefined ? undefined : failed(error))
