@@ -21,6 +21,7 @@ test(
   'real clients pull a real registry through entrepot',
   { skip: missing('docker-registry', 'skopeo', 'busybox') },
   async (t) => {
+    t.setTimeout(180_000)
     const registry = await DockerRegistry.start(t)
     const dir = shortDir(t)
     const small = await writeLayout(join(dir, 'small'), SMALL)
@@ -58,10 +59,8 @@ test(
       )
       const again = (await entrepot.metric('entrepot_served_bytes_total')) - served
       t.ok(again >= small + large, 'all of it came from the cache')
-      t.ok(
-        (await entrepot.metric('entrepot_pulls_total', { cache: 'stale' })) > 0,
-        'tags are answered although stale',
-      )
+      const stale = entrepot.log.filter(({ cache, status }) => cache === 'stale' && status === 200)
+      t.ok(stale.length > 0, 'tags are answered although stale')
     }
 
     await t.test(
