@@ -105,10 +105,7 @@ export class Asking {
           signal,
         }),
       )
-      if (answer.status === 429 || answer.status >= 500) {
-        // Not every 501 is a stumble: referrers and HEAD have their own reading of it.
-        if (answer.status !== 501) throw refusalOf(this.#options.key, answer)
-      }
+      if (isRefusal(kind, answer)) throw refusalOf(this.#options.key, answer)
       return answer
     })
   }
@@ -153,4 +150,11 @@ export class Asking {
   async close(): Promise<void> {
     await this.#transport.close()
   }
+}
+
+function isRefusal(kind: RequestKind, { status, elsewhere }: Answer): boolean {
+  // ghcr.io sends those who ask for referrers to its web site, which may be tired of them: not its word.
+  if (status === 429) return kind !== 'referrers' || !elsewhere
+  // 501 is not a stumble: whoever asked reads it as "not here".
+  return status >= 500 && status !== 501
 }

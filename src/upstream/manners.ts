@@ -50,15 +50,14 @@ async function pauseFor(duration: Milliseconds, signal: AbortSignal): Promise<vo
   })
 }
 
+/** A time-out is not among them: it has cost its time already, and whoever waits has a budget. */
 const TRANSIENT = new Set([
   'ECONNREFUSED',
   'ECONNRESET',
   'EPIPE',
   'ENETUNREACH',
   'EHOSTUNREACH',
-  'ETIMEDOUT',
   'EAI_AGAIN',
-  'UND_ERR_CONNECT_TIMEOUT',
   'UND_ERR_SOCKET',
 ])
 

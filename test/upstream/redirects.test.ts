@@ -1,0 +1,117 @@
+import { test } from 'tap'
+import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
+import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
+
+void test('a CDN never sees our credentials, and still the range', async (t) => {
+  for (const status of [301, 302, 303, 307, 308] as const) {
+    const { client, upstream, image, signal } = await connect(t, { token: {}, cdn: { status, hops: 3 } })
+    const { digest, bytes } = image.layers[0]!
+    const blob = await client.blob(NAME, digest, { from: 1000, signal })
+    t.equal(blob?.start, 1000)
+    t.ok((await bytesOf(blob)).equals(bytes.subarray(1000)))
+    t.equal(upstream.log.authorizationSeenBy('cdn'), 0)
+    t.equal(upstream.log.of('cdn')[0]?.headers.range, 'bytes=1000-')
+    t.equal(upstream.log.of('cdn')[0]?.headers['accept-encoding'], 'identity')
+    t.equal(upstream.log.count('hop'), 2)
+  }
+})
+
+void test('ten redirects are followed, eleven are not', async (t) => {
+  const { client, upstream, image, signal } = await connect(t, { cdn: { hops: 10 } })
+  const { digest } = image.layers[0]!
+  t.equal((await bytesOf(await client.blob(NAME, digest, { from: 0, signal }))).length, 100_000)
+  upstream.set({ cdn: { hops: 11 } })
+  t.equal((await failureOf(client.blob(NAME, digest, { from: 0, signal }))).failure, 'broken')
+})
+
+void test('a relative Location stays where it is, one without a scheme keeps the scheme', async (t) => {
+  for (const location of ['relative', 'schemeRelative'] as const) {
+    const { client, upstream, image, signal } = await connect(t, { cdn: { location } })
+    const { digest, bytes } = image.layers[0]!
+    t.ok((await bytesOf(await client.blob(NAME, digest, { from: 0, signal }))).equals(bytes))
+    const expected = location === 'relative' ? 'registry' : 'cdn'
+    t.equal(upstream.log.of('cdn')[0]?.listener, expected)
+  }
+})
+
+void test('a manifest may be redirected, too, and its absence be told from there', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  const other = await connect(t, {}, {}, image)
+  const path = `/v2/${NAME}/manifests/`
+  upstream.fault(
+    { ref: 'latest' },
+    { status: 307, headers: { location: `${other.upstream.url}${path}latest` } },
+  )
+  t.equal((await client.manifest(NAME, LATEST, signal))?.digest, image.manifest.digest)
+  upstream.fault({ ref: 'latest' }, { headers: { location: `${other.upstream.url}${path}gone` } })
+  t.equal(await client.manifest(NAME, LATEST, signal), undefined)
+})
+
+void test('where no redirect may lead', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  const own = `${upstream.url}/v2/${NAME}/blobs/${image.layers[0]!.digest}`
+  for (const location of [
+    own, // a circle
+    'http://169.254.169.254/latest/meta-data/',
+    'http://[fe80::1]/',
+    'http://[::ffff:169.254.169.254]/',
+    'http://224.0.0.1/',
+    'http://[64:ff9b::a9fe:a9fe]/',
+    'ftp://127.0.0.1/blob',
+    'file:///etc/passwd',
+    'http://',
+    undefined,
+  ]) {
+    const rule = upstream.fault({ kind: 'blob' }, { status: 307, headers: { location } })
+    const asked = client.blob(NAME, image.layers[0]!.digest, { from: 0, signal })
+    t.equal((await failureOf(asked)).failure, 'broken', String(location))
+    t.equal(rule.hits, 1, 'and it is not tried again')
+    rule.remove()
+  }
+})
+
+void test('from https to http no redirect may lead', async (t) => {
+  const plain = await connect(t)
+  const { client, upstream, image, signal } = await connect(
+    t,
+    { tls: { cert: TEST_CERTIFICATE, key: TEST_KEY } },
+    { ca: TEST_CERTIFICATE },
+  )
+  const { digest } = image.layers[0]!
+  t.equal((await bytesOf(await client.blob(NAME, digest, { from: 0, signal }))).length, 100_000)
+  const location = `${plain.upstream.url}/v2/${NAME}/blobs/${digest}`
+  upstream.fault({ kind: 'blob' }, { status: 307, headers: { location } })
+  t.equal((await failureOf(client.blob(NAME, digest, { from: 0, signal }))).failure, 'broken')
+  t.equal(plain.upstream.log.count(), 0)
+})
+
+void test('from http to https a redirect may lead', async (t) => {
+  const secure = await connect(t, { tls: { cert: TEST_CERTIFICATE, key: TEST_KEY } })
+  const { client, upstream, image, signal } = await connect(t, {}, { ca: TEST_CERTIFICATE })
+  const { digest } = image.layers[0]!
+  const location = `${secure.upstream.url}/v2/${NAME}/blobs/${digest}`
+  upstream.fault({ kind: 'blob' }, { status: 307, headers: { location } })
+  t.equal((await bytesOf(await client.blob(NAME, digest, { from: 0, signal }))).length, 100_000)
+})
+
+void test('a certificate that nobody vouches for is not believed', async (t) => {
+  const { upstream, signal } = await connect(t, { tls: { cert: TEST_CERTIFICATE, key: TEST_KEY } })
+  const client = clientFor(t, { url: upstream.url })
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'unreachable')
+  t.equal(upstream.log.count(), 0)
+})
+
+void test('a signed URL that is refused is asked for once more, and is never a "denied" or "absent"', async (t) => {
+  for (const status of [400, 401, 403, 404]) {
+    const { client, upstream, image, metrics, signal } = await connect(t, { cdn: {} })
+    const { digest } = image.layers[0]!
+    upstream.fault({ kind: 'cdn', times: 1 }, { status, body: 'html' })
+    t.equal((await bytesOf(await client.blob(NAME, digest, { from: 0, signal }))).length, 100_000)
+    t.equal(upstream.log.count('blob'), 2)
+    t.equal(await valueOf(metrics.upstreamRetries, { reason: 'redirect-refused' }), 1)
+
+    upstream.fault({ kind: 'cdn' }, { status, body: 'json', code: 'BLOB_UNKNOWN' })
+    t.equal((await failureOf(client.blob(NAME, digest, { from: 0, signal }))).failure, 'broken')
+    t.equal(upstream.log.count('blob'), 4, 'once')
+  }
+})
