@@ -30,7 +30,7 @@ const MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 /** Headers of every answer, errors included. */
 const OWN_HEADERS = new Set(['x-request-id', 'docker-distribution-api-version', 'connection'])
 
-const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/
+const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,127}$/
 
 export class Exchange {
   readonly request: IncomingMessage
@@ -131,8 +131,8 @@ export class Exchange {
 
   /** The one error exit. */
   fail(error: unknown, headers: OutgoingHttpHeaders = {}): void {
-    // What an abandoned answer stumbles over on its way out is nobody's error.
-    if (this.signal.aborted) return
+    // What an abandoned answer stumbles over on its way out is nobody's error. A write may hear of it first.
+    if (this.signal.aborted || this.request.socket.destroyed) return
     this.#failure = error
     if (this.response.headersSent) {
       this.breakOff()

@@ -49,6 +49,9 @@ const TIMEOUTS: HttpTimeouts = {
   tlsPollMs: 5000,
 }
 
+/** For handlers to let go of what they hold, after their connections are gone. */
+const UNWIND_MS = 5000
+
 /** Requests of one connection that wait for their turn. No client of ours pipelines at all. */
 const MAX_PIPELINED = 32
 
@@ -78,7 +81,8 @@ class NodeHttpServer implements HttpServer {
   readonly #server: Server | TlsServer
   readonly #sockets = new Set<Socket>()
   readonly #connections = new WeakMap<Duplex, Connection>()
-  readonly #running = new Set<Exchange>()
+  /** Until its handler has returned and its line is written. */
+  readonly #running = new Map<Exchange, Promise<void>>()
   #draining = false
   #stopWatching: (() => void) | undefined
 
@@ -129,29 +133,33 @@ class NodeHttpServer implements HttpServer {
     const { promise: closed, resolve } = Promise.withResolvers<undefined>()
     // Stops listening, and closes the connections on which nothing runs. An error means it never listened.
     this.#server.close(() => resolve(undefined))
-    for (const { response } of this.#running) {
+    for (const { response } of this.#running.keys()) {
       if (!response.headersSent) response.setHeader('Connection', 'close')
     }
-    const grace = Promise.withResolvers<undefined>()
-    const timer = setTimeout(() => grace.resolve(undefined), graceMs)
-    await Promise.race([grace.promise, this.#idle()])
-    clearTimeout(timer)
-    for (const exchange of this.#running) exchange.breakOff()
+    await this.#idle(graceMs)
+    for (const exchange of this.#running.keys()) exchange.breakOff()
     // Those that never sent a whole request, too: half a head, half a TLS handshake.
     for (const socket of this.#sockets) socket.destroy()
+    await this.#idle(UNWIND_MS)
     await closed
   }
 
-  /** Also those that come while we wait, on connections that were busy. */
-  async #idle(): Promise<void> {
-    while (this.#running.size > 0) {
-      await Promise.all([...this.#running].map((exchange) => exchange.closed))
+  /** Waits until nothing runs; also for what comes meanwhile, on connections that were busy. */
+  async #idle(atMostMs: number): Promise<void> {
+    const over = Promise.withResolvers<undefined>()
+    const timer = setTimeout(() => over.resolve(undefined), atMostMs)
+    let waiting = true
+    const none = async (): Promise<void> => {
+      while (waiting && this.#running.size > 0) await Promise.all(this.#running.values())
     }
+    await Promise.race([over.promise, none()])
+    waiting = false
+    clearTimeout(timer)
   }
 
   #hear(): void {
     const run = (request: IncomingMessage, response: ServerResponse): void => {
-      void this.#run(request, response, serve)
+      this.#begin(request, response, serve)
     }
     this.#server
       .on('connection', (socket: Socket) => {
@@ -162,7 +170,7 @@ class NodeHttpServer implements HttpServer {
       // `100 Continue` is for whoever will read the body; a refusal goes out without it.
       .on('checkContinue', run)
       .on('checkExpectation', (request, response) => {
-        void this.#run(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
+        this.#begin(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
       })
       .on('connect', (_request, socket) => {
         sendRawError(socket, new OciError('UNSUPPORTED', { method: 'CONNECT' }, { allow: [] }))
@@ -170,15 +178,24 @@ class NodeHttpServer implements HttpServer {
       .on('clientError', (error, socket) => this.#refuseNonsense(error, socket))
   }
 
-  async #run(request: IncomingMessage, response: ServerResponse, answer: typeof serve): Promise<void> {
-    const { socket } = request
+  #begin(request: IncomingMessage, response: ServerResponse, answer: typeof serve): void {
     const exchange = new Exchange(request, response)
-    const connection = this.#connectionOf(socket)
+    const connection = this.#connectionOf(request.socket)
     const turn = connection.last
     connection.last = exchange.closed
     connection.exchanges.add(exchange)
-    this.#running.add(exchange)
-    if (connection.exchanges.size > MAX_PIPELINED) socket.destroy()
+    if (connection.exchanges.size > MAX_PIPELINED) request.socket.destroy()
+    const done = this.#run(exchange, turn, answer).then(() => {
+      connection.exchanges.delete(exchange)
+      this.#running.delete(exchange)
+      report(exchange, this.#options.log, this.#options.metrics)
+    })
+    this.#running.set(exchange, done)
+  }
+
+  async #run(exchange: Exchange, turn: Promise<void>, answer: typeof serve): Promise<void> {
+    const { response } = exchange
+    const { socket } = exchange.request
     try {
       await turn
       if (socket.destroyed) exchange.connectionLost()
@@ -194,9 +211,6 @@ class NodeHttpServer implements HttpServer {
       exchange.fail(error)
     }
     await exchange.closed
-    connection.exchanges.delete(exchange)
-    this.#running.delete(exchange)
-    report(exchange, this.#options.log, this.#options.metrics)
   }
 
   #connectionOf(socket: Duplex): Connection {

@@ -1,0 +1,251 @@
+/** What cannot be understood gets the right 4xx with a body, and nobody behind us ever hears of it. */
+import { once } from 'node:events'
+import fc from 'fast-check'
+import { test, type Test } from 'tap'
+import { digestOf } from '../../src/oci/digest.ts'
+import { call, open, raw, replies, serveFake, type Served } from './fakes.ts'
+
+const digest = digestOf(Buffer.from('x'))
+
+/** One request with a bare socket, answered by exactly one response and the end of the connection. */
+async function one(
+  served: Served,
+  text: string,
+): Promise<{ status: number; code: string | undefined; head: string }> {
+  const all = replies(await raw(served.port, text))
+  if (all.length !== 1) throw new Error(`${all.length} responses`)
+  return all[0]!
+}
+
+function nobodyHeard(t: Test, { registry, repository }: Served): void {
+  t.same([registry.calls, repository.calls], [[], []], 'nobody was asked')
+}
+
+test('malformed paths, methods and targets', async (t) => {
+  const served = await serveFake(t)
+  const cases: [string, number, string][] = [
+    ['GET /v2/Alpine/manifests/latest', 400, 'NAME_INVALID'],
+    ['GET /v2/a//manifests/latest', 400, 'NAME_INVALID'],
+    ['GET /v2/a/../b/manifests/latest', 400, 'NAME_INVALID'],
+    ['GET /v2/a%2f..%2fb/manifests/latest', 400, 'NAME_INVALID'],
+    ['GET /v2/a/manifests/.hidden', 400, 'TAG_INVALID'],
+    ['GET /v2/a/manifests/sha256:baddigest', 400, 'DIGEST_INVALID'],
+    [`GET /v2/a/blobs/blake3:${'a'.repeat(64)}`, 400, 'DIGEST_INVALID'],
+    [`PUT /v2/a/manifests/sha256:${'A'.repeat(64)}`, 400, 'DIGEST_INVALID'],
+    ['GET /v2/%zz/manifests/latest', 400, 'BAD_REQUEST'],
+    ['GET /v2/%ff/manifests/latest', 400, 'BAD_REQUEST'],
+    ['GET http://evil/v2/', 400, 'BAD_REQUEST'],
+    ['GET https://127.0.0.1/v2/a/manifests/b', 400, 'BAD_REQUEST'],
+    ['OPTIONS *', 400, 'BAD_REQUEST'],
+    ['GET //evil/v2/', 404, 'NOT_FOUND'],
+    ['GET /v2/a/nothing', 404, 'NOT_FOUND'],
+    ['GET /etc/passwd', 404, 'NOT_FOUND'],
+    ['POST /v2/', 405, 'UNSUPPORTED'],
+    ['DELETE /metrics', 405, 'UNSUPPORTED'],
+    ['TRACE /v2/a/manifests/b', 405, 'UNSUPPORTED'],
+    ['POST /v2/a/tags/list', 405, 'UNSUPPORTED'],
+    ['GET /v2/_catalog', 405, 'UNSUPPORTED'],
+    ['FROB /v2/', 400, 'BAD_REQUEST'],
+    ['get /v2/', 400, 'BAD_REQUEST'],
+    [`GET /v2/a/tags/list?last=${'x'.repeat(9000)}`, 414, 'URI_TOO_LONG'],
+  ]
+  for (const [line, status, code] of cases) {
+    const reply = await one(served, `${line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)
+    t.same([reply.status, reply.code], [status, code], line.slice(0, 60))
+    t.match(reply.head, /content-type: application\/json/i)
+    t.equal(/^allow:/im.test(reply.head), status === 405, 'Allow beside 405 only')
+  }
+  nobodyHeard(t, served)
+})
+
+test('a 405 says what would work', async (t) => {
+  const { url } = await serveFake(t)
+  const allow = async (method: string, path: string): Promise<string | undefined> =>
+    (await call(`${url}${path}`, { method })).headers.allow
+  t.equal(await allow('PATCH', '/v2/'), 'GET, HEAD')
+  t.equal(await allow('PATCH', '/v2/a/manifests/b'), 'GET, HEAD, PUT, DELETE')
+  t.equal(await allow('GET', '/v2/a/blobs/uploads/'), 'POST')
+  t.equal(await allow('DELETE', `/v2/a/blobs/${digest}`), 'GET, HEAD', 'writes that the registry refuses')
+  t.equal(await allow('POST', '/v2/a/blobs/uploads/'), '')
+})
+
+test('what is not HTTP', async (t) => {
+  const served = await serveFake(t)
+  for (const text of [
+    'HELLO\r\n\r\n',
+    'GET /v2/ HTTP/1.1\r\nHost x\r\n\r\n',
+    'GET /v2/ HTTP/1.1\r\nHost: x\r\nBad\0Name: y\r\n\r\n',
+    'GET /v2/ HTTP/1.1\nHost: x\r\nA: b\r\r\n\r\n',
+    'GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+    'GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n',
+    'GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n',
+    'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
+    'GET /v2/ HTTP/9.9\r\n\r\n',
+    '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03',
+  ]) {
+    const reply = await one(served, text)
+    t.same([reply.status, reply.code], [400, 'BAD_REQUEST'], JSON.stringify(text.slice(0, 40)))
+    t.match(reply.head, /^connection: close$/im)
+  }
+  const noHost = await one(served, 'GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n')
+  t.same([noHost.status, noHost.code], [400, 'BAD_REQUEST'])
+  nobodyHeard(t, served)
+})
+
+test('a head that is too large, too slow or never comes', async (t) => {
+  const served = await serveFake(t, { timeouts: { headersMs: 150, checkMs: 50 } })
+  const large = await one(served, `GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Large: ${'x'.repeat(70_000)}\r\n\r\n`)
+  t.same([large.status, large.code], [431, 'HEADERS_TOO_LARGE'])
+  const many = `GET /v2/ HTTP/1.1\r\nHost: x\r\n${Array.from({ length: 9000 }, (_, at) => `X-${at}: y\r\n`).join('')}\r\n`
+  t.equal((await one(served, many)).status, 431)
+  const slow = await one(served, 'GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ')
+  t.same([slow.status, slow.code], [408, 'REQUEST_TIMEOUT'])
+  t.equal((await one(served, '')).status, 408)
+  nobodyHeard(t, served)
+})
+
+test('CONNECT is a method like any other that is not ours', async (t) => {
+  const served = await serveFake(t)
+  const reply = await one(served, 'CONNECT evil:443 HTTP/1.1\r\nHost: evil:443\r\n\r\n')
+  t.same([reply.status, reply.code], [405, 'UNSUPPORTED'])
+})
+
+test('an Upgrade is not taken up', async (t) => {
+  const served = await serveFake(t)
+  const reply = await one(
+    served,
+    'GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n',
+  )
+  t.equal(reply.status, 200)
+})
+
+test('a body on GET or HEAD is refused, and the next request is found behind it', async (t) => {
+  const served = await serveFake(t)
+  const next = 'GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
+  const smuggled = 'GET /v2/a/manifests/smuggled HTTP/1.1\r\nHost: x\r\n\r\n'
+  const bodies = [
+    `Content-Length: ${smuggled.length}\r\n\r\n${smuggled}`,
+    `Transfer-Encoding: chunked\r\n\r\n${smuggled.length.toString(16)}\r\n${smuggled}\r\n0\r\n\r\n`,
+    'Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+  ]
+  for (const target of ['/v2/', '/v2/a/manifests/b', '/livez']) {
+    for (const body of bodies) {
+      const all = replies(await raw(served.port, `GET ${target} HTTP/1.1\r\nHost: x\r\n${body}`, next))
+      t.same(
+        all.map(({ status, code }) => [status, code]),
+        [
+          [400, 'BAD_REQUEST'],
+          [200, undefined],
+        ],
+      )
+    }
+  }
+  const head = await raw(
+    served.port,
+    `HEAD /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc`,
+  )
+  t.match(head, /^HTTP\/1\.1 400 [^]*\r\n\r\n$/)
+  const empty = await call(`${served.url}/v2/`, { headers: { 'Content-Length': '0' } })
+  t.equal(empty.status, 200, 'a length of nothing is no body')
+  nobodyHeard(t, served)
+})
+
+test('a refused body is read up to a limit, then the connection ends', async (t) => {
+  const served = await serveFake(t)
+  const socket = await open(served.port)
+  socket.on('error', () => undefined)
+  let answer = ''
+  socket.on('data', (chunk: Buffer) => (answer += chunk.toString()))
+  socket.write('PATCH /v2/a/blobs/uploads/r1.x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n')
+  const piece = Buffer.concat([Buffer.from('100000\r\n'), Buffer.alloc(1 << 20), Buffer.from('\r\n')])
+  let sent = 0
+  while (!socket.destroyed && sent < 64) {
+    sent++
+    if (!socket.write(piece))
+      await Promise.race([once(socket, 'drain'), once(socket, 'close')]).catch(() => undefined)
+  }
+  t.ok(sent < 64, `ended after ${sent} MiB`)
+  t.equal(replies(answer)[0]?.code, 'UNSUPPORTED')
+})
+
+test('who waits for 100 Continue is refused without it', async (t) => {
+  const served = await serveFake(t)
+  const ask = (expect: string): string =>
+    `PUT /v2/owned/x/manifests/1 HTTP/1.1\r\nHost: x\r\nExpect: ${expect}\r\nContent-Length: 5\r\n\r\n`
+  const refused = await one(served, ask('100-continue'))
+  t.same([refused.status, refused.code], [403, 'DENIED'])
+  t.match(refused.head, /^connection: close$/im)
+  const odd = await one(served, ask('coffee'))
+  t.same([odd.status, odd.code], [417, 'EXPECTATION_FAILED'])
+})
+
+test('every write is put before the registry, by name and namespace', async (t) => {
+  const { url, registry, repository } = await serveFake(t)
+  const writes: [string, string][] = [
+    ['PUT', '/manifests/latest'],
+    ['DELETE', '/manifests/latest'],
+    ['DELETE', `/blobs/${digest}`],
+    ['POST', `/blobs/uploads/?mount=${digest}&from=b&ns=quay.io`],
+    ['POST', '/blobs/uploads'],
+    ['PATCH', '/blobs/uploads/r1.abc'],
+    ['PUT', `/blobs/uploads/r1.abc?digest=${digest}`],
+    ['GET', '/blobs/uploads/r1.abc'],
+    ['DELETE', '/blobs/uploads/r1.abc'],
+  ]
+  for (const [method, path] of writes) {
+    const body = method === 'GET' ? {} : { body: 'body' }
+    const unsupported = await call(`${url}/v2/team/app${path}`, { method, ...body })
+    t.same([unsupported.status, unsupported.code], [405, 'UNSUPPORTED'], `${method} ${path}`)
+    const denied = await call(`${url}/v2/owned/app${path}`, { method, ...body })
+    t.same([denied.status, denied.code], [403, 'DENIED'], `${method} ${path}`)
+  }
+  t.same(
+    registry.calls.filter((made) => made.includes('quay.io')),
+    ['refuseWrite team/app quay.io', 'refuseWrite owned/app quay.io'],
+  )
+  t.equal(registry.calls.length, 2 * writes.length)
+  t.same(repository.calls, [])
+})
+
+test('whatever bytes come, the process lives and every answer is an error or proper', async (t) => {
+  const served = await serveFake(t)
+  const token = fc.constantFrom(
+    'GET ',
+    'HEAD ',
+    'POST ',
+    '/v2/',
+    'a/manifests/b',
+    ' HTTP/1.1\r\n',
+    ' HTTP/1.0\r\n',
+    'Host: x\r\n',
+    'Content-Length: 3\r\n',
+    'Transfer-Encoding: chunked\r\n',
+    'Expect: 100-continue\r\n',
+    'Connection: close\r\n',
+    '\r\n',
+    '0\r\n\r\n',
+    'abc',
+    '%',
+  )
+  const text = fc.array(fc.oneof({ weight: 6, arbitrary: token }, fc.string({ unit: 'binary' })), {
+    maxLength: 14,
+  })
+  await fc.assert(
+    fc.asyncProperty(text, async (pieces) => {
+      const socket = await open(served.port)
+      const chunks: Buffer[] = []
+      socket.on('data', (chunk: Buffer) => chunks.push(chunk))
+      socket.on('error', () => undefined)
+      socket.end(pieces.join(''), 'latin1')
+      await once(socket, 'close')
+      const answer = Buffer.concat(chunks).toString('latin1')
+      return answer === '' || /^HTTP\/1\.1 (200|4\d\d) /.test(answer)
+    }),
+    { numRuns: 150 },
+  )
+  t.equal((await call(`${served.url}/v2/`)).status, 200)
+  t.notOk(
+    served.lines.some(({ level }) => level >= 50),
+    'nothing was a bug',
+  )
+})

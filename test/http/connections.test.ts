@@ -1,0 +1,213 @@
+/** Connections: what is kept, what is closed, and who leaves when. */
+import { once } from 'node:events'
+import { Agent, request, type IncomingMessage } from 'node:http'
+import { test } from 'tap'
+import { call, open, raw, replies, serveFake } from './fakes.ts'
+
+const BIG = Buffer.alloc(64 * 1024 * 1024, 'entrepot')
+
+test('the ping is answered at once, whatever the registry is like', async (t) => {
+  const { url, registry } = await serveFake(t)
+  for (const path of ['/v2/', '/v2', '/v2/?ns=docker.io']) {
+    const reply = await call(`${url}${path}`)
+    t.equal(reply.status, 200)
+    t.equal(reply.body.toString(), '{}')
+    t.match(reply.headers, {
+      'docker-distribution-api-version': 'registry/2.0',
+      'content-type': 'application/json',
+      'content-length': '2',
+    })
+    t.equal(reply.headers['www-authenticate'], undefined)
+    const head = await call(`${url}${path}`, { method: 'HEAD' })
+    t.equal(head.headers['content-length'], '2')
+    t.equal(head.body.length, 0)
+  }
+  t.same(registry.calls, [])
+})
+
+test('a request id that makes sense is kept, another one is replaced', async (t) => {
+  const { url } = await serveFake(t)
+  const idOf = async (id: string): Promise<unknown> =>
+    (await call(`${url}/v2/`, { headers: { 'X-Request-Id': id } })).headers['x-request-id']
+  for (const id of ['abc-123', 'Root=1-67891233-abc.DEF_0:9']) t.equal(await idOf(id), id)
+  for (const id of ['', 'a b', '{"x":1}', 'x'.repeat(129), '-']) {
+    t.match(await idOf(id), /^[0-9a-f]{8}-[0-9a-f-]{27}$/, id.slice(0, 20))
+  }
+})
+
+test('a connection is kept over errors of every kind', async (t) => {
+  const { url, repository } = await serveFake(t)
+  const digest = repository.addBlob(BIG.subarray(0, 1000))
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => agent.destroy())
+  let connections = 0
+  const createConnection = agent.createConnection.bind(agent)
+  agent.createConnection = (...all: Parameters<typeof createConnection>) => {
+    connections++
+    return createConnection(...all)
+  }
+  const steps: [string, string, number][] = [
+    ['GET', '/v2/', 200],
+    ['GET', '/nowhere', 404],
+    ['HEAD', '/v2/a/manifests/none', 404],
+    ['PUT', '/v2/a/manifests/x', 405],
+    ['GET', `/v2/a/blobs/${digest}`, 200],
+    ['HEAD', `/v2/a/blobs/${digest}`, 200],
+    ['GET', '/v2/A/manifests/x', 400],
+    ['GET', `/v2/a/blobs/${digest}`, 200],
+  ]
+  for (const [method, path, status] of steps) {
+    const reply = await call(`${url}${path}`, {
+      method,
+      agent,
+      ...(method === 'PUT' ? { body: 'manifest' } : {}),
+    })
+    t.equal(reply.status, status, `${method} ${path}`)
+  }
+  t.equal(connections, 1)
+})
+
+test('Connection: close is obeyed, and so is HTTP/1.0', async (t) => {
+  const { port } = await serveFake(t)
+  for (const text of [
+    'GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n',
+    'GET /v2/ HTTP/1.0\r\n\r\n',
+    'GET /nowhere HTTP/1.0\r\n\r\n',
+  ]) {
+    const all = replies(await raw(port, text))
+    t.equal(all.length, 1)
+    t.match(all[0]?.head, /^connection: close$/im)
+  }
+})
+
+test('pipelined requests are answered in order, one at a time', async (t) => {
+  const { port, repository } = await serveFake(t)
+  repository.addManifest('m', Buffer.from('{"m":1}'))
+  const blob = repository.addBlob(BIG.subarray(0, 300_000))
+  const running: number[] = []
+  repository.behaviour = { onRead: () => running.push(repository.answersOpen) }
+  const ask = (path: string, more = ''): string => `GET ${path} HTTP/1.1\r\nHost: x\r\n${more}\r\n`
+  const text = await raw(
+    port,
+    ask(`/v2/a/blobs/${blob}`) +
+      ask('/v2/a/manifests/m') +
+      ask('/v2/A/manifests/m') +
+      ask(`/v2/a/blobs/${blob}`) +
+      ask('/v2/', 'Connection: close\r\n'),
+  )
+  const all = replies(text)
+  t.same(
+    all.map(({ status, body }) => [status, body.length]),
+    [
+      [200, 300_000],
+      [200, 7],
+      [400, all[2]?.body.length],
+      [200, 300_000],
+      [200, 2],
+    ],
+  )
+  t.ok(running.every((count) => count === 1))
+})
+
+test('nonsense behind a request is answered after it, never into it', async (t) => {
+  const { port, repository } = await serveFake(t)
+  const digest = repository.addBlob(BIG.subarray(0, 1_000_000))
+  const text = await raw(
+    port,
+    `GET /v2/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\nNONSENSE\r\n\r\nMORE NONSENSE\r\n\r\n`,
+  )
+  const [good, bad, ...rest] = replies(text)
+  t.equal(good?.body, BIG.subarray(0, 1_000_000).toString('latin1'))
+  t.same([bad?.status, bad?.code, rest.length], [400, 'BAD_REQUEST', 0])
+})
+
+test('a connection on which far too much is pipelined is closed', async (t) => {
+  const { port, repository } = await serveFake(t)
+  repository.behaviour = { stallAt: 0 }
+  const digest = repository.addBlob(BIG.subarray(0, 1000))
+  await raw(port, `GET /v2/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(100))
+  t.equal(repository.sourcesOpen + repository.answersOpen, 0)
+  t.ok(repository.opened.length <= 1)
+})
+
+test('a client that leaves closes its source, wherever it was', async (t) => {
+  const { url, repository, line } = await serveFake(t)
+  const path = `${url}/v2/a/blobs/${repository.addBlob(BIG)}`
+  let nth = 0
+  for (const unverified of [false, true]) {
+    for (const behaviour of [{}, { stallAt: 5_000_000 }]) {
+      Object.assign(repository, { unverified, behaviour })
+      const outgoing = request(path, { agent: false })
+      outgoing.on('error', () => undefined)
+      outgoing.end()
+      const [incoming] = (await once(outgoing, 'response')) as [IncomingMessage]
+      incoming.on('error', () => undefined)
+      await once(incoming, 'data')
+      outgoing.destroy()
+      const logged = await line(nth++)
+      t.match(logged, { msg: 'client left', level: 30, status: 200 })
+      t.ok((logged['bytes'] as number) < BIG.length)
+      t.equal(repository.sourcesOpen + repository.answersOpen, 0)
+      t.ok(repository.signals.at(-1)?.aborted)
+    }
+  }
+})
+
+test('a client that leaves before the head aborts what was begun for it', async (t) => {
+  const { port, repository, line } = await serveFake(t)
+  repository.manifest = async (_reference, signal) => {
+    repository.signals.push(signal)
+    socket.destroy()
+    await once(signal, 'abort')
+    signal.throwIfAborted()
+    return undefined
+  }
+  const socket = await open(port)
+  socket.write('GET /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\n\r\n')
+  t.match(await line(0), { msg: 'client left', bytes: 0 })
+  t.ok(repository.signals[0]?.aborted)
+})
+
+test('a slow reader holds its source back and a few buffers, no more', async (t) => {
+  const { port, repository, line } = await serveFake(t)
+  const digest = repository.addBlob(BIG)
+  for (const [nth, unverified] of [false, true].entries()) {
+    repository.unverified = unverified
+    repository.bytesRead = 0
+    const socket = await open(port)
+    socket.on('error', () => undefined)
+    socket.pause()
+    socket.write(`GET /v2/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`)
+    // It stops by itself when the kernel's buffers are full: wait until nothing moves any more.
+    let before = -1
+    while (before !== repository.bytesRead) {
+      before = repository.bytesRead
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    t.ok(before > 0)
+    t.ok(before < 16 * 1024 * 1024, `${before} bytes were read for it`)
+    socket.destroy()
+    await line(nth)
+  }
+})
+
+test('a client that takes nothing is dropped', async (t) => {
+  const { port, repository, line } = await serveFake(t, { timeouts: { idleMs: 200 } })
+  const socket = await open(port)
+  socket.on('error', () => undefined)
+  socket.pause()
+  socket.write(`GET /v2/a/blobs/${repository.addBlob(BIG)} HTTP/1.1\r\nHost: x\r\n\r\n`)
+  t.match(await line(0), { msg: 'client left', timedOut: true })
+  t.equal(repository.sourcesOpen + repository.answersOpen, 0)
+})
+
+test('a client that announces a body and sends none is dropped', async (t) => {
+  const { port } = await serveFake(t, { timeouts: { idleMs: 100, keepAliveMs: 100 } })
+  const text = await raw(port, 'PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n')
+  t.equal(replies(text)[0]?.status, 405)
+})
+
+test('a connection that is not used again is closed after a while', async (t) => {
+  const { port } = await serveFake(t, { timeouts: { keepAliveMs: 50, checkMs: 50 } })
+  t.equal(replies(await raw(port, 'GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n')).length, 1)
+})

@@ -1,0 +1,112 @@
+/** TLS with certificates that are replaced while the server runs. */
+import { execFileSync, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { copyFileSync, renameSync, writeFileSync } from 'node:fs'
+import { connect as connectPlain } from 'node:net'
+import { join } from 'node:path'
+import { connect } from 'node:tls'
+import { test } from 'tap'
+import { raw, replies, serveFake, type Served } from './fakes.ts'
+
+const skip = spawnSync('openssl', ['version']).error ? 'openssl is missing' : false
+
+/** A self-signed pair for that name. */
+function makePair(folder: string, name: string): { cert: string; key: string } {
+  const pair = { cert: join(folder, `${name}.crt`), key: join(folder, `${name}.key`) }
+  const algorithm = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes']
+  const subject = ['-subj', `/CN=${name}`, '-days', '2']
+  execFileSync(
+    'openssl',
+    ['req', '-x509', ...algorithm, '-keyout', pair.key, '-out', pair.cert, ...subject],
+    { stdio: 'ignore' },
+  )
+  return pair
+}
+
+/** Common name of the certificate, and the answer to a ping. */
+async function ping(port: number): Promise<{ name: string | string[] | undefined; text: string }> {
+  const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false })
+  await once(socket, 'secureConnect')
+  const name = socket.getPeerCertificate().subject.CN
+  let text = ''
+  socket.on('data', (chunk: Buffer) => (text += chunk.toString()))
+  socket.write('GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n')
+  await once(socket, 'close')
+  return { name, text }
+}
+
+async function logged({ lines, line }: Served, message: string): Promise<void> {
+  for (let nth = 0; ; nth++) {
+    await line(nth)
+    if (lines[nth]?.msg === message) {
+      lines.splice(0)
+      return
+    }
+  }
+}
+
+test('a new pair is taken up, a broken one is not', { skip }, async (t) => {
+  const folder = t.testdir()
+  const files = makePair(folder, 'first')
+  const second = makePair(folder, 'second')
+  const third = makePair(folder, 'third')
+  const served = await serveFake(t, { tls: files, timeouts: { tlsPollMs: 20 } })
+  const before = await ping(served.port)
+  t.equal(before.name, 'first')
+  t.equal(replies(before.text)[0]?.status, 200)
+  served.lines.splice(0)
+
+  copyFileSync(second.cert, files.cert)
+  await logged(served, 'certificate not reloaded, the old one stays')
+  t.equal((await ping(served.port)).name, 'first', 'a certificate without its key')
+  served.lines.splice(0)
+  copyFileSync(second.key, files.key)
+  await logged(served, 'certificate reloaded')
+  t.equal((await ping(served.port)).name, 'second')
+
+  served.lines.splice(0)
+  writeFileSync(files.cert, 'nonsense')
+  await logged(served, 'certificate not reloaded, the old one stays')
+  t.equal((await ping(served.port)).name, 'second')
+  renameSync(third.key, files.key)
+  renameSync(third.cert, files.cert)
+  await logged(served, 'certificate reloaded')
+  t.equal((await ping(served.port)).name, 'third')
+})
+
+test(
+  'a client that speaks no TLS is turned away, and half a handshake holds nothing up',
+  { skip },
+  async (t) => {
+    const served = await serveFake(t, { tls: makePair(t.testdir(), 'name') })
+    const text = await raw(served.port, 'GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n')
+    t.notMatch(text, 'HTTP/1.1 200')
+    const waiting = connectPlain(served.port, '127.0.0.1')
+    waiting.on('error', () => undefined)
+    await once(waiting, 'connect')
+    t.equal((await ping(served.port)).name, 'name')
+    const gone = once(waiting, 'close')
+    await served.server.close(30_000)
+    await gone
+  },
+)
+
+test('a pair that cannot be used is a sentence', { skip }, async (t) => {
+  const folder = t.testdir({ 'not-pem': 'x' })
+  const { cert, key } = makePair(folder, 'a')
+  const other = makePair(folder, 'b')
+  const start = (tls: { cert: string; key: string }): Promise<unknown> => serveFake(t, { tls })
+  await t.rejects(start({ cert: join(folder, 'none'), key }), {
+    name: 'TlsError',
+    message: /^cannot read the certificate .*none/,
+  })
+  await t.rejects(start({ cert, key: join(folder, 'none') }), {
+    name: 'TlsError',
+    message: /^cannot read the key /,
+  })
+  await t.rejects(start({ cert: join(folder, 'not-pem'), key }), { name: 'TlsError' })
+  await t.rejects(start({ cert, key: other.key }), {
+    name: 'TlsError',
+    message: /are not a certificate and its key/,
+  })
+})

@@ -1,0 +1,66 @@
+/** Imports go one way. Who may import whom, folder by folder. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, normalize } from 'node:path'
+import { test } from 'tap'
+
+const SRC = join(import.meta.dirname, '../src')
+const STORE = ['store/blob-store.ts', 'store/ingest.ts', 'store/metadata.ts']
+
+/** What a room may import besides its own files: paths, or folders ending in a slash. */
+const VALUES: Record<string, string[]> = {
+  oci: [],
+  telemetry: [],
+  store: ['oci/'],
+  upstream: ['oci/'],
+  // Interfaces only: no concrete class of another room.
+  cache: ['oci/', ...STORE, 'upstream/upstream.ts'],
+  registry: ['oci/', 'cache/', ...STORE],
+  auth: ['oci/'],
+  http: ['oci/', 'auth/', 'registry/'],
+  config: ['oci/'],
+  'config.ts': ['oci/', 'config/'],
+  'start-error.ts': ['http/tls.ts', 'store/storage-error.ts'],
+  'app.ts': [
+    'config.ts',
+    'start-error.ts',
+    ...'cache http registry store telemetry upstream'.split(' ').map((room) => `${room}/`),
+  ],
+  cli: ['app.ts', 'config.ts', 'start-error.ts', 'telemetry/'],
+  'main.ts': ['cli/'],
+}
+
+/** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
+const TYPES: Record<string, string[]> = {
+  http: ['store/blob-store.ts'],
+  cache: ['upstream/slots.ts'],
+  config: ['config.ts'],
+}
+
+const STATIC = /^(?:import|export)\s+(type\s)?(?:[^'";]*?\sfrom\s+)?['"](\.[^'"]+\.ts)['"]/gm
+const DYNAMIC = /\b(?:import|new URL)\(()\s*['"](\.[^'"]+\.ts)['"]/g
+
+test('imports go one way', (t) => {
+  const files = readdirSync(SRC, { recursive: true, encoding: 'utf8' }).filter((path) => path.endsWith('.ts'))
+  let imports = 0
+  for (const file of files) {
+    const room = file.split('/', 1)[0] ?? ''
+    const values = VALUES[room]
+    t.ok(values, `${file} is in a room of the house`)
+    const text = readFileSync(join(SRC, file), 'utf8')
+    for (const [, type, target = ''] of [...text.matchAll(STATIC), ...text.matchAll(DYNAMIC)]) {
+      const path = normalize(join(dirname(file), target))
+      const allowed = [...(values ?? []), ...(type ? ['telemetry/', ...(TYPES[room] ?? [])] : [])]
+      const own = path.startsWith(`${room}/`)
+      t.ok(
+        own || allowed.some((may) => path === may || (may.endsWith('/') && path.startsWith(may))),
+        `${file} imports ${path}`,
+      )
+      imports++
+    }
+  }
+  t.ok(
+    files.length > 20 && imports > 2 * files.length,
+    `${files.length} files and ${imports} imports were seen`,
+  )
+  t.end()
+})
