@@ -106,13 +106,16 @@ export class Transport {
     let agent = this.#proxies.get(proxy)
     if (agent === undefined) {
       const { timeouts } = this.#options
+      const limited = (origin: string | URL, options: object): Pool =>
+        new Pool(origin, { ...options, ...this.#common() })
       agent = new ProxyAgent({
         ...this.#common(),
         uri: proxy,
         connectTimeout: timeouts.connect,
         requestTls: this.#tls(),
-        // Its pool for plain http would otherwise know none of our limits.
-        factory: (origin, options) => new Pool(origin, { ...(options as Pool.Options), ...this.#common() }),
+        // Its connections to the proxy itself would otherwise know none of our limits.
+        clientFactory: limited,
+        factory: limited,
       })
       this.#proxies.set(proxy, agent)
     }
