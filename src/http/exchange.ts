@@ -11,7 +11,7 @@ import type { Endpoint } from '../oci/route.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 
 /** What handlers learn on the way; becomes part of the request's log line. */
-export interface ExchangeFields {
+interface ExchangeFields {
   route?: Endpoint
   repo?: string
   ref?: string
@@ -39,6 +39,8 @@ export class Exchange {
   readonly method: string
   readonly fields: ExchangeFields = {}
   readonly startedAt = performance.now()
+  /** Taken now: a closed socket no longer knows. */
+  readonly remote: string | undefined
   /** Resolves when the response is over, in whatever way. */
   readonly closed: Promise<void>
   /** Body bytes that left. */
@@ -53,6 +55,7 @@ export class Exchange {
     this.request = request
     this.response = response
     this.method = request.method ?? ''
+    this.remote = request.socket.remoteAddress
     const wanted = request.headers['x-request-id']
     this.id = typeof wanted === 'string' && SANE_REQUEST_ID.test(wanted) ? wanted : randomUUID()
     const { promise, resolve } = Promise.withResolvers<undefined>()
@@ -135,7 +138,8 @@ export class Exchange {
     if (this.signal.aborted || this.request.socket.destroyed) return
     this.#failure = error
     if (this.response.headersSent) {
-      this.breakOff()
+      // What fails after the end, in cleaning up, is ours to know and nothing to the client.
+      if (!this.response.writableEnded) this.breakOff()
       return
     }
     const told = error instanceof OciError ? error : new OciError('UNKNOWN')

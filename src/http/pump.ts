@@ -16,7 +16,7 @@ const MAX_BIG = 16
 /** A client that takes longer for a big piece gains nothing by it and only holds the memory. */
 const QUICK_MS = 100
 
-export interface PumpOptions {
+interface PumpOptions {
   /** Bytes to send; undefined: until the source ends. */
   readonly length: number | undefined
   /** The bytes are still coming in: two small buffers per client, for there may be hundreds. */

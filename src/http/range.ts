@@ -16,7 +16,7 @@ export interface ByteRange {
 /** As written: `first-last`, `first-`, or `-suffix`. */
 type RangeSpec = { readonly first: number; readonly last: number | undefined } | { readonly suffix: number }
 
-export type RangeSpecs = readonly RangeSpec[]
+type RangeSpecs = readonly RangeSpec[]
 
 export type RangePlan =
   | { readonly kind: 'whole' }

@@ -19,7 +19,7 @@ export function report(exchange: Exchange, log: Logger, metrics: Metrics): void 
       status,
       bytes: exchange.bytes,
       durationMs: Math.round(seconds * 1000),
-      remote: request.socket.remoteAddress,
+      remote: exchange.remote,
       ...facts,
     },
     message,

@@ -41,7 +41,7 @@ export const OCI_ERRORS = {
 
 export type OciErrorCode = keyof typeof OCI_ERRORS
 
-export interface OciErrorOptions {
+interface OciErrorOptions {
   /** Replaces the table's message: a sentence for the person who reads it. Never paths, SQL or upstream bodies. */
   message?: string
   /** Sent as `Retry-After`, rounded up. */

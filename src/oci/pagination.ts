@@ -6,7 +6,7 @@
  */
 import { OciError } from './errors.ts'
 
-export interface PageRequest {
+interface PageRequest {
   /** 0 is legal: an empty page without a next one. */
   readonly n: number | undefined
   readonly last: string | undefined

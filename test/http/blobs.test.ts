@@ -272,3 +272,17 @@ test('pulls and bytes are counted by where they came from', async (t) => {
   t.match(text, /entrepot_pulls_total\{upstream="docker.io",kind="blob",cache="join"\} 2\n/)
   t.match(text, /entrepot_served_bytes_total\{kind="blob",cache="join"\} 2148\n/)
 })
+
+test('what fails in cleaning up after a whole answer is logged, and the answer stays whole', async (t) => {
+  const { url, repository, line } = await serveFake(t)
+  const digest = repository.addBlob(SMALL)
+  const blob = repository.blob.bind(repository)
+  repository.unknownSize = true
+  repository.blob = async (...all) => {
+    const answer = await blob(...all)
+    return answer && { ...answer, [Symbol.asyncDispose]: async () => Promise.reject(new Error('not closed')) }
+  }
+  const reply = await call(`${url}/v2/a/blobs/${digest}`)
+  t.ok(reply.body.equals(SMALL))
+  t.match(await line(0), { level: 50, status: 200, err: { message: 'not closed' } })
+})
