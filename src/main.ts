@@ -52,7 +52,7 @@ const program = new Command('entrepot')
   .version(version())
   .exitOverride()
 
-program
+const serving = program
   .command('serve', { isDefault: true })
   .description('serve the mirror (the default command)')
   .option('-c, --config <file>', 'configuration file; else ENTREPOT_CONFIG, else the defaults')
@@ -60,6 +60,9 @@ program
     // A worker or a socket that lingers must not keep a stopped server alive.
     process.exit(await serve(options, edge))
   })
+
+// Most people only ever want these.
+program.addHelpText('after', () => `\nserve:\n${serving.helpInformation()}`)
 
 try {
   await program.parseAsync()

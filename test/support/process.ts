@@ -15,27 +15,36 @@ export interface EntrepotOptions {
   /** As it would be in the file; the port is a free one unless given. */
   readonly config?: Record<string, unknown>
   readonly env?: Record<string, string>
+  /** Of Node, before the program. */
+  readonly execArgv?: readonly string[]
+}
+
+/** The command line of an entrepot with that configuration, for whoever starts it in a way of their own. */
+export function commandLine({ dir, config = {}, env = {}, execArgv = [] }: EntrepotOptions) {
+  const file = join(dir, 'config.yaml')
+  writeFileSync(file, stringify({ server: { port: 0 }, storage: { root: join(dir, 'data') }, ...config }))
+  // No proxy and no entrepot setting of the machine that runs the tests.
+  const bare = { PATH: process.env['PATH'], HOME: dir }
+  return { command: process.execPath, args: [...execArgv, START, '--config', file], env: { ...bare, ...env } }
 }
 
 export class Entrepot {
   readonly program: Program
   #url = ''
 
-  constructor(t: Test, { dir, config = {}, env = {} }: EntrepotOptions) {
-    const file = join(dir, 'config.yaml')
-    writeFileSync(file, stringify({ server: { port: 0 }, storage: { root: join(dir, 'data') }, ...config }))
-    // No proxy and no entrepot setting of the machine that runs the tests.
-    const bare = {
-      PATH: process.env['PATH'],
-      HOME: dir,
-      NODE_EXTRA_CA_CERTS: process.env['NODE_EXTRA_CA_CERTS'],
-    }
-    this.program = new Program(t, process.execPath, [START, '--config', file], { ...bare, ...env })
+  constructor(program: Program) {
+    this.program = program
   }
 
   static async start(t: Test, options: EntrepotOptions): Promise<Entrepot> {
-    const entrepot = new Entrepot(t, options)
-    await entrepot.program.ready(() => entrepot.#readAddress())
+    const { command, args, env } = commandLine(options)
+    return Entrepot.follow(new Program(t, command, args, env))
+  }
+
+  /** One that somebody else started, from its start line on. */
+  static async follow(program: Program): Promise<Entrepot> {
+    const entrepot = new Entrepot(program)
+    await program.ready(() => entrepot.#readAddress())
     return entrepot
   }
 
@@ -53,6 +62,11 @@ export class Entrepot {
     return lines.map((line) => JSON.parse(line) as Record<string, unknown>)
   }
 
+  /** Waits for a line with that message. */
+  async logged(message: string): Promise<void> {
+    await this.program.ready(() => this.log.some(({ msg }) => msg === message))
+  }
+
   /** The sum of a metric's series whose labels are these. */
   async metric(name: string, labels: Record<string, string> = {}): Promise<number> {
     const text = await (await fetch(`${this.#url}/metrics`)).text()
@@ -66,7 +80,7 @@ export class Entrepot {
   }
 
   #readAddress(): boolean {
-    const ready = /^.*"url":"([^"]+)".*$/m.exec(this.program.stdout)
+    const ready = /"url":"([^"]+)"/.exec(this.program.stdout)
     this.#url = ready?.[1] ?? ''
     return ready !== null
   }
