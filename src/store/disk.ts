@@ -6,7 +6,7 @@
 import path from 'node:path'
 import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
 import { nodeFiles, systemCode, type Files } from './files.ts'
-import { InProcessLocks } from './locks.ts'
+import { InProcessLocks, type Locks } from './locks.ts'
 import { OpenFile } from './open-file.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes } from './blob-store.ts'
 import type { VerifiedFile } from './ingest.ts'
@@ -17,7 +17,7 @@ export class DiskBlobStore implements BlobStore {
   readonly #root: string
   readonly #files: Files
   /** Of adopt and delete of one digest: each sees what the other has done. */
-  readonly #locks = new InProcessLocks()
+  readonly #locks: Locks = new InProcessLocks()
   /** Folders whose own entry is known to be on the disk; at a start, none. */
   readonly #durableFolders = new Set<string>()
 

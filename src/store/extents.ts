@@ -5,7 +5,7 @@
  */
 import type { Bytes } from './blob-store.ts'
 
-export interface Extent {
+interface Extent {
   readonly start: Bytes
   /** Exclusive. */
   readonly end: Bytes

@@ -34,7 +34,7 @@ export const DEFAULT_LIMITS: PartialLimits = {
   maxUnhashed: 256 * MiB,
 }
 
-export interface PartialFileOptions {
+interface PartialFileOptions {
   readonly files: Files
   readonly hashers: Hashers
   readonly identity: IngestIdentity

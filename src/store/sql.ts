@@ -25,7 +25,7 @@ import type {
 } from './metadata.ts'
 import type { Tables } from './schema.ts'
 
-export interface SqlWriter {
+interface SqlWriter {
   /** All of it or nothing, durable when it resolves. */
   write(queries: readonly { readonly sql: string; readonly parameters: readonly unknown[] }[]): Promise<void>
   close(): Promise<void>

@@ -2,6 +2,7 @@ import { appendFileSync, existsSync, readFileSync, statSync, utimesSync, writeFi
 import path from 'node:path'
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
+import { nodeFiles, type Files } from '../../src/store/files.ts'
 import { identityOf, KiB, land, MiB, openStore, pour, randomBytes, readAll } from './support.ts'
 
 const SMALL = 100 * KiB
@@ -320,4 +321,55 @@ test('ending it a second time changes nothing', async (t) => {
   await ingest.discard()
   await ingest.keep()
   await t.rejects(ingest.verify(0))
+})
+
+test('an ingest ends only when nothing of it is being written any more', async (t) => {
+  const gate = Promise.withResolvers<undefined>()
+  const files: Files = {
+    ...nodeFiles,
+    write: async (file, chunks, position) => {
+      if (position > 0) await gate.promise
+      return await nodeFiles.write(file, chunks, position)
+    },
+  }
+  const store = await openStore(t, { files })
+  const content = randomBytes(SMALL)
+  const ingest = await store.ingests.open(identityOf(content))
+  await ingest.write([content.subarray(0, 10)], 0)
+  const writing = ingest.write([content.subarray(10, 20)], 10)
+  let kept = false
+  const keeping = ingest.keep().then(() => {
+    kept = true
+  })
+  await new Promise((resolve) => setImmediate(resolve))
+  t.equal(kept, false)
+  t.equal((await store.ingests.open(identityOf(content))).inherited, 0, 'nobody else gets the file meanwhile')
+  gate.resolve(undefined)
+  await Promise.all([writing, keeping])
+  t.equal((await store.ingests.open(identityOf(content))).inherited, 20)
+})
+
+test('a writer does not run away from the hasher, nor from the disk', async (t) => {
+  const gate = Promise.withResolvers<undefined>()
+  const files: Files = {
+    ...nodeFiles,
+    datasync: async (file) => {
+      await gate.promise
+      await nodeFiles.datasync(file)
+    },
+  }
+  const limits = { saveEvery: 256 * KiB, maxUnsynced: 512 * KiB, maxUnhashed: 2 * MiB }
+  const store = await openStore(t, { files, limits })
+  const content = randomBytes(LARGE)
+  const ingest = await store.ingests.open(identityOf(content))
+  const pouring = pour(ingest, content)
+  let before = -1
+  while (ingest.prefix !== before) {
+    before = ingest.prefix
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  t.ok(ingest.prefix >= 256 * KiB && ingest.prefix <= 2 * MiB, 'it waits for the sync')
+  gate.resolve(undefined)
+  await pouring
+  t.ok(await ingest.verify(LARGE), 'and then goes on')
 })

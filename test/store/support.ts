@@ -32,16 +32,19 @@ export async function openStore(
   t: Test,
   options: Partial<IngestOptions> & { root?: string; files?: Files } = {},
 ): Promise<Store> {
+  const hashers = new Hashers({ threads: 1 })
+  const opened: IngestStore[] = []
+  // Before the folder is made: what is registered later runs after the folder has been removed.
+  t.teardown(async () => {
+    for (const ingests of opened) await ingests.close()
+    await hashers.close()
+  })
   const root = options.root ?? t.testdir()
   const files = options.files ?? nodeFiles
-  const hashers = new Hashers({ threads: 1 })
   const reports: unknown[] = []
   const report = (error: unknown): void => void reports.push(error)
   const ingests = await openIngests({ report, ...options, root, files, hashers })
-  t.teardown(async () => {
-    await ingests.close()
-    await hashers.close()
-  })
+  opened.push(ingests)
   const partials = (): string[] => readdirSync(path.join(root, 'ingest')).sort()
   return { root, ingests, blobs: new DiskBlobStore(root, files), reports, partials }
 }
