@@ -115,6 +115,8 @@ class DiskIngests implements IngestStore {
   async #examine(stem: string): Promise<Idle | undefined> {
     const info = await this.#files.stat(`${stem}.part`)
     if (info?.kind !== 'file' || this.#now() - info.modifiedAt > MAX_AGE_MS) return undefined
+    // It was adopted, and of that rename a power loss left both names: whoever writes here writes to the blob.
+    if (info.links > 1) return undefined
     const sidecar = await readSidecar(this.#files, `${stem}.json`)
     if (!sidecar) return undefined
     const { identity, extents } = sidecar
@@ -155,8 +157,11 @@ class DiskIngests implements IngestStore {
       try {
         const { size } = await file.describe()
         if (size < idle.extents.end) throw new Error('a partial file has shrunk')
-        // What was written but not vouched for must not hang on behind a shorter blob.
-        await file.truncate(idle.extents.end)
+        // What was written but not vouched for must not hang on behind a shorter blob, whenever the power goes.
+        if (size > idle.extents.end) {
+          await file.truncate(idle.extents.end)
+          await file.datasync()
+        }
       } catch (error) {
         file[Symbol.dispose]()
         throw error

@@ -17,6 +17,8 @@ export interface FileInfo {
   readonly size: Bytes
   /** Unix time in ms. */
   readonly modifiedAt: number
+  /** Names that this file has. */
+  readonly links: number
 }
 
 export interface Files {
@@ -88,7 +90,7 @@ async function syncFolder(path: string): Promise<void> {
 
 function describe(stats: fs.Stats): FileInfo {
   const kind = stats.isFile() ? 'file' : stats.isDirectory() ? 'folder' : 'other'
-  return { kind, size: stats.size, modifiedAt: stats.mtimeMs }
+  return { kind, size: stats.size, modifiedAt: stats.mtimeMs, links: stats.nlink }
 }
 
 function call<T>(start: (done: (error: Error | null, value: T) => void) => void): Promise<T> {

@@ -30,6 +30,8 @@ export class Writer {
   readonly #maxQueued: number
   readonly #entry: URL
   readonly #pending = new Map<number, Pending>()
+  /** Sent to the thread and not answered, also those whose callers were told not to wait any longer. */
+  #unanswered = 0
   #lastUnit = 0
   #worker: Worker | undefined
   #closing: Promise<void> | undefined
@@ -49,10 +51,11 @@ export class Writer {
   write(queries: readonly WriteQuery[]): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#closing) throw new StorageError('CLOSED', 'the metadata database has been closed')
-      if (this.#pending.size >= this.#maxQueued) throw busy()
+      if (this.#unanswered >= this.#maxQueued) throw busy()
       const unit = ++this.#lastUnit
       const worker = (this.#worker ??= this.#start())
       worker.postMessage({ type: 'write', unit, queries } satisfies WriterRequest)
+      this.#unanswered++
       // It also keeps the process alive until the answer is there; the thread itself does not.
       const timer = setTimeout(() => this.#settle(unit, busy()), this.#timeoutMs)
       this.#pending.set(unit, { worker, resolve, reject, timer })
@@ -78,6 +81,7 @@ export class Writer {
     const worker = new Worker(this.#entry, { workerData: this.#path })
     worker.unref()
     worker.on('message', ({ unit, error }: WriterReply) => {
+      this.#unanswered--
       this.#settle(unit, error === undefined ? undefined : failed(error))
     })
     worker.on('error', (error) => this.#lose(worker, error))
@@ -95,7 +99,10 @@ export class Writer {
   }
 
   #lose(worker: Worker, cause: unknown): void {
-    if (this.#worker === worker) this.#worker = undefined
+    if (this.#worker === worker) {
+      this.#worker = undefined
+      this.#unanswered = 0
+    }
     for (const [unit, pending] of this.#pending) {
       if (pending.worker === worker) this.#settle(unit, failed(cause ?? 'the writing thread has ended'))
     }
