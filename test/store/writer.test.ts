@@ -70,22 +70,22 @@ function commits(database: DatabaseSync): number {
   return count
 }
 
-test('a database that somebody else holds rejects its writers in time, and takes writes again later', async t => {
+test('a database that somebody else holds rejects its writers in time, and takes writes again later', async (t) => {
   const { writer, database } = openWriter(t, { timeoutMs: 300, maxQueued: 3 })
   database.exec('begin immediate')
-  const waiting = [2, 3, 4].map(id => writer.write([insert(id)]))
+  const waiting = [2, 3, 4].map((id) => writer.write([insert(id)]))
   await t.rejects(writer.write([insert(5)]), { code: 'BUSY' }, 'more than it queues')
-  await Promise.all(waiting.map(write => t.rejects(write, { code: 'BUSY' })))
+  await Promise.all(waiting.map((write) => t.rejects(write, { code: 'BUSY' })))
   await t.rejects(writer.write([insert(5)]), { code: 'BUSY' }, 'they still are in the queue')
   database.exec('rollback')
   // As long as it takes on this machine.
   const again = { sql: 'insert or ignore into item values (6, ?)', parameters: ['x'] }
-  for (let done = false; !done; ) {
+  for (let done = false; !done;) {
     done = await writer.write([again]).then(
       () => true,
       () => false,
     )
-    await new Promise(resolve => setTimeout(resolve, 20))
+    await new Promise((resolve) => setTimeout(resolve, 20))
   }
   t.notOk(ids(database).includes(5))
 })
