@@ -8,7 +8,7 @@ import { resolve } from 'node:path'
 import { createApp } from '../app.ts'
 import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config.ts'
 import { StartError } from '../start-error.ts'
-import { createLog } from '../telemetry/log.ts'
+import { createLog, flushed } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'
 import type { Edge } from './edge.ts'
 
@@ -50,6 +50,7 @@ export async function serve(options: { config?: string | undefined }, edge: Edge
   log.info({ signal, graceMs: GRACE_MS }, 'stopping')
   await app.close(GRACE_MS)
   log.info('stopped')
+  await flushed(log)
   return 0
 }
 

@@ -4,10 +4,10 @@
  * The message is a constant phrase, the data is in fields. Secrets are struck out here, wherever in the fields
  * they are, so that a caller who logs a whole object by mistake gives nothing away.
  */
-import { pino, stdSerializers, type Logger } from 'pino'
+import { Writable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { destination, pino, stdSerializers, type Logger, type LoggerOptions } from 'pino'
 import pretty from 'pino-pretty'
-
-export type Log = Logger
 
 export interface LogOptions {
   readonly level: string
@@ -17,45 +17,59 @@ export interface LogOptions {
   readonly write?: (line: string) => void
 }
 
-export function createLog({ level, pretty: readable = false, write }: LogOptions): Log {
-  const options = {
+export function createLog({ level, pretty: readable = false, write }: LogOptions): Logger {
+  const options: LoggerOptions = {
     level,
     // Which machine and process said it is the collector's knowledge.
     base: null,
-    serializers: { err: (error: Error) => conceal(stdSerializers.err(error)) },
-    formatters: {
-      level: (label: string) => ({ level: label }),
-      log: (fields: Record<string, unknown>) => conceal(fields) as Record<string, unknown>,
-    },
+    serializers: { err: (error: Error) => concealed(stdSerializers.err(error)) },
+    formatters: { level: (label) => ({ level: label }), log: concealFields },
+    // Texts are looked at once, in the finished line: messages and stacks included.
+    hooks: { streamWrite: (line) => line.replaceAll(CREDENTIALS, '[hidden]') },
     timestamp: () => `,"time":"${new Date().toISOString()}"`,
   }
-  if (readable) {
-    // In this thread and synchronous: the last lines before an exit are the ones that matter.
-    return pino(
-      options,
-      pretty({ colorize: write === undefined, sync: true, ...(write && { destination: { write } }) }),
-    )
-  }
-  return write === undefined ? pino(options) : pino(options, { write })
+  const output =
+    write &&
+    new Writable({
+      write(line, _, done) {
+        write(String(line))
+        done()
+      },
+    })
+  // Not synchronous: a slow reader of the log must not stop the server. With a length of at least one, `flush`
+  // waits for what is under way.
+  if (!readable) return pino(options, output ?? destination({ dest: 1, sync: false, minLength: 1 }))
+  // In this thread and synchronous: the last lines before an exit are the ones that matter.
+  const terminal = { colorize: output === undefined, sync: true, ...(output && { destination: output }) }
+  return pino(options, pretty(terminal))
 }
 
 const SECRET = /^(?:proxy-?)?authorization$|cookie|password|secret|token$|^credentials$/i
 const CREDENTIALS = /\b(basic|bearer)\s+[\w.~+/=-]{8,}|(?<=:\/\/)[^/@\s"]+(?=@)/gi
 const DEPTH = 6
 
-/** A copy without secrets; the value itself where there are none to be expected. */
-function conceal(value: unknown, depth = 0): unknown {
-  if (typeof value === 'string') return value.replaceAll(CREDENTIALS, '[hidden]')
+const concealFields = (fields: Record<string, unknown>): Record<string, unknown> =>
+  concealed(fields) as Record<string, unknown>
+
+/** A copy without the fields that are secrets by their names. */
+function concealed(value: unknown, depth = 0): unknown {
   // An error is written by its serializer, which comes back here.
   if (typeof value !== 'object' || value === null || value instanceof Error) return value
   if (depth === DEPTH) return '[deep]'
-  if (Array.isArray(value)) return value.map((item) => conceal(item, depth + 1))
+  if (Array.isArray(value)) return value.map((item) => concealed(item, depth + 1))
   const prototype: unknown = Object.getPrototypeOf(value)
+  // Dates, URLs and the like write themselves; what an error was serialized to has a prototype of its own.
   if (prototype !== Object.prototype && prototype !== null && !('stack' in value)) return value
   const copy: Record<string, unknown> = {}
   for (const [key, item] of Object.entries(value)) {
     copy[key] =
-      SECRET.test(key) && item !== undefined && item !== null ? '[hidden]' : conceal(item, depth + 1)
+      SECRET.test(key) && item !== undefined && item !== null ? '[hidden]' : concealed(item, depth + 1)
   }
   return copy
+}
+
+/** Waits until everything logged is written; not for ever, as its reader may have gone. */
+export async function flushed(log: Logger): Promise<void> {
+  const written = new Promise<void>((resolve) => log.flush(() => resolve()))
+  await Promise.race([written, sleep(1000, undefined, { ref: false })])
 }

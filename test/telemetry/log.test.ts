@@ -1,0 +1,72 @@
+import { test } from 'tap'
+import { createLog } from '../../src/telemetry/log.ts'
+
+function captured(readable = false) {
+  const lines: string[] = []
+  const write = (line: string): void => void lines.push(line)
+  return { log: createLog({ level: 'info', pretty: readable, write }), lines }
+}
+
+test('a line is one JSON object with a named level, a time and the message', async (t) => {
+  const { log, lines } = captured()
+  log.info({ repo: 'library/nginx', bytes: 5 }, 'served')
+  log.debug('not this one')
+  t.equal(lines.length, 1)
+  t.ok(lines[0]!.endsWith('}\n'))
+  t.match(JSON.parse(lines[0]!), {
+    level: 'info',
+    time: /^\d{4}-.*Z$/,
+    msg: 'served',
+    repo: 'library/nginx',
+    bytes: 5,
+  })
+})
+
+test('secrets are struck out wherever they are', async (t) => {
+  const { log, lines } = captured()
+  const error = Object.assign(new Error('GET https://me:hunter2@proxy/ with Bearer hunter2hunter2'), {
+    headers: { 'Proxy-Authorization': 'hunter2' },
+    cause: new Error('Basic hunter2hunter2=='),
+  })
+  log.info({ authorization: 'hunter2', token: 'hunter2', password: 'hunter2', access_token: 'hunter2' }, 'a')
+  log.info(
+    { request: { headers: { Authorization: 'hunter2', cookie: 'hunter2', 'set-cookie': ['hunter2'] } } },
+    'b',
+  )
+  log.info({ upstreams: [{ credentials: { username: 'me', password: 'hunter2' } }] }, 'c')
+  log.warn({ err: error, url: 'http://me:hunter2@host/' }, 'd')
+  log.error(error)
+  log.child({ url: 'http://me:hunter2@host/' }).info({ nested: [[{ clientSecret: 'hunter2' }]] }, 'e')
+  t.equal(lines.length, 6)
+  t.notMatch(lines.join(''), /hunter2/)
+  t.match(lines.join(''), /\[hidden\]/)
+})
+
+test('what is no secret stays', async (t) => {
+  const { log, lines } = captured()
+  const fields = {
+    tokens: 3,
+    path: '/v2/a@sha256:b',
+    ref: 'basic',
+    none: null,
+    list: [1, 'x'],
+    user: { name: 'me' },
+  }
+  log.info(fields, 'a')
+  t.match(JSON.parse(lines[0]!), fields)
+})
+
+test('an error is logged with its type, message, stack and facts', async (t) => {
+  const { log, lines } = captured()
+  log.error({ err: Object.assign(new TypeError('broken'), { code: 'EIO' }) }, 'failed')
+  t.match(JSON.parse(lines[0]!), {
+    err: { type: 'TypeError', message: 'broken', code: 'EIO', stack: /log\.test/ },
+  })
+})
+
+test('for a person the line is readable', async (t) => {
+  const { log, lines } = captured(true)
+  log.warn({ warning: 'mind the gap', password: 'hunter2' }, 'configuration')
+  t.match(lines.join(''), /WARN.*: configuration\n.*warning: "mind the gap"/)
+  t.notMatch(lines.join(''), /hunter2/)
+})
