@@ -86,9 +86,6 @@ export class Transport {
           path: url.pathname + url.search,
           method: request.method,
           headers: request.headers,
-          // Also here, because a forwarding proxy's pool does not inherit them.
-          headersTimeout: this.#options.timeouts.headers,
-          bodyTimeout: this.#options.timeouts.idle,
         },
         handler,
       )

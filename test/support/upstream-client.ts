@@ -46,7 +46,7 @@ export function clientFor(
   const client = new RegistryClient({
     key: 'docker.io',
     maxConnections: 8,
-    timeouts: { connect: 10_000, headers: 10_000, idle: 10_000 },
+    timeouts: { connect: 60_000, headers: 60_000, idle: 60_000 },
     metrics: createMetrics(),
     backoffMs: 1,
     ...options,

@@ -43,7 +43,7 @@ void test('manifests are asked for with the full Accept list, and nothing encode
 
 void test('a manifest with another digest than asked for is refused and counted', async (t) => {
   const { client, upstream, image, metrics, signal } = await connect(t)
-  upstream.fault({ kind: 'manifest' }, { corrupt: 40 })
+  upstream.fault({ kind: 'manifest' }, { corrupt: 40, digestHeader: 'none' })
   const error = await failureOf(client.manifest(NAME, image.manifest.digest, signal))
   t.equal(error.failure, 'broken')
   t.equal(await valueOf(metrics.integrityFailures, { upstream: 'docker.io' }), 1)

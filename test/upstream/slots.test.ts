@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events'
 import { test } from 'tap'
 import { PrioritySlots, type TransferPriority, type TransferSlots } from '../../src/upstream/slots.ts'
 
@@ -140,6 +141,7 @@ void test('who leaves the queue gets his reason, and costs nobody a turn', async
   running.end()
   await staying.started
   staying.leaving.abort(reason)
+  t.same(getEventListeners(running.leaving.signal, 'abort'), [], 'and nobody listens any longer')
   t.ok(staying.slot, 'an abort after the grant takes nothing back')
   const gone = slots.acquire({ priority: () => 'asked', preempt: () => undefined }, AbortSignal.abort(reason))
   await t.rejects(gone, reason)
