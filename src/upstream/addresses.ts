@@ -9,7 +9,7 @@ import { lookup as systemLookup } from 'node:dns'
 import { BlockList, isIP, type LookupFunction } from 'node:net'
 
 /** From far to near. `never`: link-local, multicast, reserved. */
-export type AddressClass = 'public' | 'private' | 'loopback' | 'never'
+type AddressClass = 'public' | 'private' | 'loopback' | 'never'
 
 const SUBNETS: Record<Exclude<AddressClass, 'public'>, readonly (readonly [string, number])[]> = {
   // 0.0.0.0 and :: reach this machine on Linux.

@@ -71,7 +71,7 @@ export function digestHeaderOf(headers: ResponseHeaders): Digest | undefined {
   return header !== undefined && isDigest(header) ? header : undefined
 }
 
-export interface ContentRange {
+interface ContentRange {
   readonly start: Bytes
   /** Exclusive. */
   readonly end: Bytes

@@ -35,7 +35,7 @@ export interface AskingOptions {
   readonly log?: { debug(fields: object, message: string): void } | undefined
   /** Monotonic. Default `performance.now`. */
   readonly now?: (() => Milliseconds) | undefined
-  /** See {@link RetryOptions}. */
+  /** Upper end of the pause before the second try; it doubles. Default 250. */
   readonly backoffMs?: Milliseconds | undefined
   /** In place of the system's resolver. */
   readonly resolve?: LookupFunction | undefined

@@ -12,7 +12,7 @@ import { basicHeader, type Credentials, type Token, type TokenCache } from './to
 import { headerOf } from './transport.ts'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
 
-export interface AuthorizationOptions {
+interface AuthorizationOptions {
   readonly key: string
   readonly credentials: Credentials | undefined
   readonly tokens: TokenCache

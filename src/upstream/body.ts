@@ -8,7 +8,7 @@
 const PAUSE_ABOVE = 2 * 1024 * 1024
 
 /** The half of undici's controller that flow control needs. */
-export interface Flow {
+interface Flow {
   pause(): void
   resume(): void
   abort(reason: Error): void

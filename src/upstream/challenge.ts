@@ -5,7 +5,7 @@
  * Never throws: what cannot be read is passed over. Spec: RFC 9110 § 11.6.1; token spec of distribution.
  */
 
-export interface Challenge {
+interface Challenge {
   /** Lower case. */
   readonly scheme: string
   /** Names in lower case; the first of a name counts. */

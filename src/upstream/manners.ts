@@ -10,9 +10,9 @@ const TRIES = 3
 /** An upstream that wants us to wait for longer is told to the caller, who may have something stale. */
 const LONGEST_WAIT: Milliseconds = 2000
 
-export type RetryReason = 'reused-connection' | 'connection' | 'status'
+type RetryReason = 'reused-connection' | 'connection' | 'status'
 
-export interface RetryOptions {
+interface RetryOptions {
   readonly signal: AbortSignal
   /** Upper end of the first pause; it doubles. Default 250. */
   readonly backoffMs?: Milliseconds | undefined

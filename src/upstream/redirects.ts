@@ -19,7 +19,7 @@ export interface Answer extends Response {
   readonly elsewhere: boolean
 }
 
-export interface Follower {
+interface Follower {
   readonly key: string
   readonly transport: Pick<Transport, 'send'>
   readonly addresses: Pick<AddressRule, 'allows'>

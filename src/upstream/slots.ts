@@ -7,7 +7,7 @@
 
 export type TransferPriority = 'asked' | 'ahead'
 
-export interface TransferRequest {
+interface TransferRequest {
   /** Asked again whenever it matters: what was fetched ahead may be asked for meanwhile. */
   priority(): TransferPriority
   /** Called at most once per turn: give it back soon and queue again. */

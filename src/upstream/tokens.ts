@@ -24,7 +24,7 @@ export interface Token {
   readonly issuedAt: Milliseconds
 }
 
-export interface TokenOptions {
+interface TokenOptions {
   readonly key: string
   readonly upstream: URL
   readonly credentials: Credentials | undefined

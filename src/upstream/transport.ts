@@ -44,7 +44,7 @@ export interface Timeouts {
   readonly idle: Milliseconds
 }
 
-export interface TransportOptions extends ProxyChoice {
+interface TransportOptions extends ProxyChoice {
   readonly key: string
   readonly maxConnections: number
   readonly timeouts: Timeouts
