@@ -63,7 +63,7 @@ export class Exchange {
     this.#close = () => resolve(undefined)
     // Without the option a body shorter than its Content-Length would go out silently.
     response.strictContentLength = true
-    response.once('close', () => this.connectionLost())
+    response.once('close', () => this.over())
     // Failed writes tell their callbacks; the event is only there to be listened to.
     response.on('error', () => undefined)
     response.setHeader('X-Request-Id', this.id)
@@ -96,8 +96,8 @@ export class Exchange {
     return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
   }
 
-  /** Also called when the socket closes: a pipelined response that waits for its turn hears nothing itself. */
-  connectionLost(): void {
+  /** Or the answer is complete: it is over either way. */
+  over(): void {
     if (!this.response.writableFinished) this.#leave.abort(new Error('the client has left'))
     this.#close()
   }

@@ -13,8 +13,8 @@ const SMALL = 64 * 1024
 /** Big buffers in use at once, over all responses: whoever finds none makes do with a small one. */
 const MAX_BIG = 16
 
-/** A client that takes longer for a big piece gains nothing by it and only holds the memory. */
-const QUICK_MS = 100
+/** 10 MiB/s. A client slower than that gains nothing by big pieces and only holds their memory. */
+const QUICK_BYTES_PER_MS = 10 * 1024
 
 interface PumpOptions {
   /** Bytes to send; undefined: until the source ends. */
@@ -24,6 +24,8 @@ interface PumpOptions {
   readonly signal: AbortSignal
   /** Called with what the kernel has taken. */
   readonly onBytes: (count: number) => void
+  /** Milliseconds; by it a client is found quick or slow. */
+  readonly now?: () => number
 }
 
 /** The big buffers, shared by all responses of a process. */
@@ -71,21 +73,22 @@ async function pumpFinished(
   source: ByteSource,
   response: ServerResponse,
   pool: BufferPool,
-  { length = Infinity, signal, onBytes }: PumpOptions,
+  { length = Infinity, signal, onBytes, now = performance.now.bind(performance) }: PumpOptions,
 ): Promise<number> {
   let sent = 0
-  let quick = length > SMALL
+  // Taken quickly since the last slow piece: one that the kernel's own buffer swallowed proves nothing yet.
+  let quick = length > SMALL ? BIG : -Infinity
   let small: Buffer | undefined
   while (sent < length) {
-    const big = quick ? pool.take() : undefined
+    const big = quick >= BIG ? pool.take() : undefined
     const buffer = big ?? (small ??= Buffer.allocUnsafeSlow(Math.min(SMALL, length)))
     let clean = false
     try {
       const count = await source.read(buffer.subarray(0, Math.min(buffer.length, length - sent)), signal)
       if (count > 0) {
-        const startedAt = performance.now()
+        const startedAt = now()
         await write(response, buffer.subarray(0, count), signal)
-        quick = performance.now() - startedAt < QUICK_MS
+        quick = count >= (now() - startedAt) * QUICK_BYTES_PER_MS ? quick + count : 0
         sent += count
         onBytes(count)
       }

@@ -67,7 +67,8 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 }
 
 interface Connection {
-  readonly exchanges: Set<Exchange>
+  /** Requests that are not answered yet. */
+  open: number
   /** Resolves when the request that came last is answered. */
   last: Promise<void>
   /** The parser has given up on it; nothing more will be read. */
@@ -183,10 +184,9 @@ class NodeHttpServer implements HttpServer {
     const connection = this.#connectionOf(request.socket)
     const turn = connection.last
     connection.last = exchange.closed
-    connection.exchanges.add(exchange)
-    if (connection.exchanges.size > MAX_PIPELINED) request.socket.destroy()
+    if (++connection.open > MAX_PIPELINED) request.socket.destroy()
     const done = this.#run(exchange, turn, answer).then(() => {
-      connection.exchanges.delete(exchange)
+      connection.open--
       this.#running.delete(exchange)
       report(exchange, this.#options.log, this.#options.metrics)
     })
@@ -198,7 +198,8 @@ class NodeHttpServer implements HttpServer {
     const { socket } = exchange.request
     try {
       await turn
-      if (socket.destroyed) exchange.connectionLost()
+      // A response that waited for its turn had no socket, and was not told that it closed.
+      if (socket.destroyed) exchange.over()
       else {
         if (this.#draining) response.setHeader('Connection', 'close')
         response.setTimeout(this.#timeouts.idleMs, () => {
@@ -216,12 +217,8 @@ class NodeHttpServer implements HttpServer {
   #connectionOf(socket: Duplex): Connection {
     const known = this.#connections.get(socket)
     if (known) return known
-    const connection: Connection = { exchanges: new Set(), last: Promise.resolve(), broken: false }
+    const connection: Connection = { open: 0, last: Promise.resolve(), broken: false }
     this.#connections.set(socket, connection)
-    // A response that waits for its turn has no socket yet and would hear nothing of its end.
-    socket.once('close', () => {
-      for (const exchange of connection.exchanges) exchange.connectionLost()
-    })
     return connection
   }
 

@@ -1,5 +1,6 @@
 /** What cannot be understood gets the right 4xx with a body, and nobody behind us ever hears of it. */
 import { once } from 'node:events'
+import { connect } from 'node:net'
 import fc from 'fast-check'
 import { test, type Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
@@ -96,12 +97,36 @@ test('a head that is too large, too slow or never comes', async (t) => {
   const served = await serveFake(t, { timeouts: { headersMs: 150, checkMs: 50 } })
   const large = await one(served, `GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Large: ${'x'.repeat(70_000)}\r\n\r\n`)
   t.same([large.status, large.code], [431, 'HEADERS_TOO_LARGE'])
+  const full = `GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Large: ${'x'.repeat(60_000)}\r\n\r\n`
+  t.equal((await one(served, full)).status, 200, 'tokens may be long')
+  const endless = [
+    'GET /v2/ HTTP/1.1\r\nX-Endless: ',
+    ...Array.from({ length: 30 }, () => 'x'.repeat(100_000)),
+  ]
+  const answered = replies(await raw(served.port, ...endless))
+  t.same(
+    [answered.length, answered[0]?.code],
+    [1, 'HEADERS_TOO_LARGE'],
+    'also to a client that goes on sending',
+  )
   const many = `GET /v2/ HTTP/1.1\r\nHost: x\r\n${Array.from({ length: 9000 }, (_, at) => `X-${at}: y\r\n`).join('')}\r\n`
   t.equal((await one(served, many)).status, 431)
   const slow = await one(served, 'GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ')
   t.same([slow.status, slow.code], [408, 'REQUEST_TIMEOUT'])
   t.equal((await one(served, '')).status, 408)
   nobodyHeard(t, served)
+})
+
+test('a peer that does not hang up after its answer is hung up on', async (t) => {
+  const { port } = await serveFake(t)
+  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  socket.on('error', () => undefined)
+  socket.write('NONSENSE\r\n\r\n')
+  const [answer] = (await once(socket, 'data')) as [Buffer]
+  t.equal(replies(answer.toString())[0]?.status, 400)
+  const more = setInterval(() => socket.write('MORE NONSENSE\r\n'), 50)
+  await new Promise((resolve) => socket.once('close', resolve))
+  clearInterval(more)
 })
 
 test('CONNECT is a method like any other that is not ours', async (t) => {

@@ -80,6 +80,13 @@ test('Connection: close is obeyed, and so is HTTP/1.0', async (t) => {
   }
 })
 
+test('a connection is kept longer than load balancers wait', async (t) => {
+  const { url } = await serveFake(t)
+  const agent = new Agent({ keepAlive: true })
+  t.teardown(() => agent.destroy())
+  t.equal((await call(`${url}/v2/`, { agent })).headers['keep-alive'], 'timeout=75')
+})
+
 test('pipelined requests are answered in order, one at a time', async (t) => {
   const { port, repository } = await serveFake(t)
   repository.addManifest('m', Buffer.from('{"m":1}'))
@@ -151,6 +158,18 @@ test('a client that leaves closes its source, wherever it was', async (t) => {
       t.ok(repository.signals.at(-1)?.aborted)
     }
   }
+})
+
+test('what was pipelined behind the answer that a client leaves is never begun', async (t) => {
+  const { port, repository, line } = await serveFake(t)
+  repository.behaviour = { stallAt: 0 }
+  const digest = repository.addBlob(BIG)
+  const socket = await open(port)
+  socket.write(`GET /v2/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`.repeat(2))
+  await once(socket, 'data')
+  socket.destroy()
+  t.match(await line(1), { msg: 'client left', bytes: 0 })
+  t.equal(repository.calls.length, 1)
 })
 
 test('a client that leaves before the head aborts what was begun for it', async (t) => {

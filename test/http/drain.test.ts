@@ -63,6 +63,17 @@ test('what runs longer than the grace is broken off', async (t) => {
   t.equal(repository.sourcesOpen + repository.answersOpen, 0)
 })
 
+test('breaking off is seen also where the end of the connection would end the body', async (t) => {
+  const { port, repository, server } = await serveFake(t)
+  Object.assign(repository, { unknownSize: true, behaviour: { stallAt: 1000 } })
+  const socket = await open(port)
+  socket.write(`GET /v2/a/blobs/${repository.addBlob(BLOB)} HTTP/1.0\r\n\r\n`)
+  await once(socket, 'data')
+  const reset = new Promise((resolve) => socket.once('error', resolve))
+  await server.close(0)
+  t.match(await reset, { code: 'ECONNRESET' })
+})
+
 test('half a request holds nothing up', async (t) => {
   const { port, server } = await serveFake(t)
   const socket = await open(port)

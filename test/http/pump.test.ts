@@ -1,7 +1,8 @@
 /** Buffers: none is used twice at once, none is lost. */
 import { once } from 'node:events'
 import { test } from 'tap'
-import { BufferPool } from '../../src/http/pump.ts'
+import type { ServerResponse } from 'node:http'
+import { BufferPool, pump } from '../../src/http/pump.ts'
 import { call, serveFake } from './fakes.ts'
 
 test('the pool lends a limited number of big buffers and takes them back', (t) => {
@@ -16,6 +17,77 @@ test('the pool lends a limited number of big buffers and takes them back', (t) =
   pool.giveBack(second!, false)
   t.not(pool.take(), second, 'what may still be in use is not lent again')
   t.end()
+})
+
+/** A response that takes a write only when it is told to. */
+class Reluctant {
+  readonly pending: (() => void)[] = []
+
+  write(_bytes: Buffer, taken: () => void): void {
+    this.pending.push(taken)
+  }
+}
+
+test('many slow clients share few big buffers, and growing bodies use none', async (t) => {
+  const length = 64 * 1024 * 1024
+  for (const growing of [false, true]) {
+    const pool = new BufferPool()
+    const leave = new AbortController()
+    const sizes: number[] = []
+    const source = {
+      read: async (buffer: Buffer) => sizes.push(buffer.length) && buffer.length,
+      [Symbol.asyncDispose]: async () => undefined,
+    }
+    const { signal } = leave
+    const all = Array.from({ length: 100 }, () =>
+      pump(source, new Reluctant() as unknown as ServerResponse, pool, {
+        length,
+        growing,
+        signal,
+        onBytes: () => undefined,
+      }),
+    )
+    await new Promise((resolve) => setImmediate(resolve))
+    t.equal(sizes.length, growing ? 200 : 100, 'each has read what its buffers hold, and no more')
+    t.equal(sizes.filter((size) => size > 65536).length, growing ? 0 : 16)
+    leave.abort(new Error('left'))
+    const ends = await Promise.allSettled(all)
+    t.ok(ends.every(({ status }) => status === 'rejected'))
+    t.equal(pool.lent, 0)
+  }
+})
+
+test('a client that was slow gets small pieces until it has been quick for a while', async (t) => {
+  const sizes: number[] = []
+  const pool = new BufferPool()
+  const response = new Reluctant()
+  const source = {
+    read: async (buffer: Buffer) => sizes.push(buffer.length) && buffer.length,
+    [Symbol.asyncDispose]: async () => undefined,
+  }
+  const leave = new AbortController()
+  let time = 0
+  const done = pump(source, response as unknown as ServerResponse, pool, {
+    length: 1 << 30,
+    growing: false,
+    signal: leave.signal,
+    onBytes: () => undefined,
+    now: () => time,
+  })
+  const takeAfter = async (ms: number): Promise<void> => {
+    await new Promise((resolve) => setImmediate(resolve))
+    time += ms
+    response.pending.shift()?.()
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  await takeAfter(99)
+  await takeAfter(101)
+  for (let piece = 0; piece < 16; piece++) await takeAfter(6)
+  await takeAfter(1000)
+  const small = Array.from({ length: 16 }, () => 65536)
+  t.same(sizes, [1 << 20, 1 << 20, ...small, 1 << 20, 65536])
+  leave.abort(new Error('left'))
+  await t.rejects(done)
 })
 
 test('many readers at once all get their own bytes', async (t) => {
