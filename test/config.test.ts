@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { test } from 'tap'
+import { test, type Test } from 'tap'
 import { parse } from 'yaml'
 import * as z from 'zod'
 import { ConfigError, configSchema, loadConfig, type Config } from '../src/config.ts'
@@ -21,6 +21,12 @@ function problems(text: string, env: Record<string, string> = {}): string[] {
     throw error
   }
   return []
+}
+
+/** These problems and no others. */
+function told(t: Test, found: string[], expected: RegExp[], message = 'told'): void {
+  t.match(found, expected, message)
+  t.equal(found.length, expected.length, 'and no others')
 }
 
 /** Every key of the schema, `*` for the keys of a map. */
@@ -49,6 +55,12 @@ test('the example covers every key and equals the defaults', async (t) => {
   t.ok(keys.includes('upstreams.*.timeouts.idle'), 'the walk reaches the leaves')
   for (const key of keys) t.ok(hasKey(example, key.split('.')), `${key} is in the example`)
   t.strictSame(loadConfig({ file: EXAMPLE, env: {} }).config, config(''))
+})
+
+test('the table of the README has every key', async (t) => {
+  const readme = readFileSync(join(import.meta.dirname, '../README.md'), 'utf8')
+  const named = new Set(Array.from(readme.matchAll(/`([\w.*]+)`/g), (match) => match[1]))
+  for (const key of schemaKeys(configSchema)) t.ok(named.has(key), `${key} is in the table`)
 })
 
 test('an empty file, a null and a file of comments are the defaults', async (t) => {
@@ -97,7 +109,7 @@ test('durations, sizes and shares are read in their units', async (t) => {
     'maxSize: 101%',
     'finishAbandoned: sometimes',
   ]) {
-    t.match(problems(`cache: { ${bad} }`), [/^cache\.\w+: found .+, expected .+/], bad)
+    told(t, problems(`cache: { ${bad} }`), [/^cache\.\w+: found .+, expected .+/], bad)
   }
 })
 
@@ -141,29 +153,30 @@ upstreams:
 })
 
 test('what is not a map of settings, or not YAML, is a problem and not a crash', async (t) => {
-  t.match(problems('hello'), [/expected a map/])
-  t.match(problems('- a'), [/expected a map/])
-  t.match(problems('a: [\n'), [/not YAML/])
-  t.match(problems('log: {level: info}\nlog: {level: debug}'), [/not YAML: .*unique/])
-  t.match(problems('server: 5'), [/^server: found 5, expected a map of settings/])
-  t.match(problems('server: 5', { ENTREPOT_PORT: '1' }), [/^server: found 5/])
-  t.match(problems('upstreams: [quay.io]'), [/^upstreams: found a list, expected a map/])
-  t.match(problems('local: team/**'), [/^local: found "team\/\*\*", expected a list of globs/])
-  t.match(problems('local: [~, {}, "Team/**", ""]').length, 4)
-  t.match(problems('upstreams: { __proto__: {} }'), [/not a registry name/])
-  t.match(
+  told(t, problems('hello'), [/expected a map/])
+  told(t, problems('- a'), [/expected a map/])
+  told(t, problems('a: [\n'), [/not YAML/])
+  told(t, problems('log: {level: info}\nlog: {level: debug}'), [/not YAML: .*unique/])
+  told(t, problems('server: 5'), [/^server: found 5, expected a map of settings/])
+  told(t, problems('server: 5', { ENTREPOT_PORT: '1' }), [/^server: found 5/])
+  told(t, problems('upstreams: [quay.io]'), [/^upstreams: found a list, expected a map/])
+  told(t, problems('local: team/**'), [/^local: found "team\/\*\*", expected a list of globs/])
+  t.equal(problems('local: [~, {}, "Team/**", ""]').length, 4)
+  told(t, problems('upstreams: { __proto__: {} }'), [/not a registry name/])
+  told(
+    t,
     problems('a: &a [x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c]'),
     [/not YAML/],
   )
 })
 
 test('a mistyped key inside an upstream is answered with the nearest one', async (t) => {
-  t.match(problems('upstreams: { quay.io: { timeout: {}, timeouts: { conect: 1s } } }'), [
+  told(t, problems('upstreams: { quay.io: { timeout: {}, timeouts: { conect: 1s } } }'), [
     /^upstreams\.quay\.io\.timeouts\.conect: no such key; did you mean connect\?/,
     /^upstreams\.quay\.io\.timeout: no such key; did you mean timeouts\?/,
   ])
-  t.match(problems('push: { zebra: 1 }'), [/^push\.zebra: no such key; there are anonymous, deny/])
-  t.match(problems('auth: { users: [] }'), [/^auth\.users: no such key; there are none yet/])
+  told(t, problems('push: { zebra: 1 }'), [/^push\.zebra: no such key; there are anonymous, deny/])
+  told(t, problems('auth: { users: [] }'), [/^auth\.users: no such key; there are none yet/])
 })
 
 test('variables are filled in, and a missing one is named with its key', async (t) => {
@@ -176,7 +189,7 @@ test('variables are filled in, and a missing one is named with its key', async (
     'storage.root: the environment variable NOPE is not set',
     'log.level: the environment variable ALSO_NOPE is not set',
   ])
-  t.match(problems('storage: { root: "${" }'), [/^storage\.root: found "\$\{", expected \$\{NAME\}/])
+  told(t, problems('storage: { root: "${" }'), [/^storage\.root: found "\$\{", expected \$\{NAME\}/])
 })
 
 test('host, port and root of the environment win', async (t) => {
@@ -196,11 +209,11 @@ test('a password comes from the file beside it, less one newline', async (t) => 
     username: 'me',
     password: 'pass word\n',
   })
-  t.match(problems(upstream(`passwordFile: "${dir}/none"`)), [
+  told(t, problems(upstream(`passwordFile: "${dir}/none"`)), [
     /^upstreams\.quay\.io\.passwordFile: cannot be read: ENOENT/,
   ])
-  t.match(problems(upstream(`passwordFile: "${dir}/empty"`)), [/^upstreams\.quay\.io\.passwordFile: .*empty/])
-  t.match(problems(upstream(`password: a, passwordFile: "${dir}/password"`)), [/set one of the two/])
+  told(t, problems(upstream(`passwordFile: "${dir}/empty"`)), [/^upstreams\.quay\.io\.passwordFile: .*empty/])
+  told(t, problems(upstream(`password: a, passwordFile: "${dir}/password"`)), [/set one of the two/])
 })
 
 test('secrets are in no message', async (t) => {
@@ -221,23 +234,23 @@ upstreams:
 test('an account that everybody could pull with is refused', async (t) => {
   const text = (host: string, more = '') =>
     `server: { host: "${host}" }\nupstreams: { quay.io: { username: me, password: p${more} } }`
-  t.match(problems(text('0.0.0.0')), [
+  told(t, problems(text('0.0.0.0')), [
     /^upstreams\.quay\.io: has credentials, so whoever reaches 0\.0\.0\.0 /,
   ])
-  t.match(problems(text('127.0.0.1'), { ENTREPOT_HOST: '10.0.0.1' }).length, 1)
+  t.equal(problems(text('127.0.0.1'), { ENTREPOT_HOST: '10.0.0.1' }).length, 1)
   for (const host of ['127.0.0.1', '::1', 'localhost', '127.1.2.3'])
     t.strictSame(problems(text(host)), [], host)
   t.strictSame(problems(text('0.0.0.0', ', allow: ["team/**"]')), [])
 })
 
 test('user and password come together, as do certificate and key', async (t) => {
-  t.match(problems('upstreams: { quay.io: { username: me } }'), [
+  told(t, problems('upstreams: { quay.io: { username: me } }'), [
     /^upstreams\.quay\.io\.username: needs a password/,
   ])
-  t.match(problems('upstreams: { quay.io: { password: p } }'), [
+  told(t, problems('upstreams: { quay.io: { password: p } }'), [
     /^upstreams\.quay\.io\.password: needs a username/,
   ])
-  t.match(problems('server: { tls: { cert: a.pem } }'), [/^server\.tls: cert and key belong together/])
+  told(t, problems('server: { tls: { cert: a.pem } }'), [/^server\.tls: cert and key belong together/])
   t.strictSame(problems('server: { tls: { cert: a.pem, key: b.pem } }'), [])
 })
 
@@ -269,7 +282,7 @@ test('names of upstreams are registry names and belong to one of them', async (t
     ],
   ]
   for (const [upstreams, expected] of rows)
-    t.match(problems(`upstreams:\n  ${upstreams}\n`), [expected], upstreams)
+    told(t, problems(`upstreams:\n  ${upstreams}\n`), [expected], upstreams)
 })
 
 test('addresses of upstreams, proxies and ourselves are origins', async (t) => {
@@ -305,7 +318,7 @@ test('a certificate file has certificates in it', async (t) => {
     broken: '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n',
   })
   for (const name of ['not', 'broken', 'none']) {
-    t.match(problems(`upstreams: { a.io: { ca: "${dir}/${name}" } }`), [/^upstreams\.a\.io\.ca: /], name)
+    told(t, problems(`upstreams: { a.io: { ca: "${dir}/${name}" } }`), [/^upstreams\.a\.io\.ca: /], name)
   }
 })
 

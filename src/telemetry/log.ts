@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { destination, pino, stdSerializers, type Logger, type LoggerOptions } from 'pino'
 import pretty from 'pino-pretty'
 
-export interface LogOptions {
+interface LogOptions {
   readonly level: string
   /** For a person at a terminal. */
   readonly pretty?: boolean
