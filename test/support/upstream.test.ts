@@ -74,14 +74,23 @@ void test('down means down, and up is where it was', async (t) => {
 })
 
 void test('the log knows what was asked, sent and broken off', async (t) => {
-  await using upstream = await startUpstream({ latencyMs: 20 })
+  await using upstream = await startUpstream()
   const held = image({ layers: [500_000] })
   upstream.addImage('a/b', 'latest', held)
   const blob = `${upstream.url}/v2/a/b/blobs/${held.layers[0]!.digest}`
   await Promise.all([get(blob), get(blob), get(blob)])
-  t.equal(upstream.log.maxConcurrent('blob'), 3)
   t.equal(upstream.log.bytesSent('blob'), 1_500_000)
   t.equal(upstream.log.count({ kind: 'blob', status: 200, repo: 'a/b' }), 3)
+  upstream.log.clear()
+  const hanging = upstream.fault({ kind: 'blob' }, { hang: 'headers' })
+  const waiting = Promise.allSettled([get(blob), get(blob)])
+  await upstream.log.until((log) => log.inFlight('blob') === 2)
+  await upstream.stop()
+  await waiting
+  t.equal(upstream.log.inFlight('blob'), 0)
+  t.equal(upstream.log.maxConcurrent('blob'), 2)
+  await upstream.start()
+  hanging.remove()
   upstream.log.clear()
   upstream.fault({ kind: 'blob' }, { dropAfterBytes: 1000, how: 'fin' })
   await t.rejects(get(blob))
