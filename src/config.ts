@@ -36,7 +36,7 @@ const upstreamSchema = section({
     .array(text('a registry name: host or host:port, lower case', HOST), 'a list of registry names')
     .prefault([]),
   username: text('a user name').optional(),
-  password: text('a password').optional(),
+  password: text('a password, in quotes where it looks like a number').optional(),
   passwordFile: path().optional(),
   tagTtl: duration().optional(),
   allow: nameGlobs().optional(),

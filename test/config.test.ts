@@ -220,7 +220,7 @@ test('secrets are in no message', async (t) => {
   const text = `
 upstreams:
   quay.io:
-    password: [hunter2]
+    password: 2468013579
     url: https://me:hunter2@quay.io/
     proxy: socks://me:hunter2@proxy/
     timeouts: { idle: "\${SECRET}" }
@@ -228,7 +228,7 @@ upstreams:
 `
   const found = problems(text, { SECRET: 'hunter2' })
   t.equal(found.length, 6)
-  t.notMatch(found.join('\n'), /hunter2/)
+  t.notMatch(found.join('\n'), /hunter2|2468013579/)
 })
 
 test('an account that everybody could pull with is refused', async (t) => {
