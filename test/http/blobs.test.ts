@@ -260,6 +260,17 @@ test('every way of reading gives the same bytes, however small the pieces', asyn
   }
 })
 
+test('a body that is still coming in is read with small buffers, a finished one with big ones', async (t) => {
+  const { url, repository } = await serveFake(t)
+  const path = `${url}/v2/a/blobs/${repository.addBlob(BLOB)}`
+  repository.unverified = true
+  await call(path)
+  t.equal(repository.largestBuffer, 65536)
+  repository.unverified = false
+  await call(path)
+  t.equal(repository.largestBuffer, 1 << 20)
+})
+
 test('pulls and bytes are counted by where they came from', async (t) => {
   const { url, repository, metrics, line } = await serveFake(t)
   repository.cache = 'join'

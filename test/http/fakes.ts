@@ -55,6 +55,7 @@ export class FakeRepository implements Repository {
   answersOpen = 0
   sourcesOpen = 0
   bytesRead = 0
+  largestBuffer = 0
   ranged: boolean[] = []
   queries: string[] = []
   opened: ({ start: number; end: number } | undefined)[] = []
@@ -134,6 +135,7 @@ export class FakeRepository implements Repository {
         const count = Math.max(0, bytes.copy(buffer, 0, position, until))
         position += count
         this.bytesRead += count
+        this.largestBuffer = Math.max(this.largestBuffer, buffer.length)
         onRead?.(position)
         return count
       },

@@ -46,4 +46,6 @@ test('an error keeps to the log: a path only where no repository is known, never
   const logged = await line(0)
   t.match(logged, { level: 30, msg: 'refused', code: 'NOT_FOUND', path: '/nowhere', status: 404 })
   t.notMatch(JSON.stringify(logged), 'secret')
+  await call(`${url}/${'x'.repeat(8000)}`)
+  t.equal(String((await line(1))['path']).length, 200)
 })

@@ -81,7 +81,7 @@ test('a client that was slow gets small pieces until it has been quick for a whi
     await new Promise((resolve) => setImmediate(resolve))
   }
   await takeAfter(99)
-  await takeAfter(101)
+  await takeAfter(110)
   for (let piece = 0; piece < 16; piece++) await takeAfter(6)
   await takeAfter(1000)
   const small = Array.from({ length: 16 }, () => 65536)

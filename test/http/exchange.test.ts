@@ -1,0 +1,46 @@
+/** What an exchange guards against, whatever its handler does. */
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { test, type Test } from 'tap'
+import { Exchange } from '../../src/http/exchange.ts'
+import { call } from './fakes.ts'
+
+async function serveWith(t: Test, handle: (exchange: Exchange) => void): Promise<string> {
+  const server = createServer((request, response) => handle(new Exchange(request, response)))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}/v2/`
+}
+
+test('a body that is shorter or longer than announced is an error here, not there', async (t) => {
+  const url = await serveWith(t, (exchange) => {
+    exchange.sendHead(200, { 'Content-Length': 10 })
+    exchange.response.write('abc')
+    t.throws(() => exchange.response.end(), { code: 'ERR_HTTP_CONTENT_LENGTH_MISMATCH' })
+    t.throws(() => exchange.response.write('a long end'), { code: 'ERR_HTTP_CONTENT_LENGTH_MISMATCH' })
+    exchange.fail(new Error('no'))
+  })
+  await t.rejects(call(url), { code: 'ECONNRESET' })
+})
+
+test('writing after the connection is gone fails quietly', async (t) => {
+  const told = Promise.withResolvers<unknown>()
+  const url = await serveWith(t, ({ response }) => {
+    response.destroy()
+    response.write('x', told.resolve)
+  })
+  await t.rejects(call(url), { code: 'ECONNRESET' })
+  t.match(await told.promise, { code: 'ERR_STREAM_DESTROYED' })
+})
+
+test('only the first failure before the head becomes an answer, later ones break it off', async (t) => {
+  const url = await serveWith(t, (exchange) => {
+    exchange.sendHead(200, { 'Content-Length': 10 })
+    exchange.fail(new Error('first'))
+    exchange.fail(new Error('second'))
+    t.match(exchange.failure, { message: 'first' })
+  })
+  await t.rejects(call(url), { code: 'ECONNRESET' })
+})
