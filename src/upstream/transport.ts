@@ -124,6 +124,8 @@ export class Transport {
     return {
       connections: maxConnections,
       pipelining: 1,
+      // An image's requests come in bursts; a connection that closed meanwhile costs one silent retry.
+      keepAliveTimeout: 30_000,
       // One stream's flow control window must not be what limits a layer.
       allowH2: false,
       headersTimeout: timeouts.headers,

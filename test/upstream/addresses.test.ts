@@ -116,3 +116,15 @@ void test('a redirect to a name that points where it must not is an unusable ans
   t.equal((await failureOf(asked)).failure, 'broken')
   t.equal(rule.hits, 1)
 })
+
+void test('a name that nobody knows is unreachable, and that is not asked again', async (t) => {
+  let asked = 0
+  const resolve: LookupFunction = (hostname, _options, callback) => {
+    asked += 1
+    callback(Object.assign(new Error(`getaddrinfo ENOTFOUND ${hostname}`), { code: 'ENOTFOUND' }), [])
+  }
+  const client = clientFor(t, { url: 'http://registry.test', resolve })
+  const { signal } = new AbortController()
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'unreachable')
+  t.equal(asked, 1)
+})

@@ -139,6 +139,25 @@ void test('a part that is not the one asked for is refused', async (t) => {
   t.match(await ask(), { start: 500, size: undefined }, 'an unknown total is fine')
 })
 
+void test('a blob under another name than asked for is refused before it is read', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  const { digest } = image.layers[0]!
+  upstream.fault({ kind: 'blob' }, { digestHeader: large.layers[0]!.digest })
+  t.equal((await failureOf(client.blob(NAME, digest, { from: 0, signal }))).failure, 'broken')
+})
+
+void test('a HEAD of a blob that fails is a failure, not an absence', async (t) => {
+  const { client, upstream, image, signal } = await connect(t)
+  for (const [status, failure] of [
+    [429, 'busy'],
+    [500, 'broken'],
+  ] as const) {
+    const rule = upstream.fault({ kind: 'blob' }, { status })
+    t.equal((await failureOf(client.headBlob(NAME, image.layers[0]!.digest, signal))).failure, failure)
+    rule.remove()
+  }
+})
+
 void test('what is beyond the end by more than a byte is an error', async (t) => {
   const { client, image, signal } = await connect(t)
   const asked = client.blob(NAME, image.layers[0]!.digest, { from: 100_001, signal })

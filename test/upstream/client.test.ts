@@ -106,6 +106,16 @@ void test('the web page of a captive portal is neither a manifest nor an absence
   t.equal((await failureOf(blob)).failure, 'broken')
 })
 
+void test('what is no JSON object is no manifest', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  for (const text of ['', 'ok', '[]', '"{"', 'null']) {
+    const body = { text, type: 'application/vnd.oci.image.manifest.v1+json' }
+    const rule = upstream.fault({ kind: 'manifest' }, { status: 200, body })
+    t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken', text)
+    rule.remove()
+  }
+})
+
 void test('a 404 is believed only with an error code', async (t) => {
   const { client, upstream, signal } = await connect(t)
   const type = 'application/json'
