@@ -3,7 +3,8 @@
  *
  * The configured host itself is trusted, wherever it is. For any other, link-local is never dialled, loopback
  * and private ones only when the configured upstream is there itself. Names are checked as they are resolved,
- * and exactly those addresses are dialled; literals are checked before.
+ * and exactly those addresses are dialled; literals are checked before. Behind an HTTP proxy it is the proxy
+ * that resolves, so there only literals are checked.
  */
 import { lookup as systemLookup } from 'node:dns'
 import { BlockList, isIP, type LookupFunction } from 'node:net'
