@@ -27,6 +27,7 @@ import { nodeFiles, type Files } from './store/files.ts'
 import { Hashers } from './store/hasher.ts'
 import { acquireRootLock } from './store/lock.ts'
 import type { MetadataStore } from './store/metadata.ts'
+import type { PartialLimits } from './store/partial-file.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { RegistryClient } from './upstream/client.ts'
@@ -45,6 +46,8 @@ export interface AppOverrides {
   readonly now?: () => number
   /** The file system under blobs and partial files. */
   readonly files?: Files
+  /** How far a partial file may be ahead of its sync, and of its hash. */
+  readonly partialLimits?: Partial<PartialLimits>
   readonly staleBudgetMs?: number
   readonly budgetMs?: number
   readonly timeouts?: Partial<HttpTimeouts>
@@ -83,6 +86,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         root,
         files,
         hashers,
+        ...(overrides.partialLimits === undefined ? {} : { limits: overrides.partialLimits }),
         report: (error) => log.warn({ err: error }, 'a partial file could not be cared for'),
       }),
       (it) => it.close(),

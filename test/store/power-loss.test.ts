@@ -5,22 +5,10 @@ import { digestOf } from '../../src/oci/digest.ts'
 import { Hashers } from '../../src/store/hasher.ts'
 import { openIngests } from '../../src/store/disk-ingest.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
-import { NO_LUCK, PowerLossFiles, type Luck } from '../support/power-loss.ts'
+import { luckOf, NO_LUCK, type Luck } from '../support/power-loss-luck.ts'
+import { PowerLossFiles } from '../support/power-loss.ts'
 import { identityOf, KiB, openStore, randomBytes, readAll, type Store } from './support.ts'
 import type { Ingest } from '../../src/store/ingest.ts'
-
-/** The same luck again for the same seed (mulberry32). */
-function luckOf(seed: number): Luck {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    const uniform = ((t ^ (t >>> 14)) >>> 0) / 4294967296
-    // Whole changes that are there or are not matter as much as torn ones.
-    return uniform < 0.4 ? 0 : uniform > 0.6 ? 1 : (uniform - 0.4) * 5
-  }
-}
 
 interface Fill {
   readonly content: Buffer
