@@ -118,7 +118,7 @@ test('a head that is too large, too slow or never comes', async (t) => {
 })
 
 test('a peer that does not hang up after its answer is hung up on', async (t) => {
-  const { port } = await serveFake(t)
+  const { port, lines } = await serveFake(t)
   const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
   socket.on('error', () => undefined)
   socket.write('NONSENSE\r\n\r\n')
@@ -127,6 +127,11 @@ test('a peer that does not hang up after its answer is hung up on', async (t) =>
   const more = setInterval(() => socket.write('MORE NONSENSE\r\n'), 50)
   await new Promise((resolve) => socket.once('close', resolve))
   clearInterval(more)
+  t.same(
+    lines.map(({ msg }) => msg),
+    ['not a request'],
+    'one complaint, however much more came',
+  )
 })
 
 test('CONNECT is a method like any other that is not ours', async (t) => {
