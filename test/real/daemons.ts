@@ -31,6 +31,7 @@ export class DockerRegistry {
   }
 
   async start(): Promise<void> {
+    if (this.#program !== undefined) return
     const program = new Program(this.#test, 'docker-registry', ['serve', this.#config])
     this.#program = program
     await program.ready(
@@ -40,6 +41,7 @@ export class DockerRegistry {
 
   async stop(): Promise<void> {
     await this.#program?.stop()
+    this.#program = undefined
   }
 }
 
