@@ -255,10 +255,7 @@ export class BlobCache {
     if (await blobs.linked(key, digest)) return true
     if (named && (await blobs.deliveredBy(key.registry, digest))) return true
     if ((await this.#ask(repository, digest, signal)) === undefined) return false
-    const { metadata, now, log } = this.#options
-    metadata
-      .transaction((tx) => tx.linkBlob(key, digest, size, now()))
-      .catch((error: unknown) => log.warn({ err: error }, 'a link was not remembered'))
+    await this.#grant(repository, digest, size)
     return true
   }
 
@@ -274,8 +271,23 @@ export class BlobCache {
       (await this.#named(repository, digest)) !== undefined ||
       (await this.#options.metadata.blobs.linked(repositoryKey(repository), digest)) ||
       (await this.#ask(repository, digest, signal)) !== undefined
-    if (allowed) fill.names.add(repository.name)
-    return allowed
+    if (!allowed) return false
+    fill.names.add(repository.name)
+    // Its adoption may have been written down already, without this name.
+    if (fill.phase.is === 'verified' && fill.size !== undefined)
+      await this.#grant(repository, digest, fill.size)
+    return true
+  }
+
+  /** Remembers that upstream gives that blob under this name. Without it, upstream is asked again. */
+  async #grant(repository: MirroredName, digest: Digest, size: Bytes): Promise<void> {
+    const { metadata, metrics, log, now } = this.#options
+    try {
+      await metadata.transaction((tx) => tx.linkBlob(repositoryKey(repository), digest, size, now()))
+    } catch (error) {
+      metrics.failedWrites.inc()
+      log.warn({ err: error, digest }, 'a link was not remembered')
+    }
   }
 
   /** Upstream's word for that name. @throws OciError */

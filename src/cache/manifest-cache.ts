@@ -32,8 +32,8 @@ export interface Freshness {
   readonly budgetMs: Milliseconds
 }
 
-/** Longest life of work upstream once its clients stopped waiting. */
-const WORK_MS: Milliseconds = 60_000
+/** Longest life of work upstream, in header budgets: a hanging one must not keep later requests from asking anew. */
+const WORK_BUDGETS = 2
 /** How long "no such repository" is believed. */
 const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000
 
@@ -61,6 +61,7 @@ type Checked = { readonly head: Head; readonly cache: CacheStatus } | false
 
 export class ManifestCache {
   readonly #options: ManifestCacheOptions
+  readonly #closing = new AbortController()
   readonly #fetches = new SingleFlight<Fetched>()
   readonly #checks = new SingleFlight<Checked>()
   /** Answers to HEAD by digest of manifests that are not here. */
@@ -99,7 +100,7 @@ export class ManifestCache {
       )
       return answer === false
         ? undefined
-        : { manifest: answer.manifest, cache: joined ? 'join' : answer.cache }
+        : { manifest: answer.manifest, cache: joinedCache(joined, answer.cache) }
     })
   }
 
@@ -126,8 +127,9 @@ export class ManifestCache {
     })
   }
 
-  /** Resolves when everything that was fetched is written down. */
+  /** Asks upstream nothing more; resolves when everything that was fetched is written down. */
   async close(): Promise<void> {
+    this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))
     await Promise.all([this.#fetches.idle(), this.#checks.idle()])
   }
 
@@ -150,7 +152,7 @@ export class ManifestCache {
       )
       return answer === false
         ? undefined
-        : { manifest: answer.manifest, cache: joined ? 'join' : answer.cache }
+        : { manifest: answer.manifest, cache: joinedCache(joined, answer.cache) }
     })
   }
 
@@ -257,9 +259,9 @@ export class ManifestCache {
     work: (signal: AbortSignal) => Promise<Flight<T>>,
   ): Promise<Flight<T>> {
     const { state, upstream } = repository.origin
-    const deadline = AbortSignal.timeout(WORK_MS)
+    const deadline = AbortSignal.timeout(this.#options.freshness.budgetMs * WORK_BUDGETS)
     try {
-      const flight = await work(deadline)
+      const flight = await work(AbortSignal.any([deadline, this.#closing.signal]))
       state.answered()
       state.allowed(repository.name)
       return flight
@@ -460,6 +462,11 @@ function isVague(mediaType: string): boolean {
 
 function mark<M, T>(marked: M | undefined, build: (marked: M) => T): T | undefined {
   return marked === undefined ? undefined : build(marked)
+}
+
+/** Who joins a download joins; who joins a question that is answered from here has a hit all the same. */
+function joinedCache(joined: boolean, cache: CacheStatus): CacheStatus {
+  return joined && cache === 'miss' ? 'join' : cache
 }
 
 function nothingStale(): undefined {

@@ -1,7 +1,7 @@
 /** An image, from the first cold request to the second hot one with upstream gone. */
 import { test } from 'tap'
 import { image } from '../support/images.ts'
-import { eventually, isWhole, pull, simulate, startMirror } from '../support/app.ts'
+import { isWhole, pull, settled, simulate, startMirror } from '../support/app.ts'
 
 test('an image is fetched once and then served from here, also without upstream', async (t) => {
   const upstream = await simulate(t, { token: {}, cdn: {} })
@@ -25,10 +25,7 @@ test('an image is fetched once and then served from here, also without upstream'
       t.ok(isWhole(pulled, blob))
       if (round !== 'cold') t.equal(pulled.cache, 'hit')
     }
-    await eventually('all fills have settled', async () => {
-      const metrics = await pull(`${mirror.url}/metrics`)
-      return /entrepot_fills_in_flight 0/.test(metrics.body.toString())
-    })
+    await settled(mirror)
   }
   t.equal(upstream.log.count({ kind: 'cdn' }), busybox.blobs.length, 'every blob crossed the wire once')
   t.equal(upstream.log.count({ kind: 'manifest' }), 2, 'one 401 and one answer')

@@ -105,19 +105,19 @@ export async function pull(
   }
 }
 
-/** A GET whose body is hashed, not kept: for herds. */
-export async function pullDigest(
+/** A GET whose body is compared as it comes, not kept: for herds. Hashing a hundred of them takes too long. */
+export async function pullSame(
   url: string,
-): Promise<{ status: number; digest: string; bytes: number; broken: boolean; cache: string | undefined }> {
-  const { createHash } = await import('node:crypto')
+  content: Content,
+): Promise<{ status: number; same: boolean; bytes: number; broken: boolean; cache: string | undefined }> {
   const response = await request(url, { headersTimeout: 60_000, bodyTimeout: 60_000 })
-  const hash = createHash('sha256')
   let bytes = 0
+  let same = true
   let broken = false
   try {
-    for await (const chunk of response.body) {
-      hash.update(chunk as Buffer)
-      bytes += (chunk as Buffer).length
+    for await (const chunk of response.body as AsyncIterable<Buffer>) {
+      same &&= content.bytes.subarray(bytes, bytes + chunk.length).equals(chunk)
+      bytes += chunk.length
     }
   } catch {
     broken = true
@@ -125,7 +125,7 @@ export async function pullDigest(
   const cache = response.headers['x-cache']
   return {
     status: response.statusCode,
-    digest: `sha256:${hash.digest('hex')}`,
+    same: same && bytes === content.bytes.length,
     bytes,
     broken,
     cache: typeof cache === 'string' ? cache : undefined,
@@ -134,6 +134,14 @@ export async function pullDigest(
 
 export function isWhole(pulled: Pulled, content: Content): boolean {
   return pulled.broken === undefined && digestOf(pulled.body) === content.digest
+}
+
+/** Every fill has been adopted and written down, or given up. */
+export async function settled(mirror: Pick<Mirror, 'url'>): Promise<void> {
+  await eventually('all fills have settled', async () => {
+    const metrics = await pull(`${mirror.url}/metrics`)
+    return metrics.body.includes('entrepot_fills_in_flight 0')
+  })
 }
 
 /** Polls what has no event, for at most 10 s. */
