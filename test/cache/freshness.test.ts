@@ -108,7 +108,7 @@ test('a manifest is one GET, whether by tag first or by digest right behind', as
 
 test('what a tag names is served whatever Accept says, and upstream is asked for everything', async (t) => {
   const { upstream, mirror, first } = await setUp(t)
-  const both = index({ images: [first] })
+  const both = index({ images: { 'linux/amd64': first } })
   upstream.addImage('library/both', '1', both)
   const url = `${mirror.url}/v2/library/both/manifests/1`
   const narrow = await pull(url, { accept: 'application/vnd.docker.distribution.manifest.v2+json' })

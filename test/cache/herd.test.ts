@@ -1,7 +1,16 @@
 /** Many clients, one blob: what crosses the wire, and what may not. */
 import { test } from 'tap'
 import { image } from '../support/images.ts'
-import { eventually, pull, pullSame, settled, simulate, startMirror } from '../support/app.ts'
+import {
+  eventually,
+  pull,
+  pullSame,
+  pullSome,
+  settled,
+  simulate,
+  stall,
+  startMirror,
+} from '../support/app.ts'
 
 const MiB = 1024 * 1024
 
@@ -89,10 +98,7 @@ test('a fill goes on when its only client leaves', async (t) => {
   const mirror = await startMirror(t, upstream)
   const layer = big.layers[0]!
   const url = `${mirror.url}/v2/library/big/blobs/${layer.digest}`
-  const leaving = new AbortController()
-  const response = await fetch(url, { signal: leaving.signal })
-  await response.body?.getReader().read()
-  leaving.abort()
+  await pullSome(url, 1)
   await eventually('it is here', async () => (await pull(url, {}, 'HEAD')).cache === 'hit')
   t.equal((await pull(url)).cache, 'hit')
   t.equal(upstream.log.count({ kind: 'blob', method: 'GET' }), 1)
@@ -105,11 +111,7 @@ test('finishAbandoned: never ends the transfer, and the next pull goes on from t
   const mirror = await startMirror(t, upstream, { cache: { finishAbandoned: 'never' } })
   const layer = big.layers[0]!
   const url = `${mirror.url}/v2/library/big/blobs/${layer.digest}`
-  const leaving = new AbortController()
-  const response = await fetch(url, { signal: leaving.signal })
-  const reader = response.body!.getReader()
-  for (let seen = 0; seen < 4 * MiB;) seen += (await reader.read()).value?.length ?? 0
-  leaving.abort()
+  await pullSome(url, 4 * MiB)
   await upstream.log.until((log) => log.inFlight('blob') === 0)
   await settled(mirror)
   const pulled = await pullSame(url, layer)
@@ -126,10 +128,8 @@ test('the slowest client does not slow the fill', async (t) => {
   const mirror = await startMirror(t, upstream)
   const layer = big.layers[0]!
   const url = `${mirror.url}/v2/library/big/blobs/${layer.digest}`
-  const stalled = await fetch(url)
-  const reader = stalled.body!.getReader()
-  await reader.read()
+  const leave = await stall(url)
   const quick = await pullSame(url, layer)
   t.ok(quick.same)
-  await reader.cancel()
+  leave()
 })

@@ -3,7 +3,16 @@ import { readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'tap'
 import { image, type Content } from '../support/images.ts'
-import { eventually, isWhole, pull, pullSame, settled, simulate, startMirror } from '../support/app.ts'
+import {
+  eventually,
+  isWhole,
+  pull,
+  pullSame,
+  pullSome,
+  settled,
+  simulate,
+  startMirror,
+} from '../support/app.ts'
 
 const MiB = 1024 * 1024
 
@@ -181,24 +190,8 @@ test('open-ended ranges that are cut after their piece cost one transfer in all'
     upstream: { bytesPerSecond: 64 * MiB },
   })
   const piece = 12 * MiB
-  const readPiece = async (index: number): Promise<Buffer> => {
-    const leaving = new AbortController()
-    const response = await fetch(url, {
-      headers: { range: `bytes=${index * piece}-` },
-      signal: leaving.signal,
-    })
-    const parts: Uint8Array[] = []
-    let seen = 0
-    const reader = response.body!.getReader()
-    while (seen < piece) {
-      const { value, done } = await reader.read()
-      if (done) break
-      parts.push(value)
-      seen += value.length
-    }
-    leaving.abort()
-    return Buffer.concat(parts).subarray(0, piece)
-  }
+  const readPiece = async (index: number): Promise<Buffer> =>
+    (await pullSome(url, piece, { range: `bytes=${index * piece}-` })).subarray(0, piece)
   const pieces = await Promise.all([0, 1, 2, 3].map((index) => readPiece(index)))
   t.ok(Buffer.concat(pieces).equals(layer.bytes))
   await settled(mirror)

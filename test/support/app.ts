@@ -132,6 +132,31 @@ export async function pullSame(
   }
 }
 
+/** A client that takes so many bytes and leaves. */
+export async function pullSome(
+  url: string,
+  atLeast: number,
+  headers: Record<string, string> = {},
+): Promise<Buffer> {
+  const response = await request(url, { headers })
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of response.body as AsyncIterable<Buffer>) {
+    chunks.push(chunk)
+    bytes += chunk.length
+    // Leaving the loop destroys the body, and so the connection.
+    if (bytes >= atLeast) break
+  }
+  return Buffer.concat(chunks)
+}
+
+/** A client that takes the head and then nothing, until it is told to leave. */
+export async function stall(url: string): Promise<() => void> {
+  const { body } = await request(url)
+  body.on('error', () => undefined)
+  return () => body.destroy()
+}
+
 export function isWhole(pulled: Pulled, content: Content): boolean {
   return pulled.broken === undefined && digestOf(pulled.body) === content.digest
 }

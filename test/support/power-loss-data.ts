@@ -27,8 +27,7 @@ export function contentOf(changes: readonly { change: DataChange; synced: boolea
     const { position, bytes } = change
     if (part === 1) bytes.copy(content, position)
     else if (part > 0) copyPages(content, position, bytes, () => luck('data') >= 0.5)
-    // The new size may be there although not a byte is.
-    if (part > 0 || luck('data') >= 0.5) size = Math.max(size, position + bytes.length)
+    if (part > 0 || luck('size') >= 0.5) size = Math.max(size, position + bytes.length)
   }
   return content.subarray(0, size)
 }

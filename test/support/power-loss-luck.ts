@@ -2,13 +2,16 @@
  * What becomes of a change that was never synced when the power goes.
  */
 
-/** How much of it is there, 0 to 1: of a change in a folder, or of one in a file. */
-export type Luck = (what: 'name' | 'data') => number
+/** How much of it is there, 0 to 1: of a change in a folder, of bytes in a file, of the size that these gave it. */
+export type Luck = (what: 'name' | 'data' | 'size') => number
 
 export const NO_LUCK: Luck = () => 0
 
-/** Every name is there, and no byte: delayed allocation. */
-export const ONLY_NAMES: Luck = (what) => (what === 'name' ? 1 : 0)
+/** Every name is there, and of the files only what was synced: as with delayed allocation. */
+export const SHORT_FILES: Luck = (what) => (what === 'name' ? 1 : 0)
+
+/** Every name is there, and the files have their sizes, but zeros for bytes. */
+export const ZEROS: Luck = (what) => (what === 'data' ? 0 : 1)
 
 /** The same luck again for the same seed. */
 export function luckOf(seed: number): Luck {
