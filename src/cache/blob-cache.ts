@@ -25,7 +25,7 @@ import { ReaderSource } from './reader-source.ts'
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
 const HEADER_BUDGET_MS: Milliseconds = 15_000
 
-export interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
+interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   /** The descriptor by which a manifest of that repository names that digest. */

@@ -21,7 +21,7 @@ import { refusal } from './refusals.ts'
 const MAX_IDLE_TRIES = 5
 const STEP: Bytes = 256 * 1024
 
-export interface BypassOptions {
+interface BypassOptions {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest

@@ -39,7 +39,7 @@ interface Run {
   readonly end: Bytes
 }
 
-export interface DownloadOptions {
+interface DownloadOptions {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest

@@ -40,7 +40,7 @@ export interface FillContext {
   readonly onAdopted: (fill: Fill, blob: BlobInfo) => Promise<void>
 }
 
-export interface FillRequest {
+interface FillRequest {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest

@@ -12,7 +12,7 @@ import type { Attempt, Fill } from './fill.ts'
 export const HOLD_BACK: Bytes = 64 * 1024
 
 /** Continues where the disk gave up: everything from `position` on, verified against what was sent before. */
-export type Divert = (position: Bytes, sent: Attempt | undefined) => Promise<ByteSource>
+type Divert = (position: Bytes, sent: Attempt | undefined) => Promise<ByteSource>
 
 export class Follower implements ByteSource {
   readonly #fill: Fill

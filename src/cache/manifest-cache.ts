@@ -22,7 +22,7 @@ import { refusal } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
 
-export interface Freshness {
+interface Freshness {
   readonly negativeTtlMs: Milliseconds
   readonly staleIfErrorMs: Milliseconds
   readonly staleIfDeniedMs: Milliseconds
@@ -37,7 +37,7 @@ const WORK_BUDGETS = 2
 /** How long "no such repository" is believed. */
 const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000
 
-export interface ManifestCacheOptions {
+interface ManifestCacheOptions {
   readonly shelf: ManifestShelf
   readonly metadata: MetadataStore
   readonly health: StorageHealth
@@ -48,7 +48,7 @@ export interface ManifestCacheOptions {
 }
 
 /** A manifest and how it came to be answered. */
-export interface CachedManifest {
+interface CachedManifest {
   readonly manifest: Manifest
   readonly cache: CacheStatus
   readonly warning?: string

@@ -13,7 +13,7 @@ import type { ManifestContent } from '../oci/manifest.ts'
 import type { BlobCache } from './blob-cache.ts'
 import type { MirroredName } from './origin.ts'
 
-export type PrefetchMode = 'layers' | 'config' | 'off'
+type PrefetchMode = 'layers' | 'config' | 'off'
 
 /** Cold layers asked for before the others follow. */
 const LAYERS_THAT_TELL = 2

@@ -15,7 +15,7 @@ import { LOCAL, type RepositoryIndex } from '../store/metadata.ts'
 import type { Repository } from './repository.ts'
 
 /** The rule that took a name. */
-export type Rule = 'ns' | 'local' | 'prefix' | 'existing' | 'default'
+type Rule = 'ns' | 'local' | 'prefix' | 'existing' | 'default'
 
 export interface Resolution {
   readonly repository: Repository
@@ -53,7 +53,7 @@ export interface UpstreamEntry {
   readonly deny: readonly string[]
 }
 
-export interface NameRegistryOptions {
+interface NameRegistryOptions {
   readonly upstreams: readonly UpstreamEntry[]
   /** Globs of names that are always ours. */
   readonly local: readonly string[]
