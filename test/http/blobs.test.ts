@@ -44,8 +44,8 @@ test('an empty blob is an empty answer', async (t) => {
     t.equal(reply.body.length, 0)
   }
   const ranged = await call(path, { headers: { Range: 'bytes=0-' } })
-  t.equal(ranged.status, 416)
-  t.equal(ranged.headers['content-range'], 'bytes */0')
+  t.equal(ranged.status, 200)
+  t.equal(ranged.headers['content-length'], '0')
 })
 
 test('a range gets exactly its bytes', async (t) => {
