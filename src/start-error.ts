@@ -28,6 +28,7 @@ export function startError(error: unknown, where: { root: string; host: string; 
         : `the folder ${where.root} cannot be written (storage.root)`,
     EPERM: `the folder ${where.root} cannot be written (storage.root)`,
     EROFS: `the folder ${where.root} is on a read-only file system (storage.root)`,
+    ENOENT: `the folder ${where.root} cannot be made (storage.root)`,
     ENOTDIR: `${where.root} is not a folder (storage.root)`,
     EEXIST: `${where.root} is not a folder (storage.root)`,
     ENOSPC: `the disk of ${where.root} is full (storage.root)`,

@@ -52,8 +52,18 @@ function outcome({ failure, response, signal, fields }: Exchange): Outcome {
   }
   const facts = { code: failure.code, reason: failure.message, detail: failure.detail }
   if (failure.status < 500 && !brokenOff) return { level: 'info', message: 'refused', facts }
-  const err = failure.cause ?? failure
-  return { level: 'warn', message: brokenOff ? 'broken off' : 'failed', facts: { ...facts, err } }
+  // A stack tells nothing here, and an outage makes many of these lines.
+  const causes = causesOf(failure)
+  return { level: 'warn', message: brokenOff ? 'broken off' : 'failed', facts: { ...facts, causes } }
+}
+
+/** What lay behind it, nearest first. */
+function causesOf(error: Error): string[] {
+  const causes: string[] = []
+  for (let { cause } = error; cause instanceof Error && causes.length < 5; { cause } = cause) {
+    causes.push(cause.message)
+  }
+  return causes
 }
 
 function pathOf(target: string | undefined): string | undefined {

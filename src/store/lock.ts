@@ -4,7 +4,16 @@
  * The lock is an exclusive transaction on an SQLite file that is never ended: the system frees it however the
  * process dies. The JSON file beside it only tells the loser who won.
  */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { hostname } from 'node:os'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -16,7 +25,7 @@ import { StorageError } from './storage-error.ts'
  * @throws StorageError LOCKED, the system's error when the folder cannot be written
  */
 export function acquireRootLock(root: string): Disposable {
-  mkdirSync(root, { recursive: true })
+  makeFolders(path.resolve(root))
   const holderFile = path.join(root, 'lock.json')
   const database = lockedDatabase(path.join(root, 'lock.sqlite'), holderFile, root)
   const holder = { pid: process.pid, startedAt: new Date().toISOString(), host: hostname() }
@@ -33,6 +42,21 @@ export function acquireRootLock(root: string): Disposable {
       rmSync(holderFile, { force: true })
       database.close()
     },
+  }
+}
+
+/** Not `recursive`: where a folder cannot be made although its parent is there (/proc), Node never comes back. */
+function makeFolders(folder: string): void {
+  if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
+  const parent = path.dirname(folder)
+  makeFolders(parent)
+  mkdirSync(folder)
+  // Its name must survive a power loss as its contents do.
+  const entry = openSync(parent, 'r')
+  try {
+    fsyncSync(entry)
+  } finally {
+    closeSync(entry)
   }
 }
 

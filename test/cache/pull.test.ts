@@ -30,3 +30,27 @@ test('an image is fetched once and then served from here, also without upstream'
   t.equal(upstream.log.count({ kind: 'cdn' }), busybox.blobs.length, 'every blob crossed the wire once')
   t.equal(upstream.log.count({ kind: 'manifest' }), 2, 'one 401 and one answer')
 })
+
+test('credentials that a client sends are neither needed, nor handed on, nor logged', async (t) => {
+  const upstream = await simulate(t, { token: {}, cdn: {} })
+  const small = image({ layers: [100_000] })
+  upstream.addImage('library/small', '1', small)
+  const mirror = await startMirror(t, upstream)
+  const authorization = `Basic ${Buffer.from('hub-user:hub-secret').toString('base64')}`
+  const base = `${mirror.url}/v2/library/small`
+  t.equal((await pull(`${mirror.url}/v2/`, { authorization })).status, 200)
+  t.equal((await pull(`${base}/manifests/1`, { authorization })).status, 200)
+  t.equal((await pull(`${base}/blobs/${small.layers[0]!.digest}`, { authorization })).status, 200)
+  t.ok(upstream.log.count() > 0)
+  t.notOk(upstream.log.entries.some(({ headers }) => headers.authorization === authorization))
+  const said = JSON.stringify(mirror.lines)
+  t.notMatch(said, 'hub-secret')
+  t.notMatch(said, authorization.slice('Basic '.length))
+})
+
+test('start and GET /v2/ need no upstream at all', async (t) => {
+  const mirror = await startMirror(t, { url: 'http://127.0.0.1:1' })
+  const ping = await pull(`${mirror.url}/v2/`)
+  t.equal(ping.status, 200)
+  t.equal(ping.headers['docker-distribution-api-version'], 'registry/2.0')
+})

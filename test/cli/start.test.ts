@@ -80,6 +80,11 @@ test('a folder that cannot be one', async (t) => {
     { dir, config: { storage: { root: '/sys/entrepot' } } },
     /\/sys\/entrepot (cannot be written|is on a read-only)/,
   )
+  await refuses(
+    t,
+    { dir, config: { storage: { root: '/proc/entrepot' } } },
+    /\/proc\/entrepot cannot be made/,
+  )
 })
 
 test('a folder that another process owns', async (t) => {

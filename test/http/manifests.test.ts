@@ -91,7 +91,7 @@ test('an error of the table is told as it is, and nothing else ever is', async (
     msg: 'failed',
     code: 'UNAVAILABLE',
     status: 503,
-    err: { message: 'secret' },
+    causes: ['secret'],
   })
 
   repository.error = new TypeError('a bug in /some/path')
