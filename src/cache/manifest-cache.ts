@@ -91,7 +91,7 @@ export class ManifestCache {
         ? mark(this.#stale(repository, record, failure), (marked) => ({ manifest: held, ...marked }))
         : undefined
     return this.#within(repository, held !== undefined, stale, signal, async (budget) => {
-      const { answer, joined } = await this.#fetches.join(what, budget, () =>
+      const { answer, joined } = await this.#fetches.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) =>
           record === undefined
             ? this.#fetchTag(repository, reference, work)
@@ -120,7 +120,7 @@ export class ManifestCache {
         ? undefined
         : mark(this.#stale(repository, record, failure), (marked) => ({ ...headOf(record), ...marked }))
     return this.#within(repository, record !== undefined, stale, signal, async (budget) => {
-      const { answer } = await this.#checks.join(what, budget, () =>
+      const { answer } = await this.#checks.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) => this.#checkTag(repository, reference, record, work)),
       )
       return answer === false ? undefined : { ...answer.head, cache: answer.cache }
@@ -147,7 +147,7 @@ export class ManifestCache {
     const what = `${repository.name}@${digest}`
     if (repository.origin.state.isAbsent(what)) return undefined
     return this.#within(repository, false, nothingStale, signal, async (budget) => {
-      const { answer, joined } = await this.#fetches.join(what, budget, () =>
+      const { answer, joined } = await this.#fetches.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) => this.#fetchDigest(repository, digest, undefined, work)),
       )
       return answer === false
@@ -161,7 +161,6 @@ export class ManifestCache {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<ManifestHead | undefined> {
-    const key = repositoryKey(repository)
     const { shelf } = this.#options
     // What an index of this repository says of its child is as good as upstream's own word.
     const known = (await shelf.record(repository, digest)) ?? (await shelf.named(repository, digest))
@@ -169,11 +168,11 @@ export class ManifestCache {
       return { digest, size: known.size, mediaType: known.mediaType, cache: 'hit' }
     }
     const what = `${repository.name}@${digest}`
-    const remembered = this.#heads.get(`${key.registry} ${what}`)
+    const remembered = this.#heads.get(flightKey(repository, what))
     if (remembered !== undefined) return { ...remembered, cache: 'hit' }
     if (repository.origin.state.isAbsent(what)) return undefined
     return this.#within(repository, false, nothingStale, signal, async (budget) => {
-      const { answer } = await this.#checks.join(what, budget, () =>
+      const { answer } = await this.#checks.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) => this.#checkDigest(repository, digest, work)),
       )
       return answer === false ? undefined : { ...answer.head, cache: answer.cache }
@@ -378,7 +377,7 @@ export class ManifestCache {
       return headFlight(await this.#fetchDigest(repository, digest, undefined, signal))
     }
     const head = { digest, size: found.size, mediaType: found.mediaType }
-    this.#heads.set(`${repository.origin.upstream.key} ${repository.name}@${digest}`, head)
+    this.#heads.set(flightKey(repository, `${repository.name}@${digest}`), head)
     return { answer: { head, cache: 'miss' } }
   }
 
@@ -432,6 +431,11 @@ export class ManifestCache {
       log.warn({ err: error }, 'what upstream said was not remembered')
     }
   }
+}
+
+/** The same name and tag at two upstreams are two things. */
+function flightKey({ origin }: MirroredName, what: string): string {
+  return `${origin.upstream.key} ${what}`
 }
 
 function headOf({ digest, size, mediaType }: TagRecord): Head {

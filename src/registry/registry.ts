@@ -146,10 +146,10 @@ export class NameRegistry implements Registry {
           { message: 'no such upstream is configured' },
         )
       }
-      // containerd with override_path, and BuildKit, repeat the registry in the path.
-      const [first, ...rest] = name.split('/')
-      const repeated = rest.length > 0 && first === entry.origin.upstream.key
-      return { rule: 'ns', entry, name: upstreamName(entry, repeated ? rest : [first ?? '', ...rest]) }
+      // containerd with override_path, and BuildKit, repeat the registry in the path, by the name they know.
+      const [first = '', ...rest] = name.split('/')
+      const repeated = rest.length > 0 && this.#byName.get(first) === entry
+      return { rule: 'ns', entry, name: upstreamName(entry, repeated ? rest : [first, ...rest]) }
     }
     if (matchesAny(this.#options.local, name)) return { rule: 'local', name }
     const [first, ...rest] = name.split('/')
