@@ -75,9 +75,10 @@ function vouchedIn(
   for (const name of partialsIn(root).filter((it) => it.endsWith('.json'))) {
     const part = path.join(root, 'ingest', name.replace(/json$/, 'part'))
     if (!existsSync(part)) continue
-    const { digest, extents } = JSON.parse(readFileSync(path.join(root, 'ingest', name), 'utf8')) as {
-      digest: string
-      extents: [number, number][]
+    const { digest, extents } = parse(readFileSync(path.join(root, 'ingest', name), 'utf8')) ?? {}
+    if (digest === undefined || extents === undefined) {
+      faults.push(`${name} cannot be read`)
+      continue
     }
     const bytes = contents.get(digest)?.bytes
     const there = readFileSync(part)
@@ -89,6 +90,14 @@ function vouchedIn(
     prefixes.set(digest, Math.max(prefix, prefixes.get(digest) ?? 0))
   }
   return prefixes
+}
+
+function parse(sidecar: string): { digest?: string; extents?: [number, number][] } | undefined {
+  try {
+    return JSON.parse(sidecar) as { digest: string; extents: [number, number][] }
+  } catch {
+    return undefined
+  }
 }
 
 /** Looks at a copy: to open a database is to put it in order. */
