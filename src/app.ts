@@ -80,6 +80,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const hashers = closing.adopt(new Hashers(), (it) => it.close())
     const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
     metadata = index
+    const health = new StorageHealth({ metrics, log, now })
     const store = new DiskBlobStore(root, files)
     const ingests = closing.adopt(
       await openIngests({
@@ -87,14 +88,13 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         files,
         hashers,
         ...(overrides.partialLimits === undefined ? {} : { limits: overrides.partialLimits }),
-        report: (error) => log.warn({ err: error }, 'a partial file could not be cared for'),
+        report: (error) => health.neglected(error),
       }),
       (it) => it.close(),
     )
     await refuseHiddenNames(config, index)
 
     // The mirror.
-    const health = new StorageHealth({ metrics, log, now })
     const known = new TolerantMetadata(index, { metrics, log })
     const upstreams = config.upstreams.map((upstream) => createEntry(config, upstream, { metrics, log, now }))
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
@@ -105,7 +105,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         store,
         ingests,
         metadata: known,
-        named: (repository, digest) => shelf.named(repository, digest),
+        named: (repository, digest) => shelf.namedBlob(repository, digest),
         lease: new InProcessFillLease(),
         health,
         metrics,

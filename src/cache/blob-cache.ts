@@ -21,6 +21,7 @@ import { Follower } from './follower.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 import { corruptRefusal, refusal } from './refusals.ts'
 import { ReaderSource } from './reader-source.ts'
+import { abandonable } from './waiters.ts'
 
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
 const HEADER_BUDGET_MS: Milliseconds = 15_000
@@ -28,7 +29,7 @@ const HEADER_BUDGET_MS: Milliseconds = 15_000
 interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly store: BlobStore
   readonly metadata: MetadataStore
-  /** The descriptor by which a manifest of that repository names that digest. */
+  /** The descriptor by which a manifest of that repository names that config or layer. */
   readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
   readonly metrics: Metrics
   readonly log: Logger
@@ -53,6 +54,10 @@ export class BlobCache {
     for (;;) {
       const running = this.#running.get(key)
       if (running !== undefined) {
+        if (running.stopping) {
+          await abandonable(running.settled, signal)
+          continue
+        }
         if (!(await this.#mayJoin(running, repository, digest, signal))) return undefined
         // It may have ended while we asked; then the disk has it, or a new one starts.
         if (running !== this.#running.get(key)) continue
@@ -149,41 +154,55 @@ export class BlobCache {
   ): Promise<BlobAnswer | undefined> {
     const place = fill.follow()
     try {
-      if ((await this.#begun(fill, client)) === 'absent') {
+      const began = await this.#begun(fill, client)
+      const found =
+        began === 'diverted' && fill.size === undefined
+          ? await this.#ask(repository, fill.digest, client)
+          : { size: fill.size }
+      if (began === 'absent' || found === undefined) {
         place[Symbol.dispose]()
         return undefined
       }
+      return this.#answer(fill, began === 'diverted' ? 'bypass' : cache, found.size, repository, place)
     } catch (error) {
       place[Symbol.dispose]()
       throw error
     }
-    const bypass = (
-      range: ByteRange | undefined,
-      sent?: { from: Bytes; attempt: Fill['attempt'] },
-    ): Promise<ByteSource> =>
-      BypassSource.open({
-        origin: repository.origin,
-        name: repository.name,
-        digest: fill.digest,
-        size: fill.size,
-        range,
-        ...(sent?.attempt === undefined
-          ? {}
-          : { sent: { from: sent.attempt.download.ingest, to: sent.from } }),
-      })
-    const diverted = fill.phase.is === 'diverted'
+  }
+
+  #answer(
+    fill: Fill,
+    cache: CacheStatus,
+    size: Bytes | undefined,
+    repository: MirroredName,
+    place: Disposable,
+  ): BlobAnswer {
+    const { digest } = fill
+    const { metrics, log, headerBudgetMs = HEADER_BUDGET_MS } = this.#options
     return {
-      digest: fill.digest,
-      size: fill.size,
-      cache: diverted ? 'bypass' : cache,
+      digest,
+      size,
+      cache,
       get unverified() {
         return fill.phase.is !== 'verified'
       },
       open: async (range, signal) => {
-        const follower = new Follower(fill, range, (position, attempt) =>
-          range === undefined
-            ? bypass(undefined, { from: position, attempt })
-            : bypass({ start: position, end: range.end }),
+        const follower = new Follower(fill, range, ({ position, sent, promised }, leaves) =>
+          BypassSource.open(
+            {
+              origin: repository.origin,
+              name: repository.name,
+              digest,
+              size,
+              range: range && { start: position, end: range.end },
+              sent: sent && { from: sent.download.ingest, to: position },
+              promised,
+              headerBudgetMs,
+              metrics,
+              log,
+            },
+            leaves,
+          ),
         )
         try {
           await follower.ready(signal)
@@ -221,18 +240,18 @@ export class BlobCache {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<BlobReader | undefined> {
-    const reader = await this.#options.store.open(digest)
+    const { store, metadata, log } = this.#options
+    const reader = await store.open(digest)
     if (reader === undefined) return undefined
     try {
       const descriptor = await this.#named(repository, digest)
-      const whole = descriptor === undefined || descriptor.size === reader.size
-      if (!whole) {
-        this.#options.log.warn(
-          { digest, size: reader.size, expected: descriptor.size },
-          'a cached blob lost its size',
-        )
-        await this.#options.store.delete(digest)
-      } else if (await this.#mayRead(repository, digest, descriptor !== undefined, reader.size, signal)) {
+      // A descriptor of another size is wrong, or the file is: what was verified tells which.
+      const named = descriptor?.size === reader.size
+      const expected = named || descriptor === undefined ? undefined : await metadata.blobs.size(digest)
+      if (expected !== undefined && expected !== reader.size) {
+        log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
+        await store.delete(digest)
+      } else if (await this.#mayRead(repository, digest, named, reader.size, signal)) {
         return reader
       }
     } catch (error) {

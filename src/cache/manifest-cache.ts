@@ -163,7 +163,7 @@ export class ManifestCache {
   ): Promise<ManifestHead | undefined> {
     const { shelf } = this.#options
     // What an index of this repository says of its child is as good as upstream's own word.
-    const known = (await shelf.record(repository, digest)) ?? (await shelf.named(repository, digest))
+    const known = (await shelf.record(repository, digest)) ?? (await shelf.namedManifest(repository, digest))
     if (known !== undefined) {
       return { digest, size: known.size, mediaType: known.mediaType, cache: 'hit' }
     }
@@ -328,7 +328,7 @@ export class ManifestCache {
   ): Promise<Manifest | undefined> {
     const { metadata, shelf } = this.#options
     const key = repositoryKey(repository)
-    const named = await shelf.named(repository, digest)
+    const named = await shelf.namedManifest(repository, digest)
     const manifest = await shelf.get(digest, named?.mediaType)
     if (manifest === undefined) return undefined
     if (named !== undefined && (await metadata.blobs.deliveredBy(key.registry, digest))) return manifest

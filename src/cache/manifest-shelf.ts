@@ -6,6 +6,7 @@
 import { LRUCache } from 'lru-cache'
 import { MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { BlobStore, Bytes } from '../store/blob-store.ts'
@@ -48,7 +49,7 @@ export class ManifestShelf {
     this.#now = options.now
   }
 
-  /** `undefined` when the bytes are not here (any more). */
+  /** `undefined` when the bytes are not here (any more), or are no manifest. */
   async get(digest: Digest, mediaType?: string): Promise<Manifest | undefined> {
     const hot = this.#hot.get(digest)
     if (hot !== undefined) return hot
@@ -60,7 +61,9 @@ export class ManifestShelf {
       if (length === 0) return undefined
       at += length
     }
-    const manifest = { digest, bytes, content: parseManifest(bytes, mediaType) }
+    const content = contentOf(bytes, mediaType)
+    if (content === undefined) return undefined
+    const manifest = { digest, bytes, content }
     this.#hot.set(digest, manifest)
     return manifest
   }
@@ -75,14 +78,25 @@ export class ManifestShelf {
     return this.#metadata.manifests.get(repositoryKey(repository), digest)
   }
 
-  /** The descriptor by which a manifest of this repository names that digest. */
-  async named(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+  /** The descriptor by which an index of this repository names that manifest. */
+  async namedManifest(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
-      const { config, layers, manifests } = manifest.content
-      const found = [config, ...layers, ...manifests].find((descriptor) => descriptor?.digest === digest)
+      const found = manifest.content.manifests.find((descriptor) => descriptor.digest === digest)
       if (found !== undefined) return found
     }
-    return this.#metadata.manifests.named(repositoryKey(repository), digest)
+    const named = await this.#metadata.manifests.named(repositoryKey(repository), digest)
+    return named?.role === 'manifest' ? named : undefined
+  }
+
+  /** The descriptor by which a manifest of this repository names that config or layer. */
+  async namedBlob(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+    for (const { manifest } of this.#keptFor(repository)) {
+      const { config, layers } = manifest.content
+      const found = [config, ...layers].find((descriptor) => descriptor?.digest === digest)
+      if (found !== undefined) return found
+    }
+    const named = await this.#metadata.manifests.named(repositoryKey(repository), digest)
+    return named === undefined || named.role === 'manifest' ? undefined : named
   }
 
   *#keptFor({ origin, name }: MirroredName): Iterable<{ readonly manifest: Manifest }> {
@@ -141,5 +155,15 @@ export class ManifestShelf {
       await ingest.discard()
       throw error
     }
+  }
+}
+
+/** Layers lie in the same store, and a client may ask for one as if it were a manifest. */
+function contentOf(bytes: Buffer, mediaType: string | undefined): ManifestContent | undefined {
+  try {
+    return parseManifest(bytes, mediaType)
+  } catch (error) {
+    if (error instanceof OciError) return undefined
+    throw error
   }
 }

@@ -56,6 +56,7 @@ export class TolerantMetadata implements MetadataStore {
     this.blobs = {
       linked: (repository, digest) => or(false, inner.blobs.linked(repository, digest)),
       deliveredBy: (registry, digest) => or(false, inner.blobs.deliveredBy(registry, digest)),
+      size: (digest) => or(undefined, inner.blobs.size(digest)),
     }
   }
 

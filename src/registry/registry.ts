@@ -91,6 +91,7 @@ export class NameRegistry implements Registry {
 
   async resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution> {
     const destination = await this.#route(name, namespace)
+    if (destination === undefined) throw new OciError('NAME_UNKNOWN', { name })
     if (!('entry' in destination)) {
       const { rule } = destination
       return { repository: this.#options.openLocal(destination.name), namespace: undefined, rule }
@@ -112,7 +113,8 @@ export class NameRegistry implements Registry {
 
   async refuseWrite(name: RepositoryName, namespace: string | undefined): Promise<never> {
     const destination = await this.#route(name, namespace)
-    if ('entry' in destination && destination.rule !== 'default') {
+    const free = destination === undefined || destination.rule === 'default'
+    if (!free && 'entry' in destination) {
       const { key } = destination.entry.origin.upstream
       throw new OciError(
         'DENIED',
@@ -120,7 +122,7 @@ export class NameRegistry implements Registry {
         { message: `names of ${key} are mirrored here and cannot be pushed to` },
       )
     }
-    if (destination.rule === 'default' && matchesAny(this.#options.denyPush, name)) {
+    if (free && matchesAny(this.#options.denyPush, name)) {
       throw new OciError('DENIED', { name }, { message: 'push.deny reserves this name' })
     }
     throw new OciError('UNSUPPORTED', { name }, { message: 'this release takes no pushes' })
@@ -136,7 +138,8 @@ export class NameRegistry implements Registry {
     }
   }
 
-  async #route(name: RepositoryName, namespace: string | undefined): Promise<Destination> {
+  /** `undefined`: no rule takes the name. @throws OciError NAME_UNKNOWN for an unknown namespace */
+  async #route(name: RepositoryName, namespace: string | undefined): Promise<Destination | undefined> {
     if (namespace !== undefined) {
       const entry = this.#byName.get(namespace)
       if (entry === undefined) {
@@ -157,7 +160,7 @@ export class NameRegistry implements Registry {
     if (prefixed !== undefined) return { rule: 'prefix', entry: prefixed, name: upstreamName(prefixed, rest) }
     const existing = await this.#options.repositories.get({ registry: LOCAL, name })
     if (existing !== undefined) return { rule: 'existing', name }
-    if (this.#default === undefined) throw new OciError('NAME_UNKNOWN', { name })
+    if (this.#default === undefined) return undefined
     return { rule: 'default', entry: this.#default, name: upstreamName(this.#default, name.split('/')) }
   }
 }

@@ -64,8 +64,8 @@ export interface TagIndex {
 export interface ManifestIndex {
   /** That this repository holds it; the bytes are in the BlobStore. */
   get(repository: RepositoryKey, digest: Digest): Promise<ManifestRecord | undefined>
-  /** The descriptor by which a manifest *of this repository* names that digest. */
-  named(repository: RepositoryKey, digest: Digest): Promise<Descriptor | undefined>
+  /** The descriptor by which a manifest *of this repository* names that digest, and as what. */
+  named(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined>
   /** Image manifests of this repository that name that blob, newest first, at most `limit`. */
   imagesNaming(repository: RepositoryKey, digest: Digest, limit: number): Promise<Digest[]>
   /** What it names, config first, in the manifest's order. */
@@ -83,6 +83,8 @@ export interface BlobIndex {
   linked(repository: RepositoryKey, digest: Digest): Promise<boolean>
   /** That this upstream delivered those bytes to us, under whatever name. */
   deliveredBy(registry: string, digest: Digest): Promise<boolean>
+  /** Of the bytes that were verified, whatever has become of their file; undefined when nobody linked them. */
+  size(digest: Digest): Promise<Bytes | undefined>
 }
 
 /** All that is written together or not at all. Called with the facts; holds no reads. */

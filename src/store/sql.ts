@@ -10,6 +10,7 @@ import { SqlTransaction } from './sql-transaction.ts'
 import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type { Bytes } from './blob-store.ts'
 import type {
   BlobIndex,
   ChildDescriptor,
@@ -150,12 +151,12 @@ class SqlManifests implements ManifestIndex {
     return row && { digest: row.digest, size: row.size, mediaType: row.media_type }
   }
 
-  async named(repository: RepositoryKey, digest: Digest): Promise<Descriptor | undefined> {
+  async named(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined> {
     const row = await this.#naming(repository, digest)
       .selectAll('manifest_reference')
       .limit(1)
       .executeTakeFirst()
-    return row && descriptorOf(row)
+    return row && childOf(row)
   }
 
   async imagesNaming(repository: RepositoryKey, digest: Digest, limit: number): Promise<Digest[]> {
@@ -226,5 +227,14 @@ class SqlBlobs implements BlobIndex {
       .where('registry', '=', registry)
       .executeTakeFirst()
     return row !== undefined
+  }
+
+  async size(digest: Digest): Promise<Bytes | undefined> {
+    const row = await this.#db
+      .selectFrom('blob')
+      .select('size')
+      .where('digest', '=', digest)
+      .executeTakeFirst()
+    return row?.size
   }
 }

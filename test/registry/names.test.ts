@@ -277,7 +277,7 @@ test('a key with a port is reached by ns only', async (t) => {
   t.equal(byPath.status, 400)
   t.equal(codeOf(byPath), 'NAME_INVALID')
   t.equal((await pull(`${mirror.url}/v2/registry.example/team/app/manifests/1`)).status, 404)
-  t.equal(upstream.log.count(), 1)
+  t.equal(upstream.log.count('manifest'), 1)
 })
 
 test('a start whose upstreams would hide local repositories is refused with their names', async (t) => {

@@ -11,10 +11,10 @@ export interface TwoUpstreams {
   readonly quay: UpstreamSimulator
   readonly mirror: Mirror
   /** `path` is what follows `/v2/`. */
-  get(path: string, headers?: Record<string, string>): Promise<Pulled>
-  head(path: string): Promise<Pulled>
+  readonly get: (path: string, headers?: Record<string, string>) => Promise<Pulled>
+  readonly head: (path: string) => Promise<Pulled>
   /** Requests that any upstream has seen. */
-  asked(): number
+  readonly asked: () => number
 }
 
 export interface TwoUpstreamsOptions extends MirrorOptions {
@@ -53,12 +53,12 @@ export async function startTwoUpstreams(t: Test, options: TwoUpstreamsOptions = 
 }
 
 /** The first error code of an OCI error body. */
-export function codeOf({ body }: Pulled): string | undefined {
+export function codeOf({ body }: Pick<Pulled, 'body'>): string | undefined {
   const { errors } = JSON.parse(body.toString()) as { errors: { code: string; message: string }[] }
   return errors[0]?.code
 }
 
-export function messageOf({ body }: Pulled): string {
+export function messageOf({ body }: Pick<Pulled, 'body'>): string {
   const { errors } = JSON.parse(body.toString()) as { errors: { code: string; message: string }[] }
   return errors[0]?.message ?? ''
 }
