@@ -1,5 +1,11 @@
 #!/usr/bin/env node
 // Where `npm start` begins: plain JavaScript, because an older Node could not even parse main.ts to say why.
+//
+// `npm start` also gives the allocator two arenas and V8 a small young generation: what passes through us is
+// buffers outside of V8's heap, and without the two some 60 MB of it stay resident for nothing (measured with
+// 200 slow clients).
+import module from 'node:module'
+import path from 'node:path'
 import process from 'node:process'
 
 if (Number.parseInt(process.versions.node, 10) < 24) {
@@ -12,5 +18,7 @@ if (Number.parseInt(process.versions.node, 10) < 24) {
   // Read when the first thread is needed, so before anything else is loaded. Five concurrent syncs stall
   // the usual four for a second.
   process.env['UV_THREADPOOL_SIZE'] ??= '16'
+  // Stripping types at every start costs 0.4 s and 23 MB; where the folder cannot be written, so be it.
+  module.enableCompileCache(path.join(import.meta.dirname, '../node_modules/.cache/compile'))
   await import('./main.ts')
 }

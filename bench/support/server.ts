@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 
-const START = path.join(import.meta.dirname, '../../src/start.js')
+const ROOT = path.join(import.meta.dirname, '../..')
 const SAMPLE_MS = 200
 
 export class Server implements AsyncDisposable {
@@ -39,7 +39,15 @@ export class Server implements AsyncDisposable {
         log: { level: 'info' },
       }),
     )
-    const child = spawn(process.execPath, [START, '--config', file], { stdio: ['ignore', 'pipe', 'inherit'] })
+    // As a user starts it, and not through npm: the process has to be the one we measure.
+    const { scripts } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
+      scripts: { start: string }
+    }
+    const child = spawn('sh', ['-c', `${scripts.start} --config "$0"`, file], {
+      cwd: ROOT,
+      env: { ...process.env, PATH: `${path.dirname(process.execPath)}:${process.env['PATH'] ?? ''}` },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
     const lines = createInterface({ input: child.stdout })
     const url = await new Promise<string>((resolve, reject) => {
       child.once('exit', (code) => reject(new Error(`entrepot ended with ${String(code)}`)))
