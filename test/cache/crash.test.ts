@@ -7,7 +7,8 @@ import { eventually, pull, simulate, type Pulled } from '../support/app.ts'
 import { lookAtRest, partialsIn, type AtRest } from '../support/at-rest.ts'
 import { image, type Content, type Image } from '../support/images.ts'
 import { randomOf } from '../support/power-loss-luck.ts'
-import { Entrepot } from '../support/process.ts'
+import { commandLine, Entrepot } from '../support/process.ts'
+import { Program } from '../support/programs.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
 
 const KiB = 1024
@@ -78,15 +79,13 @@ function judge(answers: readonly Answer[], before: AtRest, upstream: UpstreamSim
   return faults
 }
 
-/** Resolves when a sidecar has got its name. */
+/** Resolves when a sidecar has got its name, or with the signal. */
 function sidecarIn(root: string, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const watcher = watch(path.join(root, 'ingest'), { signal }, (_event, name) => {
-      if (name?.endsWith('.json') !== true) return
-      watcher.close()
-      resolve()
+      if (name?.endsWith('.json') === true) watcher.close()
     })
-    watcher.on('error', () => resolve())
+    watcher.on('close', resolve)
   })
 }
 
@@ -118,10 +117,18 @@ test('fifty fills, killed wherever they are: nothing torn, finished ones are hit
       { bytesPerSecond: 150 * MiB },
     )
 
+    if (life % 4 === 3) {
+      const { command, args, env } = commandLine({ dir, config })
+      const starting = new Program(t, command, args, env)
+      await sleep(random() * 700)
+      starting.kill('SIGKILL')
+      await starting.exited
+      t.strictSame(lookAtRest(root, contents, before.blobs), before, `a start was killed before life ${life}`)
+    }
     const entrepot = await start(t)
     upstream.log.clear()
     const over = new AbortController()
-    const sidecar = sidecarIn(root, over.signal)
+    const sidecar = sidecarIn(root, AbortSignal.any([over.signal, AbortSignal.timeout(20_000)]))
     // What the last lives left unfinished goes on, beside the new one.
     const wanted = [...images].filter(([, { manifest, blobs }]) =>
       [manifest, ...blobs].some(({ digest }) => !before.blobs.has(digest) || random() < 0.1),

@@ -84,9 +84,8 @@ async function pullHalf(url: string, size: number): Promise<void> {
 }
 
 /** Pulls through an entrepot on `root`, with the recorder below it, and stops it amidst its last fills. */
-async function live(world: World, root: string): Promise<{ files: PowerLossFiles; cuts: Cut[]; end: Cut }> {
+async function live(world: World, root: string, files: PowerLossFiles): Promise<{ cuts: Cut[]; end: Cut }> {
   const { t, upstream, images, random } = world
-  const files = new PowerLossFiles(root)
   const cuts: Cut[] = []
   const cut = (): Cut => {
     const database = world.folder()
@@ -122,7 +121,7 @@ async function live(world: World, root: string): Promise<{ files: PowerLossFiles
   await mirror.close()
   hanging.remove()
   upstream.set({ bytesPerSecond: undefined })
-  return { files, cuts: cuts.sort(() => random() - 0.5).slice(0, STARTS + LOOKS), end: cut() }
+  return { cuts: cuts.sort(() => random() - 0.5).slice(0, STARTS + LOOKS), end: cut() }
 }
 
 function isWhole({ status, broken, body }: Pulled, { bytes }: Content): boolean {
@@ -203,7 +202,8 @@ test('whenever the power goes: nothing torn, nothing lost that was finished, hal
   let root = world.folder()
   for (let life = 0; life < LIVES; life++) {
     world.addImage(`library/half-${life}`, [life === FAR_AHEAD ? 10 * MiB : 3 * MiB, 1500 * KiB])
-    const { files, cuts, end } = await live(world, root)
+    const files = new PowerLossFiles(root)
+    const { cuts, end } = await live(world, root, files)
     const leave = (cut: Cut, luck: Luck): string => {
       const folder = world.folder()
       files.leave(folder, cut.moment, luck)
@@ -244,4 +244,24 @@ test('whenever the power goes: nothing torn, nothing lost that was finished, hal
     root = leave(cuts[0]!, luckOf(random() * 2 ** 31))
   }
   t.ok(world.resumed > 0, `${world.resumed} fills went on`)
+})
+
+test('a disk that calls synced what is not is found out by these looks', async (t) => {
+  class LyingFiles extends PowerLossFiles {
+    override datasync(): Promise<void> {
+      return Promise.resolve()
+    }
+  }
+  const world = new World(t, await simulate(t), randomOf(1))
+  world.addImage('library/whole', [900 * KiB, 40 * KiB, 10])
+  world.addImage('library/half', [3 * MiB])
+  const root = world.folder()
+  const files = new LyingFiles(root)
+  const { end } = await live(world, root, files)
+  const folder = world.folder()
+  files.leave(folder, end.moment, NO_LUCK)
+  copyDatabase(end.database, folder)
+  const { faults } = lookAtRest(folder, world.contents)
+  t.match(faults, [/torn blob/])
+  t.ok(faults.some((fault) => /vouches|cannot be read/.test(fault)))
 })
