@@ -9,11 +9,11 @@ import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import { OciError } from '../oci/errors.ts'
-import type { BlobInfo, BlobReader, BlobStore, ByteSource, Bytes } from '../store/blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
-import type { BlobAnswer, BlobHead, ByteRange } from './answers.ts'
+import type { BlobAnswer, BlobHead } from './answers.ts'
 import { BypassSource } from './bypass.ts'
 import type { CacheStatus } from './cache-status.ts'
 import { Fill, type FillContext } from './fill.ts'
@@ -301,8 +301,12 @@ export class BlobCache {
   /** Remembers that upstream gives that blob under this name. Without it, upstream is asked again. */
   async #grant(repository: MirroredName, digest: Digest, size: Bytes): Promise<void> {
     const { metadata, metrics, log, now } = this.#options
+    const key = repositoryKey(repository)
     try {
-      await metadata.transaction((tx) => tx.linkBlob(repositoryKey(repository), digest, size, now()))
+      await metadata.transaction((tx) => {
+        tx.putRepository(key, now())
+        tx.linkBlob(key, digest, size, now())
+      })
     } catch (error) {
       metrics.failedWrites.inc()
       log.warn({ err: error, digest }, 'a link was not remembered')
@@ -337,7 +341,10 @@ export class BlobCache {
     try {
       await metadata.transaction((tx) => {
         tx.recordDelivery(registry, blob.digest, blob.size, now())
-        for (const name of fill.names) tx.linkBlob({ registry, name }, blob.digest, blob.size, now())
+        for (const name of fill.names) {
+          tx.putRepository({ registry, name }, now())
+          tx.linkBlob({ registry, name }, blob.digest, blob.size, now())
+        }
       })
     } catch (error) {
       metrics.failedWrites.inc()

@@ -351,17 +351,12 @@ export class ManifestCache {
       return { answer: { head: headOf(record), cache: 'hit' }, after: this.#confirm(repository, record) }
     }
     const { digest, size, mediaType } = head
+    const key = repositoryKey(repository)
     const after = this.#remember((metadata, at) =>
-      metadata.transaction((tx) =>
-        tx.putTag(repositoryKey(repository), {
-          tag,
-          digest,
-          size,
-          mediaType,
-          checkedAt: at,
-          deletedAt: undefined,
-        }),
-      ),
+      metadata.transaction((tx) => {
+        tx.putRepository(key, at)
+        tx.putTag(key, { tag, digest, size, mediaType, checkedAt: at, deletedAt: undefined })
+      }),
     )
     return { answer: { head: { digest, size, mediaType }, cache: 'miss' }, after }
   }
