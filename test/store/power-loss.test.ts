@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs'
+import { appendFileSync, mkdirSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
@@ -137,4 +137,51 @@ test('without a sync the recorder loses everything', async (t) => {
   await files.syncFolder(before)
   t.same(await left('name', NO_LUCK), ['file'])
   t.equal((await files.stat(path.join(root, 'after', 'name', 'file')))?.size, 0)
+})
+
+test('what was cut off a partial file stays off the blob that it becomes', async (t) => {
+  const root = t.testdir({ before: {}, after: {} })
+  const before = path.join(root, 'before')
+  const content = randomBytes(300 * KiB)
+  const killed = await openStore(t, { root: before })
+  const ingest = await killed.ingests.open(identityOf(content))
+  await ingest.write([content], 0)
+  await ingest.keep()
+  const [, part] = killed.partials()
+  appendFileSync(path.join(before, 'ingest', part!), 'never vouched for')
+  await killed.ingests.close()
+
+  const files = new PowerLossFiles(before)
+  const store = await openStore(t, { root: before, files })
+  const resumed = await store.ingests.open(identityOf(content))
+  const file = await resumed.verify(content.length)
+  await store.blobs.adopt(file!)
+  files.leave(path.join(root, 'after'), files.moment, NO_LUCK)
+  const after = new DiskBlobStore(path.join(root, 'after'))
+  t.equal((await after.stat(digestOf(content)))?.size, content.length)
+})
+
+test('a partial file that is a blob already, by half a rename, is not gone on with', async (t) => {
+  const root = t.testdir({ before: {}, after: {} })
+  const files = new PowerLossFiles(path.join(root, 'before'))
+  const store = await openStore(t, {
+    root: path.join(root, 'before'),
+    files,
+    limits: { saveEvery: 128 * KiB },
+  })
+  const content = randomBytes(300 * KiB)
+  const ingest = await store.ingests.open(identityOf(content))
+  await ingest.write([content.subarray(0, 200 * KiB)], 0)
+  await ingest.keep()
+  const whole = await store.ingests.open(identityOf(content))
+  await whole.write([content.subarray(200 * KiB)], 200 * KiB)
+  await store.blobs.adopt((await whole.verify(content.length))!)
+  files.leave(path.join(root, 'after'), files.moment, NO_LUCK)
+
+  const after = await openStore(t, { root: path.join(root, 'after') })
+  const again = await after.ingests.open(identityOf(content))
+  t.equal(again.inherited, 0)
+  await again.discard()
+  await using reader = await after.blobs.open(digestOf(content))
+  t.ok((await readAll(reader!, content.length + 1)).equals(content))
 })
