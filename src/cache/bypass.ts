@@ -4,21 +4,23 @@
  * Used while storage refuses writes, and for the rest of a blob when it refused half-way. Costs upstream one
  * transfer per client; that is the price of never failing a pull because of the cache.
  */
-import { createHash } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { createHash, type Hash } from 'node:crypto'
+import type { Logger } from 'pino'
 import { algorithmOf, hexOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { ByteSource, Bytes } from '../store/blob-store.ts'
 import type { GrowingSource } from '../store/ingest.ts'
-import { UpstreamError } from '../upstream/upstream.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { ByteRange } from './answers.ts'
 import { byteLength, slice } from './chunks.ts'
 import { HOLD_BACK } from './follower.ts'
 import type { Origin } from './origin.ts'
-import { refusal } from './refusals.ts'
+import { Patience } from './patience.ts'
+import { corruptRefusal, refusal } from './refusals.ts'
+import { abandonable } from './waiters.ts'
 
-const MAX_IDLE_TRIES = 5
 const STEP: Bytes = 256 * 1024
 
 interface BypassOptions {
@@ -29,47 +31,59 @@ interface BypassOptions {
   /** Undefined: the whole blob, verified. A part is given as it comes. */
   readonly range: ByteRange | undefined
   /** What the client already has of it, and where to read that again for the hash. */
-  readonly sent?: { readonly from: GrowingSource; readonly to: Bytes }
+  readonly sent: { readonly from: GrowingSource; readonly to: Bytes } | undefined
+  /** The client has the head of a response. */
+  readonly promised: boolean
+  readonly headerBudgetMs: Milliseconds
+  readonly metrics: Metrics
+  readonly log: Logger
 }
 
 export class BypassSource implements ByteSource {
   readonly #abort = new AbortController()
+  readonly #transfer: Transfer
   readonly #chunks: AsyncGenerator<Buffer, void>
+  /** The next chunk, while it is waited for. */
+  #coming: Promise<void> | undefined
   #rest: Buffer | undefined
   #ended = false
 
   private constructor(options: BypassOptions) {
+    this.#transfer = new Transfer(options, this.#abort.signal)
     this.#chunks =
       options.range === undefined
-        ? verified(options, this.#abort.signal)
-        : transfer(options, options.range.start, options.range.end, this.#abort.signal)
+        ? verified(options, this.#transfer)
+        : this.#transfer.bytes(options.range.start, options.range.end)
   }
 
   /**
-   * Resolves when the first bytes may be sent; a body of at most 64 KiB is verified by then.
+   * Resolves when the first bytes may be sent; a body of at most 64 KiB is verified by then. A larger one may
+   * still be waiting for its turn when the header budget is over.
    *
-   * @throws OciError when upstream cannot, or has not
+   * @throws OciError when upstream cannot, or has not; the signal's reason
    */
-  static async open(options: BypassOptions): Promise<BypassSource> {
+  static async open(options: BypassOptions, signal: AbortSignal): Promise<BypassSource> {
     const source = new BypassSource(options)
+    const budget = AbortSignal.timeout(options.headerBudgetMs)
     try {
-      await source.#next()
-      return source
+      await source.#fill(options.promised ? signal : AbortSignal.any([signal, budget]))
     } catch (error) {
-      await source[Symbol.asyncDispose]()
-      throw refusal(error)
+      const late = error === budget.reason && !signal.aborted
+      if (!late || !source.#transfer.queued || (options.size ?? 0) <= HOLD_BACK) {
+        await source[Symbol.asyncDispose]()
+        if (!late) throw error
+        const { state, upstream } = options.origin
+        const failure = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
+        if (!source.#transfer.queued) state.failed(failure)
+        throw refusal(failure)
+      }
     }
+    source.#transfer.promised = true
+    return source
   }
 
   async read(buffer: Buffer, signal: AbortSignal): Promise<Bytes> {
-    const aborted = (): void => this.#abort.abort(signal.reason)
-    if (signal.aborted) aborted()
-    signal.addEventListener('abort', aborted, { once: true })
-    try {
-      if (this.#rest === undefined && !this.#ended) await this.#next()
-    } finally {
-      signal.removeEventListener('abort', aborted)
-    }
+    await this.#fill(signal)
     if (this.#rest === undefined) return 0
     const length = this.#rest.copy(buffer)
     this.#rest = length < this.#rest.length ? this.#rest.subarray(length) : undefined
@@ -77,98 +91,192 @@ export class BypassSource implements ByteSource {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#abort.abort()
+    this.#abort.abort(new Error('nobody reads the bypass any more'))
     this.#ended = true
     // The generator may be waiting for upstream: the abort above wakes it, what it throws is not news.
     await this.#chunks.return().catch(() => undefined)
   }
 
+  /** Until there is something to read, or nothing more to come. */
+  async #fill(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    if (this.#rest !== undefined || this.#ended) return
+    this.#coming ??= this.#next()
+    await abandonable(this.#coming, signal)
+  }
+
   async #next(): Promise<void> {
-    const { value, done } = await this.#chunks.next()
-    this.#ended = done === true
-    this.#rest = value ?? undefined
+    try {
+      const { value, done } = await this.#chunks.next()
+      this.#ended ||= done === true
+      this.#rest = value ?? undefined
+      this.#coming = undefined
+    } catch (error) {
+      throw refusal(error)
+    }
   }
 }
 
-/** The blob from where the client is, its last 64 KiB only when the whole has the digest. */
-async function* verified(options: BypassOptions, signal: AbortSignal): AsyncGenerator<Buffer, void> {
-  const { digest, sent } = options
-  const hash = createHash(algorithmOf(digest))
-  let length = sent?.to ?? 0
-  if (sent !== undefined) {
-    const buffer = Buffer.allocUnsafe(STEP)
-    for (let at = 0; at < sent.to;) {
-      const read = await sent.from.read(buffer.subarray(0, Math.min(STEP, sent.to - at)), at)
-      hash.update(buffer.subarray(0, read))
-      at += read
+/** What the client has: the bytes before `length`. */
+interface Given {
+  readonly hash: Hash
+  length: Bytes
+}
+
+/**
+ * The blob from where the client is, its last 64 KiB only when the whole has the digest. If it has not, the
+ * blob is asked for once more; the client hears nothing of it when what it has was right.
+ */
+async function* verified(options: BypassOptions, transfer: Transfer): AsyncGenerator<Buffer, void> {
+  const { digest, origin, metrics, log } = options
+  const given: Given = { hash: createHash(algorithmOf(digest)), length: 0 }
+  if (options.sent !== undefined) await readAgain(options.sent.from, options.sent.to, given)
+  for (const again of [false, true]) {
+    const held: Buffer[] = []
+    let heldBytes = 0
+    for await (const chunk of again
+      ? past(given, options, transfer)
+      : transfer.bytes(given.length, options.size)) {
+      held.push(chunk)
+      heldBytes += chunk.length
+      for (
+        let first = held[0];
+        first !== undefined && heldBytes - first.length >= HOLD_BACK;
+        first = held[0]
+      ) {
+        held.shift()
+        heldBytes -= first.length
+        given.hash.update(first)
+        given.length += first.length
+        yield first
+      }
     }
-  }
-  const held: Buffer[] = []
-  let heldBytes = 0
-  for await (const chunk of transfer(options, length, options.size, signal)) {
-    hash.update(chunk)
-    length += chunk.length
-    held.push(chunk)
-    heldBytes += chunk.length
-    for (let first = held[0]; first !== undefined && heldBytes - first.length >= HOLD_BACK; first = held[0]) {
-      held.shift()
-      heldBytes -= first.length
-      yield first
+    const whole = given.hash.copy()
+    for (const chunk of held) whole.update(chunk)
+    if (whole.digest('hex') === hexOf(digest)) {
+      origin.state.forgetCorrupt(digest)
+      yield* held
+      return
     }
-  }
-  if (hash.digest('hex') !== hexOf(digest)) {
-    throw new OciError(
-      'BAD_GATEWAY',
-      { upstream: options.origin.upstream.key, length },
-      { message: `${options.origin.upstream.key} sent bytes that are not this digest` },
+    const upstream = origin.upstream.key
+    metrics.integrityFailures.inc({ upstream })
+    log.warn(
+      { upstream, digest, size: given.length + heldBytes, again },
+      'the bytes from upstream are not what was asked for',
     )
   }
-  yield* held
+  origin.state.markCorrupt(digest)
+  throw corruptRefusal(origin.upstream.key, origin.state.corruptFor(digest) ?? 0)
 }
 
-/** Bytes [from, to) in as many requests as it takes; without `to`, as far as upstream's framing says. */
-async function* transfer(
-  options: BypassOptions,
-  from: Bytes,
-  to: Bytes | undefined,
-  signal: AbortSignal,
-): AsyncGenerator<Buffer, void> {
-  const { origin, name, digest } = options
-  let position = from
-  for (let idle = 0; to === undefined || position < to;) {
-    const before = position
-    try {
-      using slot = await origin.slots.acquire({ priority: () => 'asked', preempt: () => undefined }, signal)
-      const blob = await origin.upstream.blob(name, digest, {
-        from: position,
-        ...(position > 0 && to !== undefined ? { to } : {}),
-        signal,
-      })
-      if (blob === undefined) throw new OciError('BLOB_UNKNOWN', { digest })
-      try {
-        let skip = position - blob.start
-        if (skip < 0) throw new UpstreamError('broken', origin.upstream.key, 'the answer is of another range')
-        for await (const batch of blob.body) {
-          const room = to === undefined ? Number.POSITIVE_INFINITY : to - position
-          const chunks = slice(batch, skip, skip + room)
-          skip = Math.max(skip - byteLength(batch), 0)
-          for (const chunk of chunks) {
-            position += chunk.length
-            yield chunk
-          }
-          if (to !== undefined && position >= to) return
-        }
-        if (to === undefined) return
-        throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
-      } finally {
-        blob.cancel()
+/** What was sent before the disk gave up. */
+async function readAgain(from: GrowingSource, to: Bytes, given: Given): Promise<void> {
+  const buffer = Buffer.allocUnsafe(STEP)
+  while (given.length < to) {
+    const length = await from.read(buffer.subarray(0, Math.min(STEP, to - given.length)), given.length)
+    given.hash.update(buffer.subarray(0, length))
+    given.length += length
+  }
+}
+
+/** The blob once more from byte 0, without what the client has. @throws OciError when that is not the same */
+async function* past(given: Given, options: BypassOptions, transfer: Transfer): AsyncGenerator<Buffer, void> {
+  const hash = createHash(algorithmOf(options.digest))
+  let skip = given.length
+  for await (const chunk of transfer.bytes(0, options.size)) {
+    const known = chunk.subarray(0, skip)
+    if (known.length > 0) {
+      skip -= known.length
+      hash.update(known)
+      if (skip === 0 && !hash.digest().equals(given.hash.copy().digest())) {
+        throw new OciError('BAD_GATEWAY', undefined, { message: 'the bytes sent so far were wrong' })
       }
-    } catch (error) {
-      signal.throwIfAborted()
-      if (!(error instanceof UpstreamError) || error.failure === 'denied' || position === from) throw error
-      idle = position > before ? 0 : idle + 1
-      if (idle > MAX_IDLE_TRIES) throw error
-      await sleep(Math.random() * 200 * 2 ** idle, undefined, { signal })
     }
+    if (known.length < chunk.length) yield chunk.subarray(known.length)
+  }
+}
+
+/** Requests to upstream, each with its turn. */
+class Transfer {
+  /** The client has been told to expect the rest. */
+  promised: boolean
+  /** It waits its turn behind other transfers. */
+  queued = false
+  readonly #options: BypassOptions
+  readonly #signal: AbortSignal
+
+  constructor(options: BypassOptions, signal: AbortSignal) {
+    this.#options = options
+    this.#signal = signal
+    this.promised = options.promised
+  }
+
+  /** Bytes [from, to) in as many requests as it takes; where nobody knows `to`, as far as upstream says. */
+  async *bytes(from: Bytes, to: Bytes | undefined): AsyncGenerator<Buffer, void> {
+    const { origin } = this.#options
+    const patience = new Patience(this.#options)
+    let position = from
+    let end = to
+    while (end === undefined || position < end) {
+      const before = position
+      try {
+        using _turn = await this.#turn()
+        const blob = await this.#ask(position, end)
+        try {
+          end ??= blob.size
+          let skip = position - blob.start
+          for await (const batch of blob.body) {
+            const chunks = slice(batch, skip, skip + (end ?? Number.POSITIVE_INFINITY) - position)
+            skip = Math.max(skip - byteLength(batch), 0)
+            for (const chunk of chunks) {
+              position += chunk.length
+              yield chunk
+            }
+            if (end !== undefined && position >= end) return
+          }
+          if (end === undefined || position >= end) return
+          throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
+        } finally {
+          blob.cancel()
+        }
+      } catch (error) {
+        this.#signal.throwIfAborted()
+        if (!(error instanceof UpstreamError)) throw error
+        const promised = this.promised || position > from
+        await patience.afterFailure(error, { brought: position - before, promised }, this.#signal)
+      }
+    }
+  }
+
+  async #turn(): Promise<Disposable> {
+    this.queued = true
+    try {
+      const { slots } = this.#options.origin
+      return await slots.acquire({ priority: () => 'asked', preempt: () => undefined }, this.#signal)
+    } finally {
+      this.queued = false
+    }
+  }
+
+  async #ask(position: Bytes, end: Bytes | undefined) {
+    const { origin, name, digest, size, range } = this.#options
+    const blob = await origin.upstream.blob(name, digest, {
+      from: position,
+      ...((position > 0 || range !== undefined) && end !== undefined ? { to: end } : {}),
+      signal: this.#signal,
+    })
+    if (blob === undefined) throw new OciError('BLOB_UNKNOWN', { digest })
+    const problem =
+      blob.start > position
+        ? 'the answer is of another range'
+        : blob.size !== undefined && size !== undefined && blob.size !== size
+          ? `the blob is said to be ${blob.size} bytes instead of ${size}`
+          : undefined
+    if (problem !== undefined) {
+      blob.cancel()
+      throw new UpstreamError('broken', origin.upstream.key, problem)
+    }
+    origin.state.answered()
+    return blob
   }
 }

@@ -1,12 +1,9 @@
 /**
  * One try to bring a whole blob into one ingest, in as many requests as it takes.
  *
- * A cut is continued with `Range` from the first gap. The budget of tries without progress is reset by
- * progress, so an upstream that breaks off every few megabytes is still good for a 10 GB layer. A reader far
- * ahead of the rest gets a run of its own into the same file, which the main run then skips: no byte is
- * asked for twice.
+ * A cut is continued with `Range` from the first gap. A reader far ahead of the rest gets a run of its own into
+ * the same file, which the main run then skips: no byte is asked for twice.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
@@ -14,19 +11,12 @@ import type { Bytes } from '../store/blob-store.ts'
 import type { Ingest } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
-import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import { UpstreamError } from '../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
 import type { Origin } from './origin.ts'
+import { Patience } from './patience.ts'
 import { Waiters } from './waiters.ts'
 
-/** Tries in a row that brought less than {@link PROGRESS} before a download is given up. */
-const MAX_IDLE_TRIES = 5
-/** What counts as progress: a body cut after its first byte every time must come to an end. */
-const PROGRESS: Bytes = 16 * 1024
-const BACKOFF_FIRST_MS: Milliseconds = 200
-const BACKOFF_MOST_MS: Milliseconds = 5_000
-/** Longest `Retry-After` that is waited for with clients hanging on. */
-const PATIENCE_MS: Milliseconds = 60_000
 /** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
 const FAR_AHEAD: Bytes = 8 * 1024 * 1024
 const MAX_SIDE_RUNS = 4
@@ -91,8 +81,18 @@ export class Download {
    * @throws UpstreamError when upstream cannot; the system's error when the disk cannot
    */
   async run(signal: AbortSignal): Promise<'complete' | 'absent'> {
-    this.#signal = signal
-    let idle = 0
+    // What readers far ahead have set in motion must not outlive this: its bytes have nowhere to go then.
+    const over = new AbortController()
+    this.#signal = AbortSignal.any([signal, over.signal])
+    try {
+      return await this.#run(signal)
+    } finally {
+      over.abort(new Error('the download is over'))
+    }
+  }
+
+  async #run(signal: AbortSignal): Promise<'complete' | 'absent'> {
+    const patience = new Patience(this.#options)
     while (this.#size === undefined || this.ingest.prefix < this.#size || !this.#answered) {
       signal.throwIfAborted()
       // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
@@ -119,8 +119,8 @@ export class Download {
           this.#size = start
           continue
         }
-        idle = run.position - run.start >= PROGRESS ? 0 : idle + 1
-        await this.#beforeRetry(error, idle, signal)
+        const brought = run.position - run.start
+        await patience.afterFailure(error, { brought, promised: this.#answered }, signal)
       } finally {
         this.#runs.delete(run)
       }
@@ -243,22 +243,5 @@ export class Download {
   #changed(): void {
     this.#progress.wake()
     this.#options.onChange()
-  }
-
-  async #beforeRetry(error: UpstreamError, idle: number, signal: AbortSignal): Promise<void> {
-    const { origin, digest, metrics, log } = this.#options
-    const pause =
-      error.retryAfterMs ?? Math.min(BACKOFF_FIRST_MS * 2 ** idle, BACKOFF_MOST_MS) * Math.random()
-    // Before the first byte nobody has been promised anything: an honest error is quicker.
-    if (!this.#answered || error.failure === 'denied' || idle > MAX_IDLE_TRIES || pause > PATIENCE_MS) {
-      if (error.failure !== 'denied') origin.state.failed(error)
-      throw error
-    }
-    metrics.upstreamRetries.inc({ upstream: origin.upstream.key, reason: error.failure })
-    log.debug(
-      { err: error, digest, upstream: origin.upstream.key, at: this.ingest.prefix, idle },
-      'continuing a fill',
-    )
-    await sleep(pause, undefined, { signal })
   }
 }

@@ -163,6 +163,11 @@ export class Fill {
     }
   }
 
+  /** It comes to no good end any more: nobody may join it. */
+  get stopping(): boolean {
+    return this.#abort.signal.aborted && this.#phase.is === 'running'
+  }
+
   /** Gives it up; what is there is kept for the next time. */
   stop(): void {
     this.#abort.abort(new UpstreamError('unreachable', this.origin.upstream.key, 'the download was given up'))
@@ -177,7 +182,8 @@ export class Fill {
   }
 
   #closeFiles(): void {
-    if (!this.#ended || this.#followers > 0) return
+    // Who goes on past the disk keeps what it still has to read; nobody else reads here then.
+    if (!this.#ended || (this.#followers > 0 && this.#phase.is !== 'diverted')) return
     for (const file of this.#files.splice(0)) file[Symbol.dispose]()
   }
 
@@ -231,6 +237,7 @@ export class Fill {
     const { ingests, health, metrics, log } = this.#context
     const earlier = this.#attempt
     if (health.resting) {
+      health.spared()
       this.#become({ is: 'diverted' })
       return 'done'
     }

@@ -11,8 +11,17 @@ import type { Attempt, Fill } from './fill.ts'
 
 export const HOLD_BACK: Bytes = 64 * 1024
 
-/** Continues where the disk gave up: everything from `position` on, verified against what was sent before. */
-type Divert = (position: Bytes, sent: Attempt | undefined) => Promise<ByteSource>
+/** Where a client is that goes on past the disk. */
+interface Place {
+  readonly position: Bytes
+  /** What it has was of these bytes. */
+  readonly sent: Attempt | undefined
+  /** It has the head of a response. */
+  readonly promised: boolean
+}
+
+/** Continues where the disk gave up: everything from the place on, verified against what was sent before. */
+type Divert = (place: Place, signal: AbortSignal) => Promise<ByteSource>
 
 export class Follower implements ByteSource {
   readonly #fill: Fill
@@ -45,6 +54,10 @@ export class Follower implements ByteSource {
     for (;;) {
       const { phase } = this.#fill
       if (phase.is === 'failed') throw phase.error
+      if (phase.is === 'diverted') {
+        await this.#goAround(false, signal)
+        return
+      }
       if (phase.is !== 'running' || !this.#held) return
       // Without a length, what has come is the least it can be.
       const atLeast = this.#fill.size ?? this.#fill.attempt?.download.ingest.prefix ?? 0
@@ -62,7 +75,7 @@ export class Follower implements ByteSource {
       if (phase.is === 'failed') throw phase.error
       if (phase.is === 'absent') throw new OciError('BLOB_UNKNOWN', { digest: this.#fill.digest })
       if (phase.is === 'diverted') {
-        this.#diverted = await this.#divert(this.#position, this.#attempt)
+        await this.#goAround(true, signal)
         continue
       }
       this.#chooseAttempt()
@@ -84,6 +97,14 @@ export class Follower implements ByteSource {
     this.#reading = undefined
     this.#place[Symbol.dispose]()
     await this.#diverted?.[Symbol.asyncDispose]()
+  }
+
+  async #goAround(promised: boolean, signal: AbortSignal): Promise<void> {
+    const place = { position: this.#position, sent: this.#attempt, promised }
+    this.#diverted = await this.#divert(place, signal)
+    // Its bytes have been read again by now; the disk may need the space.
+    this.#reading?.[Symbol.dispose]()
+    this.#reading = undefined
   }
 
   /**

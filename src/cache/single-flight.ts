@@ -4,6 +4,8 @@
  * It belongs to none of them: a caller that leaves stops waiting, nothing else. A flight may answer before it
  * has settled (a manifest is given out while it is still being written down); it is joined until it settles.
  */
+import { abandonable } from './waiters.ts'
+
 export interface Flight<Answer> {
   readonly answer: Answer
   /** What has to end before a new flight may start. Must not reject. */
@@ -42,14 +44,4 @@ export class SingleFlight<Answer> {
   async idle(): Promise<void> {
     while (this.#settling.size > 0) await Promise.all(this.#settling)
   }
-}
-
-/** `promise`, or the signal's reason if that comes first. The promise goes on; its failure is then nobody's. */
-function abandonable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise<T>((resolve, reject) => {
-    const aborted = (): void => reject(signal.reason as Error)
-    if (signal.aborted) aborted()
-    signal.addEventListener('abort', aborted, { once: true })
-    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', aborted))
-  })
 }

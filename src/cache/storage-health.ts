@@ -9,12 +9,15 @@ import type { Metrics } from '../telemetry/metrics.ts'
 
 /** After a refusal new fills do not try the disk for this long. */
 const REST_MS = 5_000
+/** So long nothing was refused when it is said that all is well: a disk that is nearly full takes small files. */
+const QUIET_MS = 30_000
 
 export class StorageHealth {
   readonly #metrics: Metrics
   readonly #log: Logger
   readonly #now: () => number
-  #restUntil = 0
+  #refusedAt = Number.NEGATIVE_INFINITY
+  #reason = 'other'
   #failing = false
 
   constructor(options: { metrics: Metrics; log: Logger; now: () => number }) {
@@ -25,7 +28,7 @@ export class StorageHealth {
 
   /** Do not even try: it refused a moment ago. */
   get resting(): boolean {
-    return this.#restUntil > this.#now()
+    return this.#since() < REST_MS
   }
 
   get failing(): boolean {
@@ -34,18 +37,33 @@ export class StorageHealth {
 
   /** @param what constant phrase: what could not be kept */
   refused(what: string, error: unknown): void {
-    this.#restUntil = this.#now() + REST_MS
-    this.#metrics.bypasses.inc({ reason: reasonOf(error) })
+    this.#refusedAt = this.#now()
+    this.#reason = reasonOf(error)
+    this.spared()
     if (this.#failing) return
     this.#failing = true
     this.#log.warn({ err: error, what }, 'storage refuses writes: pulls are streamed through uncached')
   }
 
+  /** Something was not even tried. */
+  spared(): void {
+    this.#metrics.bypasses.inc({ reason: this.#reason })
+  }
+
   worked(): void {
-    if (!this.#failing) return
+    if (!this.#failing || this.#since() < QUIET_MS) return
     this.#failing = false
-    this.#restUntil = 0
     this.#log.info('storage takes writes again')
+  }
+
+  /** What cannot be cleared away costs space until the next start, and is part of the same trouble. */
+  neglected(error: unknown): void {
+    this.#log[this.#failing ? 'debug' : 'warn']({ err: error }, 'a partial file could not be cared for')
+  }
+
+  #since(): number {
+    // A clock that was set back must not make it rest for ever.
+    return Math.abs(this.#now() - this.#refusedAt)
   }
 }
 

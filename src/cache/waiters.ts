@@ -33,3 +33,13 @@ export class Waiters {
     for (const wake of woken) wake()
   }
 }
+
+/** `promise`, or the signal's reason if that comes first. The promise goes on; its failure is then nobody's. */
+export function abandonable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const aborted = (): void => reject(signal.reason as Error)
+    if (signal.aborted) aborted()
+    signal.addEventListener('abort', aborted, { once: true })
+    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', aborted))
+  })
+}

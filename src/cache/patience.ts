@@ -1,0 +1,64 @@
+/**
+ * How often a transfer that broke off is continued, and when it is given up.
+ *
+ * Progress resets the budget, so an upstream that breaks off every few megabytes is still good for a 10 GB
+ * layer; one that gives a byte at a time is not.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { Digest } from '../oci/digest.ts'
+import type { Bytes } from '../store/blob-store.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { UpstreamError, Milliseconds } from '../upstream/upstream.ts'
+import type { Origin } from './origin.ts'
+
+/** Tries in a row that brought less than {@link PROGRESS} before a download is given up. */
+const MAX_IDLE_TRIES = 5
+/** What counts as progress: a body cut after its first byte every time must come to an end. */
+const PROGRESS: Bytes = 16 * 1024
+const BACKOFF_FIRST_MS: Milliseconds = 200
+const BACKOFF_MOST_MS: Milliseconds = 5_000
+/** Longest `Retry-After` that is waited for with clients hanging on. */
+const PATIENCE_MS: Milliseconds = 60_000
+
+interface PatienceOptions {
+  readonly origin: Origin
+  readonly digest: Digest
+  readonly metrics: Metrics
+  readonly log: Logger
+}
+
+export class Patience {
+  readonly #options: PatienceOptions
+  #idle = 0
+
+  constructor(options: PatienceOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Resolves when it is time to ask again.
+   *
+   * @param brought bytes of the try that failed
+   * @param promised clients have been told to expect the rest; before that an honest error is quicker
+   * @throws `error` when it is not worth it, the signal's reason when that comes first
+   */
+  async afterFailure(
+    error: UpstreamError,
+    { brought, promised }: { brought: Bytes; promised: boolean },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { origin, digest, metrics, log } = this.#options
+    this.#idle = brought >= PROGRESS ? 0 : this.#idle + 1
+    const pause =
+      error.retryAfterMs ?? Math.min(BACKOFF_FIRST_MS * 2 ** this.#idle, BACKOFF_MOST_MS) * Math.random()
+    if (!promised || error.failure === 'denied' || this.#idle > MAX_IDLE_TRIES || pause > PATIENCE_MS) {
+      if (error.failure !== 'denied') origin.state.failed(error)
+      throw error
+    }
+    const upstream = origin.upstream.key
+    metrics.upstreamRetries.inc({ upstream, reason: error.failure })
+    log.debug({ err: error, digest, upstream, idle: this.#idle }, 'continuing a transfer')
+    await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
+  }
+}

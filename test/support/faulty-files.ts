@@ -1,0 +1,74 @@
+/**
+ * A file system that refuses what it is told to refuse; everything else really happens.
+ */
+import { nodeFiles, type Files } from '../../src/store/files.ts'
+
+/** `open` is for reading, `create` for writing. */
+export type Operation = 'open' | 'create' | 'write' | 'datasync' | 'rename' | 'remove' | 'makeFolder' | 'stat'
+
+export class FaultyFiles {
+  /** Operation -> the code that it fails with. */
+  readonly failing = new Map<Operation, string>()
+  /** Bytes that writes still take before they fail with `fullWith`. */
+  room = Infinity
+  fullWith = 'ENOSPC'
+  /** Descriptors that are open. */
+  opened = 0
+  readonly files: Files
+
+  constructor() {
+    const check = (operation: Operation): void => {
+      const code = this.failing.get(operation)
+      if (code !== undefined) throw systemError(code, operation)
+    }
+    this.files = {
+      ...nodeFiles,
+      open: async (path, flags) => {
+        check(flags === 'r' ? 'open' : 'create')
+        const file = await nodeFiles.open(path, flags)
+        this.opened += 1
+        return file
+      },
+      close: async (file) => {
+        this.opened -= 1
+        await nodeFiles.close(file)
+      },
+      write: async (file, chunks, position) => {
+        check('write')
+        const bytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+        if (bytes > this.room) throw systemError(this.fullWith, 'write')
+        this.room -= bytes
+        return await nodeFiles.write(file, chunks, position)
+      },
+      datasync: async (file) => {
+        check('datasync')
+        await nodeFiles.datasync(file)
+      },
+      rename: async (from, to) => {
+        check('rename')
+        await nodeFiles.rename(from, to)
+      },
+      remove: async (path) => {
+        check('remove')
+        await nodeFiles.remove(path)
+      },
+      makeFolder: async (path) => {
+        check('makeFolder')
+        await nodeFiles.makeFolder(path)
+      },
+      stat: async (path) => {
+        check('stat')
+        return await nodeFiles.stat(path)
+      },
+    }
+  }
+
+  heal(): void {
+    this.failing.clear()
+    this.room = Infinity
+  }
+}
+
+function systemError(code: string, operation: string): Error {
+  return Object.assign(new Error(`${code}: ${operation}`), { code, syscall: operation })
+}
