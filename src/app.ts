@@ -138,7 +138,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       manifests,
       blobs,
       prefetch: new Prefetch({ blobs, mode: config.cache.prefetch, log }),
-      listings: new Listings({ budgetMs }),
+      listings: new Listings({ repositories: known.repositories, budgetMs }),
       repositories: known.repositories,
     }
 

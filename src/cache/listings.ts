@@ -5,19 +5,22 @@
  * the answer is "absent", so that clients fall back to the tag schema.
  */
 import type { Digest } from '../oci/digest.ts'
+import type { RepositoryIndex } from '../store/metadata.ts'
 import { UpstreamError, type Milliseconds, type Upstream } from '../upstream/upstream.ts'
 import type { ReferrersAnswer, TagsAnswer } from './answers.ts'
 import type { MirroredName } from './origin.ts'
-import { refusal } from './refusals.ts'
+import { refusalOf } from './refusals.ts'
 
 export class Listings {
+  readonly #repositories: RepositoryIndex
   readonly #budgetMs: Milliseconds
 
-  constructor(options: { budgetMs: Milliseconds }) {
+  constructor(options: { repositories: RepositoryIndex; budgetMs: Milliseconds }) {
+    this.#repositories = options.repositories
     this.#budgetMs = options.budgetMs
   }
 
-  /** @throws OciError UNAVAILABLE or DENIED */
+  /** @throws OciError UNAVAILABLE, DENIED or NAME_UNKNOWN */
   async tags(
     repository: MirroredName,
     query: URLSearchParams,
@@ -29,30 +32,46 @@ export class Listings {
     return page === undefined ? undefined : { ...page, cache: 'miss' }
   }
 
-  /** @throws OciError UNAVAILABLE or DENIED */
+  /** @throws OciError UNAVAILABLE, DENIED or NAME_UNKNOWN */
   async referrers(
     repository: MirroredName,
     subject: Digest,
     query: URLSearchParams,
     signal: AbortSignal,
   ): Promise<ReferrersAnswer | undefined> {
-    const page = await this.#ask(repository, signal, (upstream, limit) =>
-      upstream.referrers(repository.name, subject, query, limit),
-    )
+    const page = await this.#ask(repository, signal, async (upstream, limit) => {
+      const found = await upstream.referrers(repository.name, subject, query, limit)
+      if (found !== undefined && !isIndex(found.bytes)) {
+        throw new UpstreamError('broken', upstream.key, 'its list of referrers is no index')
+      }
+      return found
+    })
     return page === undefined ? undefined : { ...page, cache: 'miss' }
   }
 
   async #ask<T>(
-    { origin }: MirroredName,
+    repository: MirroredName,
     client: AbortSignal,
     ask: (upstream: Upstream, limit: AbortSignal) => Promise<T>,
   ): Promise<T> {
+    const { upstream } = repository.origin
     const budget = AbortSignal.timeout(this.#budgetMs)
     try {
-      return await ask(origin.upstream, AbortSignal.any([client, budget]))
+      return await ask(upstream, AbortSignal.any([client, budget]))
     } catch (error) {
       const late = error === budget.reason
-      throw refusal(late ? new UpstreamError('unreachable', origin.upstream.key, 'no answer in time') : error)
+      const failure = late ? new UpstreamError('unreachable', upstream.key, 'no answer in time') : error
+      throw await refusalOf(failure, repository, this.#repositories)
     }
+  }
+}
+
+/** Clients take whatever has no `manifests` for an empty list. */
+function isIndex(bytes: Buffer): boolean {
+  try {
+    const document = JSON.parse(bytes.toString()) as { manifests?: unknown } | null
+    return Array.isArray(document?.manifests)
+  } catch {
+    return false
   }
 }

@@ -18,7 +18,7 @@ import type { ManifestHead } from './answers.ts'
 import type { CacheStatus } from './cache-status.ts'
 import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
-import { refusal } from './refusals.ts'
+import { nameUnknown, refusalOf } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
 
@@ -34,8 +34,6 @@ interface Freshness {
 
 /** Longest life of work upstream, in header budgets: a hanging one must not keep later requests from asking anew. */
 const WORK_BUDGETS = 2
-/** How long "no such repository" is believed. */
-const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000
 
 interface ManifestCacheOptions {
   readonly shelf: ManifestShelf
@@ -241,15 +239,7 @@ export class ManifestCache {
 
   /** Nothing here can answer. */
   async #refuse(repository: MirroredName, failure: UpstreamError): Promise<never> {
-    if (failure.insufficientScope) {
-      // Docker Hub's way of saying "no such repository", unless we know better.
-      const known = await this.#options.metadata.repositories.get(repositoryKey(repository))
-      if (known?.servedAt === undefined) {
-        repository.origin.state.rememberAbsent(repository.name, UNKNOWN_REPOSITORY_MS)
-        throw nameUnknown(repository, failure)
-      }
-    }
-    throw refusal(failure)
+    throw await refusalOf(failure, repository, this.#options.metadata.repositories)
   }
 
   /** One piece of work upstream, with its own end, reported to the state whoever still waits. */
@@ -470,8 +460,4 @@ function joinedCache(joined: boolean, cache: CacheStatus): CacheStatus {
 
 function nothingStale(): undefined {
   return undefined
-}
-
-function nameUnknown(repository: MirroredName, cause?: unknown): OciError {
-  return new OciError('NAME_UNKNOWN', { name: repository.name }, { cause })
 }

@@ -5,10 +5,37 @@
  * does not exist stops asking, one that gets 503 goes to its next registry.
  */
 import { OciError } from '../oci/errors.ts'
-import { UpstreamError } from '../upstream/upstream.ts'
+import type { RepositoryIndex } from '../store/metadata.ts'
+import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import { repositoryKey, type MirroredName } from './origin.ts'
 
 /** As long as a failure is remembered. */
 const DEFAULT_RETRY_AFTER_SECONDS = 10
+/** How long "no such repository" is believed. */
+const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000
+
+/**
+ * Like {@link refusal}, of a question about that repository. A denial may be Docker Hub's way of saying "no such
+ * repository", unless we know better: then something of it was served.
+ */
+export async function refusalOf(
+  error: unknown,
+  repository: MirroredName,
+  repositories: RepositoryIndex,
+): Promise<unknown> {
+  if (error instanceof UpstreamError && error.insufficientScope) {
+    const known = await repositories.get(repositoryKey(repository))
+    if (known?.servedAt === undefined) {
+      repository.origin.state.rememberAbsent(repository.name, UNKNOWN_REPOSITORY_MS)
+      return nameUnknown(repository, error)
+    }
+  }
+  return refusal(error)
+}
+
+export function nameUnknown(repository: MirroredName, cause?: unknown): OciError {
+  return new OciError('NAME_UNKNOWN', { name: repository.name }, { cause })
+}
 
 /** An UpstreamError becomes what the client is told; anything else comes back as it is. */
 export function refusal(error: unknown): unknown {
