@@ -5,7 +5,7 @@
  */
 import { LRUCache } from 'lru-cache'
 import { MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
-import type { Digest } from '../oci/digest.ts'
+import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
@@ -49,7 +49,7 @@ export class ManifestShelf {
     this.#now = options.now
   }
 
-  /** `undefined` when the bytes are not here (any more), or are no manifest. */
+  /** `undefined` when the bytes are not here (any more), were damaged, or are no manifest. */
   async get(digest: Digest, mediaType?: string): Promise<Manifest | undefined> {
     const hot = this.#hot.get(digest)
     if (hot !== undefined) return hot
@@ -60,6 +60,11 @@ export class ManifestShelf {
       const length = await reader.read(bytes.subarray(at), at)
       if (length === 0) return undefined
       at += length
+    }
+    if (digestOf(bytes, algorithmOf(digest)) !== digest) {
+      // What has its name would never be written again; if it cannot go, each start fetches it once more.
+      await this.#store.delete(digest).catch(() => undefined)
+      return undefined
     }
     const content = contentOf(bytes, mediaType)
     if (content === undefined) return undefined
