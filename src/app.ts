@@ -14,6 +14,7 @@ import type { FinishAbandoned } from './cache/fill.ts'
 import { Prefetch } from './cache/prefetch.ts'
 import { StorageHealth } from './cache/storage-health.ts'
 import { TolerantMetadata } from './cache/tolerant-metadata.ts'
+import { TolerantBlobStore } from './cache/tolerant-store.ts'
 import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
@@ -96,13 +97,14 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 
     // The mirror.
     const known = new TolerantMetadata(index, { metrics, log })
+    const cached = new TolerantBlobStore(store, { metrics, log })
     const upstreams = config.upstreams.map((upstream) => createEntry(config, upstream, { metrics, log, now }))
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
     const budgetMs = overrides.budgetMs ?? BUDGET_MS
-    const shelf = new ManifestShelf({ store, ingests, metadata: known, now })
+    const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, now })
     const blobs = closing.adopt(
       new BlobCache({
-        store,
+        store: cached,
         ingests,
         metadata: known,
         named: (repository, digest) => shelf.namedBlob(repository, digest),
