@@ -27,7 +27,8 @@ test('a manifest that was damaged on the disk is fetched again, and whole from t
   }
   await pullAll(false)
   const damaged = readFileSync(fileOf(root, manifest))
-  damaged[100]! ^= 1
+  // Its last line feed; it still means the same.
+  damaged[damaged.length - 1] = 0x20
   writeFileSync(fileOf(root, manifest), damaged)
   for (const { body } of await pullAll(true)) t.notOk(body.equals(damaged))
   for (const offline of [false, true]) {
