@@ -19,7 +19,7 @@ import type { CacheStatus } from './cache-status.ts'
 import { Fill, type FillContext } from './fill.ts'
 import { Follower } from './follower.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
-import { corruptRefusal, refusal } from './refusals.ts'
+import { corruptRefusal, refusal, refusalOf } from './refusals.ts'
 import { ReaderSource } from './reader-source.ts'
 import { abandonable } from './waiters.ts'
 
@@ -61,7 +61,11 @@ export class BlobCache {
         if (!(await this.#mayJoin(running, repository, digest, signal))) return undefined
         // It may have ended while we asked; then the disk has it, or a new one starts.
         if (running !== this.#running.get(key)) continue
-        return this.#follow(running, 'join', repository, signal)
+        if (running.name === repository.name) return this.#follow(running, 'join', repository, signal)
+        const joined = await this.#followOther(running, repository, signal)
+        if (joined !== undefined) return joined
+        await abandonable(running.settled, signal)
+        continue
       }
       const reader = await this.#stored(repository, digest, signal)
       if (reader !== undefined) return hit(digest, reader)
@@ -146,6 +150,21 @@ export class BlobCache {
     return fill
   }
 
+  /** Upstream's no was for the name it was asked under: `undefined` then, and this name is to be asked itself. */
+  async #followOther(
+    fill: Fill,
+    repository: MirroredName,
+    client: AbortSignal,
+  ): Promise<BlobAnswer | undefined> {
+    try {
+      return await this.#follow(fill, 'join', repository, client)
+    } catch (error) {
+      if (error instanceof OciError && (error.code === 'DENIED' || error.code === 'NAME_UNKNOWN'))
+        return undefined
+      throw error
+    }
+  }
+
   async #follow(
     fill: Fill,
     cache: CacheStatus,
@@ -166,7 +185,8 @@ export class BlobCache {
       return this.#answer(fill, began === 'diverted' ? 'bypass' : cache, found.size, repository, place)
     } catch (error) {
       place[Symbol.dispose]()
-      throw error
+      const denial = error instanceof OciError && error.code === 'DENIED' ? error.cause : undefined
+      throw denial === undefined ? error : await this.#refusal(denial, repository)
     }
   }
 
@@ -327,8 +347,12 @@ export class BlobCache {
       const late = error === budget.reason
       const failure = late ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD') : error
       if (failure instanceof UpstreamError && failure.failure !== 'denied') state.failed(failure)
-      throw refusal(failure)
+      throw await this.#refusal(failure, repository)
     }
+  }
+
+  #refusal(failure: unknown, repository: MirroredName): Promise<unknown> {
+    return refusalOf(failure, repository, this.#options.metadata.repositories)
   }
 
   #named(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {

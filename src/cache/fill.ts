@@ -68,13 +68,14 @@ const WORTH_KEEPING: Bytes = 1024 * 1024
 export class Fill {
   readonly origin: Origin
   readonly digest: Digest
+  /** The name under which upstream is asked for them. */
+  readonly name: RepositoryName
   /** Names under which upstream delivers, or confirmed, these bytes. */
   readonly names = new Set<RepositoryName>()
   /** Resolves, never rejects, when nothing of this fill is running any more. */
   readonly settled: Promise<void>
 
   readonly #context: FillContext
-  readonly #name: RepositoryName
   readonly #changed = new Waiters()
   readonly #abort = new AbortController()
   #phase: Phase = { is: 'running' }
@@ -90,7 +91,7 @@ export class Fill {
     this.#context = context
     this.origin = request.origin
     this.digest = request.digest
-    this.#name = request.name
+    this.name = request.name
     this.#expectedSize = request.size
     this.#priority = request.priority
     this.names.add(request.name)
@@ -249,7 +250,7 @@ export class Fill {
       )
       const download = new Download({
         origin: this.origin,
-        name: this.#name,
+        name: this.name,
         digest: this.digest,
         ingest,
         size: this.#expectedSize,
