@@ -43,7 +43,8 @@ export class Prefetch {
     if (content.config !== undefined) this.#start(repository, [content.config])
     if (this.#mode !== 'layers') return
     const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
-    if (known !== undefined && sameLayers(known.layers, content.layers)) return
+    // A herd counts together. What was started already is another pull's: something may be missing again.
+    if (known !== undefined && !known.started && sameLayers(known.layers, content.layers)) return
     const image: Image = { layers: content.layers, asked: new Set(), started: false }
     for (const layer of content.layers) this.#images.set(imageKey(repository, layer.digest), image)
   }

@@ -90,7 +90,7 @@ test('a blob of another repository is read once upstream has given it this name,
 
 test('while it is on its way, a blob is no more readable than when it is here', async (t) => {
   const app = image({ layers: [3_000_000], seed: 'app' })
-  const { hub, get, head } = await startTwoUpstreams(t, { simulated: { bytesPerSecond: 3_000_000 } })
+  const { hub, get, head } = await startTwoUpstreams(t, { simulated: { bytesPerSecond: 1_500_000 } })
   hub.addImage('team/one', '1', app)
   hub.addImage('team/two', '1', image({ seed: 'x' }))
   const { digest } = app.layers[0]!
