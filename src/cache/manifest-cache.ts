@@ -12,7 +12,7 @@ import { OciError } from '../oci/errors.ts'
 import { parseManifest } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type Tag } from '../oci/reference.ts'
 import type { MetadataStore, TagRecord } from '../store/metadata.ts'
-import type { Metrics } from '../telemetry/metrics.ts'
+import { StorageError } from '../store/storage-error.ts'
 import { UpstreamError, type Milliseconds, type UpstreamManifest } from '../upstream/upstream.ts'
 import type { ManifestHead } from './answers.ts'
 import type { CacheStatus } from './cache-status.ts'
@@ -40,7 +40,6 @@ interface ManifestCacheOptions {
   readonly metadata: MetadataStore
   readonly health: StorageHealth
   readonly freshness: Freshness
-  readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => Milliseconds
 }
@@ -393,11 +392,15 @@ export class ManifestCache {
 
   async #write(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
     const { shelf, health } = this.#options
-    if (health.resting) return
+    if (health.resting) {
+      health.spared()
+      return
+    }
     try {
       await shelf.keep(repository, manifest, tag)
     } catch (error) {
-      health.refused('a manifest', error)
+      // A database that takes no writes is no reason to spare the disk, and has been spoken of.
+      if (!(error instanceof StorageError)) health.refused('a manifest', error)
     }
   }
 
@@ -408,12 +411,11 @@ export class ManifestCache {
   }
 
   async #remember(write: (metadata: MetadataStore, at: Milliseconds) => Promise<void>): Promise<void> {
-    const { metadata, metrics, log, now } = this.#options
+    const { metadata, log, now } = this.#options
     try {
       await write(metadata, now())
     } catch (error) {
-      metrics.failedWrites.inc()
-      log.warn({ err: error }, 'what upstream said was not remembered')
+      log.debug({ err: error }, 'what upstream said was not remembered')
     }
   }
 }

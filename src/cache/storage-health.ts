@@ -6,43 +6,42 @@
  */
 import type { Logger } from 'pino'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import { Outage } from './outage.ts'
 
 /** After a refusal new fills do not try the disk for this long. */
-const REST_MS = 5_000
-/** So long nothing was refused when it is said that all is well: a disk that is nearly full takes small files. */
-const QUIET_MS = 30_000
+const REST_MS: Milliseconds = 5_000
 
 export class StorageHealth {
   readonly #metrics: Metrics
   readonly #log: Logger
-  readonly #now: () => number
-  #refusedAt = Number.NEGATIVE_INFINITY
+  readonly #outage: Outage
   #reason = 'other'
-  #failing = false
 
-  constructor(options: { metrics: Metrics; log: Logger; now: () => number }) {
+  constructor(options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
     this.#metrics = options.metrics
     this.#log = options.log
-    this.#now = options.now
+    this.#outage = new Outage({
+      ...options,
+      begins: 'storage refuses writes: pulls are streamed through uncached',
+      ends: 'storage takes writes again',
+    })
   }
 
   /** Do not even try: it refused a moment ago. */
   get resting(): boolean {
-    return this.#since() < REST_MS
+    return this.#outage.quiet < REST_MS
   }
 
   get failing(): boolean {
-    return this.#failing
+    return this.#outage.lasting
   }
 
   /** @param what constant phrase: what could not be kept */
   refused(what: string, error: unknown): void {
-    this.#refusedAt = this.#now()
     this.#reason = reasonOf(error)
     this.spared()
-    if (this.#failing) return
-    this.#failing = true
-    this.#log.warn({ err: error, what }, 'storage refuses writes: pulls are streamed through uncached')
+    this.#outage.failed(error, { what })
   }
 
   /** Something was not even tried. */
@@ -51,19 +50,12 @@ export class StorageHealth {
   }
 
   worked(): void {
-    if (!this.#failing || this.#since() < QUIET_MS) return
-    this.#failing = false
-    this.#log.info('storage takes writes again')
+    this.#outage.worked()
   }
 
   /** What cannot be cleared away costs space until the next start, and is part of the same trouble. */
   neglected(error: unknown): void {
-    this.#log[this.#failing ? 'debug' : 'warn']({ err: error }, 'a partial file could not be cared for')
-  }
-
-  #since(): number {
-    // A clock that was set back must not make it rest for ever.
-    return Math.abs(this.#now() - this.#refusedAt)
+    this.#log[this.failing ? 'debug' : 'warn']({ err: error }, 'a partial file could not be cared for')
   }
 }
 

@@ -14,6 +14,8 @@ import type {
   TagIndex,
 } from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import { Outage } from './outage.ts'
 
 export class TolerantMetadata implements MetadataStore {
   readonly repositories: RepositoryIndex
@@ -21,22 +23,33 @@ export class TolerantMetadata implements MetadataStore {
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
   readonly #inner: MetadataStore
+  readonly #metrics: Metrics
+  readonly #writes: Outage
 
-  constructor(inner: MetadataStore, options: { metrics: Metrics; log: Logger }) {
-    let failing = false
+  constructor(inner: MetadataStore, options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
+    const reads = new Outage({
+      ...options,
+      begins: 'the index cannot be read: upstream is asked instead',
+      ends: 'the index can be read again',
+    })
     const or = async <T>(unknown: T, read: Promise<T>): Promise<T> => {
       try {
         const known = await read
-        failing = false
+        reads.worked()
         return known
       } catch (error) {
         options.metrics.bypasses.inc({ reason: 'database' })
-        if (!failing) options.log.warn({ err: error }, 'the index cannot be read: upstream is asked instead')
-        failing = true
+        reads.failed(error)
         return unknown
       }
     }
     this.#inner = inner
+    this.#metrics = options.metrics
+    this.#writes = new Outage({
+      ...options,
+      begins: 'the index takes no writes: what is pulled is not remembered',
+      ends: 'the index takes writes again',
+    })
     this.repositories = {
       get: (repository) => or(undefined, inner.repositories.get(repository)),
       list: (registry, page) => or([], inner.repositories.list(registry, page)),
@@ -60,8 +73,16 @@ export class TolerantMetadata implements MetadataStore {
     }
   }
 
-  transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
-    return this.#inner.transaction(fill)
+  /** Counts what fails, and says it when that begins; whoever asked goes on without. */
+  async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
+    try {
+      await this.#inner.transaction(fill)
+      this.#writes.worked()
+    } catch (error) {
+      this.#metrics.failedWrites.inc()
+      this.#writes.failed(error)
+      throw error
+    }
   }
 
   close(): Promise<void> {

@@ -9,17 +9,22 @@ import type { Digest } from '../oci/digest.ts'
 import type { BlobInfo, BlobReader, BlobStore } from '../store/blob-store.ts'
 import type { VerifiedFile } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import { Outage } from './outage.ts'
 
 export class TolerantBlobStore implements BlobStore {
   readonly #inner: BlobStore
   readonly #metrics: Metrics
-  readonly #log: Logger
-  #failing = false
+  readonly #outage: Outage
 
-  constructor(inner: BlobStore, options: { metrics: Metrics; log: Logger }) {
+  constructor(inner: BlobStore, options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
     this.#inner = inner
     this.#metrics = options.metrics
-    this.#log = options.log
+    this.#outage = new Outage({
+      ...options,
+      begins: 'cached blobs cannot be read: upstream is asked instead',
+      ends: 'cached blobs can be read again',
+    })
   }
 
   stat(digest: Digest): Promise<BlobInfo | undefined> {
@@ -45,13 +50,11 @@ export class TolerantBlobStore implements BlobStore {
   async #or<T>(look: () => Promise<T>): Promise<T | undefined> {
     try {
       const found = await look()
-      if (found !== undefined) this.#failing = false
+      if (found !== undefined) this.#outage.worked()
       return found
     } catch (error) {
       this.#metrics.bypasses.inc({ reason: 'unreadable' })
-      if (!this.#failing)
-        this.#log.warn({ err: error }, 'cached blobs cannot be read: upstream is asked instead')
-      this.#failing = true
+      this.#outage.failed(error)
       return undefined
     }
   }

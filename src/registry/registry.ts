@@ -11,7 +11,7 @@ import type { MirroredName, Origin } from '../cache/origin.ts'
 import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
-import { LOCAL, type RepositoryIndex } from '../store/metadata.ts'
+import type { LocalNames } from './local-names.ts'
 import type { Repository } from './repository.ts'
 
 /** The rule that took a name. */
@@ -59,7 +59,7 @@ interface NameRegistryOptions {
   readonly local: readonly string[]
   /** Globs of names nobody may push to. */
   readonly denyPush: readonly string[]
-  readonly repositories: RepositoryIndex
+  readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
   readonly openLocal: (name: RepositoryName) => Repository
   readonly openMirror: (mirrored: MirroredName, maybeFirstPush: boolean) => Repository
@@ -158,8 +158,7 @@ export class NameRegistry implements Registry {
     const [first, ...rest] = name.split('/')
     const prefixed = first === undefined || rest.length === 0 ? undefined : this.#byName.get(first)
     if (prefixed !== undefined) return { rule: 'prefix', entry: prefixed, name: upstreamName(prefixed, rest) }
-    const existing = await this.#options.repositories.get({ registry: LOCAL, name })
-    if (existing !== undefined) return { rule: 'existing', name }
+    if (await this.#options.localNames.has(name)) return { rule: 'existing', name }
     if (this.#default === undefined) return undefined
     return { rule: 'default', entry: this.#default, name: upstreamName(this.#default, name.split('/')) }
   }
@@ -174,20 +173,13 @@ function upstreamName(entry: UpstreamEntry, components: readonly string[]): Repo
  * Local repositories that a configuration would hide behind an upstream's key (rule 3 goes before rule 4).
  * A start that would is refused with these names.
  */
-export async function hiddenLocalNames(
-  repositories: RepositoryIndex,
+export function hiddenLocalNames(
+  names: Iterable<RepositoryName>,
   upstreamNames: ReadonlySet<string>,
   local: readonly string[],
-): Promise<RepositoryName[]> {
-  const hidden: RepositoryName[] = []
-  const limit = 1_000
-  for (let last: string | undefined; ;) {
-    const page = await repositories.list(LOCAL, { limit, ...(last === undefined ? {} : { last }) })
-    for (const name of page) {
-      const [first, ...rest] = name.split('/')
-      if (rest.length > 0 && upstreamNames.has(first ?? '') && !matchesAny(local, name)) hidden.push(name)
-    }
-    last = page.at(-1)
-    if (page.length < limit || last === undefined) return hidden
-  }
+): RepositoryName[] {
+  return [...names].filter((name) => {
+    const [first, ...rest] = name.split('/')
+    return rest.length > 0 && upstreamNames.has(first ?? '') && !matchesAny(local, name)
+  })
 }
