@@ -322,7 +322,8 @@ export class ManifestCache {
     if (manifest === undefined) return undefined
     if (named !== undefined && (await metadata.blobs.deliveredBy(key.registry, digest))) return manifest
     const head = await repository.origin.upstream.headManifest(repository.name, digest, signal)
-    return head.result === 'present' && head.digest === digest ? manifest : undefined
+    if (head.result !== 'present' || head.digest !== digest) return undefined
+    return shelf.get(digest, isVague(head.mediaType) ? undefined : head.mediaType)
   }
 
   async #checkTag(

@@ -49,10 +49,18 @@ export class ManifestShelf {
     this.#now = options.now
   }
 
-  /** `undefined` when the bytes are not here (any more), were damaged, or are no manifest. */
+  /**
+   * `undefined` when the bytes are not here (any more), were damaged, or are no manifest.
+   *
+   * @param mediaType what this repository's upstream calls it; counts only where the document does not say
+   */
   async get(digest: Digest, mediaType?: string): Promise<Manifest | undefined> {
     const hot = this.#hot.get(digest)
-    if (hot !== undefined) return hot
+    if (hot !== undefined) {
+      if (mediaType === undefined || mediaType === hot.content.mediaType) return hot
+      const content = contentOf(hot.bytes, mediaType)
+      return content === undefined ? undefined : { ...hot, content }
+    }
     await using reader = await this.#store.open(digest)
     if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
     const bytes = Buffer.alloc(reader.size)

@@ -116,10 +116,11 @@ export class NameRegistry implements Registry {
     const free = destination === undefined || destination.rule === 'default'
     if (!free && 'entry' in destination) {
       const { key } = destination.entry.origin.upstream
+      const sign = namespace === undefined ? `${name.slice(0, name.indexOf('/'))}/` : `ns=${namespace}`
       throw new OciError(
         'DENIED',
         { name, upstream: key },
-        { message: `names of ${key} are mirrored here and cannot be pushed to` },
+        { message: `${sign} makes it a name of ${key}, which is mirrored here and cannot be pushed to` },
       )
     }
     if (free && matchesAny(this.#options.denyPush, name)) {

@@ -84,6 +84,26 @@ test('a digest alone opens nothing', async (t) => {
   }
 })
 
+test('a pushed manifest that names a digest does not open it', async (t) => {
+  const theirs = image({ layers: [100], seed: 'theirs' })
+  const both = index({ images: { amd64: theirs } })
+  const { get, head } = await startTwoUpstreams(t, {
+    local: [
+      { name: 'team/one', tags: { '1': theirs } },
+      { name: 'team/two', manifests: [theirs.manifest] },
+      { name: 'team/three', manifests: [both.manifest] },
+    ],
+  })
+  t.equal((await get(`team/two/manifests/${theirs.manifest.digest}`)).status, 200)
+  for (const { digest } of theirs.blobs) {
+    t.equal((await get(`team/two/blobs/${digest}`)).status, 404)
+    t.equal((await head(`team/two/blobs/${digest}`)).status, 404)
+  }
+  t.equal((await get(`team/three/manifests/${both.manifest.digest}`)).status, 200)
+  t.equal((await get(`team/three/manifests/${theirs.manifest.digest}`)).status, 404)
+  t.equal((await head(`team/three/manifests/${theirs.manifest.digest}`)).status, 404)
+})
+
 test('a mirrored manifest that names a pushed blob does not open it', async (t) => {
   const secret = image({ layers: [{ size: 5000, seed: 'secret' }], seed: 'pushed' })
   const bait = image({ layers: [{ size: 5000, seed: 'secret' }], seed: 'bait' })

@@ -154,6 +154,33 @@ test('bytes that one upstream delivered are not the other’s until it says so',
   t.equal(quay.log.count(), before, 'it is asked once')
 })
 
+test('the same bytes are served to each as what its upstream called them', async (t) => {
+  const app = image({ seed: 'untyped', extra: { mediaType: undefined } })
+  const { hub, quay, get, head } = await startTwoUpstreams(t)
+  const types = {
+    'docker.io': 'application/vnd.oci.image.manifest.v1+json',
+    'quay.io': 'application/vnd.docker.distribution.manifest.v2+json',
+  }
+  for (const [upstream, contentType] of [
+    [hub, types['docker.io']],
+    [quay, types['quay.io']],
+  ] as const) {
+    upstream.addImage('team/app', '1', app)
+    upstream.fault({ kind: 'manifest' }, { contentType })
+  }
+  for (const round of ['cold', 'hot']) {
+    for (const [key, contentType] of Object.entries(types)) {
+      for (const reference of [app.manifest.digest, '1']) {
+        const path = `${key}/team/app/manifests/${reference}`
+        t.equal((await get(path)).headers['content-type'], contentType, `${round} ${path}`)
+        await eventually('it is kept', async () => (await get(path)).cache === 'hit')
+        t.equal((await get(path)).headers['content-type'], contentType, `${round} ${path}`)
+        t.equal((await head(path)).headers['content-type'], contentType, `${round} ${path}`)
+      }
+    }
+  }
+})
+
 test('the same digest cold on both upstreams at once is delivered by each', async (t) => {
   const shared = { size: 2_000_000, seed: 'shared' }
   const { hub, quay, get, mirror } = await startTwoUpstreams(t, { simulated: { bytesPerSecond: 8_000_000 } })

@@ -50,12 +50,12 @@ function filesIn(root: string): string[] {
 test('a name that an upstream owns is refused, and the message says whose it is', async (t) => {
   const { mirror, asked } = await startTwoUpstreams(t, { quay: { aliases: ['quay.example'] } })
   const before = filesIn(mirror.root)
-  for (const [name, ns, owner] of [
-    ['quay.io/team/app', undefined, 'quay.io'],
-    ['quay.example/team/app', undefined, 'quay.io'],
-    ['index.docker.io/app', undefined, 'docker.io'],
-    ['team/app', 'quay.io', 'quay.io'],
-    ['app', 'docker.io', 'docker.io'],
+  for (const [name, ns, rule, owner] of [
+    ['quay.io/team/app', undefined, 'quay.io/', 'quay.io'],
+    ['quay.example/team/app', undefined, 'quay.example/', 'quay.io'],
+    ['index.docker.io/app', undefined, 'index.docker.io/', 'docker.io'],
+    ['team/app', 'quay.example', 'ns=quay.example', 'quay.io'],
+    ['app', 'docker.io', 'ns=docker.io', 'docker.io'],
   ] as const) {
     for (const [method, part] of WRITES) {
       const what = `${method} ${name}/${part} ${ns ?? ''}`
@@ -63,7 +63,8 @@ test('a name that an upstream owns is refused, and the message says whose it is'
       t.equal(answer.status, 403, what)
       t.equal(answer.headers['content-type'], 'application/json')
       t.equal(codeOf(answer), 'DENIED')
-      t.match(messageOf(answer), owner)
+      t.match(messageOf(answer), rule)
+      t.match(messageOf(answer), `of ${owner}`)
     }
   }
   t.same(filesIn(mirror.root), before)

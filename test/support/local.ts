@@ -16,6 +16,8 @@ export interface LocalRepositoryContent {
   readonly tags?: Readonly<Record<string, Image>>
   /** Without a tag. */
   readonly images?: readonly Image[]
+  /** Pushed here without the blobs they name. */
+  readonly manifests?: readonly Content[]
   /** Uploaded here, named by no manifest. */
   readonly blobs?: readonly Content[]
   /** Tags that were deleted again. */
@@ -33,11 +35,12 @@ export async function seedLocal(
   const metadata = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
   const store = new DiskBlobStore(root)
 
-  for (const { name, tags = {}, images = [], blobs = [], buried = {} } of repositories) {
+  for (const repository of repositories) {
+    const { name, tags = {}, images = [], blobs = [], buried = {} } = repository
     const key = { registry: LOCAL, name: parseRepositoryName(name) }
     const all = [...Object.values(tags), ...images, ...Object.values(buried)]
     const uploaded = [...blobs, ...all.flatMap((it) => it.blobs)]
-    const manifests = all.flatMap((it) => it.manifests)
+    const manifests = [...(repository.manifests ?? []), ...all.flatMap((it) => it.manifests)]
     for (const { digest, bytes } of [...uploaded, ...manifests]) {
       const ingest = await ingests.open({ source: LOCAL, digest })
       await ingest.write([Buffer.from(bytes)], 0)
