@@ -3,6 +3,8 @@ import { closeSync, fstatSync, openSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
+import { LOCAL } from '../../src/store/metadata.ts'
 import { image, randomBytesOf, type Content } from '../support/images.ts'
 import {
   eventually,
@@ -133,14 +135,7 @@ for (const damage of ['garbage', 'dropped tables'] as const) {
     await settled(mirror)
     const file = path.join(mirror.root, 'metadata.sqlite')
     if (damage === 'garbage') spoil(file)
-    else {
-      const other = new DatabaseSync(file)
-      other.exec(
-        'pragma foreign_keys = off; drop table tag; drop table manifest; drop table manifest_reference',
-      )
-      other.exec('drop table repository; drop table repository_blob; drop table blob_source; drop table blob')
-      other.close()
-    }
+    else dropTables(file)
     for (const index of [0, 1, 2, 0, 1]) {
       const { right } = await pullImage(index)
       t.ok(right, `image ${index}`)
@@ -154,6 +149,37 @@ for (const damage of ['garbage', 'dropped tables'] as const) {
     t.ok(said(mirror, 'warn').length <= 2, said(mirror, 'warn').join())
     t.same(said(mirror, 'error'), [])
   })
+}
+
+test('a local name is never asked of upstream, not even when the index is unreadable', async (t) => {
+  const { mirror, upstream } = await setUp(t)
+  const create = (running: Mirror, name: string): Promise<void> =>
+    running.app.metadata.transaction((tx) =>
+      tx.putRepository({ registry: LOCAL, name: parseRepositoryName(name) }, Date.now()),
+    )
+  await create(mirror, 'team/before')
+  await mirror.close()
+  const next = await startMirror(t, upstream, { root: mirror.root })
+  await create(next, 'team/since')
+  dropTables(path.join(mirror.root, 'metadata.sqlite'))
+  for (const name of ['team/before', 'team/since']) {
+    t.ok((await pull(`${next.url}/v2/${name}/manifests/1`)).status >= 400)
+    t.equal(
+      upstream.log.count(({ url }) => url.includes(name)),
+      0,
+    )
+  }
+  await pull(`${next.url}/v2/team/other/manifests/1`)
+  t.ok(upstream.log.count(({ url }) => url.includes('team/other')) > 0, 'other names are')
+})
+
+function dropTables(file: string): void {
+  const other = new DatabaseSync(file)
+  const tables = other.prepare("select name from sqlite_schema where type = 'table'").all()
+  other.exec('pragma foreign_keys = off')
+  for (const { name } of tables)
+    if (!String(name).startsWith('sqlite_')) other.exec(`drop table ${String(name)}`)
+  other.close()
 }
 
 function spoil(file: string): void {
