@@ -78,7 +78,8 @@ export class Writer {
   }
 
   #start(): Worker {
-    const worker = new Worker(this.#entry, { workerData: this.#path })
+    // Nothing of what this process was told to load first: a test runner's loaders take half a second.
+    const worker = new Worker(this.#entry, { workerData: this.#path, execArgv: [] })
     worker.unref()
     worker.on('message', ({ unit, error }: WriterReply) => {
       this.#unanswered--
