@@ -75,6 +75,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
   const open = async (): Promise<{ url: string; host: string; port: number }> => {
     const { log } = overrides
     const now = overrides.now ?? Date.now
+    const monotonic = overrides.now ?? (() => performance.now())
     const files = overrides.files ?? nodeFiles
     const root = path.resolve(config.storage.root)
 
@@ -101,7 +102,9 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     // The mirror.
     const known = new TolerantMetadata(index, { metrics, log, now })
     const cached = new TolerantBlobStore(store, { metrics, log, now })
-    const upstreams = config.upstreams.map((upstream) => createEntry(config, upstream, { metrics, log, now }))
+    const upstreams = config.upstreams.map((upstream) =>
+      createEntry(config, upstream, { metrics, log, monotonic }),
+    )
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
     const budgetMs = overrides.budgetMs ?? BUDGET_MS
     const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, now })
@@ -189,8 +192,11 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       }
     },
     async close(graceMs) {
-      await server?.close(graceMs)
-      await closing.disposeAsync()
+      try {
+        await server?.close(graceMs)
+      } finally {
+        await closing.disposeAsync()
+      }
     },
   }
 }
@@ -198,7 +204,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 function createEntry(
   config: Config,
   upstream: UpstreamConfig,
-  { metrics, log, now }: { metrics: Metrics; log: Logger; now: () => number },
+  { metrics, log, monotonic }: { metrics: Metrics; log: Logger; monotonic: () => number },
 ): UpstreamEntry {
   const { key, credentials, ca, proxy, maxConnections, timeouts } = upstream
   const { httpProxy, httpsProxy, noProxy } = config.proxyEnvironment
@@ -220,7 +226,7 @@ function createEntry(
     origin: {
       upstream: client,
       slots: new PrioritySlots(maxConnections),
-      state: new InProcessUpstreamState(now),
+      state: new InProcessUpstreamState(monotonic),
       tagTtlMs: upstream.tagTtl,
     },
     aliases: upstream.aliases,

@@ -44,7 +44,8 @@ const upstreamSchema = section({
   maxSize: budget().optional(),
   ca: path().optional(),
   proxy: proxy().optional(),
-  maxConnections: integer(1, 1024).prefault(8),
+  // Two at the least: one for a blob, one that no blob takes, for manifests.
+  maxConnections: integer(2, 1024).prefault(8),
   // A registry that has not answered a connect after 5 s, or a head after 15 s, is worth less than the header
   // budget of the client that waits; a body may pause for 30 s, as CDNs do when they fetch it themselves.
   timeouts: section({

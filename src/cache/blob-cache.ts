@@ -21,10 +21,14 @@ import { Follower } from './follower.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 import { corruptRefusal, refusal, refusalOf } from './refusals.ts'
 import { ReaderSource } from './reader-source.ts'
+import { SingleFlight } from './single-flight.ts'
 import { abandonable } from './waiters.ts'
 
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
 const HEADER_BUDGET_MS: Milliseconds = 15_000
+
+/** How long a download that was asked for under another name may take to begin before this name is asked for. */
+const OTHER_NAME_MS: Milliseconds = 1_000
 
 interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly store: BlobStore
@@ -37,10 +41,15 @@ interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly headerBudgetMs?: Milliseconds
 }
 
+type Found = { readonly size: Bytes | undefined } | undefined
+
 export class BlobCache {
   readonly #options: BlobCacheOptions
   readonly #context: FillContext
+  /** Those that may be joined. */
   readonly #running = new Map<string, Fill>()
+  readonly #fills = new Set<Fill>()
+  readonly #asks = new SingleFlight<Found>()
   #closed = false
 
   constructor(options: BlobCacheOptions) {
@@ -62,10 +71,12 @@ export class BlobCache {
         // It may have ended while we asked; then the disk has it, or a new one starts.
         if (running !== this.#running.get(key)) continue
         if (running.name === repository.name) return this.#follow(running, 'join', repository, signal)
-        const joined = await this.#followOther(running, repository, signal)
-        if (joined !== undefined) return joined
-        await abandonable(running.settled, signal)
-        continue
+        const size = (await this.#named(repository, digest))?.size
+        const delivers = await this.#delivers(running, size, signal)
+        if (running !== this.#running.get(key)) continue
+        if (delivers) return this.#follow(running, 'join', repository, signal)
+        // Asked for under another name, to no avail so far: that is no answer for this one.
+        return this.#follow(this.#start(repository, digest, size), 'miss', repository, signal)
       }
       const reader = await this.#stored(repository, digest, signal)
       if (reader !== undefined) return hit(digest, reader)
@@ -75,12 +86,7 @@ export class BlobCache {
       const descriptor = await this.#named(repository, digest)
       // No `await` between this look and the start: that is all the single-flight there is.
       if (this.#running.has(key)) continue
-      return this.#follow(
-        this.#start(repository, digest, descriptor?.size, 'asked'),
-        'miss',
-        repository,
-        signal,
-      )
+      return this.#follow(this.#start(repository, digest, descriptor?.size), 'miss', repository, signal)
     }
   }
 
@@ -111,57 +117,53 @@ export class BlobCache {
     const { origin } = repository
     if (
       isNonDistributable(descriptor) ||
-      origin.state.failing() !== undefined ||
+      origin.state.failing(repository.name) !== undefined ||
       this.#options.health.resting
     )
       return
     if (origin.state.corruptFor(descriptor.digest) !== undefined) return
     if ((await this.#options.store.stat(descriptor.digest)) !== undefined) return
     if (this.#closed || this.#running.has(keyOf(repository, descriptor.digest))) return
-    this.#start(repository, descriptor.digest, descriptor.size, 'ahead')
+    this.#start(repository, descriptor.digest, descriptor.size)
   }
 
   /** Ends all fills; what they have is kept for the next start. */
   async close(): Promise<void> {
     this.#closed = true
-    const fills = [...this.#running.values()]
+    const fills = [...this.#fills]
     for (const fill of fills) fill.stop()
     await Promise.all(fills.map((fill) => fill.settled))
   }
 
-  #start(
-    repository: MirroredName,
-    digest: Digest,
-    size: Bytes | undefined,
-    priority: 'asked' | 'ahead',
-  ): Fill {
+  #start(repository: MirroredName, digest: Digest, size: Bytes | undefined): Fill {
     if (this.#closed) throw new OciError('UNAVAILABLE', undefined, { message: 'shutting down' })
     const fill = new Fill(this.#context, {
       origin: repository.origin,
       name: repository.name,
       digest,
       size,
-      priority,
     })
     const key = keyOf(repository, digest)
     this.#running.set(key, fill)
+    this.#fills.add(fill)
     // It stays until it settles, not until it is verified: in between, it is what answers.
-    void fill.settled.then(() => this.#running.delete(key))
+    void fill.settled.then(() => {
+      this.#fills.delete(fill)
+      if (this.#running.get(key) === fill) this.#running.delete(key)
+    })
     return fill
   }
 
-  /** Upstream's no was for the name it was asked under: `undefined` then, and this name is to be asked itself. */
-  async #followOther(
-    fill: Fill,
-    repository: MirroredName,
-    client: AbortSignal,
-  ): Promise<BlobAnswer | undefined> {
+  /** That it brings bytes, or soon will. What goes wrong before that is the business of the name it was asked under. */
+  async #delivers(fill: Fill, size: Bytes | undefined, client: AbortSignal): Promise<boolean> {
+    const soon = AbortSignal.timeout(OTHER_NAME_MS)
     try {
-      return await this.#follow(fill, 'join', repository, client)
-    } catch (error) {
-      if (error instanceof OciError && (error.code === 'DENIED' || error.code === 'NAME_UNKNOWN'))
-        return undefined
-      throw error
+      const began = await fill.begun(AbortSignal.any([client, soon]))
+      // Where the other name's manifest gave the size, ours may know better.
+      return began !== 'absent' && (size === undefined || fill.size === undefined || size === fill.size)
+    } catch {
+      client.throwIfAborted()
+      return false
     }
   }
 
@@ -249,7 +251,7 @@ export class BlobCache {
       if (fill.queued && fill.size !== undefined) return 'begun'
       const { upstream, state } = fill.origin
       const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
-      state.failed(late)
+      state.failed(fill.name, late)
       throw refusal(late)
     }
   }
@@ -264,10 +266,9 @@ export class BlobCache {
     const reader = await store.open(digest)
     if (reader === undefined) return undefined
     try {
-      const descriptor = await this.#named(repository, digest)
+      const named = (await this.#named(repository, digest))?.size === reader.size
       // A descriptor of another size is wrong, or the file is: what was verified tells which.
-      const named = descriptor?.size === reader.size
-      const expected = named || descriptor === undefined ? undefined : await metadata.blobs.size(digest)
+      const expected = named ? undefined : await metadata.blobs.size(digest)
       if (expected !== undefined && expected !== reader.size) {
         log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
         await store.delete(digest)
@@ -293,9 +294,7 @@ export class BlobCache {
     const key = repositoryKey(repository)
     if (await blobs.linked(key, digest)) return true
     if (named && (await blobs.deliveredBy(key.registry, digest))) return true
-    if ((await this.#ask(repository, digest, signal)) === undefined) return false
-    await this.#grant(repository, digest, size)
-    return true
+    return (await this.#ask(repository, digest, signal, size)) !== undefined
   }
 
   /** This upstream is delivering: what one of the repository's manifests names may be read. */
@@ -313,8 +312,9 @@ export class BlobCache {
     if (!allowed) return false
     fill.names.add(repository.name)
     // Its adoption may have been written down already, without this name.
-    if (fill.phase.is === 'verified' && fill.size !== undefined)
+    if (fill.phase.is === 'verified' && fill.size !== undefined) {
       await this.#grant(repository, digest, fill.size)
+    }
     return true
   }
 
@@ -332,21 +332,36 @@ export class BlobCache {
     }
   }
 
-  /** Upstream's word for that name. @throws OciError */
-  async #ask(
-    repository: MirroredName,
-    digest: Digest,
-    client: AbortSignal,
-  ): Promise<{ size: Bytes | undefined } | undefined> {
+  /**
+   * Upstream's word for that name, asked once however many want it.
+   *
+   * @param grant size of the blob that is here, when a yes is to be remembered
+   * @throws OciError
+   */
+  async #ask(repository: MirroredName, digest: Digest, client: AbortSignal, grant?: Bytes): Promise<Found> {
     const { upstream, state } = repository.origin
-    const budget = AbortSignal.timeout(this.#options.headerBudgetMs ?? HEADER_BUDGET_MS)
+    const { headerBudgetMs = HEADER_BUDGET_MS } = this.#options
     try {
-      return await upstream.headBlob(repository.name, digest, AbortSignal.any([client, budget]))
+      const { answer } = await this.#asks.join(
+        `${upstream.key} ${repository.name} ${digest}`,
+        client,
+        async () => {
+          const budget = AbortSignal.timeout(headerBudgetMs)
+          try {
+            const answer = await upstream.headBlob(repository.name, digest, budget)
+            if (answer === undefined || grant === undefined) return { answer }
+            return { answer, after: this.#grant(repository, digest, grant) }
+          } catch (error) {
+            throw error === budget.reason
+              ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD within the header budget')
+              : error
+          }
+        },
+      )
+      return answer
     } catch (error) {
-      const late = error === budget.reason
-      const failure = late ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD') : error
-      if (failure instanceof UpstreamError && failure.failure !== 'denied') state.failed(failure)
-      throw await this.#refusal(failure, repository)
+      if (error instanceof UpstreamError) state.failed(repository.name, error)
+      throw await this.#refusal(error, repository)
     }
   }
 

@@ -15,20 +15,22 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { ByteRange } from './answers.ts'
 import { byteLength, slice } from './chunks.ts'
-import { HOLD_BACK } from './follower.ts'
+import { HOLD_BACK, holdsBack } from './follower.ts'
 import type { Origin } from './origin.ts'
 import { Patience } from './patience.ts'
 import { corruptRefusal, refusal } from './refusals.ts'
 import { abandonable } from './waiters.ts'
 
 const STEP: Bytes = 256 * 1024
+/** How long a client may take nothing before upstream's connection goes to somebody else. */
+const STALL_MS: Milliseconds = 10_000
 
 interface BypassOptions {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest
   readonly size: Bytes | undefined
-  /** Undefined: the whole blob, verified. A part is given as it comes. */
+  /** Undefined: the whole blob. It, and a part that reaches its end, is verified; others are given as they come. */
   readonly range: ByteRange | undefined
   /** What the client already has of it, and where to read that again for the hash. */
   readonly sent: { readonly from: GrowingSource; readonly to: Bytes } | undefined
@@ -48,12 +50,19 @@ export class BypassSource implements ByteSource {
   #rest: Buffer | undefined
   #ended = false
 
-  private constructor(options: BypassOptions) {
+  private constructor(asked: BypassOptions) {
+    const { sent } = asked
+    // A reader of a part may have begun where the file has nothing before it: then all is read from upstream.
+    const known = sent !== undefined && sent.from.readableTo(0) >= sent.to
+    const options = known ? asked : { ...asked, sent: undefined }
     this.#transfer = new Transfer(options, this.#abort.signal)
+    const { range, size } = options
     this.#chunks =
-      options.range === undefined
+      range === undefined
         ? verified(options, this.#transfer)
-        : this.#transfer.bytes(options.range.start, options.range.end)
+        : holdsBack(size, range)
+          ? part(verified(options, this.#transfer), range, options.sent?.to ?? 0)
+          : this.#transfer.bytes(range.start, range.end)
   }
 
   /**
@@ -72,9 +81,10 @@ export class BypassSource implements ByteSource {
       if (!late || !source.#transfer.queued || (options.size ?? 0) <= HOLD_BACK) {
         await source[Symbol.asyncDispose]()
         if (!late) throw error
-        const { state, upstream } = options.origin
+        const { name, origin } = options
+        const { state, upstream } = origin
         const failure = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
-        if (!source.#transfer.queued) state.failed(failure)
+        if (!source.#transfer.queued) state.failed(name, failure)
         throw refusal(failure)
       }
     }
@@ -169,6 +179,21 @@ async function* verified(options: BypassOptions, transfer: Transfer): AsyncGener
   throw corruptRefusal(origin.upstream.key, origin.state.corruptFor(digest) ?? 0)
 }
 
+/** Of the blob from `at` on, what is in the range; the rest is read for its hash alone. */
+async function* part(
+  blob: AsyncGenerator<Buffer, void>,
+  range: ByteRange,
+  at: Bytes,
+): AsyncGenerator<Buffer, void> {
+  let position = at
+  for await (const chunk of blob) {
+    const wanted = chunk.subarray(Math.max(range.start - position, 0), Math.max(range.end - position, 0))
+    position += chunk.length
+    if (wanted.length > 0) yield wanted
+    if (position >= range.end) return
+  }
+}
+
 /** What was sent before the disk gave up. */
 async function readAgain(from: GrowingSource, to: Bytes, given: Given): Promise<void> {
   const buffer = Buffer.allocUnsafe(STEP)
@@ -220,8 +245,15 @@ class Transfer {
     while (end === undefined || position < end) {
       const before = position
       try {
-        using _turn = await this.#turn()
+        using turn = await this.#turn()
         const blob = await this.#ask(position, end)
+        const way = { given: false }
+        // A client that takes nothing must not keep others waiting; its rest is asked for anew.
+        const giveWay = (): void => {
+          way.given = true
+          blob.cancel()
+          turn[Symbol.dispose]()
+        }
         try {
           end ??= blob.size
           let skip = position - blob.start
@@ -230,10 +262,17 @@ class Transfer {
             skip = Math.max(skip - byteLength(batch), 0)
             for (const chunk of chunks) {
               position += chunk.length
-              yield chunk
+              const impatience = setTimeout(giveWay, STALL_MS)
+              try {
+                yield chunk
+              } finally {
+                clearTimeout(impatience)
+              }
             }
+            if (way.given) break
             if (end !== undefined && position >= end) return
           }
+          if (way.given) continue
           if (end === undefined || position >= end) return
           throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
         } finally {
@@ -276,7 +315,7 @@ class Transfer {
       blob.cancel()
       throw new UpstreamError('broken', origin.upstream.key, problem)
     }
-    origin.state.answered()
+    origin.state.answered(name)
     return blob
   }
 }

@@ -11,10 +11,11 @@ import type { Bytes } from '../store/blob-store.ts'
 import type { Ingest } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
-import { UpstreamError } from '../upstream/upstream.ts'
+import { UpstreamError, type UpstreamBlob } from '../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
 import type { Origin } from './origin.ts'
 import { Patience } from './patience.ts'
+import { Turn } from './turn.ts'
 import { Waiters } from './waiters.ts'
 
 /** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
@@ -36,6 +37,8 @@ interface DownloadOptions {
   readonly ingest: Ingest
   /** From a descriptor; an upstream that says another length is not believed. */
   readonly size: Bytes | undefined
+  /** For the first request; given back when that is over. */
+  readonly turn: Turn
   readonly priority: () => TransferPriority
   /** After every write, and when the first answer came. */
   readonly onChange: () => void
@@ -50,7 +53,8 @@ export class Download {
   readonly #progress = new Waiters()
   #size: Bytes | undefined
   #answered = false
-  #waitingForSlot = false
+  #firstTurn: Turn | undefined
+  #tooLong = false
   #sideFailures = 0
   #signal: AbortSignal | undefined
 
@@ -58,6 +62,7 @@ export class Download {
     this.#options = options
     this.ingest = options.ingest
     this.#size = options.size
+    this.#firstTurn = options.turn
   }
 
   /** Of the blob, from the descriptor or from upstream's word. */
@@ -68,11 +73,6 @@ export class Download {
   /** Upstream has begun to deliver (or everything was here already). */
   get answered(): boolean {
     return this.#answered
-  }
-
-  /** Nothing was asked yet: others transfer. */
-  get waitingForSlot(): boolean {
-    return this.#waitingForSlot
   }
 
   /**
@@ -102,18 +102,12 @@ export class Download {
         continue
       }
       const run: Run = { start, position: start, end: Number.POSITIVE_INFINITY }
-      const preemption = new AbortController()
       this.#runs.add(run)
       try {
-        if (
-          (await this.#transfer(run, AbortSignal.any([signal, preemption.signal]), preemption)) === 'absent'
-        ) {
-          return 'absent'
-        }
+        if ((await this.#transfer(run, signal)) === 'absent') return 'absent'
       } catch (error) {
         signal.throwIfAborted()
-        if (preemption.signal.aborted) continue
-        if (!(error instanceof UpstreamError)) throw error
+        if (!(error instanceof UpstreamError) || this.#tooLong) throw error
         if (error.status === 416 && this.#size === undefined && start > 0) {
           // Everything had arrived before the cut; only the length was unknown.
           this.#size = start
@@ -169,15 +163,22 @@ export class Download {
     return limit
   }
 
-  async #transfer(run: Run, signal: AbortSignal, preemption?: AbortController): Promise<'done' | 'absent'> {
-    const { origin, name, digest } = this.#options
-    this.#waitingForSlot = !this.#answered
-    using slot = await origin.slots.acquire(
-      { priority: this.#options.priority, preempt: () => preemption?.abort() },
-      signal,
-    )
-    this.#waitingForSlot = false
+  /** One request, as far as it goes. */
+  async #transfer(run: Run, signal: AbortSignal): Promise<'done' | 'absent' | 'preempted'> {
+    const { origin, priority } = this.#options
+    const first = this.#firstTurn
+    this.#firstTurn = undefined
+    using turn = first ?? (await Turn.take(origin.slots, priority, signal))
+    try {
+      return await this.#request(run, AbortSignal.any([signal, turn.preempted]))
+    } catch (error) {
+      if (turn.preempted.aborted && !signal.aborted) return 'preempted'
+      throw error
+    }
+  }
 
+  async #request(run: Run, signal: AbortSignal): Promise<'done' | 'absent'> {
+    const { origin, name, digest } = this.#options
     const limit = this.#limit(run)
     const blob = await origin.upstream.blob(name, digest, {
       from: run.position,
@@ -190,7 +191,7 @@ export class Download {
     }
     try {
       this.#learn(blob.size)
-      const ended = await this.#receive(run, blob.start, blob.body)
+      const ended = await this.#receive(run, blob)
       if (ended && this.#size === undefined) this.#size = run.position
       if (ended && run.position < this.#limit(run)) {
         throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
@@ -202,7 +203,7 @@ export class Download {
   }
 
   /** Returns true when the body came to its end, false when everything wanted was there before. */
-  async #receive(run: Run, start: Bytes, body: AsyncIterable<readonly Buffer[]>): Promise<boolean> {
+  async #receive(run: Run, { start, size, body }: UpstreamBlob): Promise<boolean> {
     if (start > run.position || (start < run.position && run.end !== Number.POSITIVE_INFINITY)) {
       // A side run is not worth skipping through what the main run brings anyway.
       throw new UpstreamError('broken', this.#options.origin.upstream.key, 'the answer is of another range')
@@ -219,8 +220,19 @@ export class Download {
         run.position += taken
         this.#changed()
       }
+      if (length > skip + taken && size === undefined && run.position === this.#size) {
+        // A descriptor is only what one repository says: its error must not pass for corruption.
+        this.#tooLong = true
+        throw new UpstreamError(
+          'broken',
+          this.#options.origin.upstream.key,
+          'the blob is longer than its manifest says',
+        )
+      }
       skip = Math.max(skip - length, 0)
-      if (this.#limit(run) <= run.position) return false
+      // Where upstream gave no length, its body has to end as well.
+      const wait = size === undefined && run.position === this.#size && run.end === Number.POSITIVE_INFINITY
+      if (this.#limit(run) <= run.position && !wait) return false
     }
     return true
   }
@@ -236,7 +248,7 @@ export class Download {
     }
     this.#size ??= size
     this.#answered = true
-    this.#options.origin.state.answered()
+    this.#options.origin.state.answered(this.#options.name)
     this.#changed()
   }
 

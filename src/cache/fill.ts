@@ -22,6 +22,7 @@ import { firstDifference } from './first-difference.ts'
 import type { Origin } from './origin.ts'
 import { corruptRefusal, refusal } from './refusals.ts'
 import type { StorageHealth } from './storage-health.ts'
+import { Turn } from './turn.ts'
 import { Waiters } from './waiters.ts'
 
 /** What becomes of a download that nobody waits for any more; `fraction` of the size already here is enough. */
@@ -46,7 +47,6 @@ interface FillRequest {
   readonly digest: Digest
   /** From a descriptor that named it. */
   readonly size: Bytes | undefined
-  readonly priority: TransferPriority
 }
 
 type Phase =
@@ -79,7 +79,6 @@ export class Fill {
   readonly #changed = new Waiters()
   readonly #abort = new AbortController()
   #phase: Phase = { is: 'running' }
-  #priority: TransferPriority
   #expectedSize: Bytes | undefined
   #attempt: Attempt | undefined
   #followers = 0
@@ -93,7 +92,6 @@ export class Fill {
     this.digest = request.digest
     this.name = request.name
     this.#expectedSize = request.size
-    this.#priority = request.priority
     this.names.add(request.name)
     this.settled = this.#run()
   }
@@ -112,15 +110,9 @@ export class Fill {
     return this.#attempt
   }
 
-  get priority(): TransferPriority {
-    return this.#priority
-  }
-
-  /** Somebody waits for it now: it no longer goes behind the others. */
-  promote(): void {
-    if (this.#priority === 'asked') return
-    this.#priority = 'asked'
-    this.origin.slots.reconsider()
+  /** What nobody waits for, not yet or not any more, goes behind what somebody does. */
+  get #priority(): TransferPriority {
+    return this.#followers > 0 ? 'asked' : 'ahead'
   }
 
   /** Resolves at the next change of anything above. @throws the signal's reason */
@@ -145,20 +137,23 @@ export class Fill {
 
   /** It waits its turn behind other transfers: its size is all that can be said. */
   get queued(): boolean {
-    return this.#phase.is === 'running' && (this.#attempt?.download.waitingForSlot ?? false)
+    return this.#phase.is === 'running' && this.#attempt === undefined
   }
 
   /** A reader has come; it goes by disposing what it got. Only while the fill has not settled, or is followed. */
   follow(): Disposable {
-    this.promote()
     this.#followers += 1
+    if (this.#followers === 1) this.origin.slots.reconsider()
     let gone = false
     return {
       [Symbol.dispose]: () => {
         if (gone) return
         gone = true
         this.#followers -= 1
-        if (this.#followers === 0 && !this.#worthFinishing()) this.stop()
+        if (this.#followers === 0) {
+          if (this.#worthFinishing()) this.origin.slots.reconsider()
+          else this.stop()
+        }
         this.#closeFiles()
       },
     }
@@ -176,10 +171,15 @@ export class Fill {
 
   #worthFinishing(): boolean {
     const policy = this.#context.finishAbandoned
-    if (policy === 'always' || this.#phase.is !== 'running') return true
-    if (policy === 'never') return false
+    if (this.#phase.is !== 'running') return true
+    // Upstream was not even asked yet: there is nothing to finish, and a thousand of these are cheap to order.
+    if (this.queued) return false
     const { size } = this
-    return size !== undefined && (this.#attempt?.download.ingest.prefix ?? 0) >= size * policy.fraction
+    // Nor may a body whose end nobody knows go on for nobody: it might have none.
+    if (size === undefined) return false
+    if (policy === 'always') return true
+    if (policy === 'never') return false
+    return (this.#attempt?.download.ingest.prefix ?? 0) >= size * policy.fraction
   }
 
   #closeFiles(): void {
@@ -242,6 +242,8 @@ export class Fill {
       this.#become({ is: 'diverted' })
       return 'done'
     }
+    // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
+    using turn = await Turn.take(this.origin.slots, () => this.#priority, signal)
     let attempt: Attempt
     try {
       const ingest = await ingests.open(
@@ -254,6 +256,7 @@ export class Fill {
         digest: this.digest,
         ingest,
         size: this.#expectedSize,
+        turn,
         priority: () => this.#priority,
         onChange: () => this.#changed.wake(),
         metrics,

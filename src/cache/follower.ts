@@ -138,8 +138,11 @@ export class Follower implements ByteSource {
   }
 }
 
-/** A part that begins in the blob's tail is a lookup (lazy pullers read the footer first), not a download. */
-function holdsBack(size: Bytes | undefined, range: ByteRange | undefined): boolean {
+/**
+ * A part that begins within the tail is a lookup (lazy pullers read the footer first), not a download; one that
+ * begins where the tail does is how a client that was broken off goes on.
+ */
+export function holdsBack(size: Bytes | undefined, range: ByteRange | undefined): boolean {
   if (range === undefined || size === undefined || size <= HOLD_BACK) return true
-  return range.end > size - HOLD_BACK && range.start < size - HOLD_BACK
+  return range.end > size - HOLD_BACK && range.start <= size - HOLD_BACK
 }

@@ -10,7 +10,7 @@ import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseManifest } from '../oci/manifest.ts'
-import { isDigestReference, type Reference, type Tag } from '../oci/reference.ts'
+import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
 import type { MetadataStore, TagRecord } from '../store/metadata.ts'
 import { StorageError } from '../store/storage-error.ts'
 import { UpstreamError, type Milliseconds, type UpstreamManifest } from '../upstream/upstream.ts'
@@ -79,7 +79,9 @@ export class ManifestCache {
     const record = await this.#record(repository, reference, what)
     if (record === 'absent') return undefined
     if (record !== undefined && this.#fresh(repository, record)) {
-      return this.#getDigest(repository, record.digest, signal)
+      const found = await this.#getDigest(repository, record.digest, signal)
+      // Not there any more: then the tag has moved since a HEAD told us of it.
+      if (found !== undefined) return found
     }
     const held =
       record === undefined ? undefined : await this.#options.shelf.get(record.digest, record.mediaType)
@@ -111,6 +113,9 @@ export class ManifestCache {
     const what = `${repository.name}:${reference}`
     const record = await this.#record(repository, reference, what)
     if (record === 'absent') return undefined
+    if (record === undefined && repository.origin.state.isAbsent(headKey(repository.name, reference))) {
+      return undefined
+    }
     if (record !== undefined && this.#fresh(repository, record)) return { ...headOf(record), cache: 'hit' }
     const stale = (failure: UpstreamError): ManifestHead | undefined =>
       record === undefined
@@ -167,7 +172,8 @@ export class ManifestCache {
     const what = `${repository.name}@${digest}`
     const remembered = this.#heads.get(flightKey(repository, what))
     if (remembered !== undefined) return { ...remembered, cache: 'hit' }
-    if (repository.origin.state.isAbsent(what)) return undefined
+    const { state } = repository.origin
+    if (state.isAbsent(what) || state.isAbsent(headKey(repository.name, digest))) return undefined
     return this.#within(repository, false, nothingStale, signal, async (budget) => {
       const { answer } = await this.#checks.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) => this.#checkDigest(repository, digest, work)),
@@ -186,7 +192,9 @@ export class ManifestCache {
   }
 
   #fresh(repository: MirroredName, record: TagRecord): boolean {
-    return this.#options.now() - record.checkedAt < repository.origin.tagTtlMs
+    const age = this.#options.now() - record.checkedAt
+    // A clock that was set back would keep it young for as long.
+    return age >= 0 && age < repository.origin.tagTtlMs
   }
 
   /**
@@ -201,7 +209,7 @@ export class ManifestCache {
     ask: (budget: AbortSignal) => Promise<T | undefined>,
   ): Promise<T | undefined> {
     const { state, upstream } = repository.origin
-    const remembered = state.failing() ?? state.denying(repository.name)
+    const remembered = state.failing(repository.name)
     const atOnce = remembered === undefined ? undefined : stale(remembered)
     if (atOnce !== undefined) return atOnce
     const { staleBudgetMs, budgetMs } = this.#options.freshness
@@ -214,7 +222,7 @@ export class ManifestCache {
         return stale(error) ?? (await this.#refuse(repository, error))
       }
       const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
-      state.failed(late)
+      state.failed(repository.name, late)
       return stale(late) ?? (await this.#refuse(repository, late))
     }
   }
@@ -228,7 +236,7 @@ export class ManifestCache {
     const denied = failure.failure === 'denied'
     const age = this.#options.now() - record.checkedAt
     if (age > (denied ? staleIfDeniedMs : staleIfErrorMs)) return undefined
-    if (denied) repository.origin.state.denied(repository.name, failure.message)
+    if (denied) repository.origin.state.servedDenied(repository.name, failure.message)
     const why = denied ? 'denies access' : 'cannot be asked'
     return {
       cache: 'stale',
@@ -250,16 +258,12 @@ export class ManifestCache {
     const deadline = AbortSignal.timeout(this.#options.freshness.budgetMs * WORK_BUDGETS)
     try {
       const flight = await work(AbortSignal.any([deadline, this.#closing.signal]))
-      state.answered()
-      state.allowed(repository.name)
+      state.answered(repository.name)
       return flight
     } catch (error) {
       const failure =
         error === deadline.reason ? new UpstreamError('unreachable', upstream.key, 'no answer at all') : error
-      if (failure instanceof UpstreamError) {
-        if (failure.failure === 'denied') state.rememberDenial(repository.name, failure)
-        else state.failed(failure)
-      }
+      if (failure instanceof UpstreamError) state.failed(repository.name, failure)
       throw failure
     }
   }
@@ -333,7 +337,7 @@ export class ManifestCache {
     signal: AbortSignal,
   ): Promise<Flight<Checked>> {
     const head = await repository.origin.upstream.headManifest(repository.name, tag, signal)
-    if (head.result === 'absent' && record === undefined) return { answer: false }
+    if (head.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
     if (head.result !== 'present' || isVague(head.mediaType)) {
       return headFlight(await this.#fetchTag(repository, tag, signal))
     }
@@ -357,13 +361,19 @@ export class ManifestCache {
     signal: AbortSignal,
   ): Promise<Flight<Checked>> {
     const found = await repository.origin.upstream.headManifest(repository.name, digest, signal)
-    if (found.result === 'absent') return { answer: false }
+    if (found.result === 'absent') return this.#absentHead(repository, digest)
     if (found.result === 'unusable' || isVague(found.mediaType) || found.digest !== digest) {
       return headFlight(await this.#fetchDigest(repository, digest, undefined, signal))
     }
     const head = { digest, size: found.size, mediaType: found.mediaType }
     this.#heads.set(flightKey(repository, `${repository.name}@${digest}`), head)
     return { answer: { head, cache: 'miss' } }
+  }
+
+  /** No proof, but enough not to ask with HEAD again for a while; a GET is asked all the same. */
+  #absentHead({ origin, name }: MirroredName, reference: Reference): Flight<false> {
+    origin.state.rememberAbsent(headKey(name, reference), this.#options.freshness.negativeTtlMs)
+    return { answer: false }
   }
 
   #absentTag(repository: MirroredName, tag: Tag): Flight<false> {
@@ -421,6 +431,10 @@ export class ManifestCache {
   }
 }
 
+function headKey(name: RepositoryName, reference: Reference): string {
+  return `HEAD ${name} ${reference}`
+}
+
 /** The same name and tag at two upstreams are two things. */
 function flightKey({ origin }: MirroredName, what: string): string {
   return `${origin.upstream.key} ${what}`
@@ -447,9 +461,13 @@ function headFlight({ answer, after }: Flight<Fetched>): Flight<Checked> {
   }
 }
 
+const VAGUE = new Set(['application/json', 'application/octet-stream', 'text/plain'])
+/** RFC 6838 § 4.2. */
+const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]*\/[a-z0-9][a-z0-9!#$&^_.+-]*$/i
+
 /** Types that say nothing: only the bytes tell what the manifest is. */
 function isVague(mediaType: string): boolean {
-  return ['', 'application/json', 'application/octet-stream', 'text/plain'].includes(mediaType)
+  return VAGUE.has(mediaType) || !MEDIA_TYPE.test(mediaType)
 }
 
 function mark<M, T>(marked: M | undefined, build: (marked: M) => T): T | undefined {

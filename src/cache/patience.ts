@@ -7,6 +7,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { UpstreamError, Milliseconds } from '../upstream/upstream.ts'
@@ -23,6 +24,7 @@ const PATIENCE_MS: Milliseconds = 60_000
 
 interface PatienceOptions {
   readonly origin: Origin
+  readonly name: RepositoryName
   readonly digest: Digest
   readonly metrics: Metrics
   readonly log: Logger
@@ -48,12 +50,12 @@ export class Patience {
     { brought, promised }: { brought: Bytes; promised: boolean },
     signal: AbortSignal,
   ): Promise<void> {
-    const { origin, digest, metrics, log } = this.#options
+    const { origin, name, digest, metrics, log } = this.#options
     this.#idle = brought >= PROGRESS ? 0 : this.#idle + 1
     const pause =
       error.retryAfterMs ?? Math.min(BACKOFF_FIRST_MS * 2 ** this.#idle, BACKOFF_MOST_MS) * Math.random()
     if (!promised || error.failure === 'denied' || this.#idle > MAX_IDLE_TRIES || pause > PATIENCE_MS) {
-      if (error.failure !== 'denied') origin.state.failed(error)
+      origin.state.failed(name, error)
       throw error
     }
     const upstream = origin.upstream.key

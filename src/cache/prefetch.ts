@@ -17,6 +17,8 @@ type PrefetchMode = 'layers' | 'config' | 'off'
 
 /** Cold layers asked for before the others follow. */
 const LAYERS_THAT_TELL = 2
+/** No runtime takes more layers; a manifest that names thousands is no reason to fetch them. */
+const MOST_AHEAD = 128
 
 interface Image {
   readonly layers: readonly Descriptor[]
@@ -58,7 +60,7 @@ export class Prefetch {
     image.started = true
     this.#start(
       repository,
-      image.layers.filter((layer) => !image.asked.has(layer.digest)),
+      image.layers.filter((layer) => !image.asked.has(layer.digest)).slice(0, MOST_AHEAD),
     )
   }
 

@@ -10,23 +10,22 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { Milliseconds, UpstreamError } from '../upstream/upstream.ts'
 
 export interface UpstreamState {
-  /** The failure of the last 10 s, unless something was answered since: serve stale at once. */
-  failing(): UpstreamError | undefined
-  failed(error: UpstreamError): void
-  /** Something arrived: the failure is forgotten. */
-  answered(): void
+  /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */
+  failing(name: RepositoryName): UpstreamError | undefined
+  /**
+   * Whether it is the whole upstream's failure or that name's is told by the error: one bad repository must
+   * not freeze the tags of all the others.
+   */
+  failed(name: RepositoryName, error: UpstreamError): void
+  /** Something arrived for that name: the failures are forgotten. */
+  answered(name: RepositoryName): void
 
   /** Said to be absent a short while ago. `what` is any text that names it within this upstream. */
   isAbsent(what: string): boolean
   rememberAbsent(what: string, forMs: Milliseconds): void
-  forgetAbsent(what: string): void
 
-  /** Upstream denied a repository of which something is cached. */
-  denied(name: RepositoryName, message: string): void
-  /** The denial of the last 10 s. */
-  denying(name: RepositoryName): UpstreamError | undefined
-  rememberDenial(name: RepositoryName, error: UpstreamError): void
-  allowed(name: RepositoryName): void
+  /** Upstream denies a repository of which something cached is served: for {@link health}. */
+  servedDenied(name: RepositoryName, message: string): void
 
   /** How long that digest is not to be asked for again; undefined when it may be. */
   corruptFor(digest: Digest): Milliseconds | undefined
@@ -41,31 +40,40 @@ const FAILURE_MEMORY_MS = 10_000
 const CORRUPT_FIRST_MS = 10_000
 const CORRUPT_MOST_MS = 600_000
 
+interface Failure {
+  readonly error: UpstreamError
+  readonly until: Milliseconds
+}
+
 export class InProcessUpstreamState implements UpstreamState {
   readonly #now: () => Milliseconds
-  #failure: { error: UpstreamError; until: Milliseconds } | undefined
+  #failure: Failure | undefined
   readonly #absent = new LRUCache<string, Milliseconds>({ max: 10_000 })
-  readonly #denials = new LRUCache<RepositoryName, { error: UpstreamError; until: Milliseconds }>({
-    max: 1_000,
-  })
-  readonly #deniedCached = new LRUCache<RepositoryName, string>({ max: 1_000 })
+  readonly #failures = new LRUCache<RepositoryName, Failure>({ max: 1_000 })
+  readonly #servedDenied = new LRUCache<RepositoryName, string>({ max: 1_000 })
   readonly #corrupt = new LRUCache<Digest, { until: Milliseconds; silence: Milliseconds }>({ max: 10_000 })
 
-  /** @param now monotonic or wall clock; only differences are used */
+  /** @param now monotonic: a clock that is set back would make every memory stick */
   constructor(now: () => Milliseconds) {
     this.#now = now
   }
 
-  failing(): UpstreamError | undefined {
-    return this.#failure !== undefined && this.#failure.until > this.#now() ? this.#failure.error : undefined
+  failing(name: RepositoryName): UpstreamError | undefined {
+    const now = this.#now()
+    const failures = [this.#failure, this.#failures.get(name)]
+    return failures.find((failure) => failure !== undefined && failure.until > now)?.error
   }
 
-  failed(error: UpstreamError): void {
-    this.#failure = { error, until: this.#now() + FAILURE_MEMORY_MS }
+  failed(name: RepositoryName, error: UpstreamError): void {
+    const failure = { error, until: this.#now() + FAILURE_MEMORY_MS }
+    if (isOfTheWhole(error)) this.#failure = failure
+    else this.#failures.set(name, failure)
   }
 
-  answered(): void {
+  answered(name: RepositoryName): void {
     this.#failure = undefined
+    this.#failures.delete(name)
+    this.#servedDenied.delete(name)
   }
 
   isAbsent(what: string): boolean {
@@ -76,26 +84,8 @@ export class InProcessUpstreamState implements UpstreamState {
     this.#absent.set(what, this.#now() + forMs)
   }
 
-  forgetAbsent(what: string): void {
-    this.#absent.delete(what)
-  }
-
-  denied(name: RepositoryName, message: string): void {
-    this.#deniedCached.set(name, message)
-  }
-
-  denying(name: RepositoryName): UpstreamError | undefined {
-    const denial = this.#denials.get(name)
-    return denial !== undefined && denial.until > this.#now() ? denial.error : undefined
-  }
-
-  rememberDenial(name: RepositoryName, error: UpstreamError): void {
-    this.#denials.set(name, { error, until: this.#now() + FAILURE_MEMORY_MS })
-  }
-
-  allowed(name: RepositoryName): void {
-    this.#denials.delete(name)
-    this.#deniedCached.delete(name)
+  servedDenied(name: RepositoryName, message: string): void {
+    this.#servedDenied.set(name, message)
   }
 
   corruptFor(digest: Digest): Milliseconds | undefined {
@@ -114,11 +104,12 @@ export class InProcessUpstreamState implements UpstreamState {
   }
 
   health(): { state: 'ok' | 'failing' | 'denied'; message: string | undefined } {
-    const failure = this.failing()
-    if (failure !== undefined) return { state: 'failing', message: failure.message }
-    const denied = [...this.#deniedCached.entries()][0]
+    if (this.#failure !== undefined && this.#failure.until > this.#now()) {
+      return { state: 'failing', message: this.#failure.error.message }
+    }
+    const denied = [...this.#servedDenied.entries()][0]
     if (denied !== undefined) {
-      const more = this.#deniedCached.size - 1
+      const more = this.#servedDenied.size - 1
       return {
         state: 'denied',
         message: `${denied[0]}: ${denied[1]}${more > 0 ? ` (and ${more} more repositories)` : ''}`,
@@ -126,4 +117,9 @@ export class InProcessUpstreamState implements UpstreamState {
     }
     return { state: 'ok', message: undefined }
   }
+}
+
+/** No answer, no more requests, or a server error; anything else was said about one name. */
+function isOfTheWhole({ failure, status }: UpstreamError): boolean {
+  return failure === 'unreachable' || failure === 'busy' || (failure === 'broken' && (status ?? 0) >= 500)
 }

@@ -173,8 +173,10 @@ class NodeHttpServer implements HttpServer {
       .on('checkExpectation', (request, response) => {
         this.#begin(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
       })
-      .on('connect', (_request, socket) => {
-        sendRawError(socket, new OciError('UNSUPPORTED', { method: 'CONNECT' }, { allow: [] }))
+      .on('connect', (request, socket) => {
+        // Never into the middle of another answer.
+        if (this.#connectionOf(request.socket).open > 0) socket.destroy()
+        else sendRawError(socket, new OciError('UNSUPPORTED', { method: 'CONNECT' }, { allow: [] }))
       })
       .on('clientError', (error, socket) => this.#refuseNonsense(error, socket))
   }

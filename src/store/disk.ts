@@ -36,7 +36,7 @@ export class DiskBlobStore implements BlobStore {
     try {
       file = await OpenFile.open(this.#files, this.#path(digest), 'r')
     } catch (error) {
-      if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined
+      if (['ENOENT', 'ENOTDIR', 'ELOOP'].includes(systemCode(error) ?? '')) return undefined
       throw error
     }
     try {

@@ -52,8 +52,11 @@ export interface Files {
  */
 const syncs = new Gate(4)
 
+/** What somebody put in a blob's place must not lead elsewhere (a link), nor hold a thread for ever (a pipe). */
+const PLAIN_FILE = fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK
+
 export const nodeFiles: Files = {
-  open: (path, flags) => call((done) => fs.open(path, flags, done)),
+  open: (path, flags) => call((done) => fs.open(path, flags === 'r' ? PLAIN_FILE : flags, done)),
   read: (file, buffer, position) => call((done) => fs.read(file, buffer, 0, buffer.length, position, done)),
   write: (file, chunks, position) => call((done) => fs.writev(file, chunks, position, done)),
   truncate: (file, size) => finish((done) => fs.ftruncate(file, size, done)),

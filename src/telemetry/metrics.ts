@@ -75,11 +75,6 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       labelNames: ['upstream'] as const,
       registers,
     }),
-    cacheBytes: new Gauge({
-      name: 'entrepot_cache_bytes',
-      help: 'Bytes of blobs and partial downloads on disk.',
-      registers,
-    }),
     bypasses: new Counter({
       name: 'entrepot_cache_bypass_total',
       help: 'Fills and writes that storage would not take: streamed through, or not remembered.',

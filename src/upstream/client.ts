@@ -6,6 +6,7 @@
  */
 import { ACCEPT_MANIFESTS, MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
+import { parseManifest } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import {
@@ -205,8 +206,10 @@ export class RegistryClient implements Upstream {
       signal,
     })
     if (answer.status === 200 && mediaTypeOf(answer.headers) === MEDIA_TYPES.ociIndex) {
+      const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
+      if (!isIndex(bytes)) throw brokenAnswer(this.key, answer, 'sent referrers that are no index')
       return {
-        bytes: await this.#read(answer, MAX_MANIFEST_BYTES),
+        bytes,
         filtersApplied: headerOf(answer.headers, 'oci-filters-applied'),
         next: nextPageOf(answer.headers, answer.url),
       }
@@ -301,5 +304,13 @@ function tagsIn(bytes: Buffer): string[] | undefined {
     return Array.isArray(tags) ? tags.filter((tag) => typeof tag === 'string') : undefined
   } catch {
     return undefined
+  }
+}
+
+function isIndex(bytes: Buffer): boolean {
+  try {
+    return parseManifest(bytes, MEDIA_TYPES.ociIndex).kind === 'index'
+  } catch {
+    return false
   }
 }
