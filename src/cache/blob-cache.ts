@@ -14,14 +14,14 @@ import type { MetadataStore } from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { BlobAnswer, BlobHead } from './answers.ts'
+import { BlobAccess } from './blob-access.ts'
 import { BypassSource } from './bypass.ts'
 import type { CacheStatus } from './cache-status.ts'
 import { Fill, type FillContext } from './fill.ts'
 import { Follower } from './follower.ts'
-import { repositoryKey, type MirroredName } from './origin.ts'
+import type { MirroredName } from './origin.ts'
 import { corruptRefusal, refusal, refusalOf } from './refusals.ts'
 import { ReaderSource } from './reader-source.ts'
-import { SingleFlight } from './single-flight.ts'
 import { abandonable } from './waiters.ts'
 
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
@@ -41,19 +41,18 @@ interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly headerBudgetMs?: Milliseconds
 }
 
-type Found = { readonly size: Bytes | undefined } | undefined
-
 export class BlobCache {
   readonly #options: BlobCacheOptions
   readonly #context: FillContext
   /** Those that may be joined. */
   readonly #running = new Map<string, Fill>()
   readonly #fills = new Set<Fill>()
-  readonly #asks = new SingleFlight<Found>()
+  readonly #access: BlobAccess
   #closed = false
 
   constructor(options: BlobCacheOptions) {
     this.#options = options
+    this.#access = new BlobAccess({ headerBudgetMs: HEADER_BUDGET_MS, ...options })
     this.#context = { ...options, onAdopted: (fill, blob) => this.#link(fill, blob) }
   }
 
@@ -67,7 +66,7 @@ export class BlobCache {
           await abandonable(running.settled, signal)
           continue
         }
-        if (!(await this.#mayJoin(running, repository, digest, signal))) return undefined
+        if (!(await this.#access.mayJoin(running, repository, digest, signal))) return undefined
         // It may have ended while we asked; then the disk has it, or a new one starts.
         if (running !== this.#running.get(key)) continue
         if (running.name === repository.name) return this.#follow(running, 'join', repository, signal)
@@ -92,7 +91,7 @@ export class BlobCache {
 
   async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
     const running = this.#running.get(keyOf(repository, digest))
-    if (running?.size !== undefined && (await this.#mayJoin(running, repository, digest, signal))) {
+    if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {
       return { digest, size: running.size, cache: 'join' }
     }
     await using reader = await this.#stored(repository, digest, signal)
@@ -102,7 +101,7 @@ export class BlobCache {
     if (descriptor !== undefined && !isNonDistributable(descriptor)) {
       return { digest, size: descriptor.size, cache: 'hit' }
     }
-    const found = await this.#ask(repository, digest, signal)
+    const found = await this.#access.ask(repository, digest, signal)
     if (found === undefined) return undefined
     if (found.size === undefined) {
       throw new OciError('UNAVAILABLE', undefined, {
@@ -178,7 +177,7 @@ export class BlobCache {
       const began = await this.#begun(fill, client)
       const found =
         began === 'diverted' && fill.size === undefined
-          ? await this.#ask(repository, fill.digest, client)
+          ? await this.#access.ask(repository, fill.digest, client)
           : { size: fill.size }
       if (began === 'absent' || found === undefined) {
         place[Symbol.dispose]()
@@ -272,7 +271,7 @@ export class BlobCache {
       if (expected !== undefined && expected !== reader.size) {
         log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
         await store.delete(digest)
-      } else if (await this.#mayRead(repository, digest, named, reader.size, signal)) {
+      } else if (await this.#access.mayRead(repository, digest, named, reader.size, signal)) {
         return reader
       }
     } catch (error) {
@@ -281,88 +280,6 @@ export class BlobCache {
     }
     await reader[Symbol.asyncDispose]()
     return undefined
-  }
-
-  async #mayRead(
-    repository: MirroredName,
-    digest: Digest,
-    named: boolean,
-    size: Bytes,
-    signal: AbortSignal,
-  ): Promise<boolean> {
-    const { blobs } = this.#options.metadata
-    const key = repositoryKey(repository)
-    if (await blobs.linked(key, digest)) return true
-    if (named && (await blobs.deliveredBy(key.registry, digest))) return true
-    return (await this.#ask(repository, digest, signal, size)) !== undefined
-  }
-
-  /** This upstream is delivering: what one of the repository's manifests names may be read. */
-  async #mayJoin(
-    fill: Fill,
-    repository: MirroredName,
-    digest: Digest,
-    signal: AbortSignal,
-  ): Promise<boolean> {
-    if (fill.names.has(repository.name)) return true
-    const allowed =
-      (await this.#named(repository, digest)) !== undefined ||
-      (await this.#options.metadata.blobs.linked(repositoryKey(repository), digest)) ||
-      (await this.#ask(repository, digest, signal)) !== undefined
-    if (!allowed) return false
-    fill.names.add(repository.name)
-    // Its adoption may have been written down already, without this name.
-    if (fill.phase.is === 'verified' && fill.size !== undefined) {
-      await this.#grant(repository, digest, fill.size)
-    }
-    return true
-  }
-
-  /** Remembers that upstream gives that blob under this name. Without it, upstream is asked again. */
-  async #grant(repository: MirroredName, digest: Digest, size: Bytes): Promise<void> {
-    const { metadata, log, now } = this.#options
-    const key = repositoryKey(repository)
-    try {
-      await metadata.transaction((tx) => {
-        tx.putRepository(key, now())
-        tx.linkBlob(key, digest, size, now())
-      })
-    } catch (error) {
-      log.debug({ err: error, digest }, 'a link was not remembered')
-    }
-  }
-
-  /**
-   * Upstream's word for that name, asked once however many want it.
-   *
-   * @param grant size of the blob that is here, when a yes is to be remembered
-   * @throws OciError
-   */
-  async #ask(repository: MirroredName, digest: Digest, client: AbortSignal, grant?: Bytes): Promise<Found> {
-    const { upstream, state } = repository.origin
-    const { headerBudgetMs = HEADER_BUDGET_MS } = this.#options
-    try {
-      const { answer } = await this.#asks.join(
-        `${upstream.key} ${repository.name} ${digest}`,
-        client,
-        async () => {
-          const budget = AbortSignal.timeout(headerBudgetMs)
-          try {
-            const answer = await upstream.headBlob(repository.name, digest, budget)
-            if (answer === undefined || grant === undefined) return { answer }
-            return { answer, after: this.#grant(repository, digest, grant) }
-          } catch (error) {
-            throw error === budget.reason
-              ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD within the header budget')
-              : error
-          }
-        },
-      )
-      return answer
-    } catch (error) {
-      if (error instanceof UpstreamError) state.failed(repository.name, error)
-      throw await this.#refusal(error, repository)
-    }
   }
 
   #refusal(failure: unknown, repository: MirroredName): Promise<unknown> {

@@ -147,7 +147,7 @@ test('HEAD, parts and several parts are answered in bypass', async (t) => {
   t.ok(several.body.includes(layer.bytes.subarray(1_000_000, 1_000_100)))
   t.equal((await pull(url(layer), { range: `bytes=${3 * MiB}-` })).status, 416)
   const asked = upstream.log.bytesSent({ kind: 'blob', method: 'GET' })
-  t.ok(asked < 3 * MiB * 2.5, 'parts cost what they are')
+  t.ok(asked < 3 * MiB * 3.5, 'the part that reaches the end costs the whole, the others what they are')
   t.same(said(mirror, 'error'), [])
 })
 

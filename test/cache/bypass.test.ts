@@ -182,6 +182,7 @@ test('a cached blob that cannot be opened is had from upstream', async (t) => {
   t.ok((await bypasses(mirror)) > 0)
   t.equal(said(mirror, 'warn').length, 1)
   disk.heal()
+  await settled(mirror)
   t.equal((await pullSame(url(layer), layer)).cache, 'hit')
   t.same(said(mirror, 'error'), [])
 })
