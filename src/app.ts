@@ -18,7 +18,6 @@ import { TolerantBlobStore } from './cache/tolerant-store.ts'
 import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
-import type { RepositoryName } from './oci/reference.ts'
 import { LocalNames } from './registry/local-names.ts'
 import { LocalRepository } from './registry/local.ts'
 import { MirrorRepository, type MirrorContext } from './registry/mirror.ts'
@@ -242,7 +241,7 @@ function finishAbandoned(config: Config): FinishAbandoned {
 }
 
 /** @throws StartError naming what would become unreachable */
-function refuseHiddenNames(config: Config, localNames: Iterable<RepositoryName>): void {
+function refuseHiddenNames(config: Config, localNames: LocalNames): void {
   const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
   const hidden = hiddenLocalNames(localNames, names, config.local)
   if (hidden.length === 0) return
