@@ -1,13 +1,14 @@
 /** Closing: whatever runs ends in time, leaves nothing open behind, and the next start goes on from there. */
-import { readdirSync, readlinkSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { connect } from 'node:net'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
-import { Agent, request, setGlobalDispatcher } from 'undici'
+import { request } from 'undici'
 import { image } from '../support/images.ts'
-import { eventually, pull, pullSame, simulate, startMirror, type Mirror } from '../support/app.ts'
+import { pull, pullSame, simulate, startMirror, type Mirror } from '../support/app.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
+import { closeClients, holdsNoMore, resources, warmUp } from '../support/resources.ts'
 import { said } from '../support/trouble.ts'
 
 const MiB = 1024 * 1024
@@ -17,51 +18,9 @@ const A_LITTLE = 3_000
 const surprises: unknown[] = []
 process.on('unhandledRejection', (reason) => surprises.push(reason))
 
-/** What this process has open, apart from what every process has. */
-function openFiles(): string[] {
-  return readdirSync('/proc/self/fd')
-    .map((fd) => {
-      try {
-        return readlinkSync(`/proc/self/fd/${fd}`)
-      } catch {
-        return ''
-      }
-    })
-    .filter((target) => target !== '' && !target.startsWith('/proc/'))
-    .map((target) => target.replace(/\[\d+\]$/, ''))
-    .sort()
-}
-
-function threads(): number {
-  return readdirSync('/proc/self/task').length
-}
-
-/** Clients whose connections can all be closed. */
-async function freshClients(): Promise<void> {
-  const before = clients
-  clients = new Agent()
-  setGlobalDispatcher(clients)
-  await before.destroy()
-}
-let clients = new Agent()
-setGlobalDispatcher(clients)
-
-/** Everything of the first start that stays for good (pools, threads of the platform) is there. */
-async function warmUp(t: Test): Promise<void> {
-  const upstream = await simulate(t)
-  const it = image({ layers: [3 * MiB] })
-  upstream.addImage('library/warm', '1', it)
-  const mirror = await startMirror(t, upstream)
-  await pull(`${mirror.url}/v2/library/warm/manifests/1`)
-  await pullSame(`${mirror.url}/v2/library/warm/blobs/${it.layers[0]!.digest}`, it.layers[0]!)
-  await mirror.close()
-  await upstream.close()
-  await freshClients()
-}
-
 async function setUp(t: Test, options: { files?: FaultyFiles; bytesPerSecond?: number } = {}) {
   await warmUp(t)
-  const before = { files: openFiles(), threads: threads() }
+  const before = resources()
   const upstream = await simulate(t, { bytesPerSecond: options.bytesPerSecond ?? 4 * MiB })
   const it = image({ layers: [24 * MiB, 16 * MiB, 20_000] })
   upstream.addImage('library/big', '1', it)
@@ -80,13 +39,8 @@ async function setUp(t: Test, options: { files?: FaultyFiles; bytesPerSecond?: n
     t.ok(took < graceMs + A_LITTLE, `closed within ${Math.round(took)} ms`)
     await t.rejects(reach(mirror), 'nobody listens any more')
     await upstream.close()
-    await freshClients()
-    await eventually('all files are closed', () => openFiles().length <= before.files.length).catch(() => {
-      t.same(openFiles(), before.files)
-    })
-    await eventually('all threads have ended', () => threads() <= before.threads).catch(() => {
-      t.equal(threads(), before.threads)
-    })
+    await closeClients()
+    await holdsNoMore(t, before)
     t.same(surprises, [])
     t.same(said(mirror, 'error'), [])
   }
@@ -211,7 +165,7 @@ test('a second close is harmless', async (t) => {
 
 test('twenty lives in a row leak nothing', async (t) => {
   await warmUp(t)
-  const before = { files: openFiles(), threads: threads() }
+  const before = resources()
   const upstream = await simulate(t, { bytesPerSecond: 20 * MiB })
   const it = image({ layers: [3 * MiB, 8 * MiB] })
   upstream.addImage('library/big', '1', it)
@@ -228,12 +182,7 @@ test('twenty lives in a row leak nothing', async (t) => {
     await Promise.all(cut)
   }
   await upstream.close()
-  await freshClients()
-  await eventually('all files are closed', () => openFiles().length <= before.files.length).catch(() => {
-    t.same(openFiles(), before.files)
-  })
-  await eventually('all threads have ended', () => threads() <= before.threads).catch(() => {
-    t.equal(threads(), before.threads)
-  })
+  await closeClients()
+  await holdsNoMore(t, before)
   t.same(surprises, [])
 })
