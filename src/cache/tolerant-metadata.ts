@@ -61,8 +61,6 @@ export class TolerantMetadata implements MetadataStore {
     this.manifests = {
       get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
       named: (repository, digest) => or(undefined, inner.manifests.named(repository, digest)),
-      imagesNaming: (repository, digest, limit) =>
-        or([], inner.manifests.imagesNaming(repository, digest, limit)),
       children: (manifest) => or([], inner.manifests.children(manifest)),
       referrers: (repository, subject) => or([], inner.manifests.referrers(repository, subject)),
     }

@@ -66,8 +66,6 @@ export interface ManifestIndex {
   get(repository: RepositoryKey, digest: Digest): Promise<ManifestRecord | undefined>
   /** The descriptor by which a manifest *of this repository* names that digest, and as what. */
   named(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined>
-  /** Image manifests of this repository that name that blob, newest first, at most `limit`. */
-  imagesNaming(repository: RepositoryKey, digest: Digest, limit: number): Promise<Digest[]>
   /** What it names, config first, in the manifest's order. */
   children(manifest: Digest): Promise<ChildDescriptor[]>
   /** Manifests of this repository whose subject is `subject`. */

@@ -159,18 +159,6 @@ class SqlManifests implements ManifestIndex {
     return row && childOf(row)
   }
 
-  async imagesNaming(repository: RepositoryKey, digest: Digest, limit: number): Promise<Digest[]> {
-    const rows = await this.#naming(repository, digest)
-      .where('manifest.kind', '=', 'image')
-      .select(['manifest.digest', 'manifest.stored_at'])
-      .distinct()
-      .orderBy('manifest.stored_at', 'desc')
-      .orderBy('manifest.digest')
-      .limit(limit)
-      .execute()
-    return rows.map((row) => row.digest)
-  }
-
   async children(manifest: Digest): Promise<ChildDescriptor[]> {
     const rows = await this.#db
       .selectFrom('manifest_reference')

@@ -79,7 +79,6 @@ async function askEverything(store: MetadataStore): Promise<void> {
   await store.tags.list(a, page)
   await store.manifests.get(a, named('x'))
   await store.manifests.named(a, named('x'))
-  await store.manifests.imagesNaming(a, named('x'), 5)
   await store.manifests.children(named('x'))
   await store.manifests.referrers(a, named('x'))
   await store.blobs.linked(a, named('x'))

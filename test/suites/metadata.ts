@@ -64,7 +64,6 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     t.same(await store.tags.list(alpine, { limit: 10 }), [])
     t.equal(await store.manifests.get(alpine, named('m')), undefined)
     t.equal(await store.manifests.named(alpine, named('a')), undefined)
-    t.same(await store.manifests.imagesNaming(alpine, named('a'), 5), [])
     t.same(await store.manifests.children(named('m')), [])
     t.same(await store.manifests.referrers(alpine, named('m')), [])
     t.equal(await store.blobs.linked(alpine, named('a')), false)
@@ -149,7 +148,6 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     })
     t.equal(await store.manifests.get(sameNameElsewhere, named('m')), undefined)
     t.equal(await store.manifests.named(sameNameElsewhere, named('a')), undefined)
-    t.same(await store.manifests.imagesNaming(sameNameElsewhere, named('a'), 5), [])
   })
 
   void t.test('a manifest names its children in its order, duplicates included', async (t) => {
@@ -184,23 +182,6 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     const child = await store.manifests.named(alpine, named('child 1234'))
     t.match(child, { digest: named('child 1234'), role: 'manifest' })
   })
-
-  void t.test(
-    'the images that name a blob come newest first, each once, and no index among them',
-    async (t) => {
-      const store = await make(t)
-      await store.transaction((tx) => {
-        tx.putManifest(alpine, named('old'), 1, image([layer('a'), layer('a')]), 10)
-        tx.putManifest(alpine, named('new'), 1, image([layer('b'), layer('a')]), 30)
-        tx.putManifest(alpine, named('middle'), 1, image([layer('a')]), 20)
-        tx.putManifest(alpine, named('index'), 1, image([], { kind: 'index', manifests: [layer('a')] }), 40)
-        tx.putManifest(sameNameElsewhere, named('foreign'), 1, image([layer('a')]), 50)
-      })
-      t.same(await store.manifests.imagesNaming(alpine, named('a'), 5), ['new', 'middle', 'old'].map(named))
-      t.same(await store.manifests.imagesNaming(alpine, named('a'), 2), ['new', 'middle'].map(named))
-      t.same(await store.manifests.imagesNaming(alpine, named('config'), 1), [named('new')])
-    },
-  )
 
   void t.test('referrers are the manifests of that repository with that subject', async (t) => {
     const store = await make(t)
