@@ -108,8 +108,8 @@ async function pumpGrowing(
   { length = Infinity, signal, onBytes }: PumpOptions,
 ): Promise<number> {
   const size = Math.min(SMALL, length)
-  let spare = Buffer.allocUnsafeSlow(size)
-  let other = length > size ? Buffer.allocUnsafeSlow(size) : spare
+  let spare: Buffer = Buffer.allocUnsafeSlow(size)
+  let other: Buffer | undefined
   let read = 0
   let writing: Promise<void> | undefined
   try {
@@ -121,7 +121,8 @@ async function pumpGrowing(
       writing = write(response, spare.subarray(0, count), signal).then(() => onBytes(count))
       // It is awaited above, but perhaps only after a long read; until then its failure is nobody's surprise.
       writing.catch(() => undefined)
-      ;[spare, other] = [other, spare]
+      // A source may give less than it was asked for: even of a small body there may be a second piece.
+      if (read < length) [spare, other] = [other ?? Buffer.allocUnsafeSlow(size), spare]
     }
   } finally {
     // Also when the next piece will never come: what is on its way is good, and a client resumes after it.

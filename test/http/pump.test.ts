@@ -90,6 +90,37 @@ test('a client that was slow gets small pieces until it has been quick for a whi
   await t.rejects(done)
 })
 
+for (const length of [1000, 65536, 200_000]) {
+  test(`pieces smaller than asked for do not overwrite what is still on its way (${length} bytes)`, async (t) => {
+    const bytes = Buffer.from(Array.from({ length }, (_, at) => at % 251))
+    let at = 0
+    const source = {
+      read: async (buffer: Buffer) => {
+        const count = bytes.copy(buffer, 0, at, at + 99)
+        at += count
+        return count
+      },
+      [Symbol.asyncDispose]: async () => undefined,
+    }
+    // The kernel looks at the bytes as late as it may.
+    const arrived: Buffer[] = []
+    const response = {
+      write: (piece: Buffer, taken: () => void) =>
+        setImmediate(() => {
+          arrived.push(Buffer.from(piece))
+          taken()
+        }),
+    }
+    const options = { length, signal: new AbortController().signal, onBytes: () => undefined }
+    for (const growing of [true, false]) {
+      at = 0
+      arrived.length = 0
+      await pump(source, response as unknown as ServerResponse, new BufferPool(), { ...options, growing })
+      t.ok(Buffer.concat(arrived).equals(bytes))
+    }
+  })
+}
+
 test('many readers at once all get their own bytes', async (t) => {
   const { url, repository } = await serveFake(t)
   const blobs = Array.from({ length: 24 }, (_, at) => Buffer.alloc(3_000_000, `blob ${at} `))
