@@ -208,7 +208,7 @@ export class BlobCache {
         return fill.phase.is !== 'verified'
       },
       open: async (range, signal) => {
-        const follower = new Follower(fill, range, ({ position, sent, promised }, leaves) =>
+        const follower = new Follower(fill, size, range, ({ position, sent, promised }, leaves) =>
           BypassSource.open(
             {
               origin: repository.origin,

@@ -52,6 +52,8 @@ export class Download {
   readonly #runs = new Set<Run>()
   readonly #progress = new Waiters()
   #size: Bytes | undefined
+  /** Where a body of untold length ended. */
+  #found: Bytes | undefined
   #answered = false
   #firstTurn: Turn | undefined
   #tooLong = false
@@ -65,9 +67,14 @@ export class Download {
     this.#firstTurn = options.turn
   }
 
-  /** Of the blob, from the descriptor or from upstream's word. */
+  /** Of the blob, from the descriptor or from upstream's word; where a body happened to end is neither. */
   get size(): Bytes | undefined {
     return this.#size
+  }
+
+  /** Where this download ends, as far as anybody knows. */
+  get #end(): Bytes | undefined {
+    return this.#size ?? this.#found
   }
 
   /** Upstream has begun to deliver (or everything was here already). */
@@ -93,10 +100,10 @@ export class Download {
 
   async #run(signal: AbortSignal): Promise<'complete' | 'absent'> {
     const patience = new Patience(this.#options)
-    while (this.#size === undefined || this.ingest.prefix < this.#size || !this.#answered) {
+    while (this.#end === undefined || this.ingest.prefix < this.#end || !this.#answered) {
       signal.throwIfAborted()
       // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
-      const start = Math.min(this.ingest.prefix, Math.max((this.#size ?? Number.POSITIVE_INFINITY) - 1, 0))
+      const start = Math.min(this.ingest.prefix, Math.max((this.#end ?? Number.POSITIVE_INFINITY) - 1, 0))
       if (this.#covered(start)) {
         await this.#progress.wait(signal)
         continue
@@ -110,7 +117,7 @@ export class Download {
         if (!(error instanceof UpstreamError) || this.#tooLong) throw error
         if (error.status === 416 && this.#size === undefined && start > 0) {
           // Everything had arrived before the cut; only the length was unknown.
-          this.#size = start
+          this.#found = start
           continue
         }
         const brought = run.position - run.start
@@ -157,7 +164,7 @@ export class Download {
 
   /** Where that run must stop: the blob's end, bytes that are here, or where another run began. */
   #limit(run: Run): Bytes {
-    let limit = Math.min(run.end, this.#size ?? run.end, this.ingest.nextExtent(run.position))
+    let limit = Math.min(run.end, this.#end ?? run.end, this.ingest.nextExtent(run.position))
     for (const other of this.#runs)
       if (other !== run && other.start >= run.position) limit = Math.min(limit, other.start)
     return limit
@@ -192,7 +199,7 @@ export class Download {
     try {
       this.#learn(blob.size)
       const ended = await this.#receive(run, blob)
-      if (ended && this.#size === undefined) this.#size = run.position
+      if (ended && this.#size === undefined) this.#found = run.position
       if (ended && run.position < this.#limit(run)) {
         throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
       }

@@ -100,9 +100,11 @@ export class Fill {
     return this.#phase
   }
 
-  /** Of the blob; undefined while nobody knows, or when upstream never says. */
+  /** Of the blob; undefined while nobody knows. Without a descriptor it may be another after a mismatch. */
   get size(): Bytes | undefined {
-    return this.#attempt?.download.size ?? this.#expectedSize
+    const download = this.#attempt?.download
+    if (this.#phase.is === 'verified') return download?.ingest.prefix
+    return download?.size ?? this.#expectedSize
   }
 
   /** The bytes that followers read now. */

@@ -25,6 +25,7 @@ type Divert = (place: Place, signal: AbortSignal) => Promise<ByteSource>
 
 export class Follower implements ByteSource {
   readonly #fill: Fill
+  readonly #size: Bytes | undefined
   readonly #start: Bytes
   readonly #end: Bytes | undefined
   readonly #held: boolean
@@ -35,8 +36,10 @@ export class Follower implements ByteSource {
   #reading: Disposable | undefined
   #diverted: ByteSource | undefined
 
-  constructor(fill: Fill, range: ByteRange | undefined, divert: Divert) {
+  /** @param size of the blob, as the client is told it */
+  constructor(fill: Fill, size: Bytes | undefined, range: ByteRange | undefined, divert: Divert) {
     this.#fill = fill
+    this.#size = size
     this.#start = range?.start ?? 0
     this.#end = range?.end
     this.#position = this.#start
@@ -54,6 +57,7 @@ export class Follower implements ByteSource {
     for (;;) {
       const { phase } = this.#fill
       if (phase.is === 'failed') throw phase.error
+      this.#assertSize()
       if (phase.is === 'diverted') {
         await this.#goAround(false, signal)
         return
@@ -69,6 +73,7 @@ export class Follower implements ByteSource {
   async read(buffer: Buffer, signal: AbortSignal): Promise<Bytes> {
     for (;;) {
       if (this.#diverted !== undefined) return this.#diverted.read(buffer, signal)
+      this.#assertSize()
       const { phase, size } = this.#fill
       const end = this.#end ?? (phase.is === 'verified' ? size : undefined)
       if (end !== undefined && this.#position >= end) return 0
@@ -97,6 +102,13 @@ export class Follower implements ByteSource {
     this.#reading = undefined
     this.#place[Symbol.dispose]()
     await this.#diverted?.[Symbol.asyncDispose]()
+  }
+
+  /** Upstream said one size, sent wrong bytes, and says another now. What was promised can never come. */
+  #assertSize(): void {
+    const { size } = this.#fill
+    if (this.#size === undefined || size === undefined || size === this.#size) return
+    throw new OciError('BAD_GATEWAY', undefined, { message: 'upstream said the blob had another size' })
   }
 
   async #goAround(promised: boolean, signal: AbortSignal): Promise<void> {
