@@ -53,7 +53,7 @@ export class StorageHealth {
     this.#outage.worked()
   }
 
-  /** What cannot be cleared away costs space until the next start, and is part of the same trouble. */
+  /** What cannot be cleared away costs space until it can be, and is part of the same trouble. */
   neglected(error: unknown): void {
     this.#log[this.failing ? 'debug' : 'warn']({ err: error }, 'a partial file could not be cared for')
   }

@@ -27,7 +27,7 @@ export interface IngestOptions {
   readonly files?: Files
   readonly limits?: Partial<PartialLimits>
   readonly now?: () => number
-  /** Failures that cost only the chance to resume, or some space until the next start. */
+  /** Failures that cost only the chance to resume, or some space for a while. */
   readonly report?: (error: unknown) => void
 }
 
@@ -55,6 +55,8 @@ class DiskIngests implements IngestStore {
   readonly #report: (error: unknown) => void
   readonly #live = new Set<PartialFile>()
   readonly #idle = new Map<string, Idle>()
+  /** What could not be removed. None of these names is used again. */
+  readonly #litter = new Set<string>()
   #closed = false
 
   constructor(options: IngestOptions) {
@@ -94,6 +96,7 @@ class DiskIngests implements IngestStore {
   async open(identity: IngestIdentity, options: { fresh?: boolean } = {}): Promise<Ingest> {
     if (this.#closed) throw new Error('the folder of partial files has been closed')
     await this.#expire()
+    for (const file of [...this.#litter]) await this.#removeFile(file)
     const idle = this.#take(identity)
     if (idle) {
       const resumed = options.fresh === true ? undefined : await this.#resume(idle)
@@ -190,6 +193,7 @@ class DiskIngests implements IngestStore {
         file,
         inherited,
         limits: this.#limits,
+        remove: (it) => this.#removeFile(it),
         report: this.#report,
         ended,
       })
@@ -207,8 +211,14 @@ class DiskIngests implements IngestStore {
   }
 
   async #removeFile(file: string): Promise<void> {
-    // It costs space until the next start, and nobody's pull.
-    await this.#files.remove(file).catch(this.#report)
+    try {
+      await this.#files.remove(file)
+      this.#litter.delete(file)
+    } catch (error) {
+      // It costs space until it can be removed, and nobody's pull.
+      if (!this.#litter.has(file)) this.#report(error)
+      this.#litter.add(file)
+    }
   }
 }
 

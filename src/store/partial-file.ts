@@ -46,6 +46,8 @@ interface PartialFileOptions {
   readonly limits: PartialLimits
   /** Called once, when the ingest ends; with the extents when it was kept. */
   readonly ended: (kept: ExtentMap | undefined) => Promise<void>
+  /** Of a file that is no longer needed. Never rejects. */
+  readonly remove: (file: string) => Promise<void>
   /** Failures that cost only the chance to resume. */
   readonly report: (error: unknown) => void
 }
@@ -280,10 +282,7 @@ export class PartialFile implements Ingest {
   }
 
   async #remove(...endings: readonly ('.json' | '.part')[]): Promise<undefined> {
-    for (const ending of endings) {
-      // What cannot be removed costs space until the next start, and nobody's pull.
-      await this.#options.files.remove(this.#options.stem + ending).catch(this.#options.report)
-    }
+    for (const ending of endings) await this.#options.remove(this.#options.stem + ending)
   }
 }
 

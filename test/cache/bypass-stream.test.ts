@@ -179,3 +179,33 @@ test('a blob whose length nobody knows comes whole in bypass, and not at all whe
   const wrong = await pull(url(layer))
   t.ok(wrong.broken !== undefined || wrong.status === 502)
 })
+
+test('who has to wait for a turn in bypass has a head within the budget, and the body when it comes', async (t) => {
+  const { upstream, layers, url, mirror } = await bypassing(t, [32 * MiB, 20_000], {
+    mirror: { budgetMs: 500 },
+  })
+  const [layer, small] = layers as [Content, Content]
+  await pull(url(layer), {}, 'HEAD')
+  const stalled = await Promise.all(Array.from({ length: 6 }, () => request(url(layer))))
+  for (const { body } of stalled) body.on('error', () => undefined)
+  t.equal(upstream.log.inFlight('blob'), 6, 'all turns are taken')
+  const waiting = await request(url(layer), { headersTimeout: 10_000 })
+  t.equal(waiting.statusCode, 200)
+  // Its head may not be out before it is verified.
+  t.equal((await pull(url(small))).status, 503)
+  for (const { body } of stalled) body.destroy()
+  t.ok(Buffer.from(await waiting.body.arrayBuffer()).equals(layer.bytes))
+  t.ok((await pullSame(url(small), small)).same)
+  t.same(said(mirror, 'error'), [])
+})
+
+test('an upstream that hangs in bypass is an honest error within the budget', async (t) => {
+  const { upstream, layers, url, mirror } = await bypassing(t, [MiB], { mirror: { budgetMs: 500 } })
+  const [layer] = layers as [Content]
+  const rule = upstream.fault({ kind: 'blob', method: 'GET' }, { hang: 'headers' })
+  t.equal((await pull(url(layer))).status, 503)
+  await upstream.log.until((log) => log.inFlight('blob') === 0)
+  rule.remove()
+  t.ok((await pullSame(url(layer), layer)).same)
+  t.same(said(mirror, 'error'), [])
+})

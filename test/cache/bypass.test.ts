@@ -139,6 +139,23 @@ test('the space of a given-up fill is free although a slow client still reads', 
   t.ok(Buffer.concat(chunks).equals(layer.bytes))
 })
 
+test('what a read-only disk kept from being removed is removed when it can be', async (t) => {
+  const { mirror, disk, clock, layers, url } = await setUp(t, [8 * MiB, 3 * MiB])
+  const [layer, other] = layers as [Content, Content]
+  disk.room = 4 * MiB
+  disk.fullWith = 'EROFS'
+  disk.failing.set('remove', 'EROFS')
+  t.ok((await pullSame(url(layer), layer)).same)
+  await settled(mirror)
+  t.not((await storedFiles(mirror, 'ingest')).length, 0)
+  disk.heal()
+  clock.now += QUIET
+  t.equal((await pullSame(url(other), other)).cache, 'miss')
+  await settled(mirror)
+  t.same(await storedFiles(mirror, 'ingest'), [])
+  t.same(said(mirror, 'warn'), [REFUSES])
+})
+
 test('a wrong first try and a disk that gives up on the second give nobody a wrong file', async (t) => {
   const { upstream, disk, layers, url, mirror } = await setUp(t, [8 * MiB])
   const [layer] = layers as [Content]

@@ -59,8 +59,8 @@ export async function storedFiles(mirror: Mirror, folder: string): Promise<strin
 }
 
 /** A mirror that has found out that its disk takes nothing. */
-export async function bypassing(t: Test, layers: number[], upstream: UpstreamOptions = {}) {
-  const world = await setUp(t, layers, { upstream })
+export async function bypassing(t: Test, layers: number[], options: Parameters<typeof setUp>[2] = {}) {
+  const world = await setUp(t, layers, options)
   world.disk.failing.set('create', 'EROFS')
   await pull(world.tag)
   await eventually('it is known', async () => (await bypasses(world.mirror)) > 0)
