@@ -1,27 +1,10 @@
 /**
- * The simulated registry's endpoints, and its CDN's.
+ * The simulated registry's endpoints.
  */
 import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
+import { Cdn, cdnTargetOf, type CdnOptions, type Target } from './upstream-cdn.ts'
 import type { Holdings } from './upstream-content.ts'
-import type { Kind } from './upstream-log.ts'
-import { sendContent, sendError, sendJson, sendSmall, writeHead, type Call } from './upstream-send.ts'
-
-export interface CdnOptions {
-  /** Default 307. */
-  status?: 301 | 302 | 303 | 307 | 308
-  /** Redirects until the bytes come; default 1. */
-  hops?: number
-  /** `relative` keeps the bytes on the registry's own listener, outside `/v2/`. Default `absolute`. */
-  location?: 'absolute' | 'relative' | 'schemeRelative'
-  /** 400 for a request that carries `Authorization`, as S3 and Azure do. Default true. */
-  rejectAuthorization?: boolean
-  /** HEAD is redirected too (Docker Hub); else the registry answers it (Quay). Default true. */
-  redirectHead?: boolean
-  /** After which a signed URL is 403. */
-  signedUrlTtlMs?: number
-  /** Neither digest nor length in the answer. */
-  anonymousBodies?: boolean
-}
+import { sendContent, sendError, sendJson, sendSmall, type Call } from './upstream-send.ts'
 
 export interface RegistryOptions {
   cdn?: CdnOptions | undefined
@@ -30,12 +13,6 @@ export interface RegistryOptions {
   linkStyle?: 'relative' | 'absolute' | undefined
   /** `unsupported`: 404, as a registry without that API. `unfiltered`: ignores `artifactType`. */
   referrers?: 'ok' | 'unsupported' | 'unfiltered' | undefined
-}
-
-export interface Target {
-  readonly kind: Kind
-  readonly repo?: string
-  readonly ref?: string
 }
 
 const ENDPOINTS = { manifests: 'manifest', blobs: 'blob', referrers: 'referrers' } as const
@@ -53,21 +30,17 @@ export function targetOf(path: string): Target {
   return cdnTargetOf(path)
 }
 
-export function cdnTargetOf(path: string): Target {
-  const match = /^\/data\/(\d+)\/(.+)\/([^/]+)$/.exec(path)
-  if (match === null) return { kind: 'other' }
-  return { kind: match[1] === '0' ? 'cdn' : 'hop', repo: match[2] ?? '', ref: match[3] ?? '' }
-}
-
 export class RegistryEndpoints {
   readonly #holdings: Holdings
   readonly #urls: { url: string; cdnUrl: string }
+  readonly #cdn: Cdn
   /** Replaced as a whole at run time. */
   options: RegistryOptions
 
   constructor(holdings: Holdings, urls: { url: string; cdnUrl: string }, options: RegistryOptions) {
     this.#holdings = holdings
     this.#urls = urls
+    this.#cdn = new Cdn(holdings, urls)
     this.options = options
   }
 
@@ -76,7 +49,7 @@ export class RegistryEndpoints {
     if (method !== 'GET' && method !== 'HEAD') sendError(call, 405, 'UNSUPPORTED')
     else if (kind === 'ping') sendJson(call, 200, {})
     else if (repo === undefined) sendError(call, 404, 'NOT_FOUND')
-    else if (kind === 'cdn' || kind === 'hop') await this.#cdn(call, repo, ref)
+    else if (kind === 'cdn' || kind === 'hop') await this.#cdn.answer(call, repo, ref, this.options.cdn)
     else if (!this.#holdings.repositories.has(repo)) sendError(call, 404, 'NAME_UNKNOWN')
     else if (kind === 'tags') this.#tags(call, repo)
     else if (kind === 'manifest') await this.#manifest(call, repo, ref)
@@ -105,7 +78,7 @@ export class RegistryEndpoints {
     }
     const { cdn } = this.options
     if (cdn !== undefined && (call.entry.method === 'GET' || cdn.redirectHead !== false)) {
-      this.#redirect(call, cdn, cdn.hops ?? 1, `${repo}/${digest}`)
+      this.#cdn.redirect(call, cdn, `${repo}/${digest}`)
       return
     }
     await sendContent(call, blob.bytes, {
@@ -113,52 +86,6 @@ export class RegistryEndpoints {
       'docker-content-digest': blob.digest,
       etag: `"${blob.digest}"`,
     })
-  }
-
-  #redirect(call: Call, cdn: CdnOptions, hopsLeft: number, path: string): void {
-    const query = cdn.signedUrlTtlMs === undefined ? '' : `?expires=${performance.now() + cdn.signedUrlTtlMs}`
-    const target = `/data/${hopsLeft - 1}/${path}${query}`
-    const location = {
-      absolute: this.#urls.cdnUrl + target,
-      schemeRelative: this.#urls.cdnUrl.replace(/^https?:/, '') + target,
-      relative: target,
-    }[cdn.location ?? 'absolute']
-    sendSmall(call, cdn.status ?? 307, `<a href="${location}">Temporary Redirect</a>.\n`, {
-      location,
-      'content-type': 'text/html; charset=utf-8',
-      // What Quay says of its redirects, although their targets die after ten minutes.
-      'cache-control': 'max-age=31536000',
-    })
-  }
-
-  async #cdn(call: Call, repo: string, digest: string): Promise<void> {
-    const cdn = this.options.cdn ?? {}
-    const { headers, url } = call.entry
-    if (headers.authorization !== undefined && cdn.rejectAuthorization !== false) {
-      xml(call, 400, 'InvalidArgument', 'Only one auth mechanism allowed')
-      return
-    }
-    const { pathname, searchParams } = new URL(url, 'http://cdn')
-    const expires = searchParams.get('expires')
-    if (expires !== null && Number(expires) < performance.now()) {
-      xml(call, 403, 'AccessDenied', 'Request has expired')
-      return
-    }
-    const hopsLeft = Number(/^\/data\/(\d+)\//.exec(pathname)?.[1])
-    if (hopsLeft > 0) {
-      this.#redirect(call, cdn, hopsLeft, `${repo}/${digest}`)
-      return
-    }
-    const blob = this.#holdings.repositories.get(repo)?.blobs.get(digest)
-    if (blob === undefined) {
-      xml(call, 404, 'NoSuchKey', 'The specified key does not exist.')
-      return
-    }
-    const anonymous: Call =
-      cdn.anonymousBodies === true
-        ? { ...call, behaviour: { noContentLength: true, ...call.behaviour } }
-        : call
-    await sendContent(anonymous, blob.bytes, { 'content-type': 'application/octet-stream' })
   }
 
   #tags(call: Call, repo: string): void {
@@ -204,10 +131,4 @@ export class RegistryEndpoints {
     const prefix = this.options.linkStyle === 'absolute' ? this.#urls.url : ''
     return { link: `<${prefix}${target}>; rel="next"` }
   }
-}
-
-function xml(call: Call, status: number, code: string, message: string): void {
-  const text = `<?xml version="1.0"?><Error><Code>${code}</Code><Message>${message}</Message></Error>`
-  writeHead(call, status, { 'content-type': 'application/xml', 'content-length': Buffer.byteLength(text) })
-  call.response.end(call.entry.method === 'HEAD' ? undefined : text)
 }
