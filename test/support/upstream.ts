@@ -16,12 +16,14 @@ import { Holdings } from './upstream-content.ts'
 import { RequestLog, type Listener, type LogEntry } from './upstream-log.ts'
 import { RegistryEndpoints, targetOf, type RegistryOptions } from './upstream-registry.ts'
 import { Rules, type Behaviour, type Matcher, type Rule } from './upstream-rules.ts'
-import { sendError, sendStatus, type Call } from './upstream-send.ts'
+import { sendError, sendSmall, sendStatus, type Call } from './upstream-send.ts'
 
 export interface UpstreamOptions extends AuthOptions, RegistryOptions {
   /** For every response, unless a rule says otherwise. */
   bytesPerSecond?: number | undefined
   latencyMs?: number | undefined
+  /** Sends a request there, 307, before anybody looks at it; for a registry that is only the front of another. */
+  elsewhere?: ((entry: LogEntry) => string | undefined) | undefined
   /** PEM; makes all three listeners speak TLS. */
   tls?: { cert: string; key: string } | undefined
   /** Default 127.0.0.1. The URLs name it. */
@@ -210,6 +212,11 @@ export class UpstreamSimulator implements AsyncDisposable {
     }
     if (behaviour.status !== undefined) {
       sendStatus(call, behaviour.status)
+      return
+    }
+    const location = this.#options.elsewhere?.(entry)
+    if (location !== undefined) {
+      sendSmall(call, 307, '', { location })
       return
     }
     if (entry.listener === 'auth') {

@@ -1,0 +1,43 @@
+/**
+ * Docker Hub: two names for one repository, quotas told in heads, and "no such repository" told as 401.
+ */
+import { admitted, says, unknownManifest, unknownUser, type Profile } from './profile.ts'
+
+const QUOTA = {
+  'ratelimit-limit': '100;w=21600',
+  'ratelimit-remaining': '97;w=21600',
+  'docker-ratelimit-source': '192.0.2.1',
+}
+
+export const dockerHub: Profile = {
+  key: 'docker.io',
+  repository: 'library/thing',
+  format: 'docker',
+  options: {
+    token: { service: 'registry.docker.io', ttl: 300, fields: 'both', hideUnknown: true },
+    cdn: { status: 307, redirectHead: true },
+    referrers: 'unsupported',
+  },
+  quirks: (registry) => [
+    [{ kind: 'manifest' }, { headers: QUOTA }],
+    [
+      { kind: 'manifest', when: admitted(unknownManifest(registry)) },
+      says(404, 'MANIFEST_UNKNOWN', 'manifest unknown', { detail: 'unknown tag=missing', headers: QUOTA }),
+    ],
+    [
+      { kind: 'blob' },
+      { headers: { 'content-type': 'application/octet-stream', 'cache-control': undefined } },
+    ],
+    [
+      { kind: 'cdn' },
+      { headers: { etag: '"9b7d2f0c1f6d4e"', 'cf-cache-status': 'HIT', 'cache-control': 'max-age=14400' } },
+    ],
+    [
+      { when: unknownUser },
+      {
+        status: 401,
+        body: { text: '{"details":"incorrect username or password"}', type: 'application/json' },
+      },
+    ],
+  ],
+}
