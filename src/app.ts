@@ -33,6 +33,7 @@ import type { PartialLimits } from './store/partial-file.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { RegistryClient } from './upstream/client.ts'
+import { FallbackUpstream } from './upstream/fallbacks.ts'
 import { OfflineUpstream } from './upstream/offline.ts'
 import { PrioritySlots } from './upstream/slots.ts'
 import type { Upstream } from './upstream/upstream.ts'
@@ -101,11 +102,12 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     // The mirror.
     const known = new TolerantMetadata(index, { metrics, log, now })
     const cached = new TolerantBlobStore(store, { metrics, log, now })
+    const budgetMs = overrides.budgetMs ?? BUDGET_MS
+    const staleBudgetMs = overrides.staleBudgetMs ?? STALE_BUDGET_MS
     const upstreams = config.upstreams.map((upstream) =>
-      createEntry(config, upstream, { metrics, log, monotonic }),
+      createEntry(config, upstream, { metrics, log, monotonic, shortestBudgetMs: staleBudgetMs }),
     )
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
-    const budgetMs = overrides.budgetMs ?? BUDGET_MS
     const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, now })
     const blobs = closing.adopt(
       new BlobCache({
@@ -132,7 +134,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
           negativeTtlMs: config.cache.negativeTtl,
           staleIfErrorMs: config.cache.staleIfError,
           staleIfDeniedMs: config.cache.staleIfDenied,
-          staleBudgetMs: overrides.staleBudgetMs ?? STALE_BUDGET_MS,
+          staleBudgetMs,
           budgetMs,
         },
         log,
@@ -200,32 +202,21 @@ export function createApp(config: Config, overrides: AppOverrides): App {
   }
 }
 
-function createEntry(
-  config: Config,
-  upstream: UpstreamConfig,
-  { metrics, log, monotonic }: { metrics: Metrics; log: Logger; monotonic: () => number },
-): UpstreamEntry {
-  const { key, credentials, ca, proxy, maxConnections, timeouts } = upstream
-  const { httpProxy, httpsProxy, noProxy } = config.proxyEnvironment
-  const client: Upstream = config.cache.offline
-    ? new OfflineUpstream(key)
-    : new RegistryClient({
-        key,
-        url: upstream.url,
-        ...credentials,
-        ca,
-        proxy,
-        env: { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy },
-        maxConnections,
-        timeouts,
-        metrics,
-        log,
-      })
+interface EntryTools {
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly monotonic: () => number
+  readonly shortestBudgetMs: number
+}
+
+function createEntry(config: Config, upstream: UpstreamConfig, tools: EntryTools): UpstreamEntry {
   return {
     origin: {
-      upstream: client,
-      slots: new PrioritySlots(maxConnections),
-      state: new InProcessUpstreamState(monotonic),
+      upstream: config.cache.offline
+        ? new OfflineUpstream(upstream.key)
+        : createUpstream(config, upstream, tools),
+      slots: new PrioritySlots(upstream.maxConnections),
+      state: new InProcessUpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
     },
     aliases: upstream.aliases,
@@ -233,6 +224,22 @@ function createEntry(
     allow: upstream.allow,
     deny: upstream.deny,
   }
+}
+
+function createUpstream(config: Config, upstream: UpstreamConfig, tools: EntryTools): Upstream {
+  const { key, url, fallbacks, credentials, ca, proxy, maxConnections, timeouts } = upstream
+  const { metrics, log, monotonic, shortestBudgetMs } = tools
+  const { httpProxy, httpsProxy, noProxy } = config.proxyEnvironment
+  const env = { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy }
+  const anonymous = { key, ca, proxy, env, maxConnections, timeouts, metrics, log }
+  const own = { ...anonymous, ...credentials, url }
+  if (fallbacks.length === 0) return new RegistryClient(own)
+  // Who has somebody behind it need not be asked as stubbornly. The credentials are for the first alone.
+  const sources = [own, ...fallbacks.map((it) => ({ ...anonymous, url: it }))].map((options) => ({
+    url: options.url,
+    upstream: new RegistryClient({ ...options, tries: 2 }),
+  }))
+  return new FallbackUpstream({ sources, shareMs: shortestBudgetMs / sources.length, log, now: monotonic })
 }
 
 function finishAbandoned(config: Config): FinishAbandoned {

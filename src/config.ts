@@ -6,7 +6,7 @@
  */
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
-import { ALIASES, checkConfig, HOST, nearest, type UpstreamFiles } from './config/checks.ts'
+import { ALIASES, checkConfig, defaultUrlOf, HOST, nearest, type UpstreamFiles } from './config/checks.ts'
 import { ConfigSource, isTree, pathText, type ConfigProblem, type Path } from './config/source.ts'
 import { parsePercent } from './config/units.ts'
 import {
@@ -31,6 +31,7 @@ type Milliseconds = number
 
 const upstreamSchema = section({
   url: origin().optional(),
+  fallbacks: z.array(origin(), 'a list of http or https URLs').prefault([]),
   default: flag().prefault(false),
   aliases: z
     .array(text('a registry name: host or host:port, lower case', HOST), 'a list of registry names')
@@ -105,9 +106,6 @@ export const configSchema = section({
   }).prefault({}),
 })
 
-/** Where an upstream is when its `url` is not set. Docker Hub's API has another host than its name. */
-const URLS: ReadonlyMap<string, string> = new Map([['docker.io', 'https://registry-1.docker.io']])
-
 /** Valid, but nothing acts on it yet: whoever sets it is told so at the start. `*` stands for any key. */
 const NOT_YET: readonly string[] = [
   'cache.maxSize',
@@ -124,7 +122,10 @@ type ParsedUpstream = z.output<typeof upstreamSchema>
 type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T
 
 export interface UpstreamConfig extends DeepReadonly<
-  Pick<ParsedUpstream, 'default' | 'aliases' | 'deny' | 'maxConnections' | 'timeouts' | 'segments'>
+  Pick<
+    ParsedUpstream,
+    'fallbacks' | 'default' | 'aliases' | 'deny' | 'maxConnections' | 'timeouts' | 'segments'
+  >
 > {
   /** Registry name, path prefix, value of `?ns=`. */
   readonly key: string
@@ -265,7 +266,8 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
     const password = upstream.password ?? files.get(key)?.password
     return {
       key,
-      url: upstream.url ?? URLS.get(key) ?? `https://${key}`,
+      url: upstream.url ?? defaultUrlOf(key),
+      fallbacks: upstream.fallbacks,
       default: standard,
       aliases: [...new Set([...(ALIASES.get(key) ?? []), ...upstream.aliases])],
       credentials: username !== undefined && password !== undefined ? { username, password } : undefined,

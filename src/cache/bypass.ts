@@ -169,6 +169,7 @@ async function* verified(options: BypassOptions, transfer: Transfer): AsyncGener
       return
     }
     const upstream = origin.upstream.key
+    origin.upstream.distrust?.(digest)
     metrics.integrityFailures.inc({ upstream })
     log.warn(
       { upstream, digest, size: given.length + heldBytes, again },

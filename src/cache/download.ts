@@ -247,6 +247,7 @@ export class Download {
   /** @throws UpstreamError when upstream's length is not the descriptor's */
   #learn(size: Bytes | undefined): void {
     if (size !== undefined && this.#size !== undefined && size !== this.#size) {
+      this.#options.origin.upstream.distrust?.(this.#options.digest)
       throw new UpstreamError(
         'broken',
         this.#options.origin.upstream.key,

@@ -287,6 +287,7 @@ export class Fill {
           'the bytes from upstream are not what was asked for',
         )
         attempt.wrong = true
+        this.origin.upstream.distrust?.(this.digest)
         return 'mismatch'
       }
       if (earlier !== undefined) {

@@ -66,7 +66,7 @@ export class InProcessUpstreamState implements UpstreamState {
 
   failed(name: RepositoryName, error: UpstreamError): void {
     const failure = { error, until: this.#now() + FAILURE_MEMORY_MS }
-    if (isOfTheWhole(error)) this.#failure = failure
+    if (error.ofTheWhole) this.#failure = failure
     else this.#failures.set(name, failure)
   }
 
@@ -117,9 +117,4 @@ export class InProcessUpstreamState implements UpstreamState {
     }
     return { state: 'ok', message: undefined }
   }
-}
-
-/** No answer, no more requests, or a server error; anything else was said about one name. */
-function isOfTheWhole({ failure, status }: UpstreamError): boolean {
-  return failure === 'unreachable' || failure === 'busy' || (failure === 'broken' && (status ?? 0) >= 500)
 }

@@ -17,6 +17,11 @@ export const ALIASES: ReadonlyMap<string, readonly string[]> = new Map([
   ['docker.io', ['index.docker.io', 'registry-1.docker.io']],
 ])
 
+/** Where an upstream is when its `url` is not set. Docker Hub's API has another host than its name. */
+export function defaultUrlOf(key: string): string {
+  return key === 'docker.io' ? 'https://registry-1.docker.io' : `https://${key}`
+}
+
 const KEPT = 'the name local is kept for the repositories that are pushed here'
 
 /** What the files of an upstream said, by its key. */
@@ -36,6 +41,7 @@ export function checkConfig(source: ConfigSource): UpstreamFiles {
   for (const [key, value] of Object.entries(upstreams)) {
     if (!isTree(value)) continue
     const path = ['upstreams', key]
+    checkFallbacks(source, path, value, defaultUrlOf(key))
     checkCredentials(source, path, value)
     const password = readNamed(source, [...path, 'passwordFile'], value['passwordFile'])?.replace(
       /\r?\n$/,
@@ -77,6 +83,24 @@ function checkNames(source: ConfigSource, upstreams: Tree): void {
       source.report([...path, 'default'], `only one upstream can be the default, and ${standard} is`)
     standard ??= key
   }
+}
+
+function checkFallbacks(source: ConfigSource, path: Path, upstream: Tree, defaultUrl: string): void {
+  const own = originOf(upstream['url'] ?? defaultUrl)
+  const seen = new Set<string>()
+  const listed: unknown[] = Array.isArray(upstream['fallbacks']) ? upstream['fallbacks'] : []
+  for (const [place, value] of listed.entries()) {
+    const origin = originOf(value)
+    if (origin === undefined) continue
+    const at = [...path, 'fallbacks', place]
+    if (origin === own) source.report(at, `${origin} is the upstream itself`)
+    else if (seen.has(origin)) source.report(at, `${origin} is listed twice`)
+    seen.add(origin)
+  }
+}
+
+function originOf(value: unknown): string | undefined {
+  return typeof value === 'string' ? URL.parse(value)?.origin : undefined
 }
 
 function checkCredentials(source: ConfigSource, path: Path, upstream: Tree): void {

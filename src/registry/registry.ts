@@ -39,6 +39,8 @@ export interface RegistryHealth {
     readonly key: string
     readonly state: 'ok' | 'failing' | 'denied'
     readonly message: string | undefined
+    /** Who answers in its place. */
+    readonly fallback?: string | undefined
   }[]
   /** The cache is bypassed because the disk would not take it. */
   readonly storage: 'ok' | 'bypassed'
@@ -134,6 +136,7 @@ export class NameRegistry implements Registry {
       upstreams: this.#options.upstreams.map(({ origin }) => ({
         key: origin.upstream.key,
         ...origin.state.health(),
+        fallback: origin.upstream.fallback,
       })),
       storage: this.#options.storageFailing() ? 'bypassed' : 'ok',
     }

@@ -37,6 +37,8 @@ export interface AskingOptions {
   readonly now?: (() => Milliseconds) | undefined
   /** Upper end of the pause before the second try; it doubles. Default 250. */
   readonly backoffMs?: Milliseconds | undefined
+  /** How often a question is asked at the most. Default 3. */
+  readonly tries?: number | undefined
   /** In place of the system's resolver. */
   readonly resolve?: LookupFunction | undefined
 }
@@ -121,10 +123,11 @@ export class Asking {
   }
 
   async #patiently(signal: AbortSignal, attempt: () => Promise<Answer>): Promise<Answer> {
-    const { backoffMs, log } = this.#options
+    const { backoffMs, tries, log } = this.#options
     return await withRetries(attempt, {
       signal,
       backoffMs,
+      tries,
       onRetry: (reason, error) => {
         this.retried(reason)
         log?.debug({ upstream: this.#options.key, reason, err: error }, 'asking upstream again')

@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
 
-const TRIES = 3
+const DEFAULT_TRIES = 3
 /** An upstream that wants us to wait for longer is told to the caller, who may have something stale. */
 const LONGEST_WAIT: Milliseconds = 2000
 
@@ -16,12 +16,14 @@ interface RetryOptions {
   readonly signal: AbortSignal
   /** Upper end of the first pause; it doubles. Default 250. */
   readonly backoffMs?: Milliseconds | undefined
+  /** Default 3. */
+  readonly tries?: number | undefined
   readonly onRetry?: (reason: RetryReason, error: UpstreamError) => void
 }
 
 /** @throws the last attempt's error, or the signal's reason */
 export async function withRetries<T>(attempt: () => Promise<T>, options: RetryOptions): Promise<T> {
-  const { signal, backoffMs = 250, onRetry } = options
+  const { signal, backoffMs = 250, tries = DEFAULT_TRIES, onRetry } = options
   let silentRetryLeft = true
   for (let tried = 1; ;) {
     try {
@@ -30,7 +32,7 @@ export async function withRetries<T>(attempt: () => Promise<T>, options: RetryOp
       const reason = error instanceof UpstreamError ? retryReason(error) : undefined
       if (reason === undefined || !(error instanceof UpstreamError)) throw error
       const silent = reason === 'reused-connection' && silentRetryLeft
-      if (!silent && (tried >= TRIES || (error.retryAfterMs ?? 0) > LONGEST_WAIT)) throw error
+      if (!silent && (tried >= tries || (error.retryAfterMs ?? 0) > LONGEST_WAIT)) throw error
       onRetry?.(reason, error)
       if (silent) {
         silentRetryLeft = false

@@ -13,6 +13,8 @@ export type Milliseconds = number
 export interface Upstream {
   /** The registry name of the configuration: `docker.io`. */
   readonly key: string
+  /** URL of who answers while this one itself does not, where somebody does. */
+  readonly fallback?: string | undefined
 
   /**
    * Costs no Docker Hub pull. `absent` is a hint only: a HEAD has no body that could prove it.
@@ -39,6 +41,9 @@ export interface Upstream {
    * What was asked is not always what comes: `start` says where the body really begins.
    */
   blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined>
+
+  /** What came for that blob was wrong: whoever has it from more than one place asks another next time. */
+  distrust?(digest: Digest): void
 
   /** One page, as it came. `query` is handed on as it is (cursors are opaque). */
   tags(name: RepositoryName, query: URLSearchParams, signal: AbortSignal): Promise<TagPage | undefined>
@@ -139,5 +144,11 @@ export class UpstreamError extends Error {
     this.status = facts.status
     this.retryAfterMs = facts.retryAfterMs
     this.insufficientScope = facts.insufficientScope ?? false
+  }
+
+  /** No answer, no more requests, or a server error; anything else was said about one name. */
+  get ofTheWhole(): boolean {
+    const { failure, status } = this
+    return failure === 'unreachable' || failure === 'busy' || (failure === 'broken' && (status ?? 0) >= 500)
   }
 }
