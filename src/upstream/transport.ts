@@ -22,9 +22,11 @@ export type ResponseHeaders = Readonly<Record<string, string | string[] | undefi
 
 export interface Request {
   readonly kind: RequestKind
-  readonly method: 'GET' | 'HEAD'
+  readonly method: 'GET' | 'HEAD' | 'POST'
   readonly url: URL
   readonly headers: Headers
+  /** Of a POST. */
+  readonly body?: string
   /** Also ends the body. */
   readonly signal: AbortSignal
 }
@@ -86,6 +88,7 @@ export class Transport {
           path: url.pathname + url.search,
           method: request.method,
           headers: request.headers,
+          ...(request.body === undefined ? {} : { body: request.body }),
         },
         handler,
       )
