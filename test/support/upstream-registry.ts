@@ -4,10 +4,13 @@
 import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { Cdn, cdnTargetOf, type CdnOptions, type Target } from './upstream-cdn.ts'
 import type { Holdings } from './upstream-content.ts'
-import { sendContent, sendError, sendJson, sendSmall, type Call } from './upstream-send.ts'
+import { sendContent } from './upstream-body.ts'
+import { sendError, sendJson, sendSmall, type Call } from './upstream-send.ts'
 
 export interface RegistryOptions {
   cdn?: CdnOptions | undefined
+  /** Manifests come from elsewhere, too (registry.k8s.io). */
+  redirectManifests?: boolean | undefined
   /** Most tags (or referrers) on one page, whatever was asked for. */
   pageSize?: number | undefined
   linkStyle?: 'relative' | 'absolute' | undefined
@@ -58,6 +61,10 @@ export class RegistryEndpoints {
   }
 
   async #manifest(call: Call, repo: string, reference: string): Promise<void> {
+    if (this.options.redirectManifests === true && call.entry.listener === 'registry') {
+      this.#cdn.redirectManifest(call, repo, reference)
+      return
+    }
     const manifest = this.#holdings.manifest(repo, reference)
     if (manifest === undefined) {
       sendError(call, 404, 'MANIFEST_UNKNOWN')

@@ -6,17 +6,19 @@
  * benchmarks use it too.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { createServer as createTlsServer } from 'node:https'
+import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Content, Image } from './images.ts'
 import { TokenService, type AuthOptions } from './upstream-auth.ts'
-import { cdnTargetOf } from './upstream-cdn.ts'
+import { cdnTargetOf, sendCdnError } from './upstream-cdn.ts'
 import { Holdings } from './upstream-content.ts'
+import { acceptSilently, neverAccept, type Silence } from './upstream-down.ts'
 import { RequestLog, type Listener, type LogEntry } from './upstream-log.ts'
 import { RegistryEndpoints, targetOf, type RegistryOptions } from './upstream-registry.ts'
 import { Rules, type Behaviour, type Matcher, type Rule } from './upstream-rules.ts'
 import { sendError, sendSmall, sendStatus, type Call } from './upstream-send.ts'
+import { mayAnswer } from './upstream-wire.ts'
 
 export interface UpstreamOptions extends AuthOptions, RegistryOptions {
   /** For every response, unless a rule says otherwise. */
@@ -47,6 +49,7 @@ export class UpstreamSimulator implements AsyncDisposable {
   readonly #ports: Record<Listener, number> = { registry: 0, auth: 0, cdn: 0 }
   readonly #endpoints: RegistryEndpoints
   #options: UpstreamOptions
+  #silences: Silence[] = []
 
   constructor(options: UpstreamOptions) {
     this.#options = options
@@ -112,6 +115,7 @@ export class UpstreamSimulator implements AsyncDisposable {
 
   /** Up, on the same ports as before. */
   async start(): Promise<void> {
+    for (const silence of this.#silences.splice(0)) await silence.end()
     for (const listener of LISTENERS) {
       const server = this.#servers[listener]
       await new Promise<void>((resolve, reject) => {
@@ -125,8 +129,29 @@ export class UpstreamSimulator implements AsyncDisposable {
     }
   }
 
+  /**
+   * Running connections are cut; further ones do not come about, or come about and stay silent (a handshake
+   * never ends then). Until `start`.
+   */
+  async hang(at: 'connect' | 'tls'): Promise<void> {
+    await this.stop()
+    const silence = at === 'connect' ? neverAccept : acceptSilently
+    const host = this.#options.host ?? '127.0.0.1'
+    this.#silences = await Promise.all(LISTENERS.map((listener) => silence(this.#ports[listener], host)))
+  }
+
+  /** From the next connection on, which all of them will be. Only where it spoke TLS before. */
+  useCertificate(pair: { cert: string; key: string }): void {
+    for (const server of Object.values(this.#servers)) {
+      if (!(server instanceof TlsServer)) throw new Error('this simulator does not speak TLS')
+      server.setSecureContext(pair)
+      server.closeAllConnections()
+    }
+  }
+
   /** Down: connections are refused, running ones are cut. */
   async stop(): Promise<void> {
+    for (const silence of this.#silences.splice(0)) await silence.end()
     await Promise.all(
       LISTENERS.map(async (listener) => {
         const server = this.#servers[listener]
@@ -205,9 +230,9 @@ export class UpstreamSimulator implements AsyncDisposable {
   async #answer(call: Call): Promise<void> {
     const { behaviour, entry, response } = call
     if (behaviour.latencyMs !== undefined) await sleep(behaviour.latencyMs)
-    if (response.destroyed || behaviour.hang === 'headers') return
-    if (behaviour.emptyReply === true) {
-      response.socket?.end()
+    if (response.destroyed || !(await mayAnswer(call))) return
+    if (behaviour.cdnError !== undefined) {
+      sendCdnError(call, behaviour.cdnError)
       return
     }
     if (behaviour.status !== undefined) {
