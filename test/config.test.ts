@@ -285,6 +285,39 @@ test('names of upstreams are registry names and belong to one of them', async (t
     told(t, problems(`upstreams:\n  ${upstreams}\n`), [expected], upstreams)
 })
 
+test('fallbacks are further places of an upstream, each of them once', async (t) => {
+  const { upstreams } = config(
+    'upstreams: { docker.io: { fallbacks: ["https://mirror.gcr.io/", "http://a:5000"] }, quay.io: {} }',
+  )
+  t.strictSame(
+    upstreams.map(({ fallbacks }) => fallbacks),
+    [['https://mirror.gcr.io', 'http://a:5000'], []],
+  )
+  const rows: [upstream: string, expected: RegExp][] = [
+    ['docker.io: { fallbacks: [a.io] }', /fallbacks\[0\]: found "a\.io", expected an http or https URL/],
+    ['docker.io: { fallbacks: ["https://a.io/path"] }', /fallbacks\[0\]: found .* expected an http or https/],
+    ['docker.io: { fallbacks: "https://a.io" }', /fallbacks: found .* expected a list of http or https URLs/],
+    [
+      'docker.io: { fallbacks: ["https://registry-1.docker.io/"] }',
+      /fallbacks\[0\]: .* is the upstream itself/,
+    ],
+    [
+      'a.io: { fallbacks: ["https://b.io", "https://a.io:443"] }',
+      /fallbacks\[1\]: .* is the upstream itself/,
+    ],
+    [
+      'a.io: { url: "https://b.io", fallbacks: ["https://B.io"] }',
+      /fallbacks\[0\]: .* is the upstream itself/,
+    ],
+    [
+      'a.io: { fallbacks: ["http://b", "http://c", "http://b/"] }',
+      /fallbacks\[2\]: http:\/\/b is listed twice/,
+    ],
+  ]
+  for (const [upstream, expected] of rows)
+    told(t, problems(`upstreams:\n  ${upstream}\n`), [expected], upstream)
+})
+
 test('addresses of upstreams, proxies and ourselves are origins', async (t) => {
   for (const url of [
     'ftp://a',
