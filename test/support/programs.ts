@@ -100,6 +100,11 @@ export async function succeed(...args: Parameters<typeof run>): Promise<string> 
   return stdout
 }
 
+/** Whoever starts a program, and runs this when all is over: a test. */
+export interface Owner {
+  teardown(clean: () => unknown): void
+}
+
 /** A program that runs until it is told to stop. */
 export class Program {
   readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
@@ -108,7 +113,7 @@ export class Program {
   readonly #child: ChildProcess
   #running = true
 
-  constructor(t: Test, command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) {
+  constructor(owner: Owner, command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) {
     // A group of its own, so that what it starts can be ended with it.
     const child = spawn(findCommand(command) ?? command, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -135,7 +140,7 @@ export class Program {
         setTimeout(settle, 500).unref()
       })
     })
-    t.teardown(() => this.stop())
+    owner.teardown(() => this.stop())
   }
 
   get pid(): number | undefined {

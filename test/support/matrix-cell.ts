@@ -1,0 +1,259 @@
+/**
+ * One cell of the fault matrix: a fault, what the cache holds when it begins, and so many clients at once.
+ *
+ * Every cell has an upstream of its own, and so a repository, a memory of failures and a circuit of its own:
+ * what happened in another cell can explain nothing here.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Agent } from 'undici'
+import type { CacheState, Fault } from './faults/fault.ts'
+import { image, index, type Content, type Image } from './images.ts'
+import { newAgent, pullImage, UNACCEPTABLE, type Outcome, type Pull } from './matrix-client.ts'
+import type { UpstreamSimulator } from './upstream.ts'
+
+const KiB = 1024
+
+/** Large enough for a transfer to be in the middle, and for many a hold-back; one that is held back as a whole. */
+const LAYERS = [1280 * KiB, 100 * KiB, 3 * KiB]
+const REPOSITORY = 'team/app'
+const TAG = '1'
+/** So many of the clients ask for parts as well. */
+const WITH_RANGES = 3
+
+/** The mirror's time-outs for an upstream; long ones would make a matrix of waiting. */
+export const TIMEOUTS = { connect: '1s', headers: '1s', idle: '1s' }
+
+/**
+ * How long a pull may take. Of the budgets that the mirror promises for the head of an answer, 5 s and 15 s, the
+ * time-outs above leave little; what is long is a body that gets six more chances, with up to 11 s of pauses
+ * between them.
+ */
+const BUDGET_MS: Readonly<Record<CacheState, number>> = { cold: 25_000, stale: 7_000, 'in flight': 25_000 }
+/** Until the head of any answer is there: the mirror's own promise, and a little for a machine that is busy. */
+const HEAD_BUDGET_MS: Readonly<Record<CacheState, number>> = {
+  cold: 16_000,
+  stale: 6_000,
+  'in flight': 16_000,
+}
+/** For what must work without a fault. */
+const GOOD_DAY_MS = 20_000
+
+export interface Cell {
+  readonly fault: Fault
+  readonly state: CacheState
+  readonly clients: number
+  /** Of the upstream in the mirror's configuration. */
+  readonly key: string
+}
+
+export interface Row extends Cell {
+  /** How many pulls ended in which way. */
+  readonly outcomes: ReadonlyMap<Outcome, number>
+  /** Statuses of refusals. */
+  readonly refusals: ReadonlySet<number>
+  /** How many answers carried which word in `X-Cache`. */
+  readonly words: ReadonlyMap<string, number>
+  /** Broken bodies whose beginning was wrong, and parts of a running download that were. */
+  readonly unverified: number
+  /** What upstream saw. */
+  readonly requests: number
+  /** What upstream sent, in sizes of the image. */
+  readonly ratio: number
+  /** The longest pull since the fault began. */
+  readonly longestMs: number
+  readonly budgetMs: number
+  /** Sentences; none when all is well. */
+  readonly problems: readonly string[]
+}
+
+export function budgetOf({ fault, state }: Cell): number {
+  return Math.max(BUDGET_MS[state], fault.budgetMs ?? 0)
+}
+
+export class CellRun {
+  readonly #cell: Cell
+  readonly #upstream: UpstreamSimulator
+  readonly #image: Image
+  readonly #made: Map<string, Buffer>
+  readonly #base: string
+  readonly #agent: Agent = newAgent()
+  readonly #over = new AbortController()
+  readonly #pulls: { pull: Pull; endedAt: number }[] = []
+
+  constructor(cell: Cell, upstream: UpstreamSimulator, mirror: string) {
+    this.#cell = cell
+    this.#upstream = upstream
+    this.#base = `${mirror}/v2/${cell.key}/${REPOSITORY}`
+    this.#image = index({ images: { amd64: image({ layers: LAYERS, seed: cell.key }) } })
+    upstream.addImage(REPOSITORY, TAG, this.#image)
+    // A fault may take things away upstream; what they were stays right.
+    this.#made = new Map([...this.#image.manifests, ...this.#image.blobs].map((it) => [it.digest, it.bytes]))
+  }
+
+  async run(): Promise<Row> {
+    let begunAt = performance.now()
+    let problem: string | undefined
+    try {
+      begunAt = await this.#live()
+    } catch (error) {
+      problem = (error as Error).message
+    } finally {
+      this.#over.abort()
+      await this.#agent.destroy()
+    }
+    const row = this.#row(begunAt, problem)
+    await this.#upstream.close()
+    this.#upstream.holdings.repositories.clear()
+    this.#upstream.log.clear()
+    return row
+  }
+
+  /** Returns when the fault began. */
+  async #live(): Promise<number> {
+    const { state } = this.#cell
+    if (state === 'in flight') return this.#strikeInFlight()
+    if (state === 'stale') await this.#cacheAll()
+    this.#upstream.log.clear()
+    await this.#begin()
+    const begunAt = performance.now()
+    using _budget = this.#deadline(budgetOf(this.#cell))
+    await Promise.all(this.#clients())
+    return begunAt
+  }
+
+  /** The body of the large layer pauses in its middle; when every client has that much, the fault begins. */
+  async #strikeInFlight(): Promise<number> {
+    const [big] = this.#image.layers
+    const half = Math.floor(big!.bytes.length / 2)
+    const hold = this.#upstream.fault(
+      { method: 'GET', ref: big!.digest },
+      { hang: 'midBody', hangAfterBytes: half },
+    )
+    this.#upstream.log.clear()
+    let waiting = this.#cell.clients
+    const good = this.#deadline(GOOD_DAY_MS)
+    let pulls: Promise<unknown>[] = []
+    const reached = new Promise<void>((resolve) => {
+      pulls = this.#clients(() => {
+        let there = false
+        return (digest, bytes) => {
+          if (there || digest !== big!.digest || bytes < half) return
+          there = true
+          waiting -= 1
+          if (waiting === 0) resolve()
+        }
+      })
+    })
+    const all = Promise.all(pulls)
+    await Promise.race([reached, all])
+    good[Symbol.dispose]()
+    if (waiting > 0) throw new Error(`${waiting} clients never got half of the layer`)
+    hold.remove()
+    await this.#begin()
+    const begunAt = performance.now()
+    using _budget = this.#deadline(budgetOf(this.#cell))
+    await all
+    return begunAt
+  }
+
+  async #begin(): Promise<void> {
+    await this.#cell.fault.begin(this.#upstream, { repo: REPOSITORY, image: this.#image })
+  }
+
+  #clients(progress?: () => (digest: string, bytes: number) => void): Promise<void>[] {
+    const { clients } = this.#cell
+    return Array.from({ length: clients }, async (_, position) => {
+      const onProgress = progress?.()
+      const pull = await this.#pull({
+        ranges: clients > WITH_RANGES && position < WITH_RANGES,
+        ...(onProgress === undefined ? {} : { onProgress }),
+      })
+      this.#pulls.push({ pull, endedAt: performance.now() })
+    })
+  }
+
+  #pull(options: { ranges?: boolean; onProgress?: (digest: string, bytes: number) => void }): Promise<Pull> {
+    return pullImage({
+      base: this.#base,
+      tag: TAG,
+      agent: this.#agent,
+      signal: this.#over.signal,
+      known: (digest) => this.#known(digest),
+      ...options,
+    })
+  }
+
+  /** Until everything is answered from here: it is written down a little behind the answers. */
+  async #cacheAll(): Promise<void> {
+    using _good = this.#deadline(GOOD_DAY_MS)
+    for (;;) {
+      const { outcome, answers } = await this.#pull({})
+      if (outcome !== 'served') throw new Error(`the good day was not good: ${outcome}`)
+      if (answers.every(({ cache }) => cache === 'hit')) return
+      await sleep(10)
+    }
+  }
+
+  #known(digest: string): Buffer | undefined {
+    const made = this.#made.get(digest)
+    if (made !== undefined) return made
+    for (const { manifests, blobs } of this.#upstream.holdings.repositories.values()) {
+      const found: Content | undefined = manifests.get(digest) ?? blobs.get(digest)
+      if (found !== undefined) return found.bytes
+    }
+    return undefined
+  }
+
+  #deadline(ms: number): Disposable {
+    const timer = setTimeout(() => this.#over.abort(), ms)
+    return {
+      [Symbol.dispose]: () => {
+        clearTimeout(timer)
+      },
+    }
+  }
+
+  #row(begunAt: number, problem: string | undefined): Row {
+    const { fault, state, clients } = this.#cell
+    const { log } = this.#upstream
+    const answers = this.#pulls.flatMap(({ pull }) => pull.answers)
+    const outcomes = tally(this.#pulls.map(({ pull }) => pull.outcome))
+    const budgetMs = budgetOf(this.#cell)
+    const longestMs = Math.max(0, ...this.#pulls.map(({ endedAt }) => endedAt - begunAt))
+    const sent = log.bytesSent(
+      ({ kind, status }) => ['manifest', 'blob', 'cdn'].includes(kind) && status < 300,
+    )
+    const size = [...this.#made.values()].reduce((sum, { length }) => sum + length, 0)
+    const allowed: readonly Outcome[] = fault.endings[state] ?? ['served']
+    const problems = problem === undefined ? [] : [problem]
+    if (this.#pulls.length < clients) problems.push(`${clients - this.#pulls.length} pulls did not end`)
+    for (const outcome of outcomes.keys()) {
+      if (allowed.includes(outcome)) continue
+      const culprit = answers.find((answer) => answer.outcome === outcome)
+      const never = (UNACCEPTABLE as readonly string[]).includes(outcome) ? 'never' : allowed.join(' or ')
+      problems.push(
+        `${outcome} instead of ${never}: ${culprit?.what ?? 'nothing'}, status ${culprit?.status ?? 0}`,
+      )
+    }
+    const slowHead = Math.max(0, ...answers.map(({ headMs }) => headMs))
+    if (slowHead > HEAD_BUDGET_MS[state]) problems.push(`a head came after ${Math.round(slowHead)} ms`)
+    return {
+      ...this.#cell,
+      outcomes,
+      refusals: new Set(answers.filter(({ outcome }) => outcome === 'refused').map(({ status }) => status)),
+      words: tally(answers.flatMap(({ cache }) => cache ?? [])),
+      unverified: answers.filter((answer) => answer.wrongPrefix || answer.unverified).length,
+      requests: log.count(),
+      ratio: sent / size,
+      longestMs,
+      budgetMs,
+      problems,
+    }
+  }
+}
+
+function tally<T>(values: readonly T[]): Map<T, number> {
+  const counts = new Map<T, number>()
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1)
+  return counts
+}
