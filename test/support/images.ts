@@ -148,6 +148,32 @@ export function index(options: IndexOptions): Image {
   }
 }
 
+/**
+ * What the oldest clients were sent. Its registry calls it by the digest of what was signed, not of what it
+ * sends, unless `plain`.
+ */
+export function schema1(options: { tag?: string; plain?: boolean } = {}): Content {
+  const { tag = 'latest', plain = false } = options
+  const blobSum = digestOf(Buffer.from('a layer of long ago'))
+  const unsigned = {
+    schemaVersion: 1,
+    name: 'library/old',
+    tag,
+    architecture: 'amd64',
+    fsLayers: [{ blobSum }],
+    history: [{ v1Compatibility: '{"id":"0123"}' }],
+  }
+  if (plain) return content(MEDIA_TYPES.dockerSchema1, json(unsigned))
+  const signatures = [
+    { header: { alg: 'ES256' }, signature: 'c2lnbmVk', protected: 'eyJmb3JtYXRMZW5ndGgifQ' },
+  ]
+  return {
+    mediaType: MEDIA_TYPES.dockerSchema1Signed,
+    digest: digestOf(json(unsigned)),
+    bytes: json({ ...unsigned, signatures }),
+  }
+}
+
 export function descriptorOf(it: Content): { mediaType: string; digest: Digest; size: number } {
   return { mediaType: it.mediaType, digest: it.digest, size: it.bytes.length }
 }

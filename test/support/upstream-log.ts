@@ -5,7 +5,8 @@ import type { IncomingHttpHeaders } from 'node:http'
 
 export type Listener = 'registry' | 'auth' | 'cdn'
 /** `blob` is asked of the registry, `cdn` is where the bytes come from when it redirects, `hop` lies between. */
-export type Kind = 'ping' | 'token' | 'manifest' | 'blob' | 'hop' | 'cdn' | 'tags' | 'referrers' | 'other'
+export type Kind =
+  'ping' | 'token' | 'manifest' | 'blob' | 'hop' | 'cdn' | 'tags' | 'referrers' | 'catalog' | 'other'
 
 export interface LogEntry {
   readonly listener: Listener

@@ -1,21 +1,23 @@
 /**
  * The simulated registry's endpoints.
  */
-import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { Cdn, cdnTargetOf, type CdnOptions, type Target } from './upstream-cdn.ts'
 import type { Holdings } from './upstream-content.ts'
 import { sendContent } from './upstream-body.ts'
-import { sendError, sendJson, sendSmall, type Call } from './upstream-send.ts'
+import { RateLimiter, type RateLimit } from './upstream-limits.ts'
+import { ListEndpoints, type ListOptions } from './upstream-lists.ts'
+import { ManifestEndpoint, type ManifestOptions } from './upstream-manifests.ts'
+import { PAGE, sendError, sendJson, sendSmall, type Call } from './upstream-send.ts'
 
-export interface RegistryOptions {
+export interface RegistryOptions extends ManifestOptions, ListOptions {
   cdn?: CdnOptions | undefined
   /** Manifests come from elsewhere, too (registry.k8s.io). */
   redirectManifests?: boolean | undefined
-  /** Most tags (or referrers) on one page, whatever was asked for. */
-  pageSize?: number | undefined
-  linkStyle?: 'relative' | 'absolute' | undefined
-  /** `unsupported`: 404, as a registry without that API. `unfiltered`: ignores `artifactType`. */
-  referrers?: 'ok' | 'unsupported' | 'unfiltered' | undefined
+  /** HEAD of a blob is refused, whatever the credentials (ECR public). */
+  blobHead401?: boolean | undefined
+  /** Names of more than two components are met with the web site's own 404 (Quay). */
+  nestedNamesRejected?: boolean | undefined
+  rateLimit?: RateLimit | undefined
 }
 
 const ENDPOINTS = { manifests: 'manifest', blobs: 'blob', referrers: 'referrers' } as const
@@ -23,6 +25,7 @@ const ENDPOINTS = { manifests: 'manifest', blobs: 'blob', referrers: 'referrers'
 /** What a path of the registry listener asks for. */
 export function targetOf(path: string): Target {
   if (path === '/v2/' || path === '/v2') return { kind: 'ping' }
+  if (path === '/v2/_catalog') return { kind: 'catalog' }
   const tags = /^\/v2\/(.+)\/tags\/list$/.exec(path)
   if (tags?.[1] !== undefined) return { kind: 'tags', repo: tags[1] }
   const match = /^\/v2\/(.+)\/(manifests|blobs|referrers)\/([^/]+)$/.exec(path)
@@ -35,29 +38,36 @@ export function targetOf(path: string): Target {
 
 export class RegistryEndpoints {
   readonly #holdings: Holdings
-  readonly #urls: { url: string; cdnUrl: string }
   readonly #cdn: Cdn
+  readonly #manifests: ManifestEndpoint
+  readonly #lists: ListEndpoints
+  readonly #limiter = new RateLimiter()
   /** Replaced as a whole at run time. */
   options: RegistryOptions
 
   constructor(holdings: Holdings, urls: { url: string; cdnUrl: string }, options: RegistryOptions) {
     this.#holdings = holdings
-    this.#urls = urls
     this.#cdn = new Cdn(holdings, urls)
+    this.#manifests = new ManifestEndpoint(holdings)
+    this.#lists = new ListEndpoints(holdings, urls)
     this.options = options
   }
 
   async answer(call: Call): Promise<void> {
-    const { kind, repo, ref = '', method } = call.entry
+    const { kind, repo, ref = '', method, listener } = call.entry
+    if (listener === 'registry' && !this.#limiter.admit(call, this.options.rateLimit)) return
     if (method !== 'GET' && method !== 'HEAD') sendError(call, 405, 'UNSUPPORTED')
     else if (kind === 'ping') sendJson(call, 200, {})
+    else if (kind === 'catalog') this.#lists.catalog(call, this.options)
     else if (repo === undefined) sendError(call, 404, 'NOT_FOUND')
     else if (kind === 'cdn' || kind === 'hop') await this.#cdn.answer(call, repo, ref, this.options.cdn)
+    else if (this.options.nestedNamesRejected === true && repo.split('/').length > 2)
+      sendSmall(call, 404, PAGE, { 'content-type': 'text/html; charset=utf-8' })
     else if (!this.#holdings.repositories.has(repo)) sendError(call, 404, 'NAME_UNKNOWN')
-    else if (kind === 'tags') this.#tags(call, repo)
+    else if (kind === 'tags') this.#lists.tags(call, repo, this.options)
     else if (kind === 'manifest') await this.#manifest(call, repo, ref)
     else if (kind === 'blob') await this.#blob(call, repo, ref)
-    else this.#referrers(call, repo, ref)
+    else this.#lists.referrers(call, repo, ref, this.options)
   }
 
   async #manifest(call: Call, repo: string, reference: string): Promise<void> {
@@ -65,16 +75,7 @@ export class RegistryEndpoints {
       this.#cdn.redirectManifest(call, repo, reference)
       return
     }
-    const manifest = this.#holdings.manifest(repo, reference)
-    if (manifest === undefined) {
-      sendError(call, 404, 'MANIFEST_UNKNOWN')
-      return
-    }
-    await sendContent(call, manifest.bytes, {
-      'content-type': manifest.mediaType,
-      'docker-content-digest': manifest.digest,
-      etag: `"${manifest.digest}"`,
-    })
+    await this.#manifests.answer(call, repo, reference, this.options)
   }
 
   async #blob(call: Call, repo: string, digest: string): Promise<void> {
@@ -83,7 +84,11 @@ export class RegistryEndpoints {
       sendError(call, 404, 'BLOB_UNKNOWN')
       return
     }
-    const { cdn } = this.options
+    const { blobHead401, cdn } = this.options
+    if (blobHead401 === true && call.entry.method === 'HEAD') {
+      sendError(call, 401, 'UNAUTHORIZED')
+      return
+    }
     if (cdn !== undefined && (call.entry.method === 'GET' || cdn.redirectHead !== false)) {
       this.#cdn.redirect(call, cdn, `${repo}/${digest}`)
       return
@@ -93,49 +98,5 @@ export class RegistryEndpoints {
       'docker-content-digest': blob.digest,
       etag: `"${blob.digest}"`,
     })
-  }
-
-  #tags(call: Call, repo: string): void {
-    const all = [...(this.#holdings.repositories.get(repo)?.tags.keys() ?? [])].sort()
-    const query = new URL(call.entry.url, 'http://registry').searchParams
-    const last = query.get('last')
-    const rest = last === null ? all : all.filter((tag) => tag > last)
-    const size = Math.min(Number(query.get('n') ?? Infinity), this.options.pageSize ?? Infinity)
-    const page = rest.slice(0, size)
-    const more = page.length > 0 && page.length < rest.length
-    const next = new URLSearchParams({ n: String(size), last: page.at(-1) ?? '' })
-    const headers = more ? this.#link(`/v2/${repo}/tags/list?${next.toString()}`) : {}
-    sendJson(call, 200, { name: repo, tags: page }, headers)
-  }
-
-  #referrers(call: Call, repo: string, digest: string): void {
-    const { referrers = 'ok', pageSize = Infinity } = this.options
-    if (referrers === 'unsupported') {
-      sendSmall(call, 404, '404 page not found\n', { 'content-type': 'text/plain; charset=utf-8' })
-      return
-    }
-    const query = new URL(call.entry.url, 'http://registry').searchParams
-    const wanted = referrers === 'ok' ? query.get('artifactType') : null
-    const all = this.#holdings.referrers(repo, digest)
-    const matching = wanted === null ? all : all.filter((it) => it['artifactType'] === wanted)
-    const from = Number(query.get('from') ?? 0)
-    query.set('from', String(from + pageSize))
-    const more = from + pageSize < matching.length
-    const manifests = matching.slice(from, from + pageSize)
-    sendJson(
-      call,
-      200,
-      { schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests },
-      {
-        'content-type': MEDIA_TYPES.ociIndex,
-        ...(wanted === null ? {} : { 'oci-filters-applied': 'artifactType' }),
-        ...(more ? this.#link(`/v2/${repo}/referrers/${digest}?${query.toString()}`) : {}),
-      },
-    )
-  }
-
-  #link(target: string): { link: string } {
-    const prefix = this.options.linkStyle === 'absolute' ? this.#urls.url : ''
-    return { link: `<${prefix}${target}>; rel="next"` }
   }
 }
