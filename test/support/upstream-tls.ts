@@ -1,7 +1,12 @@
 /**
  * A key and the self-signed certificate for it (localhost, registry.test, 127.0.0.1; until 2126): for the tests'
- * own listeners, worth nothing elsewhere.
+ * own listeners, worth nothing elsewhere. It vouches for the others here, which are wrong in one way each.
  */
+import { fileURLToPath } from 'node:url'
+
+/** The certificate as a file, for a mirror's configuration. */
+export const TEST_CA_FILE = fileURLToPath(new URL('./upstream-ca.pem', import.meta.url))
+
 export const TEST_CERTIFICATE = `-----BEGIN CERTIFICATE-----
 MIIBsjCCAVigAwIBAgIUXQh4AIIsdrs4v2pYIplUdUgAZ3YwCgYIKoZIzj0EAwIw
 GDEWMBQGA1UEAwwNZW50cmVwb3QgdGVzdDAgFw0yNjExMjEwOTE1NDdaGA8yMTI2
@@ -21,4 +26,30 @@ MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg7EtyHUbGezyJJNVd
 Q3tuGa/2rhk6WyrfxH7PS4APkvihRANCAAReDRPDF4I3BpfF6dXjF8HPzbjqgbW3
 YTMO1HrLAeIS+myy6GqZy74QxvzPIfxfIPZkgO12Zx+gdcW/t9f1tQbU
 -----END PRIVATE KEY-----
+`
+
+/** For one day of 2020. */
+export const EXPIRED_CERTIFICATE = `-----BEGIN CERTIFICATE-----
+MIIBfDCCASKgAwIBAgIBATAKBggqhkjOPQQDAjAYMRYwFAYDVQQDDA1lbnRyZXBv
+dCB0ZXN0MB4XDTIwMDEwMTAwMDAwMFoXDTIwMDEwMjAwMDAwMFowGDEWMBQGA1UE
+AwwNZW50cmVwb3QgdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABF4NE8MX
+gjcGl8Xp1eMXwc/NuOqBtbdhMw7UessB4hL6bLLoapnLvhDG/M8h/F8g9mSA7XZn
+H6B1xb+31/W1BtSjXTBbMA8GA1UdEwEB/wQFMAMBAf8wKQYDVR0RBCIwIIIJbG9j
+YWxob3N0gg1yZWdpc3RyeS50ZXN0hwR/AAABMB0GA1UdDgQWBBRVsRxWtmEgJ6/g
+iYeZWlNIUHRg7DAKBggqhkjOPQQDAgNIADBFAiEAxSjnkfBFN4+Bwm1dx6uZWJCC
+3eqjYHzEboTxxRLxytcCIDamEn8hN79pqDUNHQ4I+/A4NdfhSXMGwB8qAtMIyiuc
+-----END CERTIFICATE-----
+`
+
+/** For other.test. */
+export const OTHER_HOSTS_CERTIFICATE = `-----BEGIN CERTIFICATE-----
+MIIBajCCARCgAwIBAgIBAjAKBggqhkjOPQQDAjAYMRYwFAYDVQQDDA1lbnRyZXBv
+dCB0ZXN0MCAXDTI2MDEwMTAwMDAwMFoYDzIxMjYwMTAxMDAwMDAwWjAYMRYwFAYD
+VQQDDA1lbnRyZXBvdCB0ZXN0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEXg0T
+wxeCNwaXxenV4xfBz8246oG1t2EzDtR6ywHiEvpssuhqmcu+EMb8zyH8XyD2ZIDt
+dmcfoHXFv7fX9bUG1KNJMEcwDwYDVR0TAQH/BAUwAwEB/zAVBgNVHREEDjAMggpv
+dGhlci50ZXN0MB0GA1UdDgQWBBRVsRxWtmEgJ6/giYeZWlNIUHRg7DAKBggqhkjO
+PQQDAgNIADBFAiEAjKwowABpq5hTty3mSOeMMjkn1tWvT0Uh6+LukOkm34gCIAqw
+ufu1NQj/U981O5scohlBcx8r4jkCfBK8xXAb0PAw
+-----END CERTIFICATE-----
 `
