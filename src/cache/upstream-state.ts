@@ -48,10 +48,11 @@ interface Failure {
 export class InProcessUpstreamState implements UpstreamState {
   readonly #now: () => Milliseconds
   #failure: Failure | undefined
-  readonly #absent = new LRUCache<string, Milliseconds>({ max: 10_000 })
+  // lru-cache lays out all of its room at once, and there is one of each for every upstream.
+  readonly #absent = new LRUCache<string, Milliseconds>({ max: 1_000 })
   readonly #failures = new LRUCache<RepositoryName, Failure>({ max: 1_000 })
   readonly #servedDenied = new LRUCache<RepositoryName, string>({ max: 1_000 })
-  readonly #corrupt = new LRUCache<Digest, { until: Milliseconds; silence: Milliseconds }>({ max: 10_000 })
+  readonly #corrupt = new LRUCache<Digest, { until: Milliseconds; silence: Milliseconds }>({ max: 1_000 })
 
   /** @param now monotonic: a clock that is set back would make every memory stick */
   constructor(now: () => Milliseconds) {
