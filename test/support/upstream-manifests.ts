@@ -28,7 +28,10 @@ export interface ManifestOptions {
   acceptStrict?: boolean | undefined
   /** Another manifest instead: what Quay makes of it, or the child for amd64, as distribution does. */
   acceptConverts?: 'schema1' | 'amd64Child' | undefined
-  /** `REPO:TAG` of which two backends hold one image each; they take turns, and each knows its own digest only. */
+  /**
+   * `REPO:TAG` of which two backends hold one image each: they take turns, and each knows the digest of its own
+   * only. What lies below is found by both.
+   */
   tagFlapping?: Readonly<Record<string, readonly [Image, Image]>> | undefined
 }
 
@@ -71,12 +74,10 @@ export class ManifestEndpoint {
     for (const [name, backends] of Object.entries(tagFlapping)) {
       const [flapping, tag] = name.split(':')
       if (flapping !== repo) continue
-      const own = backends.some((it) => it.manifests.some(({ digest }) => digest === reference))
-      if (reference !== tag && !own) continue
-      const backend = backends[this.#turn % 2 === 0 ? 0 : 1]
+      if (reference !== tag && !backends.some(({ manifest }) => manifest.digest === reference)) continue
+      const { manifest } = backends[this.#turn % 2 === 0 ? 0 : 1]
       this.#turn += 1
-      if (reference === tag) return backend.manifest
-      return backend.manifests.find(({ digest }) => digest === reference)
+      return reference === tag || reference === manifest.digest ? manifest : undefined
     }
     return this.#holdings.manifest(repo, reference)
   }
