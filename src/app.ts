@@ -33,6 +33,8 @@ import type { PartialLimits } from './store/partial-file.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { RegistryClient } from './upstream/client.ts'
+import { credentialSource } from './upstream/credential-source.ts'
+import { Account } from './upstream/credentials.ts'
 import { FallbackUpstream } from './upstream/fallbacks.ts'
 import { OfflineUpstream } from './upstream/offline.ts'
 import { PrioritySlots } from './upstream/slots.ts'
@@ -105,7 +107,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const budgetMs = overrides.budgetMs ?? BUDGET_MS
     const staleBudgetMs = overrides.staleBudgetMs ?? STALE_BUDGET_MS
     const upstreams = config.upstreams.map((upstream) =>
-      createEntry(config, upstream, { metrics, log, monotonic, shortestBudgetMs: staleBudgetMs }),
+      createEntry(config, upstream, { metrics, log, now, monotonic, shortestBudgetMs: staleBudgetMs }),
     )
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
     const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, now })
@@ -205,16 +207,19 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 interface EntryTools {
   readonly metrics: Metrics
   readonly log: Logger
+  readonly now: () => number
   readonly monotonic: () => number
   readonly shortestBudgetMs: number
 }
 
 function createEntry(config: Config, upstream: UpstreamConfig, tools: EntryTools): UpstreamEntry {
+  const account = createAccount(upstream, tools)
   return {
     origin: {
       upstream: config.cache.offline
         ? new OfflineUpstream(upstream.key)
-        : createUpstream(config, upstream, tools),
+        : createUpstream(config, upstream, account, tools),
+      account,
       slots: new PrioritySlots(upstream.maxConnections),
       state: new InProcessUpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
@@ -226,13 +231,27 @@ function createEntry(config: Config, upstream: UpstreamConfig, tools: EntryTools
   }
 }
 
-function createUpstream(config: Config, upstream: UpstreamConfig, tools: EntryTools): Upstream {
-  const { key, url, fallbacks, credentials, ca, proxy, maxConnections, timeouts } = upstream
+function createAccount(upstream: UpstreamConfig, tools: EntryTools): Account {
+  const { key, url, credentials, timeouts } = upstream
+  const { metrics, log, now, monotonic } = tools
+  const source =
+    credentials &&
+    credentialSource(credentials, { key, url, log, now: monotonic, timeoutMs: timeouts.headers })
+  return new Account({ key, source, metrics, now })
+}
+
+function createUpstream(
+  config: Config,
+  upstream: UpstreamConfig,
+  account: Account,
+  tools: EntryTools,
+): Upstream {
+  const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
   const { metrics, log, monotonic, shortestBudgetMs } = tools
   const { httpProxy, httpsProxy, noProxy } = config.proxyEnvironment
   const env = { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy }
-  const anonymous = { key, ca, proxy, env, maxConnections, timeouts, metrics, log }
-  const own = { ...anonymous, ...credentials, url }
+  const anonymous = { key, ca, proxy, env, maxConnections, timeouts, metrics, log, now: monotonic }
+  const own = { ...anonymous, account, url }
   if (fallbacks.length === 0) return new RegistryClient(own)
   // Who has somebody behind it need not be asked as stubbornly. The credentials are for the first alone.
   const sources = [own, ...fallbacks.map((it) => ({ ...anonymous, url: it }))].map((options) => ({

@@ -36,9 +36,11 @@ const upstreamSchema = section({
   aliases: z
     .array(text('a registry name: host or host:port, lower case', HOST), 'a list of registry names')
     .prefault([]),
-  username: text('a user name').optional(),
+  username: text('a user name without a colon', /^[^:]+$/s).optional(),
   password: text('a password, in quotes where it looks like a number').optional(),
   passwordFile: path().optional(),
+  credentialsFile: path().optional(),
+  credentialHelper: text('the NAME of a program docker-credential-NAME', /^[a-z0-9-]+$/).optional(),
   tagTtl: duration().optional(),
   allow: nameGlobs().optional(),
   deny: nameGlobs().prefault([]),
@@ -121,6 +123,12 @@ type Parsed = z.output<typeof configSchema>
 type ParsedUpstream = z.output<typeof upstreamSchema>
 type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T
 
+export type CredentialSettings =
+  | { readonly username: string; readonly password: string }
+  | { readonly username: string; readonly passwordFile: string }
+  | { readonly credentialsFile: string }
+  | { readonly credentialHelper: string }
+
 export interface UpstreamConfig extends DeepReadonly<
   Pick<
     ParsedUpstream,
@@ -131,7 +139,8 @@ export interface UpstreamConfig extends DeepReadonly<
   readonly key: string
   /** An origin: `https://quay.io`. */
   readonly url: string
-  readonly credentials: { readonly username: string; readonly password: string } | undefined
+  /** Where they come from; files and programs are asked when they are needed. */
+  readonly credentials: CredentialSettings | undefined
   readonly tagTtl: Milliseconds
   /** undefined: everything; an empty list: nothing. */
   readonly allow: readonly string[] | undefined
@@ -262,15 +271,14 @@ function setPaths(tree: unknown, pattern: readonly string[]): string[] {
 
 function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
   const upstreams = Object.entries(parsed.upstreams).map(([key, upstream]): UpstreamConfig => {
-    const { username, default: standard, allow, deny, maxSize, proxy, maxConnections } = upstream
-    const password = upstream.password ?? files.get(key)?.password
+    const { default: standard, allow, deny, maxSize, proxy, maxConnections } = upstream
     return {
       key,
       url: upstream.url ?? defaultUrlOf(key),
       fallbacks: upstream.fallbacks,
       default: standard,
       aliases: [...new Set([...(ALIASES.get(key) ?? []), ...upstream.aliases])],
-      credentials: username !== undefined && password !== undefined ? { username, password } : undefined,
+      credentials: credentialsOf(upstream),
       tagTtl: upstream.tagTtl ?? parsed.cache.tagTtl,
       allow,
       deny,
@@ -288,4 +296,13 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
     noProxy: env['no_proxy'] || env['NO_PROXY'] || undefined,
   }
   return { ...parsed, upstreams, proxyEnvironment }
+}
+
+function credentialsOf(upstream: ParsedUpstream): CredentialSettings | undefined {
+  const { username, password, passwordFile, credentialsFile, credentialHelper } = upstream
+  if (credentialsFile !== undefined) return { credentialsFile }
+  if (credentialHelper !== undefined) return { credentialHelper }
+  if (username === undefined) return undefined
+  if (password !== undefined) return { username, password }
+  return passwordFile === undefined ? undefined : { username, passwordFile }
 }

@@ -202,18 +202,46 @@ test('host, port and root of the environment win', async (t) => {
   ])
 })
 
-test('a password comes from the file beside it, less one newline', async (t) => {
-  const dir = t.testdir({ password: 'pass word\n\n', empty: '' })
+test('a password may be in a file beside its user name', async (t) => {
+  const dir = t.testdir({ password: 'pass word\n\n', empty: '\n' })
   const upstream = (text: string) => `upstreams: { quay.io: { username: me, ${text} } }`
   t.strictSame(config(upstream(`passwordFile: "${dir}/password"`)).upstreams[0]?.credentials, {
     username: 'me',
-    password: 'pass word\n',
+    passwordFile: `${dir}/password`,
   })
   told(t, problems(upstream(`passwordFile: "${dir}/none"`)), [
     /^upstreams\.quay\.io\.passwordFile: cannot be read: ENOENT/,
   ])
   told(t, problems(upstream(`passwordFile: "${dir}/empty"`)), [/^upstreams\.quay\.io\.passwordFile: .*empty/])
   told(t, problems(upstream(`password: a, passwordFile: "${dir}/password"`)), [/set one of the two/])
+})
+
+test('credentials come from one place: a password, a file of docker, or a helper', async (t) => {
+  const dir = t.testdir({ 'config.json': '{"auths":{}}', list: '[]', torn: '{"auths":' })
+  const upstream = (text: string) => `upstreams: { quay.io: { ${text} } }`
+  const file = `credentialsFile: "${dir}/config.json"`
+  t.strictSame(config(upstream(file)).upstreams[0]?.credentials, { credentialsFile: `${dir}/config.json` })
+  t.strictSame(config(upstream('credentialHelper: ecr-login')).upstreams[0]?.credentials, {
+    credentialHelper: 'ecr-login',
+  })
+  t.equal(config(upstream('')).upstreams[0]?.credentials, undefined)
+  for (const [text, expected] of [
+    [
+      `credentialHelper: ecr-login, ${file}`,
+      /^upstreams\.quay\.io\.credentialHelper: credentialsFile is set/,
+    ],
+    [`${file}, username: me, password: p`, /^upstreams\.quay\.io\.credentialsFile: password is set as well/],
+    [`credentialHelper: x, username: me`, /^upstreams\.quay\.io\.username: credentialHelper brings a user/],
+    ['username: "me:you", password: p', /^upstreams\.quay\.io\.username: .*without a colon/],
+    ['credentialHelper: "../x"', /^upstreams\.quay\.io\.credentialHelper: .*docker-credential-NAME/],
+    ['credentialHelper: "x; rm"', /^upstreams\.quay\.io\.credentialHelper: .*docker-credential-NAME/],
+    ['credentialHelper: X', /^upstreams\.quay\.io\.credentialHelper: .*docker-credential-NAME/],
+    [`credentialsFile: "${dir}/none"`, /^upstreams\.quay\.io\.credentialsFile: cannot be read: ENOENT/],
+    [`credentialsFile: "${dir}/list"`, /^upstreams\.quay\.io\.credentialsFile: expected a file of JSON/],
+    [`credentialsFile: "${dir}/torn"`, /^upstreams\.quay\.io\.credentialsFile: expected a file of JSON/],
+  ] as const) {
+    told(t, problems(upstream(text)), [expected], text)
+  }
 })
 
 test('secrets are in no message', async (t) => {
@@ -241,6 +269,12 @@ test('an account that everybody could pull with is refused', async (t) => {
   for (const host of ['127.0.0.1', '::1', 'localhost', '127.1.2.3'])
     t.strictSame(problems(text(host)), [], host)
   t.strictSame(problems(text('0.0.0.0', ', allow: ["team/**"]')), [])
+  const dir = t.testdir({ file: '{}' })
+  for (const from of ['credentialHelper: x', `credentialsFile: "${dir}/file"`]) {
+    const open = `server: { host: 0.0.0.0 }\nupstreams: { quay.io: { ${from}`
+    told(t, problems(`${open} } }`), [/^upstreams\.quay\.io: has credentials, so whoever/])
+    t.strictSame(problems(`${open}, allow: ["team/**"] } }`), [])
+  }
 })
 
 test('user and password come together, as do certificate and key', async (t) => {

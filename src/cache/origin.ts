@@ -12,6 +12,8 @@ export interface Origin {
   /** Who may transfer a blob from it now. */
   readonly slots: TransferSlots
   readonly state: UpstreamState
+  /** Our credentials there; its complaint is a sentence for people while they are refused. */
+  readonly account?: { readonly complaint: string | undefined } | undefined
   /** How long a tag of it is believed. */
   readonly tagTtlMs: Milliseconds
 }

@@ -25,10 +25,7 @@ export function defaultUrlOf(key: string): string {
 const KEPT = 'the name local is kept for the repositories that are pushed here'
 
 /** What the files of an upstream said, by its key. */
-export type UpstreamFiles = ReadonlyMap<
-  string,
-  { readonly password?: string | undefined; readonly ca?: string | undefined }
->
+export type UpstreamFiles = ReadonlyMap<string, { readonly ca?: string | undefined }>
 
 export function checkConfig(source: ConfigSource): UpstreamFiles {
   const tls = section(section(source.tree, 'server'), 'tls')
@@ -37,19 +34,14 @@ export function checkConfig(source: ConfigSource): UpstreamFiles {
   }
   const upstreams = section(source.tree, 'upstreams')
   checkNames(source, upstreams)
-  const files = new Map<string, { password?: string | undefined; ca?: string | undefined }>()
+  const files = new Map<string, { ca?: string | undefined }>()
   for (const [key, value] of Object.entries(upstreams)) {
     if (!isTree(value)) continue
     const path = ['upstreams', key]
     checkFallbacks(source, path, value, defaultUrlOf(key))
     checkCredentials(source, path, value)
-    const password = readNamed(source, [...path, 'passwordFile'], value['passwordFile'])?.replace(
-      /\r?\n$/,
-      '',
-    )
-    if (password === '')
-      source.report([...path, 'passwordFile'], 'found an empty file, expected a password in it')
-    files.set(key, { password, ca: readCertificates(source, [...path, 'ca'], value['ca']) })
+    checkCredentialFiles(source, path, value)
+    files.set(key, { ca: readCertificates(source, [...path, 'ca'], value['ca']) })
   }
   return files
 }
@@ -103,19 +95,25 @@ function originOf(value: unknown): string | undefined {
   return typeof value === 'string' ? URL.parse(value)?.origin : undefined
 }
 
+/** Where an upstream's credentials can come from; one of them. */
+const CREDENTIALS = ['password', 'passwordFile', 'credentialsFile', 'credentialHelper'] as const
+
 function checkCredentials(source: ConfigSource, path: Path, upstream: Tree): void {
-  const hasPassword = 'password' in upstream || 'passwordFile' in upstream
-  if ('password' in upstream && 'passwordFile' in upstream) {
-    source.report([...path, 'passwordFile'], 'password is set as well: set one of the two')
+  const [chosen, ...others] = CREDENTIALS.filter((key) => key in upstream)
+  for (const other of others) {
+    source.report([...path, other], `${chosen} is set as well: set one of the two`)
   }
-  if ('username' in upstream !== hasPassword) {
+  const hasPassword = 'password' in upstream || 'passwordFile' in upstream
+  if ('username' in upstream && chosen !== undefined && !hasPassword) {
+    source.report([...path, 'username'], `${chosen} brings a user name of its own`)
+  } else if ('username' in upstream !== hasPassword) {
     const missing = hasPassword ? 'a username' : 'a password (password or passwordFile)'
     source.report(
       [...path, hasPassword ? ('password' in upstream ? 'password' : 'passwordFile') : 'username'],
       `needs ${missing} beside it`,
     )
   }
-  if (!('username' in upstream) && !hasPassword) return
+  if (!('username' in upstream) && chosen === undefined) return
   const host = section(source.tree, 'server')['host'] ?? '127.0.0.1'
   if ('allow' in upstream || typeof host !== 'string' || isLoopback(host)) return
   source.report(
@@ -123,6 +121,26 @@ function checkCredentials(source: ConfigSource, path: Path, upstream: Tree): voi
     `has credentials, so whoever reaches ${host} could pull the private images of that account: ` +
       'list what may be pulled in allow, or set server.host to 127.0.0.1',
   )
+}
+
+/** They are read for good when they are needed; here only so that a mistake is found at the start. */
+function checkCredentialFiles(source: ConfigSource, path: Path, upstream: Tree): void {
+  const password = readNamed(source, [...path, 'passwordFile'], upstream['passwordFile'])
+  if (password?.replace(/\r?\n$/, '') === '') {
+    source.report([...path, 'passwordFile'], 'found an empty file, expected a password in it')
+  }
+  const credentials = readNamed(source, [...path, 'credentialsFile'], upstream['credentialsFile'])
+  if (credentials !== undefined && !isJsonObject(credentials)) {
+    source.report([...path, 'credentialsFile'], 'expected a file of JSON as docker login writes it')
+  }
+}
+
+function isJsonObject(text: string): boolean {
+  try {
+    return isTree(JSON.parse(text))
+  } catch {
+    return false
+  }
 }
 
 function isLoopback(host: string): boolean {

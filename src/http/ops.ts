@@ -16,7 +16,9 @@ export function serveReadyz(exchange: Exchange, { registry, draining }: Services
     exchange.sendJson(503, { status: 'draining', ...health })
     return
   }
-  const sound = health.storage === 'ok' && health.upstreams.every(({ state }) => state === 'ok')
+  const sound =
+    health.storage === 'ok' &&
+    health.upstreams.every(({ state, credentials }) => state === 'ok' && credentials === undefined)
   exchange.sendJson(200, { status: sound ? 'ok' : 'degraded', ...health })
 }
 

@@ -41,6 +41,8 @@ export interface RegistryHealth {
     readonly message: string | undefined
     /** Who answers in its place. */
     readonly fallback?: string | undefined
+    /** Since when, and why, our credentials are refused. */
+    readonly credentials?: string | undefined
   }[]
   /** The cache is bypassed because the disk would not take it. */
   readonly storage: 'ok' | 'bypassed'
@@ -137,6 +139,7 @@ export class NameRegistry implements Registry {
         key: origin.upstream.key,
         ...origin.state.health(),
         fallback: origin.upstream.fallback,
+        credentials: origin.account?.complaint,
       })),
       storage: this.#options.storageFailing() ? 'bypassed' : 'ok',
     }

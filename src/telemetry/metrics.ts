@@ -51,6 +51,12 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       labelNames: ['upstream'] as const,
       registers,
     }),
+    upstreamCredentialsRejected: new Gauge({
+      name: 'entrepot_upstream_credentials_rejected',
+      help: '1 while the upstream refuses the credentials that it has to be shown, else 0.',
+      labelNames: ['upstream'] as const,
+      registers,
+    }),
     upstreamRatelimitRemaining: new Gauge({
       name: 'entrepot_upstream_ratelimit_remaining',
       help: 'Pulls left, as the upstream last said.',

@@ -9,15 +9,24 @@ import { UpstreamError, type Bytes, type UpstreamFailure } from './upstream.ts'
 
 const MAX_ERROR_BYTES = 64 * 1024
 
-/** The error that an unwelcome status is. The body is read away. */
-export function refusalOf(key: string, response: Response): UpstreamError {
+/**
+ * The error that an unwelcome status is. The body is read away.
+ *
+ * @param words what it said about that, fit for a log
+ */
+export function refusalOf(key: string, response: Response, words?: string): UpstreamError {
   discardBody(response.body)
   const { status, headers, url } = response
   const retryAfterMs = parseRetryAfter(headerOf(headers, 'retry-after'), Date.now())
-  return new UpstreamError(failureOf(status), key, `${url.host} answered ${status}`, {
-    status,
-    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-  })
+  return new UpstreamError(
+    failureOf(status),
+    key,
+    `${url.host} answered ${status}${words === undefined ? '' : `: ${words}`}`,
+    {
+      status,
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    },
+  )
 }
 
 function failureOf(status: number): UpstreamFailure {

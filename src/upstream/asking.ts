@@ -11,9 +11,11 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import { AddressRule } from './addresses.ts'
 import { refusalOf } from './answers.ts'
 import { Authorization } from './authorization.ts'
+import { Account } from './credentials.ts'
 import { withRetries } from './manners.ts'
 import type { ProxyEnvironment } from './proxy.ts'
 import { follow, type Answer } from './redirects.ts'
+import { TokenService, type TokenRequest } from './token-service.ts'
 import { TokenCache } from './tokens.ts'
 import { Transport, type Headers, type Request, type RequestKind, type Timeouts } from './transport.ts'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
@@ -22,8 +24,8 @@ export interface AskingOptions {
   readonly key: string
   /** Where `/v2/` is below. */
   readonly url: string
-  readonly username?: string | undefined
-  readonly password?: string | undefined
+  /** Default: none, so that everything is asked for without credentials. */
+  readonly account?: Account | undefined
   /** PEM. */
   readonly ca?: string | undefined
   readonly proxy?: string | undefined
@@ -70,22 +72,24 @@ export class Asking {
     this.#base = new URL(options.url)
     this.#addresses = new AddressRule(this.#base, options.resolve)
     this.#transport = new Transport({ ...options, addresses: this.#addresses })
-    const { key, username, password, now = () => performance.now() } = options
-    const credentials = username === undefined ? undefined : { username, password: password ?? '' }
-    const tokens = new TokenCache({
-      key,
-      upstream: this.#base,
-      credentials,
-      now,
-      ask: (url, headers, signal) => this.#askTokenService(url, headers, signal),
-    })
+    const { key, metrics, timeouts, now = () => performance.now() } = options
+    const { account = new Account({ key, source: undefined, metrics }) } = options
+    const service = new TokenService({ key, send: (request) => this.#askTokenService(request) })
+    const upstream = this.#base
+    const tokens = new TokenCache({ key, upstream, account, service, timeoutMs: timeouts.headers, now })
     this.#authorization = new Authorization({
       key,
-      credentials,
+      account,
       tokens,
       now,
-      ping: (signal) =>
-        this.#follow({ kind: 'ping', method: 'GET', url: this.#url(''), headers: {}, signal }),
+      ping: (authorization, signal) =>
+        this.#follow({
+          kind: 'ping',
+          method: 'GET',
+          url: this.#url(''),
+          headers: withAuthorization({}, authorization),
+          signal,
+        }),
     })
   }
 
@@ -103,7 +107,7 @@ export class Asking {
           kind,
           method,
           url,
-          headers: { ...headers, ...(authorization === undefined ? {} : { authorization }) },
+          headers: withAuthorization(headers, authorization),
           signal,
         }),
       )
@@ -112,14 +116,16 @@ export class Asking {
     })
   }
 
-  async #askTokenService(url: URL, headers: Headers, signal: AbortSignal): Promise<Answer> {
+  /** Not tried again here: whoever needs the token does. */
+  async #askTokenService(request: TokenRequest): Promise<Answer> {
+    const { method, url } = request
     if (!this.#addresses.allows(url)) {
       throw new UpstreamError('broken', this.#options.key, `the token realm ${url.host} is not ours to dial`)
     }
-    // Not tried again here: whoever needs the token does.
-    const answer = await this.#follow({ kind: 'token', method: 'GET', url, headers, signal })
-    if (answer.status !== 200) throw refusalOf(this.#options.key, answer)
-    return answer
+    const token = this.#withManners({ kind: 'token', ...request })
+    if (method === 'GET') return await this.#follow(token)
+    // A redirect must not take a form with a password along.
+    return { ...(await this.#transport.send(token)), hops: 0, elsewhere: false }
   }
 
   async #patiently(signal: AbortSignal, attempt: () => Promise<Answer>): Promise<Answer> {
@@ -136,9 +142,13 @@ export class Asking {
   }
 
   async #follow(request: Request): Promise<Answer> {
-    const headers = { 'user-agent': USER_AGENT, 'accept-encoding': 'identity', ...request.headers }
     const follower = { key: this.#options.key, transport: this.#transport, addresses: this.#addresses }
-    return await follow(follower, { ...request, headers })
+    return await follow(follower, this.#withManners(request))
+  }
+
+  #withManners(request: Request): Request {
+    const headers = { 'user-agent': USER_AGENT, 'accept-encoding': 'identity', ...request.headers }
+    return { ...request, headers }
   }
 
   #url(path: string): URL {
@@ -151,8 +161,13 @@ export class Asking {
   }
 
   async close(): Promise<void> {
+    this.#options.account?.close()
     await this.#transport.close()
   }
+}
+
+function withAuthorization(headers: Headers | undefined, authorization: string | undefined): Headers {
+  return { ...headers, ...(authorization === undefined ? {} : { authorization }) }
 }
 
 function isRefusal(kind: RequestKind, { status, elsewhere }: Answer): boolean {

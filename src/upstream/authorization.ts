@@ -5,35 +5,45 @@
  * to the upstream's own origin only, tokens likewise (`redirects.ts` drops them at any other).
  */
 import { LRUCache } from 'lru-cache'
-import { discardBody } from './body.ts'
+import { discardBody, readBody } from './body.ts'
 import { bearerOf, parseChallenges, type BearerChallenge } from './challenge.ts'
+import { basicHeader, saysExpired, type Account, type Credentials } from './credentials.ts'
 import type { Answer } from './redirects.ts'
-import { basicHeader, type Credentials, type Token, type TokenCache } from './tokens.ts'
+import type { Token, TokenCache } from './tokens.ts'
 import { headerOf } from './transport.ts'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
 
 interface AuthorizationOptions {
   readonly key: string
-  readonly credentials: Credentials | undefined
+  readonly account: Account
   readonly tokens: TokenCache
-  /** `GET /v2/` without credentials: where a challenge is to be had when the resource gives none. */
-  readonly ping: (signal: AbortSignal) => Promise<Answer>
+  /** `GET /v2/`: where a challenge is to be had when the resource gives none. */
+  readonly ping: (authorization: string | undefined, signal: AbortSignal) => Promise<Answer>
   readonly now: () => Milliseconds
 }
 
 /** A refusal of a token this young means the account, not the token. */
 const FRESH: Milliseconds = 10_000
+const MAX_REFUSAL_BYTES = 64 * 1024
+/** ghcr.io's ping names this repository, which is an example, whatever is asked for. */
+const EXAMPLE_SCOPE = 'repository:user/image:pull'
 
 interface Sent {
   readonly header: string
   readonly challenge?: BearerChallenge
   readonly token?: Token
+  /** Of Basic. */
+  readonly credentials?: Credentials
 }
+
+type Scheme = BearerChallenge | 'basic'
 
 export class Authorization {
   readonly #options: AuthorizationOptions
   /** By repository. */
-  readonly #challenges = new LRUCache<string, BearerChallenge>({ max: 10_000 })
+  readonly #challenges = new LRUCache<string, BearerChallenge>({ max: 1_000 })
+  /** What the ping said, for all repositories whose own 401 says nothing. */
+  #pinged: Scheme | undefined
   #basic = false
 
   constructor(options: AuthorizationOptions) {
@@ -50,28 +60,30 @@ export class Authorization {
     signal: AbortSignal,
     send: (authorization: string | undefined) => Promise<Answer>,
   ): Promise<Answer> {
+    const { account } = this.#options
     let sent = await this.#upFront(name, signal)
     for (let renewed = false; ;) {
       const answer = await send(sent?.header)
-      if (answer.hops > 0 || (answer.status !== 401 && answer.status !== 403)) return answer
-      discardBody(answer.body)
+      if (answer.hops > 0 || (answer.status !== 401 && answer.status !== 403)) {
+        if (sent?.credentials !== undefined) account.accepted()
+        return answer
+      }
       const challenge = bearerOf(challengesOf(answer))
       const insufficient = answer.status === 401 && challenge?.error?.toLowerCase() === 'insufficient_scope'
       const next = await this.#next(name, answer, sent, { renewed, insufficient }, signal)
-      if (next === undefined) throw this.#denied(answer, insufficient && sent?.token !== undefined)
+      if (next === undefined) throw this.#denied(name, answer, insufficient && sent?.token !== undefined)
       renewed = renewed || sent !== undefined
       sent = next
     }
   }
 
   async #upFront(name: string, signal: AbortSignal): Promise<Sent | undefined> {
-    const { credentials } = this.#options
-    if (this.#basic && credentials !== undefined) return { header: basicHeader(credentials) }
+    if (this.#basic) return await this.#withBasic(signal)
     const challenge = this.#challenges.get(name)
     return challenge === undefined ? undefined : await this.#withToken(challenge, signal)
   }
 
-  /** What to try after a refusal; undefined: nothing. */
+  /** What to try after a refusal; undefined: nothing. Takes the answer's body. */
   async #next(
     name: string,
     answer: Answer,
@@ -79,15 +91,17 @@ export class Authorization {
     { renewed, insufficient }: { renewed: boolean; insufficient: boolean },
     signal: AbortSignal,
   ): Promise<Sent | undefined> {
-    if (renewed) return undefined
-    const challenge = await this.#challengeOf(name, answer, sent, signal)
-    if (challenge === 'basic') {
-      const { credentials } = this.#options
-      if (credentials === undefined || sent !== undefined) return undefined
-      this.#basic = true
-      return { header: basicHeader(credentials) }
+    const given = schemeOf(answer)
+    if (sent?.credentials !== undefined && typeof given !== 'object') {
+      return await this.#withNewerBasic(answer, sent, sent.credentials, renewed, signal)
     }
-    if (challenge === undefined) return undefined
+    discardBody(answer.body)
+    if (renewed) return undefined
+    const scheme = given ?? (await this.#ungiven(answer, sent, signal))
+    if (scheme === undefined) return undefined
+    this.#basic = scheme === 'basic'
+    if (scheme === 'basic') return await this.#withBasic(signal)
+    const challenge = scopedFor(name, scheme)
     this.#challenges.set(name, challenge)
     if (sent?.token !== undefined && sent.challenge !== undefined) {
       const fresh = this.#options.now() - sent.token.issuedAt < FRESH
@@ -98,23 +112,23 @@ export class Authorization {
     return await this.#withToken(challenge, signal)
   }
 
-  async #challengeOf(
-    name: string,
-    answer: Answer,
-    sent: Sent | undefined,
-    signal: AbortSignal,
-  ): Promise<BearerChallenge | 'basic' | undefined> {
-    const given = schemeOf(answer)
-    if (given !== undefined) return given
-    if (sent?.challenge !== undefined) return sent.challenge
-    // A 403 without a word to somebody without credentials is an answer; so is one to Basic.
-    if (sent !== undefined || (answer.status === 403 && this.#options.credentials === undefined))
-      return undefined
-    const ping = await this.#options.ping(signal)
-    discardBody(ping.body)
-    const offered = schemeOf(ping)
-    // The ping's scope is none, or a dummy: it knows no repository.
-    return typeof offered === 'object' ? { ...offered, scope: `repository:${name}:pull` } : offered
+  /** What to answer to a refusal without a word about that. */
+  async #ungiven(answer: Answer, sent: Sent | undefined, signal: AbortSignal): Promise<Scheme | undefined> {
+    const { account, ping } = this.#options
+    if (sent !== undefined) return sent.challenge
+    // A 403 without a word to somebody without credentials is an answer.
+    if (answer.status === 403 && (await account.get(signal)) === undefined) return undefined
+    if (this.#pinged === undefined) {
+      const pinged = await ping(undefined, signal)
+      discardBody(pinged.body)
+      const offered = schemeOf(pinged)
+      // It knows no repository: a scope that names one is an example. A word such as `aws` is meant.
+      this.#pinged =
+        typeof offered === 'object' && /^(repository:|$)/.test(offered.scope ?? '')
+          ? { ...offered, scope: undefined }
+          : offered
+    }
+    return this.#pinged
   }
 
   async #withToken(challenge: BearerChallenge, signal: AbortSignal): Promise<Sent> {
@@ -122,7 +136,53 @@ export class Authorization {
     return { header: `Bearer ${token.value}`, challenge, token }
   }
 
-  #denied(answer: Answer, insufficientScope: boolean): UpstreamError {
+  async #withBasic(signal: AbortSignal): Promise<Sent | undefined> {
+    const credentials = await this.#options.account.get(signal)
+    return credentials === undefined ? undefined : { header: basicHeader(credentials), credentials }
+  }
+
+  /** After Basic was refused: the same with newer credentials, where it was for those and there are some. */
+  async #withNewerBasic(
+    answer: Answer,
+    { header }: Sent,
+    credentials: Credentials,
+    renewed: boolean,
+    signal: AbortSignal,
+  ): Promise<Sent | undefined> {
+    const { account, key } = this.#options
+    const why = await this.#whyRejected(answer, header, signal)
+    if (why === undefined) return undefined
+    if (renewed) {
+      account.rejected(`${key} ${why}`)
+      return undefined
+    }
+    const newer = await account.renewed(credentials, `${key} ${why}`, signal)
+    return newer === undefined ? undefined : { header: basicHeader(newer), credentials: newer }
+  }
+
+  /** Undefined: the credentials are good, they only do not open this. */
+  async #whyRejected(answer: Answer, header: string, signal: AbortSignal): Promise<string | undefined> {
+    if (answer.status === 401) {
+      discardBody(answer.body)
+      return 'answered 401'
+    }
+    let words = await textOf(answer)
+    if (words === '') {
+      // To HEAD there are no words: whether it is the account is told by the ping.
+      const pinged = await this.#options.ping(header, signal)
+      words = await textOf(pinged)
+      if (pinged.status === 401) return 'answered 401'
+      if (pinged.status !== 403) return undefined
+    }
+    return saysExpired(words) ? 'says that they have expired' : undefined
+  }
+
+  #denied(name: string, answer: Answer, insufficientScope: boolean): UpstreamError {
+    // A realm that was remembered too long must not lock us out.
+    if (schemeOf(answer) === undefined) {
+      this.#challenges.delete(name)
+      this.#pinged = undefined
+    }
     const { key } = this.#options
     return new UpstreamError('denied', key, `${key} refuses: ${answer.status}`, {
       status: answer.status,
@@ -135,10 +195,23 @@ function challengesOf(answer: Answer): ReturnType<typeof parseChallenges> {
   return parseChallenges(answer.headers['www-authenticate'])
 }
 
-function schemeOf(answer: Answer): BearerChallenge | 'basic' | undefined {
+function schemeOf(answer: Answer): Scheme | undefined {
   if (headerOf(answer.headers, 'www-authenticate') === undefined) return undefined
   const challenges = challengesOf(answer)
   return bearerOf(challenges) ?? (challenges.some(({ scheme }) => scheme === 'basic') ? 'basic' : undefined)
+}
+
+/** The scope is the server's to choose; where it names none, or its example, it is ours. */
+function scopedFor(name: string, challenge: BearerChallenge): BearerChallenge {
+  const { scope } = challenge
+  return scope === undefined || scope === EXAMPLE_SCOPE
+    ? { ...challenge, scope: `repository:${name}:pull` }
+    : challenge
+}
+
+async function textOf({ body }: Answer): Promise<string> {
+  const bytes = await readBody(body, MAX_REFUSAL_BYTES).catch(() => undefined)
+  return bytes?.toString() ?? ''
 }
 
 function isSame(one: BearerChallenge, other: BearerChallenge): boolean {

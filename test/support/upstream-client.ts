@@ -5,6 +5,7 @@ import type { Test } from 'tap'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { createMetrics, type Metrics } from '../../src/telemetry/metrics.ts'
 import { RegistryClient, type RegistryClientOptions } from '../../src/upstream/client.ts'
+import { Account, FixedCredentials, type Credentials } from '../../src/upstream/credentials.ts'
 import { UpstreamError, type UpstreamBlob } from '../../src/upstream/upstream.ts'
 import { image, type Image } from './images.ts'
 import { startUpstream, type UpstreamOptions, type UpstreamSimulator } from './upstream.ts'
@@ -22,10 +23,15 @@ export interface Connected {
   readonly signal: AbortSignal
 }
 
+export interface ClientOptions extends Partial<RegistryClientOptions> {
+  /** In place of an `account`. */
+  credentials?: Credentials | undefined
+}
+
 export async function connect(
   t: Test,
   upstreamOptions: UpstreamOptions = {},
-  clientOptions: Partial<RegistryClientOptions> = {},
+  clientOptions: ClientOptions = {},
   held: Image = image({ layers: [100_000, 1000] }),
 ): Promise<Connected> {
   const upstream = await startUpstream(upstreamOptions)
@@ -39,17 +45,17 @@ export async function connect(
 }
 
 /** Not a single wait of its own: retries come at once, and time-outs are as long as a test may take. */
-export function clientFor(
-  t: Test,
-  options: Partial<RegistryClientOptions> & { url: string },
-): RegistryClient {
+export function clientFor(t: Test, options: ClientOptions & { url: string }): RegistryClient {
+  const { credentials, key = 'docker.io', metrics = createMetrics() } = options
+  const source = credentials && new FixedCredentials(credentials)
   const client = new RegistryClient({
-    key: 'docker.io',
+    key,
+    account: new Account({ key, source, metrics }),
     maxConnections: 8,
     timeouts: { connect: 60_000, headers: 60_000, idle: 60_000 },
-    metrics: createMetrics(),
     backoffMs: 1,
     ...options,
+    metrics,
   })
   t.teardown(() => client.close())
   return client

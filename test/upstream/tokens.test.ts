@@ -1,6 +1,6 @@
 import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
-import { credentialsMayGo } from '../../src/upstream/tokens.ts'
+import { credentialsMayGo } from '../../src/upstream/realm.ts'
 import type { LogEntry } from '../support/upstream-log.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 
@@ -178,7 +178,7 @@ void test('credentials go to the token service, tokens to the registry, neither 
   const { client, upstream, image, signal } = await connect(
     t,
     { token: { credentials, private: [NAME] }, cdn: {} },
-    credentials,
+    { credentials },
   )
   await bytesOf(await client.blob(NAME, image.layers[0]!.digest, { from: 0, signal }))
   const basic = `Basic ${Buffer.from(`${credentials.username}:${credentials.password}`).toString('base64')}`
@@ -188,7 +188,11 @@ void test('credentials go to the token service, tokens to the registry, neither 
 })
 
 void test('plain Basic: not before it is asked for, then at once', async (t) => {
-  const { client, upstream, image, signal } = await connect(t, { basic: credentials, cdn: {} }, credentials)
+  const { client, upstream, image, signal } = await connect(
+    t,
+    { basic: credentials, cdn: {} },
+    { credentials },
+  )
   t.ok(await client.manifest(NAME, LATEST, signal))
   await bytesOf(await client.blob(NAME, image.layers[0]!.digest, { from: 0, signal }))
   t.same(
@@ -201,7 +205,7 @@ void test('plain Basic: not before it is asked for, then at once', async (t) => 
 void test('wrong or missing credentials are "denied", after one try', async (t) => {
   const { upstream, signal } = await connect(t, { basic: credentials })
   for (const [options, requests] of [
-    [{ username: 'robot', password: 'wrong' }, 2],
+    [{ credentials: { username: 'robot', password: 'wrong' } }, 2],
     [{}, 1],
   ] as const) {
     upstream.log.clear()
@@ -231,9 +235,9 @@ void test('a hostile realm gets neither credentials nor a connection', async (t)
     'ftp://127.0.0.1/',
   ]) {
     t.equal((await ask(t, {}, realm)).failure, 'broken', realm)
-    t.equal((await ask(t, credentials, realm)).failure, 'broken', realm)
+    t.equal((await ask(t, { credentials }, realm)).failure, 'broken', realm)
   }
-  t.equal((await ask(t, credentials, 'http://registry.example/token')).failure, 'broken')
+  t.equal((await ask(t, { credentials }, 'http://registry.example/token')).failure, 'broken')
   t.equal(elsewhere.upstream.log.count(), 0)
 })
 
