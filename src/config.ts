@@ -55,6 +55,8 @@ const upstreamSchema = section({
     connect: timeout().prefault('5s'),
     headers: timeout().prefault('15s'),
     idle: timeout().prefault('30s'),
+    // A layer at this rate is of use to nobody, and would hold one of few turns for hours.
+    minRate: size().prefault('1KiB'),
   }).prefault({}),
   segments: section({
     size: size(2 ** 20).prefault('64MiB'),

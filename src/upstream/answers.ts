@@ -2,7 +2,7 @@
  * Reading an upstream's answers: what may be believed, and what an error status means.
  */
 import { isDigest, type Digest } from '../oci/digest.ts'
-import { discardBody, readBody, ResponseBody } from './body.ts'
+import { discardBody, readBody, ResponseBody, type Body } from './body.ts'
 import { parseRetryAfter } from './manners.ts'
 import { headerOf, type Response, type ResponseHeaders } from './transport.ts'
 import { UpstreamError, type Bytes, type UpstreamFailure } from './upstream.ts'
@@ -114,7 +114,7 @@ export function nextPageOf(headers: ResponseHeaders, base: URL): URLSearchParams
 }
 
 /** A body that has ended before it began: what follows the last byte of a blob. */
-export function noBody(body: ResponseBody): ResponseBody {
+export function noBody(body: Body): Body {
   discardBody(body)
   const empty = new ResponseBody({ pause() {}, resume() {}, abort() {} })
   empty.finish()

@@ -7,6 +7,12 @@
 
 const PAUSE_ABOVE = 2 * 1024 * 1024
 
+/** What arrived since the last turn, in order. Leaving the loop early closes the connection. */
+export interface Body extends AsyncIterable<readonly Buffer[]> {
+  /** Gives the connection up without reading on; a no-op after the end. */
+  cancel(): void
+}
+
 /** The half of undici's controller that flow control needs. */
 interface Flow {
   pause(): void
@@ -14,7 +20,7 @@ interface Flow {
   abort(reason: Error): void
 }
 
-export class ResponseBody implements AsyncIterable<readonly Buffer[]> {
+export class ResponseBody implements Body {
   readonly #flow: Flow
   #queue: Buffer[] = []
   #queuedBytes = 0
@@ -25,11 +31,16 @@ export class ResponseBody implements AsyncIterable<readonly Buffer[]> {
     this.#flow = flow
   }
 
+  /** The socket waits for whoever reads. */
+  get paused(): boolean {
+    return this.#queuedBytes > PAUSE_ABOVE
+  }
+
   push(chunk: Buffer): void {
     if (this.#end !== undefined) return
     this.#queue.push(chunk)
     this.#queuedBytes += chunk.length
-    if (this.#queuedBytes > PAUSE_ABOVE) this.#flow.pause()
+    if (this.paused) this.#flow.pause()
     this.#wake?.()
   }
 
@@ -88,7 +99,7 @@ export class ResponseBody implements AsyncIterable<readonly Buffer[]> {
  *
  * @throws whatever broke the body off
  */
-export async function readBody(body: ResponseBody, maxBytes: number): Promise<Buffer | undefined> {
+export async function readBody(body: Body, maxBytes: number): Promise<Buffer | undefined> {
   const chunks: Buffer[] = []
   let size = 0
   for await (const batch of body) {
@@ -100,6 +111,6 @@ export async function readBody(body: ResponseBody, maxBytes: number): Promise<Bu
 }
 
 /** Reads a short body away, so that its connection can be used again; a long one costs the connection. */
-export function discardBody(body: ResponseBody): void {
+export function discardBody(body: Body): void {
   readBody(body, 64 * 1024).catch(() => undefined)
 }

@@ -6,6 +6,7 @@
  */
 import type { AddressRule } from './addresses.ts'
 import { discardBody } from './body.ts'
+import { decoded } from './decoding.ts'
 import { headerOf, type Request, type Response, type Transport } from './transport.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -32,7 +33,9 @@ export async function follow(follower: Follower, request: Request): Promise<Answ
   let elsewhere = false
   for (let hops = 0; ; hops += 1) {
     const response = await follower.transport.send({ ...request, url, headers })
-    if (!REDIRECTS.has(response.status)) return { ...response, hops, elsewhere }
+    if (!REDIRECTS.has(response.status)) {
+      return { ...decoded(follower.key, response, request.method !== 'HEAD'), hops, elsewhere }
+    }
     discardBody(response.body)
     const next = nextUrl(follower, response)
     if (hops === MAX_HOPS) throw refused(follower, response, 'redirects more than ten times')

@@ -8,9 +8,10 @@ import { rootCertificates, getCACertificates } from 'node:tls'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { AddressRule } from './addresses.ts'
-import { ResponseBody } from './body.ts'
+import { ResponseBody, type Body } from './body.ts'
 import { toUpstreamError } from './failures.ts'
 import { parseRatelimitRemaining } from './manners.ts'
+import { Pace, type PaceLimits } from './pace.ts'
 import { proxyFor, type ProxyChoice } from './proxy.ts'
 import type { Milliseconds } from './upstream.ts'
 
@@ -35,15 +36,11 @@ export interface Response {
   readonly url: URL
   readonly status: number
   readonly headers: ResponseHeaders
-  readonly body: ResponseBody
+  readonly body: Body
 }
 
-export interface Timeouts {
+export interface Timeouts extends PaceLimits {
   readonly connect: Milliseconds
-  /** From the request to the whole head of its answer. */
-  readonly headers: Milliseconds
-  /** Between two pieces of a body. There is no limit for the whole of it. */
-  readonly idle: Milliseconds
 }
 
 interface TransportOptions extends ProxyChoice {
@@ -154,6 +151,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   readonly #onAbort = (): void => {
     this.#abort()
   }
+  readonly #pace: Pace
   #controller: Dispatcher.DispatchController | undefined
   #body: ResponseBody | undefined
 
@@ -167,17 +165,22 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#options = options
     this.#resolve = resolve
     this.#reject = reject
+    this.#pace = new Pace(options.timeouts, (reason) => {
+      this.#controller?.abort(reason)
+    })
     request.signal.addEventListener('abort', this.#onAbort, { once: true })
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller
     if (this.#request.signal.aborted) this.#abort()
+    else this.#pace.asked()
   }
 
   onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: ResponseHeaders): void {
     if (status < 200) return
     this.#body = new ResponseBody(controller)
+    this.#pace.answered(this.#body)
     this.#count(`${Math.floor(status / 100)}xx`)
     const { metrics, key } = this.#options
     const remaining = parseRatelimitRemaining(headerOf(headers, 'ratelimit-remaining'))
@@ -187,6 +190,7 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   onResponseData(_controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.#options.metrics.upstreamBytes.inc({ upstream: this.#options.key }, chunk.length)
+    this.#pace.received(chunk.length)
     this.#body?.push(chunk)
   }
 
@@ -215,6 +219,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   }
 
   #settled(): void {
+    this.#pace.end()
     this.#request.signal.removeEventListener('abort', this.#onAbort)
   }
 
