@@ -75,13 +75,21 @@ export function cdnTargetOf(path: string): Target {
   return { kind: match[1] === '0' ? 'cdn' : 'hop', repo: match[2] ?? '', ref: match[3] ?? '' }
 }
 
+/** The simulator around it. */
+export interface Surroundings {
+  readonly url: string
+  readonly cdnUrl: string
+  /** In ms. */
+  now(): number
+}
+
 export class Cdn {
   readonly #holdings: Holdings
-  readonly #urls: { url: string; cdnUrl: string }
+  readonly #urls: Surroundings
   /** Signed addresses that were used. */
   readonly #uses = new Set<string>()
 
-  constructor(holdings: Holdings, urls: { url: string; cdnUrl: string }) {
+  constructor(holdings: Holdings, urls: Surroundings) {
     this.#holdings = holdings
     this.#urls = urls
   }
@@ -127,7 +135,7 @@ export class Cdn {
   #sign(cdn: CdnOptions): string {
     const query = new URLSearchParams()
     if (cdn.signedUrlTtlMs !== undefined) {
-      query.set('expires', String(performance.now() + cdn.signedUrlTtlMs))
+      query.set('expires', String(this.#urls.now() + cdn.signedUrlTtlMs))
     }
     if (cdn.expireSignedUrlDuringBody === true) query.set('use', randomUUID())
     return query.size === 0 ? '' : `?${query.toString()}`
@@ -163,7 +171,7 @@ export class Cdn {
 
   #hasExpired(query: URLSearchParams): boolean {
     const expires = query.get('expires')
-    if (expires !== null && Number(expires) < performance.now()) return true
+    if (expires !== null && Number(expires) < this.#urls.now()) return true
     const use = query.get('use')
     if (use === null) return false
     const again = this.#uses.has(use)

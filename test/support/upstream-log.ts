@@ -17,6 +17,8 @@ export interface LogEntry {
   /** Tag or digest. */
   readonly ref: string | undefined
   readonly headers: IncomingHttpHeaders
+  /** Of a POST to the token service, when it has come. */
+  form?: URLSearchParams
   /** `performance.now()`. */
   readonly startedAt: number
   endedAt: number | undefined

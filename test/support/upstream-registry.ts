@@ -1,7 +1,7 @@
 /**
  * The simulated registry's endpoints.
  */
-import { Cdn, cdnTargetOf, type CdnOptions, type Target } from './upstream-cdn.ts'
+import { Cdn, cdnTargetOf, type CdnOptions, type Surroundings, type Target } from './upstream-cdn.ts'
 import type { Holdings } from './upstream-content.ts'
 import { sendContent } from './upstream-body.ts'
 import { RateLimiter, type RateLimit } from './upstream-limits.ts'
@@ -45,7 +45,7 @@ export class RegistryEndpoints {
   /** Replaced as a whole at run time. */
   options: RegistryOptions
 
-  constructor(holdings: Holdings, urls: { url: string; cdnUrl: string }, options: RegistryOptions) {
+  constructor(holdings: Holdings, urls: Surroundings, options: RegistryOptions) {
     this.#holdings = holdings
     this.#cdn = new Cdn(holdings, urls)
     this.#manifests = new ManifestEndpoint(holdings)

@@ -8,6 +8,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Content, Image } from './images.ts'
 import { TokenService, type AuthOptions } from './upstream-auth.ts'
@@ -30,6 +31,8 @@ export interface UpstreamOptions extends AuthOptions, RegistryOptions {
   tls?: { cert: string; key: string } | undefined
   /** Default 127.0.0.1. The URLs name it. */
   host?: string | undefined
+  /** In ms, in place of the process's clock: how long tokens and signed URLs are good. */
+  now?: (() => number) | undefined
 }
 
 const LISTENERS = ['registry', 'auth', 'cdn'] as const
@@ -44,7 +47,7 @@ export class UpstreamSimulator implements AsyncDisposable {
   readonly log = new RequestLog()
   readonly rules = new Rules()
   readonly holdings = new Holdings()
-  readonly tokens = new TokenService()
+  readonly tokens = new TokenService(() => this.now())
   readonly #servers: Record<Listener, Server>
   readonly #ports: Record<Listener, number> = { registry: 0, auth: 0, cdn: 0 }
   readonly #endpoints: RegistryEndpoints
@@ -71,6 +74,10 @@ export class UpstreamSimulator implements AsyncDisposable {
 
   get cdnUrl(): string {
     return this.#urlOf('cdn')
+  }
+
+  now(): number {
+    return (this.#options.now ?? performance.now.bind(performance))()
   }
 
   /** Changes how it behaves from the next request on; what is not named stays. */
@@ -212,6 +219,9 @@ export class UpstreamSimulator implements AsyncDisposable {
       aborted: false,
     }
     this.log.begin(entry)
+    if (listener === 'auth' && entry.method === 'POST') {
+      entry.form = new URLSearchParams(await text(request).catch(() => ''))
+    }
     request.resume()
     response.on('error', () => undefined)
     response.on('close', () => {
@@ -246,7 +256,7 @@ export class UpstreamSimulator implements AsyncDisposable {
     }
     if (entry.listener === 'auth') {
       const known = (repo: string): boolean => this.holdings.repositories.has(repo)
-      this.tokens.issue(call, this.#options.token ?? {}, known)
+      this.tokens.issue(call, this.#options, known)
       return
     }
     if (entry.listener === 'registry' && entry.kind !== 'cdn' && entry.kind !== 'hop') {

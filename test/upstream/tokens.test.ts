@@ -66,8 +66,8 @@ void test('a token lives for what it says, less a tenth; for a minute when it sa
     [{ ttl: 300 }, 270],
     [{ noExpiry: true }, 54],
     // Whatever the clocks of others say.
-    [{ ttl: 300, clockSkew: 3600 }, 270],
-    [{ ttl: 300, clockSkew: -3600 }, 270],
+    [{ ttl: 300, clockSkewMs: 3_600_000 }, 270],
+    [{ ttl: 300, clockSkewMs: -3_600_000 }, 270],
   ] as const) {
     let now = 1000
     const { client, upstream, signal } = await connect(t, { token }, { now: () => now })
