@@ -4,13 +4,18 @@
  */
 import { admitted, says, unknownManifest, unknownUser, type Profile } from './profile.ts'
 
+const account = { username: '00000000-0000-0000-0000-000000000000', password: 'refresh' }
+
 export const acr: Profile = {
   key: 'office.azurecr.io',
   repository: 'team/app',
   format: 'oci',
+  account,
   options: {
     token: {
       service: 'office.azurecr.io',
+      credentials: account,
+      private: ['team/private'],
       fields: 'access_token',
       noExpiry: true,
       hideUnknown: true,
@@ -25,7 +30,10 @@ export const acr: Profile = {
       { when: admitted(unknownManifest(registry)) },
       says(404, 'MANIFEST_UNKNOWN', 'manifest tagged by "missing" is not found'),
     ],
-    [{ when: unknownUser }, says(401, 'UNAUTHORIZED', 'authentication required, visit the documentation')],
+    [
+      { when: unknownUser(account) },
+      says(401, 'UNAUTHORIZED', 'authentication required, visit the documentation'),
+    ],
     [
       { kind: 'cdn', when: ({ headers }) => headers.authorization !== undefined },
       {

@@ -3,26 +3,30 @@
  */
 import { admitted, says, unknownManifest, unknownUser, type Profile } from './profile.ts'
 
-const QUOTA = {
-  'ratelimit-limit': '100;w=21600',
-  'ratelimit-remaining': '97;w=21600',
-  'docker-ratelimit-source': '192.0.2.1',
-}
+const account = { username: 'office', password: 'dckr_pat_secret' }
 
 export const dockerHub: Profile = {
   key: 'docker.io',
   repository: 'library/thing',
   format: 'docker',
+  account,
   options: {
-    token: { service: 'registry.docker.io', ttl: 300, fields: 'both', hideUnknown: true },
+    token: {
+      service: 'registry.docker.io',
+      credentials: account,
+      private: ['library/private'],
+      ttl: 300,
+      fields: 'both',
+      hideUnknown: true,
+    },
     cdn: { status: 307, redirectHead: true },
     referrers: 'unsupported',
+    rateLimit: { limit: 100, source: '192.0.2.1' },
   },
   quirks: (registry) => [
-    [{ kind: 'manifest' }, { headers: QUOTA }],
     [
       { kind: 'manifest', when: admitted(unknownManifest(registry)) },
-      says(404, 'MANIFEST_UNKNOWN', 'manifest unknown', { detail: 'unknown tag=missing', headers: QUOTA }),
+      says(404, 'MANIFEST_UNKNOWN', 'manifest unknown', { detail: 'unknown tag=missing' }),
     ],
     [
       { kind: 'blob' },
@@ -33,7 +37,7 @@ export const dockerHub: Profile = {
       { headers: { etag: '"9b7d2f0c1f6d4e"', 'cf-cache-status': 'HIT', 'cache-control': 'max-age=14400' } },
     ],
     [
-      { when: unknownUser },
+      { when: unknownUser(account) },
       {
         status: 401,
         body: { text: '{"details":"incorrect username or password"}', type: 'application/json' },

@@ -1,19 +1,20 @@
 /**
  * ECR private: plain Basic with a password of twelve hours, and a 403 that says when those are over.
  */
-import { says, unknownManifest, unknownRepository, type Profile } from './profile.ts'
+import { basicOf, says, unknownManifest, unknownRepository, type Profile } from './profile.ts'
 
 const OVER = 'Your authorization token has expired. Reauthenticate and try again.'
-const credentials = { username: 'AWS', password: 'eyJwYXlsb2FkIjoi:fresh' }
+const account = { username: 'AWS', password: 'eyJwYXlsb2FkIjoi:fresh' }
 
 export const ecrPrivate: Profile = {
   key: '123456789012.dkr.ecr.eu-west-1.amazonaws.com',
   repository: 'team/app',
   format: 'oci',
-  credentials,
-  options: { basic: credentials, cdn: { status: 307, signedUrlTtlMs: 3_600_000 }, referrers: 'ok' },
+  account,
+  closed: true,
+  options: { basic: account, cdn: { status: 307, signedUrlTtlMs: 3_600_000 }, referrers: 'ok' },
   quirks: (registry) => {
-    const right = `Basic ${Buffer.from(`${credentials.username}:${credentials.password}`).toString('base64')}`
+    const right = basicOf(account)
     return [
       [
         { when: unknownRepository(registry) },

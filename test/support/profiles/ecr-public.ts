@@ -3,25 +3,28 @@
  */
 import { admitted, says, unknownManifest, unknownRepository, unknownUser, type Profile } from './profile.ts'
 
+const account = { username: 'AWS', password: 'eyJwYXlsb2FkIjoi' }
+
 export const ecrPublic: Profile = {
   key: 'public.ecr.aws',
   repository: 'nginx/nginx',
   format: 'oci',
+  account,
   options: {
-    token: { service: 'public.ecr.aws', scope: 'aws', fields: 'token', noExpiry: true },
+    token: {
+      service: 'public.ecr.aws',
+      credentials: account,
+      private: ['nginx/private'],
+      scope: 'aws',
+      fields: 'token',
+      noExpiry: true,
+    },
     cdn: { status: 307 },
     referrers: 'ok',
+    noDigestHeader: 'get',
+    blobHead401: true,
   },
   quirks: (registry) => [
-    [{ kind: 'manifest', method: 'GET' }, { digestHeader: 'none' }],
-    [
-      { kind: 'blob', method: 'HEAD' },
-      says(401, 'UNAUTHORIZED', 'Not Authorized', {
-        headers: {
-          'www-authenticate': `Bearer realm="${registry.authUrl}/token",service="public.ecr.aws",scope="aws"`,
-        },
-      }),
-    ],
     [
       { when: admitted(unknownRepository(registry)) },
       says(404, 'NAME_UNKNOWN', "The repository with name 'missing' does not exist in the registry"),
@@ -30,6 +33,6 @@ export const ecrPublic: Profile = {
       { when: admitted(unknownManifest(registry)) },
       says(404, 'MANIFEST_UNKNOWN', 'Requested image not found'),
     ],
-    [{ when: unknownUser }, says(401, 'UNAUTHORIZED', 'Not Authorized')],
+    [{ when: unknownUser(account) }, says(401, 'UNAUTHORIZED', 'Not Authorized')],
   ],
 }

@@ -9,14 +9,28 @@ const MAY_NOT =
   '"artifactregistry.repositories.downloadArtifacts" on resource ' +
   '"projects/p/locations/us/repositories/gcr.io" (or it may not exist)'
 
+const account = {
+  username: '_json_key',
+  password: '{\n  "type": "service_account",\n  "key": "ü:-----BEGIN\\n"\n}\n',
+}
+
 export const gcr: Profile = {
   key: 'gcr.io',
   repository: 'distroless/static',
   format: 'docker',
+  account,
   options: {
-    token: { service: 'gcr.io', challenge: 'none', fields: 'token', ttl: 3600 },
+    token: {
+      service: 'gcr.io',
+      credentials: account,
+      private: ['distroless/private'],
+      challenge: 'none',
+      fields: 'token',
+      ttl: 3600,
+    },
     cdn: { status: 302, location: 'relative', rejectAuthorization: false },
     referrers: 'ok',
+    tagsList: 'extraKeys',
   },
   quirks: (registry) => [
     [{ kind: 'token', method: 'POST' }, says(404, 'NOT_FOUND', 'page not found')],
@@ -25,6 +39,6 @@ export const gcr: Profile = {
       { when: admitted(unknownManifest(registry)) },
       says(404, 'MANIFEST_UNKNOWN', 'Failed to fetch "missing"', { detail: '' }),
     ],
-    [{ when: unknownUser }, says(401, 'UNAUTHORIZED', 'authentication failed')],
+    [{ when: unknownUser(account) }, says(401, 'UNAUTHORIZED', 'authentication failed')],
   ],
 }

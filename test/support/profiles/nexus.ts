@@ -3,23 +3,26 @@
  */
 import type { Profile } from './profile.ts'
 
-const credentials = { username: 'reader', password: 'reader' }
+const account = { username: 'reader', password: 'reader' }
 
 export const nexus: Profile = {
   key: 'nexus.office.example',
   repository: 'team/app',
   format: 'docker',
-  credentials,
-  options: { basic: credentials, referrers: 'unsupported' },
+  account,
+  closed: true,
+  options: {
+    basic: account,
+    referrers: 'unsupported',
+    noDigestHeader: 'both',
+    weakEtag: true,
+    contentTypeMode: 'charset',
+  },
   quirks: () => [
-    [
-      { kind: 'manifest' },
-      { digestHeader: 'none', headers: { etag: 'W/"5f3a"', vary: 'Accept-Encoding', server: 'Nexus/3.70' } },
-    ],
+    [{ kind: 'manifest' }, { headers: { vary: 'Accept-Encoding' } }],
     [
       { kind: 'blob', method: 'GET' },
       { digestHeader: 'none', noContentLength: true },
     ],
-    [{ kind: 'ping' }, { headers: { server: 'Nexus/3.70' } }],
   ],
 }

@@ -19,8 +19,10 @@ export interface Profile {
   readonly repository: string
   /** Of its manifests. */
   readonly format: 'oci' | 'docker'
-  /** Without which it gives nothing to anybody. */
-  readonly credentials?: Credentials
+  /** The one account that it knows; undefined: everything is open to everybody. */
+  readonly account?: Credentials
+  /** Gives nothing to those without the account. */
+  readonly closed?: true
   readonly options: UpstreamOptions
   readonly quirks: (registry: UpstreamSimulator) => readonly Quirk[]
   /** Holds everything, under longer names, when the registry itself only sends people there. */
@@ -66,9 +68,14 @@ export function unknownScope(registry: UpstreamSimulator): Condition {
   }
 }
 
-/** For a token, by somebody whose name and password it does not know. */
-export function unknownUser({ kind, headers }: LogEntry): boolean {
-  return kind === 'token' && headers.authorization !== undefined
+/** For a token, by somebody with another name or password than that. */
+export function unknownUser(account: Credentials): Condition {
+  return ({ kind, headers: { authorization } }) =>
+    kind === 'token' && authorization !== undefined && authorization !== basicOf(account)
+}
+
+export function basicOf({ username, password }: Credentials): string {
+  return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
 /** After the token service was asked, not before: what a registry says to those who are let in. */

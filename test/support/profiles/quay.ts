@@ -2,27 +2,30 @@
  * Quay: tokens that do not say how long they live, a manifest of another type for those who do not list its own,
  * redirects that call themselves good for a year, and a HEAD that is answered without one.
  */
-import { content } from '../images.ts'
 import { admitted, says, unknownManifest, unknownRepository, unknownUser, type Profile } from './profile.ts'
 
 const NOT_AUTHORIZED = 'access to the requested resource is not authorized'
 
-/** What a tag becomes for a client of ten years ago. */
-const OLD = content(
-  'application/vnd.docker.distribution.manifest.v1+prettyjws',
-  Buffer.from('{"schemaVersion":1,"name":"prometheus/node","tag":"1","fsLayers":[],"history":[]}'),
-)
+const account = { username: 'office+robot', password: 'ROBOTSECRET' }
 
 export const quay: Profile = {
   key: 'quay.io',
   repository: 'prometheus/node',
   format: 'oci',
+  account,
   options: {
-    token: { service: 'quay.io', fields: 'token', noExpiry: true },
+    token: {
+      service: 'quay.io',
+      credentials: account,
+      private: ['prometheus/private'],
+      fields: 'token',
+      noExpiry: true,
+    },
     cdn: { status: 302, redirectHead: false },
     referrers: 'ok',
     linkStyle: 'absolute',
     pageSize: 100,
+    acceptConverts: 'schema1',
   },
   quirks: (registry) => {
     const { authUrl } = registry
@@ -35,10 +38,6 @@ export const quay: Profile = {
           body: { text: 'true', type: 'application/json' },
           headers: { 'www-authenticate': challenge(), 'x-sparse-manifest-support': '1' },
         },
-      ],
-      [
-        { kind: 'manifest', when: ({ headers }) => !listsOciIndex(headers.accept) },
-        { replace: OLD.bytes, digestHeader: OLD.digest, contentType: OLD.mediaType },
       ],
       // With a token as without one, and without a word on whether the token was to blame.
       [
@@ -57,14 +56,9 @@ export const quay: Profile = {
         says(404, 'TAG_EXPIRED', 'Tag expired was deleted or has expired.', { detail: {} }),
       ],
       [
-        { when: unknownUser },
+        { when: unknownUser(account) },
         says(401, 'UNAUTHORIZED', 'Could not find robot with the given username', { detail: {} }),
       ],
     ]
   },
-}
-
-// A star in its place is not enough for Quay.
-function listsOciIndex(accept: string | undefined): boolean {
-  return accept?.includes('application/vnd.oci.image.index.v1+json') === true
 }

@@ -2,7 +2,7 @@
  * Registries of the world on this machine.
  */
 import type { Test } from 'tap'
-import type { Image } from '../images.ts'
+import type { Content, Image } from '../images.ts'
 import type { Filter, LogEntry } from '../upstream-log.ts'
 import { startUpstream, type UpstreamSimulator } from '../upstream.ts'
 import { acr } from './acr.ts'
@@ -54,8 +54,7 @@ export interface RunningProfile {
   readonly all: readonly UpstreamSimulator[]
   /** By the name that clients of the registry use. */
   addImage(repo: string, tag: string | undefined, image: Image): void
-  /** Of the one that has the content, by the name that clients use. */
-  nameAtStore(repo: string): string
+  addBlob(repo: string, blob: Content): void
   /** What all of them saw. */
   seen(filter?: Filter): LogEntry[]
 }
@@ -71,7 +70,7 @@ export async function startProfile(t: Test, name: ProfileName): Promise<RunningP
     profile,
     registry,
     all,
-    nameAtStore,
+    addBlob: (repo, blob) => (store ?? registry).addBlob(nameAtStore(repo), blob),
     addImage: (repo, tag, image) => (store ?? registry).addImage(nameAtStore(repo), tag, image),
     seen: (filter) => all.flatMap(({ log }) => log.of(filter)),
   }
