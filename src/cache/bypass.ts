@@ -303,6 +303,7 @@ class Transfer {
     const blob = await origin.upstream.blob(name, digest, {
       from: position,
       ...((position > 0 || range !== undefined) && end !== undefined ? { to: end } : {}),
+      size,
       signal: this.#signal,
     })
     if (blob === undefined) throw new OciError('BLOB_UNKNOWN', { digest })

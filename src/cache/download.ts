@@ -190,6 +190,7 @@ export class Download {
     const blob = await origin.upstream.blob(name, digest, {
       from: run.position,
       ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
+      size: this.#size,
       signal,
     })
     if (blob === undefined) {
@@ -247,7 +248,6 @@ export class Download {
   /** @throws UpstreamError when upstream's length is not the descriptor's */
   #learn(size: Bytes | undefined): void {
     if (size !== undefined && this.#size !== undefined && size !== this.#size) {
-      this.#options.origin.upstream.distrust?.(this.#options.digest)
       throw new UpstreamError(
         'broken',
         this.#options.origin.upstream.key,

@@ -109,7 +109,7 @@ export class FallbackUpstream implements Upstream {
     )
   }
 
-  /** Whoever broke off in the middle of a body is asked for the rest of it only after the others. */
+  /** Who broke off in the middle of a body is asked for the rest of it only after the others. */
   blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
     const question: Question<UpstreamBlob | undefined> = {
       ask: async (source, signal) => {
@@ -235,12 +235,19 @@ export class FallbackUpstream implements Upstream {
   }
 
   #watched(source: Source, digest: Digest, request: BlobRequest, blob: UpstreamBlob): UpstreamBlob {
+    const { to, signal } = request
+    const size = request.size ?? blob.size
+    if (blob.size !== undefined && blob.size !== size) {
+      blob.cancel()
+      const told = `${source.url} says the blob is ${blob.size} bytes instead of ${String(size)}`
+      throw new UpstreamError('broken', this.key, told)
+    }
     const givers = this.#givers.get(digest) ?? new Set()
     this.#givers.set(digest, givers.add(source))
     const cut = (): void => {
-      if (!request.signal.aborted) source.putOff(digest, this.#options.now() + CUT_MEMORY)
+      if (!signal.aborted) source.putOff(digest, this.#options.now() + CUT_MEMORY)
     }
-    return { ...blob, body: watched(blob, request.to, cut) }
+    return { ...blob, body: watched(blob, Math.min(to ?? Infinity, size ?? 0), cut) }
   }
 }
 
@@ -266,10 +273,10 @@ class Source {
   }
 }
 
-/** The same body; `cut` is called when it breaks off, or ends before what was asked for and promised. */
+/** The same body; `cut` is called when it breaks off, or ends before `end`. */
 async function* watched(
-  { start, size, body }: UpstreamBlob,
-  to: Bytes | undefined,
+  { start, body }: UpstreamBlob,
+  end: Bytes,
   cut: () => void,
 ): AsyncGenerator<readonly Buffer[], void, undefined> {
   let position = start
@@ -282,7 +289,7 @@ async function* watched(
     cut()
     throw error
   }
-  if (size !== undefined && position < Math.min(to ?? size, size)) cut()
+  if (position < end) cut()
 }
 
 function isUndefined(answer: unknown): boolean {

@@ -75,6 +75,8 @@ export interface UpstreamManifest {
 export interface BlobRequest {
   readonly from: Bytes
   readonly to?: Bytes
+  /** Of the whole blob, as it has been told to those who wait for it. */
+  readonly size?: Bytes | undefined
   readonly signal: AbortSignal
 }
 
