@@ -18,24 +18,21 @@ import { ConnectionError, PullError } from './wire.ts'
 const RETRY_PAUSES_MS = [1_000, 2_000, 4_000]
 const LAYERS_AT_ONCE = 4
 
+const VERSION = {
+  userAgent: 'buildkit/v0.24',
+  prefix: true,
+  acceptEncoding: true,
+  most: { requests: 5, layers: LAYERS_AT_ONCE },
+  secondChance: true,
+}
+
 export const buildkit: Client = {
   name: 'BuildKit',
   elsewhere: 'everything',
   keepAlive: true,
-  async pull({ strand, shelf, repository, tag }) {
-    const resolver = new Resolver(
-      {
-        userAgent: 'buildkit/v0.24',
-        hosts: [
-          { endpoint: 'mirror', path: '/v2/docker.io/', query: '?ns=docker.io' },
-          { endpoint: 'real', path: '/v2/', query: '' },
-        ],
-        acceptEncoding: true,
-        most: { requests: 5, layers: LAYERS_AT_ONCE },
-        secondChance: true,
-      },
-      repository,
-    )
+  async pull(pulling) {
+    const { strand, shelf, tag } = pulling
+    const resolver = new Resolver(VERSION, pulling)
     const fetch = async (strand: Strand, wanted: Descriptor): Promise<void> => {
       const download = new Download()
       await withRetries(strand, () => resolver.fetch(strand, wanted, shelf, download))

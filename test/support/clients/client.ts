@@ -26,6 +26,8 @@ export interface Descriptor {
 export interface Pulling {
   readonly strand: Strand
   readonly shelf: Shelf
+  /** What the mirror stands for: `docker.io`. */
+  readonly registry: string
   readonly repository: string
   readonly tag: string
 }
@@ -171,6 +173,8 @@ export interface Outcome {
 export interface RunOptions {
   readonly mirror: string
   readonly real: string
+  /** Default `docker.io`. */
+  readonly registry?: string
   readonly repository: string
   readonly tag: string
   /** Default 10 s. */
@@ -179,7 +183,7 @@ export interface RunOptions {
 
 /** One pull by a client that has nothing yet. */
 export async function run(client: Client, options: RunOptions): Promise<Outcome> {
-  const { mirror, real, repository, tag, hangMs = 10_000 } = options
+  const { mirror, real, registry = 'docker.io', repository, tag, hangMs = 10_000 } = options
   const { keepAlive } = client
   const wire = new Wire({ endpoints: { mirror, real }, keepAlive, hangMs })
   const strand = new Strand(wire, new AbortController().signal)
@@ -187,7 +191,7 @@ export async function run(client: Client, options: RunOptions): Promise<Outcome>
   const startedAt = performance.now()
   let error: Error | undefined
   try {
-    await Promise.race([client.pull({ strand, shelf, repository, tag }), wire.hung])
+    await Promise.race([client.pull({ strand, shelf, registry, repository, tag }), wire.hung])
   } catch (failure) {
     if (!(failure instanceof PullError || failure instanceof HungError)) throw failure
     error = failure

@@ -19,17 +19,10 @@ import {
 import type { Strand } from './strand.ts'
 import { ConnectionError, PullError, type Answer, type Endpoint, type Head } from './wire.ts'
 
-export interface Host {
-  readonly endpoint: Endpoint
-  /** Up to the repository. */
-  readonly path: string
-  /** `ns`, wherever the host is not the one that the image is named after. */
-  readonly query: string
-}
-
 export interface Version {
   readonly userAgent: string
-  readonly hosts: readonly Host[]
+  /** The registry is named between `/v2` and the repository. */
+  readonly prefix?: boolean
   readonly acceptEncoding: boolean
   /** `bytes=0-` on whatever is fetched. */
   readonly alwaysRange?: boolean
@@ -46,21 +39,14 @@ const RESOLVE_ACCEPT =
   'application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*'
 const IDLE_TRIES = 3
 
-const HOSTS: readonly Host[] = [
-  { endpoint: 'mirror', path: '/v2/', query: '?ns=docker.io' },
-  { endpoint: 'real', path: '/v2/', query: '' },
-]
-
 export const containerd16 = containerd('containerd 1.6', {
   userAgent: 'containerd/1.6.20',
-  hosts: HOSTS,
   acceptEncoding: false,
   most: { requests: 6, layers: 3 },
   secondChance: false,
 })
 export const containerd21 = containerd('containerd 2.1', {
   userAgent: 'containerd/v2.1.4',
-  hosts: HOSTS,
   acceptEncoding: true,
   alwaysRange: true,
   most: { requests: 5, layers: 3 },
@@ -68,7 +54,6 @@ export const containerd21 = containerd('containerd 2.1', {
 })
 export const containerd23 = containerd('containerd 2.3 (parallel)', {
   userAgent: 'containerd/v2.3.1',
-  hosts: HOSTS,
   acceptEncoding: true,
   headersMs: 30_000,
   most: { requests: 5, layers: 3 },
@@ -81,8 +66,9 @@ function containerd(name: string, version: Version): Client {
     name,
     elsewhere: 'everything',
     keepAlive: true,
-    async pull({ strand, shelf, repository, tag }: Pulling) {
-      const resolver = new Resolver(version, repository)
+    async pull(pulling: Pulling) {
+      const { strand, shelf, tag } = pulling
+      const resolver = new Resolver(version, pulling)
       const top = await resolver.resolve(strand, tag)
       const fetch = (strand: Strand, it: Descriptor): Promise<void> =>
         resolver.fetch(strand, it, shelf, new Download())
@@ -101,20 +87,20 @@ function containerd(name: string, version: Version): Client {
 
 export class Resolver {
   readonly #version: Version
-  readonly #repository: string
+  readonly #pulling: Pulling
 
-  constructor(version: Version, repository: string) {
+  constructor(version: Version, pulling: Pulling) {
     this.#version = version
-    this.#repository = repository
+    this.#pulling = pulling
   }
 
   async resolve(strand: Strand, tag: string): Promise<Descriptor> {
-    return await this.#firstOf(async (host, last) => {
+    return await this.#firstOf(async (endpoint, last) => {
       const head: Head = [['Accept', RESOLVE_ACCEPT]]
-      let answer = await this.ask(strand, host, 'HEAD', `manifests/${tag}`, head, last)
+      let answer = await this.#ask(strand, endpoint, 'HEAD', `manifests/${tag}`, head, last)
       if (answer.status === 405) {
         await answer.discard()
-        answer = await this.ask(strand, host, 'GET', `manifests/${tag}`, head, last)
+        answer = await this.#ask(strand, endpoint, 'GET', `manifests/${tag}`, head, last)
       }
       if (!answer.ok) throw await refusalOf(answer)
       await answer.discard()
@@ -149,20 +135,24 @@ export class Resolver {
   }
 
   /** What is too much, or too early, is sent again at once, without a pause. */
-  async ask(
+  async #ask(
     strand: Strand,
-    host: Host,
+    endpoint: Endpoint,
     method: 'GET' | 'HEAD',
     what: string,
     head: Head,
     last: boolean,
   ): Promise<Answer> {
     const { userAgent, most, secondChance, headersMs } = this.#version
-    const path = `${host.path}${this.#repository}/${what}${host.query}`
+    const { registry, repository } = this.#pulling
+    const prefix = endpoint === 'mirror' && this.#version.prefix === true ? `${registry}/` : ''
+    // Wherever the host is not the one that the image is named after.
+    const query = endpoint === 'mirror' ? `?ns=${encodeURIComponent(registry)}` : ''
+    const path = `/v2/${prefix}${repository}/${what}${query}`
     const heads: Head = [['User-Agent', userAgent], ...head]
     let chances = secondChance && last ? 1 : 0
     for (let requests = 1; ; requests += 1) {
-      const answer = await strand.ask(host.endpoint, method, path, heads, headersMs)
+      const answer = await strand.ask(endpoint, method, path, heads, headersMs)
       const { status } = answer
       const again = status === 408 || status === 429 || ([500, 503, 504].includes(status) && chances-- > 0)
       if (!again || requests === most.requests) return answer
@@ -184,9 +174,9 @@ export class Resolver {
         ? ([['Range', `bytes=${String(from)}-`]] as const)
         : []),
     ]
-    return await this.#firstOf(async (host, last) => {
+    return await this.#firstOf(async (endpoint, last) => {
       const ask = async (from: number, strand: Strand): Promise<Answer> => {
-        const answer = await this.ask(strand, host, 'GET', what, heads(from), last)
+        const answer = await this.#ask(strand, endpoint, 'GET', what, heads(from), last)
         if (!answer.ok) throw await refusalOf(answer)
         return answer
       }
@@ -195,7 +185,6 @@ export class Resolver {
       if (range?.startsWith(`bytes ${String(offset)}-`) === false) {
         throw new RefusedError(answer.exchange, `unhandled content range ${range}`)
       }
-      const { endpoint } = host
       const rest = Number(answer.header('content-length'))
       if (parallel !== undefined && range !== undefined && rest > parallel.size) {
         return { endpoint, chunks: openParallel({ strand, answer, ask, offset, rest, pieces: parallel }) }
@@ -205,11 +194,11 @@ export class Resolver {
   }
 
   /** The first error is what it reports in the end. */
-  async #firstOf<T>(work: (host: Host, last: boolean) => Promise<T>): Promise<T> {
+  async #firstOf<T>(work: (endpoint: Endpoint, last: boolean) => Promise<T>): Promise<T> {
     let first: PullError | undefined
-    for (const host of this.#version.hosts) {
+    for (const endpoint of ['mirror', 'real'] as const) {
       try {
-        return await work(host, host === this.#version.hosts.at(-1))
+        return await work(endpoint, endpoint === 'real')
       } catch (error) {
         if (!(error instanceof PullError)) throw error
         first ??= error

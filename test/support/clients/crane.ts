@@ -53,14 +53,22 @@ export const crane: Client = {
 export const craneDigest: Client = {
   ...crane,
   name: 'crane digest',
-  async pull({ strand, repository, tag }) {
+  async pull(pulling) {
+    const { strand, tag } = pulling
     await ping(strand)
-    const answer = await expectOk(await ask(strand, 'HEAD', `/v2/${repository}/manifests/${tag}`, ACCEPT))
+    const answer = await expectOk(
+      await ask(strand, 'HEAD', `/v2/${nameOf(pulling)}/manifests/${tag}`, ACCEPT),
+    )
     await answer.discard()
     for (const name of ['content-type', 'content-length', 'docker-content-digest']) {
       if (answer.header(name) === undefined) throw new RefusedError(answer.exchange, `no ${name}`)
     }
   },
+}
+
+/** Without mirrors an image is named after the place that it comes from. */
+function nameOf({ registry, repository }: Pulling): string {
+  return registry === 'docker.io' ? repository : `${registry}/${repository}`
 }
 
 async function ping(strand: Strand): Promise<void> {
@@ -69,8 +77,9 @@ async function ping(strand: Strand): Promise<void> {
   if (answer.status !== 200 && answer.status !== 401) throw new RefusedError(answer.exchange, 'no registry')
 }
 
-async function manifest({ strand, shelf, repository }: Pulling, reference: string): Promise<ParsedManifest> {
-  const path = `/v2/${repository}/manifests/${reference}`
+async function manifest(pulling: Pulling, reference: string): Promise<ParsedManifest> {
+  const { strand, shelf } = pulling
+  const path = `/v2/${nameOf(pulling)}/manifests/${reference}`
   const answer = await expectOk(await ask(strand, 'GET', path, ACCEPT))
   const download = new Download()
   download.add('mirror', await answer.bytes())
@@ -78,16 +87,16 @@ async function manifest({ strand, shelf, repository }: Pulling, reference: strin
   return readManifest(download.bytes())
 }
 
-async function blob({ shelf, repository }: Pulling, strand: Strand, wanted: Descriptor): Promise<void> {
+async function blob(pulling: Pulling, strand: Strand, wanted: Descriptor): Promise<void> {
   const { digest, size } = wanted
-  const answer = await expectOk(await ask(strand, 'GET', `/v2/${repository}/blobs/${digest}`))
+  const answer = await expectOk(await ask(strand, 'GET', `/v2/${nameOf(pulling)}/blobs/${digest}`))
   const length = answer.header('content-length')
   if (length !== undefined && Number(length) !== size) {
     throw new RefusedError(answer.exchange, `${length} bytes instead of ${String(size)}`)
   }
   const download = new Download()
   for await (const chunk of answer.chunks()) download.add('mirror', chunk)
-  shelf.keep(digest, download)
+  pulling.shelf.keep(digest, download)
 }
 
 async function ask(strand: Strand, method: 'GET' | 'HEAD', path: string, more: Head = []): Promise<Answer> {

@@ -99,7 +99,10 @@ class Endpoints {
   }
 
   #ask(strand: Strand, method: 'GET' | 'HEAD', path: string, ...more: Head): Promise<Answer> {
-    return strand.ask(this.#endpoint, method, `/v2/${this.#pulling.repository}/${path}`, this.#head(...more))
+    const { registry, repository } = this.#pulling
+    // It has mirrors for docker.io only. The same requests for another registry are those of a name with a prefix.
+    const prefix = this.#endpoint === 'mirror' && registry !== 'docker.io' ? `${registry}/` : ''
+    return strand.ask(this.#endpoint, method, `/v2/${prefix}${repository}/${path}`, this.#head(...more))
   }
 
   /** A map of Go is walked in another order each time. */

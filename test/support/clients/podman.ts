@@ -177,8 +177,9 @@ class Source {
   }
 
   #path(kind: 'manifests' | 'blobs', reference: string): string {
-    const prefix = this.#endpoint === 'mirror' ? 'docker.io/' : ''
-    return `/v2/${prefix}${this.#pulling.repository}/${kind}/${reference}`
+    const { registry, repository } = this.#pulling
+    const prefix = this.#endpoint === 'mirror' ? `${registry}/` : ''
+    return `/v2/${prefix}${repository}/${kind}/${reference}`
   }
 
   /** Whoever is told to come back later waits in the middle of the request. */
