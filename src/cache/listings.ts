@@ -6,10 +6,10 @@
  */
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryIndex } from '../store/metadata.ts'
-import { UpstreamError, type Milliseconds, type Upstream } from '../upstream/upstream.ts'
+import { UpstreamError, type Milliseconds, type TagPage, type Upstream } from '../upstream/upstream.ts'
 import type { ReferrersAnswer, TagsAnswer } from './answers.ts'
 import type { MirroredName } from './origin.ts'
-import { refusalOf } from './refusals.ts'
+import { limitOf, refusalOf } from './refusals.ts'
 
 export class Listings {
   readonly #repositories: RepositoryIndex
@@ -29,7 +29,7 @@ export class Listings {
     const page = await this.#ask(repository, signal, (upstream, limit) =>
       upstream.tags(repository.name, query, limit),
     )
-    return page === undefined ? undefined : { ...page, cache: 'miss' }
+    return page === undefined ? undefined : { ...inOrder(page, query), cache: 'miss' }
   }
 
   /** @throws OciError UNAVAILABLE, DENIED or NAME_UNKNOWN */
@@ -54,16 +54,31 @@ export class Listings {
     client: AbortSignal,
     ask: (upstream: Upstream, limit: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const { upstream } = repository.origin
+    const { upstream, state } = repository.origin
     const budget = AbortSignal.timeout(this.#budgetMs)
     try {
+      const limited = limitOf(repository.origin)
+      if (limited !== undefined) throw limited
       return await ask(upstream, AbortSignal.any([client, budget]))
     } catch (error) {
       const late = error === budget.reason
       const failure = late ? new UpstreamError('unreachable', upstream.key, 'no answer in time') : error
+      // What else goes wrong with a list says nothing about pulls.
+      if (failure instanceof UpstreamError && failure.failure === 'busy')
+        state.failed(repository.name, failure)
       throw await refusalOf(failure, repository, this.#repositories)
     }
   }
+}
+
+/**
+ * Sorted where it is all there is; in pages, upstream's own order is what its cursors go by. Registries that do
+ * not know `n` do not know `n=0` either.
+ */
+function inOrder(page: TagPage, query: URLSearchParams): TagPage {
+  if (Number(query.get('n') ?? NaN) === 0) return { tags: [], next: undefined }
+  const isAll = page.next === undefined && !query.has('last') && !query.has('next_page')
+  return isAll ? { ...page, tags: page.tags.toSorted() } : page
 }
 
 /** Clients take whatever has no `manifests` for an empty list. */

@@ -17,7 +17,7 @@ import type { CacheStatus } from './cache-status.ts'
 import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
 import { headOf, ManifestSource, type Checked, type Fetched } from './manifest-source.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
-import { nameUnknown, refusalOf } from './refusals.ts'
+import { limitOf, nameUnknown, refusalOf } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
 
@@ -204,6 +204,8 @@ export class ManifestCache {
     const remembered = state.failing(repository.name)
     const atOnce = remembered === undefined ? undefined : stale(remembered)
     if (atOnce !== undefined) return atOnce
+    const limited = limitOf(repository.origin)
+    if (limited !== undefined) await this.#refuse(repository, limited)
     const { staleBudgetMs, budgetMs } = this.#options.freshness
     const budget = AbortSignal.timeout(hasStale ? staleBudgetMs : budgetMs)
     try {

@@ -37,7 +37,7 @@ export type Checked = { readonly head: Head; readonly cache: CacheStatus } | fal
 
 export class ManifestSource {
   readonly #options: ManifestSourceOptions
-  /** Answers to HEAD by digest of manifests that are not here. */
+  /** By digest, what HEAD said of manifests that are not here. */
   readonly #heads = new LRUCache<string, Head>({ max: 10_000 })
 
   constructor(options: ManifestSourceOptions) {
@@ -65,19 +65,22 @@ export class ManifestSource {
   ): Promise<Flight<Fetched>> {
     const { upstream } = repository.origin
     const { tag } = record
-    for (let round = 1; ; round += 1) {
+    for (let round = 1; round <= 2; round += 1) {
       const head = await upstream.headManifest(repository.name, tag, signal)
-      // A HEAD 404 has no body that could prove it, and some registries answer HEAD badly: GET decides.
-      if (head.result !== 'present' || isVague(head.mediaType)) return this.fetchTag(repository, tag, signal)
+      // A HEAD 404 has no body that could prove it, and some registries answer HEAD badly.
+      if (head.result !== 'present') break
       if (head.digest === record.digest) {
         const manifest = await this.#options.shelf.get(record.digest, record.mediaType)
-        if (manifest === undefined) return this.fetchDigest(repository, record.digest, tag, signal)
-        return { answer: { manifest, cache: 'hit' }, after: this.#confirm(repository, record) }
+        if (manifest !== undefined) {
+          return { answer: { manifest, cache: 'hit' }, after: this.#confirm(repository, record) }
+        }
       }
       const fetched = await this.fetchDigest(repository, head.digest, tag, signal)
-      // Moved or deleted between HEAD and GET: ask once more what the tag is now.
-      if (fetched.answer !== false || round === 2) return fetched
+      // Moved or deleted between HEAD and GET, or another backend: ask once more what the tag is now.
+      if (fetched.answer !== false) return fetched
     }
+    // One answer cannot contradict itself.
+    return this.fetchTag(repository, tag, signal)
   }
 
   /**
@@ -95,7 +98,11 @@ export class ManifestSource {
     const here = await this.#heldForOthers(repository, digest, signal)
     if (here !== undefined)
       return { answer: { manifest: here, cache: 'hit' }, after: this.#write(repository, here, tag) }
-    const found = await upstream.manifest(repository.name, digest, signal)
+    let found = await upstream.manifest(repository.name, digest, signal)
+    // One of its backends told us of it just now: another may have answered.
+    if (found === undefined && this.#heads.has(headKey(repository, digest))) {
+      found = await upstream.manifest(repository.name, digest, signal)
+    }
     if (found !== undefined) return this.#keep(repository, found, tag)
     state.rememberAbsent(`${repository.name}@${digest}`, this.#options.negativeTtlMs)
     return { answer: false }
@@ -127,13 +134,14 @@ export class ManifestSource {
   ): Promise<Flight<Checked>> {
     const head = await repository.origin.upstream.headManifest(repository.name, tag, signal)
     if (head.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
+    if (head.result === 'present' && record?.digest === head.digest) {
+      return { answer: { head: headOf(record), cache: 'hit' }, after: this.#confirm(repository, record) }
+    }
     if (head.result !== 'present' || isVague(head.mediaType)) {
       return headFlight(await this.fetchTag(repository, tag, signal))
     }
-    if (record?.digest === head.digest) {
-      return { answer: { head: headOf(record), cache: 'hit' }, after: this.#confirm(repository, record) }
-    }
     const { digest, size, mediaType } = head
+    this.#heads.set(headKey(repository, digest), { digest, size, mediaType })
     const key = repositoryKey(repository)
     const after = this.#remember((metadata, at) =>
       metadata.transaction((tx) => {

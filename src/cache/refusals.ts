@@ -7,7 +7,7 @@
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryIndex } from '../store/metadata.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
-import { repositoryKey, type MirroredName } from './origin.ts'
+import { repositoryKey, type MirroredName, type Origin } from './origin.ts'
 
 /** As long as a failure is remembered. */
 const DEFAULT_RETRY_AFTER_SECONDS = 10
@@ -33,6 +33,14 @@ export async function refusalOf(
   return refusal(error)
 }
 
+/**
+ * Why nobody is to be asked about a manifest or a list now: upstream has had enough of us. Blobs are asked for
+ * all the same: limits are on pulls, which have begun when it comes to blobs.
+ */
+export function limitOf({ state, upstream }: Origin): UpstreamError | undefined {
+  return upstream.fallback === undefined ? state.limited() : undefined
+}
+
 export function nameUnknown(repository: MirroredName, cause?: unknown): OciError {
   return new OciError('NAME_UNKNOWN', { name: repository.name }, { cause })
 }
@@ -41,6 +49,13 @@ export function nameUnknown(repository: MirroredName, cause?: unknown): OciError
 export function refusal(error: unknown): unknown {
   if (!(error instanceof UpstreamError)) return error
   const facts = { upstream: error.upstream }
+  if (error.wrongContent) {
+    return new OciError('BAD_GATEWAY', facts, {
+      message: `${error.upstream} sent something else than what was asked for`,
+      retryAfterSeconds: DEFAULT_RETRY_AFTER_SECONDS,
+      cause: error,
+    })
+  }
   switch (error.failure) {
     case 'denied':
       return new OciError('DENIED', facts, {

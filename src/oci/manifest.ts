@@ -9,6 +9,7 @@
 import { isIndexType, MEDIA_TYPES, type Descriptor } from './descriptor.ts'
 import { isDigest } from './digest.ts'
 import { OciError } from './errors.ts'
+import { isObject, JsonError, parseJsonObject, type JsonObject } from './json.ts'
 
 export interface ManifestContent {
   /** `mediaType` of the document, else the type its shape tells; never with parameters. */
@@ -45,7 +46,7 @@ const GENERIC_TYPES = /^(?:text\/.*|application\/(?:json|octet-stream)|binary\/o
  * @throws OciError MANIFEST_INVALID when it is not JSON of an object, or a descriptor in it is malformed
  */
 export function parseManifest(bytes: Uint8Array, declaredType?: string): ManifestContent {
-  const document = parseObject(bytes)
+  const document = parseDocument(bytes)
   const mediaType = mediaTypeOf(document, declaredType)
   const kind = kindOf(mediaType)
   const facts = {
@@ -92,47 +93,17 @@ export function parseManifest(bytes: Uint8Array, declaredType?: string): Manifes
   }
 }
 
-type JsonObject = Record<string, unknown>
-
 function invalid(reason: string, cause?: unknown): OciError {
   return new OciError('MANIFEST_INVALID', { reason }, { cause })
 }
 
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-/** Deeper than any manifest; parsing millions of brackets takes half a second and 200 MB. */
-const MAX_NESTING = 100
-
-/** Brackets in strings do not count. */
-function isDeep(bytes: Uint8Array): boolean {
-  let depth = 0
-  let quoted = false
-  for (let at = 0; at < bytes.length; at += 1) {
-    const byte = bytes[at]
-    if (quoted) {
-      if (byte === 0x5c) at += 1
-      else if (byte === 0x22) quoted = false
-    } else if (byte === 0x22) quoted = true
-    else if (byte === 0x7b || byte === 0x5b) {
-      depth += 1
-      if (depth > MAX_NESTING) return true
-    } else if (byte === 0x7d || byte === 0x5d) depth -= 1
-  }
-  return false
-}
-
-function parseObject(bytes: Uint8Array): JsonObject {
-  if (isDeep(bytes)) throw invalid('nested too deeply')
-  let value: unknown
+function parseDocument(bytes: Uint8Array): JsonObject {
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+    return parseJsonObject(bytes)
   } catch (cause) {
-    throw invalid('not JSON', cause)
+    if (!(cause instanceof JsonError)) throw cause
+    throw invalid(cause.message, cause.cause)
   }
-  if (!isObject(value)) throw invalid('not a JSON object')
-  return value
 }
 
 /** A well-formed media type without its parameters, else undefined. */

@@ -5,9 +5,11 @@ import { isDigest, type Digest } from '../oci/digest.ts'
 import { discardBody, readBody, ResponseBody, type Body } from './body.ts'
 import { parseRetryAfter } from './manners.ts'
 import { headerOf, type Response, type ResponseHeaders } from './transport.ts'
-import { UpstreamError, type Bytes, type UpstreamFailure } from './upstream.ts'
+import { UpstreamError, type Bytes, type Milliseconds, type UpstreamFailure } from './upstream.ts'
 
 const MAX_ERROR_BYTES = 64 * 1024
+/** Whoever asks for more is asked again all the same. */
+const LONGEST_RETRY_AFTER: Milliseconds = 3_600_000
 
 /**
  * The error that an unwelcome status is. The body is read away.
@@ -17,7 +19,7 @@ const MAX_ERROR_BYTES = 64 * 1024
 export function refusalOf(key: string, response: Response, words?: string): UpstreamError {
   discardBody(response.body)
   const { status, headers, url } = response
-  const retryAfterMs = parseRetryAfter(headerOf(headers, 'retry-after'), Date.now())
+  const retryAfterMs = retryAfterOf(headers)
   return new UpstreamError(
     failureOf(status),
     key,
@@ -27,6 +29,14 @@ export function refusalOf(key: string, response: Response, words?: string): Upst
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     },
   )
+}
+
+function retryAfterOf(headers: ResponseHeaders): Milliseconds | undefined {
+  const now = Date.now()
+  // Docker Hub's own API gives the moment, in Unix time.
+  const moment = Number(headerOf(headers, 'x-retry-after')) * 1000
+  const wait = parseRetryAfter(headerOf(headers, 'retry-after'), now) ?? moment - now
+  return wait >= 0 ? Math.min(wait, LONGEST_RETRY_AFTER) : undefined
 }
 
 function failureOf(status: number): UpstreamFailure {
@@ -42,14 +52,19 @@ export function brokenAnswer(key: string, response: Response, what: string): Ups
 
 /** Whether a 404 is the registry's own word: a JSON body with an error code, as no captive portal has it. */
 export async function saysAbsent(response: Response): Promise<boolean> {
+  return (await errorCodeOf(response)) !== undefined
+}
+
+/** The first code of an OCI error, as it came. */
+export async function errorCodeOf(response: Response): Promise<string | undefined> {
   const bytes = await readBody(response.body, MAX_ERROR_BYTES)
-  if (bytes === undefined) return false
+  if (bytes === undefined) return undefined
   try {
     const { errors } = JSON.parse(bytes.toString()) as { errors?: { code?: unknown }[] }
     const code = errors?.[0]?.code
-    return typeof code === 'string' && code !== ''
+    return typeof code === 'string' && code !== '' ? code : undefined
   } catch {
-    return false
+    return undefined
   }
 }
 

@@ -57,6 +57,8 @@ export interface Question {
   readonly path: string
   readonly query?: URLSearchParams
   readonly headers?: Headers
+  /** In place of the upstream's own. */
+  readonly headersTimeoutMs?: Milliseconds
   readonly signal: AbortSignal
 }
 
@@ -98,7 +100,7 @@ export class Asking {
    * itself) is thrown.
    */
   async ask(question: Question): Promise<Answer> {
-    const { kind, name, method = 'GET', path, query, headers, signal } = question
+    const { kind, name, method = 'GET', path, query, headers, headersTimeoutMs, signal } = question
     const url = this.#url(`${name}/${path}`)
     if (query !== undefined) url.search = query.toString()
     return await this.#patiently(signal, async () => {
@@ -108,6 +110,7 @@ export class Asking {
           method,
           url,
           headers: withAuthorization(headers, authorization),
+          ...(headersTimeoutMs === undefined ? {} : { headersTimeoutMs }),
           signal,
         }),
       )

@@ -28,6 +28,8 @@ export interface Request {
   readonly headers: Headers
   /** Of a POST. */
   readonly body?: string
+  /** In place of the {@link Timeouts}' own; counted, like that, from when a connection is free. */
+  readonly headersTimeoutMs?: Milliseconds
   /** Also ends the body. */
   readonly signal: AbortSignal
 }
@@ -85,6 +87,7 @@ export class Transport {
           path: url.pathname + url.search,
           method: request.method,
           headers: request.headers,
+          headersTimeout: request.headersTimeoutMs ?? this.#options.timeouts.headers,
           ...(request.body === undefined ? {} : { body: request.body }),
         },
         handler,
@@ -165,7 +168,8 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#options = options
     this.#resolve = resolve
     this.#reject = reject
-    this.#pace = new Pace(options.timeouts, (reason) => {
+    const { headersTimeoutMs: headers = options.timeouts.headers } = request
+    this.#pace = new Pace({ ...options.timeouts, headers }, (reason) => {
       this.#controller?.abort(reason)
     })
     request.signal.addEventListener('abort', this.#onAbort, { once: true })

@@ -14,7 +14,8 @@ function exhausted(name: string, limit: Omit<RateLimit, 'limit'>, endings: Fault
   }
 }
 
-const ALL = { counts: 'all' } as const
+/** Longer than a transfer is held up for. */
+const ALL = { counts: 'all', retryAfterSeconds: 120 } as const
 const NOTHING_MORE = { cold: ['refused'], 'in flight': ['broken'] } as const
 
 export const LIMIT_FAULTS: readonly Fault[] = [
