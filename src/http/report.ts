@@ -50,11 +50,11 @@ function outcome({ failure, response, signal, fields }: Exchange): Outcome {
   if (!(failure instanceof OciError)) {
     return { level: 'error', message: brokenOff ? 'broken off' : 'failed', facts: { err: failure } }
   }
-  const facts = { code: failure.code, reason: failure.message, detail: failure.detail }
-  if (failure.status < 500 && !brokenOff) return { level: 'info', message: 'refused', facts }
   // A stack tells nothing here, and an outage makes many of these lines.
   const causes = causesOf(failure)
-  return { level: 'warn', message: brokenOff ? 'broken off' : 'failed', facts: { ...facts, causes } }
+  const facts = { code: failure.code, reason: failure.message, detail: failure.detail, causes }
+  if (failure.status < 500 && !brokenOff) return { level: 'info', message: 'refused', facts }
+  return { level: 'warn', message: brokenOff ? 'broken off' : 'failed', facts }
 }
 
 /** What lay behind it, nearest first. */
