@@ -4,9 +4,9 @@
  * Requests follow each other, and nothing is fetched ahead, so that what the registry sees is always the same.
  */
 import type { Test } from 'tap'
-import { parseRepositoryName, parseTag } from '../../../src/oci/reference.ts'
-import { eventually, pull, settled, startMirror, type Mirror, type Pulled } from '../app.ts'
+import { pull, settled, startMirror, type Mirror, type Pulled } from '../app.ts'
 import { image, index, layer, type Content, type Image } from '../images.ts'
+import { tagWritten } from '../scene.ts'
 import type { Credentials } from '../upstream-auth.ts'
 import type { LogEntry } from '../upstream-log.ts'
 import { startProfile, type ProfileName, type RunningProfile } from './start.ts'
@@ -98,18 +98,9 @@ class Traveller {
         await this.ask(`manifests/${child.digest}`, { wanted: child, repository })
     }
     for (const blob of wanted.blobs) await this.ask(`blobs/${blob.digest}`, { wanted: blob, repository })
-    if (cache === 'hit' || cache === 'miss') await this.#written(tag, repository)
-  }
-
-  /** What the tag is has been written down: until then, whoever asks joins those who asked before. */
-  async #written(tag: string, repository = this.running.profile.repository): Promise<void> {
-    const { metadata } = this.mirror.app
-    const key = { registry: this.running.profile.key, name: parseRepositoryName(repository) }
-    await eventually(`${tag} is written down`, async () => {
-      const record = await metadata.tags.get(key, parseTag(tag))
-      return record?.checkedAt === this.#now()
-    })
-    await metadata.transaction(() => undefined)
+    if (cache === 'stale') return
+    const { key, repository: usual } = this.running.profile
+    await tagWritten(this.mirror, key, repository ?? usual, tag, this.#now())
   }
 
   async live(situation: string, through: () => Promise<unknown>): Promise<void> {
