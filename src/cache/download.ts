@@ -235,6 +235,7 @@ export class Download {
           'broken',
           this.#options.origin.upstream.key,
           'the blob is longer than its manifest says',
+          { wrongContent: true },
         )
       }
       skip = Math.max(skip - length, 0)
@@ -252,6 +253,7 @@ export class Download {
         'broken',
         this.#options.origin.upstream.key,
         `the blob is said to be ${String(size)} bytes instead of ${String(this.#size)}`,
+        { wrongContent: true },
       )
     }
     this.#size ??= size

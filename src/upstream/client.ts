@@ -6,6 +6,7 @@
  */
 import { ACCEPT_MANIFESTS, MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
+import { parseJsonObject } from '../oci/json.ts'
 import { parseManifest } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -13,24 +14,25 @@ import {
   brokenAnswer,
   contentLengthOf,
   digestHeaderOf,
+  errorCodeOf,
   isEncoded,
   isHtml,
   mediaTypeOf,
   nextPageOf,
-  noBody,
-  parseContentRange,
-  parseUnsatisfiedRange,
   refusalOf,
   saysAbsent,
 } from './answers.ts'
 import { Asking, type AskingOptions, type Question } from './asking.ts'
+import { Blobs } from './blobs.ts'
 import { readBody } from './body.ts'
+import { HeadSupport } from './head-support.ts'
 import type { Answer } from './redirects.ts'
 import { headerOf } from './transport.ts'
 import {
   UpstreamError,
   type BlobRequest,
   type Bytes,
+  type Milliseconds,
   type ReferrersPage,
   type TagPage,
   type Upstream,
@@ -47,32 +49,51 @@ export type RegistryClientOptions = AskingOptions
 export class RegistryClient implements Upstream {
   readonly key: string
   readonly #asking: Asking
+  readonly #blobs: Blobs
   readonly #metrics: Metrics
-  /** This registry does not answer HEAD for blobs (ECR public: always 401). */
-  #headsNoBlobs = false
+  readonly #headPatienceMs: Milliseconds
+  readonly #manifestHeads: HeadSupport
+  /** ECR public, for one, answers them 401 whoever asks. */
+  readonly #blobHeads: HeadSupport
 
   constructor(options: RegistryClientOptions) {
-    this.key = options.key
-    this.#metrics = options.metrics
+    const { key, metrics, timeouts, now = () => performance.now() } = options
+    this.key = key
+    this.#metrics = metrics
     this.#asking = new Asking(options)
+    this.#blobs = new Blobs(key, this.#asking, metrics)
+    this.#headPatienceMs = timeouts.headers / 4
+    this.#manifestHeads = new HeadSupport(now)
+    this.#blobHeads = new HeadSupport(now)
   }
 
   async headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead> {
-    const answer = await this.#asking.ask({
+    if (this.#manifestHeads.avoided) return { result: 'unusable' }
+    const head = await this.#headManifest(name, reference, signal)
+    if (head.result === 'present') this.#manifestHeads.worked()
+    else this.#manifestHeads.failed(`${name} ${reference}`)
+    return head
+  }
+
+  async #headManifest(
+    name: RepositoryName,
+    reference: Reference,
+    signal: AbortSignal,
+  ): Promise<UpstreamHead> {
+    const answer = await this.#head({
       kind: 'manifest',
       name,
-      method: 'HEAD',
       path: `manifests/${reference}`,
       headers: { accept: ACCEPT_MANIFESTS },
       signal,
     })
+    if (answer === undefined || isHtml(answer.headers)) return { result: 'unusable' }
     const { status, headers } = answer
     if (status === 404) return { result: 'absent' }
-    if (status !== 200) return { result: 'unusable' }
     const digest = digestHeaderOf(headers)
     const size = contentLengthOf(headers)
     const mediaType = mediaTypeOf(headers)
-    if (digest === undefined || size === undefined || mediaType === undefined || isHtml(headers)) {
+    if (status !== 200 || digest === undefined || size === undefined || mediaType === undefined) {
       return { result: 'unusable' }
     }
     if (isDigestReference(reference) && contradicts(digest, reference)) {
@@ -95,9 +116,10 @@ export class RegistryClient implements Upstream {
     })
     if (answer.status === 404) {
       await this.#confirmAbsent(answer)
+      this.#manifestHeads.compare(`${name} ${reference}`, false)
       return undefined
     }
-    if (answer.status !== 200) throw refusalOf(this.key, answer)
+    if (answer.status !== 200) throw await this.#refusal(answer)
     const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
     // Every manifest is a JSON object; what a portal or a front page sends is not.
     if (!/^\s*\{/.test(bytes.toString('latin1', 0, 1024))) {
@@ -114,6 +136,7 @@ export class RegistryClient implements Upstream {
       this.#metrics.integrityFailures.inc({ upstream: this.key })
       throw brokenAnswer(this.key, answer, `sent ${digest} and called it ${declared}`)
     }
+    this.#manifestHeads.compare(`${name} ${reference}`, true)
     return { bytes, digest, contentType: headerOf(answer.headers, 'content-type') }
   }
 
@@ -122,50 +145,28 @@ export class RegistryClient implements Upstream {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<{ size: Bytes | undefined } | undefined> {
-    let refused = false
-    if (!this.#headsNoBlobs) {
-      const answer = await this.#head(name, digest, signal)
-      if (answer?.status === 200) return { size: contentLengthOf(answer.headers) }
-      if (answer?.status === 404 && answer.hops === 0) return undefined
+    const what = `${name} ${digest}`
+    if (!this.#blobHeads.avoided) {
+      const answer = await this.#head({ kind: 'blob', name, path: `blobs/${digest}`, signal })
+      const size =
+        answer?.status === 200 && !isHtml(answer.headers) ? contentLengthOf(answer.headers) : undefined
+      if (size !== undefined) {
+        this.#blobHeads.worked()
+        return { size }
+      }
       // A signed URL is often good for GET only (ghcr.io): then it is the hop that refuses.
-      refused = answer === undefined || answer.hops === 0
+      if (answer === undefined || answer.hops === 0) this.#blobHeads.failed(what)
     }
+    // A HEAD cannot prove that there is none.
     const blob = await this.blob(name, digest, { from: 0, to: 1, signal })
-    this.#headsNoBlobs ||= refused
+    this.#blobHeads.compare(what, blob !== undefined)
     if (blob === undefined) return undefined
     blob.cancel()
     return { size: blob.size }
   }
 
-  async blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
-    const ranged = request.from > 0 || request.to !== undefined
-    const last = request.to === undefined ? '' : String(request.to - 1)
-    const question: Question = {
-      kind: 'blob',
-      name,
-      path: `blobs/${digest}`,
-      headers: ranged ? { range: `bytes=${request.from}-${last}` } : {},
-      signal: request.signal,
-    }
-    let answer = await this.#asking.ask(question)
-    // A signed URL that has run out, or was not ours to use: the registry gives another. Once.
-    if (answer.hops > 0 && [400, 401, 403, 404, 410].includes(answer.status)) {
-      this.#asking.retried('redirect-refused')
-      refusalOf(this.key, answer)
-      answer = await this.#asking.ask(question)
-    }
-    if (answer.status === 404 && answer.hops === 0) {
-      await this.#confirmAbsent(answer)
-      return undefined
-    }
-    if (answer.status === 416) return this.#beyondEnd(answer, request)
-    if (answer.status !== 200 && answer.status !== 206) throw this.#blobRefusal(answer)
-    if (isEncoded(answer.headers)) throw brokenAnswer(this.key, answer, 'encoded what it sent')
-    const declared = digestHeaderOf(answer.headers)
-    if (declared !== undefined && contradicts(declared, digest)) {
-      throw brokenAnswer(this.key, answer, `calls ${digest} ${declared}`)
-    }
-    return answer.status === 200 ? wholeBlob(answer) : this.#partOfBlob(answer, request)
+  blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
+    return this.#blobs.open(name, digest, request)
   }
 
   async tags(
@@ -244,51 +245,28 @@ export class RegistryClient implements Upstream {
     return bytes
   }
 
-  /** HEAD of a blob; undefined when this registry refuses even to consider it. */
-  async #head(name: RepositoryName, digest: Digest, signal: AbortSignal): Promise<Answer | undefined> {
+  /** Undefined: nothing came of it, and a GET may well be answered. */
+  async #head(question: Question): Promise<Answer | undefined> {
     try {
-      return await this.#asking.ask({ kind: 'blob', name, method: 'HEAD', path: `blobs/${digest}`, signal })
+      return await this.#asking.ask({ ...question, method: 'HEAD', headersTimeoutMs: this.#headPatienceMs })
     } catch (error) {
-      if (error instanceof UpstreamError && error.failure === 'denied') return undefined
+      if (error instanceof UpstreamError && mayBeHeadsFault(error, question)) return undefined
       throw error
     }
   }
 
-  /** What a CDN refuses is not the registry's "denied", and its 404 is not the registry's "absent". */
-  #blobRefusal(answer: Answer): UpstreamError {
-    return answer.hops > 0 && answer.status < 500 && answer.status !== 429
-      ? brokenAnswer(this.key, answer, `was where we were sent, and answered ${answer.status}`)
-      : refusalOf(this.key, answer)
-  }
-
-  #partOfBlob(answer: Answer, request: BlobRequest): UpstreamBlob {
-    const range = parseContentRange(headerOf(answer.headers, 'content-range'))
-    const length = contentLengthOf(answer.headers)
-    const sensible =
-      range !== undefined &&
-      range.start <= request.from &&
-      range.end > request.from &&
-      (length === undefined || length === range.end - range.start)
-    if (!sensible) throw brokenAnswer(this.key, answer, 'sent a part that was not asked for')
-    return { start: range.start, size: range.size, body: answer.body, cancel: cancelOf(answer) }
-  }
-
-  #beyondEnd(answer: Answer, request: BlobRequest): UpstreamBlob {
-    const size = parseUnsatisfiedRange(headerOf(answer.headers, 'content-range'))
-    if (size !== request.from) throw refusalOf(this.key, answer)
-    return { start: size, size, body: noBody(answer.body), cancel: () => undefined }
+  /** Of an unwelcome status. Quay says with 405 what others say with 403. */
+  async #refusal(answer: Answer): Promise<UpstreamError> {
+    if (answer.status !== 405) return refusalOf(this.key, answer)
+    const code = await errorCodeOf(answer)
+    return refusalOf(this.key, code?.toUpperCase() === 'DENIED' ? { ...answer, status: 403 } : answer)
   }
 }
 
-function wholeBlob(answer: Answer): UpstreamBlob {
-  const { headers, body } = answer
-  return { start: 0, size: contentLengthOf(headers), body, cancel: cancelOf(answer) }
-}
-
-function cancelOf({ body }: Answer): () => void {
-  return () => {
-    body.cancel()
-  }
+/** "No such repository", in the words of Docker Hub, is none. */
+function mayBeHeadsFault({ failure, cause, insufficientScope }: UpstreamError, { kind }: Question): boolean {
+  if ((cause as { code?: unknown } | undefined)?.code === 'UND_ERR_HEADERS_TIMEOUT') return true
+  return failure === 'denied' && !(kind === 'manifest' && insufficientScope)
 }
 
 /** Of different algorithms two digests may be of the same bytes. */
@@ -298,13 +276,9 @@ function contradicts(one: Digest, other: Digest): boolean {
 
 /** `null` is what older registries say for none. */
 function tagsIn(bytes: Buffer): string[] | undefined {
-  try {
-    const { tags } = JSON.parse(bytes.toString()) as { tags?: unknown }
-    if (tags === null) return []
-    return Array.isArray(tags) ? tags.filter((tag) => typeof tag === 'string') : undefined
-  } catch {
-    return undefined
-  }
+  const tags = parseObject(bytes)?.['tags']
+  if (tags === null) return []
+  return Array.isArray(tags) ? tags.filter((tag) => typeof tag === 'string') : undefined
 }
 
 function isIndex(bytes: Buffer): boolean {
@@ -312,5 +286,14 @@ function isIndex(bytes: Buffer): boolean {
     return parseManifest(bytes, MEDIA_TYPES.ociIndex).kind === 'index'
   } catch {
     return false
+  }
+}
+
+/** Undefined: it is no object, or none that anybody in his right mind would send. */
+function parseObject(bytes: Buffer): Record<string, unknown> | undefined {
+  try {
+    return parseJsonObject(bytes)
+  } catch {
+    return undefined
   }
 }

@@ -4,6 +4,7 @@
  * The time-outs of undici begin anew with every interim answer and with every byte, so a head or a body that
  * trickles would hold its connection for ever. These do not.
  */
+import { errors } from 'undici'
 import type { Bytes, Milliseconds } from './upstream.ts'
 
 export interface PaceLimits {
@@ -32,7 +33,7 @@ export class Pace {
   asked(): void {
     const { headers } = this.#limits
     this.#timer = setTimeout(() => {
-      this.#stop(`no head within ${headers} ms`)
+      this.#stop(new errors.HeadersTimeoutError(`no head within ${headers} ms`))
     }, headers)
   }
 
@@ -44,7 +45,7 @@ export class Pace {
     if (wanted === 0) return
     this.#timer = setInterval(() => {
       if (this.#received < wanted && !this.#excused && !body.paused) {
-        this.#stop(`only ${this.#received} bytes within ${idle} ms`)
+        this.#stop(new errors.BodyTimeoutError(`only ${this.#received} bytes within ${idle} ms`))
       }
       this.#received = 0
       this.#excused = body.paused
@@ -59,8 +60,8 @@ export class Pace {
     clearTimeout(this.#timer)
   }
 
-  #stop(why: string): void {
+  #stop(reason: Error): void {
     this.end()
-    this.#giveUp(new Error(why))
+    this.#giveUp(reason)
   }
 }

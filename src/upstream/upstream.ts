@@ -128,6 +128,8 @@ export class UpstreamError extends Error {
    * 401 `insufficient_scope` for a token issued just now: Docker Hub's way of saying "no such repository".
    */
   readonly insufficientScope: boolean
+  /** It answered, with something else than what was asked for: another length, another name, a web page. */
+  readonly wrongContent: boolean
 
   constructor(
     failure: UpstreamFailure,
@@ -137,6 +139,7 @@ export class UpstreamError extends Error {
       status?: number
       retryAfterMs?: Milliseconds
       insufficientScope?: boolean
+      wrongContent?: boolean
       cause?: unknown
     } = {},
   ) {
@@ -146,6 +149,7 @@ export class UpstreamError extends Error {
     this.status = facts.status
     this.retryAfterMs = facts.retryAfterMs
     this.insufficientScope = facts.insufficientScope ?? false
+    this.wrongContent = facts.wrongContent ?? false
   }
 
   /** No answer, no more requests, or a server error; anything else was said about one name. */

@@ -160,14 +160,6 @@ void test('a manifest that never ends is not read to its end', async (t) => {
   t.ok(upstream.log.bytesSent('manifest') < 16 << 20, String(upstream.log.bytesSent('manifest')))
 })
 
-void test('an encoded answer is refused', async (t) => {
-  const { client, upstream, image, signal } = await connect(t)
-  upstream.fault({}, { headers: { 'content-encoding': 'gzip' } })
-  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
-  const blob = client.blob(NAME, image.layers[0]!.digest, { from: 0, signal })
-  t.equal((await failureOf(blob)).failure, 'broken')
-})
-
 void test('a registry below a path is asked below that path', async (t) => {
   const { upstream, signal } = await connect(t)
   const client = clientFor(t, { url: `${upstream.url}/hub/` })
