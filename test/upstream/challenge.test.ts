@@ -85,6 +85,27 @@ void test('no input makes the parser throw, or slow', (t) => {
   t.end()
 })
 
+void test('a header as long as one may be is read in no time, whatever it repeats', (t) => {
+  const part = fc.array(fc.constantFrom('a', '=', '"', '\\', ',', ' ', '\t', 'Bearer ', 'é', '\0'), {
+    minLength: 1,
+    maxLength: 8,
+  })
+  let longest = 0
+  fc.assert(
+    fc.property(part, fc.constantFrom('', 'Bearer realm="'), (pieces, before) => {
+      const piece = pieces.join('')
+      const header = before + piece.repeat(Math.ceil(65_536 / piece.length))
+      const startedAt = performance.now()
+      bearerOf(parseChallenges([header, hub]))
+      longest = Math.max(longest, performance.now() - startedAt)
+    }),
+    { numRuns: 200 },
+  )
+  // A millisecond or three; quadratic work on so much would take minutes.
+  t.ok(longest < 2000, `${longest} ms`)
+  t.end()
+})
+
 void test('what is written properly is read back', (t) => {
   const token = fc.stringMatching(/^[a-z][a-z0-9-]{0,8}$/)
   const value = fc.string({ maxLength: 20 })
