@@ -18,6 +18,7 @@ import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import { Download } from './download.ts'
 import type { FillLease } from './fill-lease.ts'
+import { HOLD_BACK } from './follower.ts'
 import { firstDifference } from './first-difference.ts'
 import type { Origin } from './origin.ts'
 import { corruptRefusal, refusal } from './refusals.ts'
@@ -123,7 +124,8 @@ export class Fill {
   }
 
   /**
-   * Resolves when upstream has begun to deliver, or when it is clear that it will not.
+   * Resolves when a client may have its first byte, or when it is clear that there will be none: an upstream
+   * that sends a head and nothing more must not cost a client the way to somebody else.
    *
    * @throws OciError when it cannot, the signal's reason when that comes first
    */
@@ -132,9 +134,17 @@ export class Fill {
       const phase = this.#phase
       if (phase.is === 'failed') throw phase.error
       if (phase.is === 'absent' || phase.is === 'diverted') return phase.is
-      if (phase.is === 'verified' || this.#attempt?.download.answered === true) return 'begun'
+      if (phase.is === 'verified' || this.#givesOut) return 'begun'
       await this.changed(signal)
     }
+  }
+
+  /** Of a blob that is held back as a whole nothing is given out before it is verified. */
+  get #givesOut(): boolean {
+    const download = this.#attempt?.download
+    if (download?.answered !== true) return false
+    const { prefix } = download.ingest
+    return prefix > 0 && (download.size ?? prefix) > HOLD_BACK
   }
 
   /** It waits its turn behind other transfers: its size is all that can be said. */
