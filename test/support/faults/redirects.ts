@@ -54,11 +54,13 @@ export const REDIRECT_FAULTS: readonly Fault[] = [
     endings: {},
   },
   {
-    name: 'cdnError: 403xml, every other time',
+    name: 'cdnError: 403xml, once for each',
     section: '4.2',
-    begin: (upstream) => {
+    begin: (upstream, { image }) => {
       upstream.set({ cdn: {} })
-      upstream.fault({ kind: 'cdn', every: 2 }, { cdnError: '403xml' })
+      for (const { digest } of image.blobs) {
+        upstream.fault({ kind: 'cdn', ref: digest, times: 1 }, { cdnError: '403xml' })
+      }
     },
     endings: {},
   },

@@ -48,6 +48,20 @@ function continues(name: string, behaviour: Behaviour, endings: Endings = {}): F
   }
 }
 
+/** The first two tries for each thing are answered like this; the third one is not. */
+function twiceForEach(name: string, behaviour: Behaviour): Fault {
+  return {
+    name,
+    section: '4.4',
+    begin: (upstream, { image }) => {
+      const refs = [...image.manifests, ...image.blobs].map(({ digest }) => digest)
+      for (const ref of refs) upstream.fault({ ref, times: 2 }, behaviour)
+      upstream.fault({ when: (entry) => !entry.ref?.includes(':'), times: 2 }, behaviour)
+    },
+    endings: {},
+  }
+}
+
 /** Of an upstream that spoke TLS well before. */
 function overTls(name: string, begin: (upstream: UpstreamSimulator) => void | Promise<void>): Fault {
   return {
@@ -142,7 +156,7 @@ const WRONG: readonly Fault[] = [
 ]
 
 const STATUS: readonly Fault[] = [
-  answers('flaky5xx: every other time', { every: 2 }, { status: 502, body: 'html' }),
+  twiceForEach('flaky5xx: twice for each', { status: 502, body: 'html' }),
   answers('flaky5xx: sequence 503, 200', BLOB, { sequence: [503, 200] }),
   answers('flaky5xx: always', {}, { status: 500, body: 'html' }, NOTHING),
   answers('retryAfter503: soon', { times: 2 }, { status: 503, retryAfter: 1 }),
@@ -154,7 +168,7 @@ const STATUS: readonly Fault[] = [
 
 const CONNECTION: readonly Fault[] = [
   { name: 'refuse', section: '4.4', begin: (upstream) => upstream.stop(), endings: NOTHING },
-  answers('connReset: every other time', { every: 2 }, { connReset: true }),
+  twiceForEach('connReset: twice for each', { connReset: true }),
   answers('connReset: always', {}, { connReset: true }, NOTHING),
   answers('keepAliveRace', {}, { keepAliveRace: true }),
   answers('emptyReply', {}, { emptyReply: true }, NOTHING),
