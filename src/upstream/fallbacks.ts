@@ -166,7 +166,8 @@ export class FallbackUpstream implements Upstream {
       if (outcome.is === 'answer') return outcome.answer
       nothing = outcome.is === 'nothing'
     }
-    if (failure !== undefined && !nothing) throw failure
+    if (failure !== undefined && !(nothing && failure.ofTheWhole)) throw failure
+    // Somebody answered, so this is about that name alone.
     throw new UpstreamError('broken', this.key, `${this.#first.url} cannot answer, and no fallback has it`, {
       cause: failure,
       ...(failure?.retryAfterMs === undefined ? {} : { retryAfterMs: failure.retryAfterMs }),
@@ -237,11 +238,6 @@ export class FallbackUpstream implements Upstream {
   #watched(source: Source, digest: Digest, request: BlobRequest, blob: UpstreamBlob): UpstreamBlob {
     const { to, signal } = request
     const size = request.size ?? blob.size
-    if (blob.size !== undefined && blob.size !== size) {
-      blob.cancel()
-      const told = `${source.url} says the blob is ${blob.size} bytes instead of ${String(size)}`
-      throw new UpstreamError('broken', this.key, told)
-    }
     const givers = this.#givers.get(digest) ?? new Set()
     this.#givers.set(digest, givers.add(source))
     const cut = (): void => {

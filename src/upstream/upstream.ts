@@ -75,7 +75,7 @@ export interface UpstreamManifest {
 export interface BlobRequest {
   readonly from: Bytes
   readonly to?: Bytes
-  /** Of the whole blob, as it has been told to those who wait for it. */
+  /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
   readonly size?: Bytes | undefined
   readonly signal: AbortSignal
 }
