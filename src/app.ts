@@ -53,6 +53,8 @@ export interface AppOverrides {
   readonly files?: Files
   /** How far a partial file may be ahead of its sync, and of its hash. */
   readonly partialLimits?: Partial<PartialLimits>
+  /** The most that is taken of a blob whose size nobody tells. */
+  readonly maxUntoldSize?: number
   readonly staleBudgetMs?: number
   readonly budgetMs?: number
   readonly timeouts?: Partial<HttpTimeouts>
@@ -124,6 +126,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         now,
         finishAbandoned: finishAbandoned(config),
         headerBudgetMs: budgetMs,
+        maxUntoldSize: overrides.maxUntoldSize,
       }),
       (it) => it.close(),
     )

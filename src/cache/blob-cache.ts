@@ -199,7 +199,7 @@ export class BlobCache {
     place: Disposable,
   ): BlobAnswer {
     const { digest } = fill
-    const { metrics, log, headerBudgetMs = HEADER_BUDGET_MS } = this.#options
+    const { metrics, log, maxUntoldSize, headerBudgetMs = HEADER_BUDGET_MS } = this.#options
     return {
       digest,
       size,
@@ -219,6 +219,7 @@ export class BlobCache {
               sent: sent && { from: sent.download.ingest, to: position },
               promised,
               headerBudgetMs,
+              maxUntoldSize,
               metrics,
               log,
             },

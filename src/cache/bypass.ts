@@ -15,6 +15,7 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { ByteRange } from './answers.ts'
 import { byteLength, slice } from './chunks.ts'
+import { MAX_UNTOLD_SIZE } from './download.ts'
 import { HOLD_BACK, holdsBack } from './follower.ts'
 import type { Origin } from './origin.ts'
 import { Patience } from './patience.ts'
@@ -37,6 +38,8 @@ interface BypassOptions {
   /** The client has the head of a response. */
   readonly promised: boolean
   readonly headerBudgetMs: Milliseconds
+  /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
+  readonly maxUntoldSize?: Bytes | undefined
   readonly metrics: Metrics
   readonly log: Logger
 }
@@ -239,7 +242,7 @@ class Transfer {
 
   /** Bytes [from, to) in as many requests as it takes; where nobody knows `to`, as far as upstream says. */
   async *bytes(from: Bytes, to: Bytes | undefined): AsyncGenerator<Buffer, void> {
-    const { origin } = this.#options
+    const { origin, maxUntoldSize = MAX_UNTOLD_SIZE } = this.#options
     const patience = new Patience(this.#options)
     let position = from
     let end = to
@@ -272,6 +275,9 @@ class Transfer {
             }
             if (way.given) break
             if (end !== undefined && position >= end) return
+            if (end === undefined && position > maxUntoldSize) {
+              throw new OciError('BAD_GATEWAY', undefined, { message: 'the blob has no end' })
+            }
           }
           if (way.given) continue
           if (end === undefined || position >= end) return

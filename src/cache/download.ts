@@ -21,6 +21,8 @@ import { Waiters } from './waiters.ts'
 /** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
 const FAR_AHEAD: Bytes = 8 * 1024 * 1024
 const MAX_SIDE_RUNS = 4
+/** No layer is larger; a body that has no end must not fill the disk. */
+export const MAX_UNTOLD_SIZE: Bytes = 16 * 1024 ** 3
 
 /** One stretch of the file that is being written: [start, position) is there, position moves. */
 interface Run {
@@ -40,6 +42,8 @@ interface DownloadOptions {
   /** For the first request; given back when that is over. */
   readonly turn: Turn
   readonly priority: () => TransferPriority
+  /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
+  readonly maxUntoldSize?: Bytes | undefined
   /** After every write, and when the first answer came. */
   readonly onChange: () => void
   readonly metrics: Metrics
@@ -75,6 +79,11 @@ export class Download {
   /** Where this download ends, as far as anybody knows. */
   get #end(): Bytes | undefined {
     return this.#size ?? this.#found
+  }
+
+  /** More came than the blob can have. */
+  get tooLong(): boolean {
+    return this.#tooLong
   }
 
   /** Upstream has begun to deliver (or everything was here already). */
@@ -230,13 +239,10 @@ export class Download {
       }
       if (length > skip + taken && size === undefined && run.position === this.#size) {
         // A descriptor is only what one repository says: its error must not pass for corruption.
-        this.#tooLong = true
-        throw new UpstreamError(
-          'broken',
-          this.#options.origin.upstream.key,
-          'the blob is longer than its manifest says',
-          { wrongContent: true },
-        )
+        throw this.#excess('the blob is longer than its manifest says')
+      }
+      if (this.#size === undefined && run.position > (this.#options.maxUntoldSize ?? MAX_UNTOLD_SIZE)) {
+        throw this.#excess('the blob has no end')
       }
       skip = Math.max(skip - length, 0)
       // Where upstream gave no length, its body has to end as well.
@@ -244,6 +250,12 @@ export class Download {
       if (this.#limit(run) <= run.position && !wait) return false
     }
     return true
+  }
+
+  /** More came than there can be: asking for the rest of it is of no use. */
+  #excess(message: string): UpstreamError {
+    this.#tooLong = true
+    return new UpstreamError('broken', this.#options.origin.upstream.key, message, { wrongContent: true })
   }
 
   /** @throws UpstreamError when upstream's length is not the descriptor's */

@@ -38,6 +38,8 @@ export interface FillContext {
   readonly metrics: Metrics
   readonly log: Logger
   readonly finishAbandoned: FinishAbandoned
+  /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
+  readonly maxUntoldSize?: Bytes | undefined
   /** Called when the blob is adopted, before the fill settles; names are those that asked for it. */
   readonly onAdopted: (fill: Fill, blob: BlobInfo) => Promise<void>
 }
@@ -247,7 +249,7 @@ export class Fill {
 
   /** One attempt: download, verify, adopt. Only a mismatch is left to the caller. */
   async #try(again: boolean, signal: AbortSignal): Promise<'done' | 'mismatch'> {
-    const { ingests, health, metrics, log } = this.#context
+    const { ingests, health, metrics, log, maxUntoldSize } = this.#context
     const earlier = this.#attempt
     if (health.resting) {
       health.spared()
@@ -271,6 +273,7 @@ export class Fill {
         turn,
         priority: () => this.#priority,
         onChange: () => this.#changed.wake(),
+        maxUntoldSize,
         metrics,
         log,
       })
@@ -309,7 +312,7 @@ export class Fill {
       return 'done'
     } catch (error) {
       if (error instanceof UpstreamError || signal.aborted) {
-        if (ingest.prefix >= WORTH_KEEPING) await ingest.keep()
+        if (ingest.prefix >= WORTH_KEEPING && !download.tooLong) await ingest.keep()
         else await ingest.discard()
         throw error
       }
