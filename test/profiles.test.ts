@@ -1,6 +1,7 @@
 import { test } from 'tap'
 import { digestOf } from '../src/oci/digest.ts'
 import { lookAtRest } from './support/at-rest.ts'
+import { stampede } from './support/profiles/herd.ts'
 import { travel, type Answered, type Journey } from './support/profiles/journey.ts'
 import { PROFILES, type ProfileName } from './support/profiles/start.ts'
 
@@ -20,6 +21,7 @@ const USUAL: Table = {
   'missing blob': '404 BLOB_UNKNOWN | blob GET 1',
   'missing repository': '404 NAME_UNKNOWN | manifest GET 2, token GET 1',
   moved: '7 × 200 miss, 200 hit | manifest HEAD 1, manifest GET 3, blob GET 4, cdn GET 4',
+  deleted: '404 MANIFEST_UNKNOWN | manifest HEAD 1, manifest GET 1',
   // HEAD may be what is refused, so GET is tried.
   'wrong credentials, cached': '200 stale warned, 7 × 200 hit | manifest HEAD 1, token GET 2',
   'wrong credentials, cold': '403 DENIED | manifest GET 1, token GET 1',
@@ -82,6 +84,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
     'missing blob': '404 BLOB_UNKNOWN | blob GET 2',
     'missing repository': '404 MANIFEST_UNKNOWN | manifest GET 2',
     moved: '7 × 200 miss, 200 hit | manifest HEAD 2, manifest GET 6, blob GET 8, cdn GET 4',
+    deleted: '404 MANIFEST_UNKNOWN | manifest HEAD 2, manifest GET 2',
     'wrong credentials, cached': '8 × 200 hit | manifest HEAD 2',
     'wrong credentials, cold': '200 miss | manifest GET 2',
     'right credentials, private': '200 hit, 2 × 200 miss | manifest HEAD 2, blob GET 4, cdn GET 2',
@@ -120,6 +123,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
     revalidated: '200 miss, 7 × 200 hit | manifest HEAD 1, manifest GET 1',
     'HEAD of a tag': '200 miss | manifest GET 1',
     moved: '7 × 200 miss, 200 hit | manifest GET 3, blob GET 4',
+    deleted: '404 MANIFEST_UNKNOWN | manifest GET 1',
     referrers: '404 NOT_FOUND | referrers GET 1',
     'wrong credentials, cached': '200 stale warned, 7 × 200 hit | manifest HEAD 2, manifest GET 1',
     'wrong credentials, cold': '403 DENIED | manifest GET 1',
@@ -164,6 +168,16 @@ for (const name of Object.keys(PROFILES) as ProfileName[]) {
     )
     t.strictSame(strangersTold(journey), [], 'credentials and tokens went only where they may')
     t.strictSame(atRest(journey), { faults: [], missing: [], twice: [] }, 'all is stored, and crossed once')
+  })
+}
+
+for (const name of Object.keys(PROFILES) as ProfileName[]) {
+  test(`${name}: twenty clients at once cost what one costs`, async (t) => {
+    const { wrong, given } = await stampede(t, name, 20)
+    t.equal(wrong, 0)
+    t.strictSame(given.manifest, { all: 3, most: 1 })
+    t.strictSame(given.blob, { all: 5, most: 1 })
+    t.ok(given.token.all <= 1, `${given.token.all} tokens`)
   })
 }
 

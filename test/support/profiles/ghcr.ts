@@ -34,6 +34,7 @@ export const ghcr: Profile = {
       [{ when: admitted(unknownManifest(registry)) }, says(404, 'MANIFEST_UNKNOWN', 'manifest unknown')],
       [{ when: unknownScope(registry) }, denied],
       [{ when: unknownUser(account) }, denied],
+      [{ kind: 'token', when: ({ url }) => !url.includes('scope=') }, denied],
       // The web site.
       [
         { kind: 'other', when: ({ listener }) => listener === 'cdn' },

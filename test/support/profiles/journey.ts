@@ -43,7 +43,7 @@ const TTL = 10_000
 const WRONG = { username: 'someone', password: 'wrong: "pass"' }
 
 /** Two platforms of two layers; one layer is large, and in both. */
-function build(seed: string, format: 'oci' | 'docker'): Image {
+export function build(seed: string, format: 'oci' | 'docker'): Image {
   const platform = (architecture: string): Image =>
     image({
       layers: [{ size: 1_500_000, seed: 'base' }, 20_000],
@@ -128,7 +128,7 @@ export async function travel(t: Test, name: ProfileName): Promise<Journey> {
   const signature = signatureOf(first)
   const lone = layer({ size: 5_000, seed: 'lone' })
   running.addImage(repository, '1', first)
-  running.addImage(repository, '2', second)
+  running.addImage(repository, 'expired', second)
   running.addImage(repository, undefined, signature)
   running.addBlob(repository, lone)
   const secret = image({ layers: [70_000], seed: 'secret', format })
@@ -151,7 +151,7 @@ export async function travel(t: Test, name: ProfileName): Promise<Journey> {
   clock.now += 1.5 * TTL
   await traveller.live('revalidated', () => traveller.pullImage('1', first))
   await traveller.live('HEAD of a tag', () =>
-    traveller.ask('manifests/2', { wanted: second.manifest, method: 'HEAD' }),
+    traveller.ask('manifests/expired', { wanted: second.manifest, method: 'HEAD' }),
   )
   await traveller.live('HEAD of a blob', () =>
     traveller.ask(`blobs/${lone.digest}`, { wanted: lone, method: 'HEAD' }),
@@ -169,7 +169,10 @@ export async function travel(t: Test, name: ProfileName): Promise<Journey> {
   )
   clock.now += 1.5 * TTL
   running.addImage(repository, '1', second)
+  running.deleteTag(repository, 'expired')
   await traveller.live('moved', () => traveller.pullImage('1', second))
+
+  await traveller.live('deleted', () => traveller.ask('manifests/expired'))
 
   const restart = async (as: Credentials): Promise<void> => {
     await traveller.mirror.close()

@@ -55,6 +55,7 @@ export interface RunningProfile {
   /** By the name that clients of the registry use. */
   addImage(repo: string, tag: string | undefined, image: Image): void
   addBlob(repo: string, blob: Content): void
+  deleteTag(repo: string, tag: string): void
   /** What all of them saw. */
   seen(filter?: Filter): LogEntry[]
 }
@@ -71,6 +72,7 @@ export async function startProfile(t: Test, name: ProfileName): Promise<RunningP
     registry,
     all,
     addBlob: (repo, blob) => (store ?? registry).addBlob(nameAtStore(repo), blob),
+    deleteTag: (repo, tag) => (store ?? registry).deleteTag(nameAtStore(repo), tag),
     addImage: (repo, tag, image) => (store ?? registry).addImage(nameAtStore(repo), tag, image),
     seen: (filter) => all.flatMap(({ log }) => log.of(filter)),
   }
