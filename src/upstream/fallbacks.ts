@@ -213,11 +213,12 @@ export class FallbackUpstream implements Upstream {
   }
 
   #answered(source: Source): void {
-    const { log } = this.#options
+    const { log, now } = this.#options
     const facts = { upstream: this.key, url: source.url }
     if (source !== this.#first) log.debug(facts, 'answered by a fallback')
+    // Who has had enough of one kind of questions may well answer another: that lifts nothing.
+    if (!source.down || (source.limited && source.failingUntil > now())) return
     source.failingUntil = Number.NEGATIVE_INFINITY
-    if (!source.down) return
     source.down = false
     log.info(facts, 'answers again')
   }
@@ -233,6 +234,7 @@ export class FallbackUpstream implements Upstream {
     source.failingUntil = now() + Math.max(silence, FAILURE_MEMORY)
     log[source.down ? 'debug' : 'warn'](facts, 'cannot answer: others are asked instead')
     source.down = true
+    source.limited = error.failure === 'busy'
   }
 
   #watched(source: Source, digest: Digest, request: BlobRequest, blob: UpstreamBlob): UpstreamBlob {
@@ -253,6 +255,8 @@ class Source {
   failingUntil: Milliseconds = Number.NEGATIVE_INFINITY
   /** Since its last failure it has not answered. */
   down = false
+  /** That was a 429. */
+  limited = false
   readonly #putOff = new LRUCache<Digest, Milliseconds>({ max: 1_000 })
 
   constructor(url: string, upstream: Upstream) {

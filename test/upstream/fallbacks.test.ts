@@ -197,9 +197,12 @@ void test('who has failed is left alone for 10 s, then asked again and believed'
 })
 
 void test('who wants to be left alone for longer is', async (t) => {
-  const { upstream, first, clock, signal } = await chain(t)
+  const { upstream, first, second, third, clock, told, signal } = await chain(t)
   first.fault({ times: 1 }, { status: 429, retryAfter: 60 })
   await upstream.manifest(NAME, LATEST, signal)
+  for (const it of [second, third]) it.deleteBlob(NAME, layer.digest)
+  t.same(await upstream.headBlob(NAME, layer.digest, signal), { size: layer.bytes.length })
+  t.equal(told.length, 1, 'that it still gives blobs does not mean that it may be asked for manifests')
   first.log.clear()
   clock.now += 59 * SECONDS
   await upstream.manifest(NAME, LATEST, signal)
