@@ -31,6 +31,13 @@ export function refusalOf(key: string, response: Response, words?: string): Upst
   )
 }
 
+/** Like {@link refusalOf}, of an answer of the registry itself. Quay says with 405 what others say with 403. */
+export async function spokenRefusalOf(key: string, response: Response): Promise<UpstreamError> {
+  if (response.status !== 405) return refusalOf(key, response)
+  const denies = (await errorCodeOf(response))?.toUpperCase() === 'DENIED'
+  return refusalOf(key, denies ? { ...response, status: 403 } : response)
+}
+
 function retryAfterOf(headers: ResponseHeaders): Milliseconds | undefined {
   const now = Date.now()
   // Docker Hub's own API gives the moment, in Unix time.
@@ -56,7 +63,7 @@ export async function saysAbsent(response: Response): Promise<boolean> {
 }
 
 /** The first code of an OCI error, as it came. */
-export async function errorCodeOf(response: Response): Promise<string | undefined> {
+async function errorCodeOf(response: Response): Promise<string | undefined> {
   const bytes = await readBody(response.body, MAX_ERROR_BYTES)
   if (bytes === undefined) return undefined
   try {

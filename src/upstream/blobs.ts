@@ -19,6 +19,7 @@ import {
   parseUnsatisfiedRange,
   refusalOf,
   saysAbsent,
+  spokenRefusalOf,
 } from './answers.ts'
 import type { Asking } from './asking.ts'
 import { readBody } from './body.ts'
@@ -41,11 +42,7 @@ export class Blobs {
   }
 
   /** As {@link Upstream.blob}. */
-  async open(
-    name: RepositoryName,
-    digest: Digest,
-    request: BlobRequest,
-  ): Promise<UpstreamBlob | undefined> {
+  async open(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
     for (const range of rangesOf(request)) {
       const answer = await this.#ask(name, digest, range, request.signal)
       if (answer.status === 404) return undefined
@@ -93,7 +90,7 @@ export class Blobs {
     // What a CDN refuses is not the registry's "denied", and its 404 is not the registry's "absent".
     throw hops > 0 && status < 500 && status !== 429
       ? brokenAnswer(this.#key, answer, `was where we were sent, and answered ${status}`)
-      : refusalOf(this.#key, answer)
+      : await spokenRefusalOf(this.#key, answer)
   }
 
   /** Of an answer to a question with a range; undefined when it is none. @throws UpstreamError */

@@ -14,13 +14,13 @@ import {
   brokenAnswer,
   contentLengthOf,
   digestHeaderOf,
-  errorCodeOf,
   isEncoded,
   isHtml,
   mediaTypeOf,
   nextPageOf,
   refusalOf,
   saysAbsent,
+  spokenRefusalOf,
 } from './answers.ts'
 import { Asking, type AskingOptions, type Question } from './asking.ts'
 import { Blobs } from './blobs.ts'
@@ -119,7 +119,7 @@ export class RegistryClient implements Upstream {
       this.#manifestHeads.compare(`${name} ${reference}`, false)
       return undefined
     }
-    if (answer.status !== 200) throw await this.#refusal(answer)
+    if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
     const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
     // Every manifest is a JSON object; what a portal or a front page sends is not.
     if (!/^\s*\{/.test(bytes.toString('latin1', 0, 1024))) {
@@ -186,7 +186,7 @@ export class RegistryClient implements Upstream {
       await this.#confirmAbsent(answer)
       return undefined
     }
-    if (answer.status !== 200) throw refusalOf(this.key, answer)
+    if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
     const tags = tagsIn(await this.#read(answer, MAX_LIST_BYTES))
     if (tags === undefined) throw brokenAnswer(this.key, answer, 'sent something that is no list of tags')
     return { tags, next: nextPageOf(answer.headers, answer.url) }
@@ -253,13 +253,6 @@ export class RegistryClient implements Upstream {
       if (error instanceof UpstreamError && mayBeHeadsFault(error, question)) return undefined
       throw error
     }
-  }
-
-  /** Of an unwelcome status. Quay says with 405 what others say with 403. */
-  async #refusal(answer: Answer): Promise<UpstreamError> {
-    if (answer.status !== 405) return refusalOf(this.key, answer)
-    const code = await errorCodeOf(answer)
-    return refusalOf(this.key, code?.toUpperCase() === 'DENIED' ? { ...answer, status: 403 } : answer)
   }
 }
 
