@@ -26,6 +26,8 @@ import { abandonable } from './waiters.ts'
 
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
 const HEADER_BUDGET_MS: Milliseconds = 15_000
+/** For those who join a fill that has been silent for longer than that. */
+const LATE_MS: Milliseconds = 500
 
 /** How long a download that was asked for under another name may take to begin before this name is asked for. */
 const OTHER_NAME_MS: Milliseconds = 1_000
@@ -243,7 +245,9 @@ export class BlobCache {
 
   /** Within the header budget; a fill that only waits its turn has its size to show and may take longer. */
   async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
-    const budget = AbortSignal.timeout(this.#options.headerBudgetMs ?? HEADER_BUDGET_MS)
+    const { headerBudgetMs = HEADER_BUDGET_MS } = this.#options
+    // What one client has waited for in vain, the next need not: dockerd would ask a dozen times.
+    const budget = AbortSignal.timeout(Math.max(headerBudgetMs - fill.silentMs, LATE_MS))
     try {
       return await fill.begun(AbortSignal.any([client, budget]))
     } catch (error) {

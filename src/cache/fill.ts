@@ -84,6 +84,7 @@ export class Fill {
   #phase: Phase = { is: 'running' }
   #expectedSize: Bytes | undefined
   #attempt: Attempt | undefined
+  #askedAt: number | undefined
   #followers = 0
   #ended = false
   /** Keeps the files of all attempts open for whoever may still open a reader. */
@@ -147,6 +148,12 @@ export class Fill {
     if (download?.answered !== true) return false
     const { prefix } = download.ingest
     return prefix > 0 && (download.size ?? prefix) > HOLD_BACK
+  }
+
+  /** Since upstream was asked, without a byte that a client may have. */
+  get silentMs(): number {
+    if (this.#askedAt === undefined || this.#givesOut) return 0
+    return Math.floor(performance.now() - this.#askedAt)
   }
 
   /** It waits its turn behind other transfers: its size is all that can be said. */
@@ -283,6 +290,7 @@ export class Fill {
       return 'done'
     }
     this.#attempt = attempt
+    this.#askedAt = performance.now()
     const { download } = attempt
     const { ingest } = download
     this.#files.push(ingest.retain())

@@ -1,0 +1,48 @@
+/**
+ * A head promises a body: until its first byte may follow, a client can still be told to go elsewhere.
+ */
+import { test, type Test } from 'tap'
+import { isWhole, pull, simulate, startMirror } from '../support/app.ts'
+import { image, layer } from '../support/images.ts'
+import type { UpstreamSimulator } from '../support/upstream.ts'
+
+const REPO = 'library/greeting'
+const IMAGE = image({ layers: [200_000] })
+const LARGE = IMAGE.layers[0]!
+const SMALL = layer({ size: 3_000 })
+
+async function setUp(t: Test, budgetMs: number): Promise<{ upstream: UpstreamSimulator; blobs: string }> {
+  const upstream = await simulate(t)
+  upstream.addImage(REPO, '1', IMAGE)
+  upstream.addBlob(REPO, SMALL)
+  const mirror = await startMirror(t, upstream, { budgetMs, upstream: { timeouts: { idle: '10m' } } })
+  return { upstream, blobs: `${mirror.url}/v2/${REPO}/blobs` }
+}
+
+for (const [name, blob] of [['large', LARGE] as const, ['small', SMALL] as const]) {
+  test(`an upstream that sends heads without bodies is an error before any head: a ${name} blob`, async (t) => {
+    const { upstream, blobs } = await setUp(t, 500)
+    const url = `${blobs}/${blob.digest}`
+    const silence = upstream.fault({ kind: 'blob' }, { hang: 'midBody', hangAfterBytes: 0 })
+    const [whole, part] = [pull(url), pull(url, { range: 'bytes=1000-' })]
+    t.match(await whole, { status: 503, headers: { 'retry-after': /^\d+$/ } })
+    t.match(await part, { status: 503 })
+    t.equal(upstream.log.count({ kind: 'blob', method: 'GET' }), 1, 'both waited for one transfer')
+
+    silence.remove()
+    await upstream.stop()
+    await upstream.start()
+    t.ok(isWhole(await pull(url), blob), 'the transfer goes on as soon as upstream does')
+  })
+}
+
+test('what one client has waited for in vain, the next need not', async (t) => {
+  const budgetMs = 4_000
+  const { upstream, blobs } = await setUp(t, budgetMs)
+  upstream.fault({ kind: 'blob' }, { hang: 'midBody', hangAfterBytes: 0 })
+  t.match(await pull(`${blobs}/${LARGE.digest}`), { status: 503 })
+  const askedAt = performance.now()
+  t.match(await pull(`${blobs}/${LARGE.digest}`), { status: 503 })
+  t.ok(performance.now() - askedAt < budgetMs, 'nor does it wait as long')
+  t.equal(upstream.log.count({ kind: 'blob', method: 'GET' }), 1)
+})
