@@ -18,7 +18,10 @@ export function serveReadyz(exchange: Exchange, { registry, draining }: Services
   }
   const sound =
     health.storage === 'ok' &&
-    health.upstreams.every(({ state, credentials }) => state === 'ok' && credentials === undefined)
+    health.upstreams.every(
+      ({ state, fallback, credentials }) =>
+        state === 'ok' && fallback === undefined && credentials === undefined,
+    )
   exchange.sendJson(200, { status: sound ? 'ok' : 'degraded', ...health })
 }
 
