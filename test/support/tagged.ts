@@ -3,6 +3,7 @@
  */
 import type { Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
+import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { eventually, pull, simulate, startMirror, type MirrorOptions, type Pulled } from './app.ts'
 import { image } from './images.ts'
 import type { UpstreamOptions } from './upstream.ts'
@@ -15,6 +16,7 @@ export async function startTagged(t: Test, options: MirrorOptions = {}, hub: Ups
   const upstream = await simulate(t, hub)
   const first = image({ layers: [100], seed: 'first' })
   upstream.addImage(REPO, '1', first)
+  const [name, tag] = [parseRepositoryName(REPO), parseTag('1')]
   const clock = { now: 1_700_000_000_000 }
   const mirror = await startMirror(t, upstream, {
     now: () => clock.now,
@@ -37,10 +39,13 @@ export async function startTagged(t: Test, options: MirrorOptions = {}, hub: Ups
     blob: (digest: string, repo = REPO) => pull(`${mirror.url}/v2/${repo}/blobs/${digest}`),
     /** Of manifests. */
     asked: (method: 'GET' | 'HEAD'): number => upstream.log.count({ kind: 'manifest', method }),
-    /** Resolves when what the tag is now is written down. */
+    /** Resolves when what the tag is now is written down, so that nobody joins an answer of before. */
     warm: async (): Promise<void> => {
       await get()
-      await eventually('the tag is kept', async () => (await get()).cache === 'hit')
+      await eventually('the tag is kept', async () => {
+        const record = await mirror.app.metadata.tags.get({ registry: 'docker.io', name }, tag)
+        return record?.checkedAt === clock.now && (await get()).cache === 'hit'
+      })
     },
     /** Tags are old now, and failures forgotten. */
     age: (): void => {
