@@ -65,7 +65,9 @@ export class Authorization {
     for (let renewed = false; ;) {
       const answer = await send(sent?.header)
       if (answer.hops > 0 || (answer.status !== 401 && answer.status !== 403)) {
-        if (sent?.credentials !== undefined) account.accepted()
+        // Whoever stumbles has not looked at them.
+        const looked = answer.status < 500 && answer.status !== 429
+        if (sent?.credentials !== undefined && looked) account.accepted()
         return answer
       }
       const challenge = bearerOf(challengesOf(answer))

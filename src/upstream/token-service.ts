@@ -36,7 +36,7 @@ export interface TokenRequest {
 type Method = TokenRequest['method']
 
 const MAX_ANSWER_BYTES = 1024 * 1024
-const MAX_WORDS = 200
+const MAX_WORDS = 300
 /** Who says these to one method may like the other: what GCR, Artifactory, ACR and others say to a POST. */
 const TRY_OTHER: Readonly<Record<Method, ReadonlySet<number>>> = {
   GET: new Set([404, 405, 501]),

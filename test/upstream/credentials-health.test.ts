@@ -36,6 +36,13 @@ void test('credsExpired: a password of ECR that has run out is told, and the cac
   t.same([uncached.status, codeOf(uncached)], [403, 'DENIED'])
   t.ok(upstream.log.count() < 10, 'nobody insists')
 
+  for (const status of [500, 429]) {
+    clock.now += 3_600_000
+    const rule = upstream.fault({ kind: 'manifest' }, { status })
+    await get()
+    t.equal(await metric(REJECTED), 1, 'a stumble is no welcome')
+    rule.remove()
+  }
   clock.now += 3_600_000
   await get()
   t.match((await told(world)).credentials, since, 'for as long as it has lasted')
