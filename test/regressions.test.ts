@@ -6,7 +6,7 @@ import { pull, pullSome, settled, simulate, startMirror } from './support/app.ts
 import { image, type Content } from './support/images.ts'
 import { fileOf, stage } from './support/scene.ts'
 import { codeOf } from './support/two-upstreams.ts'
-import { bytesOf, clientFor, LATEST, NAME } from './support/upstream-client.ts'
+import { bytesOf, clientFor, failureOf, LATEST, NAME } from './support/upstream-client.ts'
 
 const MB = 1_000_000
 const WEEK = 7 * 24 * 3_600_000
@@ -135,15 +135,24 @@ test('distribution: a redirect is followed also from a registry below a path', a
   t.ok((await client.manifest(NAME, LATEST, signal))?.bytes.equals(held.manifest.bytes))
   const blob = await client.blob(NAME, held.layers[0]!.digest, { from: 0, signal })
   t.ok((await bytesOf(blob)).equals(held.layers[0]!.bytes))
+  t.equal(
+    upstream.log.count(({ url }) => url.startsWith('/hub/v2/')),
+    2,
+  )
 })
 
 test('distribution: a realm elsewhere gets no credentials of ours', async (t) => {
-  const stranger = await simulate(t, { host: '127.0.0.9' })
-  const { get } = await stage(t, [1000], {
-    upstream: { token: { realm: `${stranger.authUrl.replace('127.0.0.9', 'localhost.example')}/token` } },
-    mirror: { upstream: { username: 'office', password: 'secret' } },
+  const stranger = await simulate(t)
+  const realm = `${stranger.authUrl.replace('127.0.0.1', 'phish.example')}/token`
+  const upstream = await simulate(t, { token: { realm } })
+  upstream.addImage(NAME, LATEST, image())
+  const client = clientFor(t, {
+    url: upstream.url,
+    credentials: { username: 'office', password: 'secret' },
+    resolve: (_name, _options, callback) => callback(null, [{ address: '127.0.0.1', family: 4 }]),
   })
-  t.equal((await get('manifests/1')).status, 503)
+  const failed = await failureOf(client.manifest(NAME, LATEST, new AbortController().signal))
+  t.match(failed.message, /our credentials are not for the token realm phish\.example/)
   t.equal(stranger.log.count(), 0)
 })
 
