@@ -19,7 +19,7 @@ export interface CdnOptions {
   location?: 'absolute' | 'relative' | 'schemeRelative' | BadLocation
   /** The last hop leads back to the first. */
   loop?: boolean
-  /** 400 for a request that carries `Authorization`, as S3 and Azure do. Default true. */
+  /** 400 for a request that carries `Authorization`, as S3 and Azure do. Default: at the CDN. */
   rejectAuthorization?: boolean
   /** HEAD is redirected too (Docker Hub); else the registry answers it (Quay). Default true. */
   redirectHead?: boolean
@@ -143,7 +143,8 @@ export class Cdn {
 
   async answer(call: Call, repo: string, digest: string, cdn: CdnOptions = {}): Promise<void> {
     const { headers, url, method } = call.entry
-    if (headers.authorization !== undefined && cdn.rejectAuthorization !== false) {
+    const { rejectAuthorization = call.entry.listener === 'cdn' } = cdn
+    if (headers.authorization !== undefined && rejectAuthorization) {
       sendCdnError(call, '400xmlTwoAuth')
       return
     }
