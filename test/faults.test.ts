@@ -5,10 +5,10 @@ import { problemsOf, tableOf } from './support/matrix-table.ts'
 
 test('the fault matrix', async (t) => {
   const matrix = await Matrix.start(t, t.testdir(), FAULTS)
-  const warm = await matrix.warmUp()
+  const warm = await matrix.run(matrix.warmUp)
   t.same(problemsOf(warm), [])
   const before = await matrix.footprint()
-  const rows = await matrix.run()
+  const rows = await matrix.run(matrix.cells)
   const after = await matrix.footprint()
   for (const line of tableOf(rows)) t.comment(line)
   t.same(problemsOf(rows), [])

@@ -14,21 +14,23 @@ import type { UpstreamSimulator } from './upstream.ts'
 const KiB = 1024
 
 /** Large enough for a transfer to be in the middle, and for many a hold-back; one that is held back as a whole. */
-const LAYERS = [1280 * KiB, 100 * KiB, 3 * KiB]
+const LAYERS = [640 * KiB, 20 * KiB]
 const REPOSITORY = 'team/app'
 const TAG = '1'
 /** So many of the clients ask for parts as well. */
 const WITH_RANGES = 3
 
-/** The mirror's time-outs for an upstream; long ones would make a matrix of waiting. */
-export const TIMEOUTS = { connect: '1s', headers: '1s', idle: '1s' }
+/**
+ * The mirror's time-outs for an upstream. Long ones would make a matrix of waiting; but a head that is late because
+ * this machine is busy is a refusal that nobody deserves, while a body that pauses is only continued.
+ */
+export const TIMEOUTS = { connect: '3s', headers: '3s', idle: '1s' }
 
 /**
- * How long a pull may take. Of the budgets that the mirror promises for the head of an answer, 5 s and 15 s, the
- * time-outs above leave little; what is long is a body that gets six more chances, with up to 11 s of pauses
- * between them.
+ * How long a pull may take. The head of an answer has its own budget, below; what is long is a body that breaks
+ * off: it gets six more chances, each as long as a time-out, with up to 11 s of pauses between them.
  */
-const BUDGET_MS: Readonly<Record<CacheState, number>> = { cold: 25_000, stale: 7_000, 'in flight': 25_000 }
+const BUDGET_MS: Readonly<Record<CacheState, number>> = { cold: 35_000, stale: 7_000, 'in flight': 35_000 }
 /** Until the head of any answer is there: the mirror's own promise, and a little for a machine that is busy. */
 const HEAD_BUDGET_MS: Readonly<Record<CacheState, number>> = {
   cold: 16_000,
@@ -231,9 +233,8 @@ export class CellRun {
       if (allowed.includes(outcome)) continue
       const culprit = answers.find((answer) => answer.outcome === outcome)
       const never = (UNACCEPTABLE as readonly string[]).includes(outcome) ? 'never' : allowed.join(' or ')
-      problems.push(
-        `${outcome} instead of ${never}: ${culprit?.what ?? 'nothing'}, status ${culprit?.status ?? 0}`,
-      )
+      const { what = 'nothing', status = 0, message = '' } = culprit ?? {}
+      problems.push(`${outcome} instead of ${never}: ${what}, status ${status} ${message}`.trimEnd())
     }
     const slowHead = Math.max(0, ...answers.map(({ headMs }) => headMs))
     if (slowHead > HEAD_BUDGET_MS[state]) problems.push(`a head came after ${Math.round(slowHead)} ms`)

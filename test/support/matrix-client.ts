@@ -34,6 +34,8 @@ export interface Answered {
   /** Until the head was there. */
   readonly headMs: number
   readonly bytes: Buffer | undefined
+  /** The message of a refusal. */
+  readonly message: string | undefined
   /** Its beginning was wrong, though it was never completed as if it were right. */
   readonly wrongPrefix: boolean
   /** Part of a download that is still running: nobody promised that it is verified. */
@@ -157,11 +159,12 @@ function judge(what: string, raw: Raw, right: boolean): Answered {
   const good = status === 200 || status === 206
   const unverified = status === 206 && cache !== 'hit'
   const wrong = good && ended === 'whole' && !right
+  const message = ociError(headers['content-type'], body)
   const outcome = (): Outcome => {
     if (ended === 'late') return 'hang'
     if (status === 0) return 'no answer'
     if (ended === 'broken') return 'broken'
-    if (!good) return isOciError(headers['content-type'], body) ? 'refused' : 'bad refusal'
+    if (!good) return message === undefined ? 'bad refusal' : 'refused'
     return wrong && !unverified ? 'wrong bytes' : 'served'
   }
   return {
@@ -171,22 +174,23 @@ function judge(what: string, raw: Raw, right: boolean): Answered {
     cache: typeof cache === 'string' ? cache : undefined,
     headMs,
     bytes: good ? body : undefined,
+    message,
     wrongPrefix: good && ended !== 'whole' && !same,
     unverified: wrong && unverified,
   }
 }
 
-function isOciError(type: string | string[] | undefined, body: Buffer): boolean {
-  if (type !== 'application/json') return false
+/** Undefined: no client could read it. */
+function ociError(type: string | string[] | undefined, body: Buffer): string | undefined {
+  if (type !== 'application/json') return undefined
   try {
-    const { errors } = JSON.parse(body.toString()) as { errors?: { code?: unknown; message?: unknown }[] }
-    return (
-      Array.isArray(errors) &&
-      errors.length > 0 &&
-      errors.every(({ code, message }) => typeof code === 'string' && typeof message === 'string')
-    )
+    const { errors } = JSON.parse(body.toString()) as { errors: { code: unknown; message: unknown }[] }
+    const [first] = errors
+    return typeof first?.code === 'string' && typeof first.message === 'string'
+      ? `${first.code}: ${first.message}`
+      : undefined
   } catch {
-    return false
+    return undefined
   }
 }
 

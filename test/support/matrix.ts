@@ -6,7 +6,7 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { stringify } from 'yaml'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { CACHE_STATES, type Fault } from './faults/fault.ts'
 import { CellRun, TIMEOUTS, type Cell, type Row } from './matrix-cell.ts'
 import { footprintOf, type Footprint } from './matrix-footprint.ts'
@@ -16,7 +16,10 @@ import { startUpstream, type UpstreamSimulator } from './upstream.ts'
 
 const ROOT = path.join(import.meta.dirname, '../..')
 const CLIENTS = [1, 20] as const
-const AT_ONCE = 24
+/** Most of them wait. */
+const AT_ONCE = 48
+/** A machine that takes longer to say that it lives is busy enough. */
+const BUSY_MS = 150
 
 /** Nothing is wrong. */
 const GOOD_DAY: Fault = { name: 'a good day', section: '4.4', begin: () => undefined, endings: {} }
@@ -24,26 +27,28 @@ const GOOD_DAY: Fault = { name: 'a good day', section: '4.4', begin: () => undef
 export class Matrix {
   readonly entrepot: Entrepot
   readonly root: string
-  readonly #cells: readonly Cell[]
-  readonly #warming: readonly Cell[]
+  readonly cells: readonly Cell[]
+  /** Every kind of work that there is, on upstreams of its own, and as many at once as there will ever be. */
+  readonly warmUp: readonly Cell[]
   readonly #upstreams: ReadonlyMap<string, UpstreamSimulator>
+  #queue: Promise<void> = Promise.resolve()
 
   private constructor(
     entrepot: Entrepot,
     root: string,
-    cells: { all: readonly Cell[]; warming: readonly Cell[] },
+    cells: { all: readonly Cell[]; warmUp: readonly Cell[] },
     upstreams: ReadonlyMap<string, UpstreamSimulator>,
   ) {
     this.entrepot = entrepot
     this.root = root
-    this.#cells = cells.all
-    this.#warming = cells.warming
+    this.cells = cells.all
+    this.warmUp = cells.warmUp
     this.#upstreams = upstreams
   }
 
   static async start(owner: Owner, dir: string, faults: readonly Fault[]): Promise<Matrix> {
     const all = cellsOf(faults, 'f')
-    const warming = [
+    const warmUp = [
       ...cellsOf(
         Array.from({ length: 8 }, () => GOOD_DAY),
         'good',
@@ -55,52 +60,58 @@ export class Matrix {
     ]
     const upstreams = new Map<string, UpstreamSimulator>()
     const configured: Record<string, unknown> = {}
-    for (const { key, fault } of [...warming, ...all]) {
-      const upstream = await startUpstream(fault.upstream)
+    for (const [position, { key, fault }] of [...warmUp, ...all].entries()) {
+      const upstream = await startUpstream({ host: hostOf(position, fault), ...fault.upstream })
       upstreams.set(key, upstream)
       configured[key] = { url: upstream.url, timeouts: TIMEOUTS, ...fault.settings }
     }
     owner.teardown(() => Promise.all([...upstreams.values()].map((it) => it.close())))
     const root = path.join(dir, 'data')
     const file = path.join(dir, 'config.yaml')
-    const cache = { tagTtl: 0 }
-    writeFileSync(file, stringify({ server: { port: 0 }, storage: { root }, cache, upstreams: configured }))
-    return new Matrix(await startAsUsersDo(owner, file), root, { all, warming }, upstreams)
-  }
-
-  /** Every kind of work that there is, as many at once as there will ever be. */
-  async warmUp(): Promise<Row[]> {
-    return this.#run(this.#warming)
-  }
-
-  async run(): Promise<Row[]> {
-    return this.#run(this.#cells)
+    // JSON is YAML.
+    const config = { server: { port: 0 }, storage: { root }, cache: { tagTtl: 0 }, upstreams: configured }
+    writeFileSync(file, JSON.stringify(config))
+    return new Matrix(await startAsUsersDo(owner, file), root, { all, warmUp }, upstreams)
   }
 
   footprint(): Promise<Footprint> {
     return footprintOf(this.entrepot)
   }
 
-  async #run(cells: readonly Cell[]): Promise<Row[]> {
+  /** Each cell once: its upstream is gone afterwards. */
+  async run(cells: readonly Cell[]): Promise<Row[]> {
     // What waits longest first; the table is in the order of the faults all the same.
     const waiting = CACHE_STATES.toReversed().flatMap((state) => cells.filter((it) => it.state === state))
     const rows = new Map<Cell, Row>()
     const worker = async (): Promise<void> => {
       for (let cell = waiting.shift(); cell !== undefined; cell = waiting.shift()) {
+        await this.#oneByOne(() => this.#untilIdle())
         const row = await new CellRun(cell, this.#upstreams.get(cell.key)!, this.entrepot.url).run()
-        const alive = (await this.#isAlive()) ? [] : ['the process died']
-        rows.set(cell, { ...row, problems: [...row.problems, ...alive] })
+        const died = (await this.#livesWithin()) === undefined ? ['the process died'] : []
+        rows.set(cell, { ...row, problems: [...row.problems, ...died] })
       }
     }
     await Promise.all(Array.from({ length: AT_ONCE }, worker))
     return cells.map((cell) => rows.get(cell)!)
   }
 
-  async #isAlive(): Promise<boolean> {
+  #oneByOne(work: () => Promise<void>): Promise<void> {
+    return (this.#queue = this.#queue.then(work))
+  }
+
+  /** So that no answer is late because too much is asked at once. */
+  async #untilIdle(): Promise<void> {
+    while (((await this.#livesWithin()) ?? 0) > BUSY_MS) await sleep(10)
+  }
+
+  /** How long it took to say so, in milliseconds; undefined: it does not live. */
+  async #livesWithin(): Promise<number | undefined> {
+    const asked = performance.now()
     try {
-      return (await fetch(`${this.entrepot.url}/livez`, { signal: AbortSignal.timeout(5_000) })).ok
+      const { ok } = await fetch(`${this.entrepot.url}/livez`, { signal: AbortSignal.timeout(10_000) })
+      return ok ? performance.now() - asked : undefined
     } catch {
-      return false
+      return undefined
     }
   }
 }
@@ -114,6 +125,14 @@ function cellsOf(faults: readonly Fault[], prefix: string): Cell[] {
       }),
     ),
   )
+}
+
+/**
+ * A port that an upstream gives up may be somebody else's a moment later; an address of its own is nobody's. The
+ * certificates are for one address only.
+ */
+function hostOf(position: number, { upstream }: Fault): string {
+  return upstream?.tls === undefined ? `127.77.${position >> 8}.${position & 255}` : '127.0.0.1'
 }
 
 async function startAsUsersDo(owner: Owner, file: string): Promise<Entrepot> {
