@@ -28,6 +28,8 @@ export interface ManifestContent {
 
 /** Far above any real image; a document of 4 MiB could name 40,000. */
 const MAX_CHILDREN = 10_000
+/** Room for so many children, each with its platform and annotations. */
+const MAX_ITEMS = 100_000
 
 /** RFC 6838 § 4.2. What does not match could not be sent as a `Content-Type`. */
 const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i
@@ -99,7 +101,7 @@ function invalid(reason: string, cause?: unknown): OciError {
 
 function parseDocument(bytes: Uint8Array): JsonObject {
   try {
-    return parseJsonObject(bytes)
+    return parseJsonObject(bytes, MAX_ITEMS)
   } catch (cause) {
     if (!(cause instanceof JsonError)) throw cause
     throw invalid(cause.message, cause.cause)

@@ -43,6 +43,8 @@ import {
 
 /** Ten thousand tags of the longest kind are 1.3 MB. */
 const MAX_LIST_BYTES = 16 * 1024 * 1024
+/** Reading that many takes a tenth of a second. */
+const MAX_LIST_ITEMS = 500_000
 
 export type RegistryClientOptions = AskingOptions
 
@@ -269,9 +271,13 @@ function contradicts(one: Digest, other: Digest): boolean {
 
 /** `null` is what older registries say for none. */
 function tagsIn(bytes: Buffer): string[] | undefined {
-  const tags = parseObject(bytes)?.['tags']
-  if (tags === null) return []
-  return Array.isArray(tags) ? tags.filter((tag) => typeof tag === 'string') : undefined
+  try {
+    const { tags } = parseJsonObject(bytes, MAX_LIST_ITEMS)
+    if (tags === null) return []
+    return Array.isArray(tags) ? tags.filter((tag) => typeof tag === 'string') : undefined
+  } catch {
+    return undefined
+  }
 }
 
 function isIndex(bytes: Buffer): boolean {
@@ -279,14 +285,5 @@ function isIndex(bytes: Buffer): boolean {
     return parseManifest(bytes, MEDIA_TYPES.ociIndex).kind === 'index'
   } catch {
     return false
-  }
-}
-
-/** Undefined: it is no object, or none that anybody in his right mind would send. */
-function parseObject(bytes: Buffer): Record<string, unknown> | undefined {
-  try {
-    return parseJsonObject(bytes)
-  } catch {
-    return undefined
   }
 }
