@@ -127,6 +127,9 @@ const ROWS: readonly Row[] = [
       faults: [[CDN, { cdnError: 'html200' }]],
       unknownSize: true,
       ends: 502,
+      check: (t, { ranges }) => {
+        t.equal(ranges.length, 1, 'by its name, not by its digest')
+      },
     },
   ),
   through(
