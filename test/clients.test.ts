@@ -4,7 +4,7 @@
 import { test, type Test } from 'tap'
 import { settled, simulate, startMirror } from './support/app.ts'
 import { CLIENTS } from './support/clients/all.ts'
-import { run, type Client, type Outcome } from './support/clients/client.ts'
+import { run, type Outcome } from './support/clients/client.ts'
 import { craneDigest } from './support/clients/crane.ts'
 import type { Exchange } from './support/clients/wire.ts'
 import { image, index } from './support/images.ts'
@@ -93,23 +93,4 @@ test('crane digest is content with a HEAD', async (t) => {
     exchanges.map(({ method }) => method),
     ['GET', 'HEAD'],
   )
-})
-
-test('the emulators go elsewhere by the rules of the real ones', async (t) => {
-  const real = await registry(t)
-  const elsewhere = CLIENTS.filter((client) => client.elsewhere !== 'nothing')
-  const pull = (client: Client, mirror: string): Promise<Outcome> =>
-    run(client, { mirror, real: real.url, ...NAME, hangMs: 500 })
-
-  await t.test('when nobody is there', async (t) => {
-    for (const client of elsewhere)
-      t.match(await pull(client, NOWHERE), { ending: 'pulled', share: 0 }, client.name)
-  })
-
-  await t.test('when it has no such image', async (t) => {
-    const empty = await simulate(t)
-    for (const client of elsewhere) {
-      t.match(await pull(client, empty.url), { ending: 'pulled', share: 0 }, client.name)
-    }
-  })
 })
