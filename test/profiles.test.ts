@@ -1,7 +1,6 @@
 import { test } from 'tap'
 import { digestOf } from '../src/oci/digest.ts'
 import { lookAtRest } from './support/at-rest.ts'
-import { stampede } from './support/profiles/herd.ts'
 import { travel, type Answered, type Journey } from './support/profiles/journey.ts'
 import { PROFILES, type ProfileName } from './support/profiles/start.ts'
 
@@ -168,16 +167,6 @@ for (const name of Object.keys(PROFILES) as ProfileName[]) {
     )
     t.strictSame(strangersTold(journey), [], 'credentials and tokens went only where they may')
     t.strictSame(atRest(journey), { faults: [], missing: [], twice: [] }, 'all is stored, and crossed once')
-  })
-}
-
-for (const name of Object.keys(PROFILES) as ProfileName[]) {
-  test(`${name}: twenty clients at once cost what one costs`, async (t) => {
-    const { wrong, given } = await stampede(t, name, 20)
-    t.equal(wrong, 0)
-    t.strictSame(given.manifest, { all: 3, most: 1 })
-    t.strictSame(given.blob, { all: 5, most: 1 })
-    t.ok(given.token.all <= 1, `${given.token.all} tokens`)
   })
 }
 

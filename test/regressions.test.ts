@@ -16,15 +16,19 @@ function isSame({ body }: { body: Buffer }, content: Content | undefined): boole
 }
 
 test('distribution: a second request for a blob in flight does not reach upstream again', async (t) => {
-  const { upstream, layers, get } = await stage(t, [2 * MB], { upstream: { bytesPerSecond: 4 * MB } })
-  const [big] = layers
-  const first = get(`blobs/${big!.digest}`)
-  await upstream.log.until((log) => log.bytesSent('blob') > MB / 2)
-  const all = await Promise.all([first, get(`blobs/${big!.digest}`), get(`blobs/${big!.digest}`)])
-  t.ok(all.every((it) => isSame(it, big)))
-  t.same(all.map(({ cache }) => cache).sort(), ['join', 'join', 'miss'])
+  const { upstream, layers, url } = await stage(t, [2 * MB])
+  upstream.fault({ kind: 'blob' }, { hang: 'midBody' })
+  const caches = []
+  for (let client = 0; client < 3; client += 1) {
+    const { headers, body } = await request(url(`blobs/${layers[0]!.digest}`))
+    for await (const chunk of body) {
+      t.ok((chunk as Buffer).length > 0, 'and already gets some of it')
+      caches.push(headers['x-cache'])
+      break
+    }
+  }
+  t.same(caches, ['miss', 'join', 'join'])
   t.equal(upstream.log.count('blob'), 1)
-  t.equal(upstream.log.bytesSent('blob'), big!.bytes.length)
 })
 
 test('distribution: a blob is asked for by GET alone, never by HEAD before it', async (t) => {
@@ -157,8 +161,9 @@ test('distribution: a realm elsewhere gets no credentials of ours', async (t) =>
 })
 
 test('Harbor: the head of a blob says all there is to say before the first byte', async (t) => {
-  const { upstream, layers, url } = await stage(t, [2 * MB], { upstream: { bytesPerSecond: 4 * MB } })
+  const { upstream, layers, url } = await stage(t, [2 * MB])
   const [big] = layers
+  upstream.fault({ kind: 'blob' }, { hang: 'midBody' })
   const { headers, body } = await request(url(`blobs/${big!.digest}`))
   t.match(headers, {
     'content-length': String(big!.bytes.length),
@@ -167,8 +172,7 @@ test('Harbor: the head of a blob says all there is to say before the first byte'
     etag: `"${big!.digest}"`,
     'x-cache': 'miss',
   })
-  t.ok(upstream.log.bytesSent('blob') < big!.bytes.length, 'while the rest is still on its way')
-  await body.dump({ limit: 3 * MB })
+  body.on('error', () => undefined).destroy()
 })
 
 test('Harbor: a cut body is never a whole one with 200', async (t) => {
@@ -266,7 +270,7 @@ test('Quay: what is cached is served while nobody can log in, from the start on'
 
 test('Quay: an upstream that hangs costs nobody more than the header budget', async (t) => {
   const { upstream, layers, clock, get, written } = await stage(t, [1000, 5000], {
-    mirror: { budgetMs: 400, staleBudgetMs: 200 },
+    mirror: { budgetMs: 1_500, staleBudgetMs: 300 },
   })
   await get('manifests/1')
   await written()
@@ -274,12 +278,12 @@ test('Quay: an upstream that hangs costs nobody more than the header budget', as
   upstream.fault({}, { hang: 'headers' })
   const began = performance.now()
   t.equal((await get('manifests/1')).cache, 'stale')
-  for (const path of ['manifests/2', `blobs/${layers[1]!.digest}`, 'tags/list']) {
-    const refused = await get(path)
-    t.equal(refused.status, 503, path)
+  const paths = ['manifests/2', `blobs/${layers[1]!.digest}`, 'tags/list']
+  for (const refused of await Promise.all(paths.map((path) => get(path)))) {
+    t.equal(refused.status, 503)
     t.ok(Number(refused.headers['retry-after']) > 0)
   }
-  t.ok(performance.now() - began < 10_000, 'did not hang')
+  t.ok(performance.now() - began < 20_000, 'did not hang')
 })
 
 test('Quay: a blob that the database knows and the disk has lost is fetched again', async (t) => {
@@ -325,7 +329,8 @@ test('nginx: what came encoded goes out as it was meant, and says nothing of it'
   ] as const) {
     const pulled = await get(path)
     t.equal(pulled.headers['content-encoding'], undefined)
-    t.ok(pulled.status === 200 ? isSame(pulled, content) : pulled.status >= 500, `${path}: ${pulled.status}`)
+    t.equal(pulled.status, 200)
+    t.ok(isSame(pulled, content))
   }
   t.ok(upstream.log.of().every(({ headers }) => headers['accept-encoding'] === 'identity'))
 })
