@@ -90,6 +90,25 @@ test('caseVariants: names and digests in upper case are refused here, tags are w
   t.equal(asked('GET'), before)
 })
 
+test('libraryNormalisation: with and without library/ a name is one thing, fetched once', async (t) => {
+  const { upstream, mirror, first } = await startTagged(t)
+  for (const name of ['app', 'library/app', 'docker.io/app', 'index.docker.io/library/app']) {
+    for (const path of [
+      'manifests/1',
+      `manifests/${first.manifest.digest}`,
+      `blobs/${first.config.digest}`,
+    ]) {
+      await eventually('it is answered', async () => {
+        const { status, cache } = await pull(`${mirror.url}/v2/${name}/${path}`)
+        return status === 200 && cache === 'hit'
+      })
+    }
+  }
+  t.equal(upstream.log.count({ kind: 'manifest' }), 1)
+  t.equal(upstream.log.count({ ref: first.config.digest }), 1)
+  t.ok(upstream.log.entries.every(({ repo }) => repo === REPO))
+})
+
 test('nestedNamesRejected: a name that upstream has no room for is an honest error', async (t) => {
   const { get, upstream } = await startTagged(t, {}, { nestedNamesRejected: true })
   t.equal((await get()).status, 200)

@@ -37,7 +37,7 @@ async function setUp(
   return { upstream, mirror, clock, first, get, head, asked, warm, base }
 }
 
-test('a young tag is answered from here, an old one costs one HEAD', async (t) => {
+test('tagMoves: a young tag is answered from here, an old one costs one HEAD', async (t) => {
   const { clock, get, asked, warm } = await setUp(t)
   await warm()
   for (let turn = 0; turn < 10; turn += 1) t.equal((await get()).cache, 'hit')
@@ -47,7 +47,7 @@ test('a young tag is answered from here, an old one costs one HEAD', async (t) =
   t.same([asked('GET'), asked('HEAD')], [1, 1])
 })
 
-test('a tag that moved is fetched by digest; both stay pullable', async (t) => {
+test('tagMoves: what moved is fetched by digest; both stay pullable', async (t) => {
   const { upstream, clock, first, get, asked, warm } = await setUp(t)
   await warm()
   const second = image({ layers: [200], seed: 'second' })
@@ -61,7 +61,7 @@ test('a tag that moved is fetched by digest; both stay pullable', async (t) => {
   t.ok((await get(first.manifest.digest)).body.equals(first.manifest.bytes))
 })
 
-test('a tag that moves between HEAD and GET is asked for once more', async (t) => {
+test('tagMovesBetweenHeadAndGet: it is asked for once more', async (t) => {
   const { upstream, clock, get, warm } = await setUp(t)
   await warm()
   const second = image({ layers: [200], seed: 'second' })
@@ -106,7 +106,7 @@ test('a manifest is one GET, whether by tag first or by digest right behind', as
   t.equal(asked('GET'), 1)
 })
 
-test('what a tag names is served whatever Accept says, and upstream is asked for everything', async (t) => {
+test('acceptStrict: what a tag names is served whatever Accept says, and upstream is asked for everything', async (t) => {
   const { upstream, mirror, first } = await setUp(t)
   const both = index({ images: { 'linux/amd64': first } })
   upstream.addImage('library/both', '1', both)
@@ -208,7 +208,7 @@ test('stale answers end: staleIfError, and sooner staleIfDenied', async (t) => {
   t.equal((await get()).status, 503)
 })
 
-test('a tag deleted upstream is absent for negativeTtl, its content by digest stays', async (t) => {
+test('deletedUpstream: tag: it is absent for negativeTtl, its content by digest stays', async (t) => {
   const { upstream, clock, first, get, head, asked, warm } = await setUp(t)
   await warm()
   upstream.deleteTag('library/app', '1')
@@ -224,7 +224,7 @@ test('a tag deleted upstream is absent for negativeTtl, its content by digest st
   await eventually('it is back', async () => (await get()).status === 200)
 })
 
-test('a HEAD 404 of a cached tag is confirmed by GET before it is believed', async (t) => {
+test('headMode: 404: of a cached tag it is confirmed by GET before it is believed', async (t) => {
   const { upstream, clock, get, head, warm } = await setUp(t)
   await warm()
   upstream.fault({ kind: 'manifest', method: 'HEAD' }, { status: 404 })

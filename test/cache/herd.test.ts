@@ -14,7 +14,7 @@ import {
 
 const MiB = 1024 * 1024
 
-test('a hundred clients on one cold 64 MiB layer cost one transfer and two tokens', async (t) => {
+test('thunderingHerd: a hundred clients on one cold 64 MiB layer cost one transfer and two tokens', async (t) => {
   const upstream = await simulate(t, { token: {}, cdn: {}, bytesPerSecond: 200 * MiB })
   const big = image({ layers: [64 * MiB] })
   upstream.addImage('library/big', '1', big)
@@ -49,7 +49,7 @@ test('a hundred clients on one cold tag cost one manifest GET', async (t) => {
   t.ok(upstream.log.count('token') <= 2)
 })
 
-test('two repositories that name the same layer share its transfer', async (t) => {
+test('sharedBlobAcrossRepos: two repositories that name the same layer share its transfer', async (t) => {
   const upstream = await simulate(t, { bytesPerSecond: 20 * MiB })
   const one = image({ layers: [{ size: 4 * MiB, seed: 'shared' }], seed: 'one' })
   const two = image({ layers: [{ size: 4 * MiB, seed: 'shared' }], seed: 'two' })
@@ -91,7 +91,7 @@ test('a repository that no manifest gives the blob asks upstream before it joins
   t.equal(again.cache, 'hit', 'upstream was believed for good')
 })
 
-test('a fill goes on when its only client leaves', async (t) => {
+test('clientAborts: all: a fill goes on when its only client leaves', async (t) => {
   const upstream = await simulate(t, { bytesPerSecond: 20 * MiB })
   const big = image({ layers: [4 * MiB] })
   upstream.addImage('library/big', '1', big)
@@ -104,7 +104,7 @@ test('a fill goes on when its only client leaves', async (t) => {
   t.equal(upstream.log.count({ kind: 'blob', method: 'GET' }), 1)
 })
 
-test('finishAbandoned: never ends the transfer, and the next pull goes on from there', async (t) => {
+test('clientAborts: all, finishAbandoned never: the transfer ends, and the next pull goes on from there', async (t) => {
   const upstream = await simulate(t, { bytesPerSecond: 20 * MiB })
   const big = image({ layers: [8 * MiB] })
   upstream.addImage('library/big', '1', big)
@@ -119,6 +119,23 @@ test('finishAbandoned: never ends the transfer, and the next pull goes on from t
   const ranges = upstream.log.of({ kind: 'blob', method: 'GET' }).map(({ headers }) => headers.range)
   t.equal(ranges.length, 2)
   t.match(ranges[1], /^bytes=[1-9]\d+-/)
+})
+
+test('clientAborts: leader, follower: whoever leaves, the others get the one transfer whole', async (t) => {
+  const upstream = await simulate(t, { bytesPerSecond: 8 * MiB })
+  const big = image({ layers: [4 * MiB] })
+  upstream.addImage('library/big', '1', big)
+  const mirror = await startMirror(t, upstream)
+  const layer = big.layers[0]!
+  const url = `${mirror.url}/v2/library/big/blobs/${layer.digest}`
+  const leader = pullSome(url, MiB)
+  await upstream.log.until((log) => log.inFlight('blob') === 1)
+  const [one, two] = [pullSame(url, layer), pullSame(url, layer)]
+  const follower = pullSome(url, 2 * MiB)
+  await leader
+  await follower
+  for (const { same } of [await one, await two, await pullSame(url, layer)]) t.ok(same)
+  t.equal(upstream.log.count({ kind: 'blob', method: 'GET' }), 1)
 })
 
 test('the slowest client does not slow the fill', async (t) => {

@@ -188,7 +188,7 @@ test('a range far ahead of a slow fill is fetched at once, and no byte twice', a
   t.ok(received <= 32 * MiB + 2 * LOST_BY_A_CUT, `received ${received}`)
 })
 
-test('open-ended ranges that are cut after their piece cost one transfer in all', async (t) => {
+test('openEndedRangeFanout: ranges that are cut after their piece cost one transfer in all', async (t) => {
   const { layer, url, mirror } = await setUp(t, 48 * MiB, {
     upstream: { bytesPerSecond: 64 * MiB },
   })

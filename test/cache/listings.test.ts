@@ -1,44 +1,20 @@
 /** tags/list and referrers of mirrored repositories: upstream's own words on our own paths. */
 import { test } from 'tap'
 import { image } from '../support/images.ts'
-import { codeOf, startTwoUpstreams, type TwoUpstreams } from '../support/two-upstreams.ts'
+import { pagesOf, tagsOf } from '../support/pages.ts'
+import { codeOf, startTwoUpstreams } from '../support/two-upstreams.ts'
 import { eventually, type Pulled } from '../support/app.ts'
 import type { Behaviour } from '../support/upstream-rules.ts'
 
 const INDEX = 'application/vnd.oci.image.index.v1+json'
 const one = image({ layers: [10], seed: 'one' })
 
-function tagsOf({ body }: Pulled): string[] {
-  return (JSON.parse(body.toString()) as { tags: string[] }).tags
-}
-
 function referrersOf({ body }: Pulled): unknown[] {
   return (JSON.parse(body.toString()) as { manifests: { digest: string }[] }).manifests.map((it) => it.digest)
 }
 
-/** Follows `Link` to the end; every page must be on our own path. */
-async function pagesOf(
-  { get }: TwoUpstreams,
-  path: string,
-  itemsOf: (page: Pulled) => unknown[],
-): Promise<unknown[][]> {
-  const [endpoint = ''] = path.split('?')
-  const pages: unknown[][] = []
-  for (let next = path; pages.length < 20;) {
-    const page = await get(next)
-    if (page.status !== 200) throw new Error(`${next} answered ${page.status}`)
-    pages.push(itemsOf(page))
-    const link = page.headers['link'] as string | undefined
-    if (link === undefined) break
-    const target = /^<\/v2\/([^>]+)>; rel="next"$/.exec(link)?.[1]
-    if (target?.startsWith(`${endpoint}?`) !== true) throw new Error(`a link to elsewhere: ${link}`)
-    next = target
-  }
-  return pages
-}
-
-for (const linkStyle of ['relative', 'absolute'] as const) {
-  test(`pages of tags follow each other on the client's own path (${linkStyle} links)`, async (t) => {
+for (const linkStyle of ['relative', 'absolute', 'opaque'] as const) {
+  test(`tagsList: paged: pages follow each other on the client's own path (${linkStyle} links)`, async (t) => {
     const two = await startTwoUpstreams(t, {
       simulated: { linkStyle, pageSize: 2 },
       quay: { aliases: ['quay.example'] },
@@ -66,7 +42,7 @@ for (const linkStyle of ['relative', 'absolute'] as const) {
   })
 }
 
-test('cursors are opaque, and whatever host a link names is not ours to tell', async (t) => {
+test('tagsList: cursors are opaque, and whatever host a link names is not ours to tell', async (t) => {
   const { hub, get } = await startTwoUpstreams(t)
   hub.addImage('library/app', 'a', one)
   const rule = hub.fault(
@@ -80,7 +56,7 @@ test('cursors are opaque, and whatever host a link names is not ours to tell', a
   t.equal(hub.log.of('tags').at(-1)?.url, '/v2/library/app/tags/list?next_page=gAAA%2Bx%3D%3D')
 })
 
-test('a list of no tags is a list', async (t) => {
+test('tagsList: null: a list of no tags is a list', async (t) => {
   const { hub, get } = await startTwoUpstreams(t)
   const type = 'application/json'
   hub.fault({ kind: 'tags' }, { status: 200, body: { text: '{"name":"library/app","tags":null}', type } })
@@ -146,7 +122,7 @@ for (const [what, { behaviour, status, code }] of Object.entries(FAILURES)) {
   })
 }
 
-test('what is no list is an error, too', async (t) => {
+test('tagsList, referrers: what is no list is an error, too', async (t) => {
   const { hub, get } = await startTwoUpstreams(t)
   hub.addImage('library/app', 'a', one)
   const type = 'application/json'
@@ -164,7 +140,7 @@ test('what is no list is an error, too', async (t) => {
   }
 })
 
-test('referrers come as upstream wrote them, filtered or not', async (t) => {
+test('referrers: ok, unfiltered: they come as upstream wrote them', async (t) => {
   const { hub, get } = await startTwoUpstreams(t)
   const about = (seed: string) =>
     image({ layers: [10], seed, subject: one.manifest, artifactType: `application/vnd.example.${seed}` })
@@ -195,7 +171,7 @@ test('referrers come as upstream wrote them, filtered or not', async (t) => {
   t.ok((await get(`app/manifests/${bill.manifest.digest}`)).body.equals(bill.manifest.bytes))
 })
 
-test('pages of referrers follow each other on our own path', async (t) => {
+test('referrers: paged: pages follow each other on our own path', async (t) => {
   const two = await startTwoUpstreams(t, { simulated: { pageSize: 1, linkStyle: 'absolute' } })
   const signatures = [1, 2, 3].map((seed) => image({ layers: [10], seed, subject: one.manifest }))
   for (const it of signatures) two.quay.addImage('team/app', undefined, it)
@@ -205,7 +181,7 @@ test('pages of referrers follow each other on our own path', async (t) => {
   t.same(await pagesOf(two, `${path}?ns=quay.io`, referrersOf), expected)
 })
 
-test('an upstream without the referrers API is 404, and the tag schema is a tag like any other', async (t) => {
+test('fallbackTag: an upstream without the referrers API is 404, and the tag schema is a tag like any other', async (t) => {
   const { hub, get } = await startTwoUpstreams(t, { simulated: { referrers: 'unsupported' } })
   hub.addImage('library/app', '1', one)
   const fallback = one.manifest.digest.replace(':', '-')

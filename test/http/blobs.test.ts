@@ -107,7 +107,7 @@ test('what cannot be satisfied is 416, with the size and nothing of the blob', a
   }
 })
 
-test('several ranges come as parts, in the order they were asked for', async (t) => {
+test('multiRangeClient: several ranges come as parts, in the order they were asked for', async (t) => {
   const { url, repository, line } = await serveFake(t)
   const digest = repository.addBlob(SMALL)
   const reply = await call(`${url}/v2/a/blobs/${digest}`, { headers: { Range: 'bytes=100-199, 0-9,-3' } })

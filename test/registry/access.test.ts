@@ -66,7 +66,7 @@ test('the child manifests of an index are readable after the index, without upst
   t.equal(hub.log.count(), asked, 'what it delivered once it need not confirm')
 })
 
-test('a blob of another repository is read once upstream has given it this name, too', async (t) => {
+test('sharedBlobAcrossRepos: a blob of another is read once upstream has given it this name, too', async (t) => {
   const app = image({ layers: [200_000], seed: 'app' })
   const { hub, get, head, mirror } = await startTwoUpstreams(t, { cache: { prefetch: 'off' } })
   hub.addImage('team/one', '1', app)

@@ -235,7 +235,7 @@ test('rule 5: without a default upstream the rest is unknown', async (t) => {
   t.equal((await get('ours/manifests/1')).cache, 'local')
 })
 
-test('library/ is put before a one-component name for docker.io alone', async (t) => {
+test('libraryNormalisation: library/ is put before a one-component name for docker.io alone', async (t) => {
   const hub = await simulate(t)
   const other = await simulate(t)
   for (const it of [hub, other]) {

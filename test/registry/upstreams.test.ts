@@ -124,7 +124,7 @@ test('a tag is believed for as long as its upstream says', async (t) => {
   t.ok(await seen('quay.io/team/app/manifests/1', 'quay, moved'))
 })
 
-test('bytes that one upstream delivered are not the other’s until it says so', async (t) => {
+test('sharedBlobAcrossUpstreams: bytes that one delivered are not the other’s until it says so', async (t) => {
   const shared = { size: 200_000, seed: 'shared' }
   const one = image({ layers: [shared], seed: 'one' })
   const two = image({ layers: [shared], seed: 'two' })

@@ -211,7 +211,7 @@ void test('what is beyond the end by more than a byte is an error', async (t) =>
   t.match(await failureOf(asked), { failure: 'broken', status: 416 })
 })
 
-void test('a registry that does not answer HEAD for blobs is asked for a byte, from then on at once', async (t) => {
+void test('blobHead401: a registry that does not answer HEAD for blobs is asked for a byte, from then on at once', async (t) => {
   const { client, upstream, image, signal } = await connect(t)
   upstream.fault({ kind: 'blob', method: 'HEAD' }, { status: 401 })
   const { digest } = image.layers[0]!

@@ -41,7 +41,7 @@ void test('manifests are asked for with the full Accept list, and nothing encode
   }
 })
 
-void test('a manifest with another digest than asked for is refused and counted', async (t) => {
+void test('wrongDigestHeader: a manifest with another digest than asked for is refused and counted', async (t) => {
   const { client, upstream, image, metrics, signal } = await connect(t)
   upstream.fault({ kind: 'manifest' }, { corrupt: 40, digestHeader: 'none' })
   const error = await failureOf(client.manifest(NAME, image.manifest.digest, signal))
@@ -49,13 +49,13 @@ void test('a manifest with another digest than asked for is refused and counted'
   t.equal(await valueOf(metrics.integrityFailures, { upstream: 'docker.io' }), 1)
 })
 
-void test('a digest header that contradicts the bytes is an error', async (t) => {
+void test('wrongDigestHeader: one that contradicts the bytes is an error', async (t) => {
   const { client, upstream, signal } = await connect(t)
   upstream.fault({ kind: 'manifest' }, { digestHeader: digestOf(Buffer.from('another')) })
   t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
 })
 
-void test('a missing or strange digest header is none', async (t) => {
+void test('noDigestHeader: a missing or strange one is none', async (t) => {
   const { client, upstream, image, signal } = await connect(t)
   for (const digestHeader of ['none', 'blake3:abcd', 'nonsense']) {
     const rule = upstream.fault({ kind: 'manifest' }, { digestHeader })
@@ -65,7 +65,7 @@ void test('a missing or strange digest header is none', async (t) => {
   }
 })
 
-void test('a digest header of another algorithm does not contradict a digest asked for', async (t) => {
+void test('otherAlgoHeader: it does not contradict a digest asked for', async (t) => {
   const { client, upstream, image, signal } = await connect(t)
   upstream.fault({ kind: 'manifest' }, { digestHeader: digestOf(Buffer.from('another'), 'sha512') })
   const manifest = await client.manifest(NAME, image.manifest.digest, signal)
@@ -78,7 +78,7 @@ void test('a HEAD that answers a digest with another digest is an error', async 
   t.equal((await failureOf(client.headManifest(NAME, image.manifest.digest, signal))).failure, 'broken')
 })
 
-void test('a HEAD without a length, or one not allowed, is unusable', async (t) => {
+void test('headMode: noLength, 405: such a HEAD is unusable', async (t) => {
   const { client, upstream, signal } = await connect(t)
   for (const behaviour of [{ noContentLength: true }, { status: 405 }, { status: 501 }]) {
     const rule = upstream.fault({ method: 'HEAD' }, behaviour)
@@ -116,7 +116,7 @@ void test('what is no JSON object is no manifest', async (t) => {
   }
 })
 
-void test('a 404 is believed only with an error code', async (t) => {
+void test('nonJsonErrors: a 404 is believed only with an error code', async (t) => {
   const { client, upstream, signal } = await connect(t)
   const type = 'application/json'
   for (const [text, believed] of [
@@ -138,7 +138,7 @@ void test('a 404 is believed only with an error code', async (t) => {
   }
 })
 
-void test('a manifest of 4 MiB is taken, one byte more is not', async (t) => {
+void test('manifestTooBig: 4 MiB are taken, one byte more is not', async (t) => {
   const { client, upstream, signal } = await connect(t)
   const spare = 4 * 1024 * 1024 - image({ pad: 1_000_000 }).manifest.bytes.length
   const largest = image({ pad: 1_000_000 + spare })
@@ -151,7 +151,7 @@ void test('a manifest of 4 MiB is taken, one byte more is not', async (t) => {
   t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken')
 })
 
-void test('a manifest that never ends is not read to its end', async (t) => {
+void test('manifestTooBig: infinite: it is not read to its end', async (t) => {
   const { client, upstream, signal } = await connect(t)
   upstream.holdings.addManifest(NAME, LATEST, content('application/json', Buffer.alloc(64 << 20, '{')))
   upstream.fault({ kind: 'manifest' }, { noContentLength: true })
@@ -185,7 +185,7 @@ void test('statuses become the failures of the interface', async (t) => {
   }
 })
 
-void test('requests, received bytes and what is left of the quota are counted', async (t) => {
+void test('rateLimit: headers: what is left of the quota is counted, as are requests and received bytes', async (t) => {
   const { client, upstream, image, metrics, signal } = await connect(t)
   upstream.fault({ kind: 'manifest' }, { headers: { 'ratelimit-remaining': '97;w=21600' } })
   await client.manifest(NAME, LATEST, signal)

@@ -6,8 +6,8 @@ import { connect, failureOf, NAME } from '../support/upstream-client.ts'
 const none = new URLSearchParams()
 const type = 'application/json'
 
-void test('the next page of tags is found in every kind of Link', async (t) => {
-  for (const linkStyle of ['relative', 'absolute'] as const) {
+void test('tagsList: paged: the next page is found in every kind of Link', async (t) => {
+  for (const linkStyle of ['relative', 'absolute', 'opaque'] as const) {
     const { client, upstream, signal } = await connect(t, { linkStyle, pageSize: 2 })
     for (const tag of ['a', 'b', 'c']) upstream.addImage(NAME, tag, image())
     const all: string[] = []
@@ -42,7 +42,7 @@ void test('the query goes to the registry as the client sent it', async (t) => {
   t.equal(upstream.log.entries[0]?.url, '/v2/library/thing/tags/list?n=0&last=x%2Fy')
 })
 
-void test('what registries call a list of no tags', async (t) => {
+void test('tagsList: null, extraKeys: what registries call a list of tags', async (t) => {
   const { client, upstream, signal } = await connect(t)
   for (const [text, expected] of [
     ['{"name":"x","tags":null}', []],
@@ -60,7 +60,7 @@ void test('what registries call a list of no tags', async (t) => {
   }
 })
 
-void test('a registry without a referrers API is told from one that fails', async (t) => {
+void test('referrers: 404, 400, 501: a registry without that API is told from one that fails', async (t) => {
   const { client, upstream, image, signal } = await connect(t, { referrers: 'unsupported' })
   const subject = image.manifest.digest
   t.equal(await client.referrers(NAME, subject, none, signal), undefined)
@@ -87,7 +87,7 @@ void test('a registry without a referrers API is told from one that fails', asyn
   }
 })
 
-void test('a registry that sends to a web page elsewhere has no referrers API', async (t) => {
+void test('referrers: 303html: a registry that sends to a web page elsewhere has no such API', async (t) => {
   const { client, upstream, image, signal } = await connect(t)
   const elsewhere = await connect(t)
   const location = `${elsewhere.upstream.url}/-/v2/packages/container/package/o%2Fr%2Freferrers`
@@ -105,7 +105,7 @@ void test('nothing refers to what nobody knows', async (t) => {
   t.match(JSON.parse(page!.bytes.toString()), { manifests: [] })
 })
 
-void test('referrers come in pages, too', async (t) => {
+void test('referrers: paged: they come in pages, too', async (t) => {
   const { client, upstream, image: subject, signal } = await connect(t, { pageSize: 1 })
   for (const seed of [1, 2]) upstream.addImage(NAME, undefined, image({ subject: subject.manifest, seed }))
   const first = await client.referrers(NAME, subject.manifest.digest, none, signal)

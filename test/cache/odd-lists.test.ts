@@ -1,0 +1,107 @@
+/** Tags, referrers and catalogs of registries that list them oddly, or not at all. */
+import { test } from 'tap'
+import { image } from '../support/images.ts'
+import { pagesOf, tagsOf } from '../support/pages.ts'
+import { codeOf, startTwoUpstreams } from '../support/two-upstreams.ts'
+
+const one = image({ layers: [10], seed: 'one' })
+
+for (const referrers of ['unsupported', '303html', '400', '501'] as const) {
+  test(`referrers: ${referrers}: there is no such API, and clients are told so`, async (t) => {
+    const { hub, get } = await startTwoUpstreams(t, { simulated: { referrers } })
+    hub.addImage('library/app', '1', one)
+    for (const query of ['', '?artifactType=x%2Fy', '?ns=docker.io']) {
+      const answer = await get(`app/referrers/${one.manifest.digest}${query}`)
+      t.equal(answer.status, 404, query)
+      t.equal(codeOf(answer), 'NOT_FOUND')
+      t.equal(answer.headers['location'], undefined)
+    }
+    t.equal((await get('app/manifests/1')).status, 200)
+  })
+}
+
+test('referrers: emptyOnError: an error with an empty list in it is an error', async (t) => {
+  const { hub, get } = await startTwoUpstreams(t, { simulated: { referrers: 'emptyOnError' } })
+  hub.addImage('library/app', '1', one)
+  const answer = await get(`app/referrers/${one.manifest.digest}`)
+  t.equal(answer.status, 503)
+  t.equal(codeOf(answer), 'UNAVAILABLE')
+  t.equal((await get('app/manifests/1')).status, 200)
+})
+
+test('tagsList: unsorted: what is all there is comes sorted, and pages go by the order of their cursors', async (t) => {
+  const two = await startTwoUpstreams(t, { simulated: { tagsList: 'unsorted' } })
+  const tags = ['1.10', '1.9', 'B', 'a', 'latest']
+  for (const tag of tags) two.hub.addImage('library/app', tag, one)
+  t.same(tagsOf(await two.get('app/tags/list')), tags)
+  two.hub.set({ pageSize: 2 })
+  const pages = await pagesOf(two, 'app/tags/list', tagsOf)
+  t.same(pages, [['latest', 'a'], ['B', '1.9'], ['1.10']])
+})
+
+test('tagsList: n=0 is an empty page without a next one, also where upstream minds no n', async (t) => {
+  const { hub, get } = await startTwoUpstreams(t)
+  hub.addImage('library/app', 'a', one)
+  const text = '{"name":"library/app","tags":["a","b"]}'
+  hub.fault({ kind: 'tags' }, { status: 200, body: { text, type: 'application/json' } })
+  const page = await get('app/tags/list?n=0')
+  t.same([page.status, tagsOf(page), page.headers['link']], [200, [], undefined])
+})
+
+test('tagsList: 10k: a list of many tags comes whole, in one piece or in pages', async (t) => {
+  const two = await startTwoUpstreams(t)
+  const held = two.hub.holdings.repository('library/app').tags
+  const tags = Array.from(
+    { length: 20_000 },
+    (_, at) => `build-${String(at).padStart(6, '0')}-${'x'.repeat(100)}`,
+  )
+  for (const tag of tags) held.set(tag, one.manifest.digest)
+  t.same(tagsOf(await two.get('app/tags/list')), tags)
+  two.hub.set({ pageSize: 5000, linkStyle: 'opaque' })
+  const pages = await pagesOf(two, 'app/tags/list?n=9999', tagsOf)
+  t.equal(pages.length, 4)
+  t.same(pages.flat(), tags)
+})
+
+test('tagsList: too large, or too deep, is an error', async (t) => {
+  const { hub, get } = await startTwoUpstreams(t)
+  hub.addImage('library/app', 'a', one)
+  for (const text of [
+    `{"tags":["${'a'.repeat(17 << 20)}"]}`,
+    `{"tags":[${'0,'.repeat(1 << 20)}0]}`,
+    `{"tags":${'['.repeat(1 << 20)}`,
+  ]) {
+    const rule = hub.fault({ kind: 'tags' }, { status: 200, body: { text, type: 'application/json' } })
+    t.equal((await get('app/tags/list')).status, 503)
+    rule.remove()
+  }
+  t.equal((await get('app/tags/list')).status, 200)
+})
+
+test('tagsList: extraKeys: what registries add of their own goes no further', async (t) => {
+  const { hub, get } = await startTwoUpstreams(t, { simulated: { tagsList: 'extraKeys' } })
+  hub.addImage('library/app', 'a', one)
+  t.equal((await get('app/tags/list')).body.toString(), '{"name":"app","tags":["a"]}')
+})
+
+test('tagsList: 405: an upstream that lists nothing is an honest error, never an empty list', async (t) => {
+  const { hub, get } = await startTwoUpstreams(t, { simulated: { tagsList: '405' } })
+  hub.addImage('library/app', 'a', one)
+  const answer = await get('app/tags/list')
+  t.equal(answer.status, 503)
+  t.equal(codeOf(answer), 'UNAVAILABLE')
+  t.equal((await get('app/manifests/a')).status, 200)
+})
+
+for (const catalog of [401, 404] as const) {
+  test(`catalog: ${catalog}: nobody is asked, there is none here either`, async (t) => {
+    const { get, asked } = await startTwoUpstreams(t, { simulated: { catalog } })
+    for (const path of ['_catalog', '_catalog?n=10', '_catalog?ns=docker.io']) {
+      const answer = await get(path)
+      t.equal(answer.status, 405)
+      t.equal(codeOf(answer), 'UNSUPPORTED')
+      t.equal(answer.headers['www-authenticate'], undefined)
+    }
+    t.equal(asked(), 0)
+  })
+}
