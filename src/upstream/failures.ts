@@ -2,6 +2,7 @@
  * Whatever went wrong on the way to an upstream, as an {@link UpstreamError}.
  */
 import { AddressRefused } from './addresses.ts'
+import { parseRetryAfter } from './manners.ts'
 import { UpstreamError, type UpstreamFailure } from './upstream.ts'
 
 /** Codes of an answer that came, but is not one. Everything else without an answer is `unreachable`. */
@@ -9,6 +10,14 @@ const BROKEN = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_EXCEEDED_MAX_SI
 
 export function toUpstreamError(upstream: string, host: string, error: unknown): UpstreamError {
   if (error instanceof UpstreamError) return error
+  const unreadable = unreadableLimit(error)
+  if (unreadable !== undefined) {
+    const retryAfterMs = parseRetryAfter(/^retry-after:(.*)$/im.exec(unreadable)?.[1], Date.now())
+    return new UpstreamError('busy', upstream, `${host} has had too many requests`, {
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      cause: error,
+    })
+  }
   const failure = failureOf(error)
   const what = failure === 'broken' ? 'gave no usable answer' : 'could not be reached, or broke off'
   return new UpstreamError(failure, upstream, `${host} ${what}: ${messageOf(error)}`, { cause: error })
@@ -19,6 +28,13 @@ function failureOf(error: unknown): UpstreamFailure {
   // The parser's errors have no code of undici's: `HPE_…`, or none.
   if (error instanceof Error && error.name === 'HTTPParserError') return 'broken'
   return BROKEN.has((error as { code?: string } | undefined)?.code ?? '') ? 'broken' : 'unreachable'
+}
+
+/** Docker Hub's last word to those who ask far too often, in lines without CR, which no parser takes. */
+function unreadableLimit(error: unknown): string | undefined {
+  if (!(error instanceof Error) || error.name !== 'HTTPParserError') return undefined
+  const rest = String((error as { data?: unknown }).data)
+  return rest.includes('Too Many Requests') ? rest : undefined
 }
 
 /** An AggregateError (every address of a host refused) has no message of its own. */

@@ -14,7 +14,7 @@ import type { Behaviour, Matcher } from './upstream-rules.ts'
 import type { UpstreamOptions, UpstreamSimulator } from './upstream.ts'
 
 /** Longer than any failure is remembered. */
-const LATER = 15_000
+const LATER = 90_000
 
 export interface Trial {
   /** In the order in which they are added: what is said last wins. */

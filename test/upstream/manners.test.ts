@@ -1,6 +1,7 @@
 import { createServer } from 'node:net'
 import { test } from 'tap'
 import { parseRatelimitRemaining, parseRetryAfter } from '../../src/upstream/manners.ts'
+import { HAP429 } from '../support/faults/transport.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
 
 void test('a stumble is got over, and counted', async (t) => {
@@ -97,7 +98,7 @@ async function speaking(t: Parameters<typeof clientFor>[0], answer: string): Pro
 void test('what is not HTTP is an unusable answer', async (t) => {
   const { signal } = new AbortController()
   for (const answer of [
-    'HTTP/1.1 429 Too Many Requests\nRetry-After: 60\nContent-Type: text/plain\n\nToo Many Requests (HAP429).\n',
+    'HTTP/1.1 200 OK\nContent-Type: text/plain\n\nfine\n',
     'SSH-2.0-OpenSSH_9.2\r\n',
     `HTTP/1.1 200 OK\r\nX-Long: ${'x'.repeat(100_000)}\r\n\r\n`,
     'HTTP/1.1 999 Whatever\r\nContent-Length: 0\r\n\r\n',
@@ -105,6 +106,14 @@ void test('what is not HTTP is an unusable answer', async (t) => {
     const client = clientFor(t, { url: await speaking(t, answer) })
     t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken', answer.slice(0, 40))
   }
+})
+
+void test('bareLfHeaders: a limit that no parser can read is one all the same', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  const rule = upstream.fault({}, { raw: { bytes: HAP429 } })
+  const failure = await failureOf(client.manifest(NAME, LATEST, signal))
+  t.match(failure, { failure: 'busy', retryAfterMs: 60_000 })
+  t.equal(rule.hits, 1)
 })
 
 void test('Retry-After in seconds, as a date, or not at all', (t) => {
