@@ -34,6 +34,8 @@ const FOR_EVERYBODY = [
 
 function clientsFor(fault: Fault, position: number): readonly Client[] {
   if (ALL || FOR_EVERYBODY.includes(fault.name)) return CLIENTS
+  // What the mirror hides entirely is the same for all; the fault matrix looks after that.
+  if (fault.endings.cold === undefined) return []
   return CLIENTS.filter(({ name }) => name === SOME[position % SOME.length])
 }
 
@@ -46,7 +48,7 @@ test('clients come to an honest end, whatever upstream does', async (t) => {
   )
   const ground = { real: await simulate(t), dir: t.testdir() }
   const trials: Trial[][] = FAULTS.map(() => [])
-  const waiting = [...FAULTS.entries()]
+  const waiting = [...FAULTS.entries()].filter(([position, fault]) => clientsFor(fault, position).length > 0)
   const line = async (): Promise<void> => {
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
       const [position, fault] = next
