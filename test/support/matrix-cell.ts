@@ -127,10 +127,17 @@ export class CellRun {
   async #strikeInFlight(): Promise<number> {
     const [big] = this.#image.layers
     const half = Math.floor(big!.bytes.length / 2)
-    const hold = this.#upstream.fault(
-      { method: 'GET', ref: big!.digest },
-      { hang: 'midBody', hangAfterBytes: half },
-    )
+    const holds = [
+      this.#upstream.fault(
+        { method: 'GET', ref: big!.digest, when: ({ headers }) => headers.range === undefined },
+        { hang: 'midBody', hangAfterBytes: half },
+      ),
+      // Where twenty clients take longer for that than the mirror takes a pause for: the rest waits for the fault.
+      this.#upstream.fault(
+        { method: 'GET', ref: big!.digest, when: ({ headers }) => headers.range !== undefined },
+        { hang: 'headers' },
+      ),
+    ]
     this.#upstream.log.clear()
     let waiting = this.#cell.clients
     const good = this.#deadline(GOOD_DAY_MS)
@@ -150,7 +157,7 @@ export class CellRun {
     await Promise.race([reached, all])
     good[Symbol.dispose]()
     if (waiting > 0) throw new Error(`${waiting} clients never got half of the layer`)
-    hold.remove()
+    for (const hold of holds) hold.remove()
     await this.#begin()
     const begunAt = performance.now()
     using _budget = this.#deadline(budgetOf(this.#cell))

@@ -1,33 +1,79 @@
 /**
- * What a running entrepot holds: memory, descriptors by kind, threads.
+ * What a running entrepot holds, memory and descriptors, and what it leaves on the disk.
  */
+import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { lookAtRest, partialsIn } from './at-rest.ts'
 import type { Entrepot } from './process.ts'
 
 export interface Footprint {
-  readonly residentBytes: number
-  /** Used by V8's heap: garbage included, so for the reader only. */
-  readonly heapBytes: number
+  /** The resident set, in bytes. */
+  readonly resident: number
+  /** Of V8's heap in use, garbage included. */
+  readonly heap: number
   /** Open descriptors: kind -> how many. */
   readonly descriptors: Readonly<Record<string, number>>
-  readonly threads: number
 }
 
+/** More than this is a leak. */
+const TOLERANCE = 1.1
+/** Connections that nobody uses are closed by then, and a garbage collector that has nothing to do has done it. */
+const SETTLED_MS = 40_000
+
 export async function footprintOf(entrepot: Entrepot): Promise<Footprint> {
-  const heapBytes = await entrepot.metric('nodejs_heap_size_used_bytes')
-  const pid = String(entrepot.program.pid)
-  const resident = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+  const heap = await entrepot.metric('nodejs_heap_size_used_bytes')
+  const proc = `/proc/${String(entrepot.program.pid)}`
+  const resident = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`${proc}/status`, 'utf8'))?.[1]
   const descriptors: Record<string, number> = {}
-  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-    const kind = kindOf(`/proc/${pid}/fd/${fd}`)
+  for (const fd of readdirSync(`${proc}/fd`)) {
+    const kind = kindOf(`${proc}/fd/${fd}`)
     if (kind !== undefined) descriptors[kind] = (descriptors[kind] ?? 0) + 1
   }
-  return {
-    residentBytes: Number(resident) * 1024,
-    heapBytes,
-    descriptors,
-    threads: readdirSync(`/proc/${pid}/task`).length,
+  return { resident: Number(resident) * 1024, heap, descriptors }
+}
+
+/** The footprint when it is no larger than before, or what it is after a while. */
+export async function settledFootprint(entrepot: Entrepot, before: Footprint): Promise<Footprint> {
+  const deadline = performance.now() + SETTLED_MS
+  for (;;) {
+    const now = await footprintOf(entrepot)
+    if (growthOf(before, now).length === 0 || performance.now() > deadline) return now
+    await sleep(250)
   }
+}
+
+/** Sentences; none when nothing has grown. */
+export function growthOf(before: Footprint, after: Footprint): string[] {
+  const figures = (it: Footprint): Record<string, number> => ({ resident: it.resident, ...it.descriptors })
+  const earlier = figures(before)
+  return Object.entries(figures(after)).flatMap(([what, value]) => {
+    const was = earlier[what] ?? 0
+    return value <= was * TOLERANCE ? [] : [`${what}: ${value} instead of ${was}`]
+  })
+}
+
+export function describeFootprint({ resident, heap, descriptors }: Footprint): string {
+  const MiB = 2 ** 20
+  const open = Object.entries(descriptors).map(([kind, count]) => `${count} ${kind}`)
+  return `${(resident / MiB).toFixed(0)} MiB resident, ${(heap / MiB).toFixed(0)} MiB of heap, ${open.join(', ')}`
+}
+
+/** Of a process that has stopped: what is on its disk that must not be. Sentences. */
+export function wrongAtRest(root: string): string[] {
+  const right = new Set<string>()
+  const wrong: string[] = []
+  const blobs = readdirSync(path.join(root, 'blobs'), { recursive: true, withFileTypes: true })
+  for (const entry of blobs) {
+    if (!entry.isFile()) continue
+    const bytes = readFileSync(path.join(entry.parentPath, entry.name))
+    if (createHash('sha256').update(bytes).digest('hex') === entry.name) right.add(`sha256:${entry.name}`)
+    else wrong.push(`${entry.name} holds other bytes`)
+  }
+  // No layer is so large that a part of it were worth keeping.
+  const partials = partialsIn(root).map((name) => `the partial file ${name} was left behind`)
+  return [...wrong, ...partials, ...lookAtRest(root, new Map(), right).faults]
 }
 
 function kindOf(link: string): string | undefined {

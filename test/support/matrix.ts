@@ -7,6 +7,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { request } from 'undici'
 import { CACHE_STATES, type Fault } from './faults/fault.ts'
 import { CellRun, TIMEOUTS, type Cell, type Row } from './matrix-cell.ts'
 import { footprintOf, type Footprint } from './matrix-footprint.ts'
@@ -30,19 +31,22 @@ export class Matrix {
   readonly cells: readonly Cell[]
   /** Every kind of work that there is, on upstreams of its own, and as many at once as there will ever be. */
   readonly warmUp: readonly Cell[]
+  /** A good day, for the end. */
+  readonly goodDay: readonly Cell[]
   readonly #upstreams: ReadonlyMap<string, UpstreamSimulator>
   #queue: Promise<void> = Promise.resolve()
 
   private constructor(
     entrepot: Entrepot,
     root: string,
-    cells: { all: readonly Cell[]; warmUp: readonly Cell[] },
+    cells: { all: readonly Cell[]; warmUp: readonly Cell[]; goodDay: readonly Cell[] },
     upstreams: ReadonlyMap<string, UpstreamSimulator>,
   ) {
     this.entrepot = entrepot
     this.root = root
     this.cells = cells.all
     this.warmUp = cells.warmUp
+    this.goodDay = cells.goodDay
     this.#upstreams = upstreams
   }
 
@@ -58,9 +62,10 @@ export class Matrix {
         'warm',
       ),
     ]
+    const goodDay = cellsOf([GOOD_DAY], 'last')
     const upstreams = new Map<string, UpstreamSimulator>()
     const configured: Record<string, unknown> = {}
-    for (const [position, { key, fault }] of [...warmUp, ...all].entries()) {
+    for (const [position, { key, fault }] of [...warmUp, ...all, ...goodDay].entries()) {
       const upstream = await startUpstream({ host: hostOf(position, fault), ...fault.upstream })
       upstreams.set(key, upstream)
       configured[key] = { url: upstream.url, timeouts: TIMEOUTS, ...fault.settings }
@@ -71,7 +76,7 @@ export class Matrix {
     // JSON is YAML.
     const config = { server: { port: 0 }, storage: { root }, cache: { tagTtl: 0 }, upstreams: configured }
     writeFileSync(file, JSON.stringify(config))
-    return new Matrix(await startAsUsersDo(owner, file), root, { all, warmUp }, upstreams)
+    return new Matrix(await startAsUsersDo(owner, file), root, { all, warmUp, goodDay }, upstreams)
   }
 
   footprint(): Promise<Footprint> {
@@ -108,8 +113,11 @@ export class Matrix {
   async #livesWithin(): Promise<number | undefined> {
     const asked = performance.now()
     try {
-      const { ok } = await fetch(`${this.entrepot.url}/livez`, { signal: AbortSignal.timeout(10_000) })
-      return ok ? performance.now() - asked : undefined
+      // On a connection of its own, which is gone afterwards: they are counted.
+      const signal = AbortSignal.timeout(10_000)
+      const { statusCode, body } = await request(`${this.entrepot.url}/livez`, { reset: true, signal })
+      await body.dump()
+      return statusCode === 200 ? performance.now() - asked : undefined
     } catch {
       return undefined
     }
