@@ -127,8 +127,9 @@ const ROWS: readonly Row[] = [
       faults: [[CDN, { cdnError: 'html200' }]],
       unknownSize: true,
       ends: 502,
-      check: (t, { ranges }) => {
-        t.equal(ranges.length, 1, 'by its name, not by its digest')
+      check: (t, { pulled }) => {
+        // Told by its type, not by its digest: two clients need not come at the same moment.
+        t.ok(pulled.every(({ body }) => body.includes('something else than what was asked for')))
       },
     },
   ),
