@@ -82,7 +82,19 @@ export class Authorization {
   async #upFront(name: string, signal: AbortSignal): Promise<Sent | undefined> {
     if (this.#basic) return await this.#withBasic(signal)
     const challenge = this.#challenges.get(name)
-    return challenge === undefined ? undefined : await this.#withToken(challenge, signal)
+    if (challenge === undefined) return undefined
+    try {
+      return await this.#withToken(challenge, signal)
+    } catch (error) {
+      if (error instanceof UpstreamError && error.failure !== 'busy') this.#forget(name)
+      throw error
+    }
+  }
+
+  /** A realm that has moved, or never was one, must not lock us out until we are started again. */
+  #forget(name: string): void {
+    this.#challenges.delete(name)
+    this.#pinged = undefined
   }
 
   /** What to try after a refusal; undefined: nothing. Takes the answer's body. */
@@ -180,11 +192,7 @@ export class Authorization {
   }
 
   #denied(name: string, answer: Answer, insufficientScope: boolean): UpstreamError {
-    // A realm that was remembered too long must not lock us out.
-    if (schemeOf(answer) === undefined) {
-      this.#challenges.delete(name)
-      this.#pinged = undefined
-    }
+    if (schemeOf(answer) === undefined) this.#forget(name)
     const { key } = this.#options
     return new UpstreamError('denied', key, `${key} refuses: ${answer.status}`, {
       status: answer.status,

@@ -228,6 +228,25 @@ void test('clockSkewMs, issuedAtPast: other clocks cost no tokens', async (t) =>
   }
 })
 
+void test('a realm that moves is found again, with one request that fails', async (t) => {
+  const { upstream, clock, list } = await guard(t, { token: {} })
+  const good = `${upstream.authUrl}/token`
+  for (const [realm, status] of [
+    [`${upstream.url}/gone`, 403],
+    ['http://127.0.0.1:1/token', 503],
+    ['http://169.254.169.254/', 503],
+  ] as const) {
+    t.equal(await list(), 200)
+    upstream.set({ token: { realm } })
+    upstream.tokens.revokeTokens()
+    t.equal(await list(), status)
+    upstream.set({ token: { realm: good } })
+    clock.now += 11_000
+    await list()
+    t.equal(await list(), 200, realm)
+  }
+})
+
 void test('hostileRealm: gets no credentials; 503, and the cached is served', async (t) => {
   for (const hostileRealm of ['otherDomain', 'linkLocal'] as const) {
     const { upstream, mirror, grownStale, get, list } = await guard(

@@ -1,7 +1,9 @@
+import type { LookupFunction } from 'node:net'
 import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
-import { credentialsMayGo } from '../../src/upstream/realm.ts'
+import { credentialsMayGo, isAcceptableRealm } from '../../src/upstream/realm.ts'
 import type { LogEntry } from '../support/upstream-log.ts'
+import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 
 const credentials = { username: 'robot', password: 'p:ä"ss\nword' }
@@ -239,6 +241,46 @@ void test('a hostile realm gets neither credentials nor a connection', async (t)
   }
   t.equal((await ask(t, { credentials }, 'http://registry.example/token')).failure, 'broken')
   t.equal(elsewhere.upstream.log.count(), 0)
+})
+
+void test('hostileRealm: a name is looked at where it leads, and so is a redirect of the token service', async (t) => {
+  const dialled: string[] = []
+  const resolve: LookupFunction = (hostname, _options, callback) => {
+    dialled.push(hostname)
+    callback(null, [{ address: '169.254.169.254', family: 4 }])
+  }
+  const { upstream, client, signal } = await connect(t, { token: {} }, { resolve })
+  upstream.set({ token: { realm: 'http://tokens.example/token' } })
+  const named = await failureOf(client.manifest(NAME, LATEST, signal))
+  t.match(named, { failure: 'broken', message: /resolves to an address/ })
+  t.same(dialled, ['tokens.example'])
+  upstream.set({ token: {} })
+  await failureOf(client.manifest(NAME, LATEST, signal))
+  for (const location of ['http://169.254.169.254/token', 'http://tokens.example/token', '//[fe80::1]/']) {
+    const rule = upstream.fault({ kind: 'token' }, { status: 307, headers: { location } })
+    t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'broken', location)
+    rule.remove()
+  }
+  t.ok(await client.manifest(NAME, LATEST, signal))
+})
+
+void test('tokens of a registry behind TLS come over TLS', async (t) => {
+  for (const [upstream, realm, allowed] of [
+    ['https://quay.io', 'https://elsewhere.example/token', true],
+    ['https://quay.io', 'http://quay.io/token', false],
+    ['http://quay.lan', 'http://other.lan/token', true],
+    ['http://quay.lan', 'ftp://quay.lan/token', false],
+  ] as const) {
+    t.equal(isAcceptableRealm(new URL(upstream), new URL(realm)), allowed, `${upstream} -> ${realm}`)
+  }
+  const { upstream, client, signal } = await connect(
+    t,
+    { tls: { cert: TEST_CERTIFICATE, key: TEST_KEY } },
+    { ca: TEST_CERTIFICATE },
+  )
+  upstream.set({ token: { realm: `${upstream.authUrl.replace('https:', 'http:')}/token` } })
+  t.match(await failureOf(client.manifest(NAME, LATEST, signal)), { failure: 'broken', message: /not https/ })
+  t.equal(upstream.log.count('token'), 0)
 })
 
 void test('who may see our credentials', async (t) => {
