@@ -16,10 +16,10 @@ import type { IngestStore, VerifiedFile } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
+import { Attempt } from './attempt.ts'
 import { Download } from './download.ts'
 import type { FillLease } from './fill-lease.ts'
-import { HOLD_BACK } from './follower.ts'
-import { firstDifference } from './first-difference.ts'
+import { HOLD_BACK } from './hold-back.ts'
 import type { Origin } from './origin.ts'
 import { corruptRefusal, refusal } from './refusals.ts'
 import type { StorageHealth } from './storage-health.ts'
@@ -55,18 +55,6 @@ interface FillRequest {
 type Phase =
   | { readonly is: 'running' | 'verified' | 'absent' | 'diverted' }
   | { readonly is: 'failed'; readonly error: unknown }
-
-/** Bytes of one try. After a mismatch a second one takes its place. */
-export interface Attempt {
-  readonly download: Download
-  /** First byte in which a later, verified attempt differs from this one; undefined while nobody knows. */
-  differsAt: Bytes | undefined
-  /** Its digest is another: not a byte more of it is given out. */
-  wrong: boolean
-}
-
-/** Below this a partial is not worth a place on the disk. */
-const WORTH_KEEPING: Bytes = 1024 * 1024
 
 export class Fill {
   readonly origin: Origin
@@ -256,8 +244,7 @@ export class Fill {
 
   /** One attempt: download, verify, adopt. Only a mismatch is left to the caller. */
   async #try(again: boolean, signal: AbortSignal): Promise<'done' | 'mismatch'> {
-    const { ingests, health, metrics, log, maxUntoldSize } = this.#context
-    const earlier = this.#attempt
+    const { health } = this.#context
     if (health.resting) {
       health.spared()
       this.#become({ is: 'diverted' })
@@ -265,16 +252,46 @@ export class Fill {
     }
     // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
     using turn = await Turn.take(this.origin.slots, () => this.#priority, signal)
-    let attempt: Attempt
+    const earlier = this.#attempt
+    const attempt = await this.#open(again, turn)
+    if (attempt === undefined) return 'done'
     try {
-      const ingest = await ingests.open(
-        { source: this.origin.upstream.key, digest: this.digest },
-        again ? { fresh: true } : {},
-      )
+      const result = await attempt.run(signal)
+      if (result === 'absent') {
+        this.#become({ is: 'absent' })
+        return 'done'
+      }
+      if (result === 'wrong') {
+        this.#reportWrong(attempt, again)
+        return 'mismatch'
+      }
+      await earlier?.compareWith(attempt)
+      this.origin.state.forgetCorrupt(this.digest)
+      this.#become({ is: 'verified' })
+      await this.#adopt(result)
+      return 'done'
+    } catch (error) {
+      if (error instanceof UpstreamError || signal.aborted) {
+        await attempt.putAside()
+        throw error
+      }
+      this.#divert(error)
+      await this.#discard(attempt)
+      return 'done'
+    }
+  }
+
+  /** A file, and a download into it that is yet to run; undefined: the disk would not have it. */
+  async #open(again: boolean, turn: Turn): Promise<Attempt | undefined> {
+    const { ingests, metrics, log, maxUntoldSize } = this.#context
+    const { origin, name, digest } = this
+    try {
+      const what = { source: origin.upstream.key, digest }
+      const ingest = await ingests.open(what, again ? { fresh: true } : {})
       const download = new Download({
-        origin: this.origin,
-        name: this.name,
-        digest: this.digest,
+        origin,
+        name,
+        digest,
         ingest,
         size: this.#expectedSize,
         turn,
@@ -284,50 +301,25 @@ export class Fill {
         metrics,
         log,
       })
-      attempt = { download, differsAt: undefined, wrong: false }
+      this.#attempt = new Attempt(download)
+      this.#askedAt = performance.now()
+      this.#files.push(ingest.retain())
+      return this.#attempt
     } catch (error) {
       this.#divert(error)
-      return 'done'
+      return undefined
     }
-    this.#attempt = attempt
-    this.#askedAt = performance.now()
-    const { download } = attempt
-    const { ingest } = download
-    this.#files.push(ingest.retain())
-    try {
-      if ((await download.run(signal)) === 'absent') {
-        await ingest.discard()
-        this.#become({ is: 'absent' })
-        return 'done'
-      }
-      const file = await ingest.verify(ingest.prefix)
-      if (file === undefined) {
-        metrics.integrityFailures.inc({ upstream: this.origin.upstream.key })
-        log.warn(
-          { upstream: this.origin.upstream.key, digest: this.digest, size: ingest.prefix, again },
-          'the bytes from upstream are not what was asked for',
-        )
-        attempt.wrong = true
-        this.origin.upstream.distrust?.(this.digest)
-        return 'mismatch'
-      }
-      if (earlier !== undefined) {
-        earlier.differsAt = await firstDifference(earlier.download.ingest, ingest, ingest.prefix)
-      }
-      this.origin.state.forgetCorrupt(this.digest)
-      this.#become({ is: 'verified' })
-      await this.#adopt(file)
-      return 'done'
-    } catch (error) {
-      if (error instanceof UpstreamError || signal.aborted) {
-        if (ingest.prefix >= WORTH_KEEPING && !download.tooLong) await ingest.keep()
-        else await ingest.discard()
-        throw error
-      }
-      this.#divert(error)
-      await this.#discard(attempt)
-      return 'done'
-    }
+  }
+
+  #reportWrong({ download }: Attempt, again: boolean): void {
+    const { metrics, log } = this.#context
+    const { origin, digest } = this
+    metrics.integrityFailures.inc({ upstream: origin.upstream.key })
+    log.warn(
+      { upstream: origin.upstream.key, digest, size: download.ingest.prefix, again },
+      'the bytes from upstream are not what was asked for',
+    )
+    origin.upstream.distrust?.(digest)
   }
 
   /** Followers have all they need by now; a failure here costs the next pull a download, nothing else. */

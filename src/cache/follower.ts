@@ -1,15 +1,15 @@
 /**
  * A reader of a running fill: a client that joined, first or late, at its own pace.
  *
- * Hold-back: the last 64 KiB of the blob leave only when the digest is verified, so a wrong file never
- * arrives whole, not even by a client that resumes. Parts from the inside are given as the bytes come.
+ * The last bytes leave only when the digest is verified (`hold-back.ts`). Parts from the inside are given as the
+ * bytes come.
  */
 import type { ByteSource, Bytes } from '../store/blob-store.ts'
 import { OciError } from '../oci/errors.ts'
 import type { ByteRange } from './answers.ts'
-import type { Attempt, Fill } from './fill.ts'
-
-export const HOLD_BACK: Bytes = 64 * 1024
+import type { Attempt } from './attempt.ts'
+import type { Fill } from './fill.ts'
+import { HOLD_BACK, holdsBack } from './hold-back.ts'
 
 /** Where a client is that goes on past the disk. */
 interface Place {
@@ -148,13 +148,4 @@ export class Follower implements ByteSource {
     if (!this.#held || this.#fill.phase.is === 'verified') return wanted
     return Math.min(wanted, (this.#fill.size ?? there) - HOLD_BACK)
   }
-}
-
-/**
- * A part that begins within the tail is a lookup (lazy pullers read the footer first), not a download; one that
- * begins where the tail does is how a client that was broken off goes on.
- */
-export function holdsBack(size: Bytes | undefined, range: ByteRange | undefined): boolean {
-  if (range === undefined || size === undefined || size <= HOLD_BACK) return true
-  return range.end > size - HOLD_BACK && range.start <= size - HOLD_BACK
 }
