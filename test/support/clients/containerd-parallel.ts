@@ -24,6 +24,11 @@ interface Parallel {
   readonly pieces: Pieces
 }
 
+/** One piece failed, and with it those that were on their way and would have been good. */
+export class CanceledError extends PullError {
+  override readonly name = 'CanceledError'
+}
+
 interface Piece {
   readonly bytes: Buffer
   /** Why there are no more of them. */
@@ -41,7 +46,7 @@ export async function* openParallel(parallel: Parallel): AsyncGenerator<Buffer, 
       pieces.size,
     )
     const canceled = strand.signal.aborted && piece.failure !== undefined
-    const failure = canceled ? new PullError('context canceled') : piece.failure
+    const failure = canceled ? new CanceledError('context canceled') : piece.failure
     arriving.get(from)?.resolve({ ...piece, failure })
     if (failure !== undefined) throw failure
   })

@@ -12,6 +12,7 @@ import type { Fault } from '../faults/fault.ts'
 import { image, index, type Image } from '../images.ts'
 import { startUpstream, type UpstreamSimulator } from '../upstream.ts'
 import { run, WrongBytesError, type Client, type Outcome } from './client.ts'
+import { CanceledError } from './containerd-parallel.ts'
 import { ConnectionError, describe } from './wire.ts'
 
 /** The first is larger than what any fault lets through, and than a piece of a parallel download. */
@@ -122,16 +123,18 @@ function problemsOf(fault: Fault, client: Client, outcome: Outcome): string[] {
       problems.push(`${describe(exchange)}: no OCI error`)
     }
   }
-  if (ending === 'failed' && !mayFail(fault, client, error)) problems.push(error?.message ?? 'failed')
+  if (ending === 'failed' && !mayFail(fault, client, outcome)) problems.push(error?.message ?? 'failed')
   return problems
 }
 
 /** What HEAD names there is nowhere, or no client takes it: nobody knows before the tag is chosen. */
 const NOT_TO_BE_HAD = ['wrongDigestHeader', 'schema1Only']
 
-function mayFail(fault: Fault, client: Client, error: Error | undefined): boolean {
+function mayFail(fault: Fault, client: Client, { error, exchanges }: Outcome): boolean {
   // Nowhere else to go: what it was told is all that it can have.
   if (client.elsewhere !== 'everything' || NOT_TO_BE_HAD.includes(fault.name)) return true
+  // A parallel download whose piece breaks off calls off the pieces before it, and gives up when it comes to one.
+  if (error instanceof CanceledError) return exchanges.some(({ ended }) => ended === 'unexpected eof')
   // What the mirror had let through before it knew better stays in the way of a client that never starts again.
   return error instanceof WrongBytesError || error instanceof ConnectionError
 }
