@@ -19,7 +19,7 @@ const MAX_IDLE_TRIES = 5
 const PROGRESS: Bytes = 16 * 1024
 const BACKOFF_FIRST_MS: Milliseconds = 200
 const BACKOFF_MOST_MS: Milliseconds = 5_000
-/** Longest `Retry-After` that is waited for with clients hanging on. */
+/** All that is waited since the last progress, with clients hanging on: upstream says how long, not how often. */
 const PATIENCE_MS: Milliseconds = 60_000
 
 interface PatienceOptions {
@@ -33,6 +33,7 @@ interface PatienceOptions {
 export class Patience {
   readonly #options: PatienceOptions
   #idle = 0
+  #waited: Milliseconds = 0
 
   constructor(options: PatienceOptions) {
     this.#options = options
@@ -51,10 +52,14 @@ export class Patience {
     signal: AbortSignal,
   ): Promise<void> {
     const { origin, name, digest, metrics, log } = this.#options
-    this.#idle = brought >= PROGRESS ? 0 : this.#idle + 1
+    const progress = brought >= PROGRESS
+    this.#idle = progress ? 0 : this.#idle + 1
+    if (progress) this.#waited = 0
     const pause =
       error.retryAfterMs ?? Math.min(BACKOFF_FIRST_MS * 2 ** this.#idle, BACKOFF_MOST_MS) * Math.random()
-    if (!promised || error.failure === 'denied' || this.#idle > MAX_IDLE_TRIES || pause > PATIENCE_MS) {
+    this.#waited += pause
+    const enough = this.#idle > MAX_IDLE_TRIES || this.#waited > PATIENCE_MS
+    if (!promised || error.failure === 'denied' || enough) {
       origin.state.failed(name, error)
       throw error
     }

@@ -196,7 +196,8 @@ const MALFORMED: readonly Fault[] = [
   answers('hugeHeaders: 300 KB', {}, { hugeHeaders: 300_000 }, NOTHING),
   answers('invalidHeaderChars', {}, { spoilHead: 'invalidChars' }, NOTHING),
   answers('bareLfHeaders', {}, { spoilHead: 'bareLf' }, NOTHING),
-  answers('bareLfHeaders: HAP429', {}, { raw: { bytes: HAP429 } }, NOTHING),
+  // A minute would be waited for in the middle of a body; nobody else has the time.
+  answers('bareLfHeaders: HAP429', {}, { raw: { bytes: HAP429.replace('60', '120') } }, NOTHING),
 ]
 
 export const TRANSPORT_FAULTS: readonly Fault[] = [
