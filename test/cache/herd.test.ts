@@ -105,15 +105,16 @@ test('clientAborts: all: a fill goes on when its only client leaves', async (t) 
 })
 
 test('clientAborts: all, finishAbandoned never: the transfer ends, and the next pull goes on from there', async (t) => {
-  const upstream = await simulate(t, { bytesPerSecond: 20 * MiB })
+  const upstream = await simulate(t, { bytesPerSecond: 4 * MiB })
   const big = image({ layers: [8 * MiB] })
   upstream.addImage('library/big', '1', big)
   const mirror = await startMirror(t, upstream, { cache: { finishAbandoned: 'never' } })
   const layer = big.layers[0]!
   const url = `${mirror.url}/v2/library/big/blobs/${layer.digest}`
-  await pullSome(url, 4 * MiB)
+  await pullSome(url, 2 * MiB)
   await upstream.log.until((log) => log.inFlight('blob') === 0)
   await settled(mirror)
+  upstream.set({ bytesPerSecond: undefined })
   const pulled = await pullSame(url, layer)
   t.ok(pulled.same)
   const ranges = upstream.log.of({ kind: 'blob', method: 'GET' }).map(({ headers }) => headers.range)
