@@ -31,6 +31,17 @@ test('tagFlapping: with two backends that take turns every answer is one of thei
   }
 })
 
+test('tagFlapping: what one backend told by HEAD is had from it, though another is asked first', async (t) => {
+  const { upstream, first, get, head, asked } = await startTagged(t)
+  upstream.addImage(REPO, undefined, second)
+  upstream.set({ tagFlapping: { [`${REPO}:1`]: [second, first] } })
+  const told = await head()
+  t.equal(told.headers['docker-content-digest'], second.manifest.digest)
+  const named = await get(second.manifest.digest)
+  t.ok(isConsistent(named))
+  t.same([asked('HEAD'), asked('GET')], [1, 2])
+})
+
 test('deletedUpstream: manifest: the tag is gone, and what is here stays readable by digest', async (t) => {
   const { upstream, first, get, head, age, warm, blob } = await startTagged(t)
   await warm()
