@@ -125,7 +125,7 @@ type Parsed = z.output<typeof configSchema>
 type ParsedUpstream = z.output<typeof upstreamSchema>
 type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T
 
-export type CredentialSettings =
+type CredentialSettings =
   | { readonly username: string; readonly password: string }
   | { readonly username: string; readonly passwordFile: string }
   | { readonly credentialsFile: string }
