@@ -58,10 +58,13 @@ export class InProcessUpstreamState implements UpstreamState {
   #failure: Failure | undefined
   #limit: Failure | undefined
   // lru-cache lays out all of its room at once, and there is one of each for every upstream.
-  readonly #absent = new LRUCache<string, Milliseconds>({ max: 1_000 })
-  readonly #failures = new LRUCache<RepositoryName, Failure>({ max: 1_000 })
-  readonly #servedDenied = new LRUCache<RepositoryName, string>({ max: 1_000 })
-  readonly #corrupt = new LRUCache<Digest, { until: Milliseconds; silence: Milliseconds }>({ max: 1_000 })
+  readonly #absent = new LRUCache<string, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #failures = new LRUCache<RepositoryName, Failure>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #servedDenied = new LRUCache<RepositoryName, string>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #corrupt = new LRUCache<Digest, { until: Milliseconds; silence: Milliseconds }>({
+    maxSize: 1_000,
+    sizeCalculation: () => 1,
+  })
 
   /** @param now monotonic: a clock that is set back would make every memory stick */
   constructor(now: () => Milliseconds) {

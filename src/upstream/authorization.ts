@@ -41,7 +41,7 @@ type Scheme = BearerChallenge | 'basic'
 export class Authorization {
   readonly #options: AuthorizationOptions
   /** By repository. */
-  readonly #challenges = new LRUCache<string, BearerChallenge>({ max: 1_000 })
+  readonly #challenges = new LRUCache<string, BearerChallenge>({ maxSize: 1_000, sizeCalculation: () => 1 })
   /** What the ping said, for all repositories whose own 401 says nothing. */
   #pinged: Scheme | undefined
   #basic = false

@@ -63,7 +63,7 @@ export class FallbackUpstream implements Upstream {
   readonly #first: Source
   readonly #sources: readonly Source[]
   /** Who gave bytes of a blob. */
-  readonly #givers = new LRUCache<Digest, Set<Source>>({ max: 1_000 })
+  readonly #givers = new LRUCache<Digest, Set<Source>>({ maxSize: 1_000, sizeCalculation: () => 1 })
 
   constructor(options: FallbackOptions) {
     this.#options = options
@@ -257,7 +257,7 @@ class Source {
   down = false
   /** That was a 429. */
   limited = false
-  readonly #putOff = new LRUCache<Digest, Milliseconds>({ max: 1_000 })
+  readonly #putOff = new LRUCache<Digest, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
 
   constructor(url: string, upstream: Upstream) {
     this.url = url

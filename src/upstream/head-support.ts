@@ -15,8 +15,8 @@ const DOUBT: Milliseconds = 10_000
 
 export class HeadSupport {
   readonly #now: () => Milliseconds
-  /** When a HEAD of that failed. */
-  readonly #doubts = new LRUCache<string, Milliseconds>({ max: 1_000 })
+  /** When a HEAD of that failed. Of a size, not of a number: room for a number would be taken at once. */
+  readonly #doubts = new LRUCache<string, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
   #avoidedFor: Milliseconds = 0
   #avoidedUntil = Number.NEGATIVE_INFINITY
 

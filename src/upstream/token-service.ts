@@ -46,7 +46,7 @@ const TRY_OTHER: Readonly<Record<Method, ReadonlySet<number>>> = {
 export class TokenService {
   readonly #options: TokenServiceOptions
   /** By realm: what worked with credentials. */
-  readonly #methods = new LRUCache<string, Method>({ max: 100 })
+  readonly #methods = new LRUCache<string, Method>({ maxSize: 100, sizeCalculation: () => 1 })
 
   constructor(options: TokenServiceOptions) {
     this.#options = options

@@ -41,7 +41,8 @@ export class TokenCache {
   constructor(options: TokenOptions) {
     this.#options = options
     this.#cache = new LRUCache({
-      max: 1000,
+      maxSize: 1000,
+      sizeCalculation: () => 1,
       ttl: LIFETIME_SECONDS.min * 1000,
       ttlResolution: 0,
       perf: { now: options.now },

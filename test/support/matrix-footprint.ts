@@ -9,9 +9,9 @@ import { lookAtRest, partialsIn } from './at-rest.ts'
 import type { Entrepot } from './process.ts'
 
 export interface Footprint {
-  /** The resident set, in bytes. */
+  /** The resident set without garbage, in bytes. */
   readonly resident: number
-  /** Of V8's heap in use, garbage included. */
+  /** Of V8's heap in use. */
   readonly heap: number
   /** Open descriptors: kind -> how many. */
   readonly descriptors: Readonly<Record<string, number>>
@@ -19,10 +19,17 @@ export interface Footprint {
 
 /** More than this is a leak. */
 const TOLERANCE = 1.1
-/** Connections that nobody uses are closed by then, and a garbage collector that has nothing to do has done it. */
-const SETTLED_MS = 40_000
+/** Connections and files that nobody uses are closed by then. */
+const SETTLED_MS = 30_000
+/** Longer than a connection is kept for the next request. */
+const QUIET_MS = 5_000
 
+/** @param entrepot  started with `collect-garbage.ts` */
 export async function footprintOf(entrepot: Entrepot): Promise<Footprint> {
+  const collected = (): number => entrepot.program.stdout.split('garbage collected').length
+  const before = collected()
+  process.kill(entrepot.program.pid!, 'SIGUSR2')
+  await entrepot.program.ready(() => collected() > before)
   const heap = await entrepot.metric('nodejs_heap_size_used_bytes')
   const proc = `/proc/${String(entrepot.program.pid)}`
   const resident = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`${proc}/status`, 'utf8'))?.[1]
@@ -34,14 +41,22 @@ export async function footprintOf(entrepot: Entrepot): Promise<Footprint> {
   return { resident: Number(resident) * 1024, heap, descriptors }
 }
 
-/** The footprint when it is no larger than before, or what it is after a while. */
-export async function settledFootprint(entrepot: Entrepot, before: Footprint): Promise<Footprint> {
+/** The footprint when it has not fallen for a while: whatever closes by itself has closed. */
+export async function settledFootprint(entrepot: Entrepot): Promise<Footprint> {
   const deadline = performance.now() + SETTLED_MS
-  for (;;) {
+  let least = await footprintOf(entrepot)
+  for (let quietSince = performance.now(); performance.now() < deadline;) {
+    await sleep(500)
     const now = await footprintOf(entrepot)
-    if (growthOf(before, now).length === 0 || performance.now() > deadline) return now
-    await sleep(250)
+    if (openIn(now) < openIn(least)) quietSince = performance.now()
+    least = now
+    if (performance.now() - quietSince > QUIET_MS) break
   }
+  return least
+}
+
+function openIn({ descriptors }: Footprint): number {
+  return Object.values(descriptors).reduce((sum, count) => sum + count, 0)
 }
 
 /** Sentences; none when nothing has grown. */

@@ -10,9 +10,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
 import { CACHE_STATES, type Fault } from './faults/fault.ts'
 import { CellRun, TIMEOUTS, type Cell, type Row } from './matrix-cell.ts'
-import { footprintOf, type Footprint } from './matrix-footprint.ts'
+import { newAgent, pullImage } from './matrix-client.ts'
+import { settledFootprint, type Footprint } from './matrix-footprint.ts'
 import { Entrepot } from './process.ts'
 import { Program, type Owner } from './programs.ts'
+import { image } from './images.ts'
 import { startUpstream, type UpstreamSimulator } from './upstream.ts'
 
 const ROOT = path.join(import.meta.dirname, '../..')
@@ -54,11 +56,11 @@ export class Matrix {
     const all = cellsOf(faults, 'f')
     const warmUp = [
       ...cellsOf(
-        Array.from({ length: 8 }, () => GOOD_DAY),
+        Array.from({ length: 6 }, () => GOOD_DAY),
         'good',
       ),
       ...cellsOf(
-        faults.filter((_, position) => position % 12 === 0),
+        faults.filter((_, position) => position % 20 === 0),
         'warm',
       ),
     ]
@@ -80,7 +82,26 @@ export class Matrix {
   }
 
   footprint(): Promise<Footprint> {
-    return footprintOf(this.entrepot)
+    return settledFootprint(this.entrepot)
+  }
+
+  /** So that what entrepot keeps of every upstream, however its day ends, is there: the cache of a repository. */
+  async visitAll(): Promise<void> {
+    const agent = newAgent()
+    const waiting = [...this.#upstreams]
+    const worker = async (): Promise<void> => {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+        const [key, upstream] = next
+        upstream.addImage('visited/app', '1', image({ layers: [1_000], seed: key }))
+        const base = `${this.entrepot.url}/v2/${key}/visited/app`
+        const signal = AbortSignal.timeout(30_000)
+        const { outcome } = await pullImage({ base, tag: '1', agent, signal, known: () => undefined })
+        if (outcome === 'broken' || outcome === 'hang') throw new Error(`${key} was not served: ${outcome}`)
+      }
+    }
+    await Promise.all(Array.from({ length: 8 }, worker))
+    await agent.destroy()
+    for (const upstream of this.#upstreams.values()) upstream.closeIdleConnections()
   }
 
   /** Each cell once: its upstream is gone afterwards. */
@@ -151,6 +172,7 @@ async function startAsUsersDo(owner: Owner, file: string): Promise<Entrepot> {
   const env = {
     PATH: `${path.dirname(process.execPath)}:${process.env['PATH'] ?? ''}`,
     HOME: path.dirname(file),
+    NODE_OPTIONS: `--import=${path.join(import.meta.dirname, 'collect-garbage.ts')}`,
   }
   const command = `cd "$1" && ${scripts.start} --config "$0"`
   return Entrepot.follow(new Program(owner, 'sh', ['-c', command, file, ROOT], env))

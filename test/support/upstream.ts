@@ -171,6 +171,11 @@ export class UpstreamSimulator implements AsyncDisposable {
     )
   }
 
+  /** Nobody's next request finds a connection open. */
+  closeIdleConnections(): void {
+    for (const server of Object.values(this.#servers)) server.closeIdleConnections()
+  }
+
   async close(): Promise<void> {
     await this.stop()
   }

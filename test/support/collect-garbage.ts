@@ -1,0 +1,21 @@
+/**
+ * Loaded into a process whose memory is to be measured: at SIGUSR2 it gives up what nobody holds any more, in V8's
+ * heap and in malloc's. What is still there is held by somebody.
+ */
+import { dlopen } from 'node:ffi'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
+const { functions } = dlopen(null, { malloc_trim: { return: 'int32', arguments: ['uint64'] } })
+
+process.on('SIGUSR2', () => {
+  // Twice: what a finalizer lets go of is garbage only then.
+  collect()
+  setImmediate(() => {
+    collect()
+    functions['malloc_trim']?.(0n)
+    process.stdout.write(`${JSON.stringify({ level: 'debug', msg: 'garbage collected' })}\n`)
+  })
+})
