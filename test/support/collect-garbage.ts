@@ -15,7 +15,7 @@ process.on('SIGUSR2', () => {
   collect()
   setImmediate(() => {
     collect()
-    functions['malloc_trim']?.(0n)
+    functions['malloc_trim'](0n)
     process.stdout.write(`${JSON.stringify({ level: 'debug', msg: 'garbage collected' })}\n`)
   })
 })
