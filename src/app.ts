@@ -84,7 +84,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
     const localNames = await LocalNames.load(index)
     refuseHiddenNames(config, localNames)
-    metadata = localNames.watched
+    metadata = index
     const health = new StorageHealth({ metrics, log, now })
     const store = new DiskBlobStore(root, files)
     const ingests = closing.adopt(

@@ -6,6 +6,7 @@
  * only that counts. Shared by mirror fills and pushes: digest verification exists exactly once.
  */
 import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 
 /** What followers depend on; another process's fill could stand behind it one day. */
@@ -65,8 +66,27 @@ export interface Ingest extends GrowingSource {
   discard(): Promise<void>
 }
 
+/** An upload: its digest is told at its end. */
+export interface UploadIdentity {
+  readonly session: string
+  readonly repository: RepositoryName
+}
+
+/** Bytes of an upload session. Outlives the process once {@link UploadIngest.save} has resolved. */
+export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'keep' | 'discard'> {
+  readonly upload: UploadIdentity
+  /** What was written survives the process; the power cut, once a sidecar vouches for it. */
+  save(): Promise<void>
+  /** Like {@link Ingest.verify}, for a digest of any algorithm we know. */
+  verifyAs(digest: Digest, size: Bytes): Promise<VerifiedFile | undefined>
+}
+
 /** The folder of partial files. */
 export interface IngestStore {
+  /** A new session; there is no other of that name. */
+  createUpload(upload: UploadIdentity): Promise<UploadIngest>
+  /** One that an earlier process, or an earlier request, kept; its prefix is hashed again, behind the writer. */
+  openUpload(session: string): Promise<UploadIngest | undefined>
   /**
    * A new one, or the one an earlier process left (its prefix is hashed again, behind the writer).
    * `fresh` never inherits.
