@@ -85,13 +85,20 @@ class NodeHttpServer implements HttpServer {
   /** Until its handler has returned and its line is written. */
   readonly #running = new Map<Exchange, Promise<void>>()
   #draining = false
+  #listener = ''
   #stopWatching: (() => void) | undefined
 
   constructor(options: HttpServerOptions) {
     this.#options = options
     this.#timeouts = { ...TIMEOUTS, ...options.timeouts }
     const { registry, metrics } = options
-    this.#services = { registry, metrics, buffers: new BufferPool(), draining: () => this.#draining }
+    this.#services = {
+      registry,
+      metrics,
+      buffers: new BufferPool(),
+      draining: () => this.#draining,
+      listener: () => this.#listener,
+    }
     const limits = {
       // No limit for a whole request: a layer may take an hour. Idle ones are ended by `idleMs`.
       requestTimeout: 0,
@@ -118,7 +125,9 @@ class NodeHttpServer implements HttpServer {
     this.#server.once('error', reject)
     this.#server.listen({ host, port }, () => {
       this.#server.off('error', reject)
-      resolve(this.#server.address() as AddressInfo)
+      const address = this.#server.address() as AddressInfo
+      this.#listener = address.address
+      resolve(address)
     })
     try {
       return await promise

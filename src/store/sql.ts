@@ -127,7 +127,11 @@ class SqlRepositories implements RepositoryIndex {
     return query
       .where('deleted_at', 'is', null)
       .where(({ exists, selectFrom }) =>
-        exists(selectFrom('manifest').select('manifest.digest').whereRef('manifest.repository', '=', 'repository.id')),
+        exists(
+          selectFrom('manifest')
+            .select('manifest.digest')
+            .whereRef('manifest.repository', '=', 'repository.id'),
+        ),
       ) as Q
   }
 }
