@@ -6,7 +6,7 @@
  * anything.
  */
 import type { Logger } from 'pino'
-import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
+import { isNonDistributable, MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
@@ -14,10 +14,18 @@ import { isDigestReference, type Reference, type RepositoryName, type Tag } from
 import type { BlobStore } from '../store/blob-store.ts'
 import type { IngestStore } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
-import { LOCAL, type EpochMs, type MetadataStore, type RepositoryKey } from '../store/metadata.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type MetadataStore,
+  type MetadataTransaction,
+  type RepositoryKey,
+} from '../store/metadata.ts'
 import type { LocalNames } from './local-names.ts'
+import { readAll } from './local.ts'
 import { assertMayMove, type PushSettings } from './push-rules.ts'
 import type { KeptManifest, PushedManifest, PushTarget, UploadSession } from './pushes.ts'
+import { referrersTag, withReferrer } from './referrers.ts'
 import type { Uploads } from './uploads.ts'
 
 /** What all local repositories share. */
@@ -33,6 +41,13 @@ export interface LocalContext {
   readonly readableHere: (name: RepositoryName, digest: Digest) => Promise<boolean>
   readonly log: Logger
   readonly now: () => EpochMs
+}
+
+interface Kept {
+  readonly digest: Digest
+  readonly bytes: Buffer
+  readonly content: ManifestContent
+  readonly tags: Iterable<Tag>
 }
 
 const NEVER = new AbortController().signal
@@ -72,7 +87,7 @@ export class LocalPushes implements PushTarget {
   }
 
   async putManifest(reference: Reference, pushed: PushedManifest): Promise<KeptManifest> {
-    const { locks, localNames, metadata, now } = this.#context
+    const { locks } = this.#context
     const { bytes } = pushed
     const content = parseManifest(bytes, pushed.mediaType)
     assertDeclared(content, pushed.mediaType)
@@ -86,25 +101,10 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     await this.#assertHeld(content)
     for (const tag of tags) await this.#assertMayTag(tag, digest)
-    // Until the index knows it: a collector would find bytes that nobody names.
-    using _kept = await locks.exclusive(`blob ${digest}`, NEVER)
-    await this.#store(digest, bytes)
-    localNames.add(this.name)
-    await metadata.transaction((tx) => {
-      const at = now()
-      tx.putRepository(this.#key, at)
-      tx.putManifest(this.#key, digest, bytes.length, content, at)
-      for (const tag of tags) {
-        tx.putTag(this.#key, {
-          tag,
-          digest,
-          size: bytes.length,
-          mediaType: content.mediaType,
-          checkedAt: at,
-          deletedAt: undefined,
-        })
-      }
-    })
+    await this.#keep([
+      { digest, bytes, content, tags },
+      ...(await this.#listed(digest, bytes.length, content)),
+    ])
     return { digest, subject: content.subject?.digest }
   }
 
@@ -113,7 +113,8 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
-      await metadata.transaction((tx) => tx.deleteManifest(this.#key, reference))
+      const unlisted = await this.#unlisted(reference)
+      await this.#keep(unlisted, (tx) => tx.deleteManifest(this.#key, reference))
       return true
     }
     const tag = await metadata.tags.get(this.#key, reference)
@@ -128,6 +129,70 @@ export class LocalPushes implements PushTarget {
     if (!(await metadata.blobs.linked(this.#key, digest))) return false
     await metadata.transaction((tx) => tx.unlinkBlob(this.#key, digest))
     return true
+  }
+
+  /** Durably, all of it or nothing; what is stored and not committed is collected. */
+  async #keep(manifests: readonly Kept[], also?: (tx: MetadataTransaction) => void): Promise<void> {
+    const { locks, localNames, metadata, now } = this.#context
+    // Until the index knows them: a collector would find bytes that nobody names.
+    using held = new DisposableStack()
+    const byDigest = new Map(manifests.map(({ digest, bytes }) => [digest, bytes]))
+    // In order, so that no two pushes ever wait for each other.
+    for (const [digest, bytes] of [...byDigest].sort(([one], [other]) => (one < other ? -1 : 1))) {
+      held.use(await locks.exclusive(`blob ${digest}`, NEVER))
+      await this.#store(digest, bytes)
+    }
+    localNames.add(this.name)
+    await metadata.transaction((tx) => {
+      const at = now()
+      tx.putRepository(this.#key, at)
+      also?.(tx)
+      for (const { digest, bytes, content, tags } of manifests) {
+        const size = bytes.length
+        tx.putManifest(this.#key, digest, size, content, at)
+        const { mediaType } = content
+        for (const tag of tags) {
+          tx.putTag(this.#key, { tag, digest, size, mediaType, checkedAt: at, deletedAt: undefined })
+        }
+      }
+    })
+  }
+
+  /** Where somebody keeps a referrers tag for its subject: that tag's index with this manifest in it. */
+  async #listed(digest: Digest, size: number, content: ManifestContent): Promise<Kept[]> {
+    const { subject, mediaType, artifactType, annotations } = content
+    if (subject === undefined) return []
+    const add = {
+      mediaType,
+      digest,
+      size,
+      ...(artifactType === undefined ? {} : { artifactType }),
+      ...(annotations === undefined ? {} : { annotations }),
+    }
+    return this.#relisted(subject.digest, { add })
+  }
+
+  /** Of a manifest that goes: the same without it. */
+  async #unlisted(digest: Digest): Promise<Kept[]> {
+    const bytes = await this.#bytesOf(digest)
+    const subject = bytes === undefined ? undefined : parseManifest(bytes).subject
+    return subject === undefined ? [] : this.#relisted(subject.digest, { remove: digest })
+  }
+
+  async #relisted(subject: Digest, change: Parameters<typeof withReferrer>[1]): Promise<Kept[]> {
+    const tag = referrersTag(subject)
+    const record = await this.#context.metadata.tags.get(this.#key, tag)
+    if (record === undefined || record.deletedAt !== undefined) return []
+    const index = await this.#bytesOf(record.digest)
+    const bytes = index === undefined ? undefined : withReferrer(index, change)
+    if (bytes === undefined || bytes.length > MAX_MANIFEST_BYTES) return []
+    const content = parseManifest(bytes, record.mediaType)
+    return [{ digest: digestOf(bytes, algorithmOf(record.digest)), bytes, content, tags: [tag] }]
+  }
+
+  async #bytesOf(digest: Digest): Promise<Buffer | undefined> {
+    await using reader = await this.#context.store.open(digest)
+    return reader === undefined || reader.size > MAX_MANIFEST_BYTES ? undefined : await readAll(reader)
   }
 
   /** @throws OciError MANIFEST_BLOB_UNKNOWN naming the first blob that is not in this repository */

@@ -12,7 +12,6 @@ import type {
 } from '../cache/answers.ts'
 import { ReaderSource } from '../cache/reader-source.ts'
 import type { Digest } from '../oci/digest.ts'
-import { MEDIA_TYPES, type Descriptor } from '../oci/descriptor.ts'
 import { parsePage } from '../oci/pagination.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import type { BlobReader, BlobStore } from '../store/blob-store.ts'
@@ -23,6 +22,7 @@ import {
   type MetadataStore,
   type RepositoryKey,
 } from '../store/metadata.ts'
+import { referrersPage } from './referrers.ts'
 import type { Repository } from './repository.ts'
 
 /** A page when the client names no number. */
@@ -124,15 +124,8 @@ export class LocalRepository implements Repository {
   }
 
   async referrers(subject: Digest, query: URLSearchParams): Promise<ReferrersAnswer> {
-    const wanted = query.get('artifactType')
-    const all: Descriptor[] = await this.#metadata.manifests.referrers(this.#key, subject)
-    const manifests = wanted === null ? all : all.filter(({ artifactType }) => artifactType === wanted)
-    return {
-      bytes: Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests })),
-      filtersApplied: wanted === null ? undefined : 'artifactType',
-      next: undefined,
-      cache: 'local',
-    }
+    const all = await this.#metadata.manifests.referrers(this.#key, subject)
+    return { ...referrersPage(all, query), cache: 'local' }
   }
 
   async #resolve(reference: Reference): Promise<ManifestRecord | undefined> {
@@ -143,7 +136,7 @@ export class LocalRepository implements Repository {
   }
 }
 
-async function readAll(reader: BlobReader): Promise<Buffer> {
+export async function readAll(reader: BlobReader): Promise<Buffer> {
   const bytes = Buffer.alloc(reader.size)
   for (let at = 0; at < bytes.length;) {
     const length = await reader.read(bytes.subarray(at), at)

@@ -126,9 +126,10 @@ class SqlRepositories implements RepositoryIndex {
   #held<Q extends SelectQueryBuilder<Tables, 'repository', object>>(query: Q): Q {
     return query
       .where('deleted_at', 'is', null)
-      .where(({ exists, selectFrom }) =>
-        exists(
-          selectFrom('manifest')
+      .where((eb) =>
+        eb.exists(
+          eb
+            .selectFrom('manifest')
             .select('manifest.digest')
             .whereRef('manifest.repository', '=', 'repository.id'),
         ),
