@@ -98,6 +98,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         root,
         files,
         hashers,
+        sessionTtlMs: config.push.sessionTtl,
         ...(overrides.partialLimits === undefined ? {} : { limits: overrides.partialLimits }),
         report: (error) => health.neglected(error),
       }),

@@ -1,5 +1,5 @@
 /**
- * A request's body, read as a whole.
+ * A request's body: read as a whole, or piece by piece.
  */
 import type { OciError } from '../oci/errors.ts'
 import type { Exchange } from './exchange.ts'
@@ -13,14 +13,23 @@ import type { Exchange } from './exchange.ts'
 export async function readBody(exchange: Exchange, maxBytes: number, tooLarge: OciError): Promise<Buffer> {
   const { request } = exchange
   if (Number(request.headers['content-length'] ?? 0) > maxBytes) throw tooLarge
-  exchange.welcomeBody()
   const chunks: Buffer[] = []
   let size = 0
-  // Without `destroyOnReturn: false` leaving the loop would close the connection before the answer.
-  for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+  for await (const chunk of streamBody(exchange)) {
     size += chunk.length
     if (size > maxBytes) throw tooLarge
     chunks.push(chunk)
   }
   return Buffer.concat(chunks)
+}
+
+/**
+ * No faster than it is taken. Whoever leaves before its end can still answer.
+ *
+ * @throws when the client leaves before the end
+ */
+export async function* streamBody(exchange: Exchange): AsyncGenerator<Buffer, void, undefined> {
+  exchange.welcomeBody()
+  // Without the option leaving the loop would close the connection before the answer.
+  yield* exchange.request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>
 }

@@ -7,7 +7,7 @@
  */
 import type { Logger } from 'pino'
 import { isNonDistributable, MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
-import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
+import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
@@ -63,8 +63,8 @@ export class LocalPushes implements PushTarget {
     this.#key = { registry: LOCAL, name }
   }
 
-  startUpload(): Promise<UploadSession> {
-    return this.#context.uploads.start(this.name)
+  startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession> {
+    return this.#context.uploads.start(this.name, algorithm)
   }
 
   openUpload(id: string): Promise<UploadSession> {

@@ -4,7 +4,7 @@
  * A success told to the client is a promise: what it names is on the disk, synced, and in the index, committed.
  * A throw is an OciError (told to the client as it is) or a bug.
  */
-import type { Digest } from '../oci/digest.ts'
+import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import type { Reference, RepositoryName, Tag } from '../oci/reference.ts'
 
 type Bytes = number
@@ -19,8 +19,12 @@ export interface Pusher {
 export interface PushTarget {
   readonly name: RepositoryName
 
-  /** Nothing of the repository exists because of it. */
-  startUpload(): Promise<UploadSession>
+  /**
+   * Nothing of the repository exists because of it.
+   *
+   * @param algorithm of the digest it will be finished with, if the client has said so
+   */
+  startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession>
   /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository */
   openUpload(id: string): Promise<UploadSession>
 
