@@ -31,6 +31,7 @@ const VALUES: Record<string, string[]> = {
 
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
+  registry: ['store/locks.ts'],
   http: ['store/blob-store.ts'],
   cache: ['upstream/slots.ts'],
   config: ['config.ts'],
