@@ -8,6 +8,7 @@ import type { Logger } from 'pino'
 import type {
   BlobIndex,
   EventQueue,
+  GarbageIndex,
   ManifestIndex,
   MetadataStore,
   MetadataTransaction,
@@ -24,6 +25,7 @@ export class TolerantMetadata implements MetadataStore {
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
   readonly events: EventQueue
+  readonly garbage: GarbageIndex
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
   readonly #writes: Outage
@@ -47,6 +49,7 @@ export class TolerantMetadata implements MetadataStore {
     }
     this.#inner = inner
     this.events = inner.events
+    this.garbage = inner.garbage
     this.#metrics = options.metrics
     this.#writes = new Outage({
       ...options,

@@ -114,7 +114,7 @@ export class LocalPushes implements PushTarget {
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
       const unlisted = await this.#unlisted(reference)
-      await this.#keep(unlisted, (tx) => tx.deleteManifest(this.#key, reference))
+      await this.#keep(unlisted, (tx) => tx.deleteManifest(this.#key, reference, now()))
       return true
     }
     const tag = await metadata.tags.get(this.#key, reference)

@@ -193,7 +193,7 @@ class DiskIngests implements IngestStore {
       identity,
       extents,
       bytes,
-      unsynced: bytes - vouched,
+      unsynced: 0,
       modifiedAt: info.modifiedAt,
     }
     return this.#isExpired(idle) ? undefined : idle

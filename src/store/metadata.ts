@@ -9,7 +9,7 @@ import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { Bytes } from './blob-store.ts'
+import type { BlobInfo, Bytes } from './blob-store.ts'
 
 /** The registry of pushed repositories; no upstream may have this key. */
 export const LOCAL = 'local'
@@ -109,6 +109,29 @@ export interface QueuedEvent {
   readonly queuedAt: EpochMs
 }
 
+/** What nobody names any more. Every list is of at most `limit` entries; what is swept is not in the next. */
+export interface GarbageIndex {
+  /**
+   * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
+   * what they refer to is gone.
+   */
+  manifests(before: EpochMs, limit: number): Promise<readonly Garbage[]>
+  /** Blobs of local repositories, last uploaded, mounted or looked at before `before`, that no manifest there names. */
+  links(before: EpochMs, limit: number): Promise<readonly Garbage[]>
+  /** Bytes that no repository holds and no upstream gave. Lexical, those after `last`. */
+  blobs(page: { readonly last?: Digest; readonly limit: number }): Promise<readonly BlobInfo[]>
+  /** Whether anybody holds these bytes, or an upstream gave them. */
+  wanted(digest: Digest): Promise<boolean>
+}
+
+export interface Garbage {
+  readonly repository: RepositoryKey
+  readonly digest: Digest
+  readonly size: Bytes
+  /** When it was let go, or last looked at. */
+  readonly since: EpochMs
+}
+
 /** All that is written together or not at all. Called with the facts; holds no reads. */
 export interface MetadataTransaction {
   putRepository(repository: RepositoryKey, servedAt: EpochMs): void
@@ -127,8 +150,8 @@ export interface MetadataTransaction {
   buryTag(repository: RepositoryKey, tag: Tag, deletedAt: EpochMs): void
   /** Forgets it. A manifest that no tag of the repository names then is released: collected in the end. */
   deleteTag(repository: RepositoryKey, tag: Tag, at: EpochMs): void
-  /** With all its tags. What it names is collected later. */
-  deleteManifest(repository: RepositoryKey, digest: Digest): void
+  /** With all its tags. Manifests it names, and those that refer to it, are let go with it. */
+  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void
   /** A tombstone for the whole repository: its name stays taken, everything it held is let go. */
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void
   /** Forgets even the tombstone: the name is free again. */
@@ -151,6 +174,7 @@ export interface MetadataStore {
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
   readonly events: EventQueue
+  readonly garbage: GarbageIndex
   /**
    * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several
    * callers queue meanwhile shares one sync.

@@ -58,6 +58,7 @@ export class SqlTransaction implements MetadataTransaction {
         .values({ repository: repositoryId(repository), digest, ...facts })
         .onConflict((conflict) => conflict.columns(['repository', 'digest']).doUpdateSet(facts)),
     )
+    this.#putBlob(digest, size, at)
     const rows = referenceRows(digest, content)
     for (let i = 0; i < rows.length; i += ROWS_PER_INSERT) {
       this.#add(
@@ -139,8 +140,21 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(this.#db.deleteFrom('tag').where('repository', '=', id).where('tag', '=', tag))
   }
 
-  deleteManifest(repository: RepositoryKey, digest: Digest): void {
+  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
     const id = repositoryId(repository)
+    const children = this.#db
+      .selectFrom('manifest_reference')
+      .select('manifest_reference.digest')
+      .where('manifest', '=', digest)
+      .where('role', '=', 'manifest')
+    this.#add(
+      this.#db
+        .updateTable('manifest')
+        .set({ released_at: at })
+        .where('repository', '=', id)
+        .where('released_at', 'is', null)
+        .where((eb) => eb.or([eb('digest', 'in', children), eb('subject', '=', digest)])),
+    )
     this.#add(this.#db.deleteFrom('tag').where('repository', '=', id).where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id).where('digest', '=', digest))
   }
@@ -203,6 +217,7 @@ export class SqlTransaction implements MetadataTransaction {
   }
 
   forgetBlob(digest: Digest): void {
+    this.#add(this.#db.deleteFrom('manifest_reference').where('manifest', '=', digest))
     this.#add(this.#db.deleteFrom('repository_blob').where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('blob_source').where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('blob').where('digest', '=', digest))

@@ -5,6 +5,7 @@
  * one dialect's alone.
  */
 import { sql, type Compilable, type Kysely, type SelectQueryBuilder } from 'kysely'
+import { SqlGarbage } from './sql-garbage.ts'
 import { childOf, descriptorOf, repositoryId } from './sql-rows.ts'
 import { SqlTransaction } from './sql-transaction.ts'
 import type { Descriptor } from '../oci/descriptor.ts'
@@ -17,6 +18,7 @@ import type {
   ChildDescriptor,
   EpochMs,
   EventQueue,
+  GarbageIndex,
   ManifestIndex,
   ManifestRecord,
   MetadataStore,
@@ -42,6 +44,7 @@ export class SqlMetadata implements MetadataStore {
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
   readonly events: EventQueue
+  readonly garbage: GarbageIndex
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
 
@@ -53,6 +56,7 @@ export class SqlMetadata implements MetadataStore {
     this.manifests = new SqlManifests(db)
     this.blobs = new SqlBlobs(db)
     this.events = new SqlEvents(db)
+    this.garbage = new SqlGarbage(db)
   }
 
   async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
