@@ -193,7 +193,7 @@ class DiskIngests implements IngestStore {
       identity,
       extents,
       bytes,
-      unsynced: 0,
+      unsynced: bytes - vouched,
       modifiedAt: info.modifiedAt,
     }
     return this.#isExpired(idle) ? undefined : idle
