@@ -187,6 +187,7 @@ class Session implements UploadSession {
     await this.#alone()
     try {
       await this.#finish(digest)
+      this.#letGo()
     } catch (error) {
       if (error instanceof OciError) throw error
       await this.#keep()
@@ -198,13 +199,14 @@ class Session implements UploadSession {
     await this.#alone()
     this.#hooks.end()
     await this.#ingest.discard()
+    this.#letGo()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     if (!this.#disposed) {
       this.#disposed = true
       this.#hooks.release()
-      this.#lock?.[Symbol.dispose]()
+      this.#letGo()
     }
     return Promise.resolve()
   }
@@ -235,6 +237,12 @@ class Session implements UploadSession {
   async #keep(): Promise<void> {
     this.#hooks.end()
     await this.#ingest.keep()
+    this.#letGo()
+  }
+
+  /** Once disposed, or over: whoever waits need not wait longer. */
+  #letGo(): void {
+    this.#lock?.[Symbol.dispose]()
   }
 
   /** From the first change on until it is disposed. */
