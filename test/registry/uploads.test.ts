@@ -6,6 +6,7 @@ import { parseRepositoryName, type RepositoryName } from '../../src/oci/referenc
 import type { UploadSession } from '../../src/registry/pushes.ts'
 import { Uploads } from '../../src/registry/uploads.ts'
 import type { IngestOptions } from '../../src/store/disk-ingest.ts'
+import type { Files } from '../../src/store/files.ts'
 import { InProcessLocks } from '../../src/store/locks.ts'
 import { LOCAL, type MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
@@ -24,7 +25,7 @@ interface Pushing {
   readonly locks: InProcessLocks
   /** Local by now. */
   readonly names: Set<RepositoryName>
-  linked(repository: RepositoryName, content: Buffer): Promise<boolean>
+  readonly linked: (repository: RepositoryName, content: Buffer) => Promise<boolean>
 }
 
 async function openUploads(
@@ -224,13 +225,12 @@ test('who waited for a session that was finished meanwhile is told that it is go
 test('while the disk stands still little more than half a MiB is read', async (t) => {
   const gate = Promise.withResolvers<undefined>()
   const disk = new FaultyFiles()
-  const { write } = disk.files
   let open = false
   const files = {
     ...disk.files,
-    write: async (...args: Parameters<typeof write>) => {
+    write: async (...args: Parameters<Files['write']>) => {
       if (!open && args[1].some((chunk) => chunk.length === 64 * KiB)) await gate.promise
-      return await write(...args)
+      return await disk.files.write(...args)
     },
   }
   const { uploads } = await openUploads(t, { files })
