@@ -71,6 +71,8 @@ interface Connection {
   open: number
   /** Resolves when the request that came last is answered. */
   last: Promise<void>
+  /** The one that came last. */
+  request: IncomingMessage | undefined
   /** The parser has given up on it; nothing more will be read. */
   broken: boolean
 }
@@ -195,6 +197,7 @@ class NodeHttpServer implements HttpServer {
     const connection = this.#connectionOf(request.socket)
     const turn = connection.last
     connection.last = exchange.closed
+    connection.request = request
     if (++connection.open > MAX_PIPELINED) request.socket.destroy()
     const done = this.#run(exchange, turn, answer).then(() => {
       connection.open--
@@ -228,7 +231,7 @@ class NodeHttpServer implements HttpServer {
   #connectionOf(socket: Duplex): Connection {
     const known = this.#connections.get(socket)
     if (known) return known
-    const connection: Connection = { open: 0, last: Promise.resolve(), broken: false }
+    const connection: Connection = { open: 0, last: Promise.resolve(), request: undefined, broken: false }
     this.#connections.set(socket, connection)
     return connection
   }
@@ -245,6 +248,12 @@ class NodeHttpServer implements HttpServer {
     if (connection.broken) return
     connection.broken = true
     this.#options.log.debug({ code: told.code, parser: error.code }, 'not a request')
+    const { request } = connection
+    if (connection.open > 0 && request?.complete === false) {
+      // It is the body of that one which breaks off, or is no body: whoever reads it would wait for ever.
+      request.destroy(error)
+      return
+    }
     void connection.last.then(() => sendRawError(socket, told))
   }
 
