@@ -5,9 +5,11 @@ import type { Digest } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
 import { LOCAL } from '../../src/store/metadata.ts'
 import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
+import { eventually } from '../support/app.ts'
 import { image, index, type Content, type Image } from '../support/images.ts'
 import { HOUR, startLocalRegistry, type LocalRegistry } from '../support/local-registry.ts'
 
+const NEVER = new AbortController().signal
 const DAY = 24 * HOUR
 /** Short, for a clock that is moved by hand: it only has to be longer than no time at all. */
 const GRACE = 10
@@ -120,6 +122,41 @@ test('a file that the index has never heard of goes', async (t) => {
   const collected = await registry.collect()
   t.match(collected, [{ what: 'blob', digest: stray.digest, bytes: 50, why: 'the index does not know it' }])
   t.same(await bytesHere(registry, [stray]), [false])
+})
+
+test('a push that adopts bytes just as they are to go wins', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const [blob] = app.blobs as [Content]
+  await registry.pushBlob('team/one', blob)
+  registry.now += DAY
+  const adopting = await registry.locks.exclusive(`blob ${blob.digest}`, NEVER)
+  const collecting = registry.collect()
+  const key = { registry: LOCAL, name: parseRepositoryName('team/two') }
+  // The link of the first has gone, so the collector stands before the lock.
+  await eventually('it is unlinked', async () => !(await registry.reader('team/one').holds(blob.digest)))
+  await registry.metadata.transaction((tx) => {
+    tx.putRepository(key, registry.now)
+    tx.linkBlob(key, blob.digest, blob.bytes.length, registry.now)
+  })
+  adopting[Symbol.dispose]()
+  await collecting
+  t.ok(await registry.reader('team/two').holds(blob.digest))
+})
+
+test('a manifest that was checked already gets all its blobs', async (t) => {
+  const registry = await startLocalRegistry(t)
+  for (const blob of app.blobs) await registry.pushBlob('team/app', blob)
+  registry.now += DAY
+  // Between its check and its commit a push waits for its manifest's own lock.
+  const between = await registry.locks.exclusive(`blob ${app.manifest.digest}`, NEVER)
+  const pushing = registry.pushManifest('team/app', app.manifest, '1')
+  const waits = registry.locks.exclusive('repository team/app', AbortSignal.timeout(100))
+  await t.rejects(waits, 'the push holds its repository')
+  const collecting = registry.collect()
+  between[Symbol.dispose]()
+  await Promise.all([pushing, collecting])
+  t.ok((await bytesHere(registry, everything(app))).every(Boolean))
+  for (const { digest } of app.blobs) t.ok(await registry.reader('team/app').holds(digest))
 })
 
 /**

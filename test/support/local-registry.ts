@@ -12,7 +12,7 @@ import { Uploads } from '../../src/registry/uploads.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
 import { openIngests } from '../../src/store/disk-ingest.ts'
 import { Hashers } from '../../src/store/hasher.ts'
-import { InProcessLocks } from '../../src/store/locks.ts'
+import { InProcessLocks, type Locks } from '../../src/store/locks.ts'
 import type { MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { createLog } from '../../src/telemetry/log.ts'
@@ -25,6 +25,7 @@ export interface LocalRegistry {
   readonly store: DiskBlobStore
   readonly metadata: MetadataStore
   readonly collector: Collector
+  readonly locks: Locks
   /** Of the clock that everything goes by; moved by hand. */
   now: number
   reader(name: string): LocalRepository
@@ -71,6 +72,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const registry: LocalRegistry = {
     store,
     metadata,
+    locks,
     collector: new Collector({ store, metadata, locks, graceMs, log, now }),
     get now() {
       return clock.now
