@@ -1,6 +1,7 @@
 /** A real entrepot, killed again and again in the midst of pushes, on one folder. */
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
+import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'tap'
 import { request } from 'undici'
@@ -82,7 +83,7 @@ class Client {
   async ask(
     method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE',
     where: string,
-    body: Buffer | AsyncIterable<Buffer> | null = null,
+    body: Buffer | Readable | null = null,
     headers: Record<string, string> = {},
   ): Promise<Answer> {
     const url = `${this.#url}${where.startsWith('/v2/') ? '' : '/v2/'}${where}`
@@ -140,7 +141,7 @@ class Client {
     const rest = blob.bytes.subarray(from)
     let last: Buffer | null = null
     if (way === 'streamed' && rest.length > 0) {
-      const { status } = await this.ask('PATCH', location, this.#slowly(rest))
+      const { status } = await this.ask('PATCH', location, Readable.from(this.#slowly(rest)))
       if (status !== 202) this.#fault(`a stream was answered ${status}`)
       upload.told = blob.bytes.length
       this.#ledger.acknowledge()
@@ -202,14 +203,16 @@ async function checkPulls(client: Client, ledger: Ledger, only: (key: string) =>
     const { status, body } = await client.ask('GET', where)
     if (status !== 200 || !body.equals(content.bytes)) faults.push(`${where} is answered ${status}`)
   }
-  for (const [key, content] of ledger.blobs) {
-    const [repository, digest] = key.split(' ')
-    if (only(key)) await isAt(`${repository}/blobs/${digest}`, content)
-  }
-  for (const [key, content] of ledger.tags) {
-    const [repository, tag] = key.split(':')
-    if (only(key)) await isAt(`${repository}/manifests/${tag}`, content)
-  }
+  const acknowledged = [...ledger.blobs, ...ledger.tags].filter(([key]) => only(key))
+  await Promise.all(
+    acknowledged.map(([key, content]) => {
+      const [repository, digest] = key.split(' ')
+      return isAt(
+        digest === undefined ? key.replace(':', '/manifests/') : `${repository}/blobs/${digest}`,
+        content,
+      )
+    }),
+  )
   for (const [repository, possible] of ledger.latest) {
     const { status, body } = await client.ask('GET', `${repository}/manifests/latest`)
     const found = possible.find(({ bytes }) => bytes.equals(body))
