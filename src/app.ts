@@ -20,6 +20,7 @@ import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
+import { Collector } from './registry/gc.ts'
 import { LocalNames } from './registry/local-names.ts'
 import { LocalRepository } from './registry/local.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
@@ -113,7 +114,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     )
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
     const budgetMs = overrides.budgetMs ?? BUDGET_MS
-    const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, now })
+    const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, locks, now })
     const blobs = closing.adopt(
       new BlobCache({
         store: cached,
@@ -121,6 +122,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         metadata: known,
         named: (repository, digest) => shelf.namedBlob(repository, digest),
         lease: new InProcessFillLease(),
+        locks,
         health,
         metrics,
         log,
@@ -164,6 +166,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     // What the collector counts from is never older than this.
     const touchEveryMs = Math.min(3_600_000, config.push.gcGrace / 24)
     const uploads = new Uploads({ store, ingests, metadata: index, locks, localNames, log, now })
+    const collector = new Collector({ store, metadata: index, locks, graceMs: config.push.gcGrace, log, now })
+    closing.use(collector.everyNowAndThen())
     const local: LocalContext = {
       store,
       ingests,

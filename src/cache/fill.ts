@@ -13,6 +13,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { IngestStore, VerifiedFile } from '../store/ingest.ts'
+import type { Locks } from '../store/locks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
@@ -33,6 +34,8 @@ export interface FillContext {
   readonly store: BlobStore
   readonly ingests: IngestStore
   readonly lease: FillLease
+  /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
+  readonly locks: Locks
   readonly health: StorageHealth
   readonly metrics: Metrics
   readonly log: Logger
@@ -61,6 +64,8 @@ export interface Attempt {
   /** Its digest is another: not a byte more of it is given out. */
   wrong: boolean
 }
+
+const NEVER = new AbortController().signal
 
 /** Below this a partial is not worth a place on the disk. */
 const WORTH_KEEPING: Bytes = 1024 * 1024
@@ -310,8 +315,9 @@ export class Fill {
 
   /** Followers have all they need by now; a failure here costs the next pull a download, nothing else. */
   async #adopt(file: VerifiedFile): Promise<void> {
-    const { store, health, log } = this.#context
+    const { store, locks, health, log } = this.#context
     try {
+      using _held = await locks.exclusive(`blob ${this.digest}`, NEVER)
       const blob = await store.adopt(file)
       health.worked()
       await this.#context.onAdopted(this, blob)

@@ -35,6 +35,9 @@ export interface Collected {
   readonly why: string
 }
 
+const MINUTE: Milliseconds = 60_000
+const HOUR: Milliseconds = 60 * MINUTE
+
 /** Rows of one look; between two of them everything else gets its turn. */
 const BATCH = 200
 
@@ -55,6 +58,26 @@ export class Collector {
     const run = this.#running.then(() => this.#run(options))
     this.#running = run.catch(() => undefined)
     return run
+  }
+
+  /** On its own schedule from now on, until it is disposed; a collection that runs then ends early. */
+  everyNowAndThen(): AsyncDisposable {
+    const { log, graceMs } = this.#options
+    const ending = new AbortController()
+    let running: Promise<unknown> = Promise.resolve()
+    const collect = (): void => {
+      running = this.run({ dryRun: false, signal: ending.signal }).catch((err: unknown) => {
+        if (!ending.signal.aborted) log.error({ err }, 'the collection failed')
+      })
+    }
+    const timer = setInterval(collect, Math.min(Math.max(graceMs / 24, MINUTE), HOUR)).unref()
+    return {
+      [Symbol.asyncDispose]: async () => {
+        clearInterval(timer)
+        ending.abort(new Error('shutting down'))
+        await running
+      },
+    }
   }
 
   async #run({ dryRun, signal }: { dryRun: boolean; signal: AbortSignal }): Promise<readonly Collected[]> {
