@@ -33,7 +33,7 @@ const VALUES: Record<string, string[]> = {
 const TYPES: Record<string, string[]> = {
   registry: ['store/locks.ts'],
   http: ['store/blob-store.ts'],
-  cache: ['upstream/slots.ts'],
+  cache: ['upstream/slots.ts', 'store/locks.ts'],
   config: ['config.ts'],
 }
 
