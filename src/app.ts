@@ -6,6 +6,7 @@
 import path from 'node:path'
 import type { Logger } from 'pino'
 import { BlobCache } from './cache/blob-cache.ts'
+import { repositoryKey } from './cache/origin.ts'
 import { InProcessFillLease } from './cache/fill-lease.ts'
 import { Listings } from './cache/listings.ts'
 import { ManifestCache } from './cache/manifest-cache.ts'
@@ -17,10 +18,14 @@ import { TolerantMetadata } from './cache/tolerant-metadata.ts'
 import { TolerantBlobStore } from './cache/tolerant-store.ts'
 import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
+import { isLoopback } from './http/pusher.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
+import { Collector } from './registry/gc.ts'
 import { LocalNames } from './registry/local-names.ts'
 import { LocalRepository } from './registry/local.ts'
+import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
 import { MirrorRepository, type MirrorContext } from './registry/mirror.ts'
+import { Uploads } from './registry/uploads.ts'
 import { hiddenLocalNames, NameRegistry, type UpstreamEntry } from './registry/registry.ts'
 import { StartError, startError } from './start-error.ts'
 import { DiskBlobStore } from './store/disk.ts'
@@ -28,6 +33,7 @@ import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles, type Files } from './store/files.ts'
 import { Hashers } from './store/hasher.ts'
 import { acquireRootLock } from './store/lock.ts'
+import { InProcessLocks } from './store/locks.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
@@ -89,7 +95,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
     const localNames = await LocalNames.load(index)
     refuseHiddenNames(config, localNames)
-    metadata = localNames.watched
+    metadata = index
+    const locks = new InProcessLocks()
     const health = new StorageHealth({ metrics, log, now })
     const store = new DiskBlobStore(root, files)
     const ingests = closing.adopt(
@@ -97,6 +104,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         root,
         files,
         hashers,
+        sessionTtlMs: config.push.sessionTtl,
         ...(overrides.partialLimits === undefined ? {} : { limits: overrides.partialLimits }),
         report: (error) => health.neglected(error),
       }),
@@ -112,7 +120,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       createEntry(config, upstream, { metrics, log, now, monotonic, shortestBudgetMs: staleBudgetMs }),
     )
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
-    const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, now })
+    const shelf = new ManifestShelf({ store: cached, ingests, metadata: known, locks, now })
     const blobs = closing.adopt(
       new BlobCache({
         store: cached,
@@ -120,6 +128,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         metadata: known,
         named: (repository, digest) => shelf.namedBlob(repository, digest),
         lease: new InProcessFillLease(),
+        locks,
         health,
         metrics,
         log,
@@ -155,14 +164,45 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       repositories: known.repositories,
     }
 
+    // What is pushed here.
+    const pushes = {
+      ...config.push,
+      local: config.local,
+      loopbackListener: isLoopback(config.server.host),
+    }
+    // What the collector counts from is never older than this.
+    const touchEveryMs = Math.min(3_600_000, config.push.gcGrace / 24)
+    const uploads = new Uploads({ store, ingests, metadata: index, locks, localNames, log, now })
+    const collector = new Collector({ store, metadata: index, locks, graceMs: config.push.gcGrace, log, now })
+    closing.use(collector.everyNowAndThen())
+    const local: LocalContext = {
+      store,
+      ingests,
+      metadata: index,
+      locks,
+      localNames,
+      uploads,
+      settings: pushes,
+      readableHere: async (name, digest) => {
+        const { repository } = await registry.resolve(name, undefined)
+        return repository.holds(digest)
+      },
+      log,
+      now,
+    }
+
     // The names, and the wire.
     const registry = new NameRegistry({
       upstreams,
       local: config.local,
-      denyPush: config.push.deny,
+      pushes,
       localNames,
       storageFailing: () => health.failing,
-      openLocal: (name) => new LocalRepository(store, index, name),
+      served: async (mirrored) =>
+        (await index.repositories.get(repositoryKey(mirrored)))?.servedAt !== undefined,
+      catalog: (page) => index.repositories.catalog(page),
+      openLocal: (name) => new LocalRepository({ store, metadata: index, touchEveryMs, log, now }, name),
+      openPushes: (name) => new LocalPushes(local, name),
       openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
     })
     const { cert, key } = config.server.tls

@@ -64,6 +64,9 @@ const upstreamSchema = section({
   }).prefault({}),
 })
 
+/** Characters of tags, and of names before a colon. */
+const TAG_GLOB = /^(?:[a-z0-9._/*-]+:)?[A-Za-z0-9._*-]+$/
+
 export const configSchema = section({
   server: section({
     host: text('a host name or an IP address', /^[A-Za-z0-9._:-]+$/).prefault('127.0.0.1'),
@@ -102,6 +105,12 @@ export const configSchema = section({
   push: section({
     anonymous: flag().prefault(false),
     deny: nameGlobs().prefault(['library/**']),
+    immutable: globs('a glob over tags, such as v*, or over name:tag, such as team/**:v*', TAG_GLOB).prefault(
+      [],
+    ),
+    sessionTtl: duration().prefault('24h'),
+    /** Default: as long as an upload may take. */
+    gcGrace: duration().optional(),
   }).prefault({}),
   /** Users come with a later release; until then the section has no keys. */
   auth: section({}).prefault({}),
@@ -117,8 +126,6 @@ const NOT_YET: readonly string[] = [
   'cache.pin',
   'upstreams.*.maxSize',
   'upstreams.*.segments',
-  'push.anonymous',
-  'push.deny',
 ]
 
 type Parsed = z.output<typeof configSchema>
@@ -152,7 +159,8 @@ export interface UpstreamConfig extends DeepReadonly<
   readonly proxy: string | undefined
 }
 
-export interface Config extends DeepReadonly<Omit<Parsed, 'upstreams'>> {
+export interface Config extends DeepReadonly<Omit<Parsed, 'upstreams' | 'push'>> {
+  readonly push: DeepReadonly<Parsed['push'] & { gcGrace: Milliseconds }>
   /** In the file's order. */
   readonly upstreams: readonly UpstreamConfig[]
   /** From `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, for upstreams without a `proxy` of their own. */
@@ -212,10 +220,18 @@ export function loadConfig(from: {
   if (source.problems.length > 0 || !result.data) throw new ConfigError(source.problems, from.file)
   return {
     config: complete(result.data, from.env, files),
-    warnings: NOT_YET.flatMap((key) => setPaths(source.tree, key.split('.'))).map(
-      (key) => `${key} is set, but this release does not act on it yet`,
-    ),
+    warnings: [
+      ...warningsOf(result.data),
+      ...NOT_YET.flatMap((key) => setPaths(source.tree, key.split('.'))).map(
+        (key) => `${key} is set, but this release does not act on it yet`,
+      ),
+    ],
   }
+}
+
+/** What is valid, and worth a second thought. */
+function warningsOf({ push, server }: Parsed): string[] {
+  return push.anonymous ? [`push.anonymous: whoever reaches ${server.host} may push`] : []
 }
 
 function readConfig(file: string | undefined): string {
@@ -297,7 +313,8 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
     httpsProxy: env['https_proxy'] || env['HTTPS_PROXY'] || undefined,
     noProxy: env['no_proxy'] || env['NO_PROXY'] || undefined,
   }
-  return { ...parsed, upstreams, proxyEnvironment }
+  const push = { ...parsed.push, gcGrace: parsed.push.gcGrace ?? parsed.push.sessionTtl }
+  return { ...parsed, upstreams, push, proxyEnvironment }
 }
 
 function credentialsOf(upstream: ParsedUpstream): CredentialSettings | undefined {

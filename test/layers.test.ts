@@ -31,8 +31,9 @@ const VALUES: Record<string, string[]> = {
 
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
+  registry: ['store/locks.ts'],
   http: ['store/blob-store.ts'],
-  cache: ['upstream/slots.ts'],
+  cache: ['upstream/slots.ts', 'store/locks.ts'],
   config: ['config.ts'],
 }
 

@@ -43,11 +43,15 @@ export class BlobAccess {
     size: Bytes,
     signal: AbortSignal,
   ): Promise<boolean> {
+    if (await this.isKnown(repository, digest, named)) return true
+    return (await this.ask(repository, digest, signal, size)) !== undefined
+  }
+
+  /** What we know without asking. */
+  async isKnown(repository: MirroredName, digest: Digest, named: boolean): Promise<boolean> {
     const { blobs } = this.#options.metadata
     const key = repositoryKey(repository)
-    if (await blobs.linked(key, digest)) return true
-    if (named && (await blobs.deliveredBy(key.registry, digest))) return true
-    return (await this.ask(repository, digest, signal, size)) !== undefined
+    return (await blobs.linked(key, digest)) || (named && (await blobs.deliveredBy(key.registry, digest)))
   }
 
   /** This upstream is delivering: what one of the repository's manifests names may be read. */

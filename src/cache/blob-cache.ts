@@ -91,6 +91,14 @@ export class BlobCache {
     }
   }
 
+  /** Whether that repository may read it without asking upstream, and it is here. */
+  async holds(repository: MirroredName, digest: Digest): Promise<boolean> {
+    const blob = await this.#options.store.stat(digest)
+    if (blob === undefined) return false
+    const named = (await this.#named(repository, digest))?.size === blob.size
+    return this.#access.isKnown(repository, digest, named)
+  }
+
   async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
     const running = this.#running.get(keyOf(repository, digest))
     if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {

@@ -13,6 +13,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { IngestStore, VerifiedFile } from '../store/ingest.ts'
+import type { Locks } from '../store/locks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
@@ -34,6 +35,8 @@ export interface FillContext {
   readonly store: BlobStore
   readonly ingests: IngestStore
   readonly lease: FillLease
+  /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
+  readonly locks: Locks
   readonly health: StorageHealth
   readonly metrics: Metrics
   readonly log: Logger
@@ -55,6 +58,8 @@ interface FillRequest {
 type Phase =
   | { readonly is: 'running' | 'verified' | 'absent' | 'diverted' }
   | { readonly is: 'failed'; readonly error: unknown }
+
+const NEVER = new AbortController().signal
 
 export class Fill {
   readonly origin: Origin
@@ -324,8 +329,9 @@ export class Fill {
 
   /** Followers have all they need by now; a failure here costs the next pull a download, nothing else. */
   async #adopt(file: VerifiedFile): Promise<void> {
-    const { store, health, log } = this.#context
+    const { store, locks, health, log } = this.#context
     try {
+      using _held = await locks.exclusive(`blob ${this.digest}`, NEVER)
       const blob = await store.adopt(file)
       health.worked()
       await this.#context.onAdopted(this, blob)

@@ -11,6 +11,7 @@ import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { BlobStore, Bytes } from '../store/blob-store.ts'
 import type { IngestStore } from '../store/ingest.ts'
+import type { Locks } from '../store/locks.ts'
 import type { ManifestRecord, MetadataStore } from '../store/metadata.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
@@ -21,12 +22,14 @@ export interface Manifest {
   readonly content: ManifestContent
 }
 
+const NEVER = new AbortController().signal
 const HOT_BYTES: Bytes = 64 * 1024 * 1024
 
 export class ManifestShelf {
   readonly #store: BlobStore
   readonly #ingests: IngestStore
   readonly #metadata: MetadataStore
+  readonly #locks: Locks
   readonly #now: () => Milliseconds
   readonly #hot = new LRUCache<Digest, Manifest>({
     maxSize: HOT_BYTES,
@@ -41,11 +44,13 @@ export class ManifestShelf {
     store: BlobStore
     ingests: IngestStore
     metadata: MetadataStore
+    locks: Locks
     now: () => Milliseconds
   }) {
     this.#store = options.store
     this.#ingests = options.ingests
     this.#metadata = options.metadata
+    this.#locks = options.locks
     this.#now = options.now
   }
 
@@ -138,6 +143,8 @@ export class ManifestShelf {
     const key = repositoryKey(repository)
     const { digest, bytes, content } = manifest
     this.#hot.set(digest, { ...manifest, bytes: onItsOwn(bytes) })
+    // Until the index knows it: a collector would find bytes that nobody names.
+    using _held = await this.#locks.exclusive(`blob ${digest}`, NEVER)
     if ((await this.#store.stat(digest)) === undefined) await this.#write(key.registry, manifest)
     const at = this.#now()
     await this.#metadata.transaction((tx) => {

@@ -7,6 +7,8 @@
 import type { Logger } from 'pino'
 import type {
   BlobIndex,
+  EventQueue,
+  GarbageIndex,
   ManifestIndex,
   MetadataStore,
   MetadataTransaction,
@@ -22,6 +24,8 @@ export class TolerantMetadata implements MetadataStore {
   readonly tags: TagIndex
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
+  readonly events: EventQueue
+  readonly garbage: GarbageIndex
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
   readonly #writes: Outage
@@ -44,6 +48,8 @@ export class TolerantMetadata implements MetadataStore {
       }
     }
     this.#inner = inner
+    this.events = inner.events
+    this.garbage = inner.garbage
     this.#metrics = options.metrics
     this.#writes = new Outage({
       ...options,
@@ -53,10 +59,12 @@ export class TolerantMetadata implements MetadataStore {
     this.repositories = {
       get: (repository) => or(undefined, inner.repositories.get(repository)),
       list: (registry, page) => or([], inner.repositories.list(registry, page)),
+      catalog: (page, containing) => or([], inner.repositories.catalog(page, containing)),
     }
     this.tags = {
       get: (repository, tag) => or(undefined, inner.tags.get(repository, tag)),
       list: (repository, page) => or([], inner.tags.list(repository, page)),
+      naming: (repository, digest) => or([], inner.tags.naming(repository, digest)),
     }
     this.manifests = {
       get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
@@ -66,6 +74,7 @@ export class TolerantMetadata implements MetadataStore {
     }
     this.blobs = {
       linked: (repository, digest) => or(false, inner.blobs.linked(repository, digest)),
+      linkedAt: (repository, digest) => or(undefined, inner.blobs.linkedAt(repository, digest)),
       deliveredBy: (registry, digest) => or(false, inner.blobs.deliveredBy(registry, digest)),
       size: (digest) => or(undefined, inner.blobs.size(digest)),
     }

@@ -1,5 +1,5 @@
 /**
- * GET and HEAD …/blobs/<digest>: whole, in one part, or in several.
+ * …/blobs/<digest>: GET and HEAD, whole, in one part, or in several; DELETE.
  *
  * The head goes out only when the first bytes may: until then every failure can still become an error body.
  * Spec: distribution-spec § Pulling blobs; RFC 9110 § 14.
@@ -12,6 +12,7 @@ import type { BlobAnswer } from '../registry/repository.ts'
 import type { Exchange } from './exchange.ts'
 import { pullHeaders, resolveRepository, type Services } from './pull.ts'
 import { pump, write, type BufferPool } from './pump.ts'
+import { pushTarget } from './pusher.ts'
 import {
   contentRange,
   etagOf,
@@ -24,6 +25,19 @@ import {
 } from './range.ts'
 
 const BLOB_TYPE = 'application/octet-stream'
+
+export async function deleteBlob(
+  exchange: Exchange,
+  route: RouteTo<'blob'>,
+  services: Services,
+): Promise<void> {
+  exchange.fields.digest = route.digest
+  const target = await pushTarget(exchange, route, services)
+  if (!(await target.deleteBlob(route.digest))) {
+    throw new OciError('BLOB_UNKNOWN', { name: route.repository, digest: route.digest })
+  }
+  exchange.sendEmpty(202, { 'Content-Length': 0 })
+}
 
 export async function serveBlob(
   exchange: Exchange,

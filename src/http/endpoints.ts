@@ -1,13 +1,15 @@
 /** Request -> handler. Everything is parsed to typed values before any handler runs. */
 import { OciError } from '../oci/errors.ts'
-import { parseRoute, type Route, type RouteTo } from '../oci/route.ts'
-import { serveBlob } from './blobs.ts'
+import { parseRoute, type Route } from '../oci/route.ts'
+import { deleteBlob, serveBlob } from './blobs.ts'
+import { serveCatalog } from './catalog.ts'
 import type { Exchange } from './exchange.ts'
-import { serveManifest } from './manifests.ts'
+import { deleteManifest, putManifest, serveManifest } from './manifests.ts'
 import { serveLivez, serveMetrics, serveReadyz } from './ops.ts'
-import { namespaceOf, type Services } from './pull.ts'
+import type { Services } from './pull.ts'
 import { serveReferrers } from './referrers.ts'
 import { serveTags } from './tags.ts'
+import { serveUpload, serveUploads } from './uploads.ts'
 
 /** @throws OciError, or a bug's error; the response's head may have been sent by then */
 export async function serve(exchange: Exchange, services: Services): Promise<void> {
@@ -27,7 +29,6 @@ export async function serve(exchange: Exchange, services: Services): Promise<voi
 }
 
 async function dispatch(exchange: Exchange, route: Route, services: Services): Promise<void> {
-  const writes = route.access === 'push' || route.access === 'delete'
   switch (route.endpoint) {
     case 'base':
       exchange.sendJson(200, {})
@@ -42,14 +43,15 @@ async function dispatch(exchange: Exchange, route: Route, services: Services): P
       await serveMetrics(exchange, services)
       return
     case 'catalog':
-      throw new OciError('UNSUPPORTED', undefined, { message: 'there is no catalog here' })
+      await serveCatalog(exchange, route, services)
+      return
     case 'manifest':
-      exchange.allowed = ['GET', 'HEAD']
-      await (writes ? refuse(route, services) : serveManifest(exchange, route, services))
+      await (
+        route.access === 'pull' ? serveManifest : route.access === 'push' ? putManifest : deleteManifest
+      )(exchange, route, services)
       return
     case 'blob':
-      exchange.allowed = ['GET', 'HEAD']
-      await (writes ? refuse(route, services) : serveBlob(exchange, route, services))
+      await (route.access === 'pull' ? serveBlob : deleteBlob)(exchange, route, services)
       return
     case 'tags':
       await serveTags(exchange, route, services)
@@ -58,15 +60,9 @@ async function dispatch(exchange: Exchange, route: Route, services: Services): P
       await serveReferrers(exchange, route, services)
       return
     case 'uploads':
+      await serveUploads(exchange, route, services)
+      return
     case 'upload':
-      await refuse(route, services)
+      await serveUpload(exchange, route, services)
   }
-}
-
-/** Every write, whatever it is: why is for the registry to say. */
-function refuse(
-  route: RouteTo<'manifest' | 'blob' | 'uploads' | 'upload'>,
-  { registry }: Services,
-): Promise<never> {
-  return registry.refuseWrite(route.repository, namespaceOf(route.query))
 }

@@ -45,8 +45,6 @@ export class Exchange {
   readonly closed: Promise<void>
   /** Body bytes that left. */
   bytes = 0
-  /** Methods that would work here; for a 405 that does not say it itself. */
-  allowed: readonly string[] = []
   readonly #leave = new AbortController()
   readonly #close: () => void
   #failure: unknown
@@ -94,6 +92,11 @@ export class Exchange {
   get hasBody(): boolean {
     const { headers } = this.request
     return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+  }
+
+  /** For a client that waits for `100 Continue`: its body will be read. */
+  welcomeBody(): void {
+    if (this.request.headers.expect !== undefined && !this.request.complete) this.response.writeContinue()
   }
 
   /** Or the answer is complete: it is over either way. */
@@ -150,7 +153,7 @@ export class Exchange {
     this.#discardBody()
     this.sendJson(told.status, told, {
       ...headers,
-      ...(told.status === 405 ? { Allow: (told.allow ?? this.allowed).join(', ') } : {}),
+      ...(told.status === 405 ? { Allow: (told.allow ?? []).join(', ') } : {}),
       ...(told.retryAfterSeconds === undefined ? {} : { 'Retry-After': Math.ceil(told.retryAfterSeconds) }),
     })
   }

@@ -1,15 +1,19 @@
 /**
- * GET and HEAD …/manifests/<reference>.
+ * …/manifests/<reference>: GET, HEAD, PUT, DELETE.
  *
  * The bytes and their type go out exactly as they came in; `Accept` selects nothing.
- * Spec: distribution-spec § Pulling manifests.
+ * Spec: distribution-spec § Pulling manifests, § Pushing manifests, § Deleting.
  */
 import type { OutgoingHttpHeaders } from 'node:http'
+import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import { OciError } from '../oci/errors.ts'
+import { parseTag } from '../oci/reference.ts'
 import type { RouteTo } from '../oci/route.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 import type { Exchange } from './exchange.ts'
+import { readBody } from './body.ts'
 import { pullHeaders, resolveRepository, type Services } from './pull.ts'
+import { pushTarget } from './pusher.ts'
 import { etagOf, matchesNone } from './range.ts'
 
 export async function serveManifest(
@@ -44,4 +48,42 @@ export async function serveManifest(
 
 function identity({ digest }: ManifestHead): OutgoingHttpHeaders {
   return { 'Docker-Content-Digest': digest, ETag: etagOf(digest) }
+}
+
+/** Most `tag` parameters of one push. */
+const MAX_TAGS = 100
+
+export async function putManifest(
+  exchange: Exchange,
+  route: RouteTo<'manifest'>,
+  services: Services,
+): Promise<void> {
+  exchange.fields.ref = route.reference
+  const target = await pushTarget(exchange, route, services)
+  const tags = route.query.getAll('tag').map((tag) => parseTag(tag))
+  if (tags.length > MAX_TAGS) throw new OciError('TAG_INVALID', { tags: tags.length, limit: MAX_TAGS })
+  const bytes = await readBody(exchange, MAX_MANIFEST_BYTES, new OciError('MANIFEST_TOO_LARGE'))
+  const mediaType = exchange.header('content-type')
+  const kept = await target.putManifest(route.reference, { bytes, mediaType, tags })
+  exchange.fields.digest = kept.digest
+  exchange.sendEmpty(201, {
+    Location: `/v2/${route.repository}/manifests/${kept.digest}`,
+    'Docker-Content-Digest': kept.digest,
+    'Content-Length': 0,
+    ...(kept.subject === undefined ? {} : { 'OCI-Subject': kept.subject }),
+    ...(tags.length === 0 ? {} : { 'OCI-Tag': tags }),
+  })
+}
+
+export async function deleteManifest(
+  exchange: Exchange,
+  route: RouteTo<'manifest'>,
+  services: Services,
+): Promise<void> {
+  exchange.fields.ref = route.reference
+  const target = await pushTarget(exchange, route, services)
+  if (!(await target.deleteManifest(route.reference))) {
+    throw new OciError('MANIFEST_UNKNOWN', { name: route.repository, reference: route.reference })
+  }
+  exchange.sendEmpty(202, { 'Content-Length': 0 })
 }

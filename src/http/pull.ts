@@ -13,6 +13,8 @@ export interface Services {
   readonly metrics: Metrics
   readonly buffers: BufferPool
   readonly draining: () => boolean
+  /** The address we listen on. */
+  readonly listener: () => string
 }
 
 /** RFC 9111 § 5.5 and distribution-spec: a client shows it to its user. The whole of it at most 4096 bytes. */

@@ -71,6 +71,8 @@ interface Connection {
   open: number
   /** Resolves when the request that came last is answered. */
   last: Promise<void>
+  /** The one that came last. */
+  request: IncomingMessage | undefined
   /** The parser has given up on it; nothing more will be read. */
   broken: boolean
 }
@@ -85,13 +87,20 @@ class NodeHttpServer implements HttpServer {
   /** Until its handler has returned and its line is written. */
   readonly #running = new Map<Exchange, Promise<void>>()
   #draining = false
+  #listener = ''
   #stopWatching: (() => void) | undefined
 
   constructor(options: HttpServerOptions) {
     this.#options = options
     this.#timeouts = { ...TIMEOUTS, ...options.timeouts }
     const { registry, metrics } = options
-    this.#services = { registry, metrics, buffers: new BufferPool(), draining: () => this.#draining }
+    this.#services = {
+      registry,
+      metrics,
+      buffers: new BufferPool(),
+      draining: () => this.#draining,
+      listener: () => this.#listener,
+    }
     const limits = {
       // No limit for a whole request: a layer may take an hour. Idle ones are ended by `idleMs`.
       requestTimeout: 0,
@@ -118,7 +127,9 @@ class NodeHttpServer implements HttpServer {
     this.#server.once('error', reject)
     this.#server.listen({ host, port }, () => {
       this.#server.off('error', reject)
-      resolve(this.#server.address() as AddressInfo)
+      const address = this.#server.address() as AddressInfo
+      this.#listener = address.address
+      resolve(address)
     })
     try {
       return await promise
@@ -186,6 +197,7 @@ class NodeHttpServer implements HttpServer {
     const connection = this.#connectionOf(request.socket)
     const turn = connection.last
     connection.last = exchange.closed
+    connection.request = request
     if (++connection.open > MAX_PIPELINED) request.socket.destroy()
     const done = this.#run(exchange, turn, answer).then(() => {
       connection.open--
@@ -219,7 +231,7 @@ class NodeHttpServer implements HttpServer {
   #connectionOf(socket: Duplex): Connection {
     const known = this.#connections.get(socket)
     if (known) return known
-    const connection: Connection = { open: 0, last: Promise.resolve(), broken: false }
+    const connection: Connection = { open: 0, last: Promise.resolve(), request: undefined, broken: false }
     this.#connections.set(socket, connection)
     return connection
   }
@@ -236,6 +248,12 @@ class NodeHttpServer implements HttpServer {
     if (connection.broken) return
     connection.broken = true
     this.#options.log.debug({ code: told.code, parser: error.code }, 'not a request')
+    const { request } = connection
+    if (connection.open > 0 && request?.complete === false) {
+      // It is the body of that one which breaks off, or is no body: whoever reads it would wait for ever.
+      request.destroy(error)
+      return
+    }
     void connection.last.then(() => sendRawError(socket, told))
   }
 

@@ -13,7 +13,8 @@ import { parseReference, parseRepositoryName, type Reference, type RepositoryNam
 export type Access = 'pull' | 'push' | 'delete' | 'catalog' | 'none'
 
 export type Route = { readonly access: Access; readonly query: URLSearchParams } & (
-  | { readonly endpoint: 'base' | 'catalog' | 'livez' | 'readyz' | 'metrics' }
+  | { readonly endpoint: 'base' | 'livez' | 'readyz' | 'metrics' }
+  | { readonly endpoint: 'catalog' }
   | { readonly endpoint: 'manifest'; readonly repository: RepositoryName; readonly reference: Reference }
   | { readonly endpoint: 'blob'; readonly repository: RepositoryName; readonly digest: Digest }
   | { readonly endpoint: 'uploads'; readonly repository: RepositoryName }

@@ -5,7 +5,7 @@
  * may it fail the pull of a name that is not local. So every local name is known here too: all there are at the
  * start, each new one before it is written.
  */
-import { LOCAL, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
+import { LOCAL, type MetadataStore } from '../store/metadata.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 
 const PAGE = 1_000
@@ -44,32 +44,13 @@ export class LocalNames {
     }
   }
 
-  /** The index, for whoever writes local repositories. */
-  get watched(): MetadataStore {
-    const { repositories, tags, manifests, blobs } = this.#index
-    return {
-      repositories,
-      tags,
-      manifests,
-      blobs,
-      transaction: (fill) => this.#index.transaction((tx) => fill(this.#watch(tx))),
-      close: () => this.#index.close(),
-    }
+  /** Before it is written: a name that is local for the index is local here. */
+  add(name: RepositoryName): void {
+    this.#known.add(name)
   }
 
-  #watch(tx: MetadataTransaction): MetadataTransaction {
-    return {
-      putRepository: (repository, servedAt) => {
-        if (repository.registry === LOCAL) this.#known.add(repository.name)
-        tx.putRepository(repository, servedAt)
-      },
-      putManifest: (...facts) => tx.putManifest(...facts),
-      putTag: (...facts) => tx.putTag(...facts),
-      confirmTag: (...facts) => tx.confirmTag(...facts),
-      buryTag: (...facts) => tx.buryTag(...facts),
-      linkBlob: (...facts) => tx.linkBlob(...facts),
-      recordDelivery: (...facts) => tx.recordDelivery(...facts),
-      forgetBlob: (...facts) => tx.forgetBlob(...facts),
-    }
+  /** After its tombstone is gone from the index. */
+  delete(name: RepositoryName): void {
+    this.#known.delete(name)
   }
 }

@@ -1,6 +1,7 @@
 /**
  * A repository that was pushed here. Nothing of it is ever asked of, or named to, an upstream.
  */
+import type { Logger } from 'pino'
 import type {
   BlobAnswer,
   BlobHead,
@@ -11,26 +12,43 @@ import type {
 } from '../cache/answers.ts'
 import { ReaderSource } from '../cache/reader-source.ts'
 import type { Digest } from '../oci/digest.ts'
-import { MEDIA_TYPES, type Descriptor } from '../oci/descriptor.ts'
 import { parsePage } from '../oci/pagination.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import type { BlobReader, BlobStore } from '../store/blob-store.ts'
-import { LOCAL, type ManifestRecord, type MetadataStore, type RepositoryKey } from '../store/metadata.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type ManifestRecord,
+  type MetadataStore,
+  type RepositoryKey,
+} from '../store/metadata.ts'
+import { referrersPage } from './referrers.ts'
 import type { Repository } from './repository.ts'
 
 /** A page when the client names no number. */
 const MOST_TAGS = 10_000
 
+interface LocalOptions {
+  readonly store: BlobStore
+  readonly metadata: MetadataStore
+  /** That somebody was told "it is here" is written down no more often than this, per blob. */
+  readonly touchEveryMs: number
+  readonly log: Logger
+  readonly now: () => EpochMs
+}
+
 export class LocalRepository implements Repository {
   readonly kind = 'local'
   readonly registry = LOCAL
+  readonly #options: LocalOptions
   readonly #store: BlobStore
   readonly #metadata: MetadataStore
   readonly #key: RepositoryKey
 
-  constructor(store: BlobStore, metadata: MetadataStore, name: RepositoryName) {
-    this.#store = store
-    this.#metadata = metadata
+  constructor(options: LocalOptions, name: RepositoryName) {
+    this.#options = options
+    this.#store = options.store
+    this.#metadata = options.metadata
     this.#key = { registry: LOCAL, name }
   }
 
@@ -47,10 +65,29 @@ export class LocalRepository implements Repository {
     return { ...record, bytes: await readAll(reader), cache: 'local' }
   }
 
+  async holds(digest: Digest): Promise<boolean> {
+    const linked = await this.#metadata.blobs.linked(this.#key, digest)
+    return linked && (await this.#store.stat(digest)) !== undefined
+  }
+
   async headBlob(digest: Digest): Promise<BlobHead | undefined> {
-    if (!(await this.#metadata.blobs.linked(this.#key, digest))) return undefined
+    const linkedAt = await this.#metadata.blobs.linkedAt(this.#key, digest)
+    if (linkedAt === undefined) return undefined
+    await this.#touch(digest, linkedAt)
     const blob = await this.#store.stat(digest)
     return blob === undefined ? undefined : { ...blob, cache: 'local' }
+  }
+
+  /** Keeps it from the collector for another grace period, before anybody is told that it is here. */
+  async #touch(digest: Digest, linkedAt: EpochMs): Promise<void> {
+    const { touchEveryMs, log, now } = this.#options
+    if (now() - linkedAt < touchEveryMs) return
+    try {
+      await this.#metadata.transaction((tx) => tx.touchBlob(this.#key, digest, now()))
+    } catch (error) {
+      // Whoever pulls need not suffer from a database that takes no writes.
+      log.debug({ err: error, digest }, 'a look at a blob was not remembered')
+    }
   }
 
   async blob(digest: Digest): Promise<BlobAnswer | undefined> {
@@ -87,15 +124,8 @@ export class LocalRepository implements Repository {
   }
 
   async referrers(subject: Digest, query: URLSearchParams): Promise<ReferrersAnswer> {
-    const wanted = query.get('artifactType')
-    const all: Descriptor[] = await this.#metadata.manifests.referrers(this.#key, subject)
-    const manifests = wanted === null ? all : all.filter(({ artifactType }) => artifactType === wanted)
-    return {
-      bytes: Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests })),
-      filtersApplied: wanted === null ? undefined : 'artifactType',
-      next: undefined,
-      cache: 'local',
-    }
+    const all = await this.#metadata.manifests.referrers(this.#key, subject)
+    return { ...referrersPage(all, query), cache: 'local' }
   }
 
   async #resolve(reference: Reference): Promise<ManifestRecord | undefined> {
@@ -106,7 +136,7 @@ export class LocalRepository implements Repository {
   }
 }
 
-async function readAll(reader: BlobReader): Promise<Buffer> {
+export async function readAll(reader: BlobReader): Promise<Buffer> {
   const bytes = Buffer.alloc(reader.size)
   for (let at = 0; at < bytes.length;) {
     const length = await reader.read(bytes.subarray(at), at)

@@ -70,6 +70,10 @@ export class MirrorRepository implements Repository {
     return this.#head(() => this.#context.blobs.head(this.#mirrored, digest, signal))
   }
 
+  holds(digest: Digest): Promise<boolean> {
+    return this.#context.blobs.holds(this.#mirrored, digest)
+  }
+
   async blob(
     digest: Digest,
     { ranged, signal }: { ranged: boolean; signal: AbortSignal },

@@ -12,6 +12,8 @@ import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
 import type { LocalNames } from './local-names.ts'
+import { assertMayPush, type PushDestination, type PushSettings } from './push-rules.ts'
+import type { Pusher, PushTarget } from './pushes.ts'
 import type { Repository } from './repository.ts'
 
 /** The rule that took a name. */
@@ -28,8 +30,15 @@ export interface Resolution {
 export interface Registry {
   /** @throws OciError NAME_UNKNOWN when no rule takes the name, DENIED when the upstream's globs refuse it */
   resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution>
-  /** Why a write to that name is refused. Pushes come with their own issue; until then every write is. */
-  refuseWrite(name: RepositoryName, namespace: string | undefined): Promise<never>
+  /**
+   * Where a write to that name goes.
+   *
+   * @throws OciError DENIED with the rule that refuses it and a name that would work; NAME_UNKNOWN for an unknown
+   *   namespace
+   */
+  pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget>
+  /** @param page `last` is exclusive. @returns names as they are pulled here, local and cached ones */
+  catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]>
   /** For `/readyz`: what works less than it should; never a reason to be restarted. */
   health(): RegistryHealth
 }
@@ -61,11 +70,14 @@ interface NameRegistryOptions {
   readonly upstreams: readonly UpstreamEntry[]
   /** Globs of names that are always ours. */
   readonly local: readonly string[]
-  /** Globs of names nobody may push to. */
-  readonly denyPush: readonly string[]
+  readonly pushes: PushSettings
   readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
+  /** Something of that repository was served here. */
+  readonly served: (mirrored: MirroredName) => Promise<boolean>
+  readonly catalog: Registry['catalog']
   readonly openLocal: (name: RepositoryName) => Repository
+  readonly openPushes: (name: RepositoryName) => PushTarget
   readonly openMirror: (mirrored: MirroredName, maybeFirstPush: boolean) => Repository
 }
 
@@ -115,22 +127,28 @@ export class NameRegistry implements Registry {
     return { repository: this.#options.openMirror(mirrored, rule === 'default'), namespace, rule }
   }
 
-  async refuseWrite(name: RepositoryName, namespace: string | undefined): Promise<never> {
+  async pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
+    const destination = await this.#pushDestination(name, namespace)
+    assertMayPush(name, destination, pusher, this.#options.pushes)
+    return this.#options.openPushes(name)
+  }
+
+  catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]> {
+    return this.#options.catalog(page)
+  }
+
+  async #pushDestination(name: RepositoryName, namespace: string | undefined): Promise<PushDestination> {
     const destination = await this.#route(name, namespace)
-    const free = destination === undefined || destination.rule === 'default'
-    if (!free && 'entry' in destination) {
-      const { key } = destination.entry.origin.upstream
-      const sign = namespace === undefined ? `${name.slice(0, name.indexOf('/'))}/` : `ns=${namespace}`
-      throw new OciError(
-        'DENIED',
-        { name, upstream: key },
-        { message: `${sign} makes it a name of ${key}, which is mirrored here and cannot be pushed to` },
-      )
+    if (destination === undefined) return { is: 'unclaimed' }
+    if (!('entry' in destination)) return { is: destination.rule }
+    const { origin } = destination.entry
+    const upstream = origin.upstream.key
+    if (destination.rule === 'default') {
+      const served = await this.#options.served({ origin, name: destination.name })
+      return { is: 'default', upstream, served }
     }
-    if (free && matchesAny(this.#options.denyPush, name)) {
-      throw new OciError('DENIED', { name }, { message: 'push.deny reserves this name' })
-    }
-    throw new OciError('UNSUPPORTED', { name }, { message: 'this release takes no pushes' })
+    const sign = namespace === undefined ? `${name.slice(0, name.indexOf('/'))}/` : `ns=${namespace}`
+    return { is: 'claimed', upstream, sign }
   }
 
   health(): RegistryHealth {

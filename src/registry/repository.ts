@@ -24,6 +24,8 @@ export interface Repository {
 
   headManifest(reference: Reference, signal: AbortSignal): Promise<ManifestHead | undefined>
   manifest(reference: Reference, signal: AbortSignal): Promise<ManifestAnswer | undefined>
+  /** Whether it may be read under this name, and is here. Asks no upstream. */
+  holds(digest: Digest): Promise<boolean>
   headBlob(digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined>
   /** `ranged` is true when the client asked for parts: such pulls set nothing else in motion. */
   blob(digest: Digest, options: { ranged: boolean; signal: AbortSignal }): Promise<BlobAnswer | undefined>

@@ -1,24 +1,43 @@
 /**
- * The folder of partial files: `<root>/ingest/<algorithm>-<hex>.<random>.part`, each with a `.json` beside it.
+ * The folder of partial files: `<root>/ingest/<algorithm>-<hex>.<random>.part` for a download and
+ * `<root>/ingest/upload-<session>.part` for an upload, each with a `.json` beside it.
  *
- * A partial file belongs to one ingest at a time. What an earlier process left is found once, at the start:
- * only what its sidecar vouches for counts, and what nobody came back for within a day is removed.
+ * A partial file belongs to one ingest at a time. What an earlier process left is found once, at the start.
+ * Of a download only what its sidecar vouches for counts. An upload is written from 0 on without gaps, so as
+ * long as the machine has not gone down all of its file counts. What nobody came back for in time is removed.
  */
 import { randomBytes } from 'node:crypto'
 import path from 'node:path'
-import { algorithmOf, hexOf } from '../oci/digest.ts'
+import { currentBoot } from './boot.ts'
 import { ExtentMap } from './extents.ts'
 import { nodeFiles, type Files } from './files.ts'
 import { OpenFile } from './open-file.ts'
-import { DEFAULT_LIMITS, PartialFile, type PartialLimits } from './partial-file.ts'
+import {
+  DEFAULT_LIMITS,
+  DownloadFile,
+  UploadFile,
+  type PartialFile,
+  type PartialFileOptions,
+  type PartialLimits,
+} from './partial-file.ts'
+import {
+  fileBase,
+  isNamedFor,
+  isUpload,
+  keyOf,
+  parseFileName,
+  uploadKey,
+  type PartialIdentity,
+} from './partial-identity.ts'
 import { readSidecar } from './sidecar.ts'
+import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Hashers } from './hasher.ts'
-import type { Ingest, IngestIdentity, IngestStore } from './ingest.ts'
+import type { Ingest, IngestIdentity, IngestStore, UploadIdentity, UploadIngest } from './ingest.ts'
 
-const MAX_AGE_MS = 24 * 60 * 60 * 1000
+const DAY_MS = 24 * 60 * 60 * 1000
 
-const OUR_NAMES = /^((?:sha256|sha512)-[0-9a-f]+\.[0-9a-f]+)\.(part|json|json\.tmp)$/
+const SWEEP_EVERY_MS = 10 * 60 * 1000
 
 export interface IngestOptions {
   /** `storage.root`. */
@@ -26,22 +45,28 @@ export interface IngestOptions {
   readonly hashers: Hashers
   readonly files?: Files
   readonly limits?: Partial<PartialLimits>
+  /** Of uploads that nobody writes to; downloads are kept for a day. */
+  readonly sessionTtlMs?: number
+  /** The run of the machine; for tests of power cuts. */
+  readonly boot?: string
   readonly now?: () => number
   /** Failures that cost only the chance to resume, or some space for a while. */
   readonly report?: (error: unknown) => void
 }
 
 /** A partial file that nobody writes. */
-interface Idle {
+interface Idle<Identity extends PartialIdentity = PartialIdentity> {
   readonly stem: string
-  readonly identity: IngestIdentity
+  readonly identity: Identity
   readonly extents: ExtentMap
   readonly bytes: Bytes
+  /** How many of them may not be on the disk yet. */
+  readonly unsynced: Bytes
   readonly modifiedAt: number
 }
 
 export async function openIngests(options: IngestOptions): Promise<IngestStore> {
-  const store = new DiskIngests(options)
+  const store = new DiskIngests(options, options.boot ?? (await currentBoot()))
   await store.scan()
   return store
 }
@@ -51,21 +76,27 @@ class DiskIngests implements IngestStore {
   readonly #files: Files
   readonly #hashers: Hashers
   readonly #limits: PartialLimits
+  readonly #sessionTtlMs: number
+  readonly #boot: string | undefined
   readonly #now: () => number
   readonly #report: (error: unknown) => void
   readonly #live = new Set<PartialFile>()
   readonly #idle = new Map<string, Idle>()
   /** What could not be removed. None of these names is used again. */
   readonly #litter = new Set<string>()
+  readonly #sweeping: NodeJS.Timeout
   #closed = false
 
-  constructor(options: IngestOptions) {
+  constructor(options: IngestOptions, boot: string | undefined) {
     this.#folder = path.resolve(options.root, 'ingest')
     this.#files = options.files ?? nodeFiles
     this.#hashers = options.hashers
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits }
+    this.#sessionTtlMs = options.sessionTtlMs ?? DAY_MS
+    this.#boot = boot
     this.#now = options.now ?? Date.now
     this.#report = options.report ?? (() => undefined)
+    this.#sweeping = setInterval(() => void this.#expire(), SWEEP_EVERY_MS).unref()
   }
 
   get bytes(): Bytes {
@@ -81,10 +112,10 @@ class DiskIngests implements IngestStore {
     await this.#files.syncFolder(path.dirname(this.#folder))
     const stems = new Set<string>()
     for (const name of (await this.#files.list(this.#folder)) ?? []) {
-      const [, stem, ending] = OUR_NAMES.exec(name) ?? []
-      if (stem === undefined) continue
-      if (ending === 'json.tmp') await this.#removeFile(path.join(this.#folder, name))
-      else stems.add(path.join(this.#folder, stem))
+      const ours = parseFileName(name)
+      if (ours === undefined) continue
+      if (ours.ending === 'json.tmp') await this.#removeFile(path.join(this.#folder, name))
+      else stems.add(path.join(this.#folder, ours.base))
     }
     for (const stem of stems) {
       const idle = await this.#examine(stem).catch(this.#report)
@@ -94,40 +125,78 @@ class DiskIngests implements IngestStore {
   }
 
   async open(identity: IngestIdentity, options: { fresh?: boolean } = {}): Promise<Ingest> {
-    if (this.#closed) throw new Error('the folder of partial files has been closed')
-    await this.#expire()
-    for (const file of [...this.#litter]) await this.#removeFile(file)
-    const idle = this.#take(identity)
+    await this.#prepare()
+    const idle = this.#take<IngestIdentity>(keyOf(identity))
     if (idle) {
-      const resumed = options.fresh === true ? undefined : await this.#resume(idle)
+      const resumed =
+        options.fresh === true ? undefined : await this.#resume(idle, (it) => new DownloadFile(it))
       if (resumed) return resumed
       await this.#remove(idle.stem)
     }
-    const name = `${algorithmOf(identity.digest)}-${hexOf(identity.digest)}.${randomBytes(6).toString('hex')}`
-    const stem = path.join(this.#folder, name)
-    const file = await OpenFile.open(this.#files, `${stem}.part`, 'wx+')
-    return this.#start(identity, stem, file, new ExtentMap())
+    return this.#create(identity, (it) => new DownloadFile(it))
+  }
+
+  async createUpload(identity: UploadIdentity): Promise<UploadIngest> {
+    await this.#prepare()
+    const upload = await this.#create(identity, (it) => new UploadFile(it))
+    try {
+      await upload.note()
+    } catch (error) {
+      await upload.discard()
+      throw error
+    }
+    return upload
+  }
+
+  async openUpload(session: string, repository: RepositoryName): Promise<UploadIngest | undefined> {
+    await this.#prepare()
+    const key = uploadKey(session)
+    const found = this.#idle.get(key)?.identity
+    if (found === undefined || !isUpload(found) || found.repository !== repository) return undefined
+    const idle = this.#take<UploadIdentity>(key)
+    if (idle === undefined) return undefined
+    const resumed = await this.#resume(idle, (it) => new UploadFile(it))
+    if (resumed === undefined) await this.#remove(idle.stem)
+    // Its sidecar may be of an earlier run of the machine, and would vouch for nothing that is written now.
+    else await resumed.save()
+    return resumed
   }
 
   async close(): Promise<void> {
     this.#closed = true
+    clearInterval(this.#sweeping)
     await Promise.all([...this.#live].map((ingest) => ingest.keep()))
   }
 
-  /** What the sidecar says and the file confirms; `undefined` when that is nothing. */
+  async #prepare(): Promise<void> {
+    if (this.#closed) throw new Error('the folder of partial files has been closed')
+    await this.#expire()
+    for (const file of [...this.#litter]) await this.#removeFile(file)
+  }
+
+  /** What counts of it; `undefined` when that is nothing. */
   async #examine(stem: string): Promise<Idle | undefined> {
     const info = await this.#files.stat(`${stem}.part`)
-    if (info?.kind !== 'file' || this.#now() - info.modifiedAt > MAX_AGE_MS) return undefined
+    if (info?.kind !== 'file') return undefined
     // It was adopted, and of that rename a power loss left both names: whoever writes here writes to the blob.
     if (info.links > 1) return undefined
     const sidecar = await readSidecar(this.#files, `${stem}.json`)
-    if (!sidecar) return undefined
-    const { identity, extents } = sidecar
-    const named = `${algorithmOf(identity.digest)}-${hexOf(identity.digest)}.`
-    if (!path.basename(stem).startsWith(named)) return undefined
+    if (!sidecar || !isNamedFor(path.basename(stem), sidecar.identity)) return undefined
+    const { identity, boot, extents } = sidecar
     extents.clip(info.size)
+    const vouched = extents.bytes
+    if (isUpload(identity) && boot !== undefined && boot === this.#boot) extents.add(0, info.size)
     const { bytes } = extents
-    return bytes === 0 ? undefined : { stem, identity, extents, bytes, modifiedAt: info.modifiedAt }
+    if (bytes === 0 && !isUpload(identity)) return undefined
+    const idle = {
+      stem,
+      identity,
+      extents,
+      bytes,
+      unsynced: bytes - vouched,
+      modifiedAt: info.modifiedAt,
+    }
+    return this.#isExpired(idle) ? undefined : idle
   }
 
   /** One per identity: the one that has more. */
@@ -139,22 +208,38 @@ class DiskIngests implements IngestStore {
     if (worse) await this.#remove(worse.stem)
   }
 
-  #take(identity: IngestIdentity): Idle | undefined {
-    const key = keyOf(identity)
+  /** Of a key of that kind. */
+  #take<Identity extends PartialIdentity>(key: string): Idle<Identity> | undefined {
     const idle = this.#idle.get(key)
     this.#idle.delete(key)
-    return idle
+    return idle as Idle<Identity> | undefined
   }
 
   async #expire(): Promise<void> {
-    for (const idle of [...this.#idle.values()]) {
-      if (this.#now() - idle.modifiedAt <= MAX_AGE_MS) continue
-      this.#take(idle.identity)
+    for (const [key, idle] of [...this.#idle]) {
+      if (!this.#isExpired(idle)) continue
+      this.#idle.delete(key)
       await this.#remove(idle.stem)
     }
   }
 
-  async #resume(idle: Idle): Promise<Ingest | undefined> {
+  #isExpired({ identity, modifiedAt }: Idle): boolean {
+    return this.#now() - modifiedAt > (isUpload(identity) ? this.#sessionTtlMs : DAY_MS)
+  }
+
+  async #create<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
+    identity: Identity,
+    make: (options: PartialFileOptions<Identity>) => Ingest,
+  ): Promise<Ingest> {
+    const stem = path.join(this.#folder, fileBase(identity, randomBytes(6).toString('hex')))
+    const file = await OpenFile.open(this.#files, `${stem}.part`, 'wx+')
+    return this.#start({ stem, identity, extents: new ExtentMap(), unsynced: 0 }, file, make)
+  }
+
+  async #resume<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
+    idle: Idle<Identity>,
+    make: (options: PartialFileOptions<Identity>) => Ingest,
+  ): Promise<Ingest | undefined> {
     try {
       const file = await OpenFile.open(this.#files, `${idle.stem}.part`, 'r+')
       try {
@@ -169,29 +254,36 @@ class DiskIngests implements IngestStore {
         file[Symbol.dispose]()
         throw error
       }
-      return this.#start(idle.identity, idle.stem, file, idle.extents)
+      return this.#start(idle, file, make)
     } catch (error) {
       this.#report(error)
       return undefined
     }
   }
 
-  #start(identity: IngestIdentity, stem: string, file: OpenFile, inherited: ExtentMap): Ingest {
-    let ingest: PartialFile
+  #start<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
+    { stem, identity, extents: inherited, unsynced }: Omit<Idle<Identity>, 'bytes' | 'modifiedAt'>,
+    file: OpenFile,
+    make: (options: PartialFileOptions<Identity>) => Ingest,
+  ): Ingest {
+    let ingest: Ingest
     const ended = async (extents: ExtentMap | undefined): Promise<void> => {
       this.#live.delete(ingest)
       if (!extents) return
-      await this.#park({ stem, identity, extents, bytes: extents.bytes, modifiedAt: this.#now() })
+      const { bytes } = extents
+      await this.#park({ stem, identity, extents, bytes, unsynced: 0, modifiedAt: this.#now() })
     }
     try {
-      ingest = new PartialFile({
+      ingest = make({
         files: this.#files,
         hashers: this.#hashers,
         identity,
+        boot: this.#boot,
         stem,
         folder: this.#folder,
         file,
         inherited,
+        unsynced,
         limits: this.#limits,
         remove: (it) => this.#removeFile(it),
         report: this.#report,
@@ -220,8 +312,4 @@ class DiskIngests implements IngestStore {
       this.#litter.add(file)
     }
   }
-}
-
-function keyOf(identity: IngestIdentity): string {
-  return `${identity.digest} ${identity.source}`
 }

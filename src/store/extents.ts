@@ -72,6 +72,12 @@ export class ExtentMap {
       .filter(({ start, end }) => start < end)
   }
 
+  copy(): ExtentMap {
+    const copy = new ExtentMap()
+    copy.#extents = [...this.#extents]
+    return copy
+  }
+
   toJSON(): [Bytes, Bytes][] {
     return this.#extents.map(({ start, end }) => [start, end])
   }

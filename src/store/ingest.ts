@@ -5,7 +5,8 @@
  * prefix [0, n) is what is hashed. A sidecar beside the file records what was *synced*, so that after a crash
  * only that counts. Shared by mirror fills and pushes: digest verification exists exactly once.
  */
-import type { Digest } from '../oci/digest.ts'
+import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 
 /** What followers depend on; another process's fill could stand behind it one day. */
@@ -65,8 +66,38 @@ export interface Ingest extends GrowingSource {
   discard(): Promise<void>
 }
 
+/** An upload: its digest is told at its end. */
+export interface UploadIdentity {
+  /** `<replica>.<22 random characters of base64url>`; part of a file's name. */
+  readonly session: string
+  readonly repository: RepositoryName
+  /** Its digest will probably be of this one; of another it takes a second reading. */
+  readonly algorithm: DigestAlgorithm
+}
+
+/**
+ * Bytes of an upload session, from 0 on without gaps.
+ *
+ * What was written outlives the process, killed in whatever way; a power cut, only as far as it was synced.
+ */
+export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'discard'> {
+  readonly identity: UploadIdentity
+  /** Like {@link Ingest.verify}, of all that was written. */
+  verifyAs(digest: Digest): Promise<VerifiedFile | undefined>
+  /** Syncs and leaves the session for {@link IngestStore.openUpload}, also without bytes. Ends this ingest. */
+  keep(): Promise<void>
+}
+
 /** The folder of partial files. */
 export interface IngestStore {
+  /** A new session; there is no other of that name. It outlives the process from now on. */
+  createUpload(identity: UploadIdentity): Promise<UploadIngest>
+  /**
+   * One that was kept, or that an earlier process left: its prefix is hashed again, behind the writer.
+   *
+   * @returns undefined when there is none of that repository, or somebody else has it open
+   */
+  openUpload(session: string, repository: RepositoryName): Promise<UploadIngest | undefined>
   /**
    * A new one, or the one an earlier process left (its prefix is hashed again, behind the writer).
    * `fresh` never inherits.

@@ -9,7 +9,7 @@ import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { Bytes } from './blob-store.ts'
+import type { BlobInfo, Bytes } from './blob-store.ts'
 
 /** The registry of pushed repositories; no upstream may have this key. */
 export const LOCAL = 'local'
@@ -50,8 +50,15 @@ export interface RepositoryIndex {
   get(
     repository: RepositoryKey,
   ): Promise<{ readonly servedAt: EpochMs | undefined; readonly deletedAt: EpochMs | undefined } | undefined>
-  /** Names of all repositories of a registry that begin with `prefix`; for the start's checks. */
+  /** Names of all repositories of a registry, tombstones included; for the start's checks. */
   list(registry: string, page: Page): Promise<RepositoryName[]>
+  /**
+   * What can be pulled here, by the name it is pulled under: local ones as they are, mirrored ones behind their
+   * registry's key (`docker.io/library/nginx`). Lexical, without tombstones and those of which nothing is here.
+   *
+   * @param containing only names with that text in them
+   */
+  catalog(page: Page, containing?: string): Promise<string[]>
 }
 
 export interface TagIndex {
@@ -59,6 +66,8 @@ export interface TagIndex {
   get(repository: RepositoryKey, tag: Tag): Promise<TagRecord | undefined>
   /** Lexical, without tombstones. */
   list(repository: RepositoryKey, page: Page): Promise<Tag[]>
+  /** Tags of that manifest, without tombstones. */
+  naming(repository: RepositoryKey, digest: Digest): Promise<Tag[]>
 }
 
 export interface ManifestIndex {
@@ -79,10 +88,48 @@ export interface ChildDescriptor extends Descriptor {
 export interface BlobIndex {
   /** That this repository may read it. */
   linked(repository: RepositoryKey, digest: Digest): Promise<boolean>
+  /** When it was last uploaded, mounted, or said to be here; undefined when it is not linked. */
+  linkedAt(repository: RepositoryKey, digest: Digest): Promise<EpochMs | undefined>
   /** That this upstream delivered those bytes to us, under whatever name. */
   deliveredBy(registry: string, digest: Digest): Promise<boolean>
   /** Of the bytes that were verified, whatever has become of their file; undefined when nobody linked them. */
   size(digest: Digest): Promise<Bytes | undefined>
+}
+
+/** Events on their way to one end-point, in the order in which they happened. */
+export interface EventQueue {
+  /** The oldest ones. */
+  next(endpoint: string, limit: number): Promise<readonly QueuedEvent[]>
+  count(endpoint: string): Promise<number>
+}
+
+export interface QueuedEvent {
+  readonly id: number
+  readonly body: string
+  readonly queuedAt: EpochMs
+}
+
+/** What nobody names any more. Every list is of at most `limit` entries; what is swept is not in the next. */
+export interface GarbageIndex {
+  /**
+   * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
+   * what they refer to is gone.
+   */
+  manifests(before: EpochMs, limit: number): Promise<readonly Garbage[]>
+  /** Blobs of local repositories, last uploaded, mounted or looked at before `before`, that no manifest there names. */
+  links(before: EpochMs, limit: number): Promise<readonly Garbage[]>
+  /** Bytes that no repository holds and no upstream gave. Lexical, those after `last`. */
+  blobs(page: { readonly last?: Digest; readonly limit: number }): Promise<readonly BlobInfo[]>
+  /** Whether anybody holds these bytes, or an upstream gave them. */
+  wanted(digest: Digest): Promise<boolean>
+}
+
+export interface Garbage {
+  readonly repository: RepositoryKey
+  readonly digest: Digest
+  readonly size: Bytes
+  /** When it was let go, or last looked at. */
+  readonly since: EpochMs
 }
 
 /** All that is written together or not at all. Called with the facts; holds no reads. */
@@ -95,16 +142,30 @@ export interface MetadataTransaction {
     content: ManifestContent,
     at: EpochMs,
   ): void
+  /** A manifest that a tag names is not released any more. */
   putTag(repository: RepositoryKey, record: TagRecord): void
   /** `checkedAt` of a tag that still names `digest`. */
   confirmTag(repository: RepositoryKey, tag: Tag, digest: Digest, checkedAt: EpochMs): void
   /** A tombstone; nothing when the tag is unknown. */
   buryTag(repository: RepositoryKey, tag: Tag, deletedAt: EpochMs): void
+  /** Forgets it. A manifest that no tag of the repository names then is released: collected in the end. */
+  deleteTag(repository: RepositoryKey, tag: Tag, at: EpochMs): void
+  /** With all its tags. Manifests it names, and those that refer to it, are let go with it. */
+  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void
+  /** A tombstone for the whole repository: its name stays taken, everything it held is let go. */
+  buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void
+  /** Forgets even the tombstone: the name is free again. */
+  releaseRepository(repository: RepositoryKey): void
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void
+  /** It was just said to be here, so it stays for another grace period. Nothing when it is not linked. */
+  touchBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void
+  unlinkBlob(repository: RepositoryKey, digest: Digest): void
   /** `registry` gave us these bytes. */
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void
   /** After a blob's file turned out to be gone or torn. */
   forgetBlob(digest: Digest): void
+  queueEvent(endpoint: string, body: string, at: EpochMs): void
+  dropEvent(id: number): void
 }
 
 export interface MetadataStore {
@@ -112,6 +173,8 @@ export interface MetadataStore {
   readonly tags: TagIndex
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
+  readonly events: EventQueue
+  readonly garbage: GarbageIndex
   /**
    * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several
    * callers queue meanwhile shares one sync.

@@ -1,23 +1,21 @@
 /**
- * The one implementation of Ingest: a file in the folder of partial files.
+ * A file in the folder of partial files: what every Ingest is, whoever fills it.
  *
  * No byte is ever written twice: what the file already has is kept, so the bytes that were hashed are the bytes
  * that are there. After `verify` began nothing is written any more, so they are also the bytes that are adopted.
  */
-import { createHash } from 'node:crypto'
-import { algorithmOf, hexOf } from '../oci/digest.ts'
-import { ExtentMap } from './extents.ts'
+import { algorithmOf, hexOf, type Digest } from '../oci/digest.ts'
+import type { ExtentMap } from './extents.ts'
 import { dropBytes, type OpenFile } from './open-file.ts'
-import { writeSidecar } from './sidecar.ts'
+import { PartialHash } from './partial-hash.ts'
+import { hashedBy, isUpload, type PartialIdentity } from './partial-identity.ts'
+import { noteSidecar, writeSidecar } from './sidecar.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Files } from './files.ts'
-import type { HashJob, Hashers } from './hasher.ts'
-import type { Ingest, IngestIdentity, VerifiedFile } from './ingest.ts'
+import type { Hashers } from './hasher.ts'
+import type { Ingest, IngestIdentity, UploadIdentity, UploadIngest, VerifiedFile } from './ingest.ts'
 
 const MiB = 1024 * 1024
-
-/** Up to here a hash costs the event loop less than a thread's messages do: 3 ms at 0.3 GB/s. */
-const INLINE_HASH_BYTES = MiB
 
 export interface PartialLimits {
   /** New bytes between two sidecars. */
@@ -34,15 +32,19 @@ export const DEFAULT_LIMITS: PartialLimits = {
   maxUnhashed: 256 * MiB,
 }
 
-interface PartialFileOptions {
+export interface PartialFileOptions<Identity extends PartialIdentity> {
   readonly files: Files
   readonly hashers: Hashers
-  readonly identity: IngestIdentity
+  readonly identity: Identity
+  /** The run of the machine. */
+  readonly boot: string | undefined
   /** Without `.part` and `.json`. */
   readonly stem: string
   readonly folder: string
   readonly file: OpenFile
   readonly inherited: ExtentMap
+  /** How much of that was never synced. */
+  readonly unsynced: Bytes
   readonly limits: PartialLimits
   /** Called once, when the ingest ends; with the extents when it was kept. */
   readonly ended: (kept: ExtentMap | undefined) => Promise<void>
@@ -52,43 +54,44 @@ interface PartialFileOptions {
   readonly report: (error: unknown) => void
 }
 
-export class PartialFile implements Ingest {
-  readonly identity: IngestIdentity
+export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
+  readonly identity: Identity
   readonly inherited: Bytes
   readonly path: string
-  readonly #options: PartialFileOptions
+  readonly #options: PartialFileOptions<Identity>
   readonly #file: OpenFile
   /** Written, readable. */
   readonly #extents: ExtentMap
   /** Written or just being written. */
   readonly #claimed: ExtentMap
-  readonly #inheritedPrefix: Bytes
+  readonly #hash: PartialHash
   readonly #writing = new Set<Promise<void>>()
   #state: 'open' | 'sealed' | 'ended' = 'open'
   #ending: Promise<void> | undefined
   /** Of a write or a sync; it takes no more bytes then. */
   #error: Error | undefined
-  #job: HashJob | undefined
 
   /** Written since the last sync began. */
-  #unsynced: Bytes = 0
+  #unsynced: Bytes
   #syncing: Promise<void> | undefined
   /** Once a sync has failed the kernel may have dropped the pages: nothing later can vouch for them. */
   #syncFailed = false
   /** Written since the last sidecar was begun. */
-  #unsaved: Bytes = 0
+  #unsaved: Bytes
   #saving: Promise<void> | undefined
 
-  constructor(options: PartialFileOptions) {
+  constructor(options: PartialFileOptions<Identity>) {
+    const { identity, stem, file, inherited, unsynced, hashers } = options
     this.#options = options
-    this.identity = options.identity
-    this.path = `${options.stem}.part`
-    this.#file = options.file
-    this.#extents = options.inherited
-    this.#claimed = ExtentMap.parse(options.inherited.toJSON()) ?? new ExtentMap()
-    this.inherited = this.#extents.bytes
-    this.#inheritedPrefix = this.#extents.prefix
-    this.#advanceHash()
+    this.identity = identity
+    this.path = `${stem}.part`
+    this.#file = file
+    this.#extents = inherited
+    this.#claimed = inherited.copy()
+    this.inherited = inherited.bytes
+    this.#unsynced = unsynced
+    this.#unsaved = unsynced
+    this.#hash = new PartialHash(hashers, hashedBy(identity), file, inherited.prefix)
   }
 
   get prefix(): Bytes {
@@ -136,14 +139,14 @@ export class PartialFile implements Ingest {
     }
   }
 
-  async verify(size: Bytes): Promise<VerifiedFile | undefined> {
+  /** @returns undefined when the digest of the first `size` bytes, which must be all, is another */
+  async verifyAs(digest: Digest, size: Bytes): Promise<VerifiedFile | undefined> {
     this.#assertWritable()
     if (this.#writing.size > 0 || this.prefix !== size || this.#claimed.end !== size) {
       throw new Error(`an ingest of ${this.#claimed.end} bytes was to be verified as ${size}`)
     }
     this.#state = 'sealed'
-    const hex = await (this.#job?.finish(size) ?? this.#hashInline(size))
-    const { digest } = this.identity
+    const hex = await this.#hash.finish(algorithmOf(digest), size)
     if (hex !== hexOf(digest)) return undefined
     const sync = (): Promise<void> => this.#sync()
     const adopted = (): Promise<void> => this.#end(async () => this.#remove('.json'))
@@ -156,9 +159,9 @@ export class PartialFile implements Ingest {
         if (this.bytes > 0) {
           await this.#sync()
           // Without a new sidecar the last one still tells the truth, and this process knows better.
-          await this.#save().catch(this.#options.report)
-          return this.#extents
+          await this.save()
         }
+        if (this.bytes > 0 || isUpload(this.identity)) return this.#extents
       } catch (error) {
         this.#options.report(error)
       }
@@ -175,7 +178,7 @@ export class PartialFile implements Ingest {
   #end(finish: () => Promise<ExtentMap | undefined>): Promise<void> {
     this.#ending ??= (async () => {
       this.#state = 'ended'
-      this.#job?.cancel()
+      this.#hash.cancel()
       // A later ingest may open the same file: nothing of this one may still be written then.
       await Promise.allSettled([...this.#writing, this.#saving])
       const kept = await finish()
@@ -191,20 +194,14 @@ export class PartialFile implements Ingest {
   }
 
   #tooFarAhead(): boolean {
-    return (
-      this.#unhashed() > this.#options.limits.maxUnhashed || this.#unsynced > this.#options.limits.maxUnsynced
-    )
-  }
-
-  /** What an earlier process left does not count: its hash is behind through no fault of the writer. */
-  #unhashed(): Bytes {
-    return this.#job ? this.prefix - Math.max(this.#job.hashed, this.#inheritedPrefix) : 0
+    const { maxUnhashed, maxUnsynced } = this.#options.limits
+    return this.#hash.behind(this.prefix) > maxUnhashed || this.#unsynced > maxUnsynced
   }
 
   /** Waits, before anything is written, while hashing or syncing is too far behind. */
   async #keepPace(): Promise<void> {
     const { maxUnhashed, maxUnsynced } = this.#options.limits
-    if (this.#unhashed() > maxUnhashed) await this.#job?.reached(this.prefix - maxUnhashed)
+    if (this.#hash.behind(this.prefix) > maxUnhashed) await this.#hash.reached(this.prefix - maxUnhashed)
     while (this.#saving && this.#unsynced > maxUnsynced) await this.#saving
     this.#assertWritable()
   }
@@ -221,27 +218,8 @@ export class PartialFile implements Ingest {
       this.#unsynced += end - start
       this.#unsaved += end - start
     }
-    this.#advanceHash()
+    this.#hash.advance(this.prefix)
     if (this.#unsaved >= this.#options.limits.saveEvery) this.#saveSoon()
-  }
-
-  #advanceHash(): void {
-    const { prefix } = this
-    if (prefix <= INLINE_HASH_BYTES) return
-    this.#job ??= this.#options.hashers.start(algorithmOf(this.identity.digest), this.#file)
-    this.#job.advance(prefix)
-  }
-
-  async #hashInline(size: Bytes): Promise<string> {
-    const hash = createHash(algorithmOf(this.identity.digest))
-    const buffer = Buffer.allocUnsafe(Math.min(size, 256 * 1024))
-    for (let position = 0; position < size;) {
-      const count = await this.read(buffer, position)
-      if (count === 0) throw new Error('the file is shorter than was written to it')
-      hash.update(buffer.subarray(0, count))
-      position += count
-    }
-    return hash.digest('hex')
   }
 
   /** Everything written before the call is on the disk when it resolves. One at a time. */
@@ -264,25 +242,48 @@ export class PartialFile implements Ingest {
 
   #saveSoon(): void {
     if (this.#saving || this.#state === 'ended') return
-    this.#saving = this.#save()
-      .catch((error: unknown) => this.#options.report(error))
-      .finally(() => {
-        this.#saving = undefined
-      })
+    this.#saving = this.save().finally(() => {
+      this.#saving = undefined
+    })
   }
 
-  async #save(): Promise<void> {
-    const { files, stem, folder } = this.#options
+  /** What is here now survives a power loss once this resolves. Never throws: it costs the chance to resume. */
+  async save(): Promise<void> {
+    const { files, stem, folder, identity, boot, report } = this.#options
     // First what is there, then the sync: the sidecar never mentions a byte that came in between.
-    const extents = this.#extents.toJSON()
+    const extents = this.#extents.copy()
     this.#unsaved = 0
-    await this.#sync()
-    await writeSidecar(files, `${stem}.json`, this.identity, extents)
-    await files.syncFolder(folder)
+    try {
+      await this.#sync()
+      await writeSidecar(files, `${stem}.json`, { identity, boot, extents })
+      await files.syncFolder(folder)
+    } catch (error) {
+      report(error)
+    }
+  }
+
+  /** Of a new file: from now on it survives this process. @throws the system's error */
+  async note(): Promise<void> {
+    const { files, stem, identity, boot } = this.#options
+    await noteSidecar(files, `${stem}.json`, { identity, boot, extents: this.#extents })
   }
 
   async #remove(...endings: readonly ('.json' | '.part')[]): Promise<undefined> {
     for (const ending of endings) await this.#options.remove(this.#options.stem + ending)
+  }
+}
+
+/** The download of a digest. */
+export class DownloadFile extends PartialFile<IngestIdentity> implements Ingest {
+  verify(size: Bytes): Promise<VerifiedFile | undefined> {
+    return this.verifyAs(this.identity.digest, size)
+  }
+}
+
+/** The bytes of an upload session. */
+export class UploadFile extends PartialFile<UploadIdentity> implements UploadIngest {
+  override verifyAs(digest: Digest, size = this.prefix): Promise<VerifiedFile | undefined> {
+    return super.verifyAs(digest, size)
   }
 }
 

@@ -5,7 +5,7 @@
  * and a write needs no id that only a read could tell. Lists and maps that are only ever read whole are JSON.
  * Migrations are never edited once released; a new one is added at the end.
  */
-import { sql, type Kysely, type Transaction } from 'kysely'
+import { sql, type Generated, type Kysely, type Transaction } from 'kysely'
 import { StorageError } from './storage-error.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
@@ -43,6 +43,8 @@ export interface Tables {
     /** JSON object. */
     annotations: string | null
     stored_at: EpochMs
+    /** Its last tag was deleted, by somebody who meant it. */
+    released_at: EpochMs | null
   }
   /** What a manifest's bytes name; the same wherever that manifest is. */
   manifest_reference: {
@@ -63,6 +65,8 @@ export interface Tables {
   repository_blob: { repository: RepositoryId; digest: Digest; linked_at: EpochMs }
   /** Which registry's word we have for a blob's bytes. */
   blob_source: { registry: string; digest: Digest; delivered_at: EpochMs }
+  /** The outbox of notifications. */
+  event: { id: Generated<number>; endpoint: string; body: string; queued_at: EpochMs }
   schema_version: { version: number }
 }
 
@@ -149,6 +153,21 @@ const MIGRATIONS: readonly Migration[] = [
       .addColumn('delivered_at', 'bigint', (column) => column.notNull())
       .addPrimaryKeyConstraint('blob_source_key', ['digest', 'registry'])
       .execute()
+  },
+  async (db) => {
+    const { schema } = db
+    await schema.alterTable('manifest').addColumn('released_at', 'bigint').execute()
+    await schema.createIndex('tag_by_digest').on('tag').columns(['repository', 'digest']).execute()
+    await schema.createIndex('manifest_by_digest').on('manifest').column('digest').execute()
+    await schema
+      .createTable('event')
+      // Never the number of an event that has gone: the order is the order of the numbers.
+      .addColumn('id', 'integer', (column) => column.primaryKey().autoIncrement())
+      .addColumn('endpoint', 'text', (column) => column.notNull())
+      .addColumn('body', 'text', (column) => column.notNull())
+      .addColumn('queued_at', 'bigint', (column) => column.notNull())
+      .execute()
+    await schema.createIndex('event_by_endpoint').on('event').columns(['endpoint', 'id']).execute()
   },
 ]
 

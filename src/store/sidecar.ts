@@ -4,30 +4,29 @@
  * Written only after the data was synced, to another name, synced and renamed: whatever the moment of a crash,
  * a sidecar that can be read tells the truth, and bytes it does not mention do not count.
  */
-import { isDigest } from '../oci/digest.ts'
 import { ExtentMap } from './extents.ts'
 import { OpenFile } from './open-file.ts'
+import { parseIdentity, type PartialIdentity } from './partial-identity.ts'
 import type { Files } from './files.ts'
-import type { IngestIdentity } from './ingest.ts'
 
 const VERSION = 1
 
 /** A sidecar is a few hundred bytes; a file of megabytes with that name is not ours. */
 const MAX_BYTES = 1024 * 1024
 
-export async function writeSidecar(
-  files: Files,
-  path: string,
-  identity: IngestIdentity,
-  extents: readonly (readonly [number, number])[],
-): Promise<void> {
-  const { source, digest } = identity
-  const text = `${JSON.stringify({ version: VERSION, source, digest, extents })}\n`
+export interface Sidecar {
+  readonly identity: PartialIdentity
+  /** The run of the machine in which it was written. */
+  readonly boot: string | undefined
+  readonly extents: ExtentMap
+}
+
+export async function writeSidecar(files: Files, path: string, sidecar: Sidecar): Promise<void> {
   const temporary = `${path}.tmp`
   await files.remove(temporary)
   try {
     using file = await OpenFile.open(files, temporary, 'wx+')
-    await file.write([Buffer.from(text)], 0)
+    await file.write([textOf(sidecar)], 0)
     await file.datasync()
     await files.rename(temporary, path)
   } catch (error) {
@@ -36,11 +35,14 @@ export async function writeSidecar(
   }
 }
 
+/** The first one, of a file without bytes: it need only outlive the process, so nothing is synced. */
+export async function noteSidecar(files: Files, path: string, sidecar: Sidecar): Promise<void> {
+  using file = await OpenFile.open(files, path, 'wx+')
+  await file.write([textOf(sidecar)], 0)
+}
+
 /** `undefined` for whatever is not a sidecar of this version. */
-export async function readSidecar(
-  files: Files,
-  path: string,
-): Promise<{ identity: IngestIdentity; extents: ExtentMap } | undefined> {
+export async function readSidecar(files: Files, path: string): Promise<Sidecar | undefined> {
   const text = await readWhole(files, path)
   if (text === undefined) return undefined
   let value: unknown
@@ -50,11 +52,16 @@ export async function readSidecar(
     return undefined
   }
   if (typeof value !== 'object' || value === null) return undefined
-  const { version, source, digest, extents: ranges } = value as Record<string, unknown>
-  if (version !== VERSION || typeof source !== 'string') return undefined
-  if (typeof digest !== 'string' || !isDigest(digest)) return undefined
-  const extents = ExtentMap.parse(ranges)
-  return extents && { identity: { source, digest }, extents }
+  const members = value as Record<string, unknown>
+  const identity = members['version'] === VERSION ? parseIdentity(members) : undefined
+  const extents = ExtentMap.parse(members['extents'])
+  if (identity === undefined || extents === undefined) return undefined
+  const boot = members['boot']
+  return { identity, boot: typeof boot === 'string' ? boot : undefined, extents }
+}
+
+function textOf({ identity, boot, extents }: Sidecar): Buffer {
+  return Buffer.from(`${JSON.stringify({ version: VERSION, ...identity, boot, extents })}\n`)
 }
 
 async function readWhole(files: Files, path: string): Promise<string | undefined> {

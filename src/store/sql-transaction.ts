@@ -8,7 +8,7 @@ import type { ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { EpochMs, MetadataTransaction, RepositoryKey, TagRecord } from './metadata.ts'
-import type { Tables } from './schema.ts'
+import type { RepositoryId, Tables } from './schema.ts'
 
 /** Rows of one insert. An index of 4 MiB may name thousands, and a statement takes only so many parameters. */
 const ROWS_PER_INSERT = 50
@@ -49,6 +49,8 @@ export class SqlTransaction implements MetadataTransaction {
       artifact_type: content.artifactType ?? null,
       annotations: toJson(content.annotations),
       stored_at: at,
+      // What is pushed again is wanted again.
+      released_at: null,
     }
     this.#add(
       this.#db
@@ -56,6 +58,7 @@ export class SqlTransaction implements MetadataTransaction {
         .values({ repository: repositoryId(repository), digest, ...facts })
         .onConflict((conflict) => conflict.columns(['repository', 'digest']).doUpdateSet(facts)),
     )
+    this.#putBlob(digest, size, at)
     const rows = referenceRows(digest, content)
     for (let i = 0; i < rows.length; i += ROWS_PER_INSERT) {
       this.#add(
@@ -82,6 +85,14 @@ export class SqlTransaction implements MetadataTransaction {
         .values({ repository: repositoryId(repository), tag: record.tag, ...facts })
         .onConflict((conflict) => conflict.columns(['repository', 'tag']).doUpdateSet(facts)),
     )
+    this.#add(
+      this.#db
+        .updateTable('manifest')
+        .set({ released_at: null })
+        .where('repository', '=', repositoryId(repository))
+        .where('digest', '=', record.digest)
+        .where('released_at', 'is not', null),
+    )
   }
 
   confirmTag(repository: RepositoryKey, tag: Tag, digest: Digest, checkedAt: EpochMs): void {
@@ -105,13 +116,93 @@ export class SqlTransaction implements MetadataTransaction {
     )
   }
 
+  deleteTag(repository: RepositoryKey, tag: Tag, at: EpochMs): void {
+    const id = repositoryId(repository)
+    const named = this.#db
+      .selectFrom('tag')
+      .select('digest')
+      .where('repository', '=', id)
+      .where('tag', '=', tag)
+    const others = this.#db
+      .selectFrom('tag')
+      .select('digest')
+      .where('repository', '=', id)
+      .where('tag', '!=', tag)
+      .where('deleted_at', 'is', null)
+    this.#add(
+      this.#db
+        .updateTable('manifest')
+        .set({ released_at: at })
+        .where('repository', '=', id)
+        .where('digest', 'in', named)
+        .where('digest', 'not in', others),
+    )
+    this.#add(this.#db.deleteFrom('tag').where('repository', '=', id).where('tag', '=', tag))
+  }
+
+  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
+    const id = repositoryId(repository)
+    const children = this.#db
+      .selectFrom('manifest_reference')
+      .select('manifest_reference.digest')
+      .where('manifest', '=', digest)
+      .where('role', '=', 'manifest')
+    this.#add(
+      this.#db
+        .updateTable('manifest')
+        .set({ released_at: at })
+        .where('repository', '=', id)
+        .where('released_at', 'is', null)
+        .where((eb) => eb.or([eb('digest', 'in', children), eb('subject', '=', digest)])),
+    )
+    this.#add(this.#db.deleteFrom('tag').where('repository', '=', id).where('digest', '=', digest))
+    this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id).where('digest', '=', digest))
+  }
+
+  buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void {
+    const id = repositoryId(repository)
+    this.#empty(id)
+    this.#add(this.#db.updateTable('repository').set({ deleted_at: deletedAt }).where('id', '=', id))
+  }
+
+  releaseRepository(repository: RepositoryKey): void {
+    const id = repositoryId(repository)
+    this.#empty(id)
+    this.#add(this.#db.deleteFrom('repository').where('id', '=', id))
+  }
+
+  #empty(id: RepositoryId): void {
+    this.#add(this.#db.deleteFrom('tag').where('repository', '=', id))
+    this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id))
+    this.#add(this.#db.deleteFrom('repository_blob').where('repository', '=', id))
+  }
+
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void {
     this.#putBlob(digest, size, at)
     this.#add(
       this.#db
         .insertInto('repository_blob')
         .values({ repository: repositoryId(repository), digest, linked_at: at })
-        .onConflict((conflict) => conflict.columns(['repository', 'digest']).doNothing()),
+        .onConflict((conflict) => conflict.columns(['repository', 'digest']).doUpdateSet({ linked_at: at })),
+    )
+  }
+
+  touchBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
+    this.#add(
+      this.#db
+        .updateTable('repository_blob')
+        .set({ linked_at: at })
+        .where('repository', '=', repositoryId(repository))
+        .where('digest', '=', digest),
+    )
+  }
+
+  unlinkBlob(repository: RepositoryKey, digest: Digest): void {
+    this.#add(
+      this.#db
+        .deleteFrom('repository_blob')
+        .where('repository', '=', repositoryId(repository))
+        .where('digest', '=', digest),
     )
   }
 
@@ -126,9 +217,18 @@ export class SqlTransaction implements MetadataTransaction {
   }
 
   forgetBlob(digest: Digest): void {
+    this.#add(this.#db.deleteFrom('manifest_reference').where('manifest', '=', digest))
     this.#add(this.#db.deleteFrom('repository_blob').where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('blob_source').where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('blob').where('digest', '=', digest))
+  }
+
+  queueEvent(endpoint: string, body: string, at: EpochMs): void {
+    this.#add(this.#db.insertInto('event').values({ endpoint, body, queued_at: at }))
+  }
+
+  dropEvent(id: number): void {
+    this.#add(this.#db.deleteFrom('event').where('id', '=', id))
   }
 
   #putBlob(digest: Digest, size: Bytes, at: EpochMs): void {

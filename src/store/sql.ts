@@ -4,27 +4,33 @@
  * Reads go to `db`; a transaction is only compiled here and handed to whoever writes. Nothing in this file is
  * one dialect's alone.
  */
-import type { Compilable, Kysely } from 'kysely'
+import { sql, type Compilable, type Kysely, type SelectQueryBuilder } from 'kysely'
+import { SqlGarbage } from './sql-garbage.ts'
 import { childOf, descriptorOf, repositoryId } from './sql-rows.ts'
 import { SqlTransaction } from './sql-transaction.ts'
 import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
+import { LOCAL } from './metadata.ts'
 import type {
   BlobIndex,
   ChildDescriptor,
+  EpochMs,
+  EventQueue,
+  GarbageIndex,
   ManifestIndex,
   ManifestRecord,
   MetadataStore,
   MetadataTransaction,
   Page,
+  QueuedEvent,
   RepositoryIndex,
   RepositoryKey,
   TagIndex,
   TagRecord,
 } from './metadata.ts'
-import type { Tables } from './schema.ts'
+import type { RepositoryId, Tables } from './schema.ts'
 
 interface SqlWriter {
   /** All of it or nothing, durable when it resolves. */
@@ -37,6 +43,8 @@ export class SqlMetadata implements MetadataStore {
   readonly tags: TagIndex
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
+  readonly events: EventQueue
+  readonly garbage: GarbageIndex
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
 
@@ -47,6 +55,8 @@ export class SqlMetadata implements MetadataStore {
     this.tags = new SqlTags(db)
     this.manifests = new SqlManifests(db)
     this.blobs = new SqlBlobs(db)
+    this.events = new SqlEvents(db)
+    this.garbage = new SqlGarbage(db)
   }
 
   async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
@@ -92,6 +102,43 @@ class SqlRepositories implements RepositoryIndex {
       .execute()
     return rows.map((row) => row.name)
   }
+
+  async catalog(page: Page, containing?: string): Promise<string[]> {
+    const last = page.last ?? ''
+    const like = containing === undefined ? undefined : `%${containing.replace(/[\\%_]/g, '\\$&')}%`
+    // Local names stand without their registry: two ranges of the index, put together here.
+    const local = this.#held(this.#db.selectFrom('repository').where('registry', '=', LOCAL))
+      .where('name', '>', last as RepositoryName)
+      .$if(like !== undefined, (query) => query.where(sql<boolean>`name like ${like} escape '\\'`))
+      .select('name as path')
+      .orderBy('name')
+      .limit(page.limit)
+    const mirrored = this.#held(this.#db.selectFrom('repository').where('registry', '!=', LOCAL))
+      .where('id', '>', last as RepositoryId)
+      .$if(like !== undefined, (query) => query.where(sql<boolean>`id like ${like} escape '\\'`))
+      .select('id as path')
+      .orderBy('id')
+      .limit(page.limit)
+    const rows = [...(await local.execute()), ...(await mirrored.execute())]
+    return rows
+      .map(({ path }) => path as string)
+      .sort((a, b) => (a < b ? -1 : a > b ? 1 : 0))
+      .slice(0, page.limit)
+  }
+
+  /** Those of which there is a manifest to pull, or, of local ones, that were not buried. */
+  #held<Q extends SelectQueryBuilder<Tables, 'repository', object>>(query: Q): Q {
+    return query
+      .where('deleted_at', 'is', null)
+      .where((eb) =>
+        eb.exists(
+          eb
+            .selectFrom('manifest')
+            .select('manifest.digest')
+            .whereRef('manifest.repository', '=', 'repository.id'),
+        ),
+      ) as Q
+  }
 }
 
 class SqlTags implements TagIndex {
@@ -129,6 +176,18 @@ class SqlTags implements TagIndex {
       .where('deleted_at', 'is', null)
       .orderBy('tag')
       .limit(page.limit)
+      .execute()
+    return rows.map((row) => row.tag)
+  }
+
+  async naming(repository: RepositoryKey, digest: Digest): Promise<Tag[]> {
+    const rows = await this.#db
+      .selectFrom('tag')
+      .select('tag')
+      .where('repository', '=', repositoryId(repository))
+      .where('digest', '=', digest)
+      .where('deleted_at', 'is', null)
+      .orderBy('tag')
       .execute()
     return rows.map((row) => row.tag)
   }
@@ -198,13 +257,17 @@ class SqlBlobs implements BlobIndex {
   }
 
   async linked(repository: RepositoryKey, digest: Digest): Promise<boolean> {
+    return (await this.linkedAt(repository, digest)) !== undefined
+  }
+
+  async linkedAt(repository: RepositoryKey, digest: Digest): Promise<EpochMs | undefined> {
     const row = await this.#db
       .selectFrom('repository_blob')
       .select('linked_at')
       .where('repository', '=', repositoryId(repository))
       .where('digest', '=', digest)
       .executeTakeFirst()
-    return row !== undefined
+    return row?.linked_at
   }
 
   async deliveredBy(registry: string, digest: Digest): Promise<boolean> {
@@ -224,5 +287,33 @@ class SqlBlobs implements BlobIndex {
       .where('digest', '=', digest)
       .executeTakeFirst()
     return row?.size
+  }
+}
+
+class SqlEvents implements EventQueue {
+  readonly #db: Kysely<Tables>
+
+  constructor(db: Kysely<Tables>) {
+    this.#db = db
+  }
+
+  async next(endpoint: string, limit: number): Promise<readonly QueuedEvent[]> {
+    const rows = await this.#db
+      .selectFrom('event')
+      .select(['id', 'body', 'queued_at'])
+      .where('endpoint', '=', endpoint)
+      .orderBy('id')
+      .limit(limit)
+      .execute()
+    return rows.map(({ id, body, queued_at }) => ({ id, body, queuedAt: queued_at }))
+  }
+
+  async count(endpoint: string): Promise<number> {
+    const row = await this.#db
+      .selectFrom('event')
+      .select(({ fn }) => fn.countAll<number>().as('count'))
+      .where('endpoint', '=', endpoint)
+      .executeTakeFirstOrThrow()
+    return row.count
   }
 }

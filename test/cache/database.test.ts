@@ -3,9 +3,7 @@ import { closeSync, fstatSync, openSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
-import { parseRepositoryName } from '../../src/oci/reference.ts'
-import { LOCAL } from '../../src/store/metadata.ts'
-import { image, randomBytesOf, type Content } from '../support/images.ts'
+import { image, randomBytesOf, ZERO_BLOB, type Content } from '../support/images.ts'
 import {
   eventually,
   pull,
@@ -16,6 +14,7 @@ import {
   type Mirror,
   type MirrorOptions,
 } from '../support/app.ts'
+import { pushBlob } from '../support/push.ts'
 import { said } from '../support/trouble.ts'
 
 const MiB = 1024 * 1024
@@ -153,10 +152,9 @@ for (const damage of ['garbage', 'dropped tables'] as const) {
 
 test('a local name is never asked of upstream, not even when the index is unreadable', async (t) => {
   const { mirror, upstream } = await setUp(t)
-  const create = (running: Mirror, name: string): Promise<void> =>
-    running.app.metadata.transaction((tx) =>
-      tx.putRepository({ registry: LOCAL, name: parseRepositoryName(name) }, Date.now()),
-    )
+  const create = async (running: Mirror, name: string): Promise<void> => {
+    t.equal((await pushBlob(`${running.url}/v2/${name}`, ZERO_BLOB)).status, 201)
+  }
   await create(mirror, 'team/before')
   await mirror.close()
   const next = await startMirror(t, upstream, { root: mirror.root })

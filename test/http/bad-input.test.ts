@@ -231,7 +231,7 @@ test('every write is put before the registry, by name and namespace', async (t) 
   }
   t.same(
     registry.calls.filter((made) => made.includes('quay.io')),
-    ['refuseWrite team/app quay.io', 'refuseWrite owned/app quay.io'],
+    ['pushTo team/app quay.io', 'pushTo owned/app quay.io'],
   )
   t.equal(registry.calls.length, 2 * writes.length)
   t.same(repository.calls, [])

@@ -9,6 +9,7 @@ import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
 import type { Reference, RepositoryName } from '../../src/oci/reference.ts'
+import type { Pusher, PushTarget } from '../../src/registry/pushes.ts'
 import type { Registry, RegistryHealth, Resolution } from '../../src/registry/registry.ts'
 import type {
   BlobAnswer,
@@ -60,6 +61,10 @@ export class FakeRepository implements Repository {
   queries: string[] = []
   opened: ({ start: number; end: number } | undefined)[] = []
   signals: AbortSignal[] = []
+
+  async holds(): Promise<boolean> {
+    return false
+  }
 
   #called(what: string): void {
     this.calls.push(what)
@@ -192,11 +197,26 @@ export class FakeRegistry implements Registry {
     return { repository: this.repository, namespace, rule: namespace === undefined ? 'default' : 'ns' }
   }
 
-  async refuseWrite(name: RepositoryName, namespace: string | undefined): Promise<never> {
-    this.calls.push(`refuseWrite ${name} ${String(namespace)}`)
+  /** Whether whoever pushed was taken for a program on this machine. */
+  readonly pushers: boolean[] = []
+  /** Where pushes go, when they are taken. */
+  target: PushTarget | undefined
+
+  async pushTo(
+    name: RepositoryName,
+    namespace: string | undefined,
+    { onThisMachine }: Pusher,
+  ): Promise<PushTarget> {
+    this.calls.push(`pushTo ${name} ${String(namespace)}`)
+    this.pushers.push(onThisMachine)
     if (name.startsWith('owned/'))
       throw new OciError('DENIED', { name }, { message: 'this name belongs to an upstream' })
-    throw new OciError('UNSUPPORTED')
+    if (this.target === undefined) throw new OciError('UNSUPPORTED')
+    return this.target
+  }
+
+  async catalog({ last = '', limit }: { last?: string; limit: number }): Promise<string[]> {
+    return ['docker.io/library/one', 'team/app', 'team/more'].filter((name) => name > last).slice(0, limit)
   }
 
   health(): RegistryHealth {

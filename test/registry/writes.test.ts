@@ -1,9 +1,11 @@
-/** Writes are refused in words that say why, and leave no trace. */
+/** Where writes go, and the words in which they are refused. */
 import { readdirSync, statSync } from 'node:fs'
 import path from 'node:path'
-import { request } from 'undici'
+import type { Test } from 'tap'
 import { test } from 'tap'
-import { image } from '../support/images.ts'
+import { eventually } from '../support/app.ts'
+import { image, type Image } from '../support/images.ts'
+import { pushBlob, pushImage, send } from '../support/push.ts'
 import { codeOf, messageOf, startTwoUpstreams } from '../support/two-upstreams.ts'
 
 const pushed = image({ layers: [100], seed: 'pushed' })
@@ -26,18 +28,35 @@ const WRITES = [
   ['DELETE', `blobs/${digest}`],
 ] as const
 
-async function write(url: string, method: (typeof WRITES)[number][0]) {
+function write(
+  url: string,
+  method: (typeof WRITES)[number][0],
+  headers: Record<string, string> = {},
+): ReturnType<typeof send> {
   const body = method === 'PUT' || method === 'PATCH' ? pushed.manifest.bytes : null
-  const answer = await request(url, { method, body })
-  return {
-    status: answer.statusCode,
-    headers: answer.headers,
-    body: Buffer.from(await answer.body.arrayBuffer()),
-  }
+  return send(url, method, body, headers)
 }
 
-function withNs(base: string, part: string, ns: string | undefined): string {
-  return ns === undefined ? `${base}/${part}` : `${base}/${part}${part.includes('?') ? '&' : '?'}ns=${ns}`
+/** Every write to that name is refused with 403 and words that match. */
+async function assertDenied(
+  t: Test,
+  repository: string,
+  words: readonly (RegExp | string)[],
+  headers: Record<string, string> = {},
+  ns?: string,
+): Promise<void> {
+  for (const [method, part] of WRITES) {
+    const url = `${repository}/${part}`
+    const answer = await write(
+      ns === undefined ? url : `${url}${part.includes('?') ? '&' : '?'}ns=${ns}`,
+      method,
+      headers,
+    )
+    t.equal(answer.status, 403, `${method} ${url}`)
+    t.equal(answer.headers['content-type'], 'application/json')
+    t.equal(codeOf(answer), 'DENIED')
+    for (const word of words) t.match(messageOf(answer), word)
+  }
 }
 
 /** All files below the root, without those of the database, whose log may be written at any time. */
@@ -47,7 +66,7 @@ function filesIn(root: string): string[] {
     .sort()
 }
 
-test('a name that an upstream owns is refused, and the message says whose it is', async (t) => {
+test('a name that an upstream owns is refused; the message says whose it is, and what name would work', async (t) => {
   const { mirror, asked } = await startTwoUpstreams(t, { quay: { aliases: ['quay.example'] } })
   const before = filesIn(mirror.root)
   for (const [name, ns, rule, owner] of [
@@ -57,73 +76,126 @@ test('a name that an upstream owns is refused, and the message says whose it is'
     ['team/app', 'quay.example', 'ns=quay.example', 'quay.io'],
     ['app', 'docker.io', 'ns=docker.io', 'docker.io'],
   ] as const) {
-    for (const [method, part] of WRITES) {
-      const what = `${method} ${name}/${part} ${ns ?? ''}`
-      const answer = await write(withNs(`${mirror.url}/v2/${name}`, part, ns), method)
-      t.equal(answer.status, 403, what)
-      t.equal(answer.headers['content-type'], 'application/json')
-      t.equal(codeOf(answer), 'DENIED')
-      t.match(messageOf(answer), rule)
-      t.match(messageOf(answer), `of ${owner}`)
-    }
+    await assertDenied(t, `${mirror.url}/v2/${name}`, [rule, `of ${owner}`, 'team/app, works'], {}, ns)
   }
   t.same(filesIn(mirror.root), before)
   t.equal(asked(), 0)
 })
 
-test('push.deny refuses names that would be free otherwise', async (t) => {
+test('with names of our own in the configuration, the message names one of them', async (t) => {
+  const { mirror } = await startTwoUpstreams(t, { config: { local: ['ours/**'] } })
+  await assertDenied(t, `${mirror.url}/v2/quay.io/app`, ['a name that matches ours/** works'])
+})
+
+test('push.deny refuses names that would be free otherwise, and its default keeps library/ free', async (t) => {
   const { mirror, asked } = await startTwoUpstreams(t, {
     config: { push: { deny: ['library/**', 'reserved', 'prod-*/**'] } },
   })
   for (const name of ['library/app', 'reserved', 'prod-1/app']) {
-    for (const [method, part] of WRITES) {
-      const answer = await write(`${mirror.url}/v2/${name}/${part}`, method)
-      t.equal(answer.status, 403, `${method} ${name}/${part}`)
-      t.equal(codeOf(answer), 'DENIED')
-      t.match(messageOf(answer), 'push.deny')
-    }
+    await assertDenied(t, `${mirror.url}/v2/${name}`, ['push.deny reserves'])
   }
+  const standard = await startTwoUpstreams(t)
+  await assertDenied(t, `${standard.mirror.url}/v2/library/app`, ['push.deny reserves library/**'])
   t.equal(asked(), 0)
 })
 
-test('any other write is not supported yet', async (t) => {
-  const { mirror, asked, get } = await startTwoUpstreams(t, {
-    local: [{ name: 'team/app', tags: { '1': pushed } }],
-    config: { local: ['ours/**'] },
-  })
-  const before = filesIn(mirror.root)
-  for (const name of ['team/app', 'ours/new', 'new', 'some/thing']) {
-    for (const [method, part] of WRITES) {
-      const answer = await write(`${mirror.url}/v2/${name}/${part}`, method)
-      t.equal(answer.status, 405, `${method} ${name}/${part}`)
-      t.equal(answer.headers['content-type'], 'application/json')
-      t.equal(codeOf(answer), 'UNSUPPORTED')
-      t.not(messageOf(answer), '')
-      // RFC 9110 § 15.5.6
-      t.equal(answer.headers['allow'], part.startsWith('blobs/uploads') ? '' : 'GET, HEAD')
-    }
-  }
+test('a program on this machine pushes to any name that nobody claims, and it is local from then on', async (t) => {
+  const { mirror, hub, asked, get } = await startTwoUpstreams(t)
+  hub.addImage('library/app', '1', image({ layers: [10], seed: 'of the hub' }))
+  t.equal((await pushImage(`${mirror.url}/v2/app`, pushed, '1')).status, 201)
+  const found = await get('app/manifests/1')
+  t.same([found.status, found.cache], [200, 'local'])
+  t.same(found.body, pushed.manifest.bytes)
+  t.equal((await get('library/app/manifests/1')).cache, 'miss', 'the other one is still the upstream’s')
+  const before = asked()
+  t.equal((await get('app/manifests/2')).status, 404, 'tags are never mixed')
+  t.equal(asked(), before)
+})
+
+test('a name under which the default upstream was served here is refused', async (t) => {
+  const { mirror, hub, get } = await startTwoUpstreams(t)
+  hub.addImage('team/app', '1', image({ layers: [10], seed: 'of the hub' }))
   t.equal((await get('team/app/manifests/1')).status, 200)
-  t.equal((await get(`team/app/blobs/${digest}`)).status, 200)
-  t.same(filesIn(mirror.root), before)
-  t.equal(asked(), 0)
+  // It is answered before it is written down.
+  await eventually('it is cached', async () => (await get('team/app/manifests/1')).cache === 'hit')
+  await assertDenied(t, `${mirror.url}/v2/team/app`, ['was pulled from docker.io', 'would hide it'])
 })
 
-test('without a default upstream a free name is not supported either, rather than unknown', async (t) => {
-  const { mirror, asked } = await startTwoUpstreams(t, { hub: { default: false } })
-  for (const [method, part] of WRITES) {
-    const answer = await write(`${mirror.url}/v2/new/app/${part}`, method)
-    t.equal(answer.status, 405, `${method} ${part}`)
+test('whatever tells of another hop, or of another host, is no program on this machine', async (t) => {
+  const { mirror } = await startTwoUpstreams(t, { config: { local: ['ours/**'] } })
+  for (const headers of [
+    { forwarded: 'for=192.0.2.1' },
+    { 'x-forwarded-for': '192.0.2.1' },
+    { 'x-forwarded-proto': 'https' },
+    { via: '1.1 proxy' },
+    { host: 'mirror.example' },
+    { host: '192.0.2.1:5000' },
+    { host: 'localhost.example' },
+  ]) {
+    await assertDenied(t, `${mirror.url}/v2/ours/app`, ['push.anonymous'], headers)
   }
-  const denied = await write(`${mirror.url}/v2/library/app/manifests/1`, 'PUT')
-  t.equal(denied.status, 403)
+  const { port } = new URL(mirror.url)
+  for (const host of [`localhost:${port}`, '127.0.0.9', '[::1]:5000', 'mirror.localhost']) {
+    const answer = await write(`${mirror.url}/v2/ours/app/blobs/uploads/`, 'POST', { host })
+    t.equal(answer.status, 202, host)
+  }
+})
+
+test('a listener that is open to the network takes pushes under local names only, and only when they are anonymous', async (t) => {
+  const onNetwork = { server: { port: 0, host: '0.0.0.0' }, local: ['ours/**'] }
+  const closed = await startTwoUpstreams(t, { config: onNetwork })
+  const own = (url: string): string => url.replace('0.0.0.0', '127.0.0.1')
+  await assertDenied(t, `${own(closed.mirror.url)}/v2/ours/app`, [
+    'not open to the network',
+    'push.anonymous',
+  ])
+
+  const open = await startTwoUpstreams(t, { config: { ...onNetwork, push: { anonymous: true } } })
+  const base = `${own(open.mirror.url)}/v2`
+  t.equal((await pushImage(`${base}/ours/app`, pushed, '1')).status, 201)
+  await assertDenied(t, `${base}/new/app`, ['only names of `local`', 'ours/**'])
+  await assertDenied(t, `${base}/quay.io/app`, ['of quay.io'])
+  const proxied = await send(`${base}/ours/app/blobs/uploads/`, 'POST', null, {
+    'x-forwarded-for': '192.0.2.1',
+  })
+  t.equal(proxied.status, 202)
+})
+
+test('tags of push.immutable stay where they are; others move', async (t) => {
+  const { mirror, get } = await startTwoUpstreams(t, {
+    config: { push: { immutable: ['v*', 'team/*:stable'] } },
+  })
+  const other: Image = image({ layers: [100], seed: 'other' })
+  for (const [name, tag, status] of [
+    ['team/app', 'v1', 403],
+    ['team/app', 'stable', 403],
+    ['other/app', 'stable', 201],
+    ['team/app', 'latest', 201],
+  ] as const) {
+    const repository = `${mirror.url}/v2/${name}`
+    t.equal((await pushImage(repository, pushed, tag)).status, 201)
+    t.equal((await pushImage(repository, pushed, tag)).status, 201, 'the same once more is no move')
+    const moved = await pushImage(repository, other, tag)
+    t.equal(moved.status, status, `${name}:${tag}`)
+    if (status === 403) t.match(messageOf(moved), /push\.immutable .* keeps the tag/)
+    const now = await get(`${name}/manifests/${tag}`)
+    t.same(now.body, (status === 403 ? pushed : other).manifest.bytes)
+  }
+})
+
+test('without a default upstream a free name takes pushes too', async (t) => {
+  const { mirror, asked } = await startTwoUpstreams(t, { hub: { default: false } })
+  t.equal((await pushBlob(`${mirror.url}/v2/new/app`, pushed.layers[0]!)).status, 201)
   t.equal(asked(), 0)
 })
 
 test('an unknown ns is an unknown name for writes, too', async (t) => {
   const { mirror, asked } = await startTwoUpstreams(t)
   for (const [method, part] of WRITES) {
-    const answer = await write(withNs(`${mirror.url}/v2/team/app`, part, 'evil.example'), method)
+    const answer = await write(
+      `${mirror.url}/v2/team/app/${part}${part.includes('?') ? '&' : '?'}ns=evil.example`,
+      method,
+    )
     t.equal(answer.status, 404, `${method} ${part}`)
     t.equal(codeOf(answer), 'NAME_UNKNOWN')
   }

@@ -72,7 +72,9 @@ function vouchedIn(
   faults: string[],
 ): Map<string, number> {
   const prefixes = new Map<string, number>()
-  for (const name of partialsIn(root).filter((it) => it.endsWith('.json'))) {
+  // Of uploads nobody knows yet what they will be.
+  const ofDownloads = partialsIn(root).filter((it) => it.endsWith('.json') && !it.startsWith('upload-'))
+  for (const name of ofDownloads) {
     const part = path.join(root, 'ingest', name.replace(/json$/, 'part'))
     if (!existsSync(part)) continue
     const { digest, extents } = parse(readFileSync(path.join(root, 'ingest', name), 'utf8')) ?? {}

@@ -1,0 +1,48 @@
+/**
+ * Who writes: whether a request certainly comes from a program on this machine that talks to us directly.
+ *
+ * A page in a browser can make a local program's requests (DNS rebinding) and a proxy on this machine anybody's:
+ * so the listener, the peer and the `Host` must all be loopback, and no header may tell of another hop.
+ */
+import { BlockList, isIP } from 'node:net'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { Pusher, PushTarget } from '../registry/pushes.ts'
+import type { Exchange } from './exchange.ts'
+import { namespaceOf, type Services } from './pull.ts'
+
+const LOOPBACK = new BlockList()
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
+LOOPBACK.addAddress('::1', 'ipv6')
+
+/** Of an address or a host name without a port. */
+export function isLoopback(host: string): boolean {
+  const plain = host.replace(/^\[|\]$/g, '').toLowerCase()
+  if (plain === 'localhost' || plain.endsWith('.localhost')) return true
+  const family = isIP(plain)
+  return family !== 0 && LOOPBACK.check(plain, family === 6 ? 'ipv6' : 'ipv4')
+}
+
+/**
+ * The repository a write goes to.
+ *
+ * @throws OciError when it may not be written to, or not by whoever asks
+ */
+export function pushTarget(
+  exchange: Exchange,
+  route: { readonly repository: RepositoryName; readonly query: URLSearchParams },
+  { registry, listener }: Services,
+): Promise<PushTarget> {
+  exchange.fields.upstream = 'local'
+  return registry.pushTo(route.repository, namespaceOf(route.query), pusherOf(exchange, listener()))
+}
+
+/** @param listener the address we listen on */
+function pusherOf(exchange: Exchange, listener: string): Pusher {
+  const { request, remote = '' } = exchange
+  const forwarded = Object.keys(request.headers).some(
+    (name) =>
+      name === 'forwarded' || name === 'via' || name.startsWith('x-forwarded-') || name === 'x-real-ip',
+  )
+  const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
+  return { onThisMachine: !forwarded && [listener, remote, host].every(isLoopback) }
+}

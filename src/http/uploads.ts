@@ -1,0 +1,152 @@
+/**
+ * …/blobs/uploads/ and …/blobs/uploads/<session>: how a blob gets here.
+ *
+ * A session's location never changes, so none is ever stale; where it stands says `Range`. A body is asked for and
+ * read only when who sends it, where to, and from which byte on have been found right.
+ * Spec: distribution-spec § Pushing blobs, § Mounting.
+ */
+import type { OutgoingHttpHeaders } from 'node:http'
+import { algorithmOf, parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
+import type { RouteTo } from '../oci/route.ts'
+import type { PushTarget, UploadSession } from '../registry/pushes.ts'
+import { streamBody } from './body.ts'
+import type { Exchange } from './exchange.ts'
+import type { Services } from './pull.ts'
+import { pushTarget } from './pusher.ts'
+
+/** As the specification has it, and as RFC 9110 § 14.4 would. */
+const CONTENT_RANGE = /^(?:bytes )?(\d{1,15})-(\d{1,15})(?:\/(?:\d+|\*))?$/
+
+/** POST: a new session, or at once the whole blob, or a blob of another repository. */
+export async function serveUploads(
+  exchange: Exchange,
+  route: RouteTo<'uploads'>,
+  services: Services,
+): Promise<void> {
+  const target = await pushTarget(exchange, route, services)
+  const { query } = route
+  const mounted = query.get('mount')
+  if (mounted !== null) {
+    const digest = parseDigest(mounted)
+    const from = query.get('from')
+    if (await target.mount(digest, from === null ? undefined : parseRepositoryName(from))) {
+      sendBlob(exchange, target.name, digest)
+      return
+    }
+  }
+  if (query.has('digest')) {
+    const digest = digestIn(query)
+    await takeWhole(exchange, target, digest)
+    sendBlob(exchange, target.name, digest)
+    return
+  }
+  await using session = await target.startUpload(algorithmIn(query))
+  exchange.sendEmpty(202, { ...position(target, session), 'Content-Length': 0 })
+}
+
+export async function serveUpload(
+  exchange: Exchange,
+  route: RouteTo<'upload'>,
+  services: Services,
+): Promise<void> {
+  const target = await pushTarget(exchange, route, services)
+  await using session = await target.openUpload(route.session)
+  switch (exchange.method) {
+    case 'PATCH':
+      if (!(await append(exchange, target, session))) return
+      exchange.sendEmpty(202, { ...position(target, session), 'Content-Length': 0 })
+      return
+    case 'PUT': {
+      const digest = digestIn(route.query)
+      exchange.fields.digest = digest
+      if (exchange.hasBody && !(await append(exchange, target, session))) return
+      await session.finish(digest)
+      sendBlob(exchange, target.name, digest)
+      return
+    }
+    case 'DELETE':
+      await session.cancel()
+      exchange.sendEmpty(204, {})
+      return
+    default:
+      exchange.sendEmpty(204, position(target, session))
+  }
+}
+
+/** A session that nobody hears of: when it comes to nothing, nothing is left. */
+async function takeWhole(exchange: Exchange, target: PushTarget, digest: Digest): Promise<void> {
+  exchange.fields.digest = digest
+  await using session = await target.startUpload(algorithmOf(digest))
+  try {
+    if (exchange.hasBody) await session.append(streamBody(exchange), undefined)
+  } catch (error) {
+    await session.cancel()
+    throw error
+  }
+  await session.finish(digest)
+}
+
+/** @returns false when it was refused, with where the client has to go on */
+async function append(exchange: Exchange, target: PushTarget, session: UploadSession): Promise<boolean> {
+  try {
+    await session.append(streamBody(exchange), rangeOf(exchange))
+    return true
+  } catch (error) {
+    const misplaced =
+      error instanceof OciError && (error.code === 'RANGE_INVALID' || error.code === 'SIZE_INVALID')
+    if (!misplaced) throw error
+    exchange.fail(error, position(target, session))
+    return false
+  }
+}
+
+/** @throws OciError BLOB_UPLOAD_INVALID, RANGE_INVALID, or SIZE_INVALID when the body has another length */
+function rangeOf(exchange: Exchange): { first: number; last: number } | undefined {
+  const header = exchange.header('content-range')
+  if (header === undefined) return undefined
+  const [, from, to] = CONTENT_RANGE.exec(header) ?? []
+  if (from === undefined || to === undefined) {
+    throw new OciError('BLOB_UPLOAD_INVALID', { contentRange: header.slice(0, 100) })
+  }
+  const range = { first: Number(from), last: Number(to) }
+  if (range.last < range.first) throw new OciError('RANGE_INVALID', range)
+  const length = exchange.header('content-length')
+  if (length !== undefined && Number(length) !== range.last - range.first + 1) {
+    throw new OciError('SIZE_INVALID', { ...range, contentLength: Number(length) })
+  }
+  return range
+}
+
+/** @throws OciError DIGEST_INVALID */
+function digestIn(query: URLSearchParams): Digest {
+  const digest = query.get('digest')
+  if (digest !== null) return parseDigest(digest)
+  throw new OciError('DIGEST_INVALID', undefined, { message: 'the digest parameter is missing' })
+}
+
+/** @throws OciError DIGEST_INVALID */
+function algorithmIn(query: URLSearchParams): DigestAlgorithm | undefined {
+  const algorithm = query.get('digest-algorithm')
+  if (algorithm === null || algorithm === 'sha256' || algorithm === 'sha512') return algorithm ?? undefined
+  throw new OciError('DIGEST_INVALID', { algorithm: algorithm.slice(0, 100) })
+}
+
+/** Nothing at all and one byte look the same, by design of the specification. */
+function position({ name }: PushTarget, { id, offset }: UploadSession): OutgoingHttpHeaders {
+  return {
+    Location: `/v2/${name}/blobs/uploads/${id}`,
+    Range: `0-${Math.max(0, offset - 1)}`,
+    'Docker-Upload-UUID': id,
+  }
+}
+
+function sendBlob(exchange: Exchange, name: RepositoryName, digest: Digest): void {
+  exchange.fields.digest = digest
+  exchange.sendEmpty(201, {
+    Location: `/v2/${name}/blobs/${digest}`,
+    'Docker-Content-Digest': digest,
+    'Content-Length': 0,
+  })
+}

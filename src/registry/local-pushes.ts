@@ -1,0 +1,255 @@
+/**
+ * Writes to a repository that was, or is just being, pushed here.
+ *
+ * What is acknowledged is on the disk and in the index. A manifest is checked and committed under its repository's
+ * lock, a blob adopted and linked under its digest's: the collector takes the same ones before it lets go of
+ * anything.
+ */
+import type { Logger } from 'pino'
+import { isNonDistributable, MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
+import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
+import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import type { IngestStore } from '../store/ingest.ts'
+import type { Locks } from '../store/locks.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type MetadataStore,
+  type MetadataTransaction,
+  type RepositoryKey,
+} from '../store/metadata.ts'
+import type { LocalNames } from './local-names.ts'
+import { readAll } from './local.ts'
+import { assertMayMove, type PushSettings } from './push-rules.ts'
+import type { KeptManifest, PushedManifest, PushTarget, UploadSession } from './pushes.ts'
+import { referrersTag, withReferrer } from './referrers.ts'
+import type { Uploads } from './uploads.ts'
+
+/** What all local repositories share. */
+export interface LocalContext {
+  readonly store: BlobStore
+  readonly ingests: IngestStore
+  readonly metadata: MetadataStore
+  readonly locks: Locks
+  readonly localNames: Pick<LocalNames, 'add'>
+  readonly uploads: Uploads
+  readonly settings: Pick<PushSettings, 'immutable'>
+  /** Whether what is pulled under that name includes that blob, and its bytes are here. Asks nobody else. */
+  readonly readableHere: (name: RepositoryName, digest: Digest) => Promise<boolean>
+  readonly log: Logger
+  readonly now: () => EpochMs
+}
+
+interface Kept {
+  readonly digest: Digest
+  readonly bytes: Buffer
+  readonly content: ManifestContent
+  readonly tags: Iterable<Tag>
+}
+
+const NEVER = new AbortController().signal
+
+export class LocalPushes implements PushTarget {
+  readonly name: RepositoryName
+  readonly #context: LocalContext
+  readonly #key: RepositoryKey
+
+  constructor(context: LocalContext, name: RepositoryName) {
+    this.name = name
+    this.#context = context
+    this.#key = { registry: LOCAL, name }
+  }
+
+  startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession> {
+    return this.#context.uploads.start(this.name, algorithm)
+  }
+
+  openUpload(id: string): Promise<UploadSession> {
+    return this.#context.uploads.open(this.name, id)
+  }
+
+  async mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean> {
+    const { store, metadata, locks, localNames, readableHere, now } = this.#context
+    // A digest alone opens nothing: without a repository that holds it there is nothing to go by.
+    if (from === undefined || !(await readableHere(from, digest))) return false
+    using _held = await locks.exclusive(`blob ${digest}`, NEVER)
+    const blob = await store.stat(digest)
+    if (blob === undefined) return false
+    localNames.add(this.name)
+    await metadata.transaction((tx) => {
+      tx.putRepository(this.#key, now())
+      tx.linkBlob(this.#key, digest, blob.size, now())
+    })
+    return true
+  }
+
+  async putManifest(reference: Reference, pushed: PushedManifest): Promise<KeptManifest> {
+    const { locks } = this.#context
+    const { bytes } = pushed
+    const content = parseManifest(bytes, pushed.mediaType)
+    assertDeclared(content, pushed.mediaType)
+    const byDigest = isDigestReference(reference)
+    const digest = digestOf(bytes, byDigest ? algorithmOf(reference) : 'sha256')
+    if (byDigest && digest !== reference) {
+      throw new OciError('DIGEST_INVALID', { expected: reference, found: digest })
+    }
+    const tags = new Set(byDigest ? pushed.tags : [reference, ...pushed.tags])
+
+    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    await this.#assertHeld(content)
+    for (const tag of tags) await this.#assertMayTag(tag, digest)
+    await this.#keep([
+      { digest, bytes, content, tags },
+      ...(await this.#listed(digest, bytes.length, content)),
+    ])
+    return { digest, subject: content.subject?.digest }
+  }
+
+  async deleteManifest(reference: Reference): Promise<boolean> {
+    const { locks, metadata, now } = this.#context
+    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    if (isDigestReference(reference)) {
+      if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
+      const unlisted = await this.#unlisted(reference)
+      await this.#keep(unlisted, (tx) => tx.deleteManifest(this.#key, reference, now()))
+      return true
+    }
+    const tag = await metadata.tags.get(this.#key, reference)
+    if (tag === undefined || tag.deletedAt !== undefined) return false
+    await metadata.transaction((tx) => tx.deleteTag(this.#key, reference, now()))
+    return true
+  }
+
+  async deleteBlob(digest: Digest): Promise<boolean> {
+    const { locks, metadata } = this.#context
+    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    if (!(await metadata.blobs.linked(this.#key, digest))) return false
+    await metadata.transaction((tx) => tx.unlinkBlob(this.#key, digest))
+    return true
+  }
+
+  /** Durably, all of it or nothing; what is stored and not committed is collected. */
+  async #keep(manifests: readonly Kept[], also?: (tx: MetadataTransaction) => void): Promise<void> {
+    const { locks, localNames, metadata, now } = this.#context
+    // Until the index knows them: a collector would find bytes that nobody names.
+    using held = new DisposableStack()
+    const byDigest = new Map(manifests.map(({ digest, bytes }) => [digest, bytes]))
+    // In order, so that no two pushes ever wait for each other.
+    for (const [digest, bytes] of [...byDigest].sort(([one], [other]) => (one < other ? -1 : 1))) {
+      held.use(await locks.exclusive(`blob ${digest}`, NEVER))
+      await this.#store(digest, bytes)
+    }
+    localNames.add(this.name)
+    await metadata.transaction((tx) => {
+      const at = now()
+      tx.putRepository(this.#key, at)
+      also?.(tx)
+      for (const { digest, bytes, content, tags } of manifests) {
+        const size = bytes.length
+        tx.putManifest(this.#key, digest, size, content, at)
+        const { mediaType } = content
+        for (const tag of tags) {
+          tx.putTag(this.#key, { tag, digest, size, mediaType, checkedAt: at, deletedAt: undefined })
+        }
+      }
+    })
+  }
+
+  /** Where somebody keeps a referrers tag for its subject: that tag's index with this manifest in it. */
+  async #listed(digest: Digest, size: number, content: ManifestContent): Promise<Kept[]> {
+    const { subject, mediaType, artifactType, annotations } = content
+    if (subject === undefined) return []
+    const add = {
+      mediaType,
+      digest,
+      size,
+      ...(artifactType === undefined ? {} : { artifactType }),
+      ...(annotations === undefined ? {} : { annotations }),
+    }
+    return this.#relisted(subject.digest, { add })
+  }
+
+  /** Of a manifest that goes: the same without it. */
+  async #unlisted(digest: Digest): Promise<Kept[]> {
+    const bytes = await this.#bytesOf(digest)
+    const subject = bytes === undefined ? undefined : parseManifest(bytes).subject
+    return subject === undefined ? [] : this.#relisted(subject.digest, { remove: digest })
+  }
+
+  async #relisted(subject: Digest, change: Parameters<typeof withReferrer>[1]): Promise<Kept[]> {
+    const tag = referrersTag(subject)
+    const record = await this.#context.metadata.tags.get(this.#key, tag)
+    if (record === undefined || record.deletedAt !== undefined) return []
+    const index = await this.#bytesOf(record.digest)
+    const bytes = index === undefined ? undefined : withReferrer(index, change)
+    if (bytes === undefined || bytes.length > MAX_MANIFEST_BYTES) return []
+    const content = parseManifest(bytes, record.mediaType)
+    return [{ digest: digestOf(bytes, algorithmOf(record.digest)), bytes, content, tags: [tag] }]
+  }
+
+  async #bytesOf(digest: Digest): Promise<Buffer | undefined> {
+    await using reader = await this.#context.store.open(digest)
+    return reader === undefined || reader.size > MAX_MANIFEST_BYTES ? undefined : await readAll(reader)
+  }
+
+  /** @throws OciError MANIFEST_BLOB_UNKNOWN naming the first blob that is not in this repository */
+  async #assertHeld({ config, layers }: ManifestContent): Promise<void> {
+    const checked = new Set<Digest>()
+    for (const descriptor of [config, ...layers]) {
+      if (descriptor === undefined || isNonDistributable(descriptor) || checked.has(descriptor.digest))
+        continue
+      checked.add(descriptor.digest)
+      await this.#assertBlob(descriptor)
+    }
+  }
+
+  async #assertBlob({ digest, size }: Descriptor): Promise<void> {
+    const { metadata, store } = this.#context
+    const linked = await metadata.blobs.linked(this.#key, digest)
+    const blob = linked ? await store.stat(digest) : undefined
+    if (blob === undefined) {
+      throw new OciError('MANIFEST_BLOB_UNKNOWN', { name: this.name, digest })
+    }
+    if (blob.size !== size) {
+      throw new OciError(
+        'MANIFEST_INVALID',
+        { digest, size, found: blob.size },
+        { message: 'a blob has another size' },
+      )
+    }
+  }
+
+  async #assertMayTag(tag: Tag, digest: Digest): Promise<void> {
+    const before = await this.#context.metadata.tags.get(this.#key, tag)
+    if (before === undefined || before.deletedAt !== undefined || before.digest === digest) return
+    assertMayMove(this.name, tag, this.#context.settings)
+  }
+
+  async #store(digest: Digest, bytes: Buffer): Promise<void> {
+    const { store, ingests } = this.#context
+    const ingest = await ingests.open({ source: LOCAL, digest }, { fresh: true })
+    try {
+      await ingest.write([bytes], 0)
+      const file = await ingest.verify(bytes.length)
+      if (file === undefined) throw new Error('a manifest changed on its way to the disk')
+      await store.adopt(file)
+    } catch (error) {
+      await ingest.discard()
+      throw error
+    }
+  }
+}
+
+/** @throws OciError MANIFEST_INVALID when the document and its `Content-Type` do not agree */
+function assertDeclared(content: ManifestContent, declared: string | undefined): void {
+  const bare = declared?.split(';')[0]?.trim().toLowerCase()
+  if (bare === undefined || bare === '' || bare === content.mediaType.toLowerCase()) return
+  throw new OciError(
+    'MANIFEST_INVALID',
+    { contentType: bare, mediaType: content.mediaType },
+    { message: 'Content-Type and mediaType of the manifest differ' },
+  )
+}

@@ -1,0 +1,106 @@
+/**
+ * Where pushes go, and who may push.
+ *
+ * A push makes a repository local under a glob of `local`, or, on a loopback listener, under any name that no
+ * upstream's key claims and the default upstream never served here. Everything else is refused, in words that
+ * say which rule did it and what name would work. DESIGN "Where pushes go".
+ */
+import { OciError } from '../oci/errors.ts'
+import { matchesAny } from '../oci/glob.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type { Pusher } from './pushes.ts'
+
+export interface PushSettings {
+  /** Whoever reaches the port may push. */
+  readonly anonymous: boolean
+  /** Globs of names nobody may push to. */
+  readonly deny: readonly string[]
+  /** Globs of tags that do not move; with a `:` they are over `name:tag`. */
+  readonly immutable: readonly string[]
+  /** Globs of names that are always ours. */
+  readonly local: readonly string[]
+  /** Only this machine can reach us. */
+  readonly loopbackListener: boolean
+}
+
+/** What the naming rules say of a name that somebody wants to push to. */
+export type PushDestination =
+  | { readonly is: 'local' | 'existing' | 'unclaimed' }
+  /** `sign` is what made it the upstream's: `quay.io/`, `ns=quay.io`. */
+  | { readonly is: 'claimed'; readonly upstream: string; readonly sign: string }
+  /** The default upstream answers for it; `served` when something of it is here already. */
+  | { readonly is: 'default'; readonly upstream: string; readonly served: boolean }
+
+/** @throws OciError DENIED */
+export function assertMayPush(
+  name: RepositoryName,
+  destination: PushDestination,
+  pusher: Pusher,
+  settings: PushSettings,
+): void {
+  const problem =
+    claim(name, destination, settings) ?? reservation(name, settings) ?? stranger(pusher, settings)
+  if (problem !== undefined) throw new OciError('DENIED', { name }, { message: problem })
+  if (destination.is === 'local' || destination.is === 'existing' || settings.loopbackListener) return
+  const message = `this server is open to the network, where only names of \`local\` take pushes; ${whatWorks(settings)}`
+  throw new OciError('DENIED', { name }, { message })
+}
+
+function claim(
+  name: RepositoryName,
+  destination: PushDestination,
+  settings: PushSettings,
+): string | undefined {
+  if (destination.is === 'claimed') {
+    const { sign, upstream } = destination
+    return `${sign} makes it a name of ${upstream}, which is mirrored here and cannot be pushed to; ${whatWorks(settings)}`
+  }
+  if (destination.is === 'default' && destination.served) {
+    return (
+      `${name} was pulled from ${destination.upstream} through here, and a push would hide it; ` +
+      whatWorks(settings)
+    )
+  }
+  return undefined
+}
+
+function reservation(name: RepositoryName, settings: PushSettings): string | undefined {
+  const glob = settings.deny.find((it) => matchesAny([it], name))
+  return glob === undefined ? undefined : `push.deny reserves ${glob}; ${whatWorks(settings)}`
+}
+
+function stranger(pusher: Pusher, settings: PushSettings): string | undefined {
+  if (settings.anonymous || pusher.onThisMachine) return undefined
+  return settings.loopbackListener
+    ? 'pushes are taken from programs on this machine that speak to us directly, under a name such as localhost; ' +
+        'push.anonymous: true opens them to whoever reaches the port'
+    : 'pushes are not open to the network; push.anonymous: true in the configuration opens them'
+}
+
+function whatWorks({ local, loopbackListener, deny }: PushSettings): string {
+  const example = local.find((glob) => !matchesAny(deny, glob))
+  if (example !== undefined) return `a name that matches ${example} works`
+  return loopbackListener
+    ? 'a name without a registry in front, such as team/app, works'
+    : 'list names of your own in `local`, such as team/**'
+}
+
+/** @throws OciError DENIED for a tag that names something else already, and must not be moved */
+export function assertMayMove(
+  name: RepositoryName,
+  tag: Tag,
+  settings: Pick<PushSettings, 'immutable'>,
+): void {
+  const glob = settings.immutable.find((it) => isOfTag(it, name, tag))
+  if (glob === undefined) return
+  throw new OciError(
+    'DENIED',
+    { name, tag },
+    { message: `push.immutable (${glob}) keeps the tag ${tag} where it is; push under another tag` },
+  )
+}
+
+function isOfTag(glob: string, name: RepositoryName, tag: Tag): boolean {
+  const colon = glob.lastIndexOf(':')
+  return matchesAny([glob.slice(colon + 1)], tag) && (colon < 0 || matchesAny([glob.slice(0, colon)], name))
+}

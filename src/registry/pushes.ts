@@ -1,0 +1,85 @@
+/**
+ * What a push means: the seam between `http/` and the local repositories.
+ *
+ * A success told to the client is a promise: what it names is on the disk, synced, and in the index, committed.
+ * A throw is an OciError (told to the client as it is) or a bug.
+ */
+import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
+import type { Reference, RepositoryName, Tag } from '../oci/reference.ts'
+
+type Bytes = number
+
+/** Who pushes, as far as it decides what may be pushed. */
+export interface Pusher {
+  /** Certainly a program on this machine, talking to us directly. DESIGN "Security ground rules". */
+  readonly onThisMachine: boolean
+}
+
+/** A repository that takes writes. */
+export interface PushTarget {
+  readonly name: RepositoryName
+
+  /**
+   * Nothing of the repository exists because of it.
+   *
+   * @param algorithm of the digest it will be finished with, if the client has said so
+   */
+  startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession>
+  /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository */
+  openUpload(id: string): Promise<UploadSession>
+
+  /**
+   * Makes a blob of another repository readable here, without moving its bytes.
+   *
+   * @param from where it is, or undefined: wherever we have it
+   * @returns false when it cannot be: the client uploads it
+   */
+  mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean>
+
+  /** @throws OciError MANIFEST_INVALID, DIGEST_INVALID, MANIFEST_BLOB_UNKNOWN, DENIED for a tag that must not move */
+  putManifest(reference: Reference, manifest: PushedManifest): Promise<KeptManifest>
+  /** @returns false when there is none */
+  deleteManifest(reference: Reference): Promise<boolean>
+  deleteBlob(digest: Digest): Promise<boolean>
+}
+
+export interface PushedManifest {
+  readonly bytes: Buffer
+  /** `Content-Type`, as it came. */
+  readonly mediaType: string | undefined
+  /** Beside the reference: tags of the `tag` parameters. */
+  readonly tags: readonly Tag[]
+}
+
+export interface KeptManifest {
+  readonly digest: Digest
+  /** The manifest it refers to; that we say it tells the client to keep no referrers tag of its own. */
+  readonly subject: Digest | undefined
+}
+
+/**
+ * One upload. Of its methods one runs at a time; a second client of the same session waits for the first.
+ * Disposing lets go of the session, not of its bytes.
+ */
+export interface UploadSession extends AsyncDisposable {
+  readonly id: string
+  /** Bytes received so far. */
+  readonly offset: Bytes
+
+  /**
+   * Takes a body to its end; what came before it broke off is kept.
+   *
+   * @param range of a chunk, inclusive as in `Content-Range`; undefined: whatever comes, appended
+   * @throws OciError RANGE_INVALID when it does not begin at `offset` (nothing was taken then), SIZE_INVALID
+   */
+  append(body: AsyncIterable<Buffer>, range: { first: Bytes; last: Bytes } | undefined): Promise<void>
+
+  /**
+   * The bytes are the blob `digest`, durable and linked in the repository when it resolves; ends the session.
+   *
+   * @throws OciError DIGEST_INVALID; the session has ended then, too
+   */
+  finish(digest: Digest): Promise<void>
+
+  cancel(): Promise<void>
+}

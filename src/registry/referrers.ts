@@ -1,0 +1,81 @@
+/**
+ * Lists of referrers: what the API answers, and the tag that clients without the API keep instead.
+ *
+ * Spec: distribution-spec § Listing referrers, § Referrers tag schema.
+ */
+import { MAX_MANIFEST_BYTES, MEDIA_TYPES, type Descriptor } from '../oci/descriptor.ts'
+import { algorithmOf, hexOf, type Digest } from '../oci/digest.ts'
+import { parsePage } from '../oci/pagination.ts'
+import { parseTag, type Tag } from '../oci/reference.ts'
+
+/** Clients read no larger index; some room for what is around the descriptors. */
+const MAX_PAGE_BYTES = MAX_MANIFEST_BYTES - 64 * 1024
+
+interface ReferrersPage {
+  readonly bytes: Buffer
+  readonly filtersApplied: string | undefined
+  readonly next: URLSearchParams | undefined
+}
+
+/**
+ * One page of `all`, in the order of their digests.
+ *
+ * @param query of the request: `artifactType`, and `n` and `last` as tag lists have them
+ * @throws OciError PAGINATION_NUMBER_INVALID
+ */
+export function referrersPage(all: readonly Descriptor[], query: URLSearchParams): ReferrersPage {
+  const { n = Infinity, last = '' } = parsePage(query)
+  const wanted = query.get('artifactType')
+  const rest = all
+    .filter(({ digest, artifactType }) => digest > last && (wanted === null || artifactType === wanted))
+    .sort((one, other) => (one.digest < other.digest ? -1 : 1))
+  const manifests = firstOf(rest, n)
+  const end = manifests.at(-1)
+  const next = new URLSearchParams(query)
+  if (end !== undefined) next.set('last', end.digest)
+  return {
+    bytes: indexOf(manifests),
+    filtersApplied: wanted === null ? undefined : 'artifactType',
+    next: end !== undefined && manifests.length < rest.length ? next : undefined,
+  }
+}
+
+function firstOf(descriptors: readonly Descriptor[], n: number): readonly Descriptor[] {
+  let bytes = 0
+  const end = descriptors.findIndex((descriptor, at) => {
+    bytes += Buffer.byteLength(JSON.stringify(descriptor)) + 1
+    return at >= n || (at > 0 && bytes > MAX_PAGE_BYTES)
+  })
+  return end < 0 ? descriptors : descriptors.slice(0, end)
+}
+
+function indexOf(manifests: readonly Descriptor[]): Buffer {
+  return Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests }))
+}
+
+/** `sha256-…`: at most 32 characters of the algorithm, and 64 of the rest. */
+export function referrersTag(subject: Digest): Tag {
+  return parseTag(`${algorithmOf(subject)}-${hexOf(subject).slice(0, 64)}`)
+}
+
+/**
+ * The index under a referrers tag, with one manifest more or less. What else it says stays as it is.
+ *
+ * @returns undefined when nothing changes, or when those bytes are no index
+ */
+export function withReferrer(
+  index: Buffer,
+  change: { readonly add: Descriptor } | { readonly remove: Digest },
+): Buffer | undefined {
+  const document = JSON.parse(index.toString()) as { manifests?: unknown }
+  const before = document.manifests
+  if (!Array.isArray(before)) return undefined
+  const listed = (digest: Digest): boolean => before.some((it: { digest?: unknown }) => it.digest === digest)
+  if ('add' in change) {
+    if (listed(change.add.digest)) return undefined
+    return Buffer.from(JSON.stringify({ ...document, manifests: [...(before as unknown[]), change.add] }))
+  }
+  if (!listed(change.remove)) return undefined
+  const manifests = before.filter((it: { digest?: unknown }) => it.digest !== change.remove) as unknown[]
+  return Buffer.from(JSON.stringify({ ...document, manifests }))
+}

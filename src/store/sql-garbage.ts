@@ -1,0 +1,147 @@
+/**
+ * What nobody names any more, as queries.
+ *
+ * Local repositories only: what was mirrored is evicted, not collected. Each list is what holds at one moment;
+ * whoever sweeps looks again under the locks that pushes take.
+ */
+import type { Kysely } from 'kysely'
+import type { Digest } from '../oci/digest.ts'
+import type { BlobInfo } from './blob-store.ts'
+import { LOCAL, type EpochMs, type Garbage, type GarbageIndex } from './metadata.ts'
+import type { Tables } from './schema.ts'
+
+export class SqlGarbage implements GarbageIndex {
+  readonly #db: Kysely<Tables>
+
+  constructor(db: Kysely<Tables>) {
+    this.#db = db
+  }
+
+  async manifests(before: EpochMs, limit: number): Promise<readonly Garbage[]> {
+    const rows = await this.#db
+      .selectFrom('manifest as m')
+      .innerJoin('repository as r', 'r.id', 'm.repository')
+      .select(['r.registry', 'r.name', 'm.digest', 'm.size', 'm.released_at as since'])
+      .where('r.registry', '=', LOCAL)
+      .where('m.released_at', '<=', before)
+      .where((eb) =>
+        eb.not(
+          eb.exists(
+            eb
+              .selectFrom('tag')
+              .select('tag.tag')
+              .whereRef('tag.repository', '=', 'm.repository')
+              .whereRef('tag.digest', '=', 'm.digest')
+              .where('tag.deleted_at', 'is', null),
+          ),
+        ),
+      )
+      .where((eb) =>
+        eb.not(
+          eb.exists(
+            eb
+              .selectFrom('manifest_reference as named')
+              .innerJoin('manifest as parent', 'parent.digest', 'named.manifest')
+              .select('named.position')
+              .whereRef('named.digest', '=', 'm.digest')
+              .whereRef('parent.repository', '=', 'm.repository')
+              .where('named.role', '=', 'manifest'),
+          ),
+        ),
+      )
+      .where((eb) =>
+        eb.not(
+          eb.exists(
+            eb
+              .selectFrom('manifest as subject')
+              .select('subject.digest')
+              .whereRef('subject.repository', '=', 'm.repository')
+              .whereRef('subject.digest', '=', 'm.subject'),
+          ),
+        ),
+      )
+      .limit(limit)
+      .execute()
+    return rows.map(garbageOf)
+  }
+
+  async links(before: EpochMs, limit: number): Promise<readonly Garbage[]> {
+    const rows = await this.#db
+      .selectFrom('repository_blob as l')
+      .innerJoin('repository as r', 'r.id', 'l.repository')
+      .innerJoin('blob as b', 'b.digest', 'l.digest')
+      .select(['r.registry', 'r.name', 'l.digest', 'b.size', 'l.linked_at as since'])
+      .where('r.registry', '=', LOCAL)
+      .where('l.linked_at', '<=', before)
+      .where((eb) =>
+        eb.not(
+          eb.exists(
+            eb
+              .selectFrom('manifest_reference as named')
+              .innerJoin('manifest as m', 'm.digest', 'named.manifest')
+              .select('named.position')
+              .whereRef('named.digest', '=', 'l.digest')
+              .whereRef('m.repository', '=', 'l.repository'),
+          ),
+        ),
+      )
+      .limit(limit)
+      .execute()
+    return rows.map(garbageOf)
+  }
+
+  async blobs(page: { readonly last?: Digest; readonly limit: number }): Promise<readonly BlobInfo[]> {
+    return await this.#unheld()
+      .select(['b.digest', 'b.size'])
+      .where('b.digest', '>', page.last ?? ('' as Digest))
+      .orderBy('b.digest')
+      .limit(page.limit)
+      .execute()
+  }
+
+  async wanted(digest: Digest): Promise<boolean> {
+    const known = await this.#db
+      .selectFrom('blob')
+      .select('digest')
+      .where('digest', '=', digest)
+      .executeTakeFirst()
+    if (known === undefined) return false
+    const unheld = await this.#unheld().select('b.digest').where('b.digest', '=', digest).executeTakeFirst()
+    return unheld === undefined
+  }
+
+  #unheld() {
+    return this.#db
+      .selectFrom('blob as b')
+      .where((eb) =>
+        eb.not(
+          eb.exists(
+            eb.selectFrom('repository_blob as l').select('l.digest').whereRef('l.digest', '=', 'b.digest'),
+          ),
+        ),
+      )
+      .where((eb) =>
+        eb.not(
+          eb.exists(
+            eb.selectFrom('blob_source as s').select('s.digest').whereRef('s.digest', '=', 'b.digest'),
+          ),
+        ),
+      )
+      .where((eb) =>
+        eb.not(
+          eb.exists(eb.selectFrom('manifest as m').select('m.digest').whereRef('m.digest', '=', 'b.digest')),
+        ),
+      )
+  }
+}
+
+function garbageOf(row: {
+  registry: string
+  name: Garbage['repository']['name']
+  digest: Digest
+  size: number
+  since: EpochMs | null
+}): Garbage {
+  const { registry, name, digest, size, since } = row
+  return { repository: { registry, name }, digest, size, since: since ?? 0 }
+}

@@ -1,0 +1,234 @@
+/** What is collected, when, and what never is. */
+import fc from 'fast-check'
+import { test } from 'tap'
+import type { Digest } from '../../src/oci/digest.ts'
+import { OciError } from '../../src/oci/errors.ts'
+import { LOCAL } from '../../src/store/metadata.ts'
+import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
+import { eventually } from '../support/app.ts'
+import { image, index, type Content, type Image } from '../support/images.ts'
+import { HOUR, startLocalRegistry, type LocalRegistry } from '../support/local-registry.ts'
+
+const NEVER = new AbortController().signal
+const DAY = 24 * HOUR
+/** Short, for a clock that is moved by hand: it only has to be longer than no time at all. */
+const GRACE = 10
+const app = image({ layers: [100, 200], seed: 'app' })
+
+async function bytesHere({ store }: LocalRegistry, contents: readonly Content[]): Promise<boolean[]> {
+  return Promise.all(contents.map(async ({ digest }) => (await store.stat(digest)) !== undefined))
+}
+
+const everything = ({ blobs, manifests }: Image): Content[] => [...blobs, ...manifests]
+
+test('a deleted tag lets everything of its image go, after the grace period', async (t) => {
+  const registry = await startLocalRegistry(t)
+  await registry.pushImage('team/app', app, '1')
+  registry.now += DAY
+  t.same(await registry.collect(), [], 'what is named stays for ever')
+  await registry.pushes('team/app').deleteManifest('1' as Reference)
+  registry.now += DAY - 1
+  t.same(await registry.collect(), [])
+  registry.now += 1
+  const planned = await registry.collect({ dryRun: true })
+  t.same(
+    planned.map(({ what, repository, digest }) => [what, repository, digest]),
+    [['manifest', 'team/app', app.manifest.digest]],
+  )
+  t.match(planned[0]?.why, '24 hours ago')
+  t.ok((await bytesHere(registry, everything(app))).every(Boolean), 'a dry run removes nothing')
+  const collected = await registry.collect()
+  t.equal(
+    collected.reduce((sum, { bytes }) => sum + bytes, 0),
+    everything(app).reduce((sum, { bytes }) => sum + bytes.length, 0),
+  )
+  t.notOk((await bytesHere(registry, everything(app))).some(Boolean))
+  t.same(await registry.collect(), [])
+})
+
+test('a tag that moved lets nothing go: its digest may be pinned somewhere', async (t) => {
+  const registry = await startLocalRegistry(t)
+  await registry.pushImage('team/app', app, '1')
+  await registry.pushImage('team/app', image({ seed: 'newer' }), '1')
+  registry.now += 1000 * DAY
+  t.same(await registry.collect(), [])
+  t.ok((await bytesHere(registry, everything(app))).every(Boolean))
+})
+
+test('an index takes its children along, but not those that another names', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const [arm, amd] = [image({ seed: 'arm' }), image({ seed: 'amd' })]
+  const both = index({ images: { arm, amd } })
+  const one = index({ images: { amd } })
+  await registry.pushImage('team/app', both, 'both')
+  await registry.pushImage('team/app', one, 'one')
+  await registry.pushes('team/app').deleteManifest('both' as Reference)
+  registry.now += DAY
+  await registry.collect()
+  t.same(await bytesHere(registry, [both.manifest, arm.manifest, arm.config]), [false, false, false])
+  t.ok((await bytesHere(registry, everything(one))).every(Boolean))
+})
+
+test('what refers to an image goes with it', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const signature = image({ seed: 'signature', subject: app.manifest, artifactType: 'application/vnd.sig' })
+  await registry.pushImage('team/app', signature)
+  await registry.pushImage('team/app', app, '1')
+  registry.now += DAY
+  t.same(await registry.collect(), [])
+  await registry.pushes('team/app').deleteManifest(app.manifest.digest)
+  registry.now += DAY
+  await registry.collect()
+  t.notOk((await bytesHere(registry, [...everything(app), ...everything(signature)])).some(Boolean))
+})
+
+test('an upload that no manifest followed goes; whoever was told "it is here" has the whole period again', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const [blob] = app.blobs as [Content]
+  await registry.pushBlob('team/app', blob)
+  registry.now += DAY - HOUR
+  t.equal((await registry.reader('team/app').headBlob(blob.digest))?.size, blob.bytes.length)
+  registry.now += DAY - 1
+  t.same(await registry.collect(), [])
+  registry.now += 1
+  await registry.collect()
+  t.same(await bytesHere(registry, [blob]), [false])
+  t.equal(await registry.reader('team/app').headBlob(blob.digest), undefined)
+})
+
+test('bytes that another repository holds, or an upstream gave, stay', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const [mounted, mirrored] = app.blobs as [Content, Content]
+  await registry.pushImage('team/one', app, '1')
+  t.ok(await registry.pushes('team/two').mount(mounted.digest, parseRepositoryName('team/one')))
+  await registry.metadata.transaction((tx) =>
+    tx.recordDelivery('docker.io', mirrored.digest, mirrored.bytes.length, registry.now),
+  )
+  await registry.pushes('team/one').deleteManifest(app.manifest.digest)
+  registry.now += DAY - 1
+  await registry.pushBlob('team/two', mounted)
+  registry.now += 1
+  await registry.collect()
+  t.same(await bytesHere(registry, [mounted, mirrored, app.layers[1]!]), [true, true, false])
+  t.ok(await registry.reader('team/two').holds(mounted.digest))
+})
+
+test('a file that the index has never heard of goes', async (t) => {
+  const registry = await startLocalRegistry(t)
+  await registry.pushImage('team/app', app, '1')
+  const stray = image({ layers: [50], seed: 'stray' }).layers[0]!
+  await registry.pushBlob('team/app', stray)
+  await registry.metadata.transaction((tx) => tx.forgetBlob(stray.digest))
+  const collected = await registry.collect()
+  t.match(collected, [{ what: 'blob', digest: stray.digest, bytes: 50, why: 'the index does not know it' }])
+  t.same(await bytesHere(registry, [stray]), [false])
+})
+
+test('a push that adopts bytes just as they are to go wins', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const [blob] = app.blobs as [Content]
+  await registry.pushBlob('team/one', blob)
+  registry.now += DAY
+  const adopting = await registry.locks.exclusive(`blob ${blob.digest}`, NEVER)
+  const collecting = registry.collect()
+  const key = { registry: LOCAL, name: parseRepositoryName('team/two') }
+  // The link of the first has gone, so the collector stands before the lock.
+  await eventually('it is unlinked', async () => !(await registry.reader('team/one').holds(blob.digest)))
+  await registry.metadata.transaction((tx) => {
+    tx.putRepository(key, registry.now)
+    tx.linkBlob(key, blob.digest, blob.bytes.length, registry.now)
+  })
+  adopting[Symbol.dispose]()
+  await collecting
+  t.ok(await registry.reader('team/two').holds(blob.digest))
+})
+
+test('a manifest that was checked already gets all its blobs', async (t) => {
+  const registry = await startLocalRegistry(t)
+  for (const blob of app.blobs) await registry.pushBlob('team/app', blob)
+  registry.now += DAY
+  // Between its check and its commit a push waits for its manifest's own lock.
+  const between = await registry.locks.exclusive(`blob ${app.manifest.digest}`, NEVER)
+  const pushing = registry.pushManifest('team/app', app.manifest, '1')
+  const waits = registry.locks.exclusive('repository team/app', AbortSignal.timeout(100))
+  await t.rejects(waits, 'the push holds its repository')
+  const collecting = registry.collect()
+  between[Symbol.dispose]()
+  await Promise.all([pushing, collecting])
+  t.ok((await bytesHere(registry, everything(app))).every(Boolean))
+  for (const { digest } of app.blobs) t.ok(await registry.reader('team/app').holds(digest))
+})
+
+/**
+ * Anything at once, over a few names and images that share blobs: at every moment an acknowledged manifest has
+ * all its blobs, and in the end, when everything was deleted, nothing is left.
+ */
+test('whatever is pushed, mounted, deleted, pulled and collected at once: nothing referenced goes missing', async (t) => {
+  const registry = await startLocalRegistry(t, GRACE)
+  const shared = { size: 64, seed: 'shared' }
+  const images = [0, 1, 2].map((seed) => image({ layers: [shared, 32 + seed], seed }))
+  const names = ['team/a', 'team/b']
+  const step = fc.record({
+    what: fc.constantFrom('push', 'push', 'mount', 'untag', 'delete', 'pull', 'collect', 'wait'),
+    image: fc.nat(images.length - 1),
+    name: fc.nat(names.length - 1),
+    /** Goes on without waiting for it. */
+    aside: fc.boolean(),
+  })
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 4, maxLength: 30 }), async (steps) => {
+      const running = new Set<Promise<void>>()
+      const run = async ({ what, image: at, name: of }: (typeof steps)[number]): Promise<void> => {
+        const it = images[at]!
+        const name = names[of]!
+        const pushes = registry.pushes(name)
+        if (what === 'collect') await registry.collect()
+        else if (what === 'wait') registry.now += GRACE + 1
+        else if (what === 'untag') await pushes.deleteManifest(`v${String(at)}` as Reference)
+        else if (what === 'delete') await pushes.deleteManifest(it.manifest.digest)
+        else if (what === 'mount') {
+          await pushes.mount(it.layers[0]!.digest, parseRepositoryName(names[1 - of]!))
+        } else if (what === 'pull') await assertWhole(registry, name, it.manifest.digest)
+        else {
+          try {
+            await registry.pushImage(name, it, `v${String(at)}`)
+          } catch (error) {
+            // Its blobs were here for less than a grace period: the clock was moved in between.
+            if (!(error instanceof OciError) || error.code !== 'MANIFEST_BLOB_UNKNOWN') throw error
+          }
+        }
+      }
+      for (const it of steps) {
+        const done = run(it)
+        running.add(done)
+        if (!it.aside) await done
+      }
+      await Promise.all(running)
+      for (const name of names) {
+        for (const { manifest } of images) await assertWhole(registry, name, manifest.digest)
+      }
+      for (const name of names) {
+        for (const { manifest } of images) await registry.pushes(name).deleteManifest(manifest.digest)
+      }
+      registry.now += GRACE + 1
+      await registry.collect()
+      for await (const { digest } of registry.store.list()) throw new Error(`left behind: ${digest}`)
+    }),
+    { numRuns: 40 },
+  )
+  t.pass('in every order')
+})
+
+/** Of a manifest that the repository holds. A pull may meet its deletion, so it is looked for before and after. */
+async function assertWhole(registry: LocalRegistry, name: string, digest: Digest): Promise<void> {
+  const key = { registry: LOCAL, name: parseRepositoryName(name) }
+  const held = async (): Promise<boolean> =>
+    (await registry.metadata.manifests.get(key, digest)) !== undefined
+  if (!(await held())) return
+  const missing: Digest[] = []
+  for (const child of await registry.metadata.manifests.children(digest)) {
+    if (!(await registry.reader(name).holds(child.digest))) missing.push(child.digest)
+  }
+  if ((await registry.store.stat(digest)) === undefined) missing.push(digest)
+  if (missing.length > 0 && (await held())) throw new Error(`${digest} misses ${missing.join()}`)
+}

@@ -1,0 +1,106 @@
+/**
+ * The local half of the program, without its wire: pushes, pulls and collections in one process, by one clock.
+ */
+import path from 'node:path'
+import type { Test } from 'tap'
+import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
+import { Collector, type Collected } from '../../src/registry/gc.ts'
+import { LocalNames } from '../../src/registry/local-names.ts'
+import { LocalPushes } from '../../src/registry/local-pushes.ts'
+import { LocalRepository } from '../../src/registry/local.ts'
+import { Uploads } from '../../src/registry/uploads.ts'
+import { DiskBlobStore } from '../../src/store/disk.ts'
+import { openIngests } from '../../src/store/disk-ingest.ts'
+import { Hashers } from '../../src/store/hasher.ts'
+import { InProcessLocks, type Locks } from '../../src/store/locks.ts'
+import type { MetadataStore } from '../../src/store/metadata.ts'
+import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { createLog } from '../../src/telemetry/log.ts'
+import type { Content, Image } from './images.ts'
+
+export const HOUR = 3_600_000
+const NEVER = new AbortController().signal
+
+export interface LocalRegistry {
+  readonly store: DiskBlobStore
+  readonly metadata: MetadataStore
+  readonly collector: Collector
+  readonly locks: Locks
+  /** Of the clock that everything goes by; moved by hand. */
+  now: number
+  reader(name: string): LocalRepository
+  pushes(name: string): LocalPushes
+  pushBlob(name: string, blob: Content): Promise<void>
+  pushManifest(name: string, manifest: Content, reference?: string): Promise<void>
+  pushImage(name: string, image: Image, tag?: string): Promise<void>
+  collect(options?: { dryRun: boolean }): Promise<readonly Collected[]>
+}
+
+export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<LocalRegistry> {
+  const root = t.testdir()
+  const closing = new AsyncDisposableStack()
+  t.teardown(() => closing.disposeAsync())
+  const hashers = closing.adopt(new Hashers({ threads: 1 }), (it) => it.close())
+  const ingests = closing.adopt(await openIngests({ root, hashers }), (it) => it.close())
+  const metadata = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+  const store = new DiskBlobStore(root)
+  const locks = new InProcessLocks()
+  const localNames = await LocalNames.load(metadata)
+  const log = createLog({ level: 'silent' })
+  const clock = { now: 1_700_000_000_000 }
+  const now = (): number => clock.now
+  const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
+  const touchEveryMs = Math.min(HOUR, graceMs / 24)
+  const reader = (name: string): LocalRepository =>
+    new LocalRepository({ store, metadata, touchEveryMs, log, now }, parseRepositoryName(name))
+  const pushes = (name: string): LocalPushes =>
+    new LocalPushes(
+      {
+        store,
+        ingests,
+        metadata,
+        locks,
+        localNames,
+        uploads,
+        settings: { immutable: [] },
+        readableHere: (from, digest) => reader(from).holds(digest),
+        log,
+        now,
+      },
+      parseRepositoryName(name),
+    )
+  const registry: LocalRegistry = {
+    store,
+    metadata,
+    locks,
+    collector: new Collector({ store, metadata, locks, graceMs, log, now }),
+    get now() {
+      return clock.now
+    },
+    set now(to) {
+      clock.now = to
+    },
+    reader,
+    pushes,
+    async pushBlob(name, blob) {
+      await using session = await pushes(name).startUpload()
+      await session.append(bodyOf(blob.bytes), undefined)
+      await session.finish(blob.digest)
+    },
+    async pushManifest(name, { bytes, mediaType, digest }, reference = digest) {
+      await pushes(name).putManifest(reference as Reference, { bytes, mediaType, tags: [] })
+    },
+    async pushImage(name, image, tag) {
+      for (const blob of image.blobs) await registry.pushBlob(name, blob)
+      for (const manifest of image.manifests) {
+        await registry.pushManifest(name, manifest, manifest === image.manifest ? tag : undefined)
+      }
+    },
+    collect: (options = { dryRun: false }) => registry.collector.run({ ...options, signal: NEVER }),
+  }
+  return registry
+}
+
+async function* bodyOf(bytes: Buffer): AsyncGenerator<Buffer> {
+  yield await Promise.resolve(Buffer.from(bytes))
+}
