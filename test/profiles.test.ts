@@ -22,7 +22,7 @@ const USUAL: Table = {
   moved: '7 × 200 miss, 200 hit | manifest HEAD 1, manifest GET 3, blob GET 4, cdn GET 4',
   deleted: '404 MANIFEST_UNKNOWN | manifest HEAD 1, manifest GET 1',
   // HEAD may be what is refused, so GET is tried.
-  'wrong credentials, cached': '200 stale warned, 7 × 200 hit | manifest HEAD 1, token GET 2',
+  'wrong credentials, cached': '200 stale warned, 7 × 200 hit | manifest HEAD 1, token GET 1',
   'wrong credentials, cold': '403 DENIED | manifest GET 1, token GET 1',
   'right credentials, private': '3 × 200 miss | manifest GET 2, token GET 1, blob GET 2, cdn GET 2',
 }
@@ -52,7 +52,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
     cold: '8 × 200 miss | manifest GET 4, ping GET 1, token GET 1, blob GET 5, cdn GET 5',
     // The ping has told where tokens are to be had.
     'missing repository': '403 DENIED | manifest GET 1, token GET 1',
-    'wrong credentials, cached': '200 stale warned, 7 × 200 hit | manifest HEAD 1, ping GET 1, token GET 2',
+    'wrong credentials, cached': '200 stale warned, 7 × 200 hit | manifest HEAD 1, ping GET 1, token GET 1',
     'wrong credentials, cold': '403 DENIED | manifest GET 1, token GET 1',
     'right credentials, private':
       '3 × 200 miss | manifest GET 2, ping GET 1, token GET 1, blob GET 2, cdn GET 2',

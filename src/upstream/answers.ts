@@ -16,7 +16,11 @@ const LONGEST_RETRY_AFTER: Milliseconds = 3_600_000
  *
  * @param words what it said about that, fit for a log
  */
-export function refusalOf(key: string, response: Response, words?: string): UpstreamError {
+export function refusalOf(
+  key: string,
+  response: Response,
+  { words, ofTheAccount = false }: { words?: string | undefined; ofTheAccount?: boolean } = {},
+): UpstreamError {
   discardBody(response.body)
   const { status, headers, url } = response
   const retryAfterMs = retryAfterOf(headers)
@@ -26,6 +30,7 @@ export function refusalOf(key: string, response: Response, words?: string): Upst
     `${url.host} answered ${status}${words === undefined ? '' : `: ${words}`}`,
     {
       status,
+      ofTheAccount,
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     },
   )

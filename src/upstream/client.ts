@@ -259,9 +259,10 @@ export class RegistryClient implements Upstream {
 }
 
 /** "No such repository", in the words of Docker Hub, is none. */
-function mayBeHeadsFault({ failure, cause, insufficientScope }: UpstreamError, { kind }: Question): boolean {
+function mayBeHeadsFault(error: UpstreamError, { kind }: Question): boolean {
+  const { failure, cause, insufficientScope, ofTheAccount } = error
   if ((cause as { code?: unknown } | undefined)?.code === 'UND_ERR_HEADERS_TIMEOUT') return true
-  return failure === 'denied' && !(kind === 'manifest' && insufficientScope)
+  return failure === 'denied' && !ofTheAccount && !(kind === 'manifest' && insufficientScope)
 }
 
 /** Of different algorithms two digests may be of the same bytes. */

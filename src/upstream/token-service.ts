@@ -90,7 +90,8 @@ export class TokenService {
 
   async #refusal(answer: Answer, credentials: Credentials | undefined): Promise<UpstreamError> {
     const words = wordsIn(await readBody(answer.body, MAX_ANSWER_BYTES))
-    return refusalOf(this.#options.key, answer, words && concealed(words, credentials))
+    const said = words && concealed(words, credentials)
+    return refusalOf(this.#options.key, answer, { words: said, ofTheAccount: true })
   }
 }
 

@@ -128,6 +128,8 @@ export class UpstreamError extends Error {
    * 401 `insufficient_scope` for a token issued just now: Docker Hub's way of saying "no such repository".
    */
   readonly insufficientScope: boolean
+  /** Its token service refused: of what was asked for, nothing was said. */
+  readonly ofTheAccount: boolean
   /** It answered, with something else than what was asked for: another length, another name, a web page. */
   readonly wrongContent: boolean
 
@@ -139,6 +141,7 @@ export class UpstreamError extends Error {
       status?: number
       retryAfterMs?: Milliseconds
       insufficientScope?: boolean
+      ofTheAccount?: boolean
       wrongContent?: boolean
       cause?: unknown
     } = {},
@@ -149,6 +152,7 @@ export class UpstreamError extends Error {
     this.status = facts.status
     this.retryAfterMs = facts.retryAfterMs
     this.insufficientScope = facts.insufficientScope ?? false
+    this.ofTheAccount = facts.ofTheAccount ?? false
     this.wrongContent = facts.wrongContent ?? false
   }
 
