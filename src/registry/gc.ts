@@ -14,7 +14,7 @@ import type { EpochMs, Garbage, MetadataStore } from '../store/metadata.ts'
 
 type Milliseconds = number
 
-export interface CollectorOptions {
+interface CollectorOptions {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly locks: Locks

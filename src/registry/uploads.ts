@@ -32,7 +32,7 @@ const STAY_OPEN_MS = 60_000
 /** For whoever finds a session, or a blob, in use. */
 const LOCK_MS = 30_000
 
-export interface UploadsOptions {
+interface UploadsOptions {
   readonly store: Pick<BlobStore, 'adopt'>
   readonly ingests: Pick<IngestStore, 'createUpload' | 'openUpload'>
   readonly metadata: Pick<MetadataStore, 'transaction'>

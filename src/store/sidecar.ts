@@ -14,7 +14,7 @@ const VERSION = 1
 /** A sidecar is a few hundred bytes; a file of megabytes with that name is not ours. */
 const MAX_BYTES = 1024 * 1024
 
-export interface Sidecar {
+interface Sidecar {
   readonly identity: PartialIdentity
   /** The run of the machine in which it was written. */
   readonly boot: string | undefined

@@ -45,7 +45,7 @@ test('malformed paths, methods and targets', async (t) => {
     ['DELETE /metrics', 405, 'UNSUPPORTED'],
     ['TRACE /v2/a/manifests/b', 405, 'UNSUPPORTED'],
     ['POST /v2/a/tags/list', 405, 'UNSUPPORTED'],
-    ['GET /v2/_catalog', 405, 'UNSUPPORTED'],
+    ['POST /v2/_catalog', 405, 'UNSUPPORTED'],
     ['FROB /v2/', 400, 'BAD_REQUEST'],
     ['get /v2/', 400, 'BAD_REQUEST'],
     [`GET /v2/a/tags/list?last=${'x'.repeat(9000)}`, 414, 'URI_TOO_LONG'],
@@ -66,8 +66,8 @@ test('a 405 says what would work', async (t) => {
   t.equal(await allow('PATCH', '/v2/'), 'GET, HEAD')
   t.equal(await allow('PATCH', '/v2/a/manifests/b'), 'GET, HEAD, PUT, DELETE')
   t.equal(await allow('GET', '/v2/a/blobs/uploads/'), 'POST')
-  t.equal(await allow('DELETE', `/v2/a/blobs/${digest}`), 'GET, HEAD', 'writes that the registry refuses')
-  t.equal(await allow('POST', '/v2/a/blobs/uploads/'), '')
+  t.equal(await allow('PATCH', `/v2/a/blobs/${digest}`), 'GET, HEAD, DELETE')
+  t.equal(await allow('POST', '/v2/a/blobs/uploads/'), '', 'writes that the registry refuses')
 })
 
 test('what is not HTTP', async (t) => {

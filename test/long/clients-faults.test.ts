@@ -4,12 +4,12 @@
  * `CLIENTS=all` (`npm run clients`): every client under every fault, and not only those that stand for the others.
  */
 import { test } from 'tap'
-import { simulate } from './support/app.ts'
-import { CLIENTS } from './support/clients/all.ts'
-import type { Client } from './support/clients/client.ts'
-import { tableOf, tryFault, type Trial } from './support/clients/trial.ts'
-import { FAULTS } from './support/faults/all.ts'
-import type { Fault } from './support/faults/fault.ts'
+import { simulate } from '../support/app.ts'
+import { CLIENTS } from '../support/clients/all.ts'
+import type { Client } from '../support/clients/client.ts'
+import { tableOf, tryFault, type Trial } from '../support/clients/trial.ts'
+import { FAULTS } from '../support/faults/all.ts'
+import type { Fault } from '../support/faults/fault.ts'
 
 const ALL = process.env['CLIENTS'] === 'all'
 const AT_ONCE = 8

@@ -1,6 +1,6 @@
 import { test } from 'tap'
-import { stampede } from './support/profiles/herd.ts'
-import { PROFILES, type ProfileName } from './support/profiles/start.ts'
+import { stampede } from '../support/profiles/herd.ts'
+import { PROFILES, type ProfileName } from '../support/profiles/start.ts'
 
 for (const name of Object.keys(PROFILES) as ProfileName[]) {
   test(`${name}: twenty clients at once cost what one costs`, async (t) => {

@@ -2,10 +2,10 @@
  * Every fault, in every state of the cache, with one client and with twenty; and what is left of it all.
  */
 import { t as file, test } from 'tap'
-import { FAULTS } from './support/faults/all.ts'
-import { Matrix } from './support/matrix.ts'
-import { describeFootprint, growthOf, wrongAtRest } from './support/matrix-footprint.ts'
-import { problemsOf, tableOf } from './support/matrix-table.ts'
+import { FAULTS } from '../support/faults/all.ts'
+import { Matrix } from '../support/matrix.ts'
+import { describeFootprint, growthOf, wrongAtRest } from '../support/matrix-footprint.ts'
+import { problemsOf, tableOf } from '../support/matrix-table.ts'
 
 // Under a minute on two cores that do nothing else; a machine that is busy may take its time.
 file.setTimeout(300_000)
