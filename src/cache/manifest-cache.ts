@@ -109,7 +109,12 @@ export class ManifestCache {
     if (record === 'absent') return undefined
     if (record === undefined && this.#source.rememberedHead(repository, reference) === 'absent')
       return undefined
-    if (record !== undefined && this.#fresh(repository, record)) return { ...headOf(record), cache: 'hit' }
+    if (record !== undefined) {
+      const now = this.#fresh(repository, record)
+        ? headOf(record)
+        : this.#source.movedHead(repository, record)
+      if (now !== undefined) return { ...now, cache: 'hit' }
+    }
     const stale = (failure: UpstreamError): ManifestHead | undefined =>
       record === undefined
         ? undefined

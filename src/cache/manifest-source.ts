@@ -39,6 +39,8 @@ export class ManifestSource {
   readonly #options: ManifestSourceOptions
   /** By digest, what HEAD said of manifests that are not here. */
   readonly #heads = new LRUCache<string, Head>({ max: 10_000 })
+  /** By tag, what HEAD said that it is now, while what it was is here and stays the answer of a bad day. */
+  readonly #moved = new LRUCache<string, { readonly head: Head; readonly at: Milliseconds }>({ max: 10_000 })
 
   constructor(options: ManifestSourceOptions) {
     this.#options = options
@@ -48,6 +50,14 @@ export class ManifestSource {
   rememberedHead(repository: MirroredName, reference: Reference): Head | 'absent' | undefined {
     const key = headKey(repository, reference)
     return this.#heads.get(key) ?? (repository.origin.state.isAbsent(key) ? 'absent' : undefined)
+  }
+
+  /** What a tag that is recorded otherwise is now, for as long as a record would be believed. */
+  movedHead(repository: MirroredName, { tag, checkedAt }: TagRecord): Head | undefined {
+    const moved = this.#moved.get(headKey(repository, tag))
+    if (moved === undefined || checkedAt > moved.at) return undefined
+    const age = this.#options.now() - moved.at
+    return age >= 0 && age < repository.origin.tagTtlMs ? moved.head : undefined
   }
 
   /** One GET by tag; a no becomes a tombstone. */
@@ -141,7 +151,13 @@ export class ManifestSource {
       return headFlight(await this.fetchTag(repository, tag, signal))
     }
     const { digest, size, mediaType } = head
-    this.#heads.set(headKey(repository, digest), { digest, size, mediaType })
+    const told = { digest, size, mediaType }
+    this.#heads.set(headKey(repository, digest), told)
+    // Until the bytes of the new one are here, what is written down is all that could be served without upstream.
+    if (record !== undefined && (await this.#options.shelf.get(record.digest, record.mediaType))) {
+      this.#moved.set(headKey(repository, tag), { head: told, at: this.#options.now() })
+      return { answer: { head: told, cache: 'miss' } }
+    }
     const key = repositoryKey(repository)
     const after = this.#remember((metadata, at) =>
       metadata.transaction((tx) => {
@@ -149,7 +165,7 @@ export class ManifestSource {
         tx.putTag(key, { tag, digest, size, mediaType, checkedAt: at, deletedAt: undefined })
       }),
     )
-    return { answer: { head: { digest, size, mediaType }, cache: 'miss' }, after }
+    return { answer: { head: told, cache: 'miss' }, after }
   }
 
   /** One HEAD by digest. */

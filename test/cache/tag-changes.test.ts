@@ -102,3 +102,19 @@ test('tagMoves: once per tagTtl upstream is asked by one HEAD, and never is an i
     t.ok((await get(digest)).body.equals(bytes), 'children of both are readable')
   }
 })
+
+test('tagMoves: what a HEAD told of is not here yet, so what is here stays the answer of a bad day', async (t) => {
+  const { upstream, first, get, head, age, warm, asked } = await startTagged(t)
+  await warm()
+  upstream.addImage(REPO, '1', second)
+  age()
+  t.equal((await head()).headers['docker-content-digest'], second.manifest.digest)
+  const before = asked('HEAD')
+  t.equal((await head()).headers['docker-content-digest'], second.manifest.digest)
+  t.equal(asked('HEAD'), before, 'what it said is remembered as long as a tag is')
+  await upstream.stop()
+  const stale = await get()
+  t.equal(stale.status, 200)
+  t.equal(stale.cache, 'stale')
+  t.equal(digestOf(stale.body), first.manifest.digest)
+})
