@@ -110,7 +110,7 @@ export function parseRoute(method: string, target: string): Route {
       return { ...common, endpoint: row.endpoint, repository: parseRepositoryName(name) }
     case 'manifest': {
       const repository = parseRepositoryName(name)
-      return { ...common, endpoint: row.endpoint, repository, reference: parseReference(value) }
+      return { ...common, endpoint: row.endpoint, repository, reference: referenceOf(value, access) }
     }
     case 'blob':
     case 'referrers': {
@@ -122,6 +122,16 @@ export function parseRoute(method: string, target: string): Route {
       if (!SESSION.test(value)) throw new OciError('BLOB_UPLOAD_UNKNOWN')
       return { ...common, endpoint: row.endpoint, repository, session: value }
     }
+  }
+}
+
+/** Of a tag that cannot be is nothing there: for who only reads, that is the answer, and no fault of theirs. */
+function referenceOf(value: string, access: Access): Reference {
+  try {
+    return parseReference(value)
+  } catch (cause) {
+    if (access !== 'pull' || !(cause instanceof OciError) || cause.code !== 'TAG_INVALID') throw cause
+    throw new OciError('MANIFEST_UNKNOWN', cause.detail, { cause })
   }
 }
 

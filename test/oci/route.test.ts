@@ -93,7 +93,7 @@ test('percent-codes are decoded exactly once', (t) => {
   t.match(parseRoute('GET', '/v2/%61/manifests/l%61test'), { repository: 'a', reference: 'latest' })
   t.throws(() => parseRoute('GET', '/v2/library%252Falpine/manifests/latest'), { code: 'NAME_INVALID' })
   t.throws(() => parseRoute('GET', '/v2/a%2F..%2Fb/manifests/latest'), { code: 'NAME_INVALID' })
-  t.throws(() => parseRoute('GET', '/v2/a/manifests/la%00test'), { code: 'TAG_INVALID' })
+  t.throws(() => parseRoute('PUT', '/v2/a/manifests/la%00test'), { code: 'TAG_INVALID' })
   for (const target of [
     '/v2/%/manifests/latest',
     '/v2/%zz/manifests/x',
@@ -141,9 +141,9 @@ test('what cannot be understood gets the error that fits', (t) => {
     ['/v2/a/../../manifests/latest', 'NAME_INVALID'],
     ['/v2/A/manifests/latest', 'NAME_INVALID'],
     [`/v2/${'a'.repeat(256)}/tags/list`, 'NAME_INVALID'],
-    ['/v2/a/manifests/', 'TAG_INVALID'],
-    ['/v2/a/manifests/.x', 'TAG_INVALID'],
-    ['/v2/a/manifests/x#y', 'TAG_INVALID'],
+    ['/v2/a/manifests/', 'MANIFEST_UNKNOWN'],
+    ['/v2/a/manifests/.x', 'MANIFEST_UNKNOWN'],
+    ['/v2/a/manifests/x#y', 'MANIFEST_UNKNOWN'],
     ['/v2/a/manifests/sha256:baddigest', 'DIGEST_INVALID'],
     ['/v2/a/blobs/latest', 'DIGEST_INVALID'],
     ['/v2/a/blobs/', 'DIGEST_INVALID'],
@@ -159,6 +159,16 @@ test('what cannot be understood gets the error that fits', (t) => {
     [`/v2/a/tags/list?last=${'x'.repeat(9000)}`, 'URI_TOO_LONG'],
   ]
   for (const [target, code] of cases) t.throws(() => parseRoute('GET', target), { code }, target.slice(0, 80))
+  t.end()
+})
+
+test('a tag that cannot be is absent to who reads, and refused to who writes', (t) => {
+  for (const method of ['GET', 'HEAD']) {
+    t.throws(() => parseRoute(method, '/v2/a/manifests/.x'), { code: 'MANIFEST_UNKNOWN', status: 404 })
+  }
+  for (const method of ['PUT', 'DELETE']) {
+    t.throws(() => parseRoute(method, '/v2/a/manifests/.x'), { code: 'TAG_INVALID', status: 400 })
+  }
   t.end()
 })
 
