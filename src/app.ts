@@ -29,6 +29,7 @@ import { Uploads } from './registry/uploads.ts'
 import { hiddenLocalNames, NameRegistry, type UpstreamEntry } from './registry/registry.ts'
 import { StartError, startError } from './start-error.ts'
 import { DiskBlobStore } from './store/disk.ts'
+import { Search } from './registry/search.ts'
 import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles, type Files } from './store/files.ts'
 import { Hashers } from './store/hasher.ts'
@@ -44,7 +45,9 @@ import { Account } from './upstream/credentials.ts'
 import { FallbackUpstream } from './upstream/fallbacks.ts'
 import { OfflineUpstream } from './upstream/offline.ts'
 import { PrioritySlots } from './upstream/slots.ts'
+import { HubSearch } from './upstream/hub-search.ts'
 import type { Upstream } from './upstream/upstream.ts'
+import type { ProxyEnvironment } from './upstream/proxy.ts'
 
 /** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
 const STALE_BUDGET_MS = 5_000
@@ -52,6 +55,12 @@ const BUDGET_MS = 15_000
 
 export interface AppOverrides {
   readonly log: Logger
+const DOCKER_HUB = {
+  key: 'docker.io',
+  url: 'https://registry-1.docker.io',
+  search: 'https://hub.docker.com',
+}
+
   readonly metrics?: Metrics
   /** Wall clock, in milliseconds: decides freshness. */
   readonly now?: () => number
@@ -65,6 +74,8 @@ export interface AppOverrides {
   readonly budgetMs?: number
   readonly timeouts?: Partial<HttpTimeouts>
 }
+  /** Where Docker Hub's search is. */
+  readonly hubSearchUrl?: string
 
 export interface App {
   readonly metrics: Metrics
@@ -210,9 +221,17 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       registry,
       metrics,
       log,
+    const hub = createHubSearch(config, overrides.hubSearchUrl, { metrics, log, now: monotonic })
+    if (hub !== undefined) closing.defer(() => hub.close())
+    const search = new Search({
+      resolve: (name, namespace) => registry.resolve(name, namespace),
+      catalog: (page, containing) => index.repositories.catalog(page, containing),
+      hub,
+    })
       tls: cert !== undefined && key !== undefined ? { cert, key } : undefined,
       ...(overrides.timeouts === undefined ? {} : { timeouts: overrides.timeouts }),
     })
+      search,
     const { port } = await server.listen(config.server.host, config.server.port)
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'
@@ -291,8 +310,7 @@ function createUpstream(
 ): Upstream {
   const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
   const { metrics, log, monotonic, shortestBudgetMs } = tools
-  const { httpProxy, httpsProxy, noProxy } = config.proxyEnvironment
-  const env = { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy }
+  const env = proxyEnvironment(config)
   const anonymous = { key, ca, proxy, env, maxConnections, timeouts, metrics, log, now: monotonic }
   const own = { ...anonymous, account, url }
   if (fallbacks.length === 0) return new RegistryClient(own)
@@ -311,11 +329,30 @@ function finishAbandoned(config: Config): FinishAbandoned {
 
 /** @throws StartError naming what would become unreachable */
 function refuseHiddenNames(config: Config, localNames: LocalNames): void {
+/** Only for whose registry is Docker Hub itself: elsewhere our terms are nobody's business. */
+function createHubSearch(
+  config: Config,
+  url: string | undefined,
+  tools: Pick<EntryTools, 'metrics' | 'log' | 'now'>,
+): HubSearch | undefined {
+  const hub = config.upstreams.find(({ key }) => key === DOCKER_HUB.key)
+  if (hub === undefined || config.cache.offline) return undefined
+  const where = url ?? (hub.url === DOCKER_HUB.url ? DOCKER_HUB.search : undefined)
+  if (where === undefined) return undefined
+  const env = proxyEnvironment(config)
+  return new HubSearch({ ...tools, key: hub.key, url: where, proxy: hub.proxy, env })
+}
+
   const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
   const hidden = hiddenLocalNames(localNames, names, config.local)
   if (hidden.length === 0) return
   const some = hidden.slice(0, 10).join(', ')
   throw new StartError(
+function proxyEnvironment({ proxyEnvironment }: Config): ProxyEnvironment {
+  const { httpProxy, httpsProxy, noProxy } = proxyEnvironment
+  return { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy }
+}
+
     `the configured upstreams would hide local repositories: ${some}${hidden.length > 10 ? ' …' : ''}`,
   )
 }

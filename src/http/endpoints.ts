@@ -8,6 +8,7 @@ import { deleteManifest, putManifest, serveManifest } from './manifests.ts'
 import { serveLivez, serveMetrics, serveReadyz } from './ops.ts'
 import type { Services } from './pull.ts'
 import { serveReferrers } from './referrers.ts'
+import { serveSearch, serveV1Ping } from './search.ts'
 import { serveTags } from './tags.ts'
 import { serveUpload, serveUploads } from './uploads.ts'
 
@@ -44,6 +45,12 @@ async function dispatch(exchange: Exchange, route: Route, services: Services): P
       return
     case 'catalog':
       await serveCatalog(exchange, route, services)
+      return
+    case 'v1-ping':
+      serveV1Ping(exchange)
+      return
+    case 'search':
+      await serveSearch(exchange, route, services)
       return
     case 'manifest':
       await (

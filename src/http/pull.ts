@@ -2,6 +2,7 @@
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Registry, Resolution } from '../registry/registry.ts'
+import type { Search } from '../registry/search.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Exchange } from './exchange.ts'
@@ -10,6 +11,7 @@ import type { BufferPool } from './pump.ts'
 /** What handlers need besides the exchange and its route. */
 export interface Services {
   readonly registry: Registry
+  readonly search: Pick<Search, 'find'>
   readonly metrics: Metrics
   readonly buffers: BufferPool
   readonly draining: () => boolean

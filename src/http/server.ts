@@ -11,6 +11,7 @@ import type { Duplex } from 'node:stream'
 import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
 import type { Registry } from '../registry/registry.ts'
+import type { Search } from '../registry/search.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { serve } from './endpoints.ts'
 import { Exchange } from './exchange.ts'
@@ -22,6 +23,7 @@ import { loadTlsPair, watchTlsPair, type TlsFiles } from './tls.ts'
 
 export interface HttpServerOptions {
   readonly registry: Registry
+  readonly search: Pick<Search, 'find'>
   readonly metrics: Metrics
   readonly log: Logger
   readonly tls?: TlsFiles | undefined
@@ -93,9 +95,10 @@ class NodeHttpServer implements HttpServer {
   constructor(options: HttpServerOptions) {
     this.#options = options
     this.#timeouts = { ...TIMEOUTS, ...options.timeouts }
-    const { registry, metrics } = options
+    const { registry, search, metrics } = options
     this.#services = {
       registry,
+      search,
       metrics,
       buffers: new BufferPool(),
       draining: () => this.#draining,

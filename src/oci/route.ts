@@ -13,8 +13,9 @@ import { parseReference, parseRepositoryName, type Reference, type RepositoryNam
 export type Access = 'pull' | 'push' | 'delete' | 'catalog' | 'none'
 
 export type Route = { readonly access: Access; readonly query: URLSearchParams } & (
-  | { readonly endpoint: 'base' | 'livez' | 'readyz' | 'metrics' }
+  | { readonly endpoint: 'base' | 'livez' | 'readyz' | 'metrics' | 'v1-ping' }
   | { readonly endpoint: 'catalog' }
+  | { readonly endpoint: 'search' }
   | { readonly endpoint: 'manifest'; readonly repository: RepositoryName; readonly reference: Reference }
   | { readonly endpoint: 'blob'; readonly repository: RepositoryName; readonly digest: Digest }
   | { readonly endpoint: 'uploads'; readonly repository: RepositoryName }
@@ -41,6 +42,8 @@ export const ENDPOINTS = [
   { endpoint: 'livez', pattern: '/livez', methods: READ },
   { endpoint: 'readyz', pattern: '/readyz', methods: READ },
   { endpoint: 'metrics', pattern: '/metrics', methods: READ },
+  { endpoint: 'v1-ping', pattern: '/v1/_ping', methods: READ },
+  { endpoint: 'search', pattern: '/v1/search', methods: { GET: 'catalog', HEAD: 'catalog' } },
   { endpoint: 'base', pattern: '/v2/', methods: READ },
   { endpoint: 'base', pattern: '/v2', methods: READ },
   { endpoint: 'catalog', pattern: '/v2/_catalog', methods: { GET: 'catalog', HEAD: 'catalog' } },
@@ -100,10 +103,13 @@ export function parseRoute(method: string, target: string): Route {
   const common = { access, query: new URLSearchParams(search) }
   switch (row.endpoint) {
     case 'base':
-    case 'catalog':
     case 'livez':
     case 'readyz':
     case 'metrics':
+    case 'v1-ping':
+      return { ...common, endpoint: row.endpoint }
+    case 'catalog':
+    case 'search':
       return { ...common, endpoint: row.endpoint }
     case 'uploads':
     case 'tags':

@@ -47,7 +47,7 @@ export interface AskingOptions {
 
 const packageJson = new URL('../../package.json', import.meta.url)
 const { version } = JSON.parse(readFileSync(packageJson, 'utf8')) as { version: string }
-const USER_AGENT = `entrepot/${version}`
+export const USER_AGENT = `entrepot/${version}`
 
 export interface Question {
   readonly kind: RequestKind

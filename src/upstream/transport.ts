@@ -16,7 +16,7 @@ import { proxyFor, type ProxyChoice } from './proxy.ts'
 import type { Milliseconds } from './upstream.ts'
 
 /** The label of {@link Metrics}. */
-export type RequestKind = 'ping' | 'token' | 'manifest' | 'blob' | 'tags' | 'referrers'
+export type RequestKind = 'ping' | 'token' | 'manifest' | 'blob' | 'tags' | 'referrers' | 'search'
 
 export type Headers = Readonly<Record<string, string>>
 export type ResponseHeaders = Readonly<Record<string, string | string[] | undefined>>

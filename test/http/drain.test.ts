@@ -157,6 +157,7 @@ test('a port that is taken is the error of the system', async (t) => {
   const { pino } = await import('pino')
   const server = createHttpServer({
     registry: other.registry,
+    search: { find: () => Promise.resolve([]) },
     metrics: other.metrics,
     log: pino({ level: 'silent' }),
   })

@@ -253,7 +253,8 @@ export async function serveFake(t: Test, options: Partial<HttpServerOptions> = {
       },
     },
   )
-  const server = createHttpServer({ registry, metrics, log, ...options })
+  const search = { find: () => Promise.resolve([]) }
+  const server = createHttpServer({ registry, search, metrics, log, ...options })
   const { port } = await server.listen('127.0.0.1', 0)
   t.teardown(() => server.close(0))
   const line = async (nth: number): Promise<LogLine> => {
