@@ -91,9 +91,7 @@ export class ManifestCache {
             : this.#source.revalidate(repository, record, work),
         ),
       )
-      return answer === false
-        ? undefined
-        : { manifest: answer.manifest, cache: joinedCache(joined, answer.cache) }
+      return answer === false ? undefined : { ...answer, cache: joinedCache(joined, answer.cache) }
     })
   }
 
@@ -150,9 +148,7 @@ export class ManifestCache {
       const { answer, joined } = await this.#fetches.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) => this.#source.fetchDigest(repository, digest, undefined, work)),
       )
-      return answer === false
-        ? undefined
-        : { manifest: answer.manifest, cache: joinedCache(joined, answer.cache) }
+      return answer === false ? undefined : { ...answer, cache: joinedCache(joined, answer.cache) }
     })
   }
 

@@ -32,7 +32,8 @@ interface ManifestSourceOptions {
 
 type Head = Omit<ManifestHead, 'cache'>
 /** `false`: upstream says that there is none. */
-export type Fetched = { readonly manifest: Manifest; readonly cache: CacheStatus } | false
+export type Fetched =
+  { readonly manifest: Manifest; readonly cache: CacheStatus; readonly warning?: string } | false
 export type Checked = { readonly head: Head; readonly cache: CacheStatus } | false
 
 export class ManifestSource {
@@ -208,7 +209,11 @@ export class ManifestSource {
       throw new UpstreamError('broken', key, 'what it sent is not a manifest', { cause: error })
     }
     const cache = this.#options.health.resting ? 'bypass' : 'miss'
-    return { answer: { manifest, cache }, after: this.#write(repository, manifest, tag) }
+    const { warning } = found
+    return {
+      answer: { manifest, cache, ...(warning === undefined ? {} : { warning }) },
+      after: this.#write(repository, manifest, tag),
+    }
   }
 
   async #write(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {

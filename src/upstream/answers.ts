@@ -43,6 +43,11 @@ export async function spokenRefusalOf(key: string, response: Response): Promise<
   return refusalOf(key, denies ? { ...response, status: 403 } : response)
 }
 
+/** The distribution specification knows this form alone: `299 - "text"`. */
+export function warningOf(headers: ResponseHeaders): string | undefined {
+  return /^299 - "((?:[^"\\]|\\.)+)"/.exec(headerOf(headers, 'warning') ?? '')?.[1]?.replace(/\\(.)/g, '$1')
+}
+
 function retryAfterOf(headers: ResponseHeaders): Milliseconds | undefined {
   const now = Date.now()
   // Docker Hub's own API gives the moment, in Unix time.

@@ -21,6 +21,7 @@ import {
   refusalOf,
   saysAbsent,
   spokenRefusalOf,
+  warningOf,
 } from './answers.ts'
 import { Asking, type AskingOptions, type Question } from './asking.ts'
 import { Blobs } from './blobs.ts'
@@ -139,7 +140,9 @@ export class RegistryClient implements Upstream {
       throw brokenAnswer(this.key, answer, `sent ${digest} and called it ${declared}`)
     }
     this.#manifestHeads.compare(`${name} ${reference}`, true)
-    return { bytes, digest, contentType: headerOf(answer.headers, 'content-type') }
+    const warning = warningOf(answer.headers)
+    const contentType = headerOf(answer.headers, 'content-type')
+    return { bytes, digest, contentType, ...(warning === undefined ? {} : { warning }) }
   }
 
   async headBlob(

@@ -70,6 +70,8 @@ export interface UpstreamManifest {
   readonly digest: Digest
   /** `Content-Type` as it came, or undefined. What to serve it as is decided by whoever parses the bytes. */
   readonly contentType: string | undefined
+  /** What it warned of, for people: the text of a `Warning: 299`. */
+  readonly warning?: string
 }
 
 export interface BlobRequest {
