@@ -221,7 +221,7 @@ test('warningHeader, setCookie, altSvc, xRegistrySupportsSignatures: clients get
     await pull(`${mirror.url}/v2/${REPO}/tags/list`),
     await pull(`${mirror.url}/v2/${REPO}/referrers/${first.manifest.digest}`),
   ]
-  t.equal(answers[0]?.headers['warning'], ODD_HEADERS.warning, 'what it warns of is for people')
+  t.equal(answers[0]?.headers['warning'], ODD_HEADERS['warning'], 'what it warns of is for people')
   for (const [position, { headers }] of answers.entries()) {
     // The second may have joined the first.
     const names = Object.keys(ODD_HEADERS).filter((name) => name !== 'warning' || position > 1)
