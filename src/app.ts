@@ -18,8 +18,10 @@ import { TolerantMetadata } from './cache/tolerant-metadata.ts'
 import { TolerantBlobStore } from './cache/tolerant-store.ts'
 import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
+import { openControl } from './control/server.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
+import { createOperations } from './keeping.ts'
 import { Collector } from './registry/gc.ts'
 import { LocalNames } from './registry/local-names.ts'
 import { LocalRepository } from './registry/local.ts'
@@ -27,9 +29,9 @@ import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
 import { MirrorRepository, type MirrorContext } from './registry/mirror.ts'
 import { Uploads } from './registry/uploads.ts'
 import { hiddenLocalNames, NameRegistry, type UpstreamEntry } from './registry/registry.ts'
+import { Search } from './registry/search.ts'
 import { StartError, startError } from './start-error.ts'
 import { DiskBlobStore } from './store/disk.ts'
-import { Search } from './registry/search.ts'
 import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles, type Files } from './store/files.ts'
 import { Hashers } from './store/hasher.ts'
@@ -43,24 +45,24 @@ import { RegistryClient } from './upstream/client.ts'
 import { credentialSource } from './upstream/credential-source.ts'
 import { Account } from './upstream/credentials.ts'
 import { FallbackUpstream } from './upstream/fallbacks.ts'
-import { OfflineUpstream } from './upstream/offline.ts'
-import { PrioritySlots } from './upstream/slots.ts'
 import { HubSearch } from './upstream/hub-search.ts'
-import type { Upstream } from './upstream/upstream.ts'
+import { OfflineUpstream } from './upstream/offline.ts'
 import type { ProxyEnvironment } from './upstream/proxy.ts'
+import { PrioritySlots } from './upstream/slots.ts'
+import type { Upstream } from './upstream/upstream.ts'
 
 /** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
 const STALE_BUDGET_MS = 5_000
 const BUDGET_MS = 15_000
 
-export interface AppOverrides {
-  readonly log: Logger
 const DOCKER_HUB = {
   key: 'docker.io',
   url: 'https://registry-1.docker.io',
   search: 'https://hub.docker.com',
 }
 
+export interface AppOverrides {
+  readonly log: Logger
   readonly metrics?: Metrics
   /** Wall clock, in milliseconds: decides freshness. */
   readonly now?: () => number
@@ -72,10 +74,10 @@ const DOCKER_HUB = {
   readonly maxUntoldSize?: number
   readonly staleBudgetMs?: number
   readonly budgetMs?: number
-  readonly timeouts?: Partial<HttpTimeouts>
-}
   /** Where Docker Hub's search is. */
   readonly hubSearchUrl?: string
+  readonly timeouts?: Partial<HttpTimeouts>
+}
 
 export interface App {
   readonly metrics: Metrics
@@ -184,7 +186,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     // What the collector counts from is never older than this.
     const touchEveryMs = Math.min(3_600_000, config.push.gcGrace / 24)
     const uploads = new Uploads({ store, ingests, metadata: index, locks, localNames, log, now })
-    const collector = new Collector({ store, metadata: index, locks, graceMs: config.push.gcGrace, log, now })
+    const collector = new Collector({
+      ...{ store, metadata: index, locks, metrics, log, now },
+      graceMs: config.push.gcGrace,
+    })
     closing.use(collector.everyNowAndThen())
     const local: LocalContext = {
       store,
@@ -216,11 +221,6 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       openPushes: (name) => new LocalPushes(local, name),
       openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
     })
-    const { cert, key } = config.server.tls
-    server = createHttpServer({
-      registry,
-      metrics,
-      log,
     const hub = createHubSearch(config, overrides.hubSearchUrl, { metrics, log, now: monotonic })
     if (hub !== undefined) closing.defer(() => hub.close())
     const search = new Search({
@@ -228,11 +228,18 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       catalog: (page, containing) => index.repositories.catalog(page, containing),
       hub,
     })
+    const { cert, key } = config.server.tls
+    server = createHttpServer({
+      registry,
+      search,
+      metrics,
+      log,
       tls: cert !== undefined && key !== undefined ? { cert, key } : undefined,
       ...(overrides.timeouts === undefined ? {} : { timeouts: overrides.timeouts }),
     })
-      search,
     const { port } = await server.listen(config.server.host, config.server.port)
+    const operations = createOperations({ config, local, collector })
+    closing.use(await openControl({ root, operations, log }))
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'
     return { url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${String(port)}`, host, port }
@@ -322,13 +329,6 @@ function createUpstream(
   return new FallbackUpstream({ sources, shareMs: shortestBudgetMs / sources.length, log, now: monotonic })
 }
 
-function finishAbandoned(config: Config): FinishAbandoned {
-  const policy = config.cache.finishAbandoned
-  return typeof policy === 'string' ? policy : { fraction: policy.percent / 100 }
-}
-
-/** @throws StartError naming what would become unreachable */
-function refuseHiddenNames(config: Config, localNames: LocalNames): void {
 /** Only for whose registry is Docker Hub itself: elsewhere our terms are nobody's business. */
 function createHubSearch(
   config: Config,
@@ -343,16 +343,23 @@ function createHubSearch(
   return new HubSearch({ ...tools, key: hub.key, url: where, proxy: hub.proxy, env })
 }
 
-  const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
-  const hidden = hiddenLocalNames(localNames, names, config.local)
-  if (hidden.length === 0) return
-  const some = hidden.slice(0, 10).join(', ')
-  throw new StartError(
+function finishAbandoned(config: Config): FinishAbandoned {
+  const policy = config.cache.finishAbandoned
+  return typeof policy === 'string' ? policy : { fraction: policy.percent / 100 }
+}
+
 function proxyEnvironment({ proxyEnvironment }: Config): ProxyEnvironment {
   const { httpProxy, httpsProxy, noProxy } = proxyEnvironment
   return { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy }
 }
 
+/** @throws StartError naming what would become unreachable */
+function refuseHiddenNames(config: Config, localNames: LocalNames): void {
+  const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
+  const hidden = hiddenLocalNames(localNames, names, config.local)
+  if (hidden.length === 0) return
+  const some = hidden.slice(0, 10).join(', ')
+  throw new StartError(
     `the configured upstreams would hide local repositories: ${some}${hidden.length > 10 ? ' …' : ''}`,
   )
 }

@@ -2,8 +2,10 @@
  * The process edge: arguments, environment, signals, exit code. The only file that touches `process`.
  */
 import { readFileSync } from 'node:fs'
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, Option } from 'commander'
 import type { Edge } from './cli/edge.ts'
+import { gc } from './cli/gc.ts'
+import { rm } from './cli/rm.ts'
 import { serve } from './cli/serve.ts'
 
 /** Ctrl-C under npm arrives twice, from the terminal and from npm; that is one wish. */
@@ -52,13 +54,37 @@ const program = new Command('entrepot')
   .version(version())
   .exitOverride()
 
+const CONFIG = ['-c, --config <file>', 'configuration file; else ENTREPOT_CONFIG, else the defaults'] as const
+
 const serving = program
   .command('serve', { isDefault: true })
   .description('serve the mirror (the default command)')
-  .option('-c, --config <file>', 'configuration file; else ENTREPOT_CONFIG, else the defaults')
+  .option(...CONFIG)
   .action(async (options: { config?: string }) => {
     // A worker or a socket that lingers must not keep a stopped server alive.
     process.exit(await serve(options, edge))
+  })
+
+program
+  .command('gc')
+  .description('free what was pushed and is named by nothing any more, and tell what')
+  .option(...CONFIG)
+  .option('-n, --dry-run', 'only tell what would go')
+  .action(async (options: { config?: string; dryRun?: boolean }) => {
+    process.exit(await gc(options, edge))
+  })
+
+program
+  .command('rm')
+  .description(
+    'remove what was pushed: a tag (NAME:TAG), an image (NAME@DIGEST), or a repository (--all NAME)',
+  )
+  .argument('<ref...>')
+  .option(...CONFIG)
+  .addOption(new Option('--all', 'the whole repository; its name stays local').conflicts('release'))
+  .option('--release', 'let go of the name of an empty repository, so that it is mirrored again')
+  .action(async (refs: string[], options: { config?: string; all?: boolean; release?: boolean }) => {
+    process.exit(await rm(refs, options, edge))
   })
 
 // Most people only ever want these.

@@ -17,21 +17,30 @@ const VALUES: Record<string, string[]> = {
   registry: ['oci/', 'cache/', ...STORE],
   auth: ['oci/'],
   http: ['oci/', 'auth/', 'registry/'],
+  control: ['oci/', 'registry/refused.ts'],
   config: ['oci/'],
   'config.ts': ['oci/', 'config/'],
   'start-error.ts': ['http/tls.ts', 'store/storage-error.ts'],
   'app.ts': [
     'config.ts',
+    'keeping.ts',
     'start-error.ts',
-    ...'cache http registry store telemetry upstream'.split(' ').map((room) => `${room}/`),
+    ...'cache control http registry store telemetry upstream'.split(' ').map((room) => `${room}/`),
   ],
-  cli: ['app.ts', 'config.ts', 'start-error.ts', 'telemetry/'],
+  'keeping.ts': ['config.ts', 'start-error.ts', 'registry/', 'store/', 'telemetry/'],
+  cli: [
+    ...['app.ts', 'config.ts', 'keeping.ts', 'start-error.ts', 'store/storage-error.ts', 'telemetry/'],
+    ...['control/client.ts', 'oci/errors.ts', 'registry/refused.ts'],
+  ],
   'main.ts': ['cli/'],
 }
 
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
   registry: ['store/locks.ts'],
+  control: ['registry/'],
+  'keeping.ts': ['control/'],
+  cli: ['control/', 'registry/'],
   http: ['store/blob-store.ts'],
   cache: ['upstream/slots.ts', 'store/locks.ts'],
   config: ['config.ts'],

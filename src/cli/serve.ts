@@ -6,25 +6,20 @@
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import { createApp } from '../app.ts'
-import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config.ts'
+import type { Config } from '../config.ts'
 import { StartError } from '../start-error.ts'
 import { createLog, flushed } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'
+import { readConfiguration, type CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 
 /** How long running responses may take after a signal. */
 const GRACE_MS = 30_000
 
 /** @returns the exit code */
-export async function serve(options: { config?: string | undefined }, edge: Edge): Promise<number> {
-  let loaded: LoadedConfig
-  try {
-    loaded = loadConfig({ file: options.config ?? (edge.env['ENTREPOT_CONFIG'] || undefined), env: edge.env })
-  } catch (error) {
-    if (!(error instanceof ConfigError)) throw error
-    edge.complain(error.message)
-    return 2
-  }
+export async function serve(options: CommonOptions, edge: Edge): Promise<number> {
+  const loaded = readConfiguration(options, edge)
+  if (loaded === undefined) return 2
   const { config, warnings } = loaded
   const log = createLog({ level: config.log.level, pretty: edge.terminal })
   edge.onCrash((error) => log.fatal({ err: error }, 'crashed'))

@@ -11,6 +11,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { BlobStore, Bytes } from '../store/blob-store.ts'
 import type { Locks } from '../store/locks.ts'
 import type { EpochMs, Garbage, MetadataStore } from '../store/metadata.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
 
 type Milliseconds = number
 
@@ -20,6 +21,7 @@ interface CollectorOptions {
   readonly locks: Locks
   /** How long what is not named is kept, from the last time anybody was told that it is here. */
   readonly graceMs: Milliseconds
+  readonly metrics: Pick<Metrics, 'collections' | 'collectedBytes'>
   readonly log: Logger
   readonly now: () => EpochMs
 }
@@ -27,10 +29,10 @@ interface CollectorOptions {
 /** One thing that goes, or would go, and why. */
 export interface Collected {
   readonly what: 'manifest' | 'link' | 'blob'
-  /** Undefined for bytes. */
-  readonly repository: string | undefined
+  /** Left out for bytes: no repository has them any more. */
+  readonly repository?: string
   readonly digest: Digest
-  /** What the disk gets back; 0 for a link. */
+  /** What the disk gets back; 0 for what only the index loses. */
   readonly bytes: Bytes
   readonly why: string
 }
@@ -41,36 +43,69 @@ const HOUR: Milliseconds = 60 * MINUTE
 /** Rows of one look; between two of them everything else gets its turn. */
 const BATCH = 200
 
+interface Sweep {
+  readonly find: () => Promise<readonly Garbage[]>
+  readonly remove: (it: Garbage) => Promise<void>
+  readonly told: (it: Garbage) => Collected
+}
+
 export class Collector {
   readonly #options: CollectorOptions
-  #running: Promise<unknown> = Promise.resolve()
 
   constructor(options: CollectorOptions) {
     this.#options = options
   }
 
   /**
-   * One collection; a second one waits for the first.
+   * One collection; a second one waits for the first. What was yielded has gone; leaving early, or the signal,
+   * leaves the rest for the next time.
    *
    * @param dryRun tells what would go now; what that would let go in turn is not foreseen
    */
-  run(options: { dryRun: boolean; signal: AbortSignal }): Promise<readonly Collected[]> {
-    const run = this.#running.then(() => this.#run(options))
-    this.#running = run.catch(() => undefined)
-    return run
+  async *run(options: { dryRun: boolean; signal: AbortSignal }): AsyncGenerator<Collected, void, undefined> {
+    const { locks, log, metrics } = this.#options
+    const { dryRun, signal } = options
+    using _alone = await locks.exclusive('collection', signal)
+    const freed = { entries: 0, bytes: 0 }
+    let result: 'done' | 'broken_off' | 'failed' = 'broken_off'
+    try {
+      for await (const it of dryRun ? this.#plan(signal) : this.#collect(signal)) {
+        freed.entries += 1
+        freed.bytes += it.bytes
+        yield it
+      }
+      result = 'done'
+    } catch (error) {
+      if (!signal.aborted) result = 'failed'
+      throw error
+    } finally {
+      if (!dryRun) {
+        metrics.collections.inc({ result })
+        metrics.collectedBytes.inc(freed.bytes)
+        if (freed.entries > 0) log.info({ ...freed, result }, 'collected')
+      }
+    }
   }
 
   /** On its own schedule from now on, until it is disposed; a collection that runs then ends early. */
   everyNowAndThen(): AsyncDisposable {
     const { log, graceMs } = this.#options
     const ending = new AbortController()
-    let running: Promise<unknown> = Promise.resolve()
-    const collect = (): void => {
-      running = this.run({ dryRun: false, signal: ending.signal }).catch((err: unknown) => {
-        if (!ending.signal.aborted) log.error({ err }, 'the collection failed')
-      })
+    const { signal } = ending
+    let running: Promise<void> = Promise.resolve()
+    const collect = async (): Promise<void> => {
+      try {
+        for await (const it of this.run({ dryRun: false, signal })) log.debug(it, 'collects')
+      } catch (err) {
+        if (!signal.aborted) log.error({ err }, 'the collection failed')
+      }
     }
-    const timer = setInterval(collect, Math.min(Math.max(graceMs / 24, MINUTE), HOUR)).unref()
+    const timer = setInterval(
+      () => {
+        running = Promise.all([running, collect()]).then(() => undefined)
+      },
+      Math.min(Math.max(graceMs / 24, MINUTE), HOUR),
+    ).unref()
     return {
       [Symbol.asyncDispose]: async () => {
         clearInterval(timer)
@@ -80,101 +115,79 @@ export class Collector {
     }
   }
 
-  async #run({ dryRun, signal }: { dryRun: boolean; signal: AbortSignal }): Promise<readonly Collected[]> {
-    const collected: Collected[] = []
-    const note = (it: Collected): void => void collected.push(it)
-    await this.#sweepManifests(dryRun, note, signal)
-    await this.#sweepLinks(dryRun, note, signal)
-    await this.#sweepBlobs(dryRun, note, signal)
-    await this.#sweepStrays(dryRun, note, signal)
-    const { log } = this.#options
-    const bytes = collected.reduce((sum, it) => sum + it.bytes, 0)
-    if (!dryRun && collected.length > 0) log.info({ entries: collected.length, bytes }, 'collected')
-    return collected
+  async *#collect(signal: AbortSignal): AsyncGenerator<Collected> {
+    yield* this.#sweep(this.#manifests(), signal)
+    yield* this.#sweep(this.#links(), signal)
+    yield* this.#sweepBlobs(signal)
+    yield* this.#sweepStrays(signal)
   }
 
-  async #sweepManifests(dryRun: boolean, note: (it: Collected) => void, signal: AbortSignal): Promise<void> {
-    const { metadata, now } = this.#options
-    const find = (): Promise<readonly Garbage[]> => metadata.garbage.manifests(this.#before(), BATCH)
-    await this.#sweep(
-      find,
-      dryRun,
-      signal,
-      async (it) => {
-        await metadata.transaction((tx) => tx.deleteManifest(it.repository, it.digest, it.since))
-      },
-      (it) => {
-        note({
-          what: 'manifest',
-          repository: it.repository.name,
-          digest: it.digest,
-          bytes: 0,
-          why: `its last tag, or what named it, was deleted ${ago(now() - it.since)} ago`,
-        })
-      },
-    )
+  async *#plan(signal: AbortSignal): AsyncGenerator<Collected> {
+    for (const sweep of [this.#manifests(), this.#links()]) {
+      for (const it of await sweep.find()) yield sweep.told(it)
+    }
+    signal.throwIfAborted()
   }
 
-  async #sweepLinks(dryRun: boolean, note: (it: Collected) => void, signal: AbortSignal): Promise<void> {
+  #manifests(): Sweep {
     const { metadata, now } = this.#options
-    const find = (): Promise<readonly Garbage[]> => metadata.garbage.links(this.#before(), BATCH)
-    await this.#sweep(
-      find,
-      dryRun,
-      signal,
-      async (it) => {
-        await metadata.transaction((tx) => tx.unlinkBlob(it.repository, it.digest))
-      },
-      (it) => {
-        note({
-          what: 'link',
-          repository: it.repository.name,
-          digest: it.digest,
-          bytes: 0,
-          why: `no manifest there names it, and nobody was told of it for ${ago(now() - it.since)}`,
-        })
-      },
-    )
+    return {
+      find: () => metadata.garbage.manifests(this.#before(), BATCH),
+      remove: ({ repository, digest, since }) =>
+        metadata.transaction((tx) => tx.deleteManifest(repository, digest, since)),
+      told: ({ repository, digest, since }) => ({
+        what: 'manifest',
+        repository: repository.name,
+        digest,
+        bytes: 0,
+        why: `its last tag, or what named it, was deleted ${ago(now() - since)} ago`,
+      }),
+    }
+  }
+
+  #links(): Sweep {
+    const { metadata, now } = this.#options
+    return {
+      find: () => metadata.garbage.links(this.#before(), BATCH),
+      // Uploads and mounts hold the digest, not the repository: a newer link is not the one that was found.
+      remove: ({ repository, digest, since }) =>
+        metadata.transaction((tx) => tx.unlinkBlob(repository, digest, since)),
+      told: ({ repository, digest, since }) => ({
+        what: 'link',
+        repository: repository.name,
+        digest,
+        bytes: 0,
+        why: `no manifest there names it, and nobody was told of it for ${ago(now() - since)}`,
+      }),
+    }
   }
 
   /** Batch by batch; each entry is looked for again under its repository's lock. */
-  async #sweep(
-    find: () => Promise<readonly Garbage[]>,
-    dryRun: boolean,
-    signal: AbortSignal,
-    remove: (it: Garbage) => Promise<void>,
-    note: (it: Garbage) => void,
-  ): Promise<void> {
+  async *#sweep({ find, remove, told }: Sweep, signal: AbortSignal): AsyncGenerator<Collected> {
     for (;;) {
       signal.throwIfAborted()
       const found = await find()
-      if (dryRun) {
-        found.forEach(note)
-        return
-      }
-      let removed = 0
+      const removed: Collected[] = []
       for (const [name, entries] of byRepository(found)) {
         using _held = await this.#options.locks.exclusive(`repository ${name}`, signal)
         const still = new Set((await find()).map(keyOf))
         for (const entry of entries.filter((it) => still.has(keyOf(it)))) {
           await remove(entry)
-          note(entry)
-          removed += 1
+          removed.push(told(entry))
         }
       }
-      if (removed === 0) return
+      yield* removed
+      if (removed.length === 0) return
     }
   }
 
-  async #sweepBlobs(dryRun: boolean, note: (it: Collected) => void, signal: AbortSignal): Promise<void> {
+  async *#sweepBlobs(signal: AbortSignal): AsyncGenerator<Collected> {
     const { garbage } = this.#options.metadata
     for (let last: Digest | undefined; ;) {
       const found = await garbage.blobs({ limit: BATCH, ...(last === undefined ? {} : { last }) })
       for (const { digest, size } of found) {
         const why = 'no repository holds it'
-        if (dryRun || (await this.#remove(digest, signal))) {
-          note({ what: 'blob', repository: undefined, digest, bytes: size, why })
-        }
+        if (await this.#remove(digest, signal)) yield { what: 'blob', digest, bytes: size, why }
       }
       last = found.at(-1)?.digest
       if (found.length < BATCH) return
@@ -182,15 +195,13 @@ export class Collector {
   }
 
   /** Files that the index has never heard of: a process ended between the file and the commit. */
-  async #sweepStrays(dryRun: boolean, note: (it: Collected) => void, signal: AbortSignal): Promise<void> {
+  async *#sweepStrays(signal: AbortSignal): AsyncGenerator<Collected> {
     const { store, metadata } = this.#options
     for await (const { digest, size } of store.list()) {
       signal.throwIfAborted()
       if ((await metadata.blobs.size(digest)) !== undefined) continue
       const why = 'the index does not know it'
-      if (dryRun || (await this.#remove(digest, signal))) {
-        note({ what: 'blob', repository: undefined, digest, bytes: size, why })
-      }
+      if (await this.#remove(digest, signal)) yield { what: 'blob', digest, bytes: size, why }
     }
   }
 
@@ -210,8 +221,8 @@ export class Collector {
   }
 }
 
-function keyOf({ repository, digest }: Garbage): string {
-  return `${repository.name} ${digest}`
+function keyOf({ repository, digest, since }: Garbage): string {
+  return `${repository.name} ${digest} ${since}`
 }
 
 function byRepository(found: readonly Garbage[]): Map<string, Garbage[]> {
@@ -219,7 +230,7 @@ function byRepository(found: readonly Garbage[]): Map<string, Garbage[]> {
 }
 
 function ago(duration: Milliseconds): string {
-  const hours = duration / 3_600_000
+  const hours = duration / HOUR
   if (hours >= 48) return `${Math.floor(hours / 24)} days`
-  return hours >= 1 ? `${Math.floor(hours)} hours` : `${Math.floor(duration / 60_000)} minutes`
+  return hours >= 1 ? `${Math.floor(hours)} hours` : `${Math.floor(duration / MINUTE)} minutes`
 }

@@ -24,7 +24,7 @@ import {
 import type { LocalNames } from './local-names.ts'
 import { readAll } from './local.ts'
 import { assertMayMove, type PushSettings } from './push-rules.ts'
-import type { KeptManifest, PushedManifest, PushTarget, UploadSession } from './pushes.ts'
+import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './pushes.ts'
 import { referrersTag, withReferrer } from './referrers.ts'
 import type { Uploads } from './uploads.ts'
 
@@ -51,6 +51,9 @@ interface Kept {
 }
 
 const NEVER = new AbortController().signal
+
+/** Told of a repository that is to be released and still has some. */
+const SOME_TAGS = 11
 
 export class LocalPushes implements PushTarget {
   readonly name: RepositoryName
@@ -129,6 +132,25 @@ export class LocalPushes implements PushTarget {
     if (!(await metadata.blobs.linked(this.#key, digest))) return false
     await metadata.transaction((tx) => tx.unlinkBlob(this.#key, digest))
     return true
+  }
+
+  async deleteRepository(): Promise<boolean> {
+    const { locks, metadata, now } = this.#context
+    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    const known = await metadata.repositories.get(this.#key)
+    if (known === undefined || known.deletedAt !== undefined) return false
+    await metadata.transaction((tx) => tx.buryRepository(this.#key, now()))
+    return true
+  }
+
+  async release(): Promise<Remains | undefined> {
+    const { locks, metadata } = this.#context
+    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    const tags = await metadata.tags.list(this.#key, { limit: SOME_TAGS })
+    const manifests = await metadata.manifests.list(this.#key, { limit: 1 })
+    if (tags.length > 0 || manifests.length > 0) return { tags }
+    await metadata.transaction((tx) => tx.releaseRepository(this.#key))
+    return undefined
   }
 
   /** Durably, all of it or nothing; what is stored and not committed is collected. */

@@ -106,7 +106,7 @@ export class LocalRepository implements Repository {
 
   async tags(query: URLSearchParams): Promise<TagsAnswer | undefined> {
     const known = await this.#metadata.repositories.get(this.#key)
-    if (known === undefined) return undefined
+    if (known === undefined || known.deletedAt !== undefined) return undefined
     const { last, n: limit = MOST_TAGS } = parsePage(query)
     if (limit === 0) return { tags: [], next: undefined, cache: 'local' }
     // One more than asked for tells whether there is another page.

@@ -41,6 +41,15 @@ export interface PushTarget {
   /** @returns false when there is none */
   deleteManifest(reference: Reference): Promise<boolean>
   deleteBlob(digest: Digest): Promise<boolean>
+  /** All of it; the name stays local. @returns false when nothing of it is there, not even the repository */
+  deleteRepository(): Promise<boolean>
+  /** Frees the name of a repository of which nothing is left. @returns what is, when anything can be pulled by it */
+  release(): Promise<Remains | undefined>
+}
+
+export interface Remains {
+  /** Some of them; none: there are manifests that no tag names. */
+  readonly tags: readonly Tag[]
 }
 
 export interface PushedManifest {

@@ -73,6 +73,8 @@ export interface TagIndex {
 export interface ManifestIndex {
   /** That this repository holds it; the bytes are in the BlobStore. */
   get(repository: RepositoryKey, digest: Digest): Promise<ManifestRecord | undefined>
+  /** Those that this repository holds, tagged or not. Lexical. */
+  list(repository: RepositoryKey, page: Page): Promise<Digest[]>
   /** The descriptor by which a manifest *of this repository* names that digest, and as what. */
   named(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined>
   /** What it names, config first, in the manifest's order. */
@@ -159,7 +161,8 @@ export interface MetadataTransaction {
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void
   /** It was just said to be here, so it stays for another grace period. Nothing when it is not linked. */
   touchBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void
-  unlinkBlob(repository: RepositoryKey, digest: Digest): void
+  /** @param linkedAt only if it was last linked, or touched, then */
+  unlinkBlob(repository: RepositoryKey, digest: Digest, linkedAt?: EpochMs): void
   /** `registry` gave us these bytes. */
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void
   /** After a blob's file turned out to be gone or torn. */

@@ -197,12 +197,13 @@ export class SqlTransaction implements MetadataTransaction {
     )
   }
 
-  unlinkBlob(repository: RepositoryKey, digest: Digest): void {
+  unlinkBlob(repository: RepositoryKey, digest: Digest, linkedAt?: EpochMs): void {
     this.#add(
       this.#db
         .deleteFrom('repository_blob')
         .where('repository', '=', repositoryId(repository))
-        .where('digest', '=', digest),
+        .where('digest', '=', digest)
+        .$if(linkedAt !== undefined, (query) => query.where('linked_at', '=', linkedAt ?? 0)),
     )
   }
 

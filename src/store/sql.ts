@@ -210,6 +210,18 @@ class SqlManifests implements ManifestIndex {
     return row && { digest: row.digest, size: row.size, mediaType: row.media_type }
   }
 
+  async list(repository: RepositoryKey, page: Page): Promise<Digest[]> {
+    const rows = await this.#db
+      .selectFrom('manifest')
+      .select('digest')
+      .where('repository', '=', repositoryId(repository))
+      .where('digest', '>', (page.last ?? '') as Digest)
+      .orderBy('digest')
+      .limit(page.limit)
+      .execute()
+    return rows.map((row) => row.digest)
+  }
+
   async named(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined> {
     const row = await this.#naming(repository, digest)
       .selectAll('manifest_reference')

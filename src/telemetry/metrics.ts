@@ -87,6 +87,17 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       labelNames: ['reason'] as const,
       registers,
     }),
+    collections: new Counter({
+      name: 'entrepot_collections_total',
+      help: 'Garbage collections, by how they ended: done, broken_off or failed.',
+      labelNames: ['result'] as const,
+      registers,
+    }),
+    collectedBytes: new Counter({
+      name: 'entrepot_collected_bytes_total',
+      help: 'Bytes of pushed blobs and manifests that the disk got back.',
+      registers,
+    }),
     failedWrites: new Counter({
       name: 'entrepot_metadata_write_failures_total',
       help: 'Metadata commits that failed; the answer was given all the same.',

@@ -16,6 +16,7 @@ import { InProcessLocks, type Locks } from '../../src/store/locks.ts'
 import type { MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { createLog } from '../../src/telemetry/log.ts'
+import { createMetrics } from '../../src/telemetry/metrics.ts'
 import type { Content, Image } from './images.ts'
 
 export const HOUR = 3_600_000
@@ -73,7 +74,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     store,
     metadata,
     locks,
-    collector: new Collector({ store, metadata, locks, graceMs, log, now }),
+    collector: new Collector({ store, metadata, locks, graceMs, metrics: createMetrics(), log, now }),
     get now() {
       return clock.now
     },
@@ -96,7 +97,11 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
         await registry.pushManifest(name, manifest, manifest === image.manifest ? tag : undefined)
       }
     },
-    collect: (options = { dryRun: false }) => registry.collector.run({ ...options, signal: NEVER }),
+    async collect(options = { dryRun: false }) {
+      const collected: Collected[] = []
+      for await (const it of registry.collector.run({ ...options, signal: NEVER })) collected.push(it)
+      return collected
+    },
   }
   return registry
 }

@@ -1,0 +1,18 @@
+/** The configuration of a command, from where `--config` or the environment say. */
+import { ConfigError, loadConfig, type LoadedConfig } from '../config.ts'
+import type { Edge } from './edge.ts'
+
+export interface CommonOptions {
+  readonly config?: string | undefined
+}
+
+/** @returns undefined when it is not valid; the person was told why, and the exit code is 2 */
+export function readConfiguration(options: CommonOptions, edge: Edge): LoadedConfig | undefined {
+  try {
+    return loadConfig({ file: options.config ?? (edge.env['ENTREPOT_CONFIG'] || undefined), env: edge.env })
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    edge.complain(error.message)
+    return undefined
+  }
+}

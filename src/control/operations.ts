@@ -1,0 +1,38 @@
+/**
+ * What a command asks of whoever owns the folder: a running server, through its control socket, or, where none
+ * runs, the command itself, which takes the folder's lock and does the same with the same parts.
+ *
+ * A further operation is
+ * 1. a method in {@link Operations} and its name in {@link OPERATIONS}: `name(args, signal)` yields its events;
+ *    arguments and events are plain JSON (no Date, Map, undefined in lists; what is left out is left out);
+ * 2. written as an async generator in the room that it belongs to, and put in its place in `src/keeping.ts`;
+ * 3. a command in `src/cli/` that does `withKeeper(config, edge, async (keeper, signal) => { for await (const event
+ *    of keeper.name(args, signal)) … })` and never learns which of the two it talks to.
+ *
+ * An operation parses what it was given (the other end may be another version of us), throws the signal's reason
+ * soon after it aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may
+ * be slow), and throws {@link Refused} for what the person has to do otherwise. Paths in arguments are absolute.
+ */
+import type { Collected } from '../registry/gc.ts'
+import type { Removed } from '../registry/removals.ts'
+
+export interface Operations {
+  /** What goes, or would go, as it goes. */
+  gc(args: { readonly dryRun: boolean }, signal: AbortSignal): AsyncIterable<Collected>
+  /** @throws Refused for what is not local, or not there */
+  rm(
+    args: { readonly name: string; readonly reference?: string | undefined },
+    signal: AbortSignal,
+  ): AsyncIterable<Removed>
+  /** Lets go of a local name, so that it is mirrored again. @throws Refused while it holds something */
+  release(args: { readonly name: string }, signal: AbortSignal): AsyncIterable<Removed>
+}
+
+export type OperationName = keyof Operations
+
+/** The names that may come over the wire. */
+export const OPERATIONS = Object.keys({
+  gc: true,
+  rm: true,
+  release: true,
+} satisfies Record<OperationName, true>) as OperationName[]

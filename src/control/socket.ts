@@ -1,0 +1,38 @@
+/**
+ * Where the control socket is: `<storage.root>/control.sock`, however long that path is.
+ *
+ * The system takes 107 bytes of a socket's path. A longer one is reached through an open folder, by the name that
+ * /proc gives to it.
+ */
+import { closeSync, existsSync, openSync } from 'node:fs'
+import path from 'node:path'
+
+export const SOCKET = 'control.sock'
+
+/** What the shortest-spoken of the systems takes, less the longest name below the root. */
+const MAX_ROOT_BYTES = 103 - '/control.new/control.sock'.length
+
+/** A folder, by a path that is short enough for sockets in it. Dispose when they are bound, or connected. */
+export interface ShortFolder extends Disposable {
+  readonly path: string
+}
+
+/** @throws Error in words for a person, where there is no short way */
+export function shortFolder(root: string): ShortFolder {
+  const folder = path.resolve(root)
+  if (Buffer.byteLength(folder) <= MAX_ROOT_BYTES) return { path: folder, [Symbol.dispose]: () => undefined }
+  if (!existsSync('/proc/self/fd')) {
+    throw new Error(
+      `the path of ${folder} is too long for a Unix socket in it: ${MAX_ROOT_BYTES} bytes at most (storage.root)`,
+    )
+  }
+  const fd = openSync(folder, 'r')
+  let open = true
+  return {
+    path: `/proc/self/fd/${fd}`,
+    [Symbol.dispose]: () => {
+      if (open) closeSync(fd)
+      open = false
+    },
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * What the commands do, over the parts of a running server, or over a folder that nobody else uses.
+ */
+import path from 'node:path'
+import type { Logger } from 'pino'
+import type { Config } from './config.ts'
+import type { Operations } from './control/operations.ts'
+import { Collector } from './registry/gc.ts'
+import { LocalNames } from './registry/local-names.ts'
+import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
+import { Removals } from './registry/removals.ts'
+import { Uploads } from './registry/uploads.ts'
+import { startError } from './start-error.ts'
+import { DiskBlobStore } from './store/disk.ts'
+import { openIngests } from './store/disk-ingest.ts'
+import { Hashers } from './store/hasher.ts'
+import { acquireRootLock } from './store/lock.ts'
+import { InProcessLocks } from './store/locks.ts'
+import { openMetadata } from './store/sqlite-metadata.ts'
+import { createMetrics } from './telemetry/metrics.ts'
+
+/** What the operations work with; the same objects that everything else in the process uses. */
+interface KeepingParts {
+  readonly config: Config
+  readonly local: LocalContext
+  readonly collector: Collector
+}
+
+export function createOperations({ config, local, collector }: KeepingParts): Operations {
+  const removals = new Removals({
+    metadata: local.metadata,
+    openPushes: (name) => new LocalPushes(local, name),
+    local: config.local,
+  })
+  return {
+    gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
+    async *rm({ name, reference }) {
+      yield await removals.remove(name, reference)
+    },
+    async *release({ name }) {
+      yield await removals.release(name)
+    },
+  }
+}
+
+/**
+ * The operations without a server: the folder is ours until it is disposed.
+ *
+ * @throws StorageError LOCKED, StartError for what else keeps it from being used
+ */
+export async function openAlone(config: Config, log: Logger): Promise<Operations & AsyncDisposable> {
+  const root = path.resolve(config.storage.root)
+  await using opening = new AsyncDisposableStack()
+  opening.use(acquireRootLock(root))
+  try {
+    const now = Date.now
+    const hashers = opening.adopt(new Hashers({ threads: 1 }), (it) => it.close())
+    const metadata = opening.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+    const localNames = await LocalNames.load(metadata)
+    const locks = new InProcessLocks()
+    const store = new DiskBlobStore(root)
+    const { sessionTtl: sessionTtlMs, gcGrace: graceMs } = config.push
+    const ingests = opening.adopt(await openIngests({ root, hashers, sessionTtlMs }), (it) => it.close())
+    const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
+    const collector = new Collector({ store, metadata, locks, graceMs, metrics: createMetrics(), log, now })
+    const local: LocalContext = {
+      ...{ store, ingests, metadata, locks, localNames, uploads, log, now },
+      settings: config.push,
+      // Nobody mounts anything now.
+      readableHere: () => Promise.resolve(false),
+    }
+    const closing = opening.move()
+    return {
+      ...createOperations({ config, local, collector }),
+      [Symbol.asyncDispose]: () => closing.disposeAsync(),
+    }
+  } catch (error) {
+    throw startError(error, { root, host: config.server.host, port: config.server.port })
+  }
+}
