@@ -72,13 +72,21 @@ export class Listings {
 }
 
 /**
- * Sorted where it is all there is; in pages, upstream's own order is what its cursors go by. Registries that do
- * not know `n` do not know `n=0` either.
+ * Sorted where it is all there is; in pages, upstream's own order is what its cursors go by. A registry that knows
+ * nothing of pages (Docker's, before its version 3) sends everything every time: then the pages are ours.
  */
 function inOrder(page: TagPage, query: URLSearchParams): TagPage {
-  if (Number(query.get('n') ?? NaN) === 0) return { tags: [], next: undefined }
-  const isAll = page.next === undefined && !query.has('last') && !query.has('next_page')
-  return isAll ? { ...page, tags: page.tags.toSorted() } : page
+  const n = Number(query.get('n') ?? Infinity)
+  if (n === 0) return { tags: [], next: undefined }
+  if (page.next !== undefined || query.has('next_page')) return page
+  const last = query.get('last')
+  const isAll = last === null || page.tags.length > n || page.tags.includes(last)
+  if (!isAll) return page
+  const rest = page.tags.toSorted().filter((tag) => last === null || tag > last)
+  const tags = rest.slice(0, n)
+  const from = tags.at(-1)
+  if (tags.length === rest.length || from === undefined) return { tags, next: undefined }
+  return { tags, next: new URLSearchParams({ n: String(n), last: from }) }
 }
 
 /** Clients take whatever has no `manifests` for an empty list. */

@@ -56,6 +56,24 @@ test('tagsList: cursors are opaque, and whatever host a link names is not ours t
   t.equal(hub.log.of('tags').at(-1)?.url, '/v2/library/app/tags/list?next_page=gAAA%2Bx%3D%3D')
 })
 
+test('tagsList: a registry that sends all of them every time is paged for it', async (t) => {
+  const two = await startTwoUpstreams(t)
+  const list = (...tags: string[]): string => JSON.stringify({ name: 'library/app', tags })
+  const text = list('b', 'e', 'a', 'd', 'c')
+  const rule = two.hub.fault({ kind: 'tags' }, { status: 200, body: { text, type: 'application/json' } })
+  t.same(await pagesOf(two, 'app/tags/list?n=2', tagsOf), [['a', 'b'], ['c', 'd'], ['e']])
+  t.same(await pagesOf(two, 'app/tags/list?n=5', tagsOf), [['a', 'b', 'c', 'd', 'e']])
+  t.same(await pagesOf(two, 'app/tags/list?last=c', tagsOf), [['d', 'e']])
+  t.same(await pagesOf(two, 'app/tags/list?last=e&n=1', tagsOf), [[]])
+  t.same(await pagesOf(two, 'app/tags/list?last=bb&n=3', tagsOf), [['c', 'd', 'e']], 'a tag that has gone')
+  rule.remove()
+  two.hub.fault(
+    { kind: 'tags' },
+    { status: 200, body: { text: list('d', 'B', 'c'), type: 'application/json' } },
+  )
+  t.same(await pagesOf(two, 'app/tags/list?last=a&n=3', tagsOf), [['d', 'B', 'c']], 'its own pages stay')
+})
+
 test('tagsList: null: a list of no tags is a list', async (t) => {
   const { hub, get } = await startTwoUpstreams(t)
   const type = 'application/json'
