@@ -100,9 +100,13 @@ export interface BlobIndex {
 
 /** Events on their way to one end-point, in the order in which they happened. */
 export interface EventQueue {
-  /** The oldest ones. */
-  next(endpoint: string, limit: number): Promise<readonly QueuedEvent[]>
+  /** The oldest ones, those with a higher number than `after`. */
+  next(endpoint: string, limit: number, after?: number): Promise<readonly QueuedEvent[]>
   count(endpoint: string): Promise<number>
+  /** All that something waits for. */
+  endpoints(): Promise<readonly string[]>
+  /** Calls `listener` after each commit that queued something, until it is disposed. */
+  onQueued(listener: () => void): Disposable
 }
 
 export interface QueuedEvent {
@@ -111,7 +115,7 @@ export interface QueuedEvent {
   readonly queuedAt: EpochMs
 }
 
-/** What nobody names any more. Every list is of at most `limit` entries; what is swept is not in the next. */
+/** What nobody names any more, and what keeps the rest. */
 export interface GarbageIndex {
   /**
    * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
@@ -167,8 +171,10 @@ export interface MetadataTransaction {
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void
   /** After a blob's file turned out to be gone or torn. */
   forgetBlob(digest: Digest): void
-  queueEvent(endpoint: string, body: string, at: EpochMs): void
-  dropEvent(id: number): void
+  /** They get their numbers in this order, after all that were committed before. */
+  queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void
+  /** Those of that end-point with a number of at most `upTo`. */
+  dropEvents(endpoint: string, upTo: number): void
 }
 
 export interface MetadataStore {

@@ -16,6 +16,8 @@ const ROWS_PER_INSERT = 50
 export class SqlTransaction implements MetadataTransaction {
   readonly #db: Kysely<Tables>
   readonly #add: (query: Compilable) => void
+  /** Whoever delivers events has something to do when this is committed. */
+  queuedEvents = false
 
   constructor(db: Kysely<Tables>, add: (query: Compilable) => void) {
     this.#db = db
@@ -217,6 +219,10 @@ export class SqlTransaction implements MetadataTransaction {
     )
   }
 
+  recordBlob(digest: Digest, size: Bytes, at: EpochMs): void {
+    this.#putBlob(digest, size, at)
+  }
+
   forgetBlob(digest: Digest): void {
     this.#add(this.#db.deleteFrom('manifest_reference').where('manifest', '=', digest))
     this.#add(this.#db.deleteFrom('repository_blob').where('digest', '=', digest))
@@ -224,12 +230,16 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(this.#db.deleteFrom('blob').where('digest', '=', digest))
   }
 
-  queueEvent(endpoint: string, body: string, at: EpochMs): void {
-    this.#add(this.#db.insertInto('event').values({ endpoint, body, queued_at: at }))
+  queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void {
+    const rows = events.map(({ endpoint, body }) => ({ endpoint, body, queued_at: at }))
+    for (let i = 0; i < rows.length; i += ROWS_PER_INSERT) {
+      this.#add(this.#db.insertInto('event').values(rows.slice(i, i + ROWS_PER_INSERT)))
+    }
+    this.queuedEvents ||= events.length > 0
   }
 
-  dropEvent(id: number): void {
-    this.#add(this.#db.deleteFrom('event').where('id', '=', id))
+  dropEvents(endpoint: string, upTo: number): void {
+    this.#add(this.#db.deleteFrom('event').where('endpoint', '=', endpoint).where('id', '<=', upTo))
   }
 
   #putBlob(digest: Digest, size: Bytes, at: EpochMs): void {

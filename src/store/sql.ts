@@ -43,7 +43,7 @@ export class SqlMetadata implements MetadataStore {
   readonly tags: TagIndex
   readonly manifests: ManifestIndex
   readonly blobs: BlobIndex
-  readonly events: EventQueue
+  readonly events: SqlEvents
   readonly garbage: GarbageIndex
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
@@ -65,8 +65,10 @@ export class SqlMetadata implements MetadataStore {
       const { sql, parameters } = query.compile()
       queries.push({ sql, parameters })
     }
-    fill(new SqlTransaction(this.#db, add))
+    const transaction = new SqlTransaction(this.#db, add)
+    fill(transaction)
     if (queries.length > 0) await this.#writer.write(queries)
+    if (transaction.queuedEvents) this.events.queued()
   }
 
   async close(): Promise<void> {
@@ -304,16 +306,18 @@ class SqlBlobs implements BlobIndex {
 
 class SqlEvents implements EventQueue {
   readonly #db: Kysely<Tables>
+  readonly #listeners = new Set<() => void>()
 
   constructor(db: Kysely<Tables>) {
     this.#db = db
   }
 
-  async next(endpoint: string, limit: number): Promise<readonly QueuedEvent[]> {
+  async next(endpoint: string, limit: number, after = 0): Promise<readonly QueuedEvent[]> {
     const rows = await this.#db
       .selectFrom('event')
       .select(['id', 'body', 'queued_at'])
       .where('endpoint', '=', endpoint)
+      .where('id', '>', after)
       .orderBy('id')
       .limit(limit)
       .execute()
@@ -327,5 +331,25 @@ class SqlEvents implements EventQueue {
       .where('endpoint', '=', endpoint)
       .executeTakeFirstOrThrow()
     return row.count
+  }
+
+  async endpoints(): Promise<readonly string[]> {
+    const rows = await this.#db
+      .selectFrom('event')
+      .select('endpoint')
+      .distinct()
+      .orderBy('endpoint')
+      .execute()
+    return rows.map(({ endpoint }) => endpoint)
+  }
+
+  onQueued(listener: () => void): Disposable {
+    this.#listeners.add(listener)
+    return { [Symbol.dispose]: () => this.#listeners.delete(listener) }
+  }
+
+  /** Something was committed. */
+  queued(): void {
+    for (const listener of this.#listeners) listener()
   }
 }

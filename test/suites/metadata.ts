@@ -251,6 +251,43 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     t.same(await store.manifests.named(alpine, named('a')), { ...layer('a'), role: 'layer' })
   })
 
+  void t.test('events wait for their end-point in the order in which they were committed', async (t) => {
+    const store = await make(t)
+    const told: Promise<readonly string[]>[] = []
+    const listening = store.events.onQueued(() => void told.push(store.events.endpoints()))
+    const event = (endpoint: string, body: string) => ({ endpoint, body })
+    await store.transaction((tx) =>
+      tx.queueEvents([event('one', 'a'), event('two', 'a'), event('one', 'b')], 5),
+    )
+    t.same(await Promise.all(told), [['one', 'two']], 'whoever listens can read them')
+    await store.transaction((tx) => tx.queueEvents([], 6))
+    await store.transaction((tx) => tx.putRepository(alpine, 6))
+    t.equal(told.length, 1, 'and hears of nothing else')
+    listening[Symbol.dispose]()
+    await Promise.all(
+      Array.from({ length: 120 }, (_, at) =>
+        store.transaction((tx) => tx.queueEvents([event('one', `${at}`)], 7)),
+      ),
+    )
+    t.equal(told.length, 1)
+    t.equal(await store.events.count('one'), 122)
+
+    const [first, second] = await store.events.next('one', 2)
+    t.match([first, second], [{ body: 'a', queuedAt: 5 }, { body: 'b' }])
+    const rest = await store.events.next('one', 1000, second?.id)
+    t.same(
+      rest.map(({ body }) => body),
+      Array.from({ length: 120 }, (_, at) => `${at}`),
+    )
+    await store.transaction((tx) => tx.dropEvents('one', second?.id ?? 0))
+    t.equal(await store.events.count('one'), 120)
+    t.equal(await store.events.count('two'), 1, 'another end-point keeps its own')
+    await store.transaction((tx) => tx.dropEvents('one', Number.MAX_SAFE_INTEGER))
+    await store.transaction((tx) => tx.queueEvents([event('one', 'c')], 8))
+    const [last] = await store.events.next('one', 1)
+    t.ok((last?.id ?? 0) > (rest.at(-1)?.id ?? Infinity), 'a number is never given twice')
+  })
+
   void t.test('a transaction whose filling throws writes nothing', async (t) => {
     const store = await make(t)
     const write = store.transaction((tx) => {
