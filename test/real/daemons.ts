@@ -4,7 +4,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
-import { findCommand, freePort, Program, run, shortDir, succeed } from '../support/programs.ts'
+import { findCommand, freePort, Program, run, shortDir, succeed, type Finished } from '../support/programs.ts'
 
 /** Keeps its folder and its port when it is stopped and started again. */
 export class DockerRegistry {
@@ -62,17 +62,18 @@ export class Dockerd {
       ...['--bridge=none', '--iptables=false', '--ip6tables=false'],
     ])
     const dockerd = new Dockerd(socket)
-    await program.ready(async () => existsSync(socket) && (await dockerd.#run('version')).code === 0)
+    await program.ready(async () => existsSync(socket) && (await dockerd.attempt('version')).code === 0)
     return dockerd
   }
 
   async docker(...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await this.#run(...args)
+    const { code, stdout, stderr } = await this.attempt(...args)
     if (code !== 0) throw new Error(`docker ${args.join(' ')} ended with ${String(code)}:\n${stderr}`)
     return stdout
   }
 
-  #run(...args: string[]): ReturnType<typeof run> {
+  /** The same, whatever comes of it. */
+  attempt(...args: string[]): Promise<Finished> {
     // Debian's own client speaks the version of Debian's daemon; another one may come first on the PATH.
     const client = existsSync('/usr/bin/docker') ? '/usr/bin/docker' : (findCommand('docker') ?? 'docker')
     return run(client, ['-H', `unix://${this.#socket}`, ...args])

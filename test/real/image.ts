@@ -9,7 +9,7 @@ import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
 import { rename } from 'node:fs/promises'
-import { succeed } from '../support/programs.ts'
+import { run, succeed, type Finished } from '../support/programs.ts'
 
 export const GREETING = 'hello from the quay'
 
@@ -65,14 +65,14 @@ export async function writeLayout(dir: string, layers: readonly LayerFiles[]): P
 }
 
 export async function pushLayout(dir: string, reference: string): Promise<void> {
-  await succeed('skopeo', [
-    '--insecure-policy',
-    'copy',
-    '-q',
-    '--dest-tls-verify=false',
-    `oci:${dir}:1`,
-    `docker://${reference}`,
-  ])
+  const { code, stderr } = await copyImage(`oci:${dir}:1`, `docker://${reference}`)
+  if (code !== 0) throw new Error(`skopeo copy to ${reference} ended with ${String(code)}:\n${stderr}`)
+}
+
+/** By skopeo, from one of the places it knows to another; whatever comes of it. */
+export function copyImage(from: string, to: string): Promise<Finished> {
+  const insecure = ['--insecure-policy', 'copy', '-q', '--src-tls-verify=false', '--dest-tls-verify=false']
+  return run('skopeo', [...insecure, from, to])
 }
 
 /** Stored rather than deflated: what counts is the bytes on the wire, not a minute of compressing. */
