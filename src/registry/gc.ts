@@ -8,10 +8,11 @@
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobStore, Bytes } from '../store/blob-store.ts'
+import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { Locks } from '../store/locks.ts'
 import type { EpochMs, Garbage, MetadataStore } from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import { CollectionPlan } from './gc-plan.ts'
 
 type Milliseconds = number
 
@@ -60,7 +61,7 @@ export class Collector {
    * One collection; a second one waits for the first. What was yielded has gone; leaving early, or the signal,
    * leaves the rest for the next time.
    *
-   * @param dryRun tells what would go now; what that would let go in turn is not foreseen
+   * @param dryRun only tells what would go now, all of it
    */
   async *run(options: { dryRun: boolean; signal: AbortSignal }): AsyncGenerator<Collected, void, undefined> {
     const { locks, log, metrics } = this.#options
@@ -123,16 +124,28 @@ export class Collector {
   }
 
   async *#plan(signal: AbortSignal): AsyncGenerator<Collected> {
-    for (const sweep of [this.#manifests(), this.#links()]) {
-      for (const it of await sweep.find()) yield sweep.told(it)
+    const { metadata, store } = this.#options
+    const plan = new CollectionPlan({ metadata, before: this.#before(), signal })
+    const [manifests, links] = [this.#manifests(), this.#links()]
+    for await (const it of plan.manifests()) yield manifests.told(it)
+    for await (const it of plan.links()) yield links.told(it)
+    for await (const { digest, size } of plan.blobs()) yield unheld(digest, size)
+    for await (const { digest, size } of strays(store, metadata, signal)) {
+      if (await this.#isStray(digest, signal)) yield unknown(digest, size)
     }
-    signal.throwIfAborted()
+  }
+
+  /** Not just on its way from its file to the index. */
+  async #isStray(digest: Digest, signal: AbortSignal): Promise<boolean> {
+    const { locks, metadata } = this.#options
+    using _held = await locks.exclusive(`blob ${digest}`, signal)
+    return (await metadata.blobs.size(digest)) === undefined
   }
 
   #manifests(): Sweep {
     const { metadata, now } = this.#options
     return {
-      find: () => metadata.garbage.manifests(this.#before(), BATCH),
+      find: () => metadata.garbage.manifests({ before: this.#before(), limit: BATCH }),
       remove: ({ repository, digest, since }) =>
         metadata.transaction((tx) => tx.deleteManifest(repository, digest, since)),
       told: ({ repository, digest, since }) => ({
@@ -148,7 +161,7 @@ export class Collector {
   #links(): Sweep {
     const { metadata, now } = this.#options
     return {
-      find: () => metadata.garbage.links(this.#before(), BATCH),
+      find: () => metadata.garbage.links({ before: this.#before(), limit: BATCH }),
       // Uploads and mounts hold the digest, not the repository: a newer link is not the one that was found.
       remove: ({ repository, digest, since }) =>
         metadata.transaction((tx) => tx.unlinkBlob(repository, digest, since)),
@@ -186,22 +199,17 @@ export class Collector {
     for (let last: Digest | undefined; ;) {
       const found = await garbage.blobs({ limit: BATCH, ...(last === undefined ? {} : { last }) })
       for (const { digest, size } of found) {
-        const why = 'no repository holds it'
-        if (await this.#remove(digest, signal)) yield { what: 'blob', digest, bytes: size, why }
+        if (await this.#remove(digest, signal)) yield unheld(digest, size)
       }
       last = found.at(-1)?.digest
       if (found.length < BATCH) return
     }
   }
 
-  /** Files that the index has never heard of: a process ended between the file and the commit. */
   async *#sweepStrays(signal: AbortSignal): AsyncGenerator<Collected> {
     const { store, metadata } = this.#options
-    for await (const { digest, size } of store.list()) {
-      signal.throwIfAborted()
-      if ((await metadata.blobs.size(digest)) !== undefined) continue
-      const why = 'the index does not know it'
-      if (await this.#remove(digest, signal)) yield { what: 'blob', digest, bytes: size, why }
+    for await (const { digest, size } of strays(store, metadata, signal)) {
+      if (await this.#remove(digest, signal)) yield unknown(digest, size)
     }
   }
 
@@ -220,6 +228,28 @@ export class Collector {
     return this.#options.now() - this.#options.graceMs
   }
 }
+
+/** Files that the index has never heard of: a process ended between the file and the commit. */
+async function* strays(
+  store: BlobStore,
+  metadata: MetadataStore,
+  signal: AbortSignal,
+): AsyncGenerator<BlobInfo> {
+  for await (const it of store.list()) {
+    signal.throwIfAborted()
+    if ((await metadata.blobs.size(it.digest)) === undefined) yield it
+  }
+}
+
+const unheld = (digest: Digest, bytes: Bytes): Collected => ({
+  ...{ what: 'blob', digest, bytes },
+  why: 'no repository holds it',
+})
+
+const unknown = (digest: Digest, bytes: Bytes): Collected => ({
+  ...{ what: 'blob', digest, bytes },
+  why: 'the index does not know it',
+})
 
 function keyOf({ repository, digest, since }: Garbage): string {
   return `${repository.name} ${digest} ${since}`

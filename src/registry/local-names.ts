@@ -44,13 +44,11 @@ export class LocalNames {
     }
   }
 
-  /** Before it is written: a name that is local for the index is local here. */
+  /**
+   * Before it is written: a name that is local for the index is local here. One that is released stays in here until
+   * the next start, as a push of it may be under way; the index says that it is not local, and is asked first.
+   */
   add(name: RepositoryName): void {
     this.#known.add(name)
-  }
-
-  /** After its tombstone is gone from the index. */
-  delete(name: RepositoryName): void {
-    this.#known.delete(name)
   }
 }

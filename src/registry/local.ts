@@ -72,21 +72,26 @@ export class LocalRepository implements Repository {
 
   async headBlob(digest: Digest): Promise<BlobHead | undefined> {
     const linkedAt = await this.#metadata.blobs.linkedAt(this.#key, digest)
-    if (linkedAt === undefined) return undefined
-    await this.#touch(digest, linkedAt)
+    if (linkedAt === undefined || !(await this.#touch(digest, linkedAt))) return undefined
     const blob = await this.#store.stat(digest)
     return blob === undefined ? undefined : { ...blob, cache: 'local' }
   }
 
-  /** Keeps it from the collector for another grace period, before anybody is told that it is here. */
-  async #touch(digest: Digest, linkedAt: EpochMs): Promise<void> {
+  /**
+   * Keeps it from the collector for another grace period, before anybody is told that it is here.
+   *
+   * @returns false when the collector was faster
+   */
+  async #touch(digest: Digest, linkedAt: EpochMs): Promise<boolean> {
     const { touchEveryMs, log, now } = this.#options
-    if (now() - linkedAt < touchEveryMs) return
+    if (now() - linkedAt < touchEveryMs) return true
     try {
       await this.#metadata.transaction((tx) => tx.touchBlob(this.#key, digest, now()))
+      return await this.#metadata.blobs.linked(this.#key, digest)
     } catch (error) {
       // Whoever pulls need not suffer from a database that takes no writes.
       log.debug({ err: error, digest }, 'a look at a blob was not remembered')
+      return true
     }
   }
 

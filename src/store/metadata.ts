@@ -121,13 +121,26 @@ export interface GarbageIndex {
    * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
    * what they refer to is gone.
    */
-  manifests(before: EpochMs, limit: number): Promise<readonly Garbage[]>
+  manifests(page: GarbagePage): Promise<readonly Garbage[]>
   /** Blobs of local repositories, last uploaded, mounted or looked at before `before`, that no manifest there names. */
-  links(before: EpochMs, limit: number): Promise<readonly Garbage[]>
+  links(page: GarbagePage): Promise<readonly Garbage[]>
   /** Bytes that no repository holds and no upstream gave. Lexical, those after `last`. */
   blobs(page: { readonly last?: Digest; readonly limit: number }): Promise<readonly BlobInfo[]>
   /** Whether anybody holds these bytes, or an upstream gave them. */
   wanted(digest: Digest): Promise<boolean>
+  /** What keeps a manifest in its repository; undefined when it is not there. */
+  hold(repository: RepositoryKey, digest: Digest): Promise<Hold | undefined>
+  /** Manifests of that repository that name the digest, in that role, or in any. */
+  namedBy(repository: RepositoryKey, digest: Digest, role?: 'manifest'): Promise<Digest[]>
+  /** Who holds these bytes. */
+  holders(digest: Digest): Promise<Holders>
+}
+
+export interface GarbagePage {
+  readonly before: EpochMs
+  /** Exclusive; the order is the one of the lists. */
+  readonly last?: Garbage | undefined
+  readonly limit: number
 }
 
 export interface Garbage {
@@ -136,6 +149,22 @@ export interface Garbage {
   readonly size: Bytes
   /** When it was let go, or last looked at. */
   readonly since: EpochMs
+}
+
+export interface Hold {
+  readonly size: Bytes
+  readonly tagged: boolean
+  readonly releasedAt: EpochMs | undefined
+  readonly subject: Digest | undefined
+}
+
+export interface Holders {
+  /** Repositories that may read it as a blob. */
+  readonly linked: readonly RepositoryKey[]
+  /** Repositories whose manifest it is. */
+  readonly manifestOf: readonly RepositoryKey[]
+  /** An upstream gave it. */
+  readonly delivered: boolean
 }
 
 /** All that is written together or not at all. Called with the facts; holds no reads. */
@@ -169,6 +198,8 @@ export interface MetadataTransaction {
   unlinkBlob(repository: RepositoryKey, digest: Digest, linkedAt?: EpochMs): void
   /** `registry` gave us these bytes. */
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void
+  /** That its bytes are here, and so many. */
+  recordBlob(digest: Digest, size: Bytes, at: EpochMs): void
   /** After a blob's file turned out to be gone or torn. */
   forgetBlob(digest: Digest): void
   /** They get their numbers in this order, after all that were committed before. */

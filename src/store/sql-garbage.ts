@@ -4,11 +4,21 @@
  * Local repositories only: what was mirrored is evicted, not collected. Each list is what holds at one moment;
  * whoever sweeps looks again under the locks that pushes take.
  */
-import type { Kysely } from 'kysely'
+import { sql, type Kysely } from 'kysely'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobInfo } from './blob-store.ts'
-import { LOCAL, type EpochMs, type Garbage, type GarbageIndex } from './metadata.ts'
-import type { Tables } from './schema.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type Garbage,
+  type GarbageIndex,
+  type GarbagePage,
+  type Hold,
+  type Holders,
+  type RepositoryKey,
+} from './metadata.ts'
+import type { RepositoryId, Tables } from './schema.ts'
+import { repositoryId } from './sql-rows.ts'
 
 export class SqlGarbage implements GarbageIndex {
   readonly #db: Kysely<Tables>
@@ -17,7 +27,8 @@ export class SqlGarbage implements GarbageIndex {
     this.#db = db
   }
 
-  async manifests(before: EpochMs, limit: number): Promise<readonly Garbage[]> {
+  async manifests({ before, last, limit }: GarbagePage): Promise<readonly Garbage[]> {
+    const from = after(last)
     const rows = await this.#db
       .selectFrom('manifest as m')
       .innerJoin('repository as r', 'r.id', 'm.repository')
@@ -60,12 +71,16 @@ export class SqlGarbage implements GarbageIndex {
           ),
         ),
       )
+      .where(sql<boolean>`(m.repository, m.digest) > (${from.id}, ${from.digest})`)
+      .orderBy('m.repository')
+      .orderBy('m.digest')
       .limit(limit)
       .execute()
     return rows.map(garbageOf)
   }
 
-  async links(before: EpochMs, limit: number): Promise<readonly Garbage[]> {
+  async links({ before, last, limit }: GarbagePage): Promise<readonly Garbage[]> {
+    const from = after(last)
     const rows = await this.#db
       .selectFrom('repository_blob as l')
       .innerJoin('repository as r', 'r.id', 'l.repository')
@@ -85,6 +100,9 @@ export class SqlGarbage implements GarbageIndex {
           ),
         ),
       )
+      .where(sql<boolean>`(l.repository, l.digest) > (${from.id}, ${from.digest})`)
+      .orderBy('l.repository')
+      .orderBy('l.digest')
       .limit(limit)
       .execute()
     return rows.map(garbageOf)
@@ -110,6 +128,67 @@ export class SqlGarbage implements GarbageIndex {
     return unheld === undefined
   }
 
+  async hold(repository: RepositoryKey, digest: Digest): Promise<Hold | undefined> {
+    const id = repositoryId(repository)
+    const manifest = await this.#db
+      .selectFrom('manifest')
+      .select(['size', 'released_at', 'subject'])
+      .where('repository', '=', id)
+      .where('digest', '=', digest)
+      .executeTakeFirst()
+    if (manifest === undefined) return undefined
+    const tag = await this.#db
+      .selectFrom('tag')
+      .select('tag')
+      .where('repository', '=', id)
+      .where('digest', '=', digest)
+      .where('deleted_at', 'is', null)
+      .limit(1)
+      .executeTakeFirst()
+    const { size, released_at: releasedAt, subject } = manifest
+    return {
+      size,
+      tagged: tag !== undefined,
+      releasedAt: releasedAt ?? undefined,
+      subject: subject ?? undefined,
+    }
+  }
+
+  async namedBy(repository: RepositoryKey, digest: Digest, role?: 'manifest'): Promise<Digest[]> {
+    const rows = await this.#db
+      .selectFrom('manifest_reference as named')
+      .innerJoin('manifest as m', 'm.digest', 'named.manifest')
+      .select('m.digest')
+      .distinct()
+      .where('named.digest', '=', digest)
+      .where('m.repository', '=', repositoryId(repository))
+      .$if(role !== undefined, (query) => query.where('named.role', '=', role ?? 'manifest'))
+      .execute()
+    return rows.map((row) => row.digest)
+  }
+
+  async holders(digest: Digest): Promise<Holders> {
+    const linked = await this.#db
+      .selectFrom('repository_blob as l')
+      .innerJoin('repository as r', 'r.id', 'l.repository')
+      .select(['r.registry', 'r.name'])
+      .where('l.digest', '=', digest)
+      .execute()
+    const manifestOf = await this.#db
+      .selectFrom('manifest as m')
+      .innerJoin('repository as r', 'r.id', 'm.repository')
+      .select(['r.registry', 'r.name'])
+      .where('m.digest', '=', digest)
+      .execute()
+    const source = await this.#db
+      .selectFrom('blob_source')
+      .select('registry')
+      .where('digest', '=', digest)
+      .limit(1)
+      .executeTakeFirst()
+    return { linked, manifestOf, delivered: source !== undefined }
+  }
+
   #unheld() {
     return this.#db
       .selectFrom('blob as b')
@@ -133,6 +212,13 @@ export class SqlGarbage implements GarbageIndex {
         ),
       )
   }
+}
+
+/** Pages go on where the last one ended: lists are in the order of repository and digest. */
+function after(last: Garbage | undefined): { id: RepositoryId; digest: Digest } {
+  return last === undefined
+    ? { id: '' as RepositoryId, digest: '' as Digest }
+    : { id: repositoryId(last.repository), digest: last.digest }
 }
 
 function garbageOf(row: {
