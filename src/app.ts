@@ -238,7 +238,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       ...(overrides.timeouts === undefined ? {} : { timeouts: overrides.timeouts }),
     })
     const { port } = await server.listen(config.server.host, config.server.port)
-    const operations = createOperations({ config, local, collector })
+    const operations = createOperations({ config, local, collector, hashers, serving: true })
     closing.use(await openControl({ root, operations, log }))
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'

@@ -1,6 +1,7 @@
 /**
  * What the commands do, over the parts of a running server, or over a folder that nobody else uses.
  */
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
@@ -12,21 +13,36 @@ import { Removals } from './registry/removals.ts'
 import { Uploads } from './registry/uploads.ts'
 import { startError } from './start-error.ts'
 import { DiskBlobStore } from './store/disk.ts'
+import { DiskBlobAudit } from './store/disk-audit.ts'
 import { openIngests } from './store/disk-ingest.ts'
+import { nodeFiles } from './store/files.ts'
 import { Hashers } from './store/hasher.ts'
 import { acquireRootLock } from './store/lock.ts'
 import { InProcessLocks } from './store/locks.ts'
+import { openAudit } from './store/sqlite-audit.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics } from './telemetry/metrics.ts'
+import { verify } from './upkeep/verify.ts'
+
+const DATABASE = 'metadata.sqlite'
+
+const VERIFY_LANES = Math.min(availableParallelism(), 4)
 
 /** What the operations work with; the same objects that everything else in the process uses. */
 interface KeepingParts {
   readonly config: Config
   readonly local: LocalContext
   readonly collector: Collector
+  readonly hashers: Hashers
+  /** Somebody pulls and pushes meanwhile. */
+  readonly serving: boolean
 }
 
-export function createOperations({ config, local, collector }: KeepingParts): Operations {
+export function createOperations({ config, local, collector, hashers, serving }: KeepingParts): Operations {
+  const root = path.resolve(config.storage.root)
+  const database = path.join(root, DATABASE)
+  const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
+  const { store, metadata, locks, now } = local
   const removals = new Removals({
     metadata: local.metadata,
     openPushes: (name) => new LocalPushes(local, name),
@@ -40,6 +56,15 @@ export function createOperations({ config, local, collector }: KeepingParts): Op
     async *release({ name }) {
       yield await removals.release(name)
     },
+    verify: (args, signal) =>
+      verify(
+        {
+          ...{ disk, store, metadata, locks, now, serving, lanes: VERIFY_LANES },
+          openIndex: () => openAudit(database),
+        },
+        args,
+        signal,
+      ),
   }
 }
 
@@ -54,8 +79,8 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
   opening.use(acquireRootLock(root))
   try {
     const now = Date.now
-    const hashers = opening.adopt(new Hashers({ threads: 1 }), (it) => it.close())
-    const metadata = opening.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+    const hashers = opening.adopt(new Hashers(), (it) => it.close())
+    const metadata = opening.adopt(await openMetadata(path.join(root, DATABASE)), (it) => it.close())
     const localNames = await LocalNames.load(metadata)
     const locks = new InProcessLocks()
     const store = new DiskBlobStore(root)
@@ -71,7 +96,7 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     }
     const closing = opening.move()
     return {
-      ...createOperations({ config, local, collector }),
+      ...createOperations({ config, local, collector, hashers, serving: false }),
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {

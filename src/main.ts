@@ -7,6 +7,7 @@ import type { Edge } from './cli/edge.ts'
 import { gc } from './cli/gc.ts'
 import { rm } from './cli/rm.ts'
 import { serve } from './cli/serve.ts'
+import { verify } from './cli/verify.ts'
 
 /** Ctrl-C under npm arrives twice, from the terminal and from npm; that is one wish. */
 const SAME_WISH_MS = 500
@@ -16,8 +17,17 @@ const crashHandlers: ((error: unknown) => void)[] = []
 const edge: Edge = {
   env: process.env,
   terminal: process.stdout.isTTY,
+  watched: process.stderr.isTTY,
   print: (line) => void process.stdout.write(`${line}\n`),
   complain: (line) => void process.stderr.write(`${line}\n`),
+  scribble: (text) => void process.stderr.write(text),
+  write: (bytes) =>
+    new Promise((resolve, reject) => {
+      process.stdout.write(bytes, (error) => {
+        if (error) reject(error)
+        else resolve()
+      })
+    }),
   stopSignal: () =>
     new Promise((resolve) => {
       let first: number | undefined
@@ -85,6 +95,17 @@ program
   .option('--release', 'let go of the name of an empty repository, so that it is mirrored again')
   .action(async (refs: string[], options: { config?: string; all?: boolean; release?: boolean }) => {
     process.exit(await rm(refs, options, edge))
+  })
+
+program
+  .command('verify')
+  .description(
+    'check every file against its digest, and the index against the files; exit 1 when something is wrong',
+  )
+  .option(...CONFIG)
+  .option('--repair', 'drop what can be fetched again, and put aside what cannot')
+  .action(async (options: { config?: string; repair?: boolean }) => {
+    process.exit(await verify(options, edge))
   })
 
 // Most people only ever want these.

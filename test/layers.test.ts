@@ -5,6 +5,7 @@ import { test } from 'tap'
 
 const SRC = join(import.meta.dirname, '../src')
 const STORE = ['store/blob-store.ts', 'store/ingest.ts', 'store/metadata.ts', 'store/storage-error.ts']
+const AUDIT = ['store/audit.ts']
 
 /** What a room may import besides its own files: paths, or folders ending in a slash. */
 const VALUES: Record<string, string[]> = {
@@ -15,6 +16,7 @@ const VALUES: Record<string, string[]> = {
   // Interfaces, and the errors they throw: no other concrete class of another room.
   cache: ['oci/', ...STORE, 'upstream/upstream.ts'],
   registry: ['oci/', 'cache/', ...STORE],
+  upkeep: ['oci/', 'registry/refused.ts', 'registry/push-rules.ts', ...STORE, ...AUDIT],
   auth: ['oci/'],
   http: ['oci/', 'auth/', 'registry/'],
   control: ['oci/', 'registry/refused.ts'],
@@ -27,7 +29,7 @@ const VALUES: Record<string, string[]> = {
     'start-error.ts',
     ...'cache control http registry store telemetry upstream'.split(' ').map((room) => `${room}/`),
   ],
-  'keeping.ts': ['config.ts', 'start-error.ts', 'registry/', 'store/', 'telemetry/'],
+  'keeping.ts': ['config.ts', 'start-error.ts', 'registry/', 'store/', 'telemetry/', 'upkeep/'],
   cli: [
     ...['app.ts', 'config.ts', 'keeping.ts', 'start-error.ts', 'store/storage-error.ts', 'telemetry/'],
     ...['control/client.ts', 'oci/errors.ts', 'registry/refused.ts'],
@@ -38,9 +40,10 @@ const VALUES: Record<string, string[]> = {
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
   registry: ['store/locks.ts'],
-  control: ['registry/'],
+  upkeep: ['store/locks.ts', 'registry/'],
+  control: ['registry/', 'upkeep/'],
   'keeping.ts': ['control/'],
-  cli: ['control/', 'registry/'],
+  cli: ['control/', 'registry/', 'upkeep/'],
   http: ['store/blob-store.ts'],
   cache: ['upstream/slots.ts', 'store/locks.ts'],
   config: ['config.ts'],

@@ -5,8 +5,14 @@ export interface Edge {
   readonly env: Readonly<Record<string, string | undefined>>
   /** Standard output is read by a person. */
   readonly terminal: boolean
+  /** Standard error is. */
+  readonly watched: boolean
   print(line: string): void
   complain(line: string): void
+  /** To standard error, as it is. */
+  scribble(text: string): void
+  /** To standard output, as it is; resolves when there is room for more. */
+  write(bytes: Uint8Array): Promise<void>
   /** SIGTERM or SIGINT. Once it was asked for, a second one ends the process at once. */
   stopSignal(): Promise<string>
   /** Called with what nobody caught; the process ends after it. */

@@ -35,6 +35,7 @@ export async function reachServer(root: string, signal: AbortSignal): Promise<Op
     gc: (args, signal) => ask(root, pid, 'gc', args, signal),
     rm: (args, signal) => ask(root, pid, 'rm', args, signal),
     release: (args, signal) => ask(root, pid, 'release', args, signal),
+    verify: (args, signal) => ask(root, pid, 'verify', args, signal),
   }
 }
 

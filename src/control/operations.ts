@@ -15,6 +15,7 @@
  */
 import type { Collected } from '../registry/gc.ts'
 import type { Removed } from '../registry/removals.ts'
+import type { VerifyEvent } from '../upkeep/findings.ts'
 
 export interface Operations {
   /** What goes, or would go, as it goes. */
@@ -26,6 +27,8 @@ export interface Operations {
   ): AsyncIterable<Removed>
   /** Lets go of a local name, so that it is mirrored again. @throws Refused while it holds something */
   release(args: { readonly name: string }, signal: AbortSignal): AsyncIterable<Removed>
+  /** What is wrong, as it is found; with `repair`, what was done about it. */
+  verify(args: { readonly repair: boolean }, signal: AbortSignal): AsyncIterable<VerifyEvent>
 }
 
 export type OperationName = keyof Operations
@@ -35,4 +38,5 @@ export const OPERATIONS = Object.keys({
   gc: true,
   rm: true,
   release: true,
+  verify: true,
 } satisfies Record<OperationName, true>) as OperationName[]

@@ -93,8 +93,7 @@ export class DiskBlobStore implements BlobStore {
   }
 
   #path(digest: Digest): string {
-    const hex = hexOf(digest)
-    return path.join(this.#root, 'blobs', algorithmOf(digest), hex.slice(0, 2), hex)
+    return blobPath(this.#root, digest)
   }
 
   async #alone<T>(digest: Digest, action: () => Promise<T>): Promise<T> {
@@ -115,6 +114,12 @@ export class DiskBlobStore implements BlobStore {
     await this.#files.syncFolder(parent)
     this.#durableFolders.add(folder)
   }
+}
+
+/** Where the file of a blob is, or would be. */
+export function blobPath(root: string, digest: Digest): string {
+  const hex = hexOf(digest)
+  return path.join(root, 'blobs', algorithmOf(digest), hex.slice(0, 2), hex)
 }
 
 class DiskBlobReader implements BlobReader {

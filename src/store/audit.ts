@@ -1,0 +1,113 @@
+/**
+ * What a look at everything needs: the index from end to end, and the files whatever they hold.
+ *
+ * Each list is what one moment holds, in pages; whoever mends looks again under the locks that pushes take.
+ */
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type { Bytes } from './blob-store.ts'
+import type { ChildDescriptor, EpochMs, RepositoryKey } from './metadata.ts'
+
+/** Bytes that the index speaks of. */
+export interface KnownBlob {
+  readonly digest: Digest
+  /** undefined: it does not say. */
+  readonly size: Bytes | undefined
+  /** A local repository holds it. */
+  readonly pushed: boolean
+  /** An upstream gave it. */
+  readonly mirrored: boolean
+}
+
+export interface HeldManifest {
+  readonly repository: RepositoryKey
+  readonly digest: Digest
+  readonly size: Bytes
+  readonly mediaType: string
+  readonly subject: Digest | undefined
+}
+
+/** A manifest that names a digest, or is it. */
+export interface Naming {
+  readonly repository: RepositoryKey
+  readonly manifest: Digest
+  /** Of that manifest. */
+  readonly tags: readonly Tag[]
+}
+
+export interface AuditIndex extends AsyncDisposable {
+  totals(): Promise<{ readonly blobs: number; readonly bytes: Bytes }>
+  /** Every digest that the index speaks of as bytes that are here. Lexical, those after `last`. */
+  digests(page: { readonly last: Digest | undefined; readonly limit: number }): Promise<KnownBlob[]>
+  digest(digest: Digest): Promise<KnownBlob | undefined>
+  /** By digest, then by repository: those after `last`. */
+  manifests(page: {
+    readonly last: Pick<HeldManifest, 'digest' | 'repository'> | undefined
+    readonly limit: number
+  }): Promise<HeldManifest[]>
+  children(manifest: Digest): Promise<ChildDescriptor[]>
+  /** Those of a repository that are the digest, or name it. */
+  naming(digest: Digest): Promise<Naming[]>
+  /** Repositories in which it may be read as a blob. */
+  linkedIn(digest: Digest): Promise<RepositoryKey[]>
+  /** What that manifest names, and is not in that repository. */
+  lacking(repository: RepositoryKey, manifest: Digest): Promise<ChildDescriptor[]>
+  /** Tags of local repositories that name no manifest there. */
+  danglingTags(): AsyncIterable<{
+    readonly repository: RepositoryKey
+    readonly tag: Tag
+    readonly digest: Digest
+    readonly mediaType: string
+  }>
+}
+
+/** What the index says of the local repositories at one moment, whatever is written meanwhile. */
+export interface LocalSnapshot extends AsyncDisposable {
+  /** Also those that were emptied or deleted: their names are taken. */
+  repositories(): Promise<{ readonly name: RepositoryName; readonly deletedAt: EpochMs | undefined }[]>
+  tags(name: RepositoryName): Promise<{ readonly tag: Tag; readonly digest: Digest }[]>
+  manifests(
+    name: RepositoryName,
+  ): Promise<(Omit<HeldManifest, 'repository'> & { readonly releasedAt: EpochMs | undefined })[]>
+  links(name: RepositoryName): Promise<Digest[]>
+  children(manifest: Digest): Promise<ChildDescriptor[]>
+}
+
+export type Checked =
+  | { readonly is: 'absent' }
+  | { readonly is: 'sound' | 'corrupt'; readonly size: Bytes }
+  /** Whether its bytes are right cannot be told. */
+  | { readonly is: 'unreadable'; readonly why: string }
+
+/** The files, as they are. */
+export interface BlobAudit {
+  /**
+   * Reads all of it.
+   *
+   * @param options.resting reads half of the time only, for the sake of everybody else
+   */
+  check(
+    digest: Digest,
+    options: {
+      readonly signal: AbortSignal
+      readonly resting: boolean
+      readonly read?: (count: Bytes) => void
+    },
+  ): Promise<Checked>
+  /**
+   * Takes the file away from where it would be served, and keeps it. The digest's lock must be held.
+   *
+   * @returns where it is now, below the root; undefined when there was none
+   */
+  quarantine(digest: Digest): Promise<string | undefined>
+  quarantined(): Promise<{ readonly digest: Digest; readonly path: string; readonly size: Bytes }[]>
+  /** Whatever lies among the blobs and is none, by its path below the root. */
+  foreign(): AsyncIterable<string>
+  /** Partial files. */
+  leftovers(): Promise<Readonly<Record<'uploads' | 'downloads' | 'others', Leftovers>>>
+}
+
+export interface Leftovers {
+  readonly files: number
+  readonly bytes: Bytes
+}

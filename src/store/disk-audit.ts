@@ -1,0 +1,145 @@
+/**
+ * The folder of blobs looked at file by file, and the folder of those that were taken out of service:
+ * `<root>/quarantine/<algorithm>-<hex>`.
+ *
+ * Reads whatever is there; only `quarantine` changes anything.
+ */
+import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
+import { blobPath } from './disk.ts'
+import { systemCode, type Files } from './files.ts'
+import { OpenFile } from './open-file.ts'
+import { parseFileName } from './partial-identity.ts'
+import type { BlobAudit, Checked, Leftovers } from './audit.ts'
+import type { Bytes } from './blob-store.ts'
+import type { Hashers } from './hasher.ts'
+
+/** Between two of these it may rest, or end. */
+const PIECE: Bytes = 16 * 1024 * 1024
+
+const QUARANTINED = /^(sha256|sha512)-([0-9a-f]+)(?:\.\d+)?$/
+
+export class DiskBlobAudit implements BlobAudit {
+  readonly #root: string
+  readonly #files: Files
+  readonly #hashers: Hashers
+
+  constructor(options: { root: string; files: Files; hashers: Hashers }) {
+    this.#root = path.resolve(options.root)
+    this.#files = options.files
+    this.#hashers = options.hashers
+  }
+
+  async check(digest: Digest, options: Parameters<BlobAudit['check']>[1]): Promise<Checked> {
+    try {
+      using file = await OpenFile.open(this.#files, blobPath(this.#root, digest), 'r')
+      const { kind, size } = await file.describe()
+      if (kind !== 'file') return { is: 'unreadable', why: 'something that is no file is in its place' }
+      const hex = await this.#hash(digest, file, size, options)
+      return { is: hex === hexOf(digest) ? 'sound' : 'corrupt', size }
+    } catch (error) {
+      options.signal.throwIfAborted()
+      if (systemCode(error) === 'ENOENT') return { is: 'absent' }
+      return { is: 'unreadable', why: error instanceof Error ? error.message : String(error) }
+    }
+  }
+
+  async #hash(
+    digest: Digest,
+    file: OpenFile,
+    size: Bytes,
+    { signal, resting, read }: Parameters<BlobAudit['check']>[1],
+  ): Promise<string> {
+    const job = this.#hashers.start(algorithmOf(digest), file)
+    try {
+      for (let at = 0; at < size;) {
+        signal.throwIfAborted()
+        const began = performance.now()
+        const end = Math.min(at + PIECE, size)
+        await job.reached(end)
+        read?.(end - at)
+        at = end
+        if (resting) await sleep(performance.now() - began, undefined, { signal })
+      }
+      return await job.finish(size)
+    } finally {
+      job.cancel()
+    }
+  }
+
+  async quarantine(digest: Digest): Promise<string | undefined> {
+    const from = blobPath(this.#root, digest)
+    if ((await this.#files.stat(from)) === undefined) return undefined
+    const folder = path.join(this.#root, 'quarantine')
+    await this.#files.makeFolder(folder)
+    await this.#files.syncFolder(this.#root)
+    const to = await this.#freeName(path.join(folder, `${algorithmOf(digest)}-${hexOf(digest)}`))
+    await this.#files.rename(from, to)
+    await this.#files.syncFolder(folder)
+    await this.#files.syncFolder(path.dirname(from))
+    return path.relative(this.#root, to)
+  }
+
+  /** What is there already may differ: nothing is written over. */
+  async #freeName(wanted: string): Promise<string> {
+    let name = wanted
+    for (let number = 2; (await this.#files.stat(name)) !== undefined; number++) name = `${wanted}.${number}`
+    return name
+  }
+
+  async quarantined(): ReturnType<BlobAudit['quarantined']> {
+    const found: { digest: Digest; path: string; size: Bytes }[] = []
+    for (const name of (await this.#files.list(path.join(this.#root, 'quarantine'))) ?? []) {
+      const [, algorithm, hex] = QUARANTINED.exec(name) ?? []
+      const digest = `${String(algorithm)}:${String(hex)}`
+      const info = await this.#files.stat(path.join(this.#root, 'quarantine', name))
+      if (!isDigest(digest) || info === undefined) continue
+      found.push({ digest, path: path.join('quarantine', name), size: info.size })
+    }
+    return found
+  }
+
+  async *foreign(): AsyncIterable<string> {
+    for (const algorithm of await this.#names('blobs')) {
+      const known = algorithm === 'sha256' || algorithm === 'sha512'
+      if (!known) yield path.join('blobs', algorithm)
+      for (const prefix of known ? await this.#names('blobs', algorithm) : []) {
+        if (!/^[0-9a-f]{2}$/.test(prefix)) yield path.join('blobs', algorithm, prefix)
+        else yield* this.#foreignIn(algorithm, prefix)
+      }
+    }
+  }
+
+  async *#foreignIn(algorithm: string, prefix: string): AsyncIterable<string> {
+    for (const hex of await this.#names('blobs', algorithm, prefix)) {
+      if (isDigest(`${algorithm}:${hex}`) && hex.startsWith(prefix)) continue
+      yield path.join('blobs', algorithm, prefix, hex)
+    }
+  }
+
+  async leftovers(): ReturnType<BlobAudit['leftovers']> {
+    const found = {
+      uploads: { files: 0, bytes: 0 },
+      downloads: { files: 0, bytes: 0 },
+      others: { files: 0, bytes: 0 },
+    }
+    for (const name of await this.#names('ingest')) {
+      const info = await this.#files.stat(path.join(this.#root, 'ingest', name))
+      if (info === undefined) continue
+      const ours = parseFileName(name)
+      // What belongs to a partial file is not counted beside it.
+      if (ours !== undefined && ours.ending !== 'part') continue
+      const kind = ours === undefined ? 'others' : name.startsWith('upload-') ? 'uploads' : 'downloads'
+      found[kind].files++
+      found[kind].bytes += info.size
+    }
+    return found satisfies Record<string, Leftovers>
+  }
+
+  async #names(...folder: string[]): Promise<string[]> {
+    const target = path.join(this.#root, ...folder)
+    const info = await this.#files.stat(target)
+    return info?.kind === 'folder' ? ((await this.#files.list(target)) ?? []) : []
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * The index for those who read all of it: on connections of their own, so that nobody waits for them, and, for a
+ * snapshot, at one moment for as long as it is read.
+ */
+import { setImmediate as turn } from 'node:timers/promises'
+import { Kysely } from 'kysely'
+import { childrenOf, SqlAudit } from './sql-audit.ts'
+import { repositoryId } from './sql-rows.ts'
+import { openReader, sqliteDialect, type Statements } from './sqlite.ts'
+import { LOCAL } from './metadata.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { AuditIndex, LocalSnapshot } from './audit.ts'
+import type { Tables } from './schema.ts'
+
+/** @param path of the database; it must be there */
+export function openAudit(path: string): AuditIndex {
+  const db = new Kysely<Tables>({ dialect: sqliteDialect(openReader(path)) })
+  return Object.assign(new SqlAudit(db), { [Symbol.asyncDispose]: () => db.destroy() })
+}
+
+/** What was committed before the call is in it, nothing of what comes later. */
+export async function openSnapshot(path: string): Promise<LocalSnapshot> {
+  const statements = openReader(path)
+  try {
+    statements.run('begin deferred')
+    const db = new Kysely<Tables>({ dialect: sqliteDialect(statements) })
+    // The transaction is of the moment of its first read.
+    await db.selectFrom('schema_version').select('version').execute()
+    return new SqlSnapshot(db, statements)
+  } catch (error) {
+    statements.close()
+    throw error
+  }
+}
+
+class SqlSnapshot implements LocalSnapshot {
+  readonly #db: Kysely<Tables>
+  readonly #statements: Statements
+
+  constructor(db: Kysely<Tables>, statements: Statements) {
+    this.#db = db
+    this.#statements = statements
+  }
+
+  async repositories(): ReturnType<LocalSnapshot['repositories']> {
+    const rows = await this.#db
+      .selectFrom('repository')
+      .select(['name', 'deleted_at'])
+      .where('registry', '=', LOCAL)
+      .orderBy('name')
+      .execute()
+    return rows.map(({ name, deleted_at }) => ({ name, deletedAt: deleted_at ?? undefined }))
+  }
+
+  async tags(name: RepositoryName): ReturnType<LocalSnapshot['tags']> {
+    return this.#db
+      .selectFrom('tag')
+      .select(['tag', 'digest'])
+      .where('repository', '=', repositoryId({ registry: LOCAL, name }))
+      .where('deleted_at', 'is', null)
+      .orderBy('tag')
+      .execute()
+  }
+
+  async manifests(name: RepositoryName): ReturnType<LocalSnapshot['manifests']> {
+    // A read blocks the thread: everybody else gets a turn between two repositories.
+    await turn()
+    const rows = await this.#db
+      .selectFrom('manifest')
+      .select(['digest', 'size', 'media_type', 'subject', 'released_at'])
+      .where('repository', '=', repositoryId({ registry: LOCAL, name }))
+      .orderBy('digest')
+      .execute()
+    return rows.map(({ digest, size, media_type, subject, released_at }) => ({
+      digest,
+      size,
+      mediaType: media_type,
+      subject: subject ?? undefined,
+      releasedAt: released_at ?? undefined,
+    }))
+  }
+
+  async links(name: RepositoryName): Promise<Digest[]> {
+    const rows = await this.#db
+      .selectFrom('repository_blob')
+      .select('digest')
+      .where('repository', '=', repositoryId({ registry: LOCAL, name }))
+      .execute()
+    return rows.map(({ digest }) => digest)
+  }
+
+  async children(manifest: Digest): ReturnType<LocalSnapshot['children']> {
+    await turn()
+    return childrenOf(this.#db, manifest)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#statements.run('rollback')
+    await this.#db.destroy()
+  }
+}
