@@ -107,11 +107,10 @@ export class ManifestCache {
     if (record === 'absent') return undefined
     if (record === undefined && this.#source.rememberedHead(repository, reference) === 'absent')
       return undefined
-    if (record !== undefined) {
-      const now = this.#fresh(repository, record)
-        ? headOf(record)
-        : this.#source.movedHead(repository, record)
-      if (now !== undefined) return { ...now, cache: 'hit' }
+    if (record !== undefined && this.#fresh(repository, record)) return { ...headOf(record), cache: 'hit' }
+    const told = this.#source.toldMove(repository, reference)
+    if (told !== undefined && this.#fresh(repository, told) && !this.#failing(repository)) {
+      return { ...headOf(told), cache: 'hit' }
     }
     const stale = (failure: UpstreamError): ManifestHead | undefined =>
       record === undefined
@@ -188,6 +187,11 @@ export class ManifestCache {
     const age = this.#options.now() - record.checkedAt
     // A clock that was set back would keep it young for as long.
     return age >= 0 && age < repository.origin.tagTtlMs
+  }
+
+  /** Then what is here answers, not what can be had from upstream alone. */
+  #failing({ origin, name }: MirroredName): boolean {
+    return origin.state.failing(name) !== undefined
   }
 
   /**

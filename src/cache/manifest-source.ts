@@ -40,8 +40,11 @@ export class ManifestSource {
   readonly #options: ManifestSourceOptions
   /** By digest, what HEAD said of manifests that are not here. */
   readonly #heads = new LRUCache<string, Head>({ max: 10_000 })
-  /** By tag, what HEAD said that it is now, while what it was is here and stays the answer of a bad day. */
-  readonly #moved = new LRUCache<string, { readonly head: Head; readonly at: Milliseconds }>({ max: 10_000 })
+  /**
+   * By tag, what HEAD said it names now, while that is not here and what it named before is. To write it down would
+   * leave nothing to answer with, should upstream stumble before anybody has fetched it.
+   */
+  readonly #moves = new LRUCache<string, TagRecord>({ maxSize: 1_000, sizeCalculation: () => 1 })
 
   constructor(options: ManifestSourceOptions) {
     this.#options = options
@@ -53,12 +56,9 @@ export class ManifestSource {
     return this.#heads.get(key) ?? (repository.origin.state.isAbsent(key) ? 'absent' : undefined)
   }
 
-  /** What a tag that is recorded otherwise is now, for as long as a record would be believed. */
-  movedHead(repository: MirroredName, { tag, checkedAt }: TagRecord): Head | undefined {
-    const moved = this.#moved.get(headKey(repository, tag))
-    if (moved === undefined || checkedAt > moved.at) return undefined
-    const age = this.#options.now() - moved.at
-    return age >= 0 && age < repository.origin.tagTtlMs ? moved.head : undefined
+  /** What a HEAD told that a tag has become, and that is not here yet. */
+  toldMove(repository: MirroredName, tag: Tag): TagRecord | undefined {
+    return this.#moves.get(headKey(repository, tag))
   }
 
   /** One GET by tag; a no becomes a tombstone. */
@@ -152,21 +152,21 @@ export class ManifestSource {
       return headFlight(await this.fetchTag(repository, tag, signal))
     }
     const { digest, size, mediaType } = head
-    const told = { digest, size, mediaType }
-    this.#heads.set(headKey(repository, digest), told)
-    // Until the bytes of the new one are here, what is written down is all that could be served without upstream.
-    if (record !== undefined && (await this.#options.shelf.get(record.digest, record.mediaType))) {
-      this.#moved.set(headKey(repository, tag), { head: told, at: this.#options.now() })
-      return { answer: { head: told, cache: 'miss' } }
+    this.#heads.set(headKey(repository, digest), { digest, size, mediaType })
+    const answer = { head: { digest, size, mediaType }, cache: 'miss' } as const
+    const told = { tag, digest, size, mediaType, checkedAt: this.#options.now(), deletedAt: undefined }
+    if (record !== undefined && (await this.#isAllThereIs(repository, record, digest))) {
+      this.#moves.set(headKey(repository, tag), told)
+      return { answer }
     }
-    const key = repositoryKey(repository)
-    const after = this.#remember((metadata, at) =>
-      metadata.transaction((tx) => {
-        tx.putRepository(key, at)
-        tx.putTag(key, { tag, digest, size, mediaType, checkedAt: at, deletedAt: undefined })
-      }),
-    )
-    return { answer: { head: told, cache: 'miss' }, after }
+    return { answer, after: this.#putTag(repository, told) }
+  }
+
+  /** What the tag named is here, and what it names now is not. */
+  async #isAllThereIs(repository: MirroredName, record: TagRecord, now: Digest): Promise<boolean> {
+    const { shelf } = this.#options
+    if ((await shelf.record(repository, now)) !== undefined) return false
+    return (await shelf.get(record.digest, record.mediaType)) !== undefined
   }
 
   /** One HEAD by digest. */
@@ -189,6 +189,7 @@ export class ManifestSource {
 
   #absentTag(repository: MirroredName, tag: Tag): Flight<false> {
     repository.origin.state.rememberAbsent(`${repository.name}:${tag}`, this.#options.negativeTtlMs)
+    this.#moves.delete(headKey(repository, tag))
     const after = this.#remember((metadata, at) =>
       metadata.transaction((tx) => tx.buryTag(repositoryKey(repository), tag, at)),
     )
@@ -224,13 +225,36 @@ export class ManifestSource {
     }
     try {
       await shelf.keep(repository, manifest, tag)
+      if (tag === undefined) await this.#arrived(repository, manifest.digest)
+      else this.#moves.delete(headKey(repository, tag))
     } catch (error) {
       // A database that takes no writes is no reason to spare the disk, and has been spoken of.
       if (!(error instanceof StorageError)) health.refused('a manifest', error)
     }
   }
 
+  /** Tags that have moved there name it from now on. */
+  async #arrived(repository: MirroredName, digest: Digest): Promise<void> {
+    for (const [key, told] of [...this.#moves.entries()]) {
+      if (told.digest !== digest || key !== headKey(repository, told.tag)) continue
+      this.#moves.delete(key)
+      await this.#putTag(repository, told)
+    }
+  }
+
+  #putTag(repository: MirroredName, record: TagRecord): Promise<void> {
+    const key = repositoryKey(repository)
+    this.#moves.delete(headKey(repository, record.tag))
+    return this.#remember((metadata, at) =>
+      metadata.transaction((tx) => {
+        tx.putRepository(key, at)
+        tx.putTag(key, record)
+      }),
+    )
+  }
+
   #confirm(repository: MirroredName, record: TagRecord): Promise<void> {
+    this.#moves.delete(headKey(repository, record.tag))
     return this.#remember((metadata, at) =>
       metadata.transaction((tx) => tx.confirmTag(repositoryKey(repository), record.tag, record.digest, at)),
     )

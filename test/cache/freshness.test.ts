@@ -1,5 +1,6 @@
 /** What a tag answers while time passes and upstream has its bad days. */
 import { test } from 'tap'
+import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { image, index } from '../support/images.ts'
 import { eventually, pull, simulate, startMirror, type MirrorOptions } from '../support/app.ts'
 import type { Behaviour } from '../support/upstream-rules.ts'
@@ -97,6 +98,57 @@ test('a HEAD costs upstream a HEAD, never a GET, and is remembered', async (t) =
   t.equal((await get(first.manifest.digest)).status, 200)
   t.equal((await get()).status, 200)
   t.same([asked('GET'), asked('HEAD')], [1, heads])
+})
+
+for (const rate of [429, 503] as const) {
+  test(`a HEAD that told of a move costs nobody what is here, when the GET behind it is ${rate}`, async (t) => {
+    const { upstream, clock, first, get, head, warm } = await setUp(t)
+    await warm()
+    const second = image({ layers: [200], seed: 'second' })
+    upstream.moveTag('library/app', '1', second)
+    clock.now += MINUTE + 1
+    t.equal((await head()).headers['docker-content-digest'], second.manifest.digest)
+    const limit = upstream.fault({ kind: 'manifest', method: 'GET' }, { status: rate })
+    // As containerd does it, and then again as a whole.
+    t.equal((await get(second.manifest.digest)).status, 503)
+    const told = await head()
+    t.match(told, { status: 200, cache: 'stale' })
+    t.equal(told.headers['docker-content-digest'], first.manifest.digest)
+    const stale = await get()
+    t.match(stale, { status: 200, cache: 'stale' })
+    t.ok(stale.body.equals(first.manifest.bytes))
+    t.ok((await get(first.manifest.digest)).body.equals(first.manifest.bytes))
+
+    limit.remove()
+    clock.now += MINUTE + 1
+    t.ok((await get()).body.equals(second.manifest.bytes))
+  })
+}
+
+test('a HEAD that told of a move is remembered, and counts as soon as what it told of is here', async (t) => {
+  const { upstream, mirror, clock, get, head, asked, warm } = await setUp(t)
+  await warm()
+  const second = image({ layers: [200], seed: 'second' })
+  upstream.moveTag('library/app', '1', second)
+  clock.now += MINUTE + 1
+  for (const cache of ['miss', 'hit'] as const) {
+    const told = await head()
+    t.equal(told.cache, cache)
+    t.equal(told.headers['docker-content-digest'], second.manifest.digest)
+  }
+  t.equal((await get(second.manifest.digest)).cache, 'miss')
+  await eventually('the tag is kept', async () => {
+    const key = { registry: 'docker.io', name: parseRepositoryName('library/app') }
+    const record = await mirror.app.metadata.tags.get(key, parseTag('1'))
+    return record?.digest === second.manifest.digest
+  })
+  t.same([asked('GET'), asked('HEAD')], [2, 1])
+  await upstream.stop()
+  t.equal((await get()).cache, 'hit')
+  clock.now += MINUTE + 1
+  const stale = await get()
+  t.match(stale, { status: 200, cache: 'stale' })
+  t.ok(stale.body.equals(second.manifest.bytes))
 })
 
 test('a manifest is one GET, whether by tag first or by digest right behind', async (t) => {
