@@ -13,7 +13,8 @@ const USUAL: Table = {
   again: '8 × 200 hit | nothing',
   revalidated: '8 × 200 hit | manifest HEAD 1',
   'HEAD of a tag': '200 miss | manifest HEAD 1',
-  'HEAD of a blob': '200 miss | blob HEAD 1, cdn HEAD 1',
+  // Where blobs are kept addresses are signed for GET: a byte is asked for instead.
+  'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 1, cdn GET 1',
   tags: '2 × 200 miss | tags GET 2',
   referrers: '200 miss | referrers GET 1',
   'missing tag': '404 MANIFEST_UNKNOWN | manifest GET 1',
@@ -59,8 +60,6 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
   },
   ghcr: {
     ...USUAL,
-    // Signed for GET: a byte is asked for instead.
-    'HEAD of a blob': '200 miss | blob HEAD 1, cdn HEAD 1, blob GET 1, cdn GET 1',
     referrers: '404 NOT_FOUND | referrers GET 1, other GET 1',
     'missing repository': '403 DENIED | manifest GET 1, token GET 1',
   },
@@ -76,7 +75,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
     again: '8 × 200 hit | nothing',
     revalidated: '8 × 200 hit | manifest HEAD 2',
     'HEAD of a tag': '200 miss | manifest HEAD 2',
-    'HEAD of a blob': '200 miss | blob HEAD 2, cdn HEAD 1',
+    'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 2, cdn GET 1',
     tags: '2 × 200 miss | tags GET 4',
     referrers: '200 miss | referrers GET 2',
     'missing tag': '404 MANIFEST_UNKNOWN | manifest GET 2',
@@ -91,7 +90,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
   mcr: {
     ...OPEN,
     cold: '8 × 200 miss | manifest GET 3, blob GET 5, cdn GET 5',
-    'HEAD of a blob': '200 miss | blob HEAD 1, cdn HEAD 1',
+    'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 1, cdn GET 1',
     moved: '7 × 200 miss, 200 hit | manifest HEAD 1, manifest GET 3, blob GET 4, cdn GET 4',
     'right credentials, private': '200 hit, 2 × 200 miss | manifest HEAD 1, blob GET 2, cdn GET 2',
   },

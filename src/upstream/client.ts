@@ -159,8 +159,7 @@ export class RegistryClient implements Upstream {
         this.#blobHeads.worked()
         return { size }
       }
-      // A signed URL is often good for GET only (ghcr.io): then it is the hop that refuses.
-      if (answer === undefined || answer.hops === 0) this.#blobHeads.failed(what)
+      this.#blobHeads.failed(what)
     }
     // A HEAD cannot prove that there is none.
     const blob = await this.blob(name, digest, { from: 0, to: 1, signal })

@@ -2,7 +2,7 @@
  * Redirects, followed by us: at most ten, `Authorization` never beyond the origin it was meant for.
  *
  * `Range` and `Accept` go along. Refused: from https to http, loops, and hosts that {@link AddressRule} keeps
- * us from. Spec: RFC 9110 § 15.4; distribution-spec § Redirects.
+ * us from. A HEAD of a blob is followed nowhere: its redirect is the answer. Spec: RFC 9110 § 15.4; distribution-spec § Redirects.
  */
 import type { AddressRule } from './addresses.ts'
 import { discardBody } from './body.ts'
@@ -33,7 +33,7 @@ export async function follow(follower: Follower, request: Request): Promise<Answ
   let elsewhere = false
   for (let hops = 0; ; hops += 1) {
     const response = await follower.transport.send({ ...request, url, headers })
-    if (!REDIRECTS.has(response.status)) {
+    if (!REDIRECTS.has(response.status) || isHeadOfBlob(request)) {
       return { ...decoded(follower.key, response, request.method !== 'HEAD'), hops, elsewhere }
     }
     discardBody(response.body)
@@ -47,6 +47,11 @@ export async function follow(follower: Follower, request: Request): Promise<Answ
     }
     url = next
   }
+}
+
+/** Where blobs are kept an address is signed for GET, mostly: HEAD has no business there. */
+function isHeadOfBlob({ kind, method }: Request): boolean {
+  return kind === 'blob' && method === 'HEAD'
 }
 
 function nextUrl(follower: Follower, response: Response): URL {

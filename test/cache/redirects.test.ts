@@ -182,7 +182,7 @@ test('where one upstream sends one mirror', async (t) => {
   await t.test('nothing of all that is left', (t) => world.close(t))
 })
 
-test('getOnlySignature: whatever a CDN says to HEAD, the client gets its answer', async (t) => {
+test('getOnlySignature: a HEAD is answered, and no CDN is asked by HEAD', async (t) => {
   const world = await Trials.start(t, { upstream: { token: {}, cdn: { getOnlySignature: true } } })
   const { repo, layer } = world.add()
   const url = `${world.mirror.url}/v2/${repo}/blobs/${layer.digest}`
@@ -195,6 +195,7 @@ test('getOnlySignature: whatever a CDN says to HEAD, the client gets its answer'
     t.match(head, { status: 200, cache, headers: { 'content-length': '1000000' } })
   }
   t.equal(world.upstream.log.authorizationSeenBy('cdn'), 0)
+  t.equal(world.upstream.log.count({ kind: 'cdn', method: 'HEAD' }), 0)
 })
 
 test('redirectManifests: the repository is the one that was asked for', async (t) => {
