@@ -160,11 +160,11 @@ export class FallbackUpstream implements Upstream {
         if (outcome.late) late ??= source
       }
     }
-    // Slow is better than not at all.
-    if (!nothing && late !== undefined) {
+    // Slow is better than not at all, and a fallback that has it not is no reason to hurry who may have it.
+    if (late !== undefined) {
       const outcome = await this.#try(late, question, signal)
       if (outcome.is === 'answer') return outcome.answer
-      nothing = outcome.is === 'nothing'
+      nothing ||= outcome.is === 'nothing'
     }
     if (failure !== undefined && !(nothing && failure.ofTheWhole)) throw failure
     // Somebody answered, so this is about that name alone.

@@ -241,6 +241,28 @@ void test('one that is slow answers after all where nobody else can', async (t) 
   t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
 })
 
+void test('one that is slow is waited for where nobody else has it', async (t) => {
+  const { upstream, first, second, third, signal } = await chain(t, { shareMs: 50 })
+  second.deleteTag(NAME, LATEST)
+  third.fault({}, { status: 403 })
+  first.fault({}, { latencyMs: 300 })
+  for (const round of [1, 2]) {
+    const found = await upstream.manifest(NAME, LATEST, signal)
+    t.equal(found?.digest, thing.manifest.digest, `round ${round}`)
+  }
+  first.deleteTag(NAME, LATEST)
+  t.equal(await upstream.manifest(NAME, LATEST, signal), undefined, 'and its word is good')
+})
+
+void test('a fallback that is slow is no reason to ask the first again', async (t) => {
+  const { upstream, first, second, third, signal } = await chain(t, { shareMs: 50 })
+  first.fault({}, { status: 500 })
+  third.deleteTag(NAME, LATEST)
+  second.fault({}, { latencyMs: 300 })
+  t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
+  t.equal(first.log.count('manifest'), 1)
+})
+
 void test('a slow body is no slow answer', async (t) => {
   const { upstream, first, second, signal } = await chain(t, { shareMs: 100 })
   first.fault({}, { bytesPerSecond: 1_000_000 })
