@@ -149,6 +149,7 @@ export class FallbackUpstream implements Upstream {
 
   async #ask<T>(question: Question<T>, signal: AbortSignal): Promise<T> {
     let failure: UpstreamError | undefined
+    const failures: UpstreamError[] = []
     let late: Source | undefined
     let nothing = false
     for (const source of this.#inOrder(question.digest)) {
@@ -156,6 +157,7 @@ export class FallbackUpstream implements Upstream {
       if (outcome.is === 'answer') return outcome.answer
       if (outcome.is === 'nothing') nothing = true
       else {
+        failures.push(outcome.error)
         if (source === this.#first) failure = outcome.error
         if (outcome.late) late ??= source
       }
@@ -166,12 +168,22 @@ export class FallbackUpstream implements Upstream {
       if (outcome.is === 'answer') return outcome.answer
       nothing ||= outcome.is === 'nothing'
     }
-    if (failure !== undefined && !(nothing && failure.ofTheWhole)) throw failure
+    if (failure !== undefined && !(nothing && failure.ofTheWhole)) throw this.#together(failure, failures)
     // Somebody answered, so this is about that name alone.
     throw new UpstreamError('broken', this.key, `${this.#first.url} cannot answer, and no fallback has it`, {
       cause: failure,
       ...(failure?.retryAfterMs === undefined ? {} : { retryAfterMs: failure.retryAfterMs }),
     })
+  }
+
+  /** A limit of the first silences all of them only when all have one, and until the first of these ends. */
+  #together(first: UpstreamError, failures: readonly UpstreamError[]): UpstreamError {
+    if (first.failure !== 'busy') return first
+    if (failures.some(({ failure }) => failure !== 'busy')) {
+      return new UpstreamError('unreachable', this.key, first.message, { cause: first })
+    }
+    const retryAfterMs = Math.min(...failures.map((it) => it.retryAfterMs ?? FAILURE_MEMORY))
+    return new UpstreamError('busy', this.key, first.message, { status: 429, retryAfterMs, cause: first })
   }
 
   /** Without `limitMs` it may take as long as the caller waits. @throws what is no failure to answer */

@@ -163,12 +163,30 @@ void test('where the first cannot answer, nobody else can say that there is none
 
 void test('with everybody down it fails as the first failed', async (t) => {
   const { upstream, first, second, third, signal } = await chain(t)
-  first.fault({}, { status: 429, retryAfter: 30 })
+  first.fault({}, { status: 503, retryAfter: 30 })
   await second.stop()
   await third.stop()
   const error = await failureOf(upstream.manifest(NAME, LATEST, signal))
-  t.match(error, { failure: 'busy', status: 429, retryAfterMs: 30 * SECONDS })
+  t.match(error, { failure: 'broken', status: 503 })
   t.equal(upstream.fallback, undefined)
+})
+
+void test('a limit of the first is a limit of all only while all have one', async (t) => {
+  const { upstream, first, second, third, signal } = await chain(t)
+  first.fault({}, { status: 429, retryAfter: 3600 })
+  const down = second.fault({}, { status: 500 })
+  const third429 = third.fault({}, { status: 429, retryAfter: 30 })
+  const error = await failureOf(upstream.manifest(NAME, LATEST, signal))
+  t.match(error, { failure: 'unreachable', upstream: 'docker.io', retryAfterMs: undefined })
+  t.ok(error.ofTheWhole)
+  down.remove()
+  third429.remove()
+  t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
+
+  second.fault({}, { status: 429, retryAfter: 60 })
+  third.fault({}, { status: 429, retryAfter: 30 })
+  const limited = await failureOf(upstream.manifest(NAME, LATEST, signal))
+  t.match(limited, { failure: 'busy', retryAfterMs: 30 * SECONDS })
 })
 
 void test('who has failed is left alone for 10 s, then asked again and believed', async (t) => {
