@@ -64,7 +64,7 @@ export class Authorization {
     let sent = await this.#upFront(name, signal)
     for (let renewed = false; ;) {
       const answer = await send(sent?.header)
-      if (answer.hops > 0 || (answer.status !== 401 && answer.status !== 403)) {
+      if (!isRefusal(answer)) {
         // Whoever stumbles has not looked at them.
         const looked = answer.status < 500 && answer.status !== 429
         if (sent?.credentials !== undefined && looked) account.accepted()
@@ -199,6 +199,13 @@ export class Authorization {
       insufficientScope,
     })
   }
+}
+
+/** By the registry itself. An address that it gave out, and that has run out, refuses without a challenge. */
+function isRefusal(answer: Answer): boolean {
+  const { status, hops, elsewhere } = answer
+  if (hops > 0) return !elsewhere && status === 401 && schemeOf(answer) !== undefined
+  return status === 401 || status === 403
 }
 
 function challengesOf(answer: Answer): ReturnType<typeof parseChallenges> {

@@ -1,4 +1,5 @@
 import { test } from 'tap'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
 import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
 
@@ -114,4 +115,23 @@ void test('a signed URL that is refused is asked for once more, and is never a "
     t.equal((await failureOf(client.blob(NAME, digest, { from: 0, signal }))).failure, 'broken')
     t.equal(upstream.log.count('blob'), 4, 'once')
   }
+})
+
+void test('a registry that sends us on within itself, and wants a token there, gets one', async (t) => {
+  const { client, upstream, image, signal } = await connect(t, { token: {} })
+  const there = parseRepositoryName('project/library/thing')
+  upstream.addImage(there, LATEST, image)
+  const { digest } = image.layers[0]!
+  for (const path of [`manifests/${LATEST}`, `blobs/${digest}`]) {
+    const ref = path.split('/')[1]!
+    upstream.fault({ repo: NAME, ref }, { status: 301, headers: { location: `/v2/${there}/${path}` } })
+  }
+  for (const round of [1, 2]) {
+    const found = await client.manifest(NAME, LATEST, signal)
+    t.equal(found?.digest, image.manifest.digest, `round ${round}`)
+    const blob = await client.blob(NAME, digest, { from: 0, signal })
+    t.ok((await bytesOf(blob)).equals(image.layers[0]!.bytes))
+  }
+  t.equal(upstream.log.count('token'), 1)
+  t.equal(upstream.log.count({ status: 401 }), 1)
 })
