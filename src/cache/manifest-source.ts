@@ -115,6 +115,7 @@ export class ManifestSource {
       found = await upstream.manifest(repository.name, digest, signal)
     }
     if (found !== undefined) return this.#keep(repository, found, tag)
+    this.#heads.delete(headKey(repository, digest))
     state.rememberAbsent(`${repository.name}@${digest}`, this.#options.negativeTtlMs)
     return { answer: false }
   }

@@ -56,6 +56,17 @@ test('deletedUpstream: manifest: the tag is gone, and what is here stays readabl
   for (const { digest, bytes } of first.blobs) t.ok((await blob(digest)).body.equals(bytes))
 })
 
+test('deletedUpstream: manifest: what a HEAD told of it holds until a GET tells otherwise', async (t) => {
+  const { upstream, first, get, head, age } = await startTagged(t)
+  const { digest } = first.manifest
+  t.equal((await head(digest)).status, 200)
+  upstream.deleteManifest(REPO, digest)
+  t.equal((await get(digest)).status, 404)
+  t.equal((await head(digest)).status, 404)
+  age()
+  t.equal((await head(digest)).status, 404)
+})
+
 test('deletedUpstream: blob: what is not here is unknown, what is here stays', async (t) => {
   const { upstream, first, get, blob, mirror } = await startTagged(t, { cache: { prefetch: 'off' } })
   await get()
