@@ -322,10 +322,12 @@ function createUpstream(
   const own = { ...anonymous, account, url }
   if (fallbacks.length === 0) return new RegistryClient(own)
   // Who has somebody behind it need not be asked as stubbornly. The credentials are for the first alone.
-  const sources = [own, ...fallbacks.map((it) => ({ ...anonymous, url: it }))].map((options) => ({
-    url: options.url,
-    upstream: new RegistryClient({ ...options, tries: 2 }),
-  }))
+  const sources = [own, ...fallbacks.map((it) => ({ ...anonymous, url: it, isFallback: true }))].map(
+    (options) => ({
+      url: options.url,
+      upstream: new RegistryClient({ ...options, tries: 2 }),
+    }),
+  )
   return new FallbackUpstream({ sources, shareMs: shortestBudgetMs / sources.length, log, now: monotonic })
 }
 

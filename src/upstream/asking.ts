@@ -24,6 +24,8 @@ export interface AskingOptions {
   readonly key: string
   /** Where `/v2/` is below. */
   readonly url: string
+  /** It answers under the key of another: its quota is not that one's. Default false. */
+  readonly isFallback?: boolean | undefined
   /** Default: none, so that everything is asked for without credentials. */
   readonly account?: Account | undefined
   /** PEM. */

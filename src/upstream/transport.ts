@@ -53,6 +53,7 @@ interface TransportOptions extends ProxyChoice {
   readonly ca?: string | undefined
   readonly addresses: AddressRule
   readonly metrics: Metrics
+  readonly isFallback?: boolean | undefined
 }
 
 const MAX_HEADER_SIZE = 64 * 1024
@@ -186,9 +187,10 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#body = new ResponseBody(controller)
     this.#pace.answered(this.#body)
     this.#count(`${Math.floor(status / 100)}xx`)
-    const { metrics, key } = this.#options
+    const { metrics, key, isFallback = false } = this.#options
     const remaining = parseRatelimitRemaining(headerOf(headers, 'ratelimit-remaining'))
-    if (remaining !== undefined) metrics.upstreamRatelimitRemaining.set({ upstream: key }, remaining)
+    if (remaining !== undefined && !isFallback)
+      metrics.upstreamRatelimitRemaining.set({ upstream: key }, remaining)
     this.#resolve({ url: this.#request.url, status, headers, body: this.#body })
   }
 

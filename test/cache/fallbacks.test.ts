@@ -203,6 +203,17 @@ test('a fallback that lags behind what upstream said a moment ago makes no tombs
   t.same([...lookAtRest(mirror.root, new Map(), new Set()).tags], ['docker.io/library/big 1'])
 })
 
+test('rateLimit: what a fallback has left for us is not told as what upstream has', async (t) => {
+  const rateLimit = (limit: number) => ({ rateLimit: { limit } })
+  const { hub, mirror, url, age } = await setUp(t, { simulated: rateLimit(100), spare: rateLimit(5000) })
+  t.equal((await pull(url.tag)).status, 200)
+  await age()
+  await hub.stop()
+  t.equal((await pull(url.tag)).cache, 'hit', 'the fallback has confirmed it')
+  const metrics = (await pull(`${mirror.url}/metrics`)).body.toString()
+  t.match(metrics, /entrepot_upstream_ratelimit_remaining\{upstream="docker\.io"\} 99\n/)
+})
+
 test('credentials go to the upstream itself and to nobody else', async (t) => {
   const credentials = { username: 'me', password: 'secret-of-mine' }
   const { hub, spare, layer, url } = await setUp(t, {
