@@ -116,8 +116,20 @@ export class Asking {
           signal,
         }),
       )
-      if (isRefusal(kind, answer)) throw refusalOf(this.#options.key, answer)
+      if (isRefusal(kind, answer)) throw this.#refusal(kind, answer)
       return answer
+    })
+  }
+
+  /** A CDN that has had enough of us is no limit of the registry: that is about its blob alone. */
+  #refusal(kind: RequestKind, answer: Answer): UpstreamError {
+    const { key } = this.#options
+    const error = refusalOf(key, answer)
+    const { status, retryAfterMs } = error
+    if (error.failure !== 'busy' || kind !== 'blob' || !answer.elsewhere) return error
+    return new UpstreamError('broken', key, error.message, {
+      ...(status === undefined ? {} : { status }),
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     })
   }
 

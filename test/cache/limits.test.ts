@@ -2,7 +2,7 @@
 import { test } from 'tap'
 import { eventually, pull } from '../support/app.ts'
 import { image } from '../support/images.ts'
-import { startTagged } from '../support/tagged.ts'
+import { REPO, startTagged } from '../support/tagged.ts'
 import { codeOf, startTwoUpstreams } from '../support/two-upstreams.ts'
 import type { RateLimit } from '../support/upstream-limits.ts'
 
@@ -105,6 +105,16 @@ test('rateLimit: blobs of an image whose manifest is here are asked for all the 
   for (const { digest, bytes } of first.blobs) t.ok((await blob(digest)).body.equals(bytes))
   t.equal((await get('3')).status, 503, 'and that does not end the limit')
   t.equal(upstream.log.count({ kind: 'manifest', status: 429 }), 1)
+})
+
+test('rateLimit: of a CDN it is none of the registry', async (t) => {
+  const { upstream, first, get, blob } = await startTagged(t, QUIET, { cdn: {} })
+  upstream.addImage(REPO, '2', image({ layers: [100], seed: 'two' }))
+  upstream.fault({ kind: 'cdn' }, { status: 429, retryAfter: 600 })
+  t.equal((await get()).status, 200)
+  const limited = await blob(first.layers[0]!.digest)
+  t.match(limited, { status: 503, headers: { 'retry-after': '600' } })
+  t.match(await get('2'), { status: 200, cache: 'miss' })
 })
 
 test('rateLimit: lists are refused as well, and a limit of theirs counts', async (t) => {
