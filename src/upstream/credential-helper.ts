@@ -5,7 +5,7 @@
  * It runs without a shell, for so long, says so much, and once for however many wait. What it says is kept to
  * ourselves: an error message may hold anything.
  */
-import { execFile } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { unavailable, usable, areSame, type Credentials, type CredentialSource } from './credentials.ts'
 import { abortable } from './manners.ts'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
@@ -24,12 +24,17 @@ export interface HelperOptions {
 }
 
 const LONGEST: Milliseconds = 10_000
-const MAX_OUTPUT_BYTES = 64 * 1024
+const MAX_OUTPUT_LENGTH = 64 * 1024
 /** An answer is good for so long, and a failure, or one that upstream refuses again and again, for so long. */
 const ANSWER_MEMORY: Milliseconds = 5 * 60_000
 const FAILURE_MEMORY: Milliseconds = 10_000
 /** Its words for "none", wherever it writes them. */
 const NONE = /credentials not found in native keychain|no credentials server url|no credentials username/i
+
+const NOT_STARTED: Readonly<Record<string, string>> = {
+  ENOENT: 'is not on the PATH',
+  EACCES: 'may not be executed',
+}
 
 type Answer = { readonly credentials: Credentials | undefined } | { readonly error: UpstreamError }
 
@@ -107,21 +112,41 @@ export class HelperCredentials implements CredentialSource {
     const timeoutMs = Math.min(this.#options.timeoutMs ?? LONGEST, LONGEST)
     const late = AbortSignal.timeout(timeoutMs)
     const signal = AbortSignal.any([late, this.#closing.signal])
-    const options = { signal, killSignal: 'SIGKILL', maxBuffer: MAX_OUTPUT_BYTES } as const
     return await new Promise((resolve) => {
-      const child = execFile(`docker-credential-${name}`, ['get'], options, (error, stdout, stderr) => {
-        if (error === null) resolve({ stdout })
-        else if (late.aborted) resolve({ stdout, problem: `did not answer within ${timeoutMs / 1000} s` })
-        else if (error.code === 'ENOENT') resolve({ stdout, problem: 'is not on the PATH' })
-        else if (error.code === 'EACCES') resolve({ stdout, problem: 'may not be executed' })
-        else if (error.code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER')
-          resolve({ stdout, problem: 'says too much' })
-        else if (NONE.test(stdout + stderr)) resolve({ stdout: '' })
-        else resolve({ stdout, problem: `failed (${ended(error)}); run it by hand to see why` })
+      // In a group of its own: many a helper is a script, and what hangs is what it runs.
+      const child = spawn(`docker-credential-${name}`, ['get'], { detached: true })
+      const said = { stdout: '', stderr: '' }
+      const end = (problem?: string): void => {
+        signal.removeEventListener('abort', stop)
+        resolve({ stdout: said.stdout, ...(problem === undefined ? {} : { problem }) })
+      }
+      const stop = (): void => {
+        endGroup(child)
+        end(late.aborted ? `did not answer within ${timeoutMs / 1000} s` : 'was ended')
+      }
+      for (const stream of ['stdout', 'stderr'] as const) {
+        child[stream].setEncoding('utf8').on('data', (text: string) => {
+          said[stream] += text
+          if (said[stream].length <= MAX_OUTPUT_LENGTH) return
+          endGroup(child)
+          end('says too much')
+        })
+      }
+      child.on('error', ({ code = 'not started' }: NodeJS.ErrnoException) => {
+        end(NOT_STARTED[code] ?? `failed (${code})`)
+      })
+      child.on('close', (code, killedBy) => {
+        if (code === 0) end()
+        else if (NONE.test(said.stdout + said.stderr)) {
+          said.stdout = ''
+          end()
+        } else end(`failed (${killedBy ?? `exit code ${code}`}); run it by hand to see why`)
       })
       // A program that leaves without reading is judged by what it said.
-      child.stdin?.on('error', () => undefined)
-      child.stdin?.end(server)
+      child.stdin.on('error', () => undefined)
+      child.stdin.end(server)
+      if (signal.aborted) stop()
+      else signal.addEventListener('abort', stop, { once: true })
     })
   }
 
@@ -137,8 +162,13 @@ export class HelperCredentials implements CredentialSource {
   }
 }
 
-function ended(error: { code?: unknown; signal?: NodeJS.Signals | null | undefined }): string {
-  return typeof error.code === 'number' ? `exit code ${error.code}` : (error.signal ?? 'not started')
+/** The program and whatever it has started, at once. */
+function endGroup({ pid }: ChildProcess): void {
+  try {
+    if (pid !== undefined) process.kill(-pid, 'SIGKILL')
+  } catch {
+    // It is gone already.
+  }
 }
 
 function fieldsOf(json: string): { Username?: unknown; Secret?: unknown } {

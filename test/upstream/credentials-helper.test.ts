@@ -30,6 +30,15 @@ async function install(t: Test, script: string, name = 'test') {
   return { folder, data: path.join(folder, 'data'), program, write, asked }
 }
 
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
 function answering(username: string, secret: string): string {
   return `cat <<'EOF'\n${JSON.stringify({ ServerURL: 'x', Username: username, Secret: secret })}\nEOF`
 }
@@ -154,6 +163,19 @@ void test('credentialHelper: is run without a shell, and ended with us', async (
   await eventually('it runs', async () => (await asked()).length === 2)
   source.close()
   t.match(await running, { failure: 'unreachable' })
+})
+
+void test('credentialHelper: what it has started ends with it', async (t) => {
+  const { data, write } = await install(t, '')
+  for (const [script, timeoutMs] of [
+    ['sleep 60', 300],
+    ['yes', undefined],
+  ] as const) {
+    await write(`sh -c 'echo $$ > "${data}/pid"; ${script}; :'`)
+    await failureOf(helper('quay.io', 'https://quay.io', timeoutMs).source.get(signal))
+    const pid = Number(await readFile(path.join(data, 'pid'), 'utf8'))
+    await eventually(`${script} is gone`, () => Promise.resolve(!isRunning(pid)))
+  }
 })
 
 void test('credentialHelper: a client that leaves does not end it for the others', async (t) => {
