@@ -22,7 +22,7 @@ const USUAL: Table = {
   'missing repository': '404 NAME_UNKNOWN | manifest GET 2, token GET 1',
   moved: '7 × 200 miss, 200 hit | manifest HEAD 1, manifest GET 3, blob GET 4, cdn GET 4',
   deleted: '404 MANIFEST_UNKNOWN | manifest HEAD 1, manifest GET 1',
-  // HEAD may be what is refused, so GET is tried.
+  // Nobody asks the registry again without a token.
   'wrong credentials, cached': '200 stale warned, 7 × 200 hit | manifest HEAD 1, token GET 1',
   'wrong credentials, cold': '403 DENIED | manifest GET 1, token GET 1',
   'right credentials, private': '3 × 200 miss | manifest GET 2, token GET 1, blob GET 2, cdn GET 2',

@@ -142,11 +142,12 @@ export class ManifestShelf {
   async #keep(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
     const key = repositoryKey(repository)
     const { digest, bytes, content } = manifest
+    // A slow disk does not make what upstream said any newer.
+    const at = this.#now()
     this.#hot.set(digest, { ...manifest, bytes: onItsOwn(bytes) })
     // Until the index knows it: a collector would find bytes that nobody names.
     using _held = await this.#locks.exclusive(`blob ${digest}`, NEVER)
     if ((await this.#store.stat(digest)) === undefined) await this.#write(key.registry, manifest)
-    const at = this.#now()
     await this.#metadata.transaction((tx) => {
       tx.putRepository(key, at)
       tx.recordDelivery(key.registry, digest, bytes.length, at)

@@ -74,7 +74,7 @@ export class RegistryClient implements Upstream {
     if (this.#manifestHeads.avoided) return { result: 'unusable' }
     const head = await this.#headManifest(name, reference, signal)
     if (head.result === 'present') this.#manifestHeads.worked()
-    else this.#manifestHeads.failed(`${name} ${reference}`)
+    else this.#manifestHeads.failed(`${name} ${reference}`, head.result)
     return head
   }
 
@@ -159,7 +159,7 @@ export class RegistryClient implements Upstream {
         this.#blobHeads.worked()
         return { size }
       }
-      this.#blobHeads.failed(what)
+      this.#blobHeads.failed(what, answer?.status === 404 ? 'absent' : 'unusable')
     }
     // A HEAD cannot prove that there is none.
     const blob = await this.blob(name, digest, { from: 0, to: 1, signal })

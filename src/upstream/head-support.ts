@@ -13,10 +13,15 @@ const AVOIDED_MOST: Milliseconds = 3_600_000
 /** Later, what a GET finds may have come into being since the HEAD. */
 const DOUBT: Milliseconds = 10_000
 
+/** What a HEAD that gave nothing said: that there is none, or nothing that could be used. */
+type Failing = 'absent' | 'unusable'
+
 export class HeadSupport {
   readonly #now: () => Milliseconds
   /** When a HEAD of that failed. Of a size, not of a number: room for a number would be taken at once. */
-  readonly #doubts = new LRUCache<string, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #doubts = new LRUCache<string, { readonly how: Failing; readonly at: Milliseconds }>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  /** What HEAD called absent and GET found; once, it may have been pushed in between. */
+  #suspicious = false
   #avoidedFor: Milliseconds = 0
   #avoidedUntil = Number.NEGATIVE_INFINITY
 
@@ -32,18 +37,21 @@ export class HeadSupport {
 
   worked(): void {
     this.#avoidedFor = 0
+    this.#suspicious = false
   }
 
-  /** It gave nothing, or "there is none". */
-  failed(what: string): void {
-    this.#doubts.set(what, this.#now())
+  failed(what: string, how: Failing): void {
+    this.#doubts.set(what, { how, at: this.#now() })
   }
 
   /** What GET said of the same thing: whether the HEAD before it, if it failed, was wrong. */
   compare(what: string, found: boolean): void {
-    const failedAt = this.#doubts.get(what)
+    const doubt = this.#doubts.get(what)
     this.#doubts.delete(what)
-    if (!found || failedAt === undefined || this.#now() - failedAt > DOUBT) return
+    if (!found || doubt === undefined || this.#now() - doubt.at > DOUBT) return
+    const first = !this.#suspicious
+    this.#suspicious = true
+    if (doubt.how === 'absent' && first) return
     this.#avoidedFor = Math.min(Math.max(this.#avoidedFor * 2, AVOIDED_FIRST), AVOIDED_MOST)
     this.#avoidedUntil = this.#now() + this.#avoidedFor
   }

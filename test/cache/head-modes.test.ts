@@ -11,13 +11,15 @@ for (const headMode of MODES) {
     const { upstream, first, get, head, asked, warm, age } = await startTagged(t, {}, { headMode })
     await warm()
     t.same([asked('HEAD'), asked('GET')], [0, 1])
+    // What is called absent once may have been pushed since.
+    const proofs = headMode === '404' ? 2 : 1
     for (const round of [1, 2, 3]) {
       age()
       const old = await get()
       t.equal(old.status, 200)
       t.not(old.cache, 'stale')
       t.ok(old.body.equals(first.manifest.bytes))
-      t.same([asked('HEAD'), asked('GET')], [1, 1 + round])
+      t.same([asked('HEAD'), asked('GET')], [Math.min(round, proofs), 1 + round])
       await warm()
     }
     const second = image({ layers: [200], seed: 'second' })
@@ -32,7 +34,7 @@ for (const headMode of MODES) {
     t.equal(told.headers['content-length'], String(first.manifest.bytes.length))
     t.equal(told.headers['content-type'], first.manifest.mediaType)
     t.equal((await head(second.manifest.digest)).status, 200)
-    t.equal(asked('HEAD'), 1)
+    t.equal(asked('HEAD'), proofs)
   })
 }
 
