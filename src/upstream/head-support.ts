@@ -19,7 +19,10 @@ type Failing = 'absent' | 'unusable'
 export class HeadSupport {
   readonly #now: () => Milliseconds
   /** When a HEAD of that failed. Of a size, not of a number: room for a number would be taken at once. */
-  readonly #doubts = new LRUCache<string, { readonly how: Failing; readonly at: Milliseconds }>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #doubts = new LRUCache<string, { readonly how: Failing; readonly at: Milliseconds }>({
+    maxSize: 1_000,
+    sizeCalculation: () => 1,
+  })
   /** What HEAD called absent and GET found; once, it may have been pushed in between. */
   #suspicious = false
   #avoidedFor: Milliseconds = 0
