@@ -4,6 +4,7 @@
  *
  * Reads whatever is there; only `quarantine` changes anything.
  */
+import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
@@ -17,6 +18,9 @@ import type { Hashers } from './hasher.ts'
 
 /** Between two of these it may rest, or end. */
 const PIECE: Bytes = 16 * 1024 * 1024
+
+/** Up to here it costs less to hash it than to tell another thread to. */
+const SMALL: Bytes = 256 * 1024
 
 const QUARANTINED = /^(sha256|sha512)-([0-9a-f]+)(?:\.\d+)?$/
 
@@ -51,6 +55,11 @@ export class DiskBlobAudit implements BlobAudit {
     size: Bytes,
     { signal, resting, read }: Parameters<BlobAudit['check']>[1],
   ): Promise<string> {
+    if (size <= SMALL) {
+      const bytes = await readWhole(file, size)
+      read?.(size)
+      return createHash(algorithmOf(digest)).update(bytes).digest('hex')
+    }
     const job = this.#hashers.start(algorithmOf(digest), file)
     try {
       for (let at = 0; at < size;) {
@@ -142,4 +151,14 @@ export class DiskBlobAudit implements BlobAudit {
     const info = await this.#files.stat(target)
     return info?.kind === 'folder' ? ((await this.#files.list(target)) ?? []) : []
   }
+}
+
+async function readWhole(file: OpenFile, size: Bytes): Promise<Buffer> {
+  const bytes = Buffer.allocUnsafe(size)
+  for (let at = 0; at < size;) {
+    const count = await file.read(bytes.subarray(at), at)
+    if (count === 0) throw new Error('the file became shorter while it was read')
+    at += count
+  }
+  return bytes
 }
