@@ -41,13 +41,14 @@ import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
+import { createNotifier } from './telling.ts'
 import { RegistryClient } from './upstream/client.ts'
 import { credentialSource } from './upstream/credential-source.ts'
 import { Account } from './upstream/credentials.ts'
 import { FallbackUpstream } from './upstream/fallbacks.ts'
 import { HubSearch } from './upstream/hub-search.ts'
 import { OfflineUpstream } from './upstream/offline.ts'
-import type { ProxyEnvironment } from './upstream/proxy.ts'
+import { environmentOf } from './upstream/proxy.ts'
 import { PrioritySlots } from './upstream/slots.ts'
 import type { Upstream } from './upstream/upstream.ts'
 
@@ -183,6 +184,12 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       local: config.local,
       loopbackListener: isLoopback(config.server.host),
     }
+    let listeningPort = config.server.port
+    const notifier = closing.use(
+      createNotifier({ config, metadata: index, metrics, log, now, port: () => listeningPort }),
+    )
+    await notifier.start()
+    const { events } = notifier
     // What the collector counts from is never older than this.
     const touchEveryMs = Math.min(3_600_000, config.push.gcGrace / 24)
     const uploads = new Uploads({ store, ingests, metadata: index, locks, localNames, log, now })
@@ -198,6 +205,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       locks,
       localNames,
       uploads,
+      events,
       settings: pushes,
       readableHere: async (name, digest) => {
         const { repository } = await registry.resolve(name, undefined)
@@ -218,7 +226,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         (await index.repositories.get(repositoryKey(mirrored)))?.servedAt !== undefined,
       catalog: (page) => index.repositories.catalog(page),
       openLocal: (name) => new LocalRepository({ store, metadata: index, touchEveryMs, log, now }, name),
-      openPushes: (name) => new LocalPushes(local, name),
+      openPushes: (name, { cause }) => new LocalPushes(local, name, cause),
       openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
     })
     const hub = createHubSearch(config, overrides.hubSearchUrl, { metrics, log, now: monotonic })
@@ -232,12 +240,14 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     server = createHttpServer({
       registry,
       search,
+      events,
       metrics,
       log,
       tls: cert !== undefined && key !== undefined ? { cert, key } : undefined,
       ...(overrides.timeouts === undefined ? {} : { timeouts: overrides.timeouts }),
     })
     const { port } = await server.listen(config.server.host, config.server.port)
+    listeningPort = port
     const operations = createOperations({ config, local, collector, hashers, serving: true })
     closing.use(await openControl({ root, operations, log }))
     const { host } = config.server
@@ -317,7 +327,7 @@ function createUpstream(
 ): Upstream {
   const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
   const { metrics, log, monotonic, shortestBudgetMs } = tools
-  const env = proxyEnvironment(config)
+  const env = environmentOf(config.proxyEnvironment)
   const anonymous = { key, ca, proxy, env, maxConnections, timeouts, metrics, log, now: monotonic }
   const own = { ...anonymous, account, url }
   if (fallbacks.length === 0) return new RegistryClient(own)
@@ -341,18 +351,13 @@ function createHubSearch(
   if (hub === undefined || config.cache.offline) return undefined
   const where = url ?? (hub.url === DOCKER_HUB.url ? DOCKER_HUB.search : undefined)
   if (where === undefined) return undefined
-  const env = proxyEnvironment(config)
+  const env = environmentOf(config.proxyEnvironment)
   return new HubSearch({ ...tools, key: hub.key, url: where, proxy: hub.proxy, env })
 }
 
 function finishAbandoned(config: Config): FinishAbandoned {
   const policy = config.cache.finishAbandoned
   return typeof policy === 'string' ? policy : { fraction: policy.percent / 100 }
-}
-
-function proxyEnvironment({ proxyEnvironment }: Config): ProxyEnvironment {
-  const { httpProxy, httpsProxy, noProxy } = proxyEnvironment
-  return { HTTP_PROXY: httpProxy, HTTPS_PROXY: httpsProxy, NO_PROXY: noProxy }
 }
 
 /** @throws StartError naming what would become unreachable */

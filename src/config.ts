@@ -12,8 +12,10 @@ import { parsePercent } from './config/units.ts'
 import {
   budget,
   duration,
+  endpoint,
   flag,
   globs,
+  headerValue,
   integer,
   leaf,
   nameGlobs,
@@ -114,6 +116,20 @@ export const configSchema = section({
   }).prefault({}),
   /** Users come with a later release; until then the section has no keys. */
   auth: section({}).prefault({}),
+  notifications: z
+    .array(
+      section({
+        url: endpoint(),
+        headers: z.record(z.string(), headerValue(), 'a map of header names and their values').prefault({}),
+        ignoreActions: z
+          .array(oneOf('pull', 'push', 'mount', 'delete'), 'a list of actions: pull, push, mount, delete')
+          .prefault([]),
+        timeout: timeout().prefault('5s'),
+        backoff: timeout().prefault('1m'),
+      }),
+      'a list of end-points',
+    )
+    .prefault([]),
   log: section({
     level: oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent').prefault('info'),
   }).prefault({}),
@@ -269,6 +285,7 @@ function keysAt(schema: z.core.$ZodType, path: Path): string[] {
   if (schema instanceof z.ZodPrefault || schema instanceof z.ZodOptional)
     return keysAt(schema.def.innerType, path)
   if (schema instanceof z.ZodRecord) return keysAt(schema.valueType, path.slice(1))
+  if (schema instanceof z.ZodArray) return keysAt(schema.element, path.slice(1))
   if (!(schema instanceof z.ZodObject)) return []
   const [first, ...rest] = path
   if (first === undefined) return Object.keys(schema.shape)

@@ -22,6 +22,7 @@ import { InProcessLocks } from './store/locks.ts'
 import { openAudit } from './store/sqlite-audit.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics } from './telemetry/metrics.ts'
+import { createNotifier } from './telling.ts'
 import { verify } from './upkeep/verify.ts'
 
 const DATABASE = 'metadata.sqlite'
@@ -86,10 +87,14 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const store = new DiskBlobStore(root)
     const { sessionTtl: sessionTtlMs, gcGrace: graceMs } = config.push
     const ingests = opening.adopt(await openIngests({ root, hashers, sessionTtlMs }), (it) => it.close())
+    const metrics = createMetrics()
+    const port = (): number => config.server.port
+    const notifier = opening.use(createNotifier({ config, metadata, port, metrics, log, now }))
     const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
-    const collector = new Collector({ store, metadata, locks, graceMs, metrics: createMetrics(), log, now })
+    const collector = new Collector({ store, metadata, locks, graceMs, metrics, log, now })
     const local: LocalContext = {
       ...{ store, ingests, metadata, locks, localNames, uploads, log, now },
+      events: notifier.events,
       settings: config.push,
       // Nobody mounts anything now.
       readableHere: () => Promise.resolve(false),

@@ -43,6 +43,7 @@ export function checkConfig(source: ConfigSource): UpstreamFiles {
     checkCredentialFiles(source, path, value)
     files.set(key, { ca: readCertificates(source, [...path, 'ca'], value['ca']) })
   }
+  checkNotifications(source)
   return files
 }
 
@@ -196,4 +197,27 @@ function editDistance(a: string, b: string): number {
     row = next
   }
   return row[b.length] ?? 0
+}
+
+/** RFC 9110 § 5.1. */
+const HEADER_NAME = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/
+/** What the request itself decides. */
+const OUR_HEADERS = /^(?:host|connection|content-.*|transfer-encoding|expect|upgrade|te|trailer|keep-alive)$/i
+
+function checkNotifications(source: ConfigSource): void {
+  const endpoints: unknown = source.tree['notifications']
+  if (!Array.isArray(endpoints)) return
+  const seen = new Set<string>()
+  for (const [at, endpoint] of endpoints.entries()) {
+    if (!isTree(endpoint)) continue
+    const path = ['notifications', at]
+    const url = typeof endpoint['url'] === 'string' ? URL.parse(endpoint['url'])?.href : undefined
+    if (url !== undefined && seen.has(url))
+      source.report([...path, 'url'], 'another end-point has the same URL')
+    if (url !== undefined) seen.add(url)
+    for (const name of Object.keys(section(endpoint, 'headers'))) {
+      if (!HEADER_NAME.test(name)) source.report([...path, 'headers', name], 'not the name of a header')
+      else if (OUR_HEADERS.test(name)) source.report([...path, 'headers', name], 'this header cannot be set')
+    }
+  }
 }

@@ -70,8 +70,8 @@ export class ConfigSource {
   found(path: Path): string {
     let value: unknown = this.raw
     for (const part of path) value = isTree(value) || Array.isArray(value) ? (value as Tree)[part] : undefined
-    if (/password|secret|token/i.test(String(path.at(-1))) && typeof value !== 'object')
-      return 'a value not shown here'
+    const secret = path.includes('headers') || /password|secret|token/i.test(String(path.at(-1)))
+    if (secret && typeof value !== 'object') return 'a value not shown here'
     return show(value)
   }
 

@@ -79,6 +79,21 @@ export const proxy = () =>
     return !url || url.pathname !== '/' || url.search || url.hash ? undefined : url.href
   })
 
+/** Where something is posted to; a path and a query may be part of it. */
+export const endpoint = () =>
+  leaf('an http or https URL without a user name, such as https://hooks.example/registry', (value) => {
+    const url = httpUrl(value)
+    return !url || url.hash || url.username || url.password ? undefined : url.href
+  })
+/** RFC 9110 § 5.5, printable: what a request could carry. */
+const HEADER_VALUE = /^[\x20-\x7e]+$/
+export const headerValue = () =>
+  leaf('a printable text, or a list of such', (value) => {
+    const texts: unknown[] = Array.isArray(value) ? value : [value]
+    const sound = texts.every((it): it is string => typeof it === 'string' && HEADER_VALUE.test(it))
+    return sound ? texts : undefined
+  })
+
 function httpUrl(value: unknown): URL | undefined {
   const url = typeof value === 'string' ? URL.parse(value) : null
   return url && (url.protocol === 'http:' || url.protocol === 'https:') && url.hostname ? url : undefined

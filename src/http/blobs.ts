@@ -8,9 +8,10 @@ import { randomBytes } from 'node:crypto'
 import type { OutgoingHttpHeaders } from 'node:http'
 import { OciError } from '../oci/errors.ts'
 import type { RouteTo } from '../oci/route.ts'
+import { BLOB_TYPE } from '../registry/events.ts'
 import type { BlobAnswer } from '../registry/repository.ts'
 import type { Exchange } from './exchange.ts'
-import { pullHeaders, resolveRepository, type Services } from './pull.ts'
+import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
 import { pump, write, type BufferPool } from './pump.ts'
 import { pushTarget } from './pusher.ts'
 import {
@@ -23,8 +24,6 @@ import {
   wantsAll,
   type ByteRange,
 } from './range.ts'
-
-const BLOB_TYPE = 'application/octet-stream'
 
 export async function deleteBlob(
   exchange: Exchange,
@@ -42,7 +41,7 @@ export async function deleteBlob(
 export async function serveBlob(
   exchange: Exchange,
   route: RouteTo<'blob'>,
-  { registry, metrics, buffers }: Services,
+  { registry, events, metrics, buffers }: Services,
 ): Promise<void> {
   const { digest } = route
   exchange.fields.digest = digest
@@ -71,8 +70,11 @@ export async function serveBlob(
 
   const { size } = answer
   const sending = { exchange, answer, buffers }
+  const tell = (): void =>
+    pulled(exchange, events, resolution, { kind: 'blob', digest, mediaType: BLOB_TYPE, size })
   if (size === undefined) {
     await sendPart(sending, 200, { ...headers, 'Content-Type': BLOB_TYPE }, undefined, undefined)
+    tell()
     return
   }
   const plan = planRanges(specs, size)
@@ -82,6 +84,7 @@ export async function serveBlob(
       return
     case 'whole':
       await sendPart(sending, 200, { ...headers, ...description(size) }, undefined, size)
+      tell()
       return
     case 'single': {
       const { range } = plan
@@ -94,10 +97,13 @@ export async function serveBlob(
         length === size ? undefined : range,
         length,
       )
+      // Who takes a blob in parts takes its first byte once.
+      if (range.start === 0) tell()
       return
     }
     case 'multipart':
       await sendParts(sending, headers, plan.ranges, size)
+      if (plan.ranges.some(({ start }) => start === 0)) tell()
   }
 }
 

@@ -7,19 +7,19 @@
 import type { OutgoingHttpHeaders } from 'node:http'
 import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import { OciError } from '../oci/errors.ts'
-import { parseTag } from '../oci/reference.ts'
+import { isDigestReference, parseTag } from '../oci/reference.ts'
 import type { RouteTo } from '../oci/route.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 import type { Exchange } from './exchange.ts'
 import { readBody } from './body.ts'
-import { pullHeaders, resolveRepository, type Services } from './pull.ts'
+import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
 import { pushTarget } from './pusher.ts'
 import { etagOf, matchesNone } from './range.ts'
 
 export async function serveManifest(
   exchange: Exchange,
   route: RouteTo<'manifest'>,
-  { registry, metrics }: Services,
+  { registry, events, metrics }: Services,
 ): Promise<void> {
   exchange.fields.ref = route.reference
   const resolution = await resolveRepository(exchange, registry, route)
@@ -44,6 +44,9 @@ export async function serveManifest(
   }
   metrics.pulls.inc({ upstream: repository.registry, kind: 'manifest', cache: answer.cache })
   exchange.sendBytes(200, described, whole.bytes)
+  const { digest, mediaType, size } = whole
+  const tag = isDigestReference(route.reference) ? undefined : route.reference
+  pulled(exchange, events, resolution, { kind: 'manifest', digest, mediaType, size, tag })
 }
 
 function identity({ digest }: ManifestHead): OutgoingHttpHeaders {

@@ -2,9 +2,11 @@
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Registry, Resolution } from '../registry/registry.ts'
+import type { Events, Happening } from '../registry/events.ts'
 import type { Search } from '../registry/search.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
 import type { BufferPool } from './pump.ts'
 
@@ -12,6 +14,7 @@ import type { BufferPool } from './pump.ts'
 export interface Services {
   readonly registry: Registry
   readonly search: Pick<Search, 'find'>
+  readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly buffers: BufferPool
   readonly draining: () => boolean
@@ -64,6 +67,17 @@ export function pullHeaders(
     ...(resolution.namespace === undefined ? {} : { 'OCI-Namespace': resolution.namespace }),
     ...(answer.warning === undefined ? {} : { Warning: `299 - "${quotable(answer.warning)}"` }),
   }
+}
+
+/** Tells of a GET whose answer was given. */
+export function pulled(
+  exchange: Exchange,
+  events: Services['events'],
+  { repository, listedAs }: Resolution,
+  what: Pick<Happening, 'kind' | 'digest' | 'mediaType' | 'size' | 'tag'>,
+): void {
+  const upstream = repository.kind === 'mirror' ? repository.registry : undefined
+  events.pulled({ action: 'pull', repository: listedAs, upstream, ...what }, causeOf(exchange))
 }
 
 function quotable(text: string): string {

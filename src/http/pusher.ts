@@ -7,6 +7,7 @@
 import { BlockList, isIP } from 'node:net'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Pusher, PushTarget } from '../registry/pushes.ts'
+import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
 import { namespaceOf, type Services } from './pull.ts'
 
@@ -44,5 +45,8 @@ function pusherOf(exchange: Exchange, listener: string): Pusher {
       name === 'forwarded' || name === 'via' || name.startsWith('x-forwarded-') || name === 'x-real-ip',
   )
   const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
-  return { onThisMachine: !forwarded && [listener, remote, host].every(isLoopback) }
+  return {
+    onThisMachine: !forwarded && [listener, remote, host].every(isLoopback),
+    cause: causeOf(exchange),
+  }
 }

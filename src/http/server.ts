@@ -11,6 +11,7 @@ import type { Duplex } from 'node:stream'
 import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
 import type { Registry } from '../registry/registry.ts'
+import type { Events } from '../registry/events.ts'
 import type { Search } from '../registry/search.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { serve } from './endpoints.ts'
@@ -24,6 +25,7 @@ import { loadTlsPair, watchTlsPair, type TlsFiles } from './tls.ts'
 export interface HttpServerOptions {
   readonly registry: Registry
   readonly search: Pick<Search, 'find'>
+  readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly log: Logger
   readonly tls?: TlsFiles | undefined
@@ -95,10 +97,11 @@ class NodeHttpServer implements HttpServer {
   constructor(options: HttpServerOptions) {
     this.#options = options
     this.#timeouts = { ...TIMEOUTS, ...options.timeouts }
-    const { registry, search, metrics } = options
+    const { registry, search, events, metrics } = options
     this.#services = {
       registry,
       search,
+      events,
       metrics,
       buffers: new BufferPool(),
       draining: () => this.#draining,

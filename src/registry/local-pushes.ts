@@ -21,6 +21,7 @@ import {
   type MetadataTransaction,
   type RepositoryKey,
 } from '../store/metadata.ts'
+import { BLOB_TYPE, type Cause, type Events, type Happening } from './events.ts'
 import type { LocalNames } from './local-names.ts'
 import { readAll } from './local.ts'
 import { assertMayMove, type PushSettings } from './push-rules.ts'
@@ -36,6 +37,7 @@ export interface LocalContext {
   readonly locks: Locks
   readonly localNames: Pick<LocalNames, 'add'>
   readonly uploads: Uploads
+  readonly events: Pick<Events, 'queue'>
   readonly settings: Pick<PushSettings, 'immutable'>
   /** Whether what is pulled under that name includes that blob, and its bytes are here. Asks nobody else. */
   readonly readableHere: (name: RepositoryName, digest: Digest) => Promise<boolean>
@@ -59,19 +61,22 @@ export class LocalPushes implements PushTarget {
   readonly name: RepositoryName
   readonly #context: LocalContext
   readonly #key: RepositoryKey
+  readonly #cause: Cause | undefined
 
-  constructor(context: LocalContext, name: RepositoryName) {
+  /** @param cause the request that all of it is done by */
+  constructor(context: LocalContext, name: RepositoryName, cause?: Cause) {
     this.name = name
     this.#context = context
     this.#key = { registry: LOCAL, name }
+    this.#cause = cause
   }
 
   startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession> {
-    return this.#context.uploads.start(this.name, algorithm)
+    return this.#context.uploads.start(this.name, algorithm, this.#linked)
   }
 
   openUpload(id: string): Promise<UploadSession> {
-    return this.#context.uploads.open(this.name, id)
+    return this.#context.uploads.open(this.name, id, this.#linked)
   }
 
   async mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean> {
@@ -85,6 +90,15 @@ export class LocalPushes implements PushTarget {
     await metadata.transaction((tx) => {
       tx.putRepository(this.#key, now())
       tx.linkBlob(this.#key, digest, blob.size, now())
+      const { size } = blob
+      this.#tell(tx, {
+        action: 'mount',
+        kind: 'blob',
+        digest,
+        size,
+        mediaType: BLOB_TYPE,
+        fromRepository: from,
+      })
     })
     return true
   }
@@ -104,10 +118,20 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     await this.#assertHeld(content)
     for (const tag of tags) await this.#assertMayTag(tag, digest)
-    await this.#keep([
-      { digest, bytes, content, tags },
-      ...(await this.#listed(digest, bytes.length, content)),
-    ])
+    const { mediaType, config, layers, manifests } = content
+    const references = [...(config === undefined ? [] : [config]), ...layers, ...manifests]
+    const push = {
+      action: 'push',
+      kind: 'manifest',
+      digest,
+      mediaType,
+      size: bytes.length,
+      references,
+    } as const
+    await this.#keep(
+      [{ digest, bytes, content, tags }, ...(await this.#listed(digest, bytes.length, content))],
+      (tx) => this.#tell(tx, ...(tags.size === 0 ? [push] : [...tags].map((tag) => ({ ...push, tag })))),
+    )
     return { digest, subject: content.subject?.digest }
   }
 
@@ -117,12 +141,18 @@ export class LocalPushes implements PushTarget {
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
       const unlisted = await this.#unlisted(reference)
-      await this.#keep(unlisted, (tx) => tx.deleteManifest(this.#key, reference, now()))
+      await this.#keep(unlisted, (tx) => {
+        tx.deleteManifest(this.#key, reference, now())
+        this.#tell(tx, { action: 'delete', kind: 'manifest', digest: reference })
+      })
       return true
     }
     const tag = await metadata.tags.get(this.#key, reference)
     if (tag === undefined || tag.deletedAt !== undefined) return false
-    await metadata.transaction((tx) => tx.deleteTag(this.#key, reference, now()))
+    await metadata.transaction((tx) => {
+      tx.deleteTag(this.#key, reference, now())
+      this.#tell(tx, { action: 'delete', kind: 'manifest', tag: reference })
+    })
     return true
   }
 
@@ -130,7 +160,10 @@ export class LocalPushes implements PushTarget {
     const { locks, metadata } = this.#context
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     if (!(await metadata.blobs.linked(this.#key, digest))) return false
-    await metadata.transaction((tx) => tx.unlinkBlob(this.#key, digest))
+    await metadata.transaction((tx) => {
+      tx.unlinkBlob(this.#key, digest)
+      this.#tell(tx, { action: 'delete', kind: 'blob', digest })
+    })
     return true
   }
 
@@ -139,7 +172,10 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     const known = await metadata.repositories.get(this.#key)
     if (known === undefined || known.deletedAt !== undefined) return false
-    await metadata.transaction((tx) => tx.buryRepository(this.#key, now()))
+    await metadata.transaction((tx) => {
+      tx.buryRepository(this.#key, now())
+      this.#tell(tx, { action: 'delete', kind: 'repository' })
+    })
     return true
   }
 
@@ -151,6 +187,20 @@ export class LocalPushes implements PushTarget {
     if (tags.length > 0 || manifests.length > 0) return { tags }
     await metadata.transaction((tx) => tx.releaseRepository(this.#key))
     return undefined
+  }
+
+  /** In the commit that makes it so. */
+  #tell(tx: MetadataTransaction, ...happenings: readonly Omit<Happening, 'repository'>[]): void {
+    const repository = this.name
+    this.#context.events.queue(
+      tx,
+      happenings.map((it) => ({ ...it, repository })),
+      this.#cause,
+    )
+  }
+
+  readonly #linked = (tx: MetadataTransaction, digest: Digest, size: number): void => {
+    this.#tell(tx, { action: 'push', kind: 'blob', digest, size, mediaType: BLOB_TYPE })
   }
 
   /** Durably, all of it or nothing; what is stored and not committed is collected. */

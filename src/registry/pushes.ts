@@ -6,6 +6,7 @@
  */
 import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import type { Reference, RepositoryName, Tag } from '../oci/reference.ts'
+import type { Cause } from './events.ts'
 
 type Bytes = number
 
@@ -13,6 +14,8 @@ type Bytes = number
 export interface Pusher {
   /** Certainly a program on this machine, talking to us directly. DESIGN "Security ground rules". */
   readonly onThisMachine: boolean
+  /** The request that it is done by; undefined: none. */
+  readonly cause?: Cause | undefined
 }
 
 /** A repository that takes writes. */

@@ -21,6 +21,8 @@ type Rule = 'ns' | 'local' | 'prefix' | 'existing' | 'default'
 
 export interface Resolution {
   readonly repository: Repository
+  /** As the catalog lists it. */
+  readonly listedAs: string
   /** What to echo as `OCI-Namespace`, when the client sent `?ns=`. */
   readonly namespace: string | undefined
   /** Why it went there; for messages and the log. */
@@ -77,7 +79,7 @@ interface NameRegistryOptions {
   readonly served: (mirrored: MirroredName) => Promise<boolean>
   readonly catalog: Registry['catalog']
   readonly openLocal: (name: RepositoryName) => Repository
-  readonly openPushes: (name: RepositoryName) => PushTarget
+  readonly openPushes: (name: RepositoryName, pusher: Pusher) => PushTarget
   readonly openMirror: (mirrored: MirroredName, maybeFirstPush: boolean) => Repository
 }
 
@@ -109,8 +111,8 @@ export class NameRegistry implements Registry {
     const destination = await this.#route(name, namespace)
     if (destination === undefined) throw new OciError('NAME_UNKNOWN', { name })
     if (!('entry' in destination)) {
-      const { rule } = destination
-      return { repository: this.#options.openLocal(destination.name), namespace: undefined, rule }
+      const { rule, name: local } = destination
+      return { repository: this.#options.openLocal(local), listedAs: local, namespace: undefined, rule }
     }
     const { entry, rule } = destination
     const refused =
@@ -124,13 +126,14 @@ export class NameRegistry implements Registry {
       )
     }
     const mirrored = { origin: entry.origin, name: destination.name }
-    return { repository: this.#options.openMirror(mirrored, rule === 'default'), namespace, rule }
+    const listedAs = `${entry.origin.upstream.key}/${destination.name}`
+    return { repository: this.#options.openMirror(mirrored, rule === 'default'), listedAs, namespace, rule }
   }
 
   async pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
     const destination = await this.#pushDestination(name, namespace)
     assertMayPush(name, destination, pusher, this.#options.pushes)
-    return this.#options.openPushes(name)
+    return this.#options.openPushes(name, pusher)
   }
 
   catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]> {

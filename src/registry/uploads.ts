@@ -13,7 +13,7 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { IngestStore, UploadIngest } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
-import { LOCAL, type EpochMs, type MetadataStore } from '../store/metadata.ts'
+import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
 import type { LocalNames } from './local-names.ts'
 import type { UploadSession } from './pushes.ts'
 import { receive, WriteError } from './receive.ts'
@@ -42,6 +42,9 @@ interface UploadsOptions {
   readonly now: () => EpochMs
 }
 
+/** Called within the commit that makes an upload a blob of its repository. */
+type Linked = (tx: MetadataTransaction, digest: Digest, size: Bytes) => void
+
 /** A session whose file is open; shared by all who use it at the moment. */
 interface OpenUpload {
   readonly ingest: UploadIngest
@@ -62,23 +65,27 @@ export class Uploads {
   }
 
   /** @param algorithm of the digest it will be finished with, if the client has said so */
-  async start(repository: RepositoryName, algorithm: DigestAlgorithm = 'sha256'): Promise<UploadSession> {
+  async start(
+    repository: RepositoryName,
+    algorithm: DigestAlgorithm = 'sha256',
+    linked?: Linked,
+  ): Promise<UploadSession> {
     const session = `${REPLICA}.${randomBytes(16).toString('base64url')}`
     try {
       const ingest = await this.#options.ingests.createUpload({ session, repository, algorithm })
-      return this.#use(session, this.#opened(session, ingest))
+      return this.#use(session, this.#opened(session, ingest), linked)
     } catch (error) {
       throw refusal(error)
     }
   }
 
   /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository */
-  async open(repository: RepositoryName, session: string): Promise<UploadSession> {
+  async open(repository: RepositoryName, session: string, linked?: Linked): Promise<UploadSession> {
     const upload = this.#open.get(session) ?? (await this.#reopen(repository, session))
     if (upload?.ingest.identity.repository !== repository) {
       throw new OciError('BLOB_UPLOAD_UNKNOWN', { name: repository })
     }
-    return this.#use(session, upload)
+    return this.#use(session, upload, linked)
   }
 
   async #reopen(repository: RepositoryName, session: string): Promise<OpenUpload | undefined> {
@@ -99,10 +106,11 @@ export class Uploads {
     return upload
   }
 
-  #use(session: string, upload: OpenUpload): UploadSession {
+  #use(session: string, upload: OpenUpload, linked: Linked | undefined): UploadSession {
     clearTimeout(upload.timer)
     upload.users++
     return new Session(this.#options, session, upload, {
+      linked,
       end: () => this.#end(session, upload),
       release: () => this.#release(session, upload),
     })
@@ -139,6 +147,7 @@ export class Uploads {
 }
 
 interface SessionHooks {
+  readonly linked: Linked | undefined
   /** Nobody may use this ingest any more. */
   readonly end: () => void
   readonly release: () => void
@@ -230,6 +239,7 @@ class Session implements UploadSession {
     await metadata.transaction((tx) => {
       tx.putRepository(repository, now())
       tx.linkBlob(repository, digest, size, now())
+      this.#hooks.linked?.(tx, digest, size)
     })
   }
 

@@ -98,6 +98,30 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       help: 'Bytes of pushed blobs and manifests that the disk got back.',
       registers,
     }),
+    notificationsQueued: new Gauge({
+      name: 'entrepot_notifications_queued',
+      help: 'Events that wait for an end-point.',
+      labelNames: ['endpoint'] as const,
+      registers,
+    }),
+    notificationsDelivered: new Counter({
+      name: 'entrepot_notifications_delivered_total',
+      help: 'Events that an end-point has taken.',
+      labelNames: ['endpoint'] as const,
+      registers,
+    }),
+    notificationsFailed: new Counter({
+      name: 'entrepot_notifications_failed_total',
+      help: 'Attempts to deliver an event that came to nothing; each is repeated.',
+      labelNames: ['endpoint'] as const,
+      registers,
+    }),
+    notificationsDropped: new Counter({
+      name: 'entrepot_notifications_dropped_total',
+      help: 'Events that an end-point will never be told of, because too many waited for it.',
+      labelNames: ['endpoint'] as const,
+      registers,
+    }),
     failedWrites: new Counter({
       name: 'entrepot_metadata_write_failures_total',
       help: 'Metadata commits that failed; the answer was given all the same.',

@@ -16,6 +16,15 @@ export interface ProxyChoice {
   readonly env?: ProxyEnvironment | undefined
 }
 
+/** Of the configuration, which has read it once. */
+export function environmentOf(read: {
+  readonly httpProxy: string | undefined
+  readonly httpsProxy: string | undefined
+  readonly noProxy: string | undefined
+}): ProxyEnvironment {
+  return { HTTP_PROXY: read.httpProxy, HTTPS_PROXY: read.httpsProxy, NO_PROXY: read.noProxy }
+}
+
 export function proxyFor(url: URL, choice: ProxyChoice): string | undefined {
   if (choice.proxy !== undefined) return choice.proxy
   const { env = {} } = choice

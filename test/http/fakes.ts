@@ -9,6 +9,7 @@ import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
 import type { Reference, RepositoryName } from '../../src/oci/reference.ts'
+import type { Events, Happening } from '../../src/registry/events.ts'
 import type { Pusher, PushTarget } from '../../src/registry/pushes.ts'
 import type { Registry, RegistryHealth, Resolution } from '../../src/registry/registry.ts'
 import type {
@@ -194,7 +195,8 @@ export class FakeRegistry implements Registry {
   async resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution> {
     this.calls.push(`resolve ${name} ${String(namespace)}`)
     if (name === 'no/where' || namespace === 'unknown') throw new OciError('NAME_UNKNOWN', { name })
-    return { repository: this.repository, namespace, rule: namespace === undefined ? 'default' : 'ns' }
+    const rule = namespace === undefined ? 'default' : 'ns'
+    return { repository: this.repository, listedAs: `docker.io/${name}`, namespace, rule }
   }
 
   /** Whether whoever pushed was taken for a program on this machine. */
@@ -229,6 +231,8 @@ export type LogLine = Record<string, unknown> & { msg: string; level: number }
 export interface Served {
   readonly registry: FakeRegistry
   readonly repository: FakeRepository
+  /** That were told of. */
+  readonly pulls: readonly Happening[]
   readonly metrics: Metrics
   readonly server: HttpServer
   readonly port: number
@@ -254,7 +258,9 @@ export async function serveFake(t: Test, options: Partial<HttpServerOptions> = {
     },
   )
   const search = { find: () => Promise.resolve([]) }
-  const server = createHttpServer({ registry, search, metrics, log, ...options })
+  const pulls: Happening[] = []
+  const events: Pick<Events, 'pulled'> = { pulled: (pull) => void pulls.push(pull) }
+  const server = createHttpServer({ registry, search, events, metrics, log, ...options })
   const { port } = await server.listen('127.0.0.1', 0)
   t.teardown(() => server.close(0))
   const line = async (nth: number): Promise<LogLine> => {
@@ -269,7 +275,8 @@ export async function serveFake(t: Test, options: Partial<HttpServerOptions> = {
     }
   }
   const { repository } = registry
-  return { registry, repository, metrics, server, port, url: `http://127.0.0.1:${port}`, lines, line }
+  const url = `http://127.0.0.1:${port}`
+  return { registry, repository, pulls, metrics, server, port, url, lines, line }
 }
 
 export interface Reply {

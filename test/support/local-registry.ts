@@ -68,6 +68,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
         log,
         now,
       },
+        events: { queue: () => undefined },
       parseRepositoryName(name),
     )
   const registry: LocalRegistry = {

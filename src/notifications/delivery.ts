@@ -1,0 +1,198 @@
+/**
+ * Tells one end-point what happened: one event after the other, each until it is taken.
+ *
+ * Taken is what is answered 2xx or 3xx. An event leaves the store after that, so one that was told when the process
+ * ended is told again. Nobody waits for a delivery, and none waits for another end-point's.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { Agent, ProxyAgent, type Dispatcher } from 'undici'
+import type { MetadataStore, QueuedEvent } from '../store/metadata.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Backlog } from './backlog.ts'
+import { envelopeOf, EVENTS_TYPE } from './envelope.ts'
+
+type Milliseconds = number
+
+export interface DeliveryOptions {
+  readonly url: string
+  readonly headers: Readonly<Record<string, string | readonly string[]>>
+  /** For the whole of one attempt. */
+  readonly timeoutMs: Milliseconds
+  /** The longest pause between two attempts. */
+  readonly backoffMs: Milliseconds
+  readonly proxy: string | undefined
+  /** In place of the address, which may hold a secret. */
+  readonly label: string
+  readonly backlog: Backlog
+  readonly metadata: Pick<MetadataStore, 'events' | 'transaction'>
+  readonly metrics: Pick<Metrics, 'notificationsDelivered' | 'notificationsFailed'>
+  readonly log: Logger
+}
+
+/** Events in memory. */
+const BATCH = 50
+
+/** After the first failure; it doubles. */
+const FIRST_PAUSE: Milliseconds = 250
+
+/** A commit that we were not told of is found that much later. */
+const LOOK_AGAIN: Milliseconds = 30_000
+
+/** For an attempt that is under way when we have to stop. */
+const LAST_ATTEMPT: Milliseconds = 3000
+
+/** Of an answer; nobody reads it. */
+const MAX_ANSWER_BYTES = 64 * 1024
+
+export class Delivery {
+  readonly #options: DeliveryOptions
+  readonly #dispatcher: Dispatcher
+  readonly #stopping = new AbortController()
+  readonly #breakingOff = new AbortController()
+  #queued = Promise.withResolvers<undefined>()
+  /** Number of the event that was taken last, and of the last one that left the store. */
+  #taken = 0
+  #forgotten = 0
+  #forgetting: Promise<void> | undefined
+  #running: Promise<void> | undefined
+  #failing = false
+
+  constructor(options: DeliveryOptions) {
+    this.#options = options
+    const { timeoutMs, proxy } = options
+    const limits = {
+      connections: 1,
+      pipelining: 1,
+      keepAliveTimeout: 30_000,
+      headersTimeout: timeoutMs,
+      bodyTimeout: timeoutMs,
+    }
+    this.#dispatcher =
+      proxy === undefined
+        ? new Agent({ ...limits, connect: { timeout: timeoutMs } })
+        : new ProxyAgent({ ...limits, uri: proxy, connectTimeout: timeoutMs })
+  }
+
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  /** There may be something new. */
+  wake(): void {
+    this.#queued.resolve(undefined)
+  }
+
+  /** An attempt that is under way may come to its end; what is not taken waits in the store. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(new Error('shutting down'))
+    const timer = setTimeout(() => this.#breakingOff.abort(new Error('shutting down')), LAST_ATTEMPT)
+    try {
+      await this.#running
+      await this.#forgetting
+      await this.#forget()
+    } finally {
+      clearTimeout(timer)
+      await this.#dispatcher.destroy()
+    }
+  }
+
+  /** Never rejects. */
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping
+    while (!signal.aborted) {
+      for (const event of await this.#next()) {
+        if (!(await this.#deliver(event))) return
+        this.#taken = event.id
+        this.#options.backlog.delivered()
+        this.#forgetting ??= this.#forget().finally(() => {
+          this.#forgetting = undefined
+        })
+      }
+    }
+  }
+
+  /** Waits until there are some, or it is time to look after the signal. */
+  async #next(): Promise<readonly QueuedEvent[]> {
+    const { metadata, backlog, label, log } = this.#options
+    this.#queued = Promise.withResolvers<undefined>()
+    try {
+      const events = await metadata.events.next(backlog.endpoint, BATCH, this.#taken)
+      if (events.length > 0) return events
+      backlog.count(0)
+    } catch (err) {
+      log.warn({ err, endpoint: label }, 'notifications cannot be read')
+    }
+    await Promise.race([this.#queued.promise, this.#pause(LOOK_AGAIN)])
+    return []
+  }
+
+  /** @returns false when there was no more time for it */
+  async #deliver(event: QueuedEvent): Promise<boolean> {
+    const { label, backoffMs, metrics, log } = this.#options
+    for (let pause = Math.min(FIRST_PAUSE, backoffMs); ; pause = Math.min(2 * pause, backoffMs)) {
+      const reason = await this.#attempt(event)
+      if (reason === undefined) {
+        metrics.notificationsDelivered.inc({ endpoint: label })
+        if (this.#failing) log.info({ endpoint: label }, 'notifications are taken again')
+        this.#failing = false
+        return true
+      }
+      metrics.notificationsFailed.inc({ endpoint: label })
+      if (!this.#failing) log.warn({ endpoint: label, reason }, 'notifications are not taken')
+      this.#failing = true
+      // Between half of it and all of it: several of us must not come back in step.
+      await this.#pause(pause * (0.5 + Math.random() / 2))
+      if (this.#stopping.signal.aborted) return false
+    }
+  }
+
+  /** @returns why it was not taken */
+  async #attempt(event: QueuedEvent): Promise<string | undefined> {
+    const { url, headers, timeoutMs } = this.#options
+    const { origin, pathname, search } = new URL(url)
+    const signal = AbortSignal.any([AbortSignal.timeout(timeoutMs), this.#breakingOff.signal])
+    try {
+      const { statusCode, body } = await this.#dispatcher.request({
+        origin,
+        path: pathname + search,
+        method: 'POST',
+        headers: { 'user-agent': 'entrepot', ...mutable(headers), 'content-type': EVENTS_TYPE },
+        body: envelopeOf(event.body),
+        signal,
+      })
+      // So that the connection can be used again. What goes wrong there changes nothing.
+      await body.dump({ limit: MAX_ANSWER_BYTES, signal }).catch(() => undefined)
+      return statusCode >= 200 && statusCode < 400 ? undefined : `it answered ${statusCode}`
+    } catch (error) {
+      return error instanceof Error ? error.message || error.name : String(error)
+    }
+  }
+
+  /** Takes what was delivered out of the store; what comes meanwhile, too. Never rejects. */
+  async #forget(): Promise<void> {
+    const { metadata, backlog, label, log } = this.#options
+    while (this.#forgotten < this.#taken) {
+      const upTo = this.#taken
+      try {
+        await metadata.transaction((tx) => tx.dropEvents(backlog.endpoint, upTo))
+      } catch (err) {
+        // The next delivery tries again.
+        log.warn({ err, endpoint: label }, 'notifications that were taken will be sent again after a restart')
+        return
+      }
+      this.#forgotten = upTo
+    }
+  }
+
+  async #pause(duration: Milliseconds): Promise<void> {
+    const { signal } = this.#stopping
+    await sleep(duration, undefined, { signal, ref: false }).catch(() => undefined)
+  }
+}
+
+function mutable(headers: DeliveryOptions['headers']): Record<string, string | string[]> {
+  return Object.fromEntries(
+    Object.entries(headers).map(([name, value]) => [name, typeof value === 'string' ? value : [...value]]),
+  )
+}

@@ -1,0 +1,36 @@
+/**
+ * From the configuration to whoever tells others what happened: in a server, and in a command without one, whose
+ * events wait for the next server.
+ */
+import { randomUUID } from 'node:crypto'
+import { hostname } from 'node:os'
+import type { Logger } from 'pino'
+import type { Config } from './config.ts'
+import { Notifier } from './notifications/notifier.ts'
+import type { MetadataStore } from './store/metadata.ts'
+import type { Metrics } from './telemetry/metrics.ts'
+import { environmentOf, proxyFor } from './upstream/proxy.ts'
+
+interface TellingParts {
+  readonly config: Config
+  readonly metadata: MetadataStore
+  /** That we listen on, once we do. */
+  readonly port: () => number
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => number
+}
+
+/** Delivers nothing until it is started. */
+export function createNotifier({ config, port, ...parts }: TellingParts): Notifier {
+  const { publicUrl, tls } = config.server
+  const env = environmentOf(config.proxyEnvironment)
+  const instanceID = randomUUID()
+  return new Notifier({
+    ...parts,
+    endpoints: config.notifications.map((it) => ({ ...it, proxy: proxyFor(new URL(it.url), { env }) })),
+    publicUrl,
+    scheme: tls.cert === undefined ? 'http' : 'https',
+    source: () => ({ addr: `${hostname()}:${port()}`, instanceID }),
+  })
+}
