@@ -9,6 +9,7 @@ import { LocalNames } from '../../src/registry/local-names.ts'
 import { LocalPushes } from '../../src/registry/local-pushes.ts'
 import { LocalRepository } from '../../src/registry/local.ts'
 import { Uploads } from '../../src/registry/uploads.ts'
+import type { BlobStore } from '../../src/store/blob-store.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
 import { openIngests } from '../../src/store/disk-ingest.ts'
 import { Hashers } from '../../src/store/hasher.ts'
@@ -23,12 +24,14 @@ export const HOUR = 3_600_000
 const NEVER = new AbortController().signal
 
 export interface LocalRegistry {
-  readonly store: DiskBlobStore
+  readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly collector: Collector
   readonly locks: Locks
   /** Of the clock that everything goes by; moved by hand. */
   now: number
+  /** Waited for before every call to the index and the store: who goes on when is up to the test. */
+  turn: () => Promise<unknown>
   reader(name: string): LocalRepository
   pushes(name: string): LocalPushes
   pushBlob(name: string, blob: Content): Promise<void>
@@ -43,8 +46,10 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   t.teardown(() => closing.disposeAsync())
   const hashers = closing.adopt(new Hashers({ threads: 1 }), (it) => it.close())
   const ingests = closing.adopt(await openIngests({ root, hashers }), (it) => it.close())
-  const metadata = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
-  const store = new DiskBlobStore(root)
+  const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+  const turns = { next: (): Promise<unknown> => Promise.resolve() }
+  const metadata = inTurn<MetadataStore>(index, () => turns.next())
+  const store = inTurn(new DiskBlobStore(root), () => turns.next())
   const locks = new InProcessLocks()
   const localNames = await LocalNames.load(metadata)
   const log = createLog({ level: 'silent' })
@@ -63,12 +68,12 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
         locks,
         localNames,
         uploads,
+        events: { queue: () => undefined },
         settings: { immutable: [] },
         readableHere: (from, digest) => reader(from).holds(digest),
         log,
         now,
       },
-        events: { queue: () => undefined },
       parseRepositoryName(name),
     )
   const registry: LocalRegistry = {
@@ -81,6 +86,12 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     },
     set now(to) {
       clock.now = to
+    },
+    get turn() {
+      return turns.next
+    },
+    set turn(to) {
+      turns.next = to
     },
     reader,
     pushes,
@@ -105,6 +116,22 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     },
   }
   return registry
+}
+
+/** The same object, whose methods wait for their turn first; those that list do not. */
+function inTurn<T extends object>(target: T, turn: () => Promise<unknown>): T {
+  return new Proxy(target, {
+    get(_, key) {
+      const value: unknown = Reflect.get(target, key, target)
+      if (typeof value === 'object' && value !== null) return inTurn(value, turn)
+      if (typeof value !== 'function') return value
+      if (key === 'list') return (...args: unknown[]): unknown => Reflect.apply(value, target, args)
+      return async (...args: unknown[]): Promise<unknown> => {
+        await turn()
+        return (await Reflect.apply(value, target, args)) as unknown
+      }
+    },
+  })
 }
 
 async function* bodyOf(bytes: Buffer): AsyncGenerator<Buffer> {
