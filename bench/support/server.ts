@@ -6,21 +6,23 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { cpuSeconds, residentBytes } from './measured.ts'
 
 const ROOT = path.join(import.meta.dirname, '../..')
 const SAMPLE_MS = 200
 
 export class Server implements AsyncDisposable {
   readonly url: string
+  /** Where it keeps everything. */
+  readonly folder: string
   readonly #process: ChildProcess
-  readonly #folder: string
   readonly #sampler: NodeJS.Timeout
   #peak = 0
 
   private constructor(process: ChildProcess, url: string, folder: string) {
     this.#process = process
     this.url = url
-    this.#folder = folder
+    this.folder = folder
     this.#sampler = setInterval(() => (this.#peak = Math.max(this.#peak, this.residentBytes())), SAMPLE_MS)
   }
 
@@ -59,14 +61,13 @@ export class Server implements AsyncDisposable {
     return new Server(child, url, folder)
   }
 
-  /** Now. Linux only. */
+  get pid(): number | undefined {
+    return this.#process.pid
+  }
+
+  /** Now. */
   residentBytes(): number {
-    try {
-      const status = readFileSync(`/proc/${String(this.#process.pid)}/status`, 'utf8')
-      return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024
-    } catch {
-      return 0
-    }
+    return residentBytes(this.pid)
   }
 
   /** The highest of the samples so far. */
@@ -76,10 +77,7 @@ export class Server implements AsyncDisposable {
 
   /** User and system time of the process so far. */
   cpuSeconds(): number {
-    const stat = readFileSync(`/proc/${String(this.#process.pid)}/stat`, 'utf8')
-    // Fields 14 and 15, counted behind the command, which may hold anything; in ticks of 1/100 s.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return (Number(fields[11]) + Number(fields[12])) / 100
+    return cpuSeconds(this.pid)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -87,6 +85,6 @@ export class Server implements AsyncDisposable {
     const ended = new Promise((resolve) => this.#process.once('exit', resolve))
     this.#process.kill('SIGTERM')
     await ended
-    rmSync(this.#folder, { recursive: true, force: true })
+    rmSync(this.folder, { recursive: true, force: true })
   }
 }
