@@ -123,6 +123,7 @@ class Control implements AsyncDisposable {
     const signal = AbortSignal.any([gone.signal, this.#stopping.signal])
     // Before the first event, which may take long: the client wants to know that it was heard.
     response.writeHead(200, { 'content-type': 'application/x-ndjson', connection: 'close' }).flushHeaders()
+    log.debug({ operation, ...args }, 'a command begins')
     const started = performance.now()
     let last: End = { end: 'done' }
     try {

@@ -5,7 +5,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { stringify } from 'yaml'
-import { Program } from './programs.ts'
+import { Program, run, type Finished } from './programs.ts'
 
 const START = join(import.meta.dirname, '../../src/start.js')
 
@@ -26,6 +26,13 @@ export function commandLine({ dir, config = {}, env = {}, execArgv = [] }: Entre
   // No proxy and no entrepot setting of the machine that runs the tests.
   const bare = { PATH: process.env['PATH'], HOME: dir }
   return { command: process.execPath, args: [...execArgv, START, '--config', file], env: { ...bare, ...env } }
+}
+
+/** A command of it, run to its end: `gc --dry-run`. */
+export function entrepot(options: EntrepotOptions, ...words: string[]): Promise<Finished> {
+  const { command, args, env } = commandLine(options)
+  const [config, file] = args.slice(-2) as [string, string]
+  return run(command, [...args.slice(0, -2), ...words, config, file], { env, timeoutMs: 30_000 })
 }
 
 export class Entrepot {
