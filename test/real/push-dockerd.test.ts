@@ -77,6 +77,10 @@ test('dockerd pushes, tags, mounts, and pulls again what it pushed', { skip: nee
   const more = entrepot.log.filter(({ method }) => method === 'PATCH').length - uploaded
   t.equal(more, 1, 'but for the config, which dockerd never mounts')
 
+  const found = await dockerd.docker('search', '--no-trunc', '--format', '{{.Name}}', `${host}/oo`)
+  t.equal(found.trim(), 'tool', 'docker search finds what has that in its name')
+  t.match(await dockerd.docker('search', `${host}/team`), /^team\/other\s/m)
+
   const all = await dockerd.docker('images', '-q')
   await dockerd.docker('rmi', '-f', ...new Set(all.trim().split('\n')))
   t.equal(await dockerd.docker('images', '-q'), '', 'it is gone from the daemon')
