@@ -27,6 +27,7 @@ import { LocalNames } from './registry/local-names.ts'
 import { LocalRepository } from './registry/local.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
 import { MirrorRepository, type MirrorContext } from './registry/mirror.ts'
+import { Pins } from './registry/pins.ts'
 import { Uploads } from './registry/uploads.ts'
 import { hiddenLocalNames, NameRegistry, type UpstreamEntry } from './registry/registry.ts'
 import { Search } from './registry/search.ts'
@@ -193,8 +194,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     // What the collector counts from is never older than this.
     const touchEveryMs = Math.min(3_600_000, config.push.gcGrace / 24)
     const uploads = new Uploads({ store, ingests, metadata: index, locks, localNames, log, now })
+    const pins = new Pins()
     const collector = new Collector({
       ...{ store, metadata: index, locks, metrics, log, now },
+      pinned: (digest) => pins.has(digest),
       graceMs: config.push.gcGrace,
     })
     closing.use(collector.everyNowAndThen())
@@ -248,7 +251,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     })
     const { port } = await server.listen(config.server.host, config.server.port)
     listeningPort = port
-    const operations = createOperations({ config, local, collector, hashers, serving: true })
+    const operations = createOperations({ config, local, collector, hashers, pins, serving: true })
     closing.use(await openControl({ root, operations, log }))
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'

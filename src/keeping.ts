@@ -6,23 +6,30 @@ import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
 import type { Operations } from './control/operations.ts'
+import type { Digest } from './oci/digest.ts'
 import { Collector } from './registry/gc.ts'
 import { LocalNames } from './registry/local-names.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
+import { Pins } from './registry/pins.ts'
+import { hiddenLocalNames } from './registry/registry.ts'
 import { Removals } from './registry/removals.ts'
 import { Uploads } from './registry/uploads.ts'
 import { startError } from './start-error.ts'
 import { DiskBlobStore } from './store/disk.ts'
+import type { AuditIndex } from './store/audit.ts'
 import { DiskBlobAudit } from './store/disk-audit.ts'
 import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles } from './store/files.ts'
 import { Hashers } from './store/hasher.ts'
 import { acquireRootLock } from './store/lock.ts'
 import { InProcessLocks } from './store/locks.ts'
-import { openAudit } from './store/sqlite-audit.ts'
+import { NewFile, openOutside } from './store/outside-file.ts'
+import { openAudit, openSnapshot } from './store/sqlite-audit.ts'
 import { openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
+import { backup } from './upkeep/backup.ts'
+import { restore } from './upkeep/restore.ts'
 import { verify } from './upkeep/verify.ts'
 
 const DATABASE = 'metadata.sqlite'
@@ -35,15 +42,20 @@ interface KeepingParts {
   readonly local: LocalContext
   readonly collector: Collector
   readonly hashers: Hashers
+  /** The same that the collector goes by. */
+  readonly pins: Pins
   /** Somebody pulls and pushes meanwhile. */
   readonly serving: boolean
 }
 
-export function createOperations({ config, local, collector, hashers, serving }: KeepingParts): Operations {
+export function createOperations(parts: KeepingParts): Operations {
+  const { config, local, collector, hashers, pins, serving } = parts
   const root = path.resolve(config.storage.root)
   const database = path.join(root, DATABASE)
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
-  const { store, metadata, locks, now } = local
+  const { store, ingests, metadata, locks, localNames, settings, now } = local
+  const upstreamNames = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
+  const openIndex = (): AuditIndex => openAudit(database)
   const removals = new Removals({
     metadata: local.metadata,
     openPushes: (name) => new LocalPushes(local, name),
@@ -58,10 +70,23 @@ export function createOperations({ config, local, collector, hashers, serving }:
       yield await removals.release(name)
     },
     verify: (args, signal) =>
-      verify(
+      verify({ disk, store, metadata, locks, openIndex, now, serving, lanes: VERIFY_LANES }, args, signal),
+    backup: (args, signal) =>
+      backup(
         {
-          ...{ disk, store, metadata, locks, now, serving, lanes: VERIFY_LANES },
-          openIndex: () => openAudit(database),
+          ...{ disk, store, pins, openIndex, now, serving },
+          openSnapshot: () => openSnapshot(database),
+          create: (target) => NewFile.create(nodeFiles, target),
+        },
+        args,
+        signal,
+      ),
+    restore: (args, signal) =>
+      restore(
+        {
+          ...{ disk, store, ingests, metadata, locks, localNames, settings, pins, now },
+          hidden: (names) => hiddenLocalNames(names, upstreamNames, config.local),
+          open: openOutside,
         },
         args,
         signal,
@@ -91,7 +116,9 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const port = (): number => config.server.port
     const notifier = opening.use(createNotifier({ config, metadata, port, metrics, log, now }))
     const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
-    const collector = new Collector({ store, metadata, locks, graceMs, metrics, log, now })
+    const pins = new Pins()
+    const pinned = (digest: Digest): boolean => pins.has(digest)
+    const collector = new Collector({ store, metadata, locks, pinned, graceMs, metrics, log, now })
     const local: LocalContext = {
       ...{ store, ingests, metadata, locks, localNames, uploads, log, now },
       events: notifier.events,
@@ -101,7 +128,7 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     }
     const closing = opening.move()
     return {
-      ...createOperations({ config, local, collector, hashers, serving: false }),
+      ...createOperations({ config, local, collector, hashers, pins, serving: false }),
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {

@@ -3,9 +3,11 @@
  */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
+import { backup } from './cli/backup.ts'
 import type { Edge } from './cli/edge.ts'
 import { gc } from './cli/gc.ts'
 import { rm } from './cli/rm.ts'
+import { restore } from './cli/restore.ts'
 import { serve } from './cli/serve.ts'
 import { verify } from './cli/verify.ts'
 
@@ -106,6 +108,28 @@ program
   .option('--repair', 'drop what can be fetched again, and put aside what cannot')
   .action(async (options: { config?: string; repair?: boolean }) => {
     process.exit(await verify(options, edge))
+  })
+
+program
+  .command('backup')
+  .description('save everything that was pushed in one file, also while the server runs')
+  .option(...CONFIG)
+  .requiredOption(
+    '-o, --output <file>',
+    'a tar archive, laid out as an OCI image layout; - for standard output',
+  )
+  .action(async (options: { config?: string; output: string }) => {
+    process.exit(await backup(options, edge))
+  })
+
+program
+  .command('restore')
+  .description('bring back what a backup holds; what is here already stays')
+  .argument('<file>')
+  .option(...CONFIG)
+  .option('--overwrite', 'also move tags that name something else here')
+  .action(async (file: string, options: { config?: string; overwrite?: boolean }) => {
+    process.exit(await restore(file, options, edge))
   })
 
 // Most people only ever want these.

@@ -32,7 +32,16 @@ const VALUES: Record<string, string[]> = {
     ...'cache control http registry store telemetry upstream'.split(' ').map((room) => `${room}/`),
   ],
   'telling.ts': ['config.ts', 'notifications/', 'upstream/proxy.ts'],
-  'keeping.ts': ['config.ts', 'start-error.ts', 'telling.ts', 'registry/', 'store/', 'telemetry/', 'upkeep/'],
+  'keeping.ts': [
+    'oci/',
+    'config.ts',
+    'start-error.ts',
+    'telling.ts',
+    'registry/',
+    'store/',
+    'telemetry/',
+    'upkeep/',
+  ],
   cli: [
     ...['app.ts', 'config.ts', 'keeping.ts', 'start-error.ts', 'store/storage-error.ts', 'telemetry/'],
     ...['control/client.ts', 'oci/errors.ts', 'registry/refused.ts'],

@@ -29,7 +29,13 @@ export class ProgressBar implements Disposable {
     this.#edge.scribble(`\r\x1b[2K[${bar}] ${Math.floor(done * 100)}%  ${text}`)
   }
 
-  [Symbol.dispose](): void {
+  /** Room for something else to be said. */
+  clear(): void {
     if (this.#shownAt !== undefined) this.#edge.scribble('\r\x1b[2K')
+    this.#shownAt = undefined
+  }
+
+  [Symbol.dispose](): void {
+    this.clear()
   }
 }

@@ -36,6 +36,8 @@ export async function reachServer(root: string, signal: AbortSignal): Promise<Op
     rm: (args, signal) => ask(root, pid, 'rm', args, signal),
     release: (args, signal) => ask(root, pid, 'release', args, signal),
     verify: (args, signal) => ask(root, pid, 'verify', args, signal),
+    backup: (args, signal) => ask(root, pid, 'backup', args, signal),
+    restore: (args, signal) => ask(root, pid, 'restore', args, signal),
   }
 }
 

@@ -15,7 +15,9 @@
  */
 import type { Collected } from '../registry/gc.ts'
 import type { Removed } from '../registry/removals.ts'
+import type { BackupEvent } from '../upkeep/backup.ts'
 import type { VerifyEvent } from '../upkeep/findings.ts'
+import type { RestoreEvent } from '../upkeep/restore.ts'
 
 export interface Operations {
   /** What goes, or would go, as it goes. */
@@ -29,6 +31,12 @@ export interface Operations {
   release(args: { readonly name: string }, signal: AbortSignal): AsyncIterable<Removed>
   /** What is wrong, as it is found; with `repair`, what was done about it. */
   verify(args: { readonly repair: boolean }, signal: AbortSignal): AsyncIterable<VerifyEvent>
+  /** Everything that was pushed, in one archive: at `to`, or, without it, in pieces. */
+  backup(args: { readonly to?: string | undefined }, signal: AbortSignal): AsyncIterable<BackupEvent>
+  restore(
+    args: { readonly from: string; readonly overwrite: boolean },
+    signal: AbortSignal,
+  ): AsyncIterable<RestoreEvent>
 }
 
 export type OperationName = keyof Operations
@@ -39,4 +47,6 @@ export const OPERATIONS = Object.keys({
   rm: true,
   release: true,
   verify: true,
+  backup: true,
+  restore: true,
 } satisfies Record<OperationName, true>) as OperationName[]

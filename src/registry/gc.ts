@@ -20,6 +20,8 @@ interface CollectorOptions {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly locks: Locks
+  /** Bytes that somebody needs whom the index does not know. */
+  readonly pinned?: (digest: Digest) => boolean
   /** How long what is not named is kept, from the last time anybody was told that it is here. */
   readonly graceMs: Milliseconds
   readonly metrics: Pick<Metrics, 'collections' | 'collectedBytes'>
@@ -217,7 +219,7 @@ export class Collector {
   async #remove(digest: Digest, signal: AbortSignal): Promise<boolean> {
     const { store, metadata, locks } = this.#options
     using _held = await locks.exclusive(`blob ${digest}`, signal)
-    if (await metadata.garbage.wanted(digest)) return false
+    if (this.#options.pinned?.(digest) === true || (await metadata.garbage.wanted(digest))) return false
     // The index first: a file that nobody knows is found again, a row without its file is not.
     await metadata.transaction((tx) => tx.forgetBlob(digest))
     await store.delete(digest)

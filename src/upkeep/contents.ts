@@ -1,0 +1,78 @@
+/**
+ * What of the local repositories is worth keeping: what a tag, an index or a subject leads to, and what was pushed
+ * by digest alone. What was let go of, and only waits for a collection, is not.
+ */
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { LocalSnapshot } from '../store/audit.ts'
+import type { Bytes } from '../store/blob-store.ts'
+import type { ChildDescriptor } from '../store/metadata.ts'
+import type { SavedRepository } from './layout.ts'
+
+interface SnapshotContents {
+  readonly repositories: readonly SavedRepository[]
+  /** Whether an index of that repository names it. */
+  readonly named: (name: RepositoryName, digest: Digest) => boolean
+  /** Everything, manifests first. */
+  readonly sizes: ReadonlyMap<Digest, Bytes>
+}
+
+export async function contentsOf(snapshot: LocalSnapshot): Promise<SnapshotContents> {
+  const repositories: SavedRepository[] = []
+  const named = new Set<string>()
+  for (const { name, deletedAt } of await snapshot.repositories()) {
+    const { children, ...saved } = await contentsIn(snapshot, name)
+    for (const child of children) named.add(`${name}@${child}`)
+    repositories.push({ ...saved, ...(deletedAt === undefined ? {} : { deletedAt }) })
+  }
+  const sizes = new Map<Digest, Bytes>()
+  for (const { manifests } of repositories) for (const it of manifests) sizes.set(it.digest, it.size)
+  for (const { blobs } of repositories) for (const it of blobs) sizes.set(it.digest, it.size)
+  return { repositories, named: (name, digest) => named.has(`${name}@${digest}`), sizes }
+}
+
+async function contentsIn(
+  snapshot: LocalSnapshot,
+  name: RepositoryName,
+): Promise<SavedRepository & { readonly children: ReadonlySet<Digest> }> {
+  const tags = await snapshot.tags(name)
+  const all = new Map((await snapshot.manifests(name)).map((it) => [it.digest, it]))
+  const below = new Map<Digest, readonly ChildDescriptor[]>()
+  for (const digest of all.keys()) below.set(digest, await snapshot.children(digest))
+  const children = new Set<Digest>()
+  for (const named of below.values()) {
+    for (const { role, digest } of named) if (role === 'manifest') children.add(digest)
+  }
+
+  const kept = new Set<Digest>()
+  const open: Digest[] = tags.map(({ digest }) => digest)
+  for (const { digest, releasedAt, subject } of all.values()) {
+    // What belongs to another goes where that one goes.
+    const belongs = children.has(digest) || (subject !== undefined && all.has(subject))
+    if (releasedAt === undefined && !belongs) open.push(digest)
+  }
+  const referrers = Map.groupBy(all.values(), ({ subject }) => subject)
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    if (kept.has(next) || !all.has(next)) continue
+    kept.add(next)
+    for (const child of below.get(next) ?? []) if (child.role === 'manifest') open.push(child.digest)
+    for (const { digest } of referrers.get(next) ?? []) open.push(digest)
+  }
+
+  const links = new Set(await snapshot.links(name))
+  const blobs = new Map<Digest, Bytes>()
+  for (const manifest of kept) {
+    for (const { role, digest, size } of below.get(manifest) ?? []) {
+      if (role !== 'manifest' && links.has(digest)) blobs.set(digest, size)
+    }
+  }
+  return {
+    name,
+    tags: tags.filter(({ digest }) => kept.has(digest)),
+    manifests: [...all.values()]
+      .filter(({ digest }) => kept.has(digest))
+      .map(({ digest, size, mediaType }) => ({ digest, size, mediaType })),
+    blobs: [...blobs].map(([digest, size]) => ({ digest, size })),
+    children,
+  }
+}
