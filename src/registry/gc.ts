@@ -6,6 +6,7 @@
  * lock that a push holds from its check to its commit, so a push or a mount that needs the thing wins. Nothing
  * that was mirrored is collected.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
@@ -91,29 +92,26 @@ export class Collector {
   }
 
   /** On its own schedule from now on, until it is disposed; a collection that runs then ends early. */
-  everyNowAndThen(): AsyncDisposable {
-    const { log, graceMs } = this.#options
+  everyNowAndThen(everyMs = pauseFor(this.#options.graceMs)): AsyncDisposable {
+    const { log } = this.#options
     const ending = new AbortController()
     const { signal } = ending
-    let running: Promise<void> = Promise.resolve()
-    const collect = async (): Promise<void> => {
-      try {
-        for await (const it of this.run({ dryRun: false, signal })) log.debug(it, 'collects')
-      } catch (err) {
-        if (!signal.aborted) log.error({ err }, 'the collection failed')
+    const schedule = async (): Promise<void> => {
+      for (;;) {
+        await sleep(everyMs, undefined, { signal, ref: false })
+        try {
+          for await (const it of this.run({ dryRun: false, signal })) log.debug(it, 'collects')
+        } catch (err) {
+          if (!signal.aborted) log.error({ err }, 'the collection failed')
+        }
       }
     }
-    const timer = setInterval(
-      () => {
-        running = Promise.all([running, collect()]).then(() => undefined)
-      },
-      Math.min(Math.max(graceMs / 24, MINUTE), HOUR),
-    ).unref()
+    // It only ends by being aborted.
+    const ended = schedule().catch(() => undefined)
     return {
       [Symbol.asyncDispose]: async () => {
-        clearInterval(timer)
         ending.abort(new Error('shutting down'))
-        await running
+        await ended
       },
     }
   }
@@ -126,14 +124,14 @@ export class Collector {
   }
 
   async *#plan(signal: AbortSignal): AsyncGenerator<Collected> {
-    const { metadata, store } = this.#options
+    const { metadata, store, pinned = () => false } = this.#options
     const plan = new CollectionPlan({ metadata, before: this.#before(), signal })
     const [manifests, links] = [this.#manifests(), this.#links()]
     for await (const it of plan.manifests()) yield manifests.told(it)
     for await (const it of plan.links()) yield links.told(it)
-    for await (const { digest, size } of plan.blobs()) yield unheld(digest, size)
+    for await (const { digest, size } of plan.blobs()) if (!pinned(digest)) yield unheld(digest, size)
     for await (const { digest, size } of strays(store, metadata, signal)) {
-      if (await this.#isStray(digest, signal)) yield unknown(digest, size)
+      if (!pinned(digest) && (await this.#isStray(digest, signal))) yield unknown(digest, size)
     }
   }
 
@@ -259,6 +257,11 @@ function keyOf({ repository, digest, since }: Garbage): string {
 
 function byRepository(found: readonly Garbage[]): Map<string, Garbage[]> {
   return Map.groupBy(found, ({ repository }) => repository.name)
+}
+
+/** So that what has to go is gone soon after its grace period, and an idle server is left in peace. */
+function pauseFor(graceMs: Milliseconds): Milliseconds {
+  return Math.min(Math.max(graceMs / 24, MINUTE), HOUR)
 }
 
 function ago(duration: Milliseconds): string {

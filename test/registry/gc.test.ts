@@ -154,3 +154,45 @@ test('a manifest that was checked already gets all its blobs', async (t) => {
   t.ok((await bytesHere(registry, everything(app))).every(Boolean))
   for (const { digest } of app.blobs) t.ok(await registry.reader('team/app').holds(digest))
 })
+
+test('a server collects on its own, says what it freed, and counts it', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const [blob] = app.blobs as [Content]
+  await registry.pushBlob('team/app', blob)
+  registry.now += DAY
+  const schedule = registry.collector.everyNowAndThen(1)
+  t.teardown(() => schedule[Symbol.asyncDispose]())
+  await eventually('it is collected', async () => (await registry.store.stat(blob.digest)) === undefined)
+  const said = (): Record<string, unknown> | undefined =>
+    registry.lines.find(({ msg }) => msg === 'collected')
+  await eventually('it is logged', () => said() !== undefined)
+  t.match(said(), { level: 'info', entries: 2, bytes: blob.bytes.length, result: 'done' })
+  const metrics = await registry.metrics.registry.metrics()
+  t.match(metrics, `entrepot_collected_bytes_total ${String(blob.bytes.length)}`)
+  t.match(metrics, /entrepot_collections_total\{result="done"\} \d/)
+  await schedule[Symbol.asyncDispose]()
+  const more = app.blobs[1]!
+  await registry.pushBlob('team/app', more)
+  registry.now += DAY
+  // After whatever collects.
+  const left = await registry.collect({ dryRun: true })
+  t.match(left, [{ what: 'link' }, { what: 'blob', digest: more.digest }], 'it stops when it is told to')
+})
+
+test('a collection that is given up leaves the rest for the next; a second one waits for the first', async (t) => {
+  const registry = await startLocalRegistry(t)
+  for (const blob of app.blobs) await registry.pushBlob('team/app', blob)
+  registry.now += DAY
+  const first = registry.collector.run({ dryRun: false, signal: NEVER })
+  t.match(await first.next(), { done: false, value: { what: 'link' } })
+  const impatient = registry.collector.run({ dryRun: true, signal: AbortSignal.timeout(50) })
+  await t.rejects(impatient.next(), { name: 'TimeoutError' })
+  const second = registry.collect()
+  await first.return()
+  t.equal(
+    (await second).filter(({ what }) => what === 'blob').length,
+    app.blobs.length,
+    'the second went on when the first let go',
+  )
+  t.match(await registry.metrics.registry.metrics(), 'entrepot_collections_total{result="broken_off"} 1')
+})

@@ -17,7 +17,7 @@ import { InProcessLocks, type Locks } from '../../src/store/locks.ts'
 import type { MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { createLog } from '../../src/telemetry/log.ts'
-import { createMetrics } from '../../src/telemetry/metrics.ts'
+import { createMetrics, type Metrics } from '../../src/telemetry/metrics.ts'
 import type { Content, Image } from './images.ts'
 
 export const HOUR = 3_600_000
@@ -27,6 +27,9 @@ export interface LocalRegistry {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly collector: Collector
+  readonly metrics: Metrics
+  /** Lines of the log, parsed. */
+  readonly lines: Record<string, unknown>[]
   readonly locks: Locks
   /** Of the clock that everything goes by; moved by hand. */
   now: number
@@ -52,7 +55,12 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const store = inTurn(new DiskBlobStore(root), () => turns.next())
   const locks = new InProcessLocks()
   const localNames = await LocalNames.load(metadata)
-  const log = createLog({ level: 'silent' })
+  const lines: Record<string, unknown>[] = []
+  const log = createLog({
+    level: 'debug',
+    write: (line) => void lines.push(JSON.parse(line) as Record<string, unknown>),
+  })
+  const metrics = createMetrics()
   const clock = { now: 1_700_000_000_000 }
   const now = (): number => clock.now
   const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
@@ -80,7 +88,9 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     store,
     metadata,
     locks,
-    collector: new Collector({ store, metadata, locks, graceMs, metrics: createMetrics(), log, now }),
+    metrics,
+    lines,
+    collector: new Collector({ store, metadata, locks, graceMs, metrics, log, now }),
     get now() {
       return clock.now
     },
