@@ -86,6 +86,7 @@ export class Delivery {
   /** An attempt that is under way may come to its end; what is not taken waits in the store. */
   async stop(): Promise<void> {
     this.#stopping.abort(new Error('shutting down'))
+    this.wake()
     const timer = setTimeout(() => this.#breakingOff.abort(new Error('shutting down')), LAST_ATTEMPT)
     try {
       await this.#running
@@ -99,10 +100,9 @@ export class Delivery {
 
   /** Never rejects. */
   async #run(): Promise<void> {
-    const { signal } = this.#stopping
-    while (!signal.aborted) {
+    while (!this.#stopped()) {
       for (const event of await this.#next()) {
-        if (!(await this.#deliver(event))) return
+        if (this.#stopped() || !(await this.#deliver(event))) return
         this.#taken = event.id
         this.#options.backlog.delivered()
         this.#forgetting ??= this.#forget().finally(() => {
@@ -112,7 +112,7 @@ export class Delivery {
     }
   }
 
-  /** Waits until there are some, or it is time to look after the signal. */
+  /** Waits until there are some, or it is time to look again. */
   async #next(): Promise<readonly QueuedEvent[]> {
     const { metadata, backlog, label, log } = this.#options
     this.#queued = Promise.withResolvers<undefined>()
@@ -123,7 +123,10 @@ export class Delivery {
     } catch (err) {
       log.warn({ err, endpoint: label }, 'notifications cannot be read')
     }
-    await Promise.race([this.#queued.promise, this.#pause(LOOK_AGAIN)])
+    if (this.#stopped()) return []
+    const timer = setTimeout(() => this.wake(), LOOK_AGAIN).unref()
+    await this.#queued.promise
+    clearTimeout(timer)
     return []
   }
 
@@ -138,12 +141,13 @@ export class Delivery {
         this.#failing = false
         return true
       }
+      if (this.#breakingOff.signal.aborted) return false
       metrics.notificationsFailed.inc({ endpoint: label })
       if (!this.#failing) log.warn({ endpoint: label, reason }, 'notifications are not taken')
       this.#failing = true
       // Between half of it and all of it: several of us must not come back in step.
       await this.#pause(pause * (0.5 + Math.random() / 2))
-      if (this.#stopping.signal.aborted) return false
+      if (this.#stopped()) return false
     }
   }
 
@@ -183,6 +187,10 @@ export class Delivery {
       }
       this.#forgotten = upTo
     }
+  }
+
+  #stopped(): boolean {
+    return this.#stopping.signal.aborted
   }
 
   async #pause(duration: Milliseconds): Promise<void> {
