@@ -59,6 +59,13 @@ function version(): string {
   return version
 }
 
+/** As a shell tells of a program whose reader went away: `entrepot gc | head`. */
+const READER_GONE = 141
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') crash(error)
+  process.exit(READER_GONE)
+})
 process.on('uncaughtException', crash).on('unhandledRejection', crash)
 
 const program = new Command('entrepot')

@@ -2,10 +2,10 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
-import type { Edge } from '../../src/cli/edge.ts'
 import { rm } from '../../src/cli/rm.ts'
 import { reachServer } from '../../src/control/client.ts'
 import { pull, simulate, startMirror } from '../support/app.ts'
+import { recordedEdge } from '../support/edge.ts'
 import { image } from '../support/images.ts'
 import { shortDir } from '../support/programs.ts'
 import { pushImage } from '../support/push.ts'
@@ -22,16 +22,9 @@ async function entrepot(t: Test, config: Record<string, unknown> = {}) {
   const file = join(shortDir(t), 'config.yaml')
   writeFileSync(file, JSON.stringify({ storage: { root: mirror.root }, ...config }))
   const run = async (refs: string[], options: { all?: boolean; release?: boolean } = {}) => {
-    const said: string[] = []
-    const edge = {
-      env: {},
-      terminal: false,
-      print: (line: string) => said.push(line),
-      complain: (line: string) => said.push(line),
-      stopSignal: () => new Promise(() => undefined),
-    } as unknown as Edge
+    const edge = recordedEdge()
     const code = await rm(refs, { config: file, ...options }, edge)
-    return { code, said: said.join('\n') }
+    return { code, said: [...edge.printed, ...edge.complaints].join('\n') }
   }
   const repository = `${mirror.url}/v2/team/app`
   const status = async (reference: string): Promise<number> =>

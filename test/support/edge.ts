@@ -1,0 +1,31 @@
+/** The edge of a process that is not there: a command run in the test's own, and what it said. */
+import type { Edge } from '../../src/cli/edge.ts'
+
+export interface RecordedEdge extends Edge {
+  /** Of standard output, line by line. */
+  readonly printed: string[]
+  /** Of standard error. */
+  readonly complaints: string[]
+  /** Ctrl-C. */
+  interrupt(): void
+}
+
+export function recordedEdge(options: { terminal?: boolean } = {}): RecordedEdge {
+  const printed: string[] = []
+  const complaints: string[] = []
+  const stopped = Promise.withResolvers<string>()
+  return {
+    env: {},
+    terminal: options.terminal ?? false,
+    watched: false,
+    printed,
+    complaints,
+    print: (line) => void printed.push(line),
+    complain: (line) => void complaints.push(line),
+    scribble: (text) => void complaints.push(text),
+    write: () => Promise.resolve(),
+    stopSignal: () => stopped.promise,
+    onCrash: () => undefined,
+    interrupt: () => stopped.resolve('SIGINT'),
+  }
+}
