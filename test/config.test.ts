@@ -389,6 +389,55 @@ test('a certificate file has certificates in it', async (t) => {
   }
 })
 
+test('receivers of notifications are checked, and nothing secret of them is shown', async (t) => {
+  const { notifications } = config(
+    `notifications:
+  - url: https://hooks.example/a?key=\${KEY}
+    headers: { Authorization: "Bearer \${KEY}", X-Two: [a, b] }
+    ignoreActions: [pull, mount]
+    timeout: 500ms
+  - url: http://hooks.example
+    headers:
+    backoff: 10m`,
+    { KEY: 'k' },
+  )
+  t.strictSame(notifications, [
+    {
+      url: 'https://hooks.example/a?key=k',
+      headers: { Authorization: ['Bearer k'], 'X-Two': ['a', 'b'] },
+      ignoreActions: ['pull', 'mount'],
+      timeout: 500,
+      backoff: 60_000,
+    },
+    { url: 'http://hooks.example/', headers: {}, ignoreActions: [], timeout: 5000, backoff: 600_000 },
+  ])
+  for (const [entry, expected] of [
+    ['{}', /^notifications\[0\]\.url: found nothing, expected an http or https URL/],
+    ['{ url: "hooks.example/?key=secret" }', /^notifications\[0\]\.url: found "hooks\.example\/\?…"/],
+    ['{ url: "https://me:secret@a.io/" }', /^notifications\[0\]\.url: found "https:\/\/…@a\.io/],
+    [
+      '{ url: "http://a", ignoreActions: [pull, all] }',
+      /ignoreActions\[1\]: found "all", expected one of pull,/,
+    ],
+    ['{ url: "http://a", timeout: 0s }', /\.timeout: found/],
+    ['{ url: "http://a", backof: 1s }', /\.backof: no such key; did you mean backoff\?/],
+    ['{ url: "http://a", headers: { A b: c } }', /\.headers\."A b": not the name of a header/],
+    ['{ url: "http://a", headers: { content-Length: "0" } }', /content-Length: this header cannot be set/],
+    ['{ url: "http://a", headers: { A: "sec\\nret" } }', /\.headers\.A: found a value not shown here/],
+    ['{ url: "http://a", headers: { A: [secret, 1] } }', /\.headers\.A: found a list, expected a print/],
+    [
+      '{ url: "http://a" }, { url: "http://A:80/" }',
+      /^notifications\[1\]\.url: another end-point has the same/,
+    ],
+    ['~', /^notifications\[0\]: found null, expected a map of settings/],
+  ] as const) {
+    const found = problems(`notifications: [${entry}]`)
+    told(t, found, [expected], entry)
+    t.notMatch(found.join(), /secret|sec\nret/)
+  }
+  told(t, problems('notifications: { url: a }'), [/^notifications: found a map, expected a list/])
+})
+
 test('a file that cannot be read is a problem of the configuration', async (t) => {
   t.throws(() => loadConfig({ file: join(t.testdir(), 'none.yaml'), env: {} }), {
     name: 'ConfigError',
@@ -406,10 +455,10 @@ test('what this release does not act on is said when it is set, and only then', 
     env: {},
   })
   t.match(warnings, [
+    /^push\.anonymous: whoever reaches 127\.0\.0\.1 may push/,
     /^cache\.minFree /,
     /^cache\.pin /,
     /^upstreams\.a\.io\.maxSize /,
     /^upstreams\.b\.io\.segments /,
-    /^push\.anonymous /,
   ])
 })

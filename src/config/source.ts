@@ -72,7 +72,8 @@ export class ConfigSource {
     for (const part of path) value = isTree(value) || Array.isArray(value) ? (value as Tree)[part] : undefined
     const secret = path.includes('headers') || /password|secret|token/i.test(String(path.at(-1)))
     if (secret && typeof value !== 'object') return 'a value not shown here'
-    return show(value)
+    // A query may be how a receiver knows us.
+    return show(path.at(-1) === 'url' && typeof value === 'string' ? value.replace(/\?.*/s, '?…') : value)
   }
 
   #toPlain(): unknown {
@@ -163,7 +164,9 @@ function show(value: unknown): string {
 /** `quay.io:` with nothing after it names an upstream with all its defaults, it does not unname it. */
 function withoutNull(value: unknown, path: Path): unknown {
   if (value === null) return path.length === 2 && path[0] === 'upstreams' ? {} : undefined
-  if (Array.isArray(value)) return value.map((item: unknown) => item)
+  // An empty entry is a mistake, an empty key of an entry is not.
+  if (Array.isArray(value))
+    return value.map((item: unknown, at) => (item === null ? null : withoutNull(item, [...path, String(at)])))
   if (!isTree(value)) return value
   const entries = Object.entries(value).map(
     ([key, item]) => [key, withoutNull(item, [...path, key])] as const,

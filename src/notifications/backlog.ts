@@ -8,7 +8,7 @@ import type { Logger } from 'pino'
 import type { EventAction } from '../registry/events.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 
-export interface BacklogOptions {
+interface BacklogOptions {
   readonly url: string
   readonly ignoreActions: readonly EventAction[]
   /** The name of the end-point in metrics and in the log: its address may hold a secret. */

@@ -14,7 +14,7 @@ import { envelopeOf, EVENTS_TYPE } from './envelope.ts'
 
 type Milliseconds = number
 
-export interface DeliveryOptions {
+interface DeliveryOptions {
   readonly url: string
   readonly headers: Readonly<Record<string, string | readonly string[]>>
   /** For the whole of one attempt. */

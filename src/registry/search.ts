@@ -7,7 +7,7 @@
 import { parseRepositoryName } from '../oci/reference.ts'
 import type { Registry } from './registry.ts'
 
-export interface Found {
+interface Found {
   /** As it is pulled here: `team/app`, `docker.io/library/nginx`. */
   readonly name: string
   readonly description: string

@@ -18,7 +18,7 @@ import type { ProxyChoice } from './proxy.ts'
 import { Transport } from './transport.ts'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
 
-export interface HubRepository {
+interface HubRepository {
   /** Without a registry: `library/nginx`, `bitnami/nginx`. Not checked. */
   readonly name: string
   readonly description: string
