@@ -4,6 +4,7 @@
 import path from 'node:path'
 import type { Test } from 'tap'
 import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
+import type { Events } from '../../src/registry/events.ts'
 import { Collector, type Collected } from '../../src/registry/gc.ts'
 import { LocalNames } from '../../src/registry/local-names.ts'
 import { LocalPushes } from '../../src/registry/local-pushes.ts'
@@ -35,6 +36,8 @@ export interface LocalRegistry {
   now: number
   /** Waited for before every call to the index and the store: who goes on when is up to the test. */
   turn: () => Promise<unknown>
+  /** Called within the commit of every write that is told of. */
+  tell: Events['queue']
   reader(name: string): LocalRepository
   pushes(name: string): LocalPushes
   pushBlob(name: string, blob: Content): Promise<void>
@@ -76,7 +79,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
         locks,
         localNames,
         uploads,
-        events: { queue: () => undefined },
+        events: { queue: (...args) => registry.tell(...args) },
         settings: { immutable: [] },
         readableHere: (from, digest) => reader(from).holds(digest),
         log,
@@ -90,6 +93,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     locks,
     metrics,
     lines,
+    tell: () => undefined,
     collector: new Collector({ store, metadata, locks, graceMs, metrics, log, now }),
     get now() {
       return clock.now
