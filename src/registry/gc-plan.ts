@@ -4,9 +4,17 @@
  * The same questions as the sweeps ask, as if what was found already had gone: a manifest takes its children and
  * its referrers along, a manifest its blobs' links, a link its bytes.
  */
+import { setImmediate as immediate } from 'node:timers/promises'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobInfo, Bytes } from '../store/blob-store.ts'
-import type { EpochMs, Garbage, MetadataStore, RepositoryKey } from '../store/metadata.ts'
+import type {
+  EpochMs,
+  Garbage,
+  GarbagePart,
+  GarbagePlace,
+  MetadataStore,
+  RepositoryKey,
+} from '../store/metadata.ts'
 
 interface PlanOptions {
   readonly metadata: MetadataStore
@@ -14,9 +22,6 @@ interface PlanOptions {
   readonly before: EpochMs
   readonly signal: AbortSignal
 }
-
-/** Rows of one look. */
-const PAGE = 200
 
 export class CollectionPlan {
   readonly #options: PlanOptions
@@ -29,8 +34,9 @@ export class CollectionPlan {
 
   /** First of all. */
   async *manifests(): AsyncGenerator<Garbage> {
-    const { garbage } = this.#options.metadata
-    for await (const first of this.#pages((page) => garbage.manifests(page))) {
+    const { before, metadata } = this.#options
+    const { garbage } = metadata
+    for await (const first of this.#parts((from) => garbage.manifests(before, from))) {
       const next = [first]
       for (let it = next.pop(); it !== undefined; it = next.pop()) {
         if (!this.#manifests.add(it)) continue
@@ -42,10 +48,13 @@ export class CollectionPlan {
 
   /** Once {@link manifests} has come to its end. */
   async *links(): AsyncGenerator<Garbage> {
-    const { garbage } = this.#options.metadata
-    for await (const it of this.#pages((page) => garbage.links(page))) if (this.#links.add(it)) yield it
+    const { before, metadata } = this.#options
+    const { garbage } = metadata
+    for await (const it of this.#parts((from) => garbage.links(before, from))) {
+      if (this.#links.add(it)) yield it
+    }
     for (const manifest of this.#manifests.all()) {
-      for (const { digest } of await this.#options.metadata.manifests.children(manifest.digest)) {
+      for (const { digest } of await metadata.manifests.children(manifest.digest)) {
         const it = await this.#linkLetGo(manifest.repository, digest)
         if (it !== undefined && this.#links.add(it)) yield it
       }
@@ -56,12 +65,13 @@ export class CollectionPlan {
   async *blobs(): AsyncGenerator<BlobInfo> {
     const { metadata, signal } = this.#options
     const told = new Set<Digest>()
-    for (let last: Digest | undefined; ;) {
-      const page = await metadata.garbage.blobs({ limit: PAGE, ...(last === undefined ? {} : { last }) })
-      for (const it of page) told.add(it.digest)
-      yield* page
-      last = page.at(-1)?.digest
-      if (page.length < PAGE) break
+    for (let from: Digest | undefined; ;) {
+      await breathe(signal)
+      const { found, next } = await metadata.garbage.blobs(from)
+      for (const it of found) told.add(it.digest)
+      yield* found
+      if (next === undefined) break
+      from = next
     }
     for (const { digest } of [...this.#links.all(), ...this.#manifests.all()]) {
       signal.throwIfAborted()
@@ -72,20 +82,13 @@ export class CollectionPlan {
     }
   }
 
-  async *#pages(
-    list: (page: {
-      before: EpochMs
-      limit: number
-      last?: Garbage | undefined
-    }) => Promise<readonly Garbage[]>,
-  ): AsyncGenerator<Garbage> {
-    const { before, signal } = this.#options
-    for (let last: Garbage | undefined; ;) {
-      signal.throwIfAborted()
-      const page = await list({ before, limit: PAGE, last })
-      yield* page
-      last = page.at(-1)
-      if (page.length < PAGE) return
+  async *#parts(list: (from: GarbagePlace | undefined) => Promise<GarbagePart>): AsyncGenerator<Garbage> {
+    for (let from: GarbagePlace | undefined; ;) {
+      await breathe(this.#options.signal)
+      const { found, next } = await list(from)
+      yield* found
+      if (next === undefined) return
+      from = next
     }
   }
 
@@ -134,6 +137,12 @@ export class CollectionPlan {
     const naming = await this.#options.metadata.garbage.namedBy(repository, digest, role)
     return naming.some((manifest) => !this.#manifests.has(repository, manifest))
   }
+}
+
+/** Reads are done at once, one after the other: everything else gets its turn between them. */
+export async function breathe(signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  await immediate()
 }
 
 /** What goes, by repository. */

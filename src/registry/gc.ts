@@ -11,9 +11,16 @@ import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { Locks } from '../store/locks.ts'
-import type { EpochMs, Garbage, MetadataStore } from '../store/metadata.ts'
+import type {
+  EpochMs,
+  Garbage,
+  GarbagePart,
+  GarbagePlace,
+  MetadataStore,
+  MetadataTransaction,
+} from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
-import { CollectionPlan } from './gc-plan.ts'
+import { breathe, CollectionPlan } from './gc-plan.ts'
 
 type Milliseconds = number
 
@@ -44,12 +51,9 @@ export interface Collected {
 const MINUTE: Milliseconds = 60_000
 const HOUR: Milliseconds = 60 * MINUTE
 
-/** Rows of one look; between two of them everything else gets its turn. */
-const BATCH = 200
-
 interface Sweep {
-  readonly find: () => Promise<readonly Garbage[]>
-  readonly remove: (it: Garbage) => Promise<void>
+  readonly find: (from: GarbagePlace | undefined) => Promise<GarbagePart>
+  readonly remove: (tx: MetadataTransaction, it: Garbage) => void
   readonly told: (it: Garbage) => Collected
 }
 
@@ -145,9 +149,8 @@ export class Collector {
   #manifests(): Sweep {
     const { metadata, now } = this.#options
     return {
-      find: () => metadata.garbage.manifests({ before: this.#before(), limit: BATCH }),
-      remove: ({ repository, digest, since }) =>
-        metadata.transaction((tx) => tx.deleteManifest(repository, digest, since)),
+      find: (from) => metadata.garbage.manifests(this.#before(), from),
+      remove: (tx, { repository, digest, since }) => tx.deleteManifest(repository, digest, since),
       told: ({ repository, digest, since }) => ({
         what: 'manifest',
         repository: repository.name,
@@ -161,10 +164,9 @@ export class Collector {
   #links(): Sweep {
     const { metadata, now } = this.#options
     return {
-      find: () => metadata.garbage.links({ before: this.#before(), limit: BATCH }),
+      find: (from) => metadata.garbage.links(this.#before(), from),
       // Uploads and mounts hold the digest, not the repository: a newer link is not the one that was found.
-      remove: ({ repository, digest, since }) =>
-        metadata.transaction((tx) => tx.unlinkBlob(repository, digest, since)),
+      remove: (tx, { repository, digest, since }) => tx.unlinkBlob(repository, digest, since),
       told: ({ repository, digest, since }) => ({
         what: 'link',
         repository: repository.name,
@@ -175,34 +177,49 @@ export class Collector {
     }
   }
 
-  /** Batch by batch; each entry is looked for again under its repository's lock. */
-  async *#sweep({ find, remove, told }: Sweep, signal: AbortSignal): AsyncGenerator<Collected> {
-    for (;;) {
-      signal.throwIfAborted()
-      const found = await find()
-      const removed: Collected[] = []
-      for (const [name, entries] of byRepository(found)) {
-        using _held = await this.#options.locks.exclusive(`repository ${name}`, signal)
-        const still = new Set((await find()).map(keyOf))
-        for (const entry of entries.filter((it) => still.has(keyOf(it)))) {
-          await remove(entry)
-          removed.push(told(entry))
+  /** Part by part, and again while that lets something go; each entry is looked for again under its repository's lock. */
+  async *#sweep(sweep: Sweep, signal: AbortSignal): AsyncGenerator<Collected> {
+    for (let all = 1; all > 0;) {
+      all = 0
+      for (let from: GarbagePlace | undefined; ;) {
+        await breathe(signal)
+        const { found, next } = await sweep.find(from)
+        for (const [name, entries] of byRepository(found)) {
+          const removed = await this.#removeAll(sweep, name, entries, from, signal)
+          yield* removed
+          all += removed.length
         }
+        if (next === undefined) break
+        from = next
       }
-      yield* removed
-      if (removed.length === 0) return
     }
+  }
+
+  async #removeAll(
+    { find, remove, told }: Sweep,
+    name: string,
+    entries: readonly Garbage[],
+    from: GarbagePlace | undefined,
+    signal: AbortSignal,
+  ): Promise<readonly Collected[]> {
+    const { locks, metadata } = this.#options
+    using _held = await locks.exclusive(`repository ${name}`, signal)
+    const still = new Set((await find(from)).found.map(keyOf))
+    const gone = entries.filter((it) => still.has(keyOf(it)))
+    await metadata.transaction((tx) => gone.forEach((it) => remove(tx, it)))
+    return gone.map(told)
   }
 
   async *#sweepBlobs(signal: AbortSignal): AsyncGenerator<Collected> {
     const { garbage } = this.#options.metadata
-    for (let last: Digest | undefined; ;) {
-      const found = await garbage.blobs({ limit: BATCH, ...(last === undefined ? {} : { last }) })
+    for (let from: Digest | undefined; ;) {
+      await breathe(signal)
+      const { found, next } = await garbage.blobs(from)
       for (const { digest, size } of found) {
         if (await this.#remove(digest, signal)) yield unheld(digest, size)
       }
-      last = found.at(-1)?.digest
-      if (found.length < BATCH) return
+      if (next === undefined) return
+      from = next
     }
   }
 

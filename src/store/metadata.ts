@@ -115,17 +115,17 @@ export interface QueuedEvent {
   readonly queuedAt: EpochMs
 }
 
-/** What nobody names any more, and what keeps the rest. */
+/** What nobody names any more, and what keeps the rest. Lists come in parts, each of which is little work. */
 export interface GarbageIndex {
   /**
    * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
    * what they refer to is gone.
    */
-  manifests(page: GarbagePage): Promise<readonly Garbage[]>
+  manifests(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart>
   /** Blobs of local repositories, last uploaded, mounted or looked at before `before`, that no manifest there names. */
-  links(page: GarbagePage): Promise<readonly Garbage[]>
-  /** Bytes that no repository holds and no upstream gave. Lexical, those after `last`. */
-  blobs(page: { readonly last?: Digest; readonly limit: number }): Promise<readonly BlobInfo[]>
+  links(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart>
+  /** Bytes that no repository holds and no upstream gave. */
+  blobs(from?: Digest): Promise<{ readonly found: readonly BlobInfo[]; readonly next: Digest | undefined }>
   /** Whether anybody holds these bytes, or an upstream gave them. */
   wanted(digest: Digest): Promise<boolean>
   /** What keeps a manifest in its repository; undefined when it is not there. */
@@ -136,11 +136,16 @@ export interface GarbageIndex {
   holders(digest: Digest): Promise<Holders>
 }
 
-export interface GarbagePage {
-  readonly before: EpochMs
-  /** Exclusive; the order is the one of the lists. */
-  readonly last?: Garbage | undefined
-  readonly limit: number
+/** Where a part of a list ends, and the next begins. */
+export interface GarbagePlace {
+  readonly repository: RepositoryKey
+  readonly digest: Digest
+}
+
+export interface GarbagePart {
+  readonly found: readonly Garbage[]
+  /** Undefined: that was the last part. */
+  readonly next: GarbagePlace | undefined
 }
 
 export interface Garbage {

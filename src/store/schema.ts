@@ -169,6 +169,14 @@ const MIGRATIONS: readonly Migration[] = [
       .execute()
     await schema.createIndex('event_by_endpoint').on('event').columns(['endpoint', 'id']).execute()
   },
+  async (db) => {
+    await db.schema
+      .createIndex('manifest_released')
+      .on('manifest')
+      .columns(['repository', 'digest'])
+      .where(sql.ref('released_at'), 'is not', null)
+      .execute()
+  },
 ]
 
 /**

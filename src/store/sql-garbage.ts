@@ -6,19 +6,25 @@
  */
 import { sql, type Kysely } from 'kysely'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobInfo } from './blob-store.ts'
+import type { RepositoryName } from '../oci/reference.ts'
 import {
   LOCAL,
   type EpochMs,
   type Garbage,
   type GarbageIndex,
-  type GarbagePage,
+  type GarbagePart,
+  type GarbagePlace,
   type Hold,
   type Holders,
   type RepositoryKey,
 } from './metadata.ts'
 import type { RepositoryId, Tables } from './schema.ts'
 import { repositoryId } from './sql-rows.ts'
+
+/** Rows that are looked at in one go: a few milliseconds. */
+const PART = 1_000
+
+const NOTHING: GarbagePart = { found: [], next: undefined }
 
 export class SqlGarbage implements GarbageIndex {
   readonly #db: Kysely<Tables>
@@ -27,14 +33,24 @@ export class SqlGarbage implements GarbageIndex {
     this.#db = db
   }
 
-  async manifests({ before, last, limit }: GarbagePage): Promise<readonly Garbage[]> {
-    const from = after(last)
+  async manifests(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart> {
+    const scanned = await this.#db
+      .selectFrom('manifest as m')
+      .select(['m.repository', 'm.digest'])
+      .where('m.released_at', 'is not', null)
+      .where(isBetween('m', from))
+      .orderBy('m.repository')
+      .orderBy('m.digest')
+      .limit(PART)
+      .execute()
+    const to = scanned.at(-1)
+    if (to === undefined) return NOTHING
     const rows = await this.#db
       .selectFrom('manifest as m')
       .innerJoin('repository as r', 'r.id', 'm.repository')
       .select(['r.registry', 'r.name', 'm.digest', 'm.size', 'm.released_at as since'])
-      .where('r.registry', '=', LOCAL)
       .where('m.released_at', '<=', before)
+      .where(isBetween('m', from, to))
       .where((eb) =>
         eb.not(
           eb.exists(
@@ -71,23 +87,28 @@ export class SqlGarbage implements GarbageIndex {
           ),
         ),
       )
-      .where(sql<boolean>`(m.repository, m.digest) > (${from.id}, ${from.digest})`)
-      .orderBy('m.repository')
-      .orderBy('m.digest')
-      .limit(limit)
       .execute()
-    return rows.map(garbageOf)
+    return partOf(rows, scanned)
   }
 
-  async links({ before, last, limit }: GarbagePage): Promise<readonly Garbage[]> {
-    const from = after(last)
+  async links(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart> {
+    const scanned = await this.#db
+      .selectFrom('repository_blob as l')
+      .select(['l.repository', 'l.digest'])
+      .where(isBetween('l', from))
+      .orderBy('l.repository')
+      .orderBy('l.digest')
+      .limit(PART)
+      .execute()
+    const to = scanned.at(-1)
+    if (to === undefined) return NOTHING
     const rows = await this.#db
       .selectFrom('repository_blob as l')
       .innerJoin('repository as r', 'r.id', 'l.repository')
       .innerJoin('blob as b', 'b.digest', 'l.digest')
       .select(['r.registry', 'r.name', 'l.digest', 'b.size', 'l.linked_at as since'])
-      .where('r.registry', '=', LOCAL)
       .where('l.linked_at', '<=', before)
+      .where(isBetween('l', from, to))
       .where((eb) =>
         eb.not(
           eb.exists(
@@ -100,21 +121,26 @@ export class SqlGarbage implements GarbageIndex {
           ),
         ),
       )
-      .where(sql<boolean>`(l.repository, l.digest) > (${from.id}, ${from.digest})`)
-      .orderBy('l.repository')
-      .orderBy('l.digest')
-      .limit(limit)
       .execute()
-    return rows.map(garbageOf)
+    return partOf(rows, scanned)
   }
 
-  async blobs(page: { readonly last?: Digest; readonly limit: number }): Promise<readonly BlobInfo[]> {
-    return await this.#unheld()
-      .select(['b.digest', 'b.size'])
-      .where('b.digest', '>', page.last ?? ('' as Digest))
-      .orderBy('b.digest')
-      .limit(page.limit)
+  async blobs(from = '' as Digest): ReturnType<GarbageIndex['blobs']> {
+    const scanned = await this.#db
+      .selectFrom('blob')
+      .select('digest')
+      .where('digest', '>', from)
+      .orderBy('digest')
+      .limit(PART)
       .execute()
+    const to = scanned.at(-1)
+    if (to === undefined) return { found: [], next: undefined }
+    const found = await this.#unheld()
+      .select(['b.digest', 'b.size'])
+      .where('b.digest', '>', from)
+      .where('b.digest', '<=', to.digest)
+      .execute()
+    return { found, next: scanned.length < PART ? undefined : to.digest }
   }
 
   async wanted(digest: Digest): Promise<boolean> {
@@ -214,11 +240,33 @@ export class SqlGarbage implements GarbageIndex {
   }
 }
 
-/** Pages go on where the last one ended: lists are in the order of repository and digest. */
-function after(last: Garbage | undefined): { id: RepositoryId; digest: Digest } {
-  return last === undefined
-    ? { id: '' as RepositoryId, digest: '' as Digest }
-    : { id: repositoryId(last.repository), digest: last.digest }
+interface Row {
+  readonly repository: RepositoryId
+  readonly digest: Digest
+}
+
+/**
+ * Lists are in the order of repository and digest, and local repositories stand together in it.
+ *
+ * @param to its last row; undefined: to the end of the local ones. Never both: only one bound is found by the index
+ */
+function isBetween(table: 'm' | 'l', from: GarbagePlace | undefined, to?: Row) {
+  const key = sql`(${sql.ref(`${table}.repository`)}, ${sql.ref(`${table}.digest`)})`
+  const start = from === undefined ? `${LOCAL}/` : repositoryId(from.repository)
+  const first = sql`${key} > (${start}, ${from?.digest ?? ''})`
+  // `0` is what follows a slash.
+  return to === undefined
+    ? sql<boolean>`${first} and ${key} < (${`${LOCAL}0`}, '')`
+    : sql<boolean>`${first} and ${key} <= (${to.repository}, ${to.digest})`
+}
+
+function partOf(rows: readonly Parameters<typeof garbageOf>[0][], scanned: readonly Row[]): GarbagePart {
+  const to = scanned.length < PART ? undefined : scanned.at(-1)
+  const name = to?.repository.slice(LOCAL.length + 1) as RepositoryName
+  return {
+    found: rows.map(garbageOf),
+    next: to && { repository: { registry: LOCAL, name }, digest: to.digest },
+  }
 }
 
 function garbageOf(row: {
