@@ -28,7 +28,7 @@ export interface SavedManifest {
   readonly mediaType: string
 }
 
-export interface SavedBlob {
+interface SavedBlob {
   readonly digest: Digest
   readonly size: Bytes
 }
