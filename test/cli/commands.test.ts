@@ -5,6 +5,8 @@ import { existsSync, lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'tap'
+import { gc } from '../../src/cli/gc.ts'
+import { recordedEdge } from '../support/edge.ts'
 import { image } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
 import { commandLine, Entrepot, entrepot } from '../support/process.ts'
@@ -64,7 +66,9 @@ test('after a crash the socket that is left stands in nobody’s way', async (t)
   crashed.program.kill('SIGKILL')
   await crashed.program.exited
   t.ok(existsSync(join(root, 'control.sock')))
-  t.match(await entrepot({ dir }, 'gc', '--dry-run'), { code: 0, stdout: total(4, freed, 'would be freed') })
+  const alone = recordedEdge()
+  t.equal(await gc({ config: join(dir, 'config.yaml'), dryRun: true }, alone), 0)
+  t.match(alone.printed.at(-1), total(4, freed, 'would be freed'))
   const server = await Entrepot.start(t, { dir })
   t.match(await entrepot({ dir }, 'gc'), { code: 0, stdout: total(4, freed, 'freed') })
   await server.logged('command')
@@ -79,11 +83,11 @@ test('Ctrl-C in the middle ends the command at once, and leaves the server whole
   const writer = new DatabaseSync(join(root, 'metadata.sqlite'))
   writer.exec('begin immediate')
   const { command, args, env } = commandLine({ dir })
-  const gc = new Program(t, command, [args[0]!, 'gc', ...args.slice(1)], env)
+  const collecting = new Program(t, command, [args[0]!, 'gc', ...args.slice(1)], env)
   await server.logged('a command begins')
-  gc.kill('SIGINT')
-  t.match(await gc.exited, { code: 130 })
-  t.equal(gc.output, '')
+  collecting.kill('SIGINT')
+  t.match(await collecting.exited, { code: 130 })
+  t.equal(collecting.output, '')
   writer.exec('rollback')
   writer.close()
   await server.logged('command')
@@ -96,7 +100,8 @@ test('Ctrl-C in the middle ends the command at once, and leaves the server whole
 })
 
 test('a configuration that is not valid ends a command with 2', async (t) => {
-  const { code, stderr } = await entrepot({ dir: t.testdir(), config: { zebra: 1 } }, 'gc')
-  t.equal(code, 2)
-  t.match(stderr, /zebra/)
+  const config = join(t.testdir({ 'config.yaml': 'zebra: 1' }), 'config.yaml')
+  const edge = recordedEdge()
+  t.equal(await gc({ config }, edge), 2)
+  t.match(edge.complaints.join(), /zebra/)
 })

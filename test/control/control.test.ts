@@ -1,8 +1,10 @@
 /** Commands and their answers over the control socket, in one process. */
+import { spawn } from 'node:child_process'
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, renameSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { test, type Test } from 'tap'
 import { reachServer } from '../../src/control/client.ts'
 import type { Operations } from '../../src/control/operations.ts'
@@ -216,4 +218,19 @@ test('what another version says is refused in words', async (t) => {
   for (const body of ['', '{', '7', 'null', JSON.stringify({ a: 'x'.repeat(100_000) })]) {
     t.match(await send('POST', '/gc', body), /^400 .*not a JSON object/)
   }
+})
+
+test('another user cannot connect', { skip: process.getuid?.() !== 0 && 'needs root' }, async (t) => {
+  const { root, socket } = await control(t, endless().gc)
+  chmodSync(root, 0o755)
+  const connect = `require('node:net').connect(${JSON.stringify(socket)})
+    .on('error', ({ code }) => console.log(code)).on('connect', function () { console.log('in'); this.destroy() })`
+  const asNobody = async (): Promise<string> => {
+    const child = spawn(process.execPath, ['-e', connect], { uid: 65534, gid: 65534, cwd: '/', env: {} })
+    t.teardown(() => child.kill())
+    return text(child.stdout)
+  }
+  t.equal(await asNobody(), 'EACCES\n')
+  chmodSync(socket, 0o666)
+  t.equal(await asNobody(), 'in\n', 'it is the mode that keeps him out')
 })
