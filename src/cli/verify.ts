@@ -59,13 +59,19 @@ export function verify(options: CommonOptions & { readonly repair?: boolean }, e
       wrong.length === 0 ? 'nothing is wrong' : `${wrong.length} wrong`,
       ...(repair && wrong.length > 0 ? [`${wrong.length - remaining.length} mended`] : []),
       ...(repair && remaining.length > 0 ? [`${remaining.length} still wrong`] : []),
-      ...(lost.length > 0 ? [`${lost.length} of them of pushed content: push it again, or restore it`] : []),
+      ...(lost.length > 0 ? [`${lost.length} of them of pushed content: ${adviceFor(lost, repair)}`] : []),
     ]
     edge.print(
       `${count(checked.blobs, 'file', 'files')} checked, ${sizeText(checked.bytes)}: ${verdict.join(', ')}`,
     )
     return remaining.length > 0 ? 1 : 0
   })
+}
+
+function adviceFor(lost: readonly Finding[], repair: boolean): string {
+  // As long as a damaged file is in its place, a client that pushes is told that it is here.
+  const inTheWay = !repair && lost.some(({ kind }) => kind === 'corrupt')
+  return `${inTheWay ? '--repair puts it aside, then ' : ''}push it again, or restore it`
 }
 
 function told({ blobs, totalBlobs, bytes, totalBytes }: Progress): string {

@@ -57,7 +57,9 @@ export type BackupEvent =
   | { readonly lost: { readonly digest: Digest; readonly why: string; readonly uses: readonly string[] } }
   | { readonly saved: SavedTotals }
 
+/** What is read at once. A piece that goes through the socket is a line of text there. */
 const PIECE: Bytes = 1024 * 1024
+const PIECE_OF_TEXT: Bytes = 48 * 1024
 
 /** @param args.to an absolute path; undefined: the archive comes in pieces */
 export async function* backup(
@@ -66,7 +68,8 @@ export async function* backup(
   signal: AbortSignal,
 ): AsyncGenerator<BackupEvent, void, undefined> {
   await using file = to === undefined ? undefined : await told(to, options.create(to))
-  for await (const part of archive(options, signal)) {
+  const piece = file === undefined ? PIECE_OF_TEXT : PIECE
+  for await (const part of archive(options, piece, signal)) {
     signal.throwIfAborted()
     if (!(part instanceof Uint8Array)) yield part
     else if (part.length === 0) continue
@@ -89,6 +92,7 @@ async function told<T>(path: string | undefined, work: Promise<T>): Promise<T> {
 /** A piece is only good until the next is asked for. */
 async function* archive(
   options: BackupOptions,
+  piece: Bytes,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array | BackupEvent, void, undefined> {
   const { openSnapshot, pins, now } = options
@@ -103,7 +107,7 @@ async function* archive(
   const at = new Date(now())
   const totalBytes = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const lost: Digest[] = []
-  const buffer = Buffer.allocUnsafeSlow(PIECE)
+  const buffer = Buffer.allocUnsafeSlow(piece)
   let bytes = 0
   yield* small(LAYOUT_FILE, LAYOUT, at)
   for (const [digest, size] of sizes) {
