@@ -196,6 +196,19 @@ test('nobody is told a name that would be refused, or lead elsewhere', async (t)
   t.same(await names(mirror, 'q=nginx'), ['nginx-tools', 'docker.io/bitnami/nginx'])
 })
 
+test('what came from an upstream that is not configured any more is not told', async (t) => {
+  const upstream = await simulate(t)
+  upstream.addImage('some/nginx', '1', image())
+  const before = await startMirror(t, upstream, {
+    config: { upstreams: { 'quay.io': { url: upstream.url } } },
+  })
+  await pull(`${before.url}/v2/quay.io/some/nginx/manifests/1`)
+  await eventually('it is found', async () => (await names(before, 'q=nginx')).length === 1)
+  await before.close()
+  const after = await startMirror(t, upstream, { root: before.root })
+  t.same(await names(after, 'q=nginx'), [])
+})
+
 test('a term goes out once a minute, however many search for it', async (t) => {
   const clock = { now: 1_700_000_000_000 }
   const hub = await startHub(t)
@@ -256,9 +269,13 @@ test('when Docker Hub fails, what is here is found, and Docker Hub is left alone
   t.equal(hub.asked.length, asked + 2)
 })
 
-test('a search does not wait for a Docker Hub that says nothing', async (t) => {
+test('a search does not wait for a Docker Hub that takes its time', async (t) => {
   const hub = await startHub(t)
-  hub.answer = () => undefined
+  hub.answer = (response) => {
+    // Always something, and never an end.
+    const trickle = setInterval(() => response.write(' '), 20)
+    response.once('close', () => clearInterval(trickle))
+  }
   const mirror = await start(t, { hubSearchUrl: hub.url })
   t.same(await names(mirror, 'q=nginx'), ['docker.io/library/nginx', 'nginx-tools'])
   t.equal(hub.asked.length, 1)

@@ -57,7 +57,13 @@ test('a receiver that takes too long is asked again', async (t) => {
   const listener = await Listener.start(t)
   let stuck = 2
   listener.behave = (response, post) => {
-    if (stuck-- > 0) return
+    // Nothing at first, then one interim answer after the other.
+    if (stuck-- === 2) return
+    if (stuck === 0) {
+      const more = setInterval(() => response.writeProcessing(), 10)
+      response.once('close', () => clearInterval(more))
+      return
+    }
     listener.taken.push(...post.events)
     response.end()
   }

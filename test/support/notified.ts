@@ -21,16 +21,22 @@ export async function startNotified(
   })
 }
 
-/** Small blobs to `team/app`, one after the other. @returns their digests, in order */
-export async function pushSmall(mirror: Mirror, count: number): Promise<string[]> {
-  const digests: string[] = []
-  for (let seed = 0; seed < count; seed++) {
-    const { digest, bytes } = layer({ size: 10, seed })
-    const { status } = await send(`${mirror.url}/v2/team/app/blobs/uploads/?digest=${digest}`, 'POST', bytes)
-    if (status !== 201) throw new Error(`a push was answered ${status}`)
-    digests.push(digest)
+/** Small blobs to `team/app`, in order unless there are several at once. @returns their digests */
+export async function pushSmall(mirror: Mirror, count: number, atOnce = 1): Promise<string[]> {
+  const blobs = Array.from({ length: count }, (_, seed) => layer({ size: 10, seed }))
+  const rest = blobs.values()
+  const push = async (): Promise<void> => {
+    for (const { digest, bytes } of rest) {
+      const { status } = await send(
+        `${mirror.url}/v2/team/app/blobs/uploads/?digest=${digest}`,
+        'POST',
+        bytes,
+      )
+      if (status !== 201) throw new Error(`a push was answered ${status}`)
+    }
   }
-  return digests
+  await Promise.all(Array.from({ length: atOnce }, push))
+  return blobs.map(({ digest }) => digest)
 }
 
 export function digestsTaken(listener: Listener): (string | undefined)[] {
