@@ -1,16 +1,27 @@
 /**
  * What a look at everything finds, and what a repair does about it, on folders that were damaged by hand.
  */
-import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { test, type Test } from 'tap'
 import type { Digest } from '../../src/oci/digest.ts'
 import type { Finding } from '../../src/upkeep/findings.ts'
 import { isWhole, pull, settled, simulate, startMirror } from '../support/app.ts'
+import { collect, keeperOf, NOBODY } from '../support/backups.ts'
 import { alone, blobFile, inDatabase, seedMirrored } from '../support/folder.ts'
 import { image, index, layer, type Image } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
-import { pushBlob } from '../support/push.ts'
+import { pushBlob, pushImage, send } from '../support/push.ts'
 
 const APP = image({ seed: 'app', layers: [3000, 500] })
 const BASE = image({ seed: 'base', layers: [600_000] })
@@ -27,11 +38,21 @@ async function look(root: string, repair = false): Promise<Finding[]> {
   })
 }
 
+/** Made once, and copied: what is written to a folder is synced, which takes its time. */
+let original: Promise<string> | undefined
+
+async function makeOriginal(): Promise<string> {
+  const root = mkdtempSync(path.join(tmpdir(), 'entrepot-verify-'))
+  process.on('exit', () => rmSync(root, { recursive: true, force: true }))
+  await seedLocal(root, [{ name: 'team/app', tags: { 1: APP } }])
+  await seedMirrored(root, { ...HUB, image: BASE })
+  return root
+}
+
 /** `team/app:1` is pushed, `docker.io/library/base:3` mirrored. */
 async function seeded(t: Test): Promise<string> {
   const root = t.testdir()
-  await seedLocal(root, [{ name: 'team/app', tags: { 1: APP } }])
-  await seedMirrored(root, { ...HUB, image: BASE })
+  cpSync(await (original ??= makeOriginal()), root, { recursive: true })
   return root
 }
 
@@ -305,4 +326,37 @@ test('something that is no file in the place of a pushed blob is told and not to
     t.match(await look(root, repair), [{ kind: 'unreadable', origin: 'pushed', wrong: true, remains: true }])
   }
   t.ok(existsSync(file))
+})
+
+test('amid pushes, deletes and collections nothing is found, and nothing is mended', async (t) => {
+  const root = t.testdir()
+  const server = await startMirror(t, NOBODY, { root, config: { push: { gcGrace: '1ms' } } })
+  const keeper = await keeperOf(root)
+  let going = true
+  const churn = async (name: string): Promise<void> => {
+    const repository = `${server.url}/v2/team/${name}`
+    for (let round = 0; going; round++) {
+      const it = image({ seed: `${name} ${round % 4}`, layers: [300_000, { size: 2000, seed: 'shared' }] })
+      await pushImage(repository, it, `t${round % 3}`)
+      await send(`${repository}/manifests/${it.manifest.digest}`, 'DELETE')
+    }
+  }
+  const sweep = async (): Promise<void> => {
+    while (going) await collect(keeper)
+  }
+  const work = [churn('one'), churn('two'), sweep()]
+  const wrong: Finding[] = []
+  try {
+    for (let times = 0; times < 6; times++) {
+      for await (const event of keeper.verify({ repair: times % 2 === 1 }, new AbortController().signal)) {
+        if ('finding' in event && event.finding.wrong) wrong.push(event.finding)
+      }
+    }
+  } finally {
+    going = false
+    await Promise.all(work)
+  }
+  t.same(wrong, [])
+  await server.close()
+  t.notOk(existsSync(path.join(root, 'quarantine')))
 })
