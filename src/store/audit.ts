@@ -50,7 +50,7 @@ export interface AuditIndex extends AsyncDisposable {
   naming(digest: Digest): Promise<Naming[]>
   /** Repositories in which it may be read as a blob. */
   linkedIn(digest: Digest): Promise<RepositoryKey[]>
-  /** What that manifest names, and is not in that repository. */
+  /** What that manifest names, and is not in that repository; nothing when the manifest is not there either. */
   lacking(repository: RepositoryKey, manifest: Digest): Promise<ChildDescriptor[]>
   /** Tags of local repositories that name no manifest there. */
   danglingTags(): AsyncIterable<{

@@ -172,6 +172,16 @@ export class SqlAudit implements Omit<AuditIndex, typeof Symbol.asyncDispose> {
       .selectFrom('manifest_reference as n')
       .selectAll('n')
       .where('n.manifest', '=', manifest)
+      // What a manifest names is known for as long as any repository holds it.
+      .where((eb) =>
+        eb.exists(
+          eb
+            .selectFrom('manifest as m')
+            .select('m.digest')
+            .where('m.repository', '=', id)
+            .where('m.digest', '=', manifest),
+        ),
+      )
       .where((eb) =>
         eb.not(
           eb.or([
