@@ -40,21 +40,26 @@ export class Backlog {
   /** Counts one more, unless there are too many. @returns whether it is to be queued */
   admit(action: EventAction): boolean {
     const limit = action === 'pull' ? MOST_PULLS : MOST_EVENTS
-    if (this.#waiting >= limit) {
-      this.drop(1)
-      return false
+    if (this.#waiting < limit) {
+      this.count(this.#waiting + 1)
+      return true
     }
-    this.count(this.#waiting + 1)
-    return true
+    const { label, metrics, log } = this.#options
+    metrics.notificationsDropped.inc({ endpoint: label })
+    if (!this.#dropping) {
+      log.warn(
+        { endpoint: label, waiting: this.#waiting },
+        'too many notifications wait, new ones are dropped',
+      )
+    }
+    this.#dropping = true
+    return false
   }
 
-  /** Events that nobody will ever be told. */
-  drop(events: number): void {
-    const { label, metrics, log } = this.#options
-    metrics.notificationsDropped.inc({ endpoint: label }, events)
-    if (this.#dropping) return
-    this.#dropping = true
-    log.warn({ endpoint: label, waiting: this.#waiting }, 'too many notifications wait, new ones are dropped')
+  /** One that counted, and that nobody will ever be told of. */
+  lost(): void {
+    this.#options.metrics.notificationsDropped.inc({ endpoint: this.#options.label })
+    this.delivered()
   }
 
   /** One less. */

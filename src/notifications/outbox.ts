@@ -70,7 +70,7 @@ export class Outbox implements Events {
     try {
       await metadata.transaction((tx) => tx.queueEvents(pulls, now()))
     } catch (err) {
-      for (const { backlog } of pulls) backlog.drop(1)
+      for (const { backlog } of pulls) backlog.lost()
       log.warn({ err, events: pulls.length }, 'pulls were not written down, nobody will be told of them')
     }
   }
