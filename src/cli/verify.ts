@@ -13,6 +13,7 @@ import { count, sizeText } from './units.ts'
 
 /** In the order of the report. */
 const TITLES: Record<FindingKind, string> = {
+  database: 'The metadata database is damaged: nothing else was looked at',
   corrupt: 'Damaged: the bytes are not those of the digest',
   missing: 'Missing: the index names them, the file is gone',
   unreadable: 'Unreadable',

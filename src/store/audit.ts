@@ -36,6 +36,8 @@ export interface Naming {
 }
 
 export interface AuditIndex extends AsyncDisposable {
+  /** What is wrong with the database itself, in its own words; then nothing else that it says can be believed. */
+  problems(): Promise<readonly string[]>
   totals(): Promise<{ readonly blobs: number; readonly bytes: Bytes }>
   /** Every digest that the index speaks of as bytes that are here. Lexical, those after `last`. */
   digests(page: { readonly last: Digest | undefined; readonly limit: number }): Promise<KnownBlob[]>

@@ -14,7 +14,7 @@ const PAGE = 500
 /** A digest names the same thing in all of them. */
 const TABLES = ['blob', 'repository_blob', 'manifest', 'blob_source'] as const
 
-export class SqlAudit implements Omit<AuditIndex, typeof Symbol.asyncDispose> {
+export class SqlAudit implements Omit<AuditIndex, 'problems' | typeof Symbol.asyncDispose> {
   readonly #db: Kysely<Tables>
 
   constructor(db: Kysely<Tables>) {

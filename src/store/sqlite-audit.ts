@@ -2,7 +2,9 @@
  * The index for those who read all of it: on connections of their own, so that nobody waits for them, and, for a
  * snapshot, at one moment for as long as it is read.
  */
+import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
 import { Kysely } from 'kysely'
 import { childrenOf, SqlAudit } from './sql-audit.ts'
 import { repositoryId } from './sql-rows.ts'
@@ -16,7 +18,21 @@ import type { Tables } from './schema.ts'
 /** @param path of the database; it must be there */
 export function openAudit(path: string): AuditIndex {
   const db = new Kysely<Tables>({ dialect: sqliteDialect(openReader(path)) })
-  return Object.assign(new SqlAudit(db), { [Symbol.asyncDispose]: () => db.destroy() })
+  return Object.assign(new SqlAudit(db), {
+    problems: () => problemsOf(path),
+    [Symbol.asyncDispose]: () => db.destroy(),
+  })
+}
+
+async function problemsOf(path: string): Promise<readonly string[]> {
+  const entry = new URL('./sqlite-check-worker.ts', import.meta.url)
+  const worker = new Worker(entry, { workerData: path, execArgv: [] })
+  try {
+    const [problems] = (await once(worker, 'message')) as [readonly string[]]
+    return problems
+  } finally {
+    await worker.terminate()
+  }
 }
 
 /** What was committed before the call is in it, nothing of what comes later. */

@@ -8,6 +8,7 @@ import type { Digest } from '../oci/digest.ts'
 type Bytes = number
 
 /**
+ * - `database`: the index itself is damaged; nothing else is looked at then
  * - `corrupt`: a file does not have the digest that is its name
  * - `missing`: the index names a file that is not there
  * - `unreadable`: a file that cannot be read
@@ -24,6 +25,7 @@ type Bytes = number
  * - `quarantine`: a file that an earlier repair put aside
  */
 export type FindingKind =
+  | 'database'
   | 'corrupt'
   | 'missing'
   | 'unreadable'

@@ -40,6 +40,11 @@ export async function* verify(
 }
 
 async function* look(tools: VerifyTools, lanes: number): AsyncGenerator<VerifyEvent, void, undefined> {
+  const problems = await tools.index.problems()
+  for (const detail of problems) {
+    yield { finding: { ...remark('database', 'metadata.sqlite', detail), wrong: true, remains: true } }
+  }
+  if (problems.length > 0) return
   const totals = await tools.index.totals()
   const done = { blobs: 0, bytes: 0 }
   const progress = (): Progress => ({ ...done, totalBlobs: totals.blobs, totalBytes: totals.bytes })
@@ -87,11 +92,13 @@ async function* unknown({ index, store, signal }: VerifyTools): AsyncGenerator<N
   }
 }
 
+function remark(kind: Finding['kind'], subject: string, detail: string): Finding {
+  const nothing = { wrong: false, origin: 'nobody', uses: [], moreUses: 0, remains: false } as const
+  return { kind, subject, detail, ...nothing }
+}
+
 /** What is worth knowing, and no fault. */
 async function* remarks({ disk, store }: VerifyTools): AsyncGenerator<Finding, void, undefined> {
-  const remark = (kind: Finding['kind'], subject: string, detail: string): Finding => ({
-    ...{ kind, subject, detail, wrong: false, origin: 'nobody', uses: [], moreUses: 0, remains: false },
-  })
   for await (const path of disk.foreign())
     yield remark('foreign', path, 'it is no blob; nothing here uses it')
   const { uploads, downloads, others } = await disk.leftovers()

@@ -13,6 +13,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
 import type { Digest } from '../../src/oci/digest.ts'
 import type { Finding } from '../../src/upkeep/findings.ts'
@@ -258,6 +259,25 @@ test('a tag that names nothing is told, and mended where its manifest is', async
   for (const repair of [false, true, false]) {
     t.match(await look(root, repair), [{ kind: 'tag', subject: 'team/app:1', remains: true }])
   }
+})
+
+test('a damaged database is told, and nothing is done by its word', async (t) => {
+  const root = await seeded(t)
+  const file = path.join(root, 'metadata.sqlite')
+  const database = new DatabaseSync(file)
+  database.exec('pragma wal_checkpoint(truncate)')
+  const { rootpage } = database
+    .prepare("select rootpage from sqlite_master where name = 'blob_source'")
+    .get()!
+  const { page_size: size } = database.prepare('pragma page_size').get()!
+  database.close()
+  const bytes = readFileSync(file)
+  bytes.fill(0xff, (Number(rootpage) - 1) * Number(size), Number(rootpage) * Number(size))
+  writeFileSync(file, bytes)
+  rmSync(blobFile(root, BASE.layers[0]!.digest))
+  const [first, ...others] = await look(root, true)
+  t.match(first, { kind: 'database', subject: 'metadata.sqlite', wrong: true, remains: true })
+  for (const { kind } of others) t.equal(kind, 'database')
 })
 
 test('an upstream tag of which only the name is known is no fault', async (t) => {
