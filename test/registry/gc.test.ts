@@ -1,5 +1,5 @@
 /** What is collected, when, and what never is. */
-import { test } from 'tap'
+import { test, type Test } from 'tap'
 import { LOCAL } from '../../src/store/metadata.ts'
 import type { Collected } from '../../src/registry/gc.ts'
 import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
@@ -13,6 +13,14 @@ const app = image({ layers: [100, 200], seed: 'app' })
 
 async function bytesHere({ store }: LocalRegistry, contents: readonly Content[]): Promise<boolean[]> {
   return Promise.all(contents.map(async ({ digest }) => (await store.stat(digest)) !== undefined))
+}
+
+/** A collection, and that a dry run foresaw all of it. */
+async function collectAsPlanned(t: Test, registry: LocalRegistry): Promise<readonly Collected[]> {
+  const planned = await registry.collect({ dryRun: true })
+  const collected = await registry.collect()
+  t.same(sorted(collected), sorted(planned), 'what was planned goes, and nothing else')
+  return collected
 }
 
 const sorted = (all: readonly Collected[]): string[] => all.map((it) => JSON.stringify(it)).sort()
@@ -60,7 +68,7 @@ test('an index takes its children along, but not those that another names', asyn
   await registry.pushImage('team/app', one, 'one')
   await registry.pushes('team/app').deleteManifest('both' as Reference)
   registry.now += DAY
-  await registry.collect()
+  await collectAsPlanned(t, registry)
   t.same(await bytesHere(registry, [both.manifest, arm.manifest, arm.config]), [false, false, false])
   t.ok((await bytesHere(registry, everything(one))).every(Boolean))
 })
@@ -74,7 +82,7 @@ test('what refers to an image goes with it', async (t) => {
   t.same(await registry.collect(), [])
   await registry.pushes('team/app').deleteManifest(app.manifest.digest)
   registry.now += DAY
-  await registry.collect()
+  await collectAsPlanned(t, registry)
   t.notOk((await bytesHere(registry, [...everything(app), ...everything(signature)])).some(Boolean))
 })
 
@@ -87,7 +95,7 @@ test('an upload that no manifest followed goes; whoever was told "it is here" ha
   registry.now += DAY - 1
   t.same(await registry.collect(), [])
   registry.now += 1
-  await registry.collect()
+  await collectAsPlanned(t, registry)
   t.same(await bytesHere(registry, [blob]), [false])
   t.equal(await registry.reader('team/app').headBlob(blob.digest), undefined)
 })
@@ -104,7 +112,7 @@ test('bytes that another repository holds, or an upstream gave, stay', async (t)
   registry.now += DAY - 1
   await registry.pushBlob('team/two', mounted)
   registry.now += 1
-  await registry.collect()
+  await collectAsPlanned(t, registry)
   t.same(await bytesHere(registry, [mounted, mirrored, app.layers[1]!]), [true, true, false])
   t.ok(await registry.reader('team/two').holds(mounted.digest))
 })
@@ -115,7 +123,7 @@ test('a file that the index has never heard of goes', async (t) => {
   const stray = image({ layers: [50], seed: 'stray' }).layers[0]!
   await registry.pushBlob('team/app', stray)
   await registry.metadata.transaction((tx) => tx.forgetBlob(stray.digest))
-  const collected = await registry.collect()
+  const collected = await collectAsPlanned(t, registry)
   t.match(collected, [{ what: 'blob', digest: stray.digest, bytes: 50, why: 'the index does not know it' }])
   t.same(await bytesHere(registry, [stray]), [false])
 })
