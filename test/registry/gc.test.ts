@@ -80,10 +80,32 @@ test('what refers to an image goes with it', async (t) => {
   await registry.pushImage('team/app', app, '1')
   registry.now += DAY
   t.same(await registry.collect(), [])
-  await registry.pushes('team/app').deleteManifest(app.manifest.digest)
+  await registry.pushes('team/app').deleteManifest('1' as Reference)
   registry.now += DAY
   await collectAsPlanned(t, registry)
   t.notOk((await bytesHere(registry, [...everything(app), ...everything(signature)])).some(Boolean))
+})
+
+test('of what an index named, stays what a tag names, and what refers to something that stays', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const tagged = image({ seed: 'tagged' })
+  const signature = image({ seed: 'signature', subject: app.manifest, artifactType: 'application/vnd.sig' })
+  const gone = image({ seed: 'gone' })
+  const all = index({ images: { one: tagged, two: signature, three: gone } })
+  await registry.pushImage('team/app', app, '1')
+  await registry.pushImage('team/app', all, 'all')
+  await registry.pushImage('team/app', tagged, 'tagged')
+  await registry.pushes('team/app').deleteManifest('all' as Reference)
+  registry.now += DAY
+  await collectAsPlanned(t, registry)
+  t.same(
+    await bytesHere(
+      registry,
+      [all, tagged, signature, gone].map(({ manifest }) => manifest),
+    ),
+    [false, true, true, false],
+  )
+  t.ok((await bytesHere(registry, [...everything(tagged), ...everything(signature)])).every(Boolean))
 })
 
 test('an upload that no manifest followed goes; whoever was told "it is here" has the whole period again', async (t) => {
