@@ -17,7 +17,7 @@ import type { Collected } from '../registry/gc.ts'
 import type { Removed } from '../registry/removals.ts'
 import type { BackupEvent } from '../upkeep/backup.ts'
 import type { VerifyEvent } from '../upkeep/findings.ts'
-import type { RestoreEvent } from '../upkeep/restore.ts'
+import type { RestoreEvent } from '../upkeep/restore-repository.ts'
 
 export interface Operations {
   /** What goes, or would go, as it goes. */
