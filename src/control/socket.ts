@@ -13,7 +13,7 @@ export const SOCKET = 'control.sock'
 const MAX_ROOT_BYTES = 103 - '/control.new/control.sock'.length
 
 /** A folder, by a path that is short enough for sockets in it. Dispose when they are bound, or connected. */
-export interface ShortFolder extends Disposable {
+interface ShortFolder extends Disposable {
   readonly path: string
 }
 
