@@ -68,6 +68,7 @@ export class TolerantMetadata implements MetadataStore {
     }
     this.manifests = {
       get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
+      storedAt: (repository, digest) => or(undefined, inner.manifests.storedAt(repository, digest)),
       list: (repository, page) => or([], inner.manifests.list(repository, page)),
       named: (repository, digest) => or(undefined, inner.manifests.named(repository, digest)),
       children: (manifest) => or([], inner.manifests.children(manifest)),

@@ -102,7 +102,8 @@ export class CollectionPlan {
     const gone: Garbage[] = []
     for (const candidate of new Set(candidates.map((it) => it.digest))) {
       const hold = await metadata.garbage.hold(repository, candidate)
-      if (hold === undefined || hold.tagged || (hold.releasedAt ?? since) > before) continue
+      if (hold === undefined || hold.tagged) continue
+      if (hold.storedAt > before || (hold.releasedAt ?? since) > before) continue
       if (hold.subject !== undefined && (await this.#stays(repository, hold.subject))) continue
       if (await this.#isNamed(repository, candidate, 'manifest')) continue
       gone.push({ repository, digest: candidate, size: hold.size, since: hold.releasedAt ?? since })

@@ -150,7 +150,9 @@ export class Collector {
     const { metadata, now } = this.#options
     return {
       find: (from) => metadata.garbage.manifests(this.#before(), from),
-      remove: (tx, { repository, digest, since }) => tx.deleteManifest(repository, digest, since),
+      // Whoever looks at it holds no lock: one that was looked at meanwhile is not the one that was found.
+      remove: (tx, { repository, digest, since }) =>
+        tx.deleteManifest(repository, digest, since, this.#before()),
       told: ({ repository, digest, since }) => ({
         what: 'manifest',
         repository: repository.name,

@@ -20,6 +20,7 @@ import {
   type EpochMs,
   type ManifestRecord,
   type MetadataStore,
+  type MetadataTransaction,
   type RepositoryKey,
 } from '../store/metadata.ts'
 import { referrersPage } from './referrers.ts'
@@ -54,7 +55,10 @@ export class LocalRepository implements Repository {
 
   async headManifest(reference: Reference): Promise<ManifestHead | undefined> {
     const record = await this.#resolve(reference)
-    return record === undefined ? undefined : { ...record, cache: 'local' }
+    if (record === undefined) return undefined
+    // Whoever asks by digest may leave out what is here, and name it in an index hours later.
+    if (isDigestReference(reference) && !(await this.#touchManifest(reference))) return undefined
+    return { ...record, cache: 'local' }
   }
 
   async manifest(reference: Reference): Promise<ManifestAnswer | undefined> {
@@ -72,9 +76,27 @@ export class LocalRepository implements Repository {
 
   async headBlob(digest: Digest): Promise<BlobHead | undefined> {
     const linkedAt = await this.#metadata.blobs.linkedAt(this.#key, digest)
-    if (linkedAt === undefined || !(await this.#touch(digest, linkedAt))) return undefined
+    if (linkedAt === undefined || !(await this.#touchBlob(digest, linkedAt))) return undefined
     const blob = await this.#store.stat(digest)
     return blob === undefined ? undefined : { ...blob, cache: 'local' }
+  }
+
+  #touchBlob(digest: Digest, linkedAt: EpochMs): Promise<boolean> {
+    return this.#touch(
+      linkedAt,
+      (tx) => tx.touchBlob(this.#key, digest, this.#options.now()),
+      () => this.#metadata.blobs.linked(this.#key, digest),
+    )
+  }
+
+  async #touchManifest(digest: Digest): Promise<boolean> {
+    const storedAt = await this.#metadata.manifests.storedAt(this.#key, digest)
+    if (storedAt === undefined) return false
+    return this.#touch(
+      storedAt,
+      (tx) => tx.touchManifest(this.#key, digest, this.#options.now()),
+      async () => (await this.#metadata.manifests.get(this.#key, digest)) !== undefined,
+    )
   }
 
   /**
@@ -82,15 +104,19 @@ export class LocalRepository implements Repository {
    *
    * @returns false when the collector was faster
    */
-  async #touch(digest: Digest, linkedAt: EpochMs): Promise<boolean> {
+  async #touch(
+    last: EpochMs,
+    touch: (tx: MetadataTransaction) => void,
+    isStillHere: () => Promise<boolean>,
+  ): Promise<boolean> {
     const { touchEveryMs, log, now } = this.#options
-    if (now() - linkedAt < touchEveryMs) return true
+    if (now() - last < touchEveryMs) return true
     try {
-      await this.#metadata.transaction((tx) => tx.touchBlob(this.#key, digest, now()))
-      return await this.#metadata.blobs.linked(this.#key, digest)
+      await this.#metadata.transaction(touch)
+      return await isStillHere()
     } catch (error) {
       // Whoever pulls need not suffer from a database that takes no writes.
-      log.debug({ err: error, digest }, 'a look at a blob was not remembered')
+      log.debug({ err: error }, 'a look was not remembered')
       return true
     }
   }

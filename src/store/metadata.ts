@@ -73,6 +73,8 @@ export interface TagIndex {
 export interface ManifestIndex {
   /** That this repository holds it; the bytes are in the BlobStore. */
   get(repository: RepositoryKey, digest: Digest): Promise<ManifestRecord | undefined>
+  /** When it was last pushed, fetched, or said to be here; undefined when this repository does not hold it. */
+  storedAt(repository: RepositoryKey, digest: Digest): Promise<EpochMs | undefined>
   /** Those that this repository holds, tagged or not. Lexical. */
   list(repository: RepositoryKey, page: Page): Promise<Digest[]>
   /** The descriptor by which a manifest *of this repository* names that digest, and as what. */
@@ -119,7 +121,7 @@ export interface QueuedEvent {
 export interface GarbageIndex {
   /**
    * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
-   * what they refer to is gone.
+   * what they refer to is gone. Nor were they pushed, or said to be here, after it.
    */
   manifests(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart>
   /** Blobs of local repositories, last uploaded, mounted or looked at before `before`, that no manifest there names. */
@@ -160,6 +162,8 @@ export interface Hold {
   readonly size: Bytes
   readonly tagged: boolean
   readonly releasedAt: EpochMs | undefined
+  /** When it was last pushed, or said to be here. */
+  readonly storedAt: EpochMs
   readonly subject: Digest | undefined
 }
 
@@ -190,8 +194,14 @@ export interface MetadataTransaction {
   buryTag(repository: RepositoryKey, tag: Tag, deletedAt: EpochMs): void
   /** Forgets it. A manifest that no tag of the repository names then is released: collected in the end. */
   deleteTag(repository: RepositoryKey, tag: Tag, at: EpochMs): void
-  /** With all its tags. Manifests it names, and those that refer to it, are let go with it. */
-  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void
+  /** It was just said to be here, so it stays for another grace period. Nothing when it is not held. */
+  touchManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void
+  /**
+   * With all its tags. Manifests it names, and those that refer to it, are let go with it.
+   *
+   * @param storedBy only if it was last pushed, or said to be here, by then
+   */
+  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs, storedBy?: EpochMs): void
   /** A tombstone for the whole repository: its name stays taken, everything it held is let go. */
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void
   /** Forgets even the tombstone: the name is free again. */

@@ -42,6 +42,7 @@ export interface Tables {
     artifact_type: string | null
     /** JSON object. */
     annotations: string | null
+    /** Last pushed, fetched, or said to be here. */
     stored_at: EpochMs
     /** Its last tag was deleted, by somebody who meant it. */
     released_at: EpochMs | null

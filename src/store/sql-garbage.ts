@@ -50,6 +50,7 @@ export class SqlGarbage implements GarbageIndex {
       .innerJoin('repository as r', 'r.id', 'm.repository')
       .select(['r.registry', 'r.name', 'm.digest', 'm.size', 'm.released_at as since'])
       .where('m.released_at', '<=', before)
+      .where('m.stored_at', '<=', before)
       .where(isBetween('m', from, to))
       .where((eb) =>
         eb.not(
@@ -158,7 +159,7 @@ export class SqlGarbage implements GarbageIndex {
     const id = repositoryId(repository)
     const manifest = await this.#db
       .selectFrom('manifest')
-      .select(['size', 'released_at', 'subject'])
+      .select(['size', 'released_at', 'stored_at', 'subject'])
       .where('repository', '=', id)
       .where('digest', '=', digest)
       .executeTakeFirst()
@@ -171,11 +172,12 @@ export class SqlGarbage implements GarbageIndex {
       .where('deleted_at', 'is', null)
       .limit(1)
       .executeTakeFirst()
-    const { size, released_at: releasedAt, subject } = manifest
+    const { size, released_at: releasedAt, stored_at: storedAt, subject } = manifest
     return {
       size,
       tagged: tag !== undefined,
       releasedAt: releasedAt ?? undefined,
+      storedAt,
       subject: subject ?? undefined,
     }
   }

@@ -142,8 +142,24 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(this.#db.deleteFrom('tag').where('repository', '=', id).where('tag', '=', tag))
   }
 
-  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
+  touchManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
+    this.#add(
+      this.#db
+        .updateTable('manifest')
+        .set({ stored_at: at })
+        .where('repository', '=', repositoryId(repository))
+        .where('digest', '=', digest),
+    )
+  }
+
+  deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs, storedBy?: EpochMs): void {
     const id = repositoryId(repository)
+    const still = this.#db
+      .selectFrom('manifest as m')
+      .select('m.digest')
+      .where('m.repository', '=', id)
+      .where('m.digest', '=', digest)
+      .$if(storedBy !== undefined, (query) => query.where('m.stored_at', '<=', storedBy ?? 0))
     const children = this.#db
       .selectFrom('manifest_reference')
       .select('manifest_reference.digest')
@@ -155,10 +171,23 @@ export class SqlTransaction implements MetadataTransaction {
         .set({ released_at: at })
         .where('repository', '=', id)
         .where('released_at', 'is', null)
-        .where((eb) => eb.or([eb('digest', 'in', children), eb('subject', '=', digest)])),
+        .where((eb) => eb.or([eb('digest', 'in', children), eb('subject', '=', digest)]))
+        .where((eb) => eb.exists(still)),
     )
-    this.#add(this.#db.deleteFrom('tag').where('repository', '=', id).where('digest', '=', digest))
-    this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id).where('digest', '=', digest))
+    this.#add(
+      this.#db
+        .deleteFrom('tag')
+        .where('repository', '=', id)
+        .where('digest', '=', digest)
+        .where((eb) => eb.exists(still)),
+    )
+    this.#add(
+      this.#db
+        .deleteFrom('manifest')
+        .where('repository', '=', id)
+        .where('digest', '=', digest)
+        .$if(storedBy !== undefined, (query) => query.where('stored_at', '<=', storedBy ?? 0)),
+    )
   }
 
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void {

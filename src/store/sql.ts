@@ -212,6 +212,16 @@ class SqlManifests implements ManifestIndex {
     return row && { digest: row.digest, size: row.size, mediaType: row.media_type }
   }
 
+  async storedAt(repository: RepositoryKey, digest: Digest): Promise<EpochMs | undefined> {
+    const row = await this.#db
+      .selectFrom('manifest')
+      .select('stored_at')
+      .where('repository', '=', repositoryId(repository))
+      .where('digest', '=', digest)
+      .executeTakeFirst()
+    return row?.stored_at
+  }
+
   async list(repository: RepositoryKey, page: Page): Promise<Digest[]> {
     const rows = await this.#db
       .selectFrom('manifest')

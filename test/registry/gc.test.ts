@@ -73,6 +73,53 @@ test('an index takes its children along, but not those that another names', asyn
   t.ok((await bytesHere(registry, everything(one))).every(Boolean))
 })
 
+test('a child that was pushed again stays, for the index that is still to come', async (t) => {
+  const registry = await startLocalRegistry(t)
+  const arm = image({ seed: 'arm' })
+  await registry.pushImage('team/app', index({ images: { arm } }), 'both')
+  await registry.pushes('team/app').deleteManifest('both' as Reference)
+  registry.now += DAY
+  await registry.pushImage('team/app', arm)
+  const planned = await registry.collect({ dryRun: true })
+  t.same(sorted(await registry.collect()), sorted(planned))
+  t.ok(await registry.reader('team/app').manifest(arm.manifest.digest))
+  t.ok((await bytesHere(registry, everything(arm))).every(Boolean))
+})
+
+test('a manifest that somebody was told is here stays for the whole period', async (t) => {
+  const registry = await startLocalRegistry(t)
+  await registry.pushImage('team/app', app, '1')
+  await registry.pushes('team/app').deleteManifest('1' as Reference)
+  registry.now += DAY - HOUR
+  t.ok(await registry.reader('team/app').headManifest(app.manifest.digest))
+  registry.now += DAY - 1
+  t.same(await registry.collect({ dryRun: true }), [])
+  t.same(await registry.collect(), [])
+  registry.now += 1
+  await registry.collect()
+  t.notOk((await bytesHere(registry, everything(app))).some(Boolean))
+})
+
+test('whoever looks at a manifest just as it is to go is told the truth', async (t) => {
+  for (let turns = 0; turns < 4; turns++) {
+    const registry = await startLocalRegistry(t)
+    await registry.pushImage('team/app', app, '1')
+    await registry.pushes('team/app').deleteManifest('1' as Reference)
+    registry.now += DAY
+    let asked = 0
+    let told: Promise<unknown> | undefined
+    registry.turn = async () => {
+      if (asked++ !== turns) return
+      told = registry.reader('team/app').headManifest(app.manifest.digest)
+      await told
+    }
+    await registry.collect()
+    registry.turn = () => Promise.resolve()
+    const here = await registry.reader('team/app').manifest(app.manifest.digest)
+    if (told !== undefined && (await told) !== undefined) t.ok(here, `after ${String(turns)} turns`)
+  }
+})
+
 test('what refers to an image goes with it', async (t) => {
   const registry = await startLocalRegistry(t)
   const signature = image({ seed: 'signature', subject: app.manifest, artifactType: 'application/vnd.sig' })
