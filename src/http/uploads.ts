@@ -78,14 +78,25 @@ export async function serveUpload(
 /** A session that nobody hears of: when it comes to nothing, nothing is left. */
 async function takeWhole(exchange: Exchange, target: PushTarget, digest: Digest): Promise<void> {
   exchange.fields.digest = digest
-  await using session = await target.startUpload(algorithmOf(digest))
+  const session = await target.startUpload(algorithmOf(digest))
   try {
+    await using _session = session
     if (exchange.hasBody) await session.append(streamBody(exchange), undefined)
+    await session.finish(digest)
   } catch (error) {
-    await session.cancel()
+    await giveUp(target, session.id)
     throw error
   }
-  await session.finish(digest)
+}
+
+/** Also one that was kept for whoever would go on with it. Never throws: what is left of it is swept. */
+async function giveUp(target: PushTarget, id: string): Promise<void> {
+  try {
+    await using session = await target.openUpload(id)
+    await session.cancel()
+  } catch {
+    // It has gone already.
+  }
 }
 
 /** @returns false when it was refused, with where the client has to go on */

@@ -452,6 +452,24 @@ test('no upload goes to a namespace of an upstream', async (t) => {
   }
 })
 
+test('of a single POST that the disk does not take nothing is left', async (t) => {
+  const disk = new FaultyFiles()
+  const { mirror, ask } = await start(t, { files: disk.files })
+  const content = randomBytesOf(3 * MiB)
+  const push = (): Promise<Reply> => ask('POST', `${UPLOADS}?digest=${digestOf(content)}`, { body: content })
+  disk.room = MiB
+  const refused = await push()
+  t.same([refused.status, refused.code], [503, 'UNAVAILABLE'])
+  t.match(refused.headers, { 'retry-after': '30' })
+  disk.heal()
+  t.same(partialsIn(mirror.root), [])
+  disk.failing.set('rename', 'ENOSPC')
+  t.equal((await push()).status, 503)
+  disk.heal()
+  t.same(partialsIn(mirror.root), [])
+  t.equal((await push()).status, 201)
+})
+
 test('when the disk is full a client is told so, and goes on when there is room', async (t) => {
   const disk = new FaultyFiles()
   const { ask, begin, standing, pulled } = await start(t, { files: disk.files })
