@@ -1,8 +1,9 @@
 /**
  * Who writes: whether a request certainly comes from a program on this machine that talks to us directly.
  *
- * A page in a browser can make a local program's requests (DNS rebinding) and a proxy on this machine anybody's:
- * so the listener, the peer and the `Host` must all be loopback, and no header may tell of another hop.
+ * A page in a browser can make a local program's requests (DNS rebinding, or a form that it sends across origins)
+ * and a proxy on this machine anybody's: so the listener, the peer and the `Host` must all be loopback, and no header
+ * may tell of another hop, or of a page.
  */
 import { BlockList, isIP } from 'node:net'
 import type { RepositoryName } from '../oci/reference.ts'
@@ -14,6 +15,9 @@ import { namespaceOf, type Services } from './pull.ts'
 const LOOPBACK = new BlockList()
 LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
 LOOPBACK.addAddress('::1', 'ipv6')
+
+/** A browser sets `Origin` on every write that a page asks it for; no client of a registry does. */
+const FOR_OTHERS = new Set(['forwarded', 'via', 'x-real-ip', 'origin'])
 
 /** Of an address or a host name without a port. */
 export function isLoopback(host: string): boolean {
@@ -40,13 +44,12 @@ export function pushTarget(
 /** @param listener the address we listen on */
 function pusherOf(exchange: Exchange, listener: string): Pusher {
   const { request, remote = '' } = exchange
-  const forwarded = Object.keys(request.headers).some(
-    (name) =>
-      name === 'forwarded' || name === 'via' || name.startsWith('x-forwarded-') || name === 'x-real-ip',
+  const forOthers = Object.keys(request.headers).some(
+    (name) => FOR_OTHERS.has(name) || name.startsWith('x-forwarded-') || name.startsWith('sec-fetch-'),
   )
   const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
   return {
-    onThisMachine: !forwarded && [listener, remote, host].every(isLoopback),
+    onThisMachine: !forOthers && [listener, remote, host].every(isLoopback),
     cause: causeOf(exchange),
   }
 }
