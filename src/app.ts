@@ -210,10 +210,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       uploads,
       events,
       settings: pushes,
-      readableHere: async (name, digest) => {
-        const { repository } = await registry.resolve(name, undefined)
-        return repository.holds(digest)
-      },
+      readableHere: (name, digest) => registry.holds(name, digest),
       log,
       now,
     }

@@ -8,6 +8,7 @@
  * upstream hears of a name that rule 2 or 4 takes, and a local name is never filled in from elsewhere.
  */
 import type { MirroredName, Origin } from '../cache/origin.ts'
+import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
@@ -128,6 +129,18 @@ export class NameRegistry implements Registry {
     const mirrored = { origin: entry.origin, name: destination.name }
     const listedAs = `${entry.origin.upstream.key}/${destination.name}`
     return { repository: this.#options.openMirror(mirrored, rule === 'default'), listedAs, namespace, rule }
+  }
+
+  /** Whether a pull by that name may read the blob, and its bytes are here. Asks no upstream. */
+  async holds(name: RepositoryName, digest: Digest): Promise<boolean> {
+    try {
+      const { repository } = await this.resolve(name, undefined)
+      return await repository.holds(digest)
+    } catch (error) {
+      if (error instanceof OciError && (error.code === 'DENIED' || error.code === 'NAME_UNKNOWN'))
+        return false
+      throw error
+    }
   }
 
   async pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {

@@ -192,6 +192,18 @@ test('without a default upstream a free name takes pushes too', async (t) => {
   t.equal(asked(), 0)
 })
 
+test('what must not be pulled cannot be mounted either: it is uploaded', async (t) => {
+  const config = { local: ['ours/**'] }
+  const denying = await startTwoUpstreams(t, { hub: { allow: ['library/**'] }, config })
+  const alone = await startTwoUpstreams(t, { hub: { default: false }, config })
+  for (const { mirror } of [denying, alone]) {
+    const url = `${mirror.url}/v2/ours/app/blobs/uploads/?mount=${digest}&from=other/app`
+    const answer = await send(url, 'POST')
+    t.equal(answer.status, 202)
+    t.match(answer.headers['location'], /^\/v2\/ours\/app\/blobs\/uploads\//)
+  }
+})
+
 test('an unknown ns is an unknown name for writes, too', async (t) => {
   const { mirror, asked } = await startTwoUpstreams(t)
   for (const [method, part] of WRITES) {
