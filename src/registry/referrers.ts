@@ -68,14 +68,15 @@ export function withReferrer(
   change: { readonly add: Descriptor } | { readonly remove: Digest },
 ): Buffer | undefined {
   const document = JSON.parse(index.toString()) as { manifests?: unknown }
-  const before = document.manifests
-  if (!Array.isArray(before)) return undefined
-  const listed = (digest: Digest): boolean => before.some((it: { digest?: unknown }) => it.digest === digest)
+  if (!Array.isArray(document.manifests)) return undefined
+  // Of an index that is none of OCI's anything may be listed.
+  const before = document.manifests as readonly ({ digest?: unknown } | null)[]
+  const listed = (digest: Digest): boolean => before.some((it) => it?.digest === digest)
   if ('add' in change) {
     if (listed(change.add.digest)) return undefined
-    return Buffer.from(JSON.stringify({ ...document, manifests: [...(before as unknown[]), change.add] }))
+    return Buffer.from(JSON.stringify({ ...document, manifests: [...before, change.add] }))
   }
   if (!listed(change.remove)) return undefined
-  const manifests = before.filter((it: { digest?: unknown }) => it.digest !== change.remove) as unknown[]
+  const manifests = before.filter((it) => it?.digest !== change.remove)
   return Buffer.from(JSON.stringify({ ...document, manifests }))
 }

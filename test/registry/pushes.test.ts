@@ -2,6 +2,7 @@
 import net from 'node:net'
 import { test } from 'tap'
 import { MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../../src/oci/descriptor.ts'
+import { digestOf } from '../../src/oci/digest.ts'
 import { settled } from '../support/app.ts'
 import { content, image, index, layer, ZERO_BLOB, type Content } from '../support/images.ts'
 import { pushBlob, pushImage, pushManifest, send } from '../support/push.ts'
@@ -214,6 +215,20 @@ test('a referrers tag that somebody keeps follows what is pushed and deleted', a
   )
   await send(`${repository}/manifests/${one!.manifest.digest}`, 'DELETE')
   t.same(await listed(), [two!.manifest.digest])
+})
+
+test('whatever else is under a referrers tag, what refers to an image can be pushed and deleted', async (t) => {
+  const { mirror } = await startTwoUpstreams(t)
+  const repository = `${mirror.url}/v2/team/app`
+  await pushImage(repository, app, '1')
+  const tag = app.manifest.digest.replace(':', '-')
+  const mediaType = 'application/vnd.example+json'
+  const bytes = Buffer.from(JSON.stringify({ mediaType, manifests: [null, 1] }))
+  t.equal((await pushManifest(repository, { bytes, mediaType, digest: digestOf(bytes) }, tag)).status, 201)
+  const signature = image({ layers: [3], seed: 'signature', subject: app.manifest })
+  t.equal((await pushImage(repository, signature)).status, 201)
+  const url = `${repository}/manifests/${signature.manifest.digest}`
+  t.equal((await send(url, 'DELETE')).status, 202)
 })
 
 test('deleting a tag leaves the manifest, deleting the manifest takes its tags along', async (t) => {
