@@ -58,7 +58,8 @@ export function createOperations(parts: KeepingParts): Operations {
   const openIndex = (): AuditIndex => openAudit(database)
   const removals = new Removals({
     metadata: local.metadata,
-    openPushes: (name) => new LocalPushes(local, name),
+    // Who may do that may change the configuration as well.
+    openPushes: (name) => new LocalPushes({ ...local, settings: { immutable: [] } }, name),
     local: config.local,
   })
   return {

@@ -140,6 +140,7 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
+      for (const tag of await metadata.tags.naming(this.#key, reference)) this.#assertMayUntag(tag)
       const unlisted = await this.#unlisted(reference)
       await this.#keep(unlisted, (tx) => {
         tx.deleteManifest(this.#key, reference, now())
@@ -149,6 +150,7 @@ export class LocalPushes implements PushTarget {
     }
     const tag = await metadata.tags.get(this.#key, reference)
     if (tag === undefined || tag.deletedAt !== undefined) return false
+    this.#assertMayUntag(reference)
     await metadata.transaction((tx) => {
       tx.deleteTag(this.#key, reference, now())
       this.#tell(tx, { action: 'delete', kind: 'manifest', tag: reference })
@@ -297,6 +299,11 @@ export class LocalPushes implements PushTarget {
   async #assertMayTag(tag: Tag, digest: Digest): Promise<void> {
     const before = await this.#context.metadata.tags.get(this.#key, tag)
     if (before === undefined || before.deletedAt !== undefined || before.digest === digest) return
+    assertMayMove(this.name, tag, this.#context.settings)
+  }
+
+  /** A tag that is deleted and pushed again has moved. */
+  #assertMayUntag(tag: Tag): void {
     assertMayMove(this.name, tag, this.#context.settings)
   }
 

@@ -41,7 +41,7 @@ export interface PushTarget {
 
   /** @throws OciError MANIFEST_INVALID, DIGEST_INVALID, MANIFEST_BLOB_UNKNOWN, DENIED for a tag that must not move */
   putManifest(reference: Reference, manifest: PushedManifest): Promise<KeptManifest>
-  /** @returns false when there is none */
+  /** @returns false when there is none. @throws OciError DENIED for a tag that must not move */
   deleteManifest(reference: Reference): Promise<boolean>
   deleteBlob(digest: Digest): Promise<boolean>
   /** All of it; the name stays local. @returns false when nothing of it is there, not even the repository */

@@ -186,6 +186,20 @@ test('tags of push.immutable stay where they are; others move', async (t) => {
   }
 })
 
+test('tags of push.immutable are not deleted by clients, to be pushed as something else', async (t) => {
+  const { mirror, get } = await startTwoUpstreams(t, { config: { push: { immutable: ['v*'] } } })
+  const repository = `${mirror.url}/v2/team/app`
+  await pushImage(repository, pushed, 'v1')
+  await pushImage(repository, pushed, 'latest')
+  for (const reference of ['v1', pushed.manifest.digest]) {
+    const refused = await send(`${repository}/manifests/${reference}`, 'DELETE')
+    t.equal(refused.status, 403)
+    t.match(messageOf(refused), /push\.immutable .* keeps the tag v1/)
+  }
+  t.same((await get('team/app/manifests/v1')).body, pushed.manifest.bytes)
+  t.equal((await send(`${repository}/manifests/latest`, 'DELETE')).status, 202)
+})
+
 test('without a default upstream a free name takes pushes too', async (t) => {
   const { mirror, asked } = await startTwoUpstreams(t, { hub: { default: false } })
   t.equal((await pushBlob(`${mirror.url}/v2/new/app`, pushed.layers[0]!)).status, 201)
