@@ -10,7 +10,7 @@ import { randomBytes } from 'node:crypto'
 import path from 'node:path'
 import { currentBoot } from './boot.ts'
 import { ExtentMap } from './extents.ts'
-import { nodeFiles, type Files } from './files.ts'
+import { nodeFiles, systemCode, type Files } from './files.ts'
 import { OpenFile } from './open-file.ts'
 import {
   DEFAULT_LIMITS,
@@ -155,10 +155,21 @@ class DiskIngests implements IngestStore {
     if (found === undefined || !isUpload(found) || found.repository !== repository) return undefined
     const idle = this.#take<UploadIdentity>(key)
     if (idle === undefined) return undefined
-    const resumed = await this.#resume(idle, (it) => new UploadFile(it))
-    if (resumed === undefined) await this.#remove(idle.stem)
+    let resumed: UploadFile
+    try {
+      resumed = await this.#reopen(idle, (it) => new UploadFile(it))
+    } catch (error) {
+      // Too many open files, a disk that takes no writes: its client may come back when that is over.
+      if (isPassing(error)) {
+        this.#idle.set(key, idle)
+        throw error
+      }
+      this.#report(error)
+      await this.#remove(idle.stem)
+      return undefined
+    }
     // Its sidecar may be of an earlier run of the machine, and would vouch for nothing that is written now.
-    else await resumed.save()
+    await resumed.save()
     return resumed
   }
 
@@ -241,24 +252,31 @@ class DiskIngests implements IngestStore {
     make: (options: PartialFileOptions<Identity>) => Ingest,
   ): Promise<Ingest | undefined> {
     try {
-      const file = await OpenFile.open(this.#files, `${idle.stem}.part`, 'r+')
-      try {
-        const { size } = await file.describe()
-        if (size < idle.extents.end) throw new Error('a partial file has shrunk')
-        // What was written but not vouched for must not hang on behind a shorter blob, whenever the power goes.
-        if (size > idle.extents.end) {
-          await file.truncate(idle.extents.end)
-          await file.datasync()
-        }
-      } catch (error) {
-        file[Symbol.dispose]()
-        throw error
-      }
-      return this.#start(idle, file, make)
+      return await this.#reopen(idle, make)
     } catch (error) {
       this.#report(error)
       return undefined
     }
+  }
+
+  async #reopen<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
+    idle: Idle<Identity>,
+    make: (options: PartialFileOptions<Identity>) => Ingest,
+  ): Promise<Ingest> {
+    const file = await OpenFile.open(this.#files, `${idle.stem}.part`, 'r+')
+    try {
+      const { size } = await file.describe()
+      if (size < idle.extents.end) throw new Error('a partial file has shrunk')
+      // What was written but not vouched for must not hang on behind a shorter blob, whenever the power goes.
+      if (size > idle.extents.end) {
+        await file.truncate(idle.extents.end)
+        await file.datasync()
+      }
+    } catch (error) {
+      file[Symbol.dispose]()
+      throw error
+    }
+    return this.#start(idle, file, make)
   }
 
   #start<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
@@ -312,4 +330,9 @@ class DiskIngests implements IngestStore {
       this.#litter.add(file)
     }
   }
+}
+
+/** Says nothing of the file itself. */
+function isPassing(error: unknown): boolean {
+  return ['EMFILE', 'ENFILE', 'ENOMEM', 'EROFS', 'EACCES', 'EPERM'].includes(systemCode(error) ?? '')
 }

@@ -5,6 +5,7 @@ import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { nodeFiles, type Descriptor, type Files } from '../../src/store/files.ts'
 import type { UploadIdentity, UploadIngest } from '../../src/store/ingest.ts'
+import { FaultyFiles } from '../support/faulty-files.ts'
 import { luckOf, NO_LUCK, SHORT_FILES, ZEROS } from '../support/power-loss-luck.ts'
 import { PowerLossFiles } from '../support/power-loss.ts'
 import { identityOf, KiB, MiB, openStore, pour, randomBytes, readAll, type Store } from './support.ts'
@@ -205,6 +206,20 @@ test('a session is opened by one at a time, and only for its repository', async 
   await again?.discard()
   t.equal(await store.ingests.openUpload(sessionOf(1), APP), undefined)
   await t.rejects(store.ingests.createUpload({ ...upload(3), session: '../../etc/passwd' }))
+})
+
+test('a session that cannot be opened at the moment is there when it can be', async (t) => {
+  const disk = new FaultyFiles()
+  const { ingests } = await openStore(t, { files: disk.files })
+  const ingest = await ingests.createUpload(upload(1))
+  await append(ingest, randomBytes(SMALL))
+  await ingest.keep()
+  disk.failing.set('create', 'EMFILE')
+  await t.rejects(ingests.openUpload(sessionOf(1), APP), { code: 'EMFILE' })
+  disk.heal()
+  const again = await ingests.openUpload(sessionOf(1), APP)
+  t.equal(again?.prefix, SMALL)
+  await again?.discard()
 })
 
 test('a session without bytes is kept too', async (t) => {
