@@ -129,7 +129,7 @@ export class LocalPushes implements PushTarget {
       references,
     } as const
     await this.#keep(
-      [{ digest, bytes, content, tags }, ...(await this.#listed(digest, bytes.length, content))],
+      [{ digest, bytes, content, tags }, ...(await this.#listed(digest, bytes.length, content, tags))],
       (tx) => this.#tell(tx, ...(tags.size === 0 ? [push] : [...tags].map((tag) => ({ ...push, tag })))),
     )
     return { digest, subject: content.subject?.digest }
@@ -233,9 +233,15 @@ export class LocalPushes implements PushTarget {
   }
 
   /** Where somebody keeps a referrers tag for its subject: that tag's index with this manifest in it. */
-  async #listed(digest: Digest, size: number, content: ManifestContent): Promise<Kept[]> {
+  async #listed(
+    digest: Digest,
+    size: number,
+    content: ManifestContent,
+    tags: ReadonlySet<Tag>,
+  ): Promise<Kept[]> {
     const { subject, mediaType, artifactType, annotations } = content
-    if (subject === undefined) return []
+    // What a tag is to name is not for us to change.
+    if (subject === undefined || tags.has(referrersTag(subject.digest))) return []
     const add = {
       mediaType,
       digest,

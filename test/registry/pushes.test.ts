@@ -217,6 +217,18 @@ test('a referrers tag that somebody keeps follows what is pushed and deleted', a
   t.same(await listed(), [two!.manifest.digest])
 })
 
+test('a referrers tag names what it was pushed as, also when that refers to the same image', async (t) => {
+  const { mirror, get } = await startTwoUpstreams(t)
+  const repository = `${mirror.url}/v2/team/app`
+  await pushImage(repository, app, '1')
+  const [one, two] = ['one', 'two'].map((seed) => image({ layers: [3], seed, subject: app.manifest }))
+  const tag = app.manifest.digest.replace(':', '-')
+  await pushImage(repository, one!)
+  await pushManifest(repository, index({ images: { one: one! } }).manifest, tag)
+  t.equal((await pushImage(repository, two!, tag)).status, 201)
+  t.ok((await get(`team/app/manifests/${tag}`)).body.equals(two!.manifest.bytes))
+})
+
 test('whatever else is under a referrers tag, what refers to an image can be pushed and deleted', async (t) => {
   const { mirror } = await startTwoUpstreams(t)
   const repository = `${mirror.url}/v2/team/app`
