@@ -119,7 +119,11 @@ async function compare(
     if (problem !== undefined) {
       const tags = saved.tags.filter(({ digest }) => digest === manifest.digest).map(({ tag }) => tag)
       tell({ left: { name, manifest: manifest.digest, tags, why: problem } })
-    } else if ((await metadata.manifests.get(key, manifest.digest)) === undefined) manifests.push(manifest)
+      continue
+    }
+    const hold = await metadata.garbage.hold(key, manifest.digest)
+    // What is here and was let go of would be collected: it has come back.
+    if (hold === undefined || hold.releasedAt !== undefined) manifests.push(manifest)
   }
 
   const tags: { tag: Tag; digest: Digest }[] = []

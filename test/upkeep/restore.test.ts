@@ -43,6 +43,20 @@ test('a backup of what came back is the same', async (t) => {
   t.same(await contentsOf(again), await contentsOf(file))
 })
 
+test('what was let go of, and only waits for a collection, comes back for good', async (t) => {
+  const { root, file } = await saved(t)
+  await seedLocal(root, [{ name: 'team/untagged', images: [ARM] }])
+  await alone(root, (keeper) => save(keeper, file))
+  await seedLocal(root, [{ name: 'team/untagged', tags: { once: ARM } }])
+  await alone(root, (keeper, signal) =>
+    toEnd(keeper.rm({ name: 'team/untagged', reference: 'once' }, signal)),
+  )
+  await alone(root, (keeper) => bringBack(keeper, file))
+  const again = `${file}.again`
+  await alone(root, (keeper) => save(keeper, again))
+  t.same(await contentsOf(again), await contentsOf(file))
+})
+
 test('a deleted repository comes back as a name that is taken, unless it lives', async (t) => {
   const { root, file, other } = await saved(t)
   await alone(root, async (keeper, signal) => {
