@@ -40,7 +40,7 @@ import { acquireRootLock } from './store/lock.ts'
 import { InProcessLocks } from './store/locks.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
-import { openMetadata } from './store/sqlite-metadata.ts'
+import { indexSince, openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
 import { RegistryClient } from './upstream/client.ts'
@@ -107,7 +107,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     // The state: closed last, in the reverse order.
     closing.use(acquireRootLock(root))
     const hashers = closing.adopt(new Hashers(), (it) => it.close())
-    const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+    const database = path.join(root, 'metadata.sqlite')
+    const index = closing.adopt(await openMetadata(database), (it) => it.close())
     const localNames = await LocalNames.load(index)
     refuseHiddenNames(config, localNames)
     metadata = index
@@ -199,6 +200,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       ...{ store, metadata: index, locks, metrics, log, now },
       pinned: (digest) => pins.has(digest),
       graceMs: config.push.gcGrace,
+      indexSince: await indexSince(database),
     })
     closing.use(collector.everyNowAndThen())
     const local: LocalContext = {

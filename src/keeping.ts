@@ -25,7 +25,7 @@ import { acquireRootLock } from './store/lock.ts'
 import { InProcessLocks } from './store/locks.ts'
 import { NewFile, openOutside } from './store/outside-file.ts'
 import { openAudit, openSnapshot } from './store/sqlite-audit.ts'
-import { openMetadata } from './store/sqlite-metadata.ts'
+import { indexSince, openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
 import { backup } from './upkeep/backup.ts'
@@ -107,7 +107,8 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
   try {
     const now = Date.now
     const hashers = opening.adopt(new Hashers(), (it) => it.close())
-    const metadata = opening.adopt(await openMetadata(path.join(root, DATABASE)), (it) => it.close())
+    const database = path.join(root, DATABASE)
+    const metadata = opening.adopt(await openMetadata(database), (it) => it.close())
     const localNames = await LocalNames.load(metadata)
     const locks = new InProcessLocks()
     const store = new DiskBlobStore(root)
@@ -119,7 +120,10 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
     const pins = new Pins()
     const pinned = (digest: Digest): boolean => pins.has(digest)
-    const collector = new Collector({ store, metadata, locks, pinned, graceMs, metrics, log, now })
+    const collector = new Collector({
+      ...{ store, metadata, locks, pinned, graceMs, metrics, log, now },
+      indexSince: await indexSince(database),
+    })
     const local: LocalContext = {
       ...{ store, ingests, metadata, locks, localNames, uploads, log, now },
       events: notifier.events,

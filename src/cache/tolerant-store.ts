@@ -6,7 +6,7 @@
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobInfo, BlobReader, BlobStore } from '../store/blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore, ListedBlob } from '../store/blob-store.ts'
 import type { VerifiedFile } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
@@ -43,7 +43,7 @@ export class TolerantBlobStore implements BlobStore {
     return this.#inner.delete(digest)
   }
 
-  list(): AsyncIterable<BlobInfo> {
+  list(): AsyncIterable<ListedBlob> {
     return this.#inner.list()
   }
 

@@ -32,6 +32,8 @@ interface CollectorOptions {
   readonly pinned?: (digest: Digest) => boolean
   /** How long what is not named is kept, from the last time anybody was told that it is here. */
   readonly graceMs: Milliseconds
+  /** When the index came into being, by the clock of the disk: it cannot know the files that were there before. */
+  readonly indexSince?: EpochMs
   readonly metrics: Pick<Metrics, 'collections' | 'collectedBytes'>
   readonly log: Logger
   readonly now: () => EpochMs
@@ -128,13 +130,13 @@ export class Collector {
   }
 
   async *#plan(signal: AbortSignal): AsyncGenerator<Collected> {
-    const { metadata, store, pinned = () => false } = this.#options
+    const { metadata, pinned = () => false } = this.#options
     const plan = new CollectionPlan({ metadata, before: this.#before(), signal })
     const [manifests, links] = [this.#manifests(), this.#links()]
     for await (const it of plan.manifests()) yield manifests.told(it)
     for await (const it of plan.links()) yield links.told(it)
     for await (const { digest, size } of plan.blobs()) if (!pinned(digest)) yield unheld(digest, size)
-    for await (const { digest, size } of strays(store, metadata, signal)) {
+    for await (const { digest, size } of this.#strays(signal)) {
       if (!pinned(digest) && (await this.#isStray(digest, signal))) yield unknown(digest, size)
     }
   }
@@ -226,10 +228,26 @@ export class Collector {
   }
 
   async *#sweepStrays(signal: AbortSignal): AsyncGenerator<Collected> {
-    const { store, metadata } = this.#options
-    for await (const { digest, size } of strays(store, metadata, signal)) {
+    for await (const { digest, size } of this.#strays(signal)) {
       if (await this.#remove(digest, signal)) yield unknown(digest, size)
     }
+  }
+
+  /**
+   * Files that the index has never heard of: a process ended between the file and the commit. Not those from before
+   * the index: it was lost, and what was pushed is in them.
+   */
+  async *#strays(signal: AbortSignal): AsyncGenerator<BlobInfo> {
+    const { store, metadata, log, indexSince = 0 } = this.#options
+    let older = 0
+    for await (const it of store.list()) {
+      signal.throwIfAborted()
+      if ((await metadata.blobs.size(it.digest)) !== undefined) continue
+      if (it.writtenAt < indexSince) older += 1
+      else yield it
+    }
+    if (older > 0)
+      log.warn({ files: older }, 'files are older than the index, and it does not know them: they stay')
   }
 
   /** @returns false when somebody wants it after all */
@@ -245,18 +263,6 @@ export class Collector {
 
   #before(): EpochMs {
     return this.#options.now() - this.#options.graceMs
-  }
-}
-
-/** Files that the index has never heard of: a process ended between the file and the commit. */
-async function* strays(
-  store: BlobStore,
-  metadata: MetadataStore,
-  signal: AbortSignal,
-): AsyncGenerator<BlobInfo> {
-  for await (const it of store.list()) {
-    signal.throwIfAborted()
-    if ((await metadata.blobs.size(it.digest)) === undefined) yield it
   }
 }
 

@@ -5,10 +5,18 @@ import type { Digest } from '../oci/digest.ts'
 import type { VerifiedFile } from './ingest.ts'
 
 export type Bytes = number
+/** Milliseconds since 1970. */
+type EpochMs = number
 
 export interface BlobInfo {
   readonly digest: Digest
   readonly size: Bytes
+}
+
+/** As the list tells of it. */
+export interface ListedBlob extends BlobInfo {
+  /** By the clock of the disk. */
+  readonly writtenAt: EpochMs
 }
 
 export interface BlobStore {
@@ -22,7 +30,7 @@ export interface BlobStore {
    */
   adopt(file: VerifiedFile): Promise<BlobInfo>
   delete(digest: Digest): Promise<void>
-  list(): AsyncIterable<BlobInfo>
+  list(): AsyncIterable<ListedBlob>
 }
 
 export interface BlobReader extends AsyncDisposable {

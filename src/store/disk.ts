@@ -8,7 +8,7 @@ import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
 import { nodeFiles, systemCode, type Files } from './files.ts'
 import { InProcessLocks, type Locks } from './locks.ts'
 import { OpenFile } from './open-file.ts'
-import type { BlobInfo, BlobReader, BlobStore, Bytes } from './blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore, ListedBlob, Bytes } from './blob-store.ts'
 import type { VerifiedFile } from './ingest.ts'
 
 const NEVER = new AbortController().signal
@@ -73,15 +73,15 @@ export class DiskBlobStore implements BlobStore {
     return this.#alone(digest, () => this.#files.remove(this.#path(digest)))
   }
 
-  async *list(): AsyncIterable<BlobInfo> {
+  async *list(): AsyncIterable<ListedBlob> {
     for (const algorithm of ['sha256', 'sha512']) {
       const top = path.join(this.#root, 'blobs', algorithm)
       for (const prefix of await this.#names(top)) {
         for (const hex of await this.#names(path.join(top, prefix))) {
           const digest = `${algorithm}:${hex}`
           if (!isDigest(digest) || !hex.startsWith(prefix) || prefix.length !== 2) continue
-          const info = await this.stat(digest)
-          if (info) yield info
+          const info = await this.#files.stat(this.#path(digest))
+          if (info?.kind === 'file') yield { digest, size: info.size, writtenAt: info.modifiedAt }
         }
       }
     }

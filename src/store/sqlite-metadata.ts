@@ -1,12 +1,18 @@
 /**
  * The metadata database on SQLite: one file, one writing connection in its own thread, one reading one here.
  */
+import { stat } from 'node:fs/promises'
 import { Kysely } from 'kysely'
 import { migrate, type Tables } from './schema.ts'
 import { SqlMetadata } from './sql.ts'
 import { openReader, openWriter, sqliteDialect } from './sqlite.ts'
 import { Writer, type WriterOptions } from './writer.ts'
 import type { MetadataStore } from './metadata.ts'
+
+/** When the database came into being, in milliseconds since 1970 by the clock of the disk; 0 where it does not say. */
+export async function indexSince(path: string): Promise<number> {
+  return (await stat(path)).birthtimeMs
+}
 
 /**
  * Makes the database when it is not there; its folder must be.

@@ -1,7 +1,7 @@
 /**
  * Commands that write, as real processes: through the running server, or alone with the folder's lock.
  */
-import { existsSync, lstatSync } from 'node:fs'
+import { existsSync, lstatSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'tap'
@@ -72,6 +72,17 @@ test('after a crash the socket that is left stands in nobody’s way', async (t)
   const server = await Entrepot.start(t, { dir })
   t.match(await entrepot({ dir }, 'gc'), { code: 0, stdout: total(4, freed, 'freed') })
   await server.logged('command')
+})
+
+test('an index that was lost takes nothing of what was pushed with it', async (t) => {
+  const dir = t.testdir()
+  const root = await seeded(dir)
+  for (const file of readdirSync(root)) if (file.startsWith('metadata.sqlite')) rmSync(join(root, file))
+  const blobs = (): string[] => readdirSync(join(root, 'blobs'), { recursive: true, encoding: 'utf8' }).sort()
+  const before = blobs()
+  t.match(await entrepot({ dir }, 'gc'), { code: 0, stdout: total(0, 0, 'freed') })
+  t.match(await entrepot({ dir }, 'gc'), { code: 0, stdout: total(0, 0, 'freed') }, 'nor later')
+  t.same(blobs(), before)
 })
 
 test('Ctrl-C in the middle ends the command at once, and leaves the server whole', async (t) => {
