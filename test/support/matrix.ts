@@ -21,6 +21,8 @@ const ROOT = path.join(import.meta.dirname, '../..')
 const CLIENTS = [1, 20] as const
 /** Most of them wait. */
 const AT_ONCE = 48
+/** More than the manifests that are kept in memory may weigh, all together: from then on one drives out another. */
+const VISITED_PAD = 64 * 1024
 /** More than a chunk, so that all buffers of the pool are in use when so many are pulled at once. */
 const VISITED_LAYERS = [600 * 1024, 20 * 1024]
 /** A machine that takes longer to say that it lives is busy enough. */
@@ -94,14 +96,14 @@ export class Matrix {
     const worker = async (): Promise<void> => {
       for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
         const [key, upstream] = next
-        upstream.addImage('visited/app', '1', image({ layers: VISITED_LAYERS, seed: key }))
+        upstream.addImage('visited/app', '1', image({ layers: VISITED_LAYERS, pad: VISITED_PAD, seed: key }))
         const base = `${this.entrepot.url}/v2/${key}/visited/app`
         const signal = AbortSignal.timeout(30_000)
         const { outcome } = await pullImage({ base, tag: '1', agent, signal, known: () => undefined })
         if (outcome === 'broken' || outcome === 'hang') throw new Error(`${key} was not served: ${outcome}`)
       }
     }
-    await Promise.all(Array.from({ length: AT_ONCE }, worker))
+    await Promise.all(Array.from({ length: 2 * AT_ONCE }, worker))
     await agent.destroy()
     for (const upstream of this.#upstreams.values()) upstream.closeIdleConnections()
   }
