@@ -5,9 +5,10 @@
  * Spec: the simulator section of the wire notes. Needs nothing of the test runner, so that the demo and the
  * benchmarks use it too.
  */
+import { randomInt } from 'node:crypto'
+import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
-import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Content, Image } from './images.ts'
@@ -123,16 +124,10 @@ export class UpstreamSimulator implements AsyncDisposable {
   /** Up, on the same ports as before. */
   async start(): Promise<void> {
     for (const silence of this.#silences.splice(0)) await silence.end()
+    const host = this.#options.host ?? '127.0.0.1'
     for (const listener of LISTENERS) {
       const server = this.#servers[listener]
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject)
-        server.listen(this.#ports[listener], this.#options.host ?? '127.0.0.1', () => {
-          server.off('error', reject)
-          resolve()
-        })
-      })
-      this.#ports[listener] = (server.address() as AddressInfo).port
+      this.#ports[listener] = await listenOn(server, host, this.#ports[listener])
     }
   }
 
@@ -274,6 +269,23 @@ export class UpstreamSimulator implements AsyncDisposable {
       if (response.headersSent) response.destroy()
       else sendError(call, 500, 'SIMULATOR_FAILED')
       throw error
+    }
+  }
+}
+
+/** Below those that the kernel gives out: a port that is stopped for a while must not be somebody else's then. */
+const PORTS = { first: 10_240, count: 20_000 }
+
+/** @param known 0: any */
+async function listenOn(server: Server, host: string, known: number): Promise<number> {
+  for (let tries = 1; ; tries += 1) {
+    const port = known === 0 ? PORTS.first + randomInt(PORTS.count) : known
+    try {
+      server.listen(port, host)
+      await once(server, 'listening')
+      return port
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || known !== 0 || tries === 100) throw error
     }
   }
 }
