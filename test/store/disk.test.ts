@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
@@ -67,6 +67,16 @@ test('a blob of the wrong size is replaced by the right one', async (t) => {
   t.equal((await store.blobs.stat(digest))?.size, 4, 'the store tells what is there')
   await land(store, content)
   t.equal((await store.blobs.stat(digest))?.size, content.length)
+})
+
+test('a blob that has rotted in its place is replaced by what has just been verified', async (t) => {
+  const store = await openStore(t)
+  await land(store, content)
+  const file = path.join(store.root, 'blobs/sha256', hex.slice(0, 2), hex)
+  writeFileSync(file, Buffer.alloc(content.length, 'x'))
+  await land(store, content)
+  t.ok(readFileSync(file).equals(content), 'whoever brought it was told that it is here')
+  t.same(readdirSync(path.join(store.root, 'ingest')), [])
 })
 
 test('folders, data and name are synced in that order before an adoption resolves', async (t) => {
