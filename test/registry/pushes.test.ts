@@ -1,9 +1,11 @@
 /** What a push of manifests means, and what deleting them does. */
+import { writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { test } from 'tap'
 import { MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { settled } from '../support/app.ts'
+import { blobFile } from '../support/folder.ts'
 import { content, image, index, layer, ZERO_BLOB, type Content } from '../support/images.ts'
 import { pushBlob, pushImage, pushManifest, send } from '../support/push.ts'
 import { codeOf, messageOf, startTwoUpstreams } from '../support/two-upstreams.ts'
@@ -241,6 +243,21 @@ test('whatever else is under a referrers tag, what refers to an image can be pus
   t.equal((await pushImage(repository, signature)).status, 201)
   const url = `${repository}/manifests/${signature.manifest.digest}`
   t.equal((await send(url, 'DELETE')).status, 202)
+})
+
+test('manifests that have rotted on the disk stand in the way of no push and no deletion', async (t) => {
+  const { mirror } = await startTwoUpstreams(t)
+  const repository = `${mirror.url}/v2/team/app`
+  await pushImage(repository, app, '1')
+  const tag = app.manifest.digest.replace(':', '-')
+  const kept = index({ images: { app } }).manifest
+  await pushManifest(repository, kept, tag)
+  for (const { digest, bytes } of [kept, app.manifest]) {
+    writeFileSync(blobFile(mirror.root, digest), Buffer.alloc(bytes.length, 'x'))
+  }
+  const signature = image({ layers: [3], seed: 'signature', subject: app.manifest })
+  t.equal((await pushImage(repository, signature)).status, 201)
+  t.equal((await send(`${repository}/manifests/${app.manifest.digest}`, 'DELETE')).status, 202)
 })
 
 test('deleting a tag leaves the manifest, deleting the manifest takes its tags along', async (t) => {
