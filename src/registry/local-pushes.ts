@@ -6,7 +6,7 @@
  * anything.
  */
 import type { Logger } from 'pino'
-import { isNonDistributable, MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
+import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
@@ -23,10 +23,9 @@ import {
 } from '../store/metadata.ts'
 import { BLOB_TYPE, type Cause, type Events, type Happening } from './events.ts'
 import type { LocalNames } from './local-names.ts'
-import { readAll } from './local.ts'
 import { assertMayMove, type PushSettings } from './push-rules.ts'
 import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './pushes.ts'
-import { referrersTag, withReferrer } from './referrers.ts'
+import { ReferrersTags, type Kept } from './referrers-tags.ts'
 import type { Uploads } from './uploads.ts'
 
 /** What all local repositories share. */
@@ -45,13 +44,6 @@ export interface LocalContext {
   readonly now: () => EpochMs
 }
 
-interface Kept {
-  readonly digest: Digest
-  readonly bytes: Buffer
-  readonly content: ManifestContent
-  readonly tags: Iterable<Tag>
-}
-
 const NEVER = new AbortController().signal
 
 /** Told of a repository that is to be released and still has some. */
@@ -62,6 +54,7 @@ export class LocalPushes implements PushTarget {
   readonly #context: LocalContext
   readonly #key: RepositoryKey
   readonly #cause: Cause | undefined
+  readonly #referrersTags: ReferrersTags
 
   /** @param cause the request that all of it is done by */
   constructor(context: LocalContext, name: RepositoryName, cause?: Cause) {
@@ -69,6 +62,7 @@ export class LocalPushes implements PushTarget {
     this.#context = context
     this.#key = { registry: LOCAL, name }
     this.#cause = cause
+    this.#referrersTags = new ReferrersTags(context, this.#key)
   }
 
   startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession> {
@@ -129,7 +123,10 @@ export class LocalPushes implements PushTarget {
       references,
     } as const
     await this.#keep(
-      [{ digest, bytes, content, tags }, ...(await this.#listed(digest, bytes.length, content, tags))],
+      [
+        { digest, bytes, content, tags },
+        ...(await this.#referrersTags.listed(digest, bytes.length, content, tags)),
+      ],
       (tx) => this.#tell(tx, ...(tags.size === 0 ? [push] : [...tags].map((tag) => ({ ...push, tag })))),
     )
     return { digest, subject: content.subject?.digest }
@@ -141,7 +138,7 @@ export class LocalPushes implements PushTarget {
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
       for (const tag of await metadata.tags.naming(this.#key, reference)) this.#assertMayUntag(tag)
-      const unlisted = await this.#unlisted(reference)
+      const unlisted = await this.#referrersTags.unlisted(reference)
       await this.#keep(unlisted, (tx) => {
         tx.deleteManifest(this.#key, reference, now())
         this.#tell(tx, { action: 'delete', kind: 'manifest', digest: reference })
@@ -230,52 +227,6 @@ export class LocalPushes implements PushTarget {
         }
       }
     })
-  }
-
-  /** Where somebody keeps a referrers tag for its subject: that tag's index with this manifest in it. */
-  async #listed(
-    digest: Digest,
-    size: number,
-    content: ManifestContent,
-    tags: ReadonlySet<Tag>,
-  ): Promise<Kept[]> {
-    const { subject, mediaType, artifactType, annotations } = content
-    // What a tag is to name is not for us to change.
-    if (subject === undefined || tags.has(referrersTag(subject.digest))) return []
-    const add = {
-      mediaType,
-      digest,
-      size,
-      ...(artifactType === undefined ? {} : { artifactType }),
-      ...(annotations === undefined ? {} : { annotations }),
-    }
-    return this.#relisted(subject.digest, { add })
-  }
-
-  /** Of a manifest that goes: the same without it. */
-  async #unlisted(digest: Digest): Promise<Kept[]> {
-    const bytes = await this.#bytesOf(digest)
-    const subject = bytes === undefined ? undefined : parseManifest(bytes).subject
-    return subject === undefined ? [] : this.#relisted(subject.digest, { remove: digest })
-  }
-
-  async #relisted(subject: Digest, change: Parameters<typeof withReferrer>[1]): Promise<Kept[]> {
-    const tag = referrersTag(subject)
-    const record = await this.#context.metadata.tags.get(this.#key, tag)
-    if (record === undefined || record.deletedAt !== undefined) return []
-    const index = await this.#bytesOf(record.digest)
-    const bytes = index === undefined ? undefined : withReferrer(index, change)
-    if (bytes === undefined || bytes.length > MAX_MANIFEST_BYTES) return []
-    const content = parseManifest(bytes, record.mediaType)
-    return [{ digest: digestOf(bytes, algorithmOf(record.digest)), bytes, content, tags: [tag] }]
-  }
-
-  async #bytesOf(digest: Digest): Promise<Buffer | undefined> {
-    await using reader = await this.#context.store.open(digest)
-    if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
-    const bytes = await readAll(reader)
-    // What has rotted says nothing, and stands in nobody's way.
-    return digestOf(bytes, algorithmOf(digest)) === digest ? bytes : undefined
   }
 
   /** @throws OciError MANIFEST_BLOB_UNKNOWN naming the first blob that is not in this repository */

@@ -1,0 +1,81 @@
+/**
+ * The tags that clients without the referrers API keep: where there is one for a subject, it follows what is pushed and
+ * deleted here. It says what is to be kept besides; whoever commits the push commits that with it, under the lock of
+ * the repository.
+ *
+ * Spec: distribution-spec § Referrers tag schema.
+ */
+import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
+import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
+import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
+import type { Tag } from '../oci/reference.ts'
+import type { BlobStore } from '../store/blob-store.ts'
+import type { MetadataStore, RepositoryKey } from '../store/metadata.ts'
+import { readAll } from './local.ts'
+import { referrersTag, withReferrer } from './referrers.ts'
+
+/** A manifest, and the tags that are to name it. */
+export interface Kept {
+  readonly digest: Digest
+  readonly bytes: Buffer
+  readonly content: ManifestContent
+  readonly tags: Iterable<Tag>
+}
+
+export class ReferrersTags {
+  readonly #store: BlobStore
+  readonly #metadata: MetadataStore
+  readonly #key: RepositoryKey
+
+  constructor({ store, metadata }: { store: BlobStore; metadata: MetadataStore }, key: RepositoryKey) {
+    this.#store = store
+    this.#metadata = metadata
+    this.#key = key
+  }
+
+  /** Where somebody keeps a referrers tag for its subject: that tag's index with this manifest in it. */
+  async listed(
+    digest: Digest,
+    size: number,
+    content: ManifestContent,
+    tags: ReadonlySet<Tag>,
+  ): Promise<Kept[]> {
+    const { subject, mediaType, artifactType, annotations } = content
+    // What a tag is to name is not for us to change.
+    if (subject === undefined || tags.has(referrersTag(subject.digest))) return []
+    const add = {
+      mediaType,
+      digest,
+      size,
+      ...(artifactType === undefined ? {} : { artifactType }),
+      ...(annotations === undefined ? {} : { annotations }),
+    }
+    return this.#relisted(subject.digest, { add })
+  }
+
+  /** Of a manifest that goes: the same without it. */
+  async unlisted(digest: Digest): Promise<Kept[]> {
+    const bytes = await this.#bytesOf(digest)
+    const subject = bytes === undefined ? undefined : parseManifest(bytes).subject
+    return subject === undefined ? [] : this.#relisted(subject.digest, { remove: digest })
+  }
+
+  async #relisted(subject: Digest, change: Parameters<typeof withReferrer>[1]): Promise<Kept[]> {
+    const tag = referrersTag(subject)
+    const record = await this.#metadata.tags.get(this.#key, tag)
+    if (record === undefined || record.deletedAt !== undefined) return []
+    const index = await this.#bytesOf(record.digest)
+    const bytes = index === undefined ? undefined : withReferrer(index, change)
+    if (bytes === undefined || bytes.length > MAX_MANIFEST_BYTES) return []
+    const content = parseManifest(bytes, record.mediaType)
+    return [{ digest: digestOf(bytes, algorithmOf(record.digest)), bytes, content, tags: [tag] }]
+  }
+
+  async #bytesOf(digest: Digest): Promise<Buffer | undefined> {
+    await using reader = await this.#store.open(digest)
+    if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
+    const bytes = await readAll(reader)
+    // What has rotted says nothing, and stands in nobody's way.
+    return digestOf(bytes, algorithmOf(digest)) === digest ? bytes : undefined
+  }
+}
