@@ -47,6 +47,10 @@ const upstreamSchema = section({
   allow: nameGlobs().optional(),
   deny: nameGlobs().prefault([]),
   maxSize: budget().optional(),
+  offline: flag().prefault(false),
+  on404: oneOf('drop', 'keep').prefault('drop'),
+  immutableTags: globs('a glob over tags, such as v*', /^[A-Za-z0-9._*-]+$/).prefault([]),
+  reserve: integer(0, 1_000_000).prefault(5),
   ca: path().optional(),
   proxy: proxy().optional(),
   // Two at the least: one for a blob, one that no blob takes, for manifests.
@@ -79,7 +83,7 @@ export const configSchema = section({
   storage: section({ root: path().prefault('./data') }).prefault({}),
   cache: section({
     maxSize: budget().default({ bytes: 50 * 2 ** 30, percent: 80 }),
-    minFree: size().prefault('2GiB'),
+    minFree: budget().default({ bytes: 2 * 2 ** 30, percent: 5 }),
     tagTtl: duration().prefault('1m'),
     negativeTtl: duration().prefault('30s'),
     staleIfError: duration().prefault('30d'),
@@ -95,6 +99,7 @@ export const configSchema = section({
       'a glob over full names, such as docker.io/library/alpine:3.*',
       /^[A-Za-z0-9._/:@*-]+$/,
     ).prefault([]),
+    scrubInterval: duration().prefault('30d'),
   }).prefault({}),
   upstreams: z.record(z.string(), upstreamSchema, 'a map of registries').prefault({
     'docker.io': { default: true },
@@ -136,13 +141,7 @@ export const configSchema = section({
 })
 
 /** Valid, but nothing acts on it yet: whoever sets it is told so at the start. `*` stands for any key. */
-const NOT_YET: readonly string[] = [
-  'cache.maxSize',
-  'cache.minFree',
-  'cache.pin',
-  'upstreams.*.maxSize',
-  'upstreams.*.segments',
-]
+const NOT_YET: readonly string[] = ['upstreams.*.segments']
 
 type Parsed = z.output<typeof configSchema>
 type ParsedUpstream = z.output<typeof upstreamSchema>
@@ -157,7 +156,17 @@ type CredentialSettings =
 export interface UpstreamConfig extends DeepReadonly<
   Pick<
     ParsedUpstream,
-    'fallbacks' | 'default' | 'aliases' | 'deny' | 'maxConnections' | 'timeouts' | 'segments'
+    | 'fallbacks'
+    | 'default'
+    | 'aliases'
+    | 'deny'
+    | 'maxConnections'
+    | 'timeouts'
+    | 'segments'
+    | 'offline'
+    | 'on404'
+    | 'immutableTags'
+    | 'reserve'
   >
 > {
   /** Registry name, path prefix, value of `?ns=`. */
@@ -315,6 +324,10 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
       aliases: [...new Set([...(ALIASES.get(key) ?? []), ...upstream.aliases])],
       credentials: credentialsOf(upstream),
       tagTtl: upstream.tagTtl ?? parsed.cache.tagTtl,
+      offline: parsed.cache.offline || upstream.offline,
+      on404: upstream.on404,
+      immutableTags: upstream.immutableTags,
+      reserve: upstream.reserve,
       allow,
       deny,
       maxSize,

@@ -61,7 +61,17 @@ export interface Tables {
     /** JSON array; where a foreign layer may be had. */
     urls: string | null
   }
-  blob: { digest: Digest; size: Bytes; stored_at: EpochMs }
+  blob: {
+    digest: Digest
+    size: Bytes
+    stored_at: EpochMs
+    /** Last pulled, as far as that has been written down; at first, when it came. */
+    pulled_at: EpochMs
+    /** When its file was last read from end to end and found right; at first, when it came. */
+    checked_at: EpochMs
+  }
+  /** Bytes that were pushed, and are not what was pushed any more: put aside, and never served. */
+  quarantine: { digest: Digest; size: Bytes; found_at: EpochMs; path: string }
   /** Which repository may read a blob. */
   repository_blob: { repository: RepositoryId; digest: Digest; linked_at: EpochMs }
   /** Which registry's word we have for a blob's bytes. */
@@ -176,6 +186,32 @@ const MIGRATIONS: readonly Migration[] = [
       .on('manifest')
       .columns(['repository', 'digest'])
       .where(sql.ref('released_at'), 'is not', null)
+      .execute()
+  },
+  async (db) => {
+    const { schema } = db
+    for (const column of ['pulled_at', 'checked_at']) {
+      await schema
+        .alterTable('blob')
+        .addColumn(column, 'bigint', (it) => it.notNull().defaultTo(0))
+        .execute()
+      await db
+        .updateTable('blob')
+        .set({ [column]: sql.ref('stored_at') })
+        .execute()
+      await schema.createIndex(`blob_by_${column}`).on('blob').columns([column, 'digest']).execute()
+    }
+    await schema
+      .createIndex('blob_source_by_registry')
+      .on('blob_source')
+      .columns(['registry', 'digest'])
+      .execute()
+    await schema
+      .createTable('quarantine')
+      .addColumn('digest', 'text', (column) => column.primaryKey())
+      .addColumn('size', 'bigint', (column) => column.notNull())
+      .addColumn('found_at', 'bigint', (column) => column.notNull())
+      .addColumn('path', 'text', (column) => column.notNull())
       .execute()
   },
 ]

@@ -275,7 +275,7 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(
       this.#db
         .insertInto('blob')
-        .values({ digest, size, stored_at: at })
+        .values({ digest, size, stored_at: at, pulled_at: at, checked_at: at })
         .onConflict((conflict) => conflict.column('digest').doUpdateSet({ size })),
     )
   }

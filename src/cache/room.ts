@@ -1,0 +1,28 @@
+/**
+ * Room for what is mirrored, as those see it who need some.
+ *
+ * Whoever keeps the budget stands behind it: what it frees is what was pulled longest ago, never what was pushed,
+ * pinned, or is in use.
+ */
+import type { Bytes } from '../store/blob-store.ts'
+
+export interface Room {
+  /**
+   * Asked before a download opens its file; makes room for it where it can.
+   *
+   * - `keep`: it may stay when it is whole
+   * - `transient`: it is larger than all of the budget. It may use a file for as long as somebody follows it.
+   * - `none`: the disk has not got that much to give: everybody gets a stream of their own
+   *
+   * @param size undefined: nobody knows yet
+   */
+  admit(registry: string, size: Bytes | undefined): Promise<'keep' | 'transient' | 'none'>
+  /**
+   * The disk is full: frees at least so much.
+   *
+   * @returns false when nothing is left that may go
+   */
+  free(bytes: Bytes): Promise<boolean>
+  /** What is mirrored became more: whoever keeps the budget looks whether it is too much. Never waits. */
+  grew(): void
+}
