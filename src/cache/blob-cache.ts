@@ -17,9 +17,9 @@ import type { BlobAnswer, BlobHead } from './answers.ts'
 import { BlobAccess } from './blob-access.ts'
 import { BypassSource } from './bypass.ts'
 import type { CacheStatus } from './cache-status.ts'
-import { Fill, type FillContext } from './fill.ts'
+import { Fill, type FillContext, type FillProgress } from './fill.ts'
 import { Follower } from './follower.ts'
-import type { MirroredName } from './origin.ts'
+import type { MirroredName, Origin } from './origin.ts'
 import { corruptRefusal, refusal, refusalOf } from './refusals.ts'
 import { ReaderSource } from './reader-source.ts'
 import { abandonable } from './waiters.ts'
@@ -89,6 +89,11 @@ export class BlobCache {
       if (this.#running.has(key)) continue
       return this.#follow(this.#start(repository, digest, descriptor?.size), 'miss', repository, signal)
     }
+  }
+
+  /** Of the download of it that is running. */
+  progress({ upstream }: Origin, digest: Digest): FillProgress | undefined {
+    return this.#running.get(`${upstream.key} ${digest}`)?.progress
   }
 
   /** Whether that repository may read it without asking upstream, and it is here. */

@@ -55,6 +55,15 @@ interface FillRequest {
   readonly size: Bytes | undefined
 }
 
+export interface FillProgress {
+  /** Those that are here, from the first on. */
+  readonly bytes: Bytes
+  readonly size: Bytes | undefined
+  readonly followers: number
+  /** It waits its turn behind other transfers. */
+  readonly queued: boolean
+}
+
 type Phase =
   | { readonly is: 'running' | 'verified' | 'absent' | 'diverted' }
   | { readonly is: 'failed'; readonly error: unknown }
@@ -112,6 +121,13 @@ export class Fill {
   /** What nobody waits for, not yet or not any more, goes behind what somebody does. */
   get #priority(): TransferPriority {
     return this.#followers > 0 ? 'asked' : 'ahead'
+  }
+
+  /** How far it is, for people. */
+  get progress(): FillProgress {
+    const { size, queued } = this
+    const bytes = this.#attempt?.download.ingest.prefix ?? 0
+    return { bytes, size, followers: this.#followers, queued }
   }
 
   /** Resolves at the next change of anything above. @throws the signal's reason */

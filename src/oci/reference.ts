@@ -46,3 +46,23 @@ export function parseReference(text: string): Reference {
 export function isDigestReference(reference: Reference): reference is Digest {
   return isDigest(reference)
 }
+
+/** As people write an image: `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. */
+export interface ImageReference {
+  readonly name: RepositoryName
+  readonly reference: Reference
+}
+
+/**
+ * Without a tag and a digest `latest` is meant; of both the digest counts, as for every client.
+ *
+ * @throws OciError NAME_INVALID, TAG_INVALID or DIGEST_INVALID
+ */
+export function parseImageReference(text: string): ImageReference {
+  const at = text.indexOf('@')
+  const named = at < 0 ? text : text.slice(0, at)
+  const colon = named.indexOf(':', named.lastIndexOf('/') + 1)
+  const name = parseRepositoryName(colon < 0 ? named : named.slice(0, colon))
+  const tag = parseTag(colon < 0 ? 'latest' : named.slice(colon + 1))
+  return { name, reference: at < 0 ? tag : parseDigest(text.slice(at + 1)) }
+}

@@ -87,7 +87,8 @@ interface NameRegistryOptions {
 /** The registry whose one-component names live under `library/`. */
 const DOCKER_HUB = 'docker.io'
 
-type Destination =
+/** Where a name goes, and which rule took it. */
+export type Destination =
   | { readonly rule: 'local' | 'existing'; readonly name: RepositoryName }
   | {
       readonly rule: 'ns' | 'prefix' | 'default'
@@ -109,17 +110,14 @@ export class NameRegistry implements Registry {
   }
 
   async resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution> {
-    const destination = await this.#route(name, namespace)
+    const destination = await this.route(name, namespace)
     if (destination === undefined) throw new OciError('NAME_UNKNOWN', { name })
     if (!('entry' in destination)) {
       const { rule, name: local } = destination
       return { repository: this.#options.openLocal(local), listedAs: local, namespace: undefined, rule }
     }
     const { entry, rule } = destination
-    const refused =
-      matchesAny(entry.deny, destination.name) ||
-      (entry.allow !== undefined && !matchesAny(entry.allow, destination.name))
-    if (refused) {
+    if (refusing(entry, destination.name) !== undefined) {
       throw new OciError(
         'DENIED',
         { name: destination.name, upstream: entry.origin.upstream.key },
@@ -154,7 +152,7 @@ export class NameRegistry implements Registry {
   }
 
   async #pushDestination(name: RepositoryName, namespace: string | undefined): Promise<PushDestination> {
-    const destination = await this.#route(name, namespace)
+    const destination = await this.route(name, namespace)
     if (destination === undefined) return { is: 'unclaimed' }
     if (!('entry' in destination)) return { is: destination.rule }
     const { origin } = destination.entry
@@ -179,8 +177,13 @@ export class NameRegistry implements Registry {
     }
   }
 
-  /** `undefined`: no rule takes the name. @throws OciError NAME_UNKNOWN for an unknown namespace */
-  async #route(name: RepositoryName, namespace: string | undefined): Promise<Destination | undefined> {
+  /**
+   * Opens nothing, and refuses nothing that the upstream's globs do.
+   *
+   * @returns undefined when no rule takes the name
+   * @throws OciError NAME_UNKNOWN for an unknown namespace
+   */
+  async route(name: RepositoryName, namespace: string | undefined): Promise<Destination | undefined> {
     if (namespace !== undefined) {
       const entry = this.#byName.get(namespace)
       if (entry === undefined) {
@@ -203,6 +206,15 @@ export class NameRegistry implements Registry {
     if (this.#default === undefined) return undefined
     return { rule: 'default', entry: this.#default, name: upstreamName(this.#default, name.split('/')) }
   }
+}
+
+/** Which of an upstream's lists keeps that name of its own from being pulled. */
+export function refusing(
+  { allow, deny }: Pick<UpstreamEntry, 'allow' | 'deny'>,
+  name: RepositoryName,
+): 'deny' | 'allow' | undefined {
+  if (matchesAny(deny, name)) return 'deny'
+  return allow === undefined || matchesAny(allow, name) ? undefined : 'allow'
 }
 
 function upstreamName(entry: UpstreamEntry, components: readonly string[]): RepositoryName {
