@@ -6,42 +6,34 @@ import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
 import type { Operations } from './control/operations.ts'
-import type { Digest } from './oci/digest.ts'
-import { Collector } from './registry/gc.ts'
-import { LocalNames } from './registry/local-names.ts'
+import { createPushing } from './pushing.ts'
+import type { Collector } from './registry/gc.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
-import { Pins } from './registry/pins.ts'
+import type { Pins } from './registry/pins.ts'
 import { hiddenLocalNames } from './registry/registry.ts'
 import { Removals } from './registry/removals.ts'
-import { Uploads } from './registry/uploads.ts'
 import { startError } from './start-error.ts'
-import { DiskBlobStore } from './store/disk.ts'
+import { openState, type State } from './state.ts'
 import type { AuditIndex } from './store/audit.ts'
 import { DiskBlobAudit } from './store/disk-audit.ts'
-import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles } from './store/files.ts'
-import { Hashers } from './store/hasher.ts'
-import { acquireRootLock } from './store/lock.ts'
-import { InProcessLocks } from './store/locks.ts'
 import { NewFile, openOutside } from './store/outside-file.ts'
+import { StorageError } from './store/storage-error.ts'
 import { openAudit, openSnapshot } from './store/sqlite-audit.ts'
-import { indexSince, openMetadata } from './store/sqlite-metadata.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
 import { backup } from './upkeep/backup.ts'
 import { restore } from './upkeep/restore.ts'
 import { verify } from './upkeep/verify.ts'
 
-const DATABASE = 'metadata.sqlite'
-
 const VERIFY_LANES = Math.min(availableParallelism(), 4)
 
 /** What the operations work with; the same objects that everything else in the process uses. */
 interface KeepingParts {
   readonly config: Config
+  readonly state: State
   readonly local: LocalContext
   readonly collector: Collector
-  readonly hashers: Hashers
   /** The same that the collector goes by. */
   readonly pins: Pins
   /** Somebody pulls and pushes meanwhile. */
@@ -49,9 +41,8 @@ interface KeepingParts {
 }
 
 export function createOperations(parts: KeepingParts): Operations {
-  const { config, local, collector, hashers, pins, serving } = parts
-  const root = path.resolve(config.storage.root)
-  const database = path.join(root, DATABASE)
+  const { config, local, collector, pins, serving } = parts
+  const { root, database, hashers } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, settings, now } = local
   const upstreamNames = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
@@ -103,40 +94,27 @@ export function createOperations(parts: KeepingParts): Operations {
 export async function openAlone(config: Config, log: Logger): Promise<Operations & AsyncDisposable> {
   const root = path.resolve(config.storage.root)
   await using opening = new AsyncDisposableStack()
-  opening.use(acquireRootLock(root))
   try {
     const now = Date.now
-    const hashers = opening.adopt(new Hashers(), (it) => it.close())
-    const database = path.join(root, DATABASE)
-    const metadata = opening.adopt(await openMetadata(database), (it) => it.close())
-    const localNames = await LocalNames.load(metadata)
-    const locks = new InProcessLocks()
-    const store = new DiskBlobStore(root)
-    const { sessionTtl: sessionTtlMs, gcGrace: graceMs } = config.push
-    const ingests = opening.adopt(await openIngests({ root, hashers, sessionTtlMs }), (it) => it.close())
+    const state = await openState(config, opening)
     const metrics = createMetrics()
     const port = (): number => config.server.port
-    const notifier = opening.use(createNotifier({ config, metadata, port, metrics, log, now }))
-    const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
-    const pins = new Pins()
-    const pinned = (digest: Digest): boolean => pins.has(digest)
-    const collector = new Collector({
-      ...{ store, metadata, locks, pinned, graceMs, metrics, log, now },
-      indexSince: await indexSince(database),
+    const notifier = opening.use(createNotifier({ config, metadata: state.index, port, metrics, log, now }))
+    const { events } = notifier
+    const settings = config.push
+    // Nobody mounts anything now.
+    const readableHere = (): Promise<boolean> => Promise.resolve(false)
+    const { local, collector, pins } = createPushing({
+      ...{ config, state, events, settings, readableHere, metrics, log, now },
     })
-    const local: LocalContext = {
-      ...{ store, ingests, metadata, locks, localNames, uploads, log, now },
-      events: notifier.events,
-      settings: config.push,
-      // Nobody mounts anything now.
-      readableHere: () => Promise.resolve(false),
-    }
     const closing = opening.move()
     return {
-      ...createOperations({ config, local, collector, hashers, pins, serving: false }),
+      ...createOperations({ config, state, local, collector, pins, serving: false }),
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {
+    // Whoever waits for its turn wants to know that.
+    if (error instanceof StorageError && error.code === 'LOCKED') throw error
     throw startError(error, { root, host: config.server.host, port: config.server.port })
   }
 }

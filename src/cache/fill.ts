@@ -40,7 +40,7 @@ export interface FillContext {
   readonly health: StorageHealth
   readonly metrics: Metrics
   readonly log: Logger
-  readonly finishAbandoned: FinishAbandoned
+  readonly finishAbandoned: () => FinishAbandoned
   /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
   readonly maxUntoldSize?: Bytes | undefined
   /** Called when the blob is adopted, before the fill settles; names are those that asked for it. */
@@ -200,7 +200,7 @@ export class Fill {
   }
 
   #worthFinishing(): boolean {
-    const policy = this.#context.finishAbandoned
+    const policy = this.#context.finishAbandoned()
     if (this.#phase.is !== 'running') return true
     // Upstream was not even asked yet: there is nothing to finish, and a thousand of these are cheap to order.
     if (this.queued) return false

@@ -38,7 +38,7 @@ interface ManifestCacheOptions {
   readonly shelf: ManifestShelf
   readonly metadata: MetadataStore
   readonly health: StorageHealth
-  readonly freshness: Freshness
+  readonly freshness: () => Freshness
   readonly log: Logger
   readonly now: () => Milliseconds
 }
@@ -59,7 +59,7 @@ export class ManifestCache {
 
   constructor(options: ManifestCacheOptions) {
     this.#options = options
-    this.#source = new ManifestSource({ ...options, negativeTtlMs: options.freshness.negativeTtlMs })
+    this.#source = new ManifestSource({ ...options, negativeTtlMs: () => options.freshness().negativeTtlMs })
   }
 
   /** @throws OciError when upstream is needed and cannot; `undefined` when it says that there is none */
@@ -211,7 +211,7 @@ export class ManifestCache {
     if (atOnce !== undefined) return atOnce
     const limited = limitOf(repository.origin)
     if (limited !== undefined) await this.#refuse(repository, limited)
-    const { staleBudgetMs, budgetMs } = this.#options.freshness
+    const { staleBudgetMs, budgetMs } = this.#options.freshness()
     const budget = AbortSignal.timeout(hasStale ? staleBudgetMs : budgetMs)
     try {
       return await ask(AbortSignal.any([client, budget]))
@@ -231,7 +231,7 @@ export class ManifestCache {
     record: TagRecord,
     failure: UpstreamError,
   ): { cache: 'stale'; warning: string } | undefined {
-    const { staleIfDeniedMs, staleIfErrorMs } = this.#options.freshness
+    const { staleIfDeniedMs, staleIfErrorMs } = this.#options.freshness()
     const denied = failure.failure === 'denied'
     const age = this.#options.now() - record.checkedAt
     if (age > (denied ? staleIfDeniedMs : staleIfErrorMs)) return undefined
@@ -254,7 +254,7 @@ export class ManifestCache {
     work: (signal: AbortSignal) => Promise<Flight<T>>,
   ): Promise<Flight<T>> {
     const { state, upstream } = repository.origin
-    const deadline = AbortSignal.timeout(this.#options.freshness.budgetMs * WORK_BUDGETS)
+    const deadline = AbortSignal.timeout(this.#options.freshness().budgetMs * WORK_BUDGETS)
     try {
       const flight = await work(AbortSignal.any([deadline, this.#closing.signal]))
       state.answered(repository.name)

@@ -25,7 +25,7 @@ interface ManifestSourceOptions {
   readonly metadata: MetadataStore
   readonly health: StorageHealth
   /** How long "there is none" is believed. */
-  readonly negativeTtlMs: Milliseconds
+  readonly negativeTtlMs: () => Milliseconds
   readonly log: Logger
   readonly now: () => Milliseconds
 }
@@ -116,7 +116,7 @@ export class ManifestSource {
     }
     if (found !== undefined) return this.#keep(repository, found, tag)
     this.#heads.delete(headKey(repository, digest))
-    state.rememberAbsent(`${repository.name}@${digest}`, this.#options.negativeTtlMs)
+    state.rememberAbsent(`${repository.name}@${digest}`, this.#options.negativeTtlMs())
     return { answer: false }
   }
 
@@ -184,12 +184,12 @@ export class ManifestSource {
 
   /** No proof, but enough not to ask with HEAD again for a while; a GET is asked all the same. */
   #absentHead(repository: MirroredName, reference: Reference): Flight<false> {
-    repository.origin.state.rememberAbsent(headKey(repository, reference), this.#options.negativeTtlMs)
+    repository.origin.state.rememberAbsent(headKey(repository, reference), this.#options.negativeTtlMs())
     return { answer: false }
   }
 
   #absentTag(repository: MirroredName, tag: Tag): Flight<false> {
-    repository.origin.state.rememberAbsent(`${repository.name}:${tag}`, this.#options.negativeTtlMs)
+    repository.origin.state.rememberAbsent(`${repository.name}:${tag}`, this.#options.negativeTtlMs())
     this.#moves.delete(headKey(repository, tag))
     const after = this.#remember((metadata, at) =>
       metadata.transaction((tx) => tx.buryTag(repositoryKey(repository), tag, at)),

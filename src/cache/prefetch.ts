@@ -28,12 +28,12 @@ interface Image {
 
 export class Prefetch {
   readonly #blobs: Pick<BlobCache, 'ahead'>
-  readonly #mode: PrefetchMode
+  readonly #mode: () => PrefetchMode
   readonly #log: Logger
   /** By repository and layer: the image last served that has it. */
   readonly #images = new LRUCache<string, Image>({ max: 20_000 })
 
-  constructor(options: { blobs: Pick<BlobCache, 'ahead'>; mode: PrefetchMode; log: Logger }) {
+  constructor(options: { blobs: Pick<BlobCache, 'ahead'>; mode: () => PrefetchMode; log: Logger }) {
     this.#blobs = options.blobs
     this.#mode = options.mode
     this.#log = options.log
@@ -41,9 +41,10 @@ export class Prefetch {
 
   /** A client got this manifest by GET. */
   manifestServed(repository: MirroredName, content: ManifestContent): void {
-    if (this.#mode === 'off' || content.kind !== 'image') return
+    const mode = this.#mode()
+    if (mode === 'off' || content.kind !== 'image') return
     if (content.config !== undefined) this.#start(repository, [content.config])
-    if (this.#mode !== 'layers') return
+    if (mode !== 'layers') return
     const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
     // A herd counts together. What was started already is another pull's: something may be missing again.
     if (known !== undefined && !known.started && sameLayers(known.layers, content.layers)) return

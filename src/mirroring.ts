@@ -1,0 +1,83 @@
+/**
+ * The mirror's half of the program: what repositories that only pull are made of.
+ */
+import type { Logger } from 'pino'
+import { BlobCache } from './cache/blob-cache.ts'
+import type { FinishAbandoned } from './cache/fill.ts'
+import { InProcessFillLease } from './cache/fill-lease.ts'
+import { Listings } from './cache/listings.ts'
+import { ManifestCache } from './cache/manifest-cache.ts'
+import { ManifestShelf } from './cache/manifest-shelf.ts'
+import { Prefetch } from './cache/prefetch.ts'
+import type { StorageHealth } from './cache/storage-health.ts'
+import { TolerantMetadata } from './cache/tolerant-metadata.ts'
+import { TolerantBlobStore } from './cache/tolerant-store.ts'
+import type { Config } from './config.ts'
+import type { LiveConfig } from './live-config.ts'
+import type { MirrorContext } from './registry/mirror.ts'
+import type { State } from './state.ts'
+import type { Metrics } from './telemetry/metrics.ts'
+
+interface MirroringOptions {
+  readonly live: LiveConfig
+  readonly state: State
+  readonly health: StorageHealth
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => number
+  /** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
+  readonly staleBudgetMs: number
+  readonly budgetMs: number
+  readonly maxUntoldSize: number | undefined
+}
+
+/** What it makes is closed by `closing`. */
+export function createMirroring(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
+  const { live, state, health, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } = options
+  const { store, index, ingests, locks } = state
+  const metadata = new TolerantMetadata(index, { metrics, log, now })
+  const cached = new TolerantBlobStore(store, { metrics, log, now })
+  const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, now })
+  const blobs = closing.adopt(
+    new BlobCache({
+      store: cached,
+      ingests,
+      metadata,
+      named: (repository, digest) => shelf.namedBlob(repository, digest),
+      lease: new InProcessFillLease(),
+      locks,
+      health,
+      metrics,
+      log,
+      now,
+      finishAbandoned: () => finishAbandoned(live.config),
+      headerBudgetMs: budgetMs,
+      maxUntoldSize,
+    }),
+    (it) => it.close(),
+  )
+  const freshness = () => {
+    const { negativeTtl, staleIfError, staleIfDenied } = live.config.cache
+    return {
+      ...{ staleBudgetMs, budgetMs },
+      negativeTtlMs: negativeTtl,
+      staleIfErrorMs: staleIfError,
+      staleIfDeniedMs: staleIfDenied,
+    }
+  }
+  const manifests = closing.adopt(new ManifestCache({ shelf, metadata, health, freshness, log, now }), (it) =>
+    it.close(),
+  )
+  return {
+    manifests,
+    blobs,
+    prefetch: new Prefetch({ blobs, mode: () => live.config.cache.prefetch, log }),
+    listings: new Listings({ repositories: metadata.repositories, budgetMs }),
+    repositories: metadata.repositories,
+  }
+}
+
+function finishAbandoned({ cache }: Config): FinishAbandoned {
+  const policy = cache.finishAbandoned
+  return typeof policy === 'string' ? policy : { fraction: policy.percent / 100 }
+}

@@ -1,0 +1,69 @@
+/**
+ * What survives a restart, opened: the folder that is ours, its files, and the index over them.
+ */
+import path from 'node:path'
+import type { Config } from './config.ts'
+import { LocalNames } from './registry/local-names.ts'
+import { DiskBlobStore } from './store/disk.ts'
+import { openIngests } from './store/disk-ingest.ts'
+import { nodeFiles, type Files } from './store/files.ts'
+import { Hashers } from './store/hasher.ts'
+import { acquireRootLock } from './store/lock.ts'
+import { InProcessLocks, type Locks } from './store/locks.ts'
+import type { MetadataStore } from './store/metadata.ts'
+import type { PartialLimits } from './store/partial-file.ts'
+import { indexSince, openMetadata } from './store/sqlite-metadata.ts'
+
+const DATABASE = 'metadata.sqlite'
+
+export interface State {
+  readonly root: string
+  /** The file of the index. */
+  readonly database: string
+  /** When it came into being, by the clock of the disk. */
+  readonly indexSince: number
+  readonly hashers: Hashers
+  readonly index: MetadataStore
+  readonly localNames: LocalNames
+  readonly locks: Locks
+  readonly store: DiskBlobStore
+  readonly ingests: Awaited<ReturnType<typeof openIngests>>
+}
+
+interface StateOptions {
+  readonly files?: Files | undefined
+  readonly partialLimits?: Partial<PartialLimits> | undefined
+  /** Told of what could not be tidied up. */
+  readonly report?: (error: unknown) => void
+}
+
+/**
+ * Everything in it is closed by `closing`, in the reverse order.
+ *
+ * @throws StorageError LOCKED, or what the system said
+ */
+export async function openState(
+  config: Config,
+  closing: AsyncDisposableStack,
+  { files = nodeFiles, partialLimits, report }: StateOptions = {},
+): Promise<State> {
+  const root = path.resolve(config.storage.root)
+  closing.use(acquireRootLock(root))
+  const hashers = closing.adopt(new Hashers(), (it) => it.close())
+  const database = path.join(root, DATABASE)
+  const index = closing.adopt(await openMetadata(database), (it) => it.close())
+  const localNames = await LocalNames.load(index)
+  const locks = new InProcessLocks()
+  const store = new DiskBlobStore(root, files)
+  const ingests = closing.adopt(
+    await openIngests({
+      ...{ root, files, hashers },
+      sessionTtlMs: config.push.sessionTtl,
+      ...(partialLimits === undefined ? {} : { limits: partialLimits }),
+      ...(report === undefined ? {} : { report }),
+    }),
+    (it) => it.close(),
+  )
+  const since = await indexSince(database)
+  return { root, database, indexSince: since, hashers, index, localNames, locks, store, ingests }
+}
