@@ -5,6 +5,7 @@
  * "not known" would be a lie.
  */
 import type { Logger } from 'pino'
+import type { InventoryIndex } from '../store/inventory.ts'
 import type {
   BlobIndex,
   EventQueue,
@@ -26,6 +27,7 @@ export class TolerantMetadata implements MetadataStore {
   readonly blobs: BlobIndex
   readonly events: EventQueue
   readonly garbage: GarbageIndex
+  readonly inventory: InventoryIndex
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
   readonly #writes: Outage
@@ -50,6 +52,7 @@ export class TolerantMetadata implements MetadataStore {
     this.#inner = inner
     this.events = inner.events
     this.garbage = inner.garbage
+    this.inventory = inner.inventory
     this.#metrics = options.metrics
     this.#writes = new Outage({
       ...options,

@@ -10,6 +10,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { BlobInfo, Bytes } from './blob-store.ts'
+import type { InventoryIndex } from './inventory.ts'
 
 /** The registry of pushed repositories; no upstream may have this key. */
 export const LOCAL = 'local'
@@ -230,6 +231,7 @@ export interface MetadataStore {
   readonly blobs: BlobIndex
   readonly events: EventQueue
   readonly garbage: GarbageIndex
+  readonly inventory: InventoryIndex
   /**
    * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several
    * callers queue meanwhile shares one sync.

@@ -6,12 +6,14 @@
  */
 import { sql, type Compilable, type Kysely, type SelectQueryBuilder } from 'kysely'
 import { SqlGarbage } from './sql-garbage.ts'
+import { SqlInventory } from './sql-inventory.ts'
 import { childOf, descriptorOf, repositoryId } from './sql-rows.ts'
 import { SqlTransaction } from './sql-transaction.ts'
 import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
+import type { InventoryIndex } from './inventory.ts'
 import { LOCAL } from './metadata.ts'
 import type {
   BlobIndex,
@@ -45,6 +47,7 @@ export class SqlMetadata implements MetadataStore {
   readonly blobs: BlobIndex
   readonly events: SqlEvents
   readonly garbage: GarbageIndex
+  readonly inventory: InventoryIndex
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
 
@@ -57,6 +60,7 @@ export class SqlMetadata implements MetadataStore {
     this.blobs = new SqlBlobs(db)
     this.events = new SqlEvents(db)
     this.garbage = new SqlGarbage(db)
+    this.inventory = new SqlInventory(db)
   }
 
   async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
