@@ -2,12 +2,12 @@
  * That the emulated clients keep the rules of the real ones: before a bad registry in the mirror's place.
  */
 import { test, type Test } from 'tap'
-import { simulate } from './app.ts'
-import { CLIENTS } from './clients/all.ts'
-import { run, type Client, type Outcome } from './clients/client.ts'
-import { image, index } from './images.ts'
-import type { Behaviour, Matcher } from './upstream-rules.ts'
-import type { UpstreamSimulator } from './upstream.ts'
+import { simulate } from '../support/app.ts'
+import { CLIENTS } from '../support/clients/all.ts'
+import { run, type Client, type Outcome } from '../support/clients/client.ts'
+import { image, index } from '../support/images.ts'
+import type { Behaviour, Matcher } from '../support/upstream-rules.ts'
+import type { UpstreamSimulator } from '../support/upstream.ts'
 
 const AMD64 = image({ layers: [700_000, 1_000] })
 const GREETING = index({ images: { amd64: AMD64 } })

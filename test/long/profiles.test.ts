@@ -1,8 +1,8 @@
 import { test } from 'tap'
-import { digestOf } from '../src/oci/digest.ts'
-import { lookAtRest } from './support/at-rest.ts'
-import { travel, type Answered, type Journey } from './support/profiles/journey.ts'
-import { PROFILES, type ProfileName } from './support/profiles/start.ts'
+import { digestOf } from '../../src/oci/digest.ts'
+import { lookAtRest } from '../support/at-rest.ts'
+import { travel, type Answered, type Journey } from '../support/profiles/journey.ts'
+import { PROFILES, type ProfileName } from '../support/profiles/start.ts'
 
 /** Situation -> what the client gets | what the registry is asked. `8 ×` is a whole image: 3 manifests, 5 blobs. */
 type Table = Readonly<Record<string, string>>

@@ -7,7 +7,7 @@ import { openIngests } from '../../src/store/disk-ingest.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
 import { luckOf, NO_LUCK, type Luck } from '../support/power-loss-luck.ts'
 import { PowerLossFiles } from '../support/power-loss.ts'
-import { identityOf, KiB, openStore, randomBytes, readAll, type Store } from './support.ts'
+import { identityOf, KiB, openStore, randomBytes, readAll, type Store } from '../store/support.ts'
 import type { Ingest } from '../../src/store/ingest.ts'
 
 interface Fill {
