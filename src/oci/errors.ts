@@ -31,6 +31,7 @@ export const OCI_ERRORS = {
   BAD_REQUEST: { status: 400, message: 'malformed request' },
   EXPECTATION_FAILED: { status: 417, message: 'the expectation cannot be met' },
   HEADERS_TOO_LARGE: { status: 431, message: 'request headers too large' },
+  INSUFFICIENT_STORAGE: { status: 507, message: 'the storage of this registry is full' },
   MANIFEST_TOO_LARGE: { status: 413, message: 'manifest larger than 4 MiB' },
   NOT_FOUND: { status: 404, message: 'no such endpoint' },
   REQUEST_TIMEOUT: { status: 408, message: 'the request did not arrive in time' },

@@ -12,7 +12,7 @@ import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
-import type { IngestStore } from '../store/ingest.ts'
+import type { Ingest, IngestStore } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import {
   LOCAL,
@@ -26,6 +26,7 @@ import type { LocalNames } from './local-names.ts'
 import { assertMayMove, type PushSettings } from './push-rules.ts'
 import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './pushes.ts'
 import { ReferrersTags, type Kept } from './referrers-tags.ts'
+import { refusal } from './refusal.ts'
 import type { Uploads } from './uploads.ts'
 
 /** What all local repositories share. */
@@ -74,14 +75,14 @@ export class LocalPushes implements PushTarget {
   }
 
   async mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean> {
-    const { store, metadata, locks, localNames, readableHere, now } = this.#context
+    const { store, locks, localNames, readableHere, now } = this.#context
     // A digest alone opens nothing: without a repository that holds it there is nothing to go by.
     if (from === undefined || !(await readableHere(from, digest))) return false
     using _held = await locks.exclusive(`blob ${digest}`, NEVER)
     const blob = await store.stat(digest)
     if (blob === undefined) return false
     localNames.add(this.name)
-    await metadata.transaction((tx) => {
+    await this.#commit((tx) => {
       tx.putRepository(this.#key, now())
       tx.linkBlob(this.#key, digest, blob.size, now())
       const { size } = blob
@@ -148,7 +149,7 @@ export class LocalPushes implements PushTarget {
     const tag = await metadata.tags.get(this.#key, reference)
     if (tag === undefined || tag.deletedAt !== undefined) return false
     this.#assertMayUntag(reference)
-    await metadata.transaction((tx) => {
+    await this.#commit((tx) => {
       tx.deleteTag(this.#key, reference, now())
       this.#tell(tx, { action: 'delete', kind: 'manifest', tag: reference })
     })
@@ -159,7 +160,7 @@ export class LocalPushes implements PushTarget {
     const { locks, metadata } = this.#context
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     if (!(await metadata.blobs.linked(this.#key, digest))) return false
-    await metadata.transaction((tx) => {
+    await this.#commit((tx) => {
       tx.unlinkBlob(this.#key, digest)
       this.#tell(tx, { action: 'delete', kind: 'blob', digest })
     })
@@ -171,7 +172,7 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     const known = await metadata.repositories.get(this.#key)
     if (known === undefined || known.deletedAt !== undefined) return false
-    await metadata.transaction((tx) => {
+    await this.#commit((tx) => {
       tx.buryRepository(this.#key, now())
       this.#tell(tx, { action: 'delete', kind: 'repository' })
     })
@@ -184,7 +185,7 @@ export class LocalPushes implements PushTarget {
     const tags = await metadata.tags.list(this.#key, { limit: SOME_TAGS })
     const manifests = await metadata.manifests.list(this.#key, { limit: 1 })
     if (tags.length > 0 || manifests.length > 0) return { tags }
-    await metadata.transaction((tx) => tx.releaseRepository(this.#key))
+    await this.#commit((tx) => tx.releaseRepository(this.#key))
     return undefined
   }
 
@@ -198,13 +199,22 @@ export class LocalPushes implements PushTarget {
     )
   }
 
+  /** @throws OciError when the index does not take it */
+  async #commit(fill: (tx: MetadataTransaction) => void): Promise<void> {
+    try {
+      await this.#context.metadata.transaction(fill)
+    } catch (error) {
+      throw refusal(error)
+    }
+  }
+
   readonly #linked = (tx: MetadataTransaction, digest: Digest, size: number): void => {
     this.#tell(tx, { action: 'push', kind: 'blob', digest, size, mediaType: BLOB_TYPE })
   }
 
   /** Durably, all of it or nothing; what is stored and not committed is collected. */
   async #keep(manifests: readonly Kept[], also?: (tx: MetadataTransaction) => void): Promise<void> {
-    const { locks, localNames, metadata, now } = this.#context
+    const { locks, localNames, now } = this.#context
     // Until the index knows them: a collector would find bytes that nobody names.
     using held = new DisposableStack()
     const byDigest = new Map(manifests.map(({ digest, bytes }) => [digest, bytes]))
@@ -214,7 +224,7 @@ export class LocalPushes implements PushTarget {
       await this.#store(digest, bytes)
     }
     localNames.add(this.name)
-    await metadata.transaction((tx) => {
+    await this.#commit((tx) => {
       const at = now()
       tx.putRepository(this.#key, at)
       also?.(tx)
@@ -267,17 +277,19 @@ export class LocalPushes implements PushTarget {
     assertMayMove(this.name, tag, this.#context.settings)
   }
 
+  /** @throws OciError when the disk does not take it */
   async #store(digest: Digest, bytes: Buffer): Promise<void> {
     const { store, ingests } = this.#context
-    const ingest = await ingests.open({ source: LOCAL, digest }, { fresh: true })
+    let ingest: Ingest | undefined
     try {
+      ingest = await ingests.open({ source: LOCAL, digest }, { fresh: true })
       await ingest.write([bytes], 0)
       const file = await ingest.verify(bytes.length)
       if (file === undefined) throw new Error('a manifest changed on its way to the disk')
       await store.adopt(file)
     } catch (error) {
-      await ingest.discard()
-      throw error
+      await ingest?.discard()
+      throw refusal(error)
     }
   }
 }

@@ -4,15 +4,24 @@
  * - `LOCKED`: another process owns the folder
  * - `NEWER_SCHEMA`: written by a later version of us
  * - `BUSY`: a write waited too long; it may still happen
+ * - `FULL`: a write did not happen, for the disk is full
  * - `WRITE_FAILED`: a write did not happen; `cause` says why
  * - `CLOSED`: too late
  */
 export class StorageError extends Error {
   override readonly name = 'StorageError'
-  readonly code: 'LOCKED' | 'NEWER_SCHEMA' | 'BUSY' | 'WRITE_FAILED' | 'CLOSED'
+  readonly code: 'LOCKED' | 'NEWER_SCHEMA' | 'BUSY' | 'FULL' | 'WRITE_FAILED' | 'CLOSED'
 
   constructor(code: StorageError['code'], message: string, cause?: unknown) {
     super(message, { cause })
     this.code = code
   }
+}
+
+const FULL: unknown[] = ['ENOSPC', 'EDQUOT']
+
+/** The disk, or what we may have of it, is full: said by the file system or by the index. */
+export function isDiskFull(error: unknown): boolean {
+  if (error instanceof StorageError) return error.code === 'FULL'
+  return error instanceof Error && 'code' in error && FULL.includes(error.code)
 }

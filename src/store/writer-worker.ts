@@ -19,13 +19,22 @@ export type WriterRequest =
 export interface WriterReply {
   readonly unit: number
   /** undefined: it is durable. */
-  readonly error: string | undefined
+  readonly error: WriteFailure | undefined
+}
+
+interface WriteFailure {
+  readonly message: string
+  /** The disk is: with more room it may be tried again. */
+  readonly full: boolean
 }
 
 interface Unit {
   readonly unit: number
   readonly queries: readonly WriteQuery[]
 }
+
+/** SQLITE_FULL, and SQLITE_IOERR_SHMSIZE where the memory that connections share cannot grow. */
+const FULL: unknown[] = [13, 4874]
 
 const path = workerData as string
 let database: Statements | undefined
@@ -47,13 +56,13 @@ function commitQueue(): void {
   const units = queue
   queue = []
   if (units.length === 0) return
-  const failed = new Map<number, string>()
-  let error: string | undefined
+  const failed = new Map<number, WriteFailure>()
+  let error: WriteFailure | undefined
   try {
     database ??= openWriter(path)
     commit(database, units, failed)
   } catch (cause) {
-    error = String(cause)
+    error = failureOf(cause)
     // Whatever state it is in; the next group opens another.
     const broken = database
     database = undefined
@@ -68,7 +77,7 @@ function commitQueue(): void {
   }
 }
 
-function commit(connection: Statements, units: readonly Unit[], failed: Map<number, string>): void {
+function commit(connection: Statements, units: readonly Unit[], failed: Map<number, WriteFailure>): void {
   connection.run('begin immediate')
   for (const { unit, queries } of units) {
     connection.run('savepoint unit')
@@ -78,9 +87,14 @@ function commit(connection: Statements, units: readonly Unit[], failed: Map<numb
       // Out of space or memory, SQLite ends the whole transaction itself.
       if (!connection.inTransaction) throw error
       connection.run('rollback to unit')
-      failed.set(unit, String(error))
+      failed.set(unit, failureOf(error))
     }
     connection.run('release unit')
   }
   connection.run('commit')
+}
+
+function failureOf(error: unknown): WriteFailure {
+  const code = error instanceof Error && 'errcode' in error ? error.errcode : undefined
+  return { message: String(error), full: FULL.includes(code) }
 }

@@ -46,7 +46,7 @@ export class Writer {
   /**
    * All of it or nothing, durable when it resolves.
    *
-   * @throws StorageError WRITE_FAILED, BUSY (it may still happen) or CLOSED
+   * @throws StorageError FULL, WRITE_FAILED, BUSY (it may still happen) or CLOSED
    */
   write(queries: readonly WriteQuery[]): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -83,7 +83,8 @@ export class Writer {
     worker.unref()
     worker.on('message', ({ unit, error }: WriterReply) => {
       this.#unanswered--
-      this.#settle(unit, error === undefined ? undefined : failed(error))
+      const failure = error && (error.full ? full(error.message) : failed(error.message))
+      this.#settle(unit, failure)
     })
     worker.on('error', (error) => this.#lose(worker, error))
     worker.on('exit', () => this.#lose(worker, undefined))
@@ -116,4 +117,8 @@ function busy(): StorageError {
 
 function failed(cause: unknown): StorageError {
   return new StorageError('WRITE_FAILED', 'the metadata database did not take a write', cause)
+}
+
+function full(cause: unknown): StorageError {
+  return new StorageError('FULL', 'the disk has no room for the metadata database', cause)
 }

@@ -264,7 +264,7 @@ test('a full disk is told as it is, and the session goes on when there is room',
     await using session = await uploads.start(APP)
     id = session.id
     disk.room = MiB
-    const refused = { code: 'UNAVAILABLE', status: 503, message: /takes nothing more/ }
+    const refused = { code: 'INSUFFICIENT_STORAGE', status: 507 }
     await t.rejects(session.append(body(content), undefined), refused)
     await t.rejects(uploads.start(APP), refused)
   }
