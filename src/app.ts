@@ -104,7 +104,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     await notifier.start()
     const { events } = notifier
     const readableHere: LocalContext['readableHere'] = (name, digest) => registry.holds(name, digest)
-    const { local, collector, pins } = createPushing({
+    const { local, collector } = createPushing({
       ...{ config, state, events, settings: pushes, readableHere, metrics, log, now },
     })
     closing.use(collector.everyNowAndThen())
@@ -144,7 +144,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     })
     const { port } = await server.listen(config.server.host, config.server.port)
     listeningPort = port
-    const operations = createOperations({ config, state, local, collector, pins, serving: true })
+    const operations = createOperations({ config, state, local, collector, serving: true })
     closing.use(await openControl({ root, operations, log }))
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'

@@ -9,7 +9,6 @@ import type { Operations } from './control/operations.ts'
 import { createPushing } from './pushing.ts'
 import type { Collector } from './registry/gc.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
-import type { Pins } from './registry/pins.ts'
 import { hiddenLocalNames } from './registry/registry.ts'
 import { Removals } from './registry/removals.ts'
 import { startError } from './start-error.ts'
@@ -34,15 +33,13 @@ interface KeepingParts {
   readonly state: State
   readonly local: LocalContext
   readonly collector: Collector
-  /** The same that the collector goes by. */
-  readonly pins: Pins
   /** Somebody pulls and pushes meanwhile. */
   readonly serving: boolean
 }
 
 export function createOperations(parts: KeepingParts): Operations {
-  const { config, local, collector, pins, serving } = parts
-  const { root, database, hashers } = parts.state
+  const { config, local, collector, serving } = parts
+  const { root, database, hashers, holds } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, settings, now } = local
   const upstreamNames = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
@@ -66,7 +63,7 @@ export function createOperations(parts: KeepingParts): Operations {
     backup: (args, signal) =>
       backup(
         {
-          ...{ disk, store, pins, openIndex, now, serving },
+          ...{ disk, store, holds, openIndex, now, serving },
           openSnapshot: () => openSnapshot(database),
           create: (target) => NewFile.create(nodeFiles, target),
         },
@@ -76,7 +73,7 @@ export function createOperations(parts: KeepingParts): Operations {
     restore: (args, signal) =>
       restore(
         {
-          ...{ disk, store, ingests, metadata, locks, localNames, settings, pins, now },
+          ...{ disk, store, ingests, metadata, locks, localNames, settings, holds, now },
           hidden: (names) => hiddenLocalNames(names, upstreamNames, config.local),
           open: openOutside,
         },
@@ -104,12 +101,12 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const settings = config.push
     // Nobody mounts anything now.
     const readableHere = (): Promise<boolean> => Promise.resolve(false)
-    const { local, collector, pins } = createPushing({
+    const { local, collector } = createPushing({
       ...{ config, state, events, settings, readableHere, metrics, log, now },
     })
     const closing = opening.move()
     return {
-      ...createOperations({ config, state, local, collector, pins, serving: false }),
+      ...createOperations({ config, state, local, collector, serving: false }),
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {

@@ -34,9 +34,9 @@ interface MirroringOptions {
 /** What it makes is closed by `closing`. */
 export function createMirroring(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
   const { live, state, health, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } = options
-  const { store, index, ingests, locks } = state
+  const { store, index, ingests, locks, holds } = state
   const metadata = new TolerantMetadata(index, { metrics, log, now })
-  const cached = new TolerantBlobStore(store, { metrics, log, now })
+  const cached = new TolerantBlobStore(store, { holds, metrics, log, now })
   const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, now })
   const blobs = closing.adopt(
     new BlobCache({
@@ -46,6 +46,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
       named: (repository, digest) => shelf.namedBlob(repository, digest),
       lease: new InProcessFillLease(),
       locks,
+      holds,
       health,
       metrics,
       log,

@@ -6,7 +6,6 @@ import type { Config } from './config.ts'
 import type { Digest } from './oci/digest.ts'
 import { Collector } from './registry/gc.ts'
 import type { LocalContext } from './registry/local-pushes.ts'
-import { Pins } from './registry/pins.ts'
 import { Uploads } from './registry/uploads.ts'
 import type { State } from './state.ts'
 import type { Metrics } from './telemetry/metrics.ts'
@@ -25,21 +24,19 @@ interface PushingOptions {
 interface Pushing {
   readonly local: LocalContext
   readonly collector: Collector
-  readonly pins: Pins
 }
 
 export function createPushing(options: PushingOptions): Pushing {
   const { config, state, events, settings, readableHere, metrics, log, now } = options
-  const { store, ingests, index: metadata, locks, localNames, indexSince } = state
+  const { store, ingests, index: metadata, locks, holds, localNames, indexSince } = state
   const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
-  const pins = new Pins()
   const collector = new Collector({
     ...{ store, metadata, locks, indexSince, metrics, log, now },
-    pinned: (digest: Digest) => pins.has(digest),
+    pinned: (digest: Digest) => holds.has(digest),
     graceMs: config.push.gcGrace,
   })
   const local = {
     ...{ store, ingests, metadata, locks, localNames, uploads, events, settings, readableHere, log, now },
   }
-  return { local, collector, pins }
+  return { local, collector }
 }

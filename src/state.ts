@@ -8,6 +8,7 @@ import { DiskBlobStore } from './store/disk.ts'
 import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles, type Files } from './store/files.ts'
 import { Hashers } from './store/hasher.ts'
+import { Holds } from './store/holds.ts'
 import { acquireRootLock } from './store/lock.ts'
 import { InProcessLocks, type Locks } from './store/locks.ts'
 import type { MetadataStore } from './store/metadata.ts'
@@ -26,6 +27,7 @@ export interface State {
   readonly index: MetadataStore
   readonly localNames: LocalNames
   readonly locks: Locks
+  readonly holds: Holds
   readonly store: DiskBlobStore
   readonly ingests: Awaited<ReturnType<typeof openIngests>>
 }
@@ -54,6 +56,7 @@ export async function openState(
   const index = closing.adopt(await openMetadata(database), (it) => it.close())
   const localNames = await LocalNames.load(index)
   const locks = new InProcessLocks()
+  const holds = new Holds()
   const store = new DiskBlobStore(root, files)
   const ingests = closing.adopt(
     await openIngests({
@@ -65,5 +68,5 @@ export async function openState(
     (it) => it.close(),
   )
   const since = await indexSince(database)
-  return { root, database, indexSince: since, hashers, index, localNames, locks, store, ingests }
+  return { root, database, indexSince: since, hashers, index, localNames, locks, holds, store, ingests }
 }

@@ -52,14 +52,14 @@ const VALUES: Record<string, string[]> = {
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
   registry: ['store/locks.ts'],
-  upkeep: ['store/locks.ts', 'registry/'],
+  upkeep: ['store/holds.ts', 'store/locks.ts', 'registry/'],
   notifications: ['registry/events.ts', 'store/metadata.ts'],
   'telling.ts': ['store/metadata.ts'],
   control: ['registry/', 'upkeep/'],
   'keeping.ts': ['control/'],
   cli: ['control/', 'registry/', 'upkeep/'],
   http: ['store/blob-store.ts'],
-  cache: ['upstream/slots.ts', 'store/locks.ts'],
+  cache: ['upstream/slots.ts', 'store/holds.ts', 'store/locks.ts'],
   config: ['config.ts'],
 }
 

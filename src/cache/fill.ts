@@ -12,6 +12,7 @@ import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
+import type { Holds } from '../store/holds.ts'
 import type { IngestStore, VerifiedFile } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -37,6 +38,8 @@ export interface FillContext {
   readonly lease: FillLease
   /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
   readonly locks: Locks
+  /** Nothing takes a blob away while it comes, or is followed. */
+  readonly holds: Holds
   readonly health: StorageHealth
   readonly metrics: Metrics
   readonly log: Logger
@@ -89,7 +92,7 @@ export class Fill {
   #askedAt: number | undefined
   #followers = 0
   #ended = false
-  /** Keeps the files of all attempts open for whoever may still open a reader. */
+  /** Keeps the files of all attempts open for whoever may still open a reader, and the blob where it is. */
   readonly #files: Disposable[] = []
 
   constructor(context: FillContext, request: FillRequest) {
@@ -99,6 +102,7 @@ export class Fill {
     this.name = request.name
     this.#expectedSize = request.size
     this.names.add(request.name)
+    this.#files.push(context.holds.hold(request.digest))
     this.settled = this.#run()
   }
 

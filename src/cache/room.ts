@@ -8,15 +8,11 @@ import type { Bytes } from '../store/blob-store.ts'
 
 export interface Room {
   /**
-   * Asked before a download opens its file; makes room for it where it can.
-   *
-   * - `keep`: it may stay when it is whole
-   * - `transient`: it is larger than all of the budget. It may use a file for as long as somebody follows it.
-   * - `none`: the disk has not got that much to give: everybody gets a stream of their own
+   * Asked before a download opens its file; makes room for it where it can. Does not throw.
    *
    * @param size undefined: nobody knows yet
    */
-  admit(registry: string, size: Bytes | undefined): Promise<'keep' | 'transient' | 'none'>
+  admit(registry: string, size: Bytes | undefined): Promise<Admission>
   /**
    * The disk is full: frees at least so much.
    *
@@ -25,4 +21,14 @@ export interface Room {
   free(bytes: Bytes): Promise<boolean>
   /** What is mirrored became more: whoever keeps the budget looks whether it is too much. Never waits. */
   grew(): void
+}
+
+/** What was admitted is reckoned with until this is disposed: when its bytes are in the index, or have gone. */
+export interface Admission extends Disposable {
+  /**
+   * - `keep`: it may stay when it is whole
+   * - `transient`: it is larger than all of the budget. It may use a file for as long as somebody follows it.
+   * - `none`: the disk has not got that much to give: everybody gets a stream of their own
+   */
+  readonly as: 'keep' | 'transient' | 'none'
 }

@@ -1,12 +1,13 @@
 /**
  * The blobs as the mirror may use them: one that cannot be opened is not here, it does not fail a pull.
  *
- * Only for mirrored repositories: upstream has their bytes too. Of what was pushed nobody else has a copy, and
+ * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed nobody else has a copy, and
  * "not here" would be a lie.
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobInfo, BlobReader, BlobStore, ListedBlob } from '../store/blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore, Bytes, ListedBlob } from '../store/blob-store.ts'
+import type { Holds } from '../store/holds.ts'
 import type { VerifiedFile } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
@@ -14,11 +15,16 @@ import { Outage } from './outage.ts'
 
 export class TolerantBlobStore implements BlobStore {
   readonly #inner: BlobStore
+  readonly #holds: Holds
   readonly #metrics: Metrics
   readonly #outage: Outage
 
-  constructor(inner: BlobStore, options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
+  constructor(
+    inner: BlobStore,
+    options: { holds: Holds; metrics: Metrics; log: Logger; now: () => Milliseconds },
+  ) {
     this.#inner = inner
+    this.#holds = options.holds
     this.#metrics = options.metrics
     this.#outage = new Outage({
       ...options,
@@ -32,7 +38,7 @@ export class TolerantBlobStore implements BlobStore {
   }
 
   open(digest: Digest): Promise<BlobReader | undefined> {
-    return this.#or(() => this.#inner.open(digest))
+    return this.#or(() => this.#open(digest))
   }
 
   adopt(file: VerifiedFile): Promise<BlobInfo> {
@@ -47,6 +53,19 @@ export class TolerantBlobStore implements BlobStore {
     return this.#inner.list()
   }
 
+  async #open(digest: Digest): Promise<BlobReader | undefined> {
+    // Before it is looked for: what is found is not to go in between.
+    const held = this.#holds.hold(digest)
+    try {
+      const reader = await this.#inner.open(digest)
+      if (reader === undefined) held[Symbol.dispose]()
+      return reader && new HeldReader(reader, held)
+    } catch (error) {
+      held[Symbol.dispose]()
+      throw error
+    }
+  }
+
   async #or<T>(look: () => Promise<T>): Promise<T | undefined> {
     try {
       const found = await look()
@@ -56,6 +75,30 @@ export class TolerantBlobStore implements BlobStore {
       this.#metrics.bypasses.inc({ reason: 'unreadable' })
       this.#outage.failed(error)
       return undefined
+    }
+  }
+}
+
+class HeldReader implements BlobReader {
+  readonly size: Bytes
+  readonly #inner: BlobReader
+  readonly #held: Disposable
+
+  constructor(inner: BlobReader, held: Disposable) {
+    this.size = inner.size
+    this.#inner = inner
+    this.#held = held
+  }
+
+  read(buffer: Buffer, position: Bytes): Promise<Bytes> {
+    return this.#inner.read(buffer, position)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.#inner[Symbol.asyncDispose]()
+    } finally {
+      this.#held[Symbol.dispose]()
     }
   }
 }

@@ -20,7 +20,7 @@ import {
   LAYOUT,
   LAYOUT_FILE,
 } from './layout.ts'
-import type { Pins } from '../registry/pins.ts'
+import type { Holds } from '../store/holds.ts'
 import { END_OF_ARCHIVE, tarHeader, tarPadding } from './tar.ts'
 
 /** A file that is there whole, when it is finished, or not at all. */
@@ -35,7 +35,7 @@ interface BackupOptions {
   readonly create: (path: string) => Promise<Target>
   readonly disk: BlobAudit
   readonly store: BlobStore
-  readonly pins: Pins
+  readonly holds: Holds
   readonly now: () => EpochMs
   readonly serving: boolean
 }
@@ -95,13 +95,13 @@ async function* archive(
   piece: Bytes,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array | BackupEvent, void, undefined> {
-  const { openSnapshot, pins, now } = options
+  const { openSnapshot, holds, now } = options
   using pinned = new DisposableStack()
   const { repositories, named, sizes } = await (async () => {
-    using _everything = pins.everything()
+    using _everything = holds.everything()
     await using snapshot = await openSnapshot()
     const contents = await contentsOf(snapshot)
-    for (const digest of contents.sizes.keys()) pinned.use(pins.hold(digest))
+    for (const digest of contents.sizes.keys()) pinned.use(holds.hold(digest))
     return contents
   })()
   const at = new Date(now())

@@ -11,7 +11,7 @@ import type { IngestStore } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import { LOCAL, type MetadataStore } from '../store/metadata.ts'
 import { CONTENTS_FILE, digestOfName, MOST_CONTENTS, parseContents, type Contents } from './layout.ts'
-import type { Pins } from '../registry/pins.ts'
+import type { Holds } from '../store/holds.ts'
 import { readTar, TarError, type TarEntry } from './tar.ts'
 
 export interface ReceiveTools {
@@ -20,7 +20,7 @@ export interface ReceiveTools {
   readonly ingests: IngestStore
   readonly metadata: MetadataStore
   readonly locks: Locks
-  readonly pins: Pins
+  readonly holds: Holds
   readonly signal: AbortSignal
 }
 
@@ -83,9 +83,9 @@ export class Received implements AsyncDisposable {
   }
 
   async #takeBack(digest: Digest): Promise<void> {
-    const { store, metadata, locks, pins } = this.#tools
+    const { store, metadata, locks, holds } = this.#tools
     using _held = await locks.exclusive(`blob ${digest}`, AbortSignal.timeout(TAKE_BACK_MS))
-    if (pins.has(digest) || (await metadata.blobs.size(digest)) !== undefined) return
+    if (holds.has(digest) || (await metadata.blobs.size(digest)) !== undefined) return
     await store.delete(digest)
   }
 
@@ -97,9 +97,9 @@ export class Received implements AsyncDisposable {
   }
 
   async #takeBlob(digest: Digest, { size, body }: TarEntry): Promise<void> {
-    const { disk, pins, signal } = this.#tools
+    const { disk, holds, signal } = this.#tools
     if (this.#sizes.has(digest)) return
-    this.#pinned.set(digest, pins.hold(digest))
+    this.#pinned.set(digest, holds.hold(digest))
     const there = await disk.check(digest, { signal, resting: false })
     // Its bytes in the archive are passed over: those that are here are the same.
     if (there.is !== 'sound') await this.#store(digest, body)

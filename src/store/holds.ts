@@ -1,12 +1,12 @@
 /**
- * Bytes that no collection may take away although nothing in the index asks for them: a backup is about to read
- * them, or a restore about to name them.
+ * Bytes that are in use: no collection and no eviction may take them away, whatever the index says of them.
  *
- * They do not outlive the process; neither does whoever pinned them.
+ * A reader has them open, a download is on its way to them, a backup is about to read them, a restore about to
+ * name them. Holds do not outlive the process; neither does whoever holds.
  */
 import type { Digest } from '../oci/digest.ts'
 
-export class Pins {
+export class Holds {
   readonly #held = new Map<Digest, number>()
   #everything = 0
 
