@@ -149,7 +149,7 @@ test('what is set but not acted upon yet is a warning', async (t) => {
   const dir = t.testdir()
   const entrepot = await Entrepot.start(t, {
     dir,
-    config: { cache: { pin: ['docker.io/library/alpine:3.*'] } },
+    config: { upstreams: { 'quay.io': { segments: { parallel: 2 } } } },
   })
-  t.match(entrepot.log[0], { level: 'warn', warning: /^cache\.pin is set/ })
+  t.match(entrepot.log[0], { level: 'warn', warning: /^upstreams\.quay\.io\.segments is set/ })
 })
