@@ -63,6 +63,24 @@ export interface AuditIndex extends AsyncDisposable {
   }>
 }
 
+/** When blobs were last checked, and which were found damaged. */
+export interface ScrubIndex {
+  /** Those that were checked before that, the longest ago first. */
+  due(before: EpochMs, limit: number): Promise<{ readonly digest: Digest; readonly checkedAt: EpochMs }[]>
+  /** Of the one whose check is longest ago. */
+  oldestCheck(): Promise<EpochMs | undefined>
+  isQuarantined(digest: Digest): Promise<boolean>
+  /** All of them; the oldest first, no more than `limit`. */
+  quarantined(limit: number): Promise<{ readonly count: number; readonly first: readonly QuarantinedBlob[] }>
+}
+
+export interface QuarantinedBlob {
+  readonly digest: Digest
+  readonly foundAt: EpochMs
+  /** Where what is left of it was put aside, below the root; undefined: there is no such file. */
+  readonly path: string | undefined
+}
+
 /** What the index says of the local repositories at one moment, whatever is written meanwhile. */
 export interface LocalSnapshot extends AsyncDisposable {
   /** Also those that were emptied or deleted: their names are taken. */
@@ -78,8 +96,12 @@ export interface LocalSnapshot extends AsyncDisposable {
 export type Checked =
   | { readonly is: 'absent' }
   | { readonly is: 'sound' | 'corrupt'; readonly size: Bytes }
-  /** Whether its bytes are right cannot be told. */
-  | { readonly is: 'unreadable'; readonly why: string }
+  /**
+   * Whether its bytes are right cannot be told.
+   *
+   * `lasting`: another look tells no more. Something that is no file is in its place, or the disk has lost it.
+   */
+  | { readonly is: 'unreadable'; readonly why: string; readonly lasting: boolean }
 
 /** The files, as they are. */
 export interface BlobAudit {
@@ -87,17 +109,18 @@ export interface BlobAudit {
    * Reads all of it.
    *
    * @param options.resting reads half of the time only, for the sake of everybody else
+   * @param options.read told of every piece that was read; the next one is read when what it returns has resolved
    */
   check(
     digest: Digest,
     options: {
       readonly signal: AbortSignal
       readonly resting: boolean
-      readonly read?: (count: Bytes) => void
+      readonly read?: (count: Bytes) => void | Promise<void>
     },
   ): Promise<Checked>
   /**
-   * Takes the file away from where it would be served, and keeps it. The digest's lock must be held.
+   * Takes whatever lies there away from where it would be served, and keeps it. The digest's lock must be held.
    *
    * @returns where it is now, below the root; undefined when there was none
    */

@@ -8,19 +8,27 @@ import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
-import { blobPath } from './disk.ts'
+import { blobPath } from './blob-path.ts'
+import { NO_FILE } from './disk.ts'
 import { systemCode, type Files } from './files.ts'
 import { OpenFile } from './open-file.ts'
 import { parseFileName } from './partial-identity.ts'
+import { putAside, QUARANTINE } from './quarantine-folder.ts'
 import type { BlobAudit, Checked, Leftovers } from './audit.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Hashers } from './hasher.ts'
 
 /** Between two of these it may rest, or end. */
-const PIECE: Bytes = 16 * 1024 * 1024
+const PIECE: Bytes = 4 * 1024 * 1024
 
 /** Up to here it costs less to hash it than to tell another thread to. */
 const SMALL: Bytes = 256 * 1024
+
+const NOT_A_FILE: Checked = {
+  is: 'unreadable',
+  why: 'something that is no file is in its place',
+  lasting: true,
+}
 
 const QUARANTINED = /^(sha256|sha512)-([0-9a-f]+)(?:\.\d+)?$/
 
@@ -39,13 +47,16 @@ export class DiskBlobAudit implements BlobAudit {
     try {
       using file = await OpenFile.open(this.#files, blobPath(this.#root, digest), 'r')
       const { kind, size } = await file.describe()
-      if (kind !== 'file') return { is: 'unreadable', why: 'something that is no file is in its place' }
+      if (kind !== 'file') return NOT_A_FILE
       const hex = await this.#hash(digest, file, size, options)
       return { is: hex === hexOf(digest) ? 'sound' : 'corrupt', size }
     } catch (error) {
       options.signal.throwIfAborted()
-      if (systemCode(error) === 'ENOENT') return { is: 'absent' }
-      return { is: 'unreadable', why: error instanceof Error ? error.message : String(error) }
+      const code = systemCode(error) ?? ''
+      if (code === 'ENOENT') return { is: 'absent' }
+      if (NO_FILE.includes(code)) return NOT_A_FILE
+      const why = error instanceof Error ? error.message : String(error)
+      return { is: 'unreadable', why, lasting: code === 'EIO' }
     }
   }
 
@@ -57,7 +68,7 @@ export class DiskBlobAudit implements BlobAudit {
   ): Promise<string> {
     if (size <= SMALL) {
       const bytes = await readWhole(file, size)
-      read?.(size)
+      await read?.(size)
       return createHash(algorithmOf(digest)).update(bytes).digest('hex')
     }
     const job = this.#hashers.start(algorithmOf(digest), file)
@@ -67,7 +78,7 @@ export class DiskBlobAudit implements BlobAudit {
         const began = performance.now()
         const end = Math.min(at + PIECE, size)
         await job.reached(end)
-        read?.(end - at)
+        await read?.(end - at)
         at = end
         if (resting) await sleep(performance.now() - began, undefined, { signal })
       }
@@ -77,34 +88,18 @@ export class DiskBlobAudit implements BlobAudit {
     }
   }
 
-  async quarantine(digest: Digest): Promise<string | undefined> {
-    const from = blobPath(this.#root, digest)
-    if ((await this.#files.stat(from)) === undefined) return undefined
-    const folder = path.join(this.#root, 'quarantine')
-    await this.#files.makeFolder(folder)
-    await this.#files.syncFolder(this.#root)
-    const to = await this.#freeName(path.join(folder, `${algorithmOf(digest)}-${hexOf(digest)}`))
-    await this.#files.rename(from, to)
-    await this.#files.syncFolder(folder)
-    await this.#files.syncFolder(path.dirname(from))
-    return path.relative(this.#root, to)
-  }
-
-  /** What is there already may differ: nothing is written over. */
-  async #freeName(wanted: string): Promise<string> {
-    let name = wanted
-    for (let number = 2; (await this.#files.stat(name)) !== undefined; number++) name = `${wanted}.${number}`
-    return name
+  quarantine(digest: Digest): Promise<string | undefined> {
+    return putAside(this.#files, this.#root, digest)
   }
 
   async quarantined(): ReturnType<BlobAudit['quarantined']> {
     const found: { digest: Digest; path: string; size: Bytes }[] = []
-    for (const name of (await this.#files.list(path.join(this.#root, 'quarantine'))) ?? []) {
+    for (const name of (await this.#files.list(path.join(this.#root, QUARANTINE))) ?? []) {
       const [, algorithm, hex] = QUARANTINED.exec(name) ?? []
       const digest = `${String(algorithm)}:${String(hex)}`
-      const info = await this.#files.stat(path.join(this.#root, 'quarantine', name))
+      const info = await this.#files.stat(path.join(this.#root, QUARANTINE, name))
       if (!isDigest(digest) || info === undefined) continue
-      found.push({ digest, path: path.join('quarantine', name), size: info.size })
+      found.push({ digest, path: path.join(QUARANTINE, name), size: info.size })
     }
     return found
   }

@@ -4,14 +4,22 @@
  * A name appears only by renaming a file whose bytes were verified and synced, so what can be seen is whole.
  */
 import path from 'node:path'
-import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
+import { isDigest, type Digest } from '../oci/digest.ts'
+import { blobPath } from './blob-path.ts'
 import { nodeFiles, systemCode, type Files } from './files.ts'
 import { InProcessLocks, type Locks } from './locks.ts'
 import { OpenFile } from './open-file.ts'
+import { putAside } from './quarantine-folder.ts'
 import type { BlobInfo, BlobReader, BlobStore, ListedBlob, Bytes } from './blob-store.ts'
 import type { VerifiedFile } from './ingest.ts'
 
 const NEVER = new AbortController().signal
+
+/** What opening says of something that is no file: a link, or a file in the place of a folder. */
+export const NO_FILE: readonly string[] = ['ENOTDIR', 'ELOOP', 'ENXIO']
+
+/** What moving a file there, and taking away what is there, say of a folder. */
+const IS_FOLDER: readonly string[] = ['EISDIR', 'EPERM', 'ENOTEMPTY', 'EEXIST']
 
 export class DiskBlobStore implements BlobStore {
   readonly #root: string
@@ -36,7 +44,8 @@ export class DiskBlobStore implements BlobStore {
     try {
       file = await OpenFile.open(this.#files, this.#path(digest), 'r')
     } catch (error) {
-      if (['ENOENT', 'ENOTDIR', 'ELOOP'].includes(systemCode(error) ?? '')) return undefined
+      const code = systemCode(error) ?? ''
+      if (code === 'ENOENT' || NO_FILE.includes(code)) return undefined
       throw error
     }
     try {
@@ -60,7 +69,7 @@ export class DiskBlobStore implements BlobStore {
       await file.sync()
       // Also over one that is there: these bytes have just been verified, those may have rotted. Whoever reads the old
       // file goes on reading it.
-      await this.#files.rename(file.path, target)
+      await this.#orPutAside(digest, () => this.#files.rename(file.path, target))
       await this.#files.syncFolder(folder)
       await file.adopted()
       return { digest, size }
@@ -68,7 +77,19 @@ export class DiskBlobStore implements BlobStore {
   }
 
   delete(digest: Digest): Promise<void> {
-    return this.#alone(digest, () => this.#files.remove(this.#path(digest)))
+    return this.#alone(digest, () => this.#orPutAside(digest, () => this.#files.remove(this.#path(digest))))
+  }
+
+  /** A folder in a blob's place is nobody's blob, and stands in the way of the right one. */
+  async #orPutAside(digest: Digest, action: () => Promise<void>): Promise<void> {
+    try {
+      await action()
+    } catch (error) {
+      if (!IS_FOLDER.includes(systemCode(error) ?? '')) throw error
+      if ((await this.#files.stat(this.#path(digest)))?.kind !== 'folder') throw error
+      await putAside(this.#files, this.#root, digest)
+      await action()
+    }
   }
 
   async *list(): AsyncIterable<ListedBlob> {
@@ -112,12 +133,6 @@ export class DiskBlobStore implements BlobStore {
     await this.#files.syncFolder(parent)
     this.#durableFolders.add(folder)
   }
-}
-
-/** Where the file of a blob is, or would be. */
-export function blobPath(root: string, digest: Digest): string {
-  const hex = hexOf(digest)
-  return path.join(root, 'blobs', algorithmOf(digest), hex.slice(0, 2), hex)
 }
 
 class DiskBlobReader implements BlobReader {

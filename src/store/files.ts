@@ -32,6 +32,7 @@ export interface Files {
   datasync(file: Descriptor): Promise<void>
   close(file: Descriptor): Promise<void>
   describe(file: Descriptor): Promise<FileInfo>
+  /** A link to a folder is one; a link to anything else is not what it leads to: `open` would not follow it. */
   stat(path: string): Promise<FileInfo | undefined>
   rename(from: string, to: string): Promise<void>
   /** Absent is fine. */
@@ -63,7 +64,7 @@ export const nodeFiles: Files = {
   datasync: (file) => syncs.run(() => finish((done) => fs.fdatasync(file, done))),
   close: (file) => finish((done) => fs.close(file, done)),
   describe: async (file) => describe(await call<fs.Stats>((done) => fs.fstat(file, done))),
-  stat: (path) => unless(ABSENT, async () => describe(await call<fs.Stats>((done) => fs.stat(path, done)))),
+  stat: (path) => unless(ABSENT, () => look(path)),
   rename: (from, to) => finish((done) => fs.rename(from, to, done)),
   remove: (path) => unless(ABSENT, () => finish((done) => fs.unlink(path, done))),
   makeFolder: (path) => unless(['EEXIST'], () => finish((done) => fs.mkdir(path, done))),
@@ -89,6 +90,13 @@ async function syncFolder(path: string): Promise<void> {
   } finally {
     await finish((done) => fs.close(folder, done))
   }
+}
+
+async function look(path: string): Promise<FileInfo> {
+  const itself = await call<fs.Stats>((done) => fs.lstat(path, done))
+  if (!itself.isSymbolicLink()) return describe(itself)
+  const target = await unless(ABSENT, () => call<fs.Stats>((done) => fs.stat(path, done)))
+  return describe(target?.isDirectory() === true ? target : itself)
 }
 
 function describe(stats: fs.Stats): FileInfo {

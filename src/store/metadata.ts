@@ -214,8 +214,21 @@ export interface MetadataTransaction {
   unlinkBlob(repository: RepositoryKey, digest: Digest, linkedAt?: EpochMs): void
   /** `registry` gave us these bytes. */
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void
-  /** That its bytes are here, and so many. */
+  /** That its bytes are here, and so many. As with all that says so, a quarantine ends with it. */
   recordBlob(digest: Digest, size: Bytes, at: EpochMs): void
+  /** These were read from end to end, and are what their digests say. */
+  markChecked(digests: readonly Digest[], at: EpochMs): void
+  /**
+   * What was pushed is damaged, or gone.
+   *
+   * @param damage `path` is where what is left of it was put aside; undefined: there was nothing. The date of an
+   *   earlier one stays, and where nothing is left now, its place as well.
+   */
+  putQuarantine(
+    digest: Digest,
+    damage: { readonly size: Bytes; readonly path: string | undefined },
+    at: EpochMs,
+  ): void
   /** After a blob's file turned out to be gone or torn. */
   forgetBlob(digest: Digest): void
   /** They get their numbers in this order, after all that were committed before. */

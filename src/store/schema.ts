@@ -6,6 +6,7 @@
  * Migrations are never edited once released; a new one is added at the end.
  */
 import { sql, type Generated, type Kysely, type Transaction } from 'kysely'
+import { mirroredBy } from './sql-rows.ts'
 import { StorageError } from './storage-error.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
@@ -69,9 +70,21 @@ export interface Tables {
     pulled_at: EpochMs
     /** When its file was last read from end to end and found right; at first, when it came. */
     checked_at: EpochMs
+    /**
+     * The registry that they are reckoned to, which is the first that gave them; empty when none did. Null: they were
+     * pushed. Follows from the other tables, and is set with every write to them.
+     */
+    mirrored_by: string | null
   }
-  /** Bytes that were pushed, and are not what was pushed any more: put aside, and never served. */
-  quarantine: { digest: Digest; size: Bytes; found_at: EpochMs; path: string }
+  /** Bytes that were pushed, and are not what was pushed any more, or are gone: never served until they are back. */
+  quarantine: {
+    digest: Digest
+    /** What is left of them. */
+    size: Bytes
+    found_at: EpochMs
+    /** Where that was put aside, below the root; null: there was nothing to put aside. */
+    path: string | null
+  }
   /** Which repository may read a blob. */
   repository_blob: { repository: RepositoryId; digest: Digest; linked_at: EpochMs }
   /** Which registry's word we have for a blob's bytes. */
@@ -199,8 +212,17 @@ const MIGRATIONS: readonly Migration[] = [
         .updateTable('blob')
         .set({ [column]: sql.ref('stored_at') })
         .execute()
-      await schema.createIndex(`blob_by_${column}`).on('blob').columns([column, 'digest']).execute()
     }
+    await schema.createIndex('blob_by_checked_at').on('blob').columns(['checked_at', 'digest']).execute()
+    await schema.alterTable('blob').addColumn('mirrored_by', 'text').execute()
+    await db.updateTable('blob').set({ mirrored_by: mirroredBy() }).execute()
+    await schema.createIndex('blob_by_mirrored_by').on('blob').columns(['mirrored_by', 'size']).execute()
+    await schema
+      .createIndex('blob_by_pulled_at')
+      .on('blob')
+      .columns(['pulled_at', 'digest'])
+      .where(sql.ref('mirrored_by'), 'is not', null)
+      .execute()
     await schema
       .createIndex('blob_source_by_registry')
       .on('blob_source')
@@ -211,7 +233,7 @@ const MIGRATIONS: readonly Migration[] = [
       .addColumn('digest', 'text', (column) => column.primaryKey())
       .addColumn('size', 'bigint', (column) => column.notNull())
       .addColumn('found_at', 'bigint', (column) => column.notNull())
-      .addColumn('path', 'text', (column) => column.notNull())
+      .addColumn('path', 'text')
       .execute()
   },
 ]

@@ -2,7 +2,7 @@
  * What a metadata transaction writes, as queries that nobody has run yet.
  */
 import type { Compilable, Kysely } from 'kysely'
-import { referenceRows, repositoryId, toJson } from './sql-rows.ts'
+import { mirroredBy, referenceRows, repositoryId, toJson } from './sql-rows.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
@@ -18,10 +18,19 @@ export class SqlTransaction implements MetadataTransaction {
   readonly #add: (query: Compilable) => void
   /** Whoever delivers events has something to do when this is committed. */
   queuedEvents = false
+  /** Whose they are may be another now. */
+  readonly #moved = new Set<Digest>()
 
   constructor(db: Kysely<Tables>, add: (query: Compilable) => void) {
     this.#db = db
     this.#add = add
+  }
+
+  /** After all that is written, once. */
+  finish(): void {
+    for (const digest of this.#moved) {
+      this.#add(this.#db.updateTable('blob').set({ mirrored_by: mirroredBy() }).where('digest', '=', digest))
+    }
   }
 
   putRepository(repository: RepositoryKey, servedAt: EpochMs): void {
@@ -188,6 +197,7 @@ export class SqlTransaction implements MetadataTransaction {
         .where('digest', '=', digest)
         .$if(storedBy !== undefined, (query) => query.where('stored_at', '<=', storedBy ?? 0)),
     )
+    this.#moved.add(digest)
   }
 
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void {
@@ -203,6 +213,18 @@ export class SqlTransaction implements MetadataTransaction {
   }
 
   #empty(id: RepositoryId): void {
+    for (const table of ['repository_blob', 'manifest'] as const) {
+      const held = this.#db
+        .selectFrom(table as 'manifest')
+        .select('digest')
+        .where('repository', '=', id)
+      this.#add(
+        this.#db
+          .updateTable('blob')
+          .set({ mirrored_by: mirroredBy(id) })
+          .where('digest', 'in', held),
+      )
+    }
     this.#add(this.#db.deleteFrom('tag').where('repository', '=', id))
     this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id))
     this.#add(this.#db.deleteFrom('repository_blob').where('repository', '=', id))
@@ -236,6 +258,7 @@ export class SqlTransaction implements MetadataTransaction {
         .where('digest', '=', digest)
         .$if(linkedAt !== undefined, (query) => query.where('linked_at', '=', linkedAt ?? 0)),
     )
+    this.#moved.add(digest)
   }
 
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void {
@@ -252,7 +275,31 @@ export class SqlTransaction implements MetadataTransaction {
     this.#putBlob(digest, size, at)
   }
 
+  markChecked(digests: readonly Digest[], at: EpochMs): void {
+    for (const digest of digests) {
+      this.#add(this.#db.updateTable('blob').set({ checked_at: at }).where('digest', '=', digest))
+    }
+  }
+
+  putQuarantine(
+    digest: Digest,
+    { size, path = null }: { readonly size: Bytes; readonly path?: string | null | undefined },
+    at: EpochMs,
+  ): void {
+    this.#add(
+      this.#db
+        .insertInto('quarantine')
+        .values({ digest, size, found_at: at, path })
+        .onConflict((conflict) => {
+          const known = conflict.column('digest')
+          // Of a file that is gone nothing is known that was not known before.
+          return path === null ? known.doNothing() : known.doUpdateSet({ size, path })
+        }),
+    )
+  }
+
   forgetBlob(digest: Digest): void {
+    this.#endQuarantine(digest)
     this.#add(this.#db.deleteFrom('manifest_reference').where('manifest', '=', digest))
     this.#add(this.#db.deleteFrom('repository_blob').where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('blob_source').where('digest', '=', digest))
@@ -271,11 +318,17 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(this.#db.deleteFrom('event').where('endpoint', '=', endpoint).where('id', '<=', upTo))
   }
 
+  #endQuarantine(digest: Digest): void {
+    this.#add(this.#db.deleteFrom('quarantine').where('digest', '=', digest))
+  }
+
   #putBlob(digest: Digest, size: Bytes, at: EpochMs): void {
+    this.#moved.add(digest)
+    this.#endQuarantine(digest)
     this.#add(
       this.#db
         .insertInto('blob')
-        .values({ digest, size, stored_at: at, pulled_at: at, checked_at: at })
+        .values({ digest, size, stored_at: at, pulled_at: at, checked_at: at, mirrored_by: null })
         .onConflict((conflict) => conflict.column('digest').doUpdateSet({ size })),
     )
   }

@@ -8,17 +8,24 @@ import { Worker } from 'node:worker_threads'
 import { Kysely } from 'kysely'
 import { childrenOf, SqlAudit } from './sql-audit.ts'
 import { repositoryId } from './sql-rows.ts'
+import { SqlScrub } from './sql-scrub.ts'
 import { openReader, sqliteDialect, type Statements } from './sqlite.ts'
 import { LOCAL } from './metadata.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { AuditIndex, LocalSnapshot } from './audit.ts'
+import type { AuditIndex, LocalSnapshot, ScrubIndex } from './audit.ts'
 import type { Tables } from './schema.ts'
 
 /** @param path of the database; it must be there */
 export function openAudit(path: string): AuditIndex {
+  return openScrub(path)
+}
+
+/** The same, and when what was last checked. */
+export function openScrub(path: string): AuditIndex & { readonly scrub: ScrubIndex } {
   const db = new Kysely<Tables>({ dialect: sqliteDialect(openReader(path)) })
   return Object.assign(new SqlAudit(db), {
+    scrub: new SqlScrub(db),
     problems: () => problemsOf(path),
     [Symbol.asyncDispose]: () => db.destroy(),
   })

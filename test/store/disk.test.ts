@@ -1,4 +1,5 @@
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
@@ -67,6 +68,54 @@ test('a blob of the wrong size is replaced by the right one', async (t) => {
   t.equal((await store.blobs.stat(digest))?.size, 4, 'the store tells what is there')
   await land(store, content)
   t.equal((await store.blobs.stat(digest))?.size, content.length)
+})
+
+const INTRUDERS: Record<string, (file: string) => void> = {
+  'a folder': (file) => {
+    mkdirSync(file)
+    writeFileSync(path.join(file, 'mine'), 'mine')
+  },
+  'a link to the same bytes': (file) => {
+    writeFileSync(`${file}.elsewhere`, content)
+    symlinkSync(`${file}.elsewhere`, file)
+  },
+  'a link to nothing': (file) => symlinkSync('nowhere', file),
+  'a pipe': (file) => void execFileSync('mkfifo', [file]),
+}
+
+for (const [what, put] of Object.entries(INTRUDERS)) {
+  test(`${what} in the place of a blob is none, and gives way to the right one`, async (t) => {
+    const store = await openStore(t)
+    const folder = path.join(store.root, 'blobs/sha256', hex.slice(0, 2))
+    mkdirSync(folder, { recursive: true })
+    put(path.join(folder, hex))
+    t.equal(await store.blobs.stat(digest), undefined)
+    t.equal(await store.blobs.open(digest), undefined)
+    await land(store, content)
+    t.equal((await store.blobs.stat(digest))?.size, content.length)
+    t.ok(readFileSync(path.join(folder, hex)).equals(content))
+    const kept = path.join(store.root, 'quarantine', `sha256-${hex}`, 'mine')
+    if (what === 'a folder') t.equal(readFileSync(kept, 'utf8'), 'mine', 'nothing of it was lost')
+  })
+
+  test(`${what} in the place of a blob can be deleted like one`, async (t) => {
+    const store = await openStore(t)
+    const folder = path.join(store.root, 'blobs/sha256', hex.slice(0, 2))
+    mkdirSync(folder, { recursive: true })
+    put(path.join(folder, hex))
+    await store.blobs.delete(digest)
+    t.notOk(readdirSync(folder).includes(hex))
+  })
+}
+
+test('folders of blobs may be links: to a larger disk', async (t) => {
+  const store = await openStore(t)
+  mkdirSync(path.join(store.root, 'elsewhere'))
+  symlinkSync('elsewhere', path.join(store.root, 'blobs'))
+  await land(store, content)
+  const found: string[] = []
+  for await (const info of store.blobs.list()) found.push(info.digest)
+  t.same(found, [digest])
 })
 
 test('a blob that has rotted in its place is replaced by what has just been verified', async (t) => {

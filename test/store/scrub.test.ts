@@ -1,0 +1,90 @@
+/** What was checked when, and what is in quarantine. */
+import path from 'node:path'
+import { test, type Test } from 'tap'
+import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { parseManifest } from '../../src/oci/manifest.ts'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
+import { LOCAL, type MetadataStore } from '../../src/store/metadata.ts'
+import type { ScrubIndex } from '../../src/store/audit.ts'
+import { openScrub } from '../../src/store/sqlite-audit.ts'
+import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { image } from '../support/images.ts'
+
+const KEY = { registry: LOCAL, name: parseRepositoryName('team/app') }
+const named = (text: string): Digest => digestOf(Buffer.from(text))
+
+async function open(t: Test): Promise<{ metadata: MetadataStore; scrub: ScrubIndex }> {
+  const file = path.join(t.testdir(), 'metadata.sqlite')
+  const metadata = await openMetadata(file)
+  t.teardown(() => metadata.close())
+  const audit = openScrub(file)
+  t.teardown(() => audit[Symbol.asyncDispose]())
+  return { metadata, scrub: audit.scrub }
+}
+
+test('those whose check is longest ago come first, until they are checked', async (t) => {
+  const { metadata, scrub } = await open(t)
+  t.equal(await scrub.oldestCheck(), undefined)
+  await metadata.transaction((tx) => {
+    tx.recordBlob(named('new'), 1, 30)
+    tx.recordBlob(named('old'), 1, 10)
+    tx.recordBlob(named('middle'), 1, 20)
+  })
+  const due = async (before: number, limit = 9): Promise<unknown> => scrub.due(before, limit)
+  const [old, middle] = [
+    { digest: named('old'), checkedAt: 10 },
+    { digest: named('middle'), checkedAt: 20 },
+  ]
+  t.same(await due(30), [old, middle])
+  t.same(await due(30, 1), [old])
+  t.same(await due(10), [])
+  t.equal(await scrub.oldestCheck(), 10)
+  await metadata.transaction((tx) => tx.markChecked([named('old'), named('unheard of')], 100))
+  t.same(await due(30), [middle])
+  t.equal(await scrub.oldestCheck(), 20)
+})
+
+test('a quarantine is kept until the bytes are said to be here, by whoever says so', async (t) => {
+  const { metadata, scrub } = await open(t)
+  const app = image()
+  const { digest, bytes, mediaType } = app.manifest
+  const content = parseManifest(bytes, mediaType)
+  const ends: ((tx: Parameters<Parameters<MetadataStore['transaction']>[0]>[0]) => void)[] = [
+    (tx) => tx.linkBlob(KEY, digest, 5, 2),
+    (tx) => tx.recordDelivery('docker.io', digest, 5, 2),
+    (tx) => tx.recordBlob(digest, 5, 2),
+    (tx) => tx.putManifest(KEY, digest, 5, content, 2),
+    (tx) => tx.forgetBlob(digest),
+  ]
+  for (const end of ends) {
+    await metadata.transaction((tx) => tx.putQuarantine(digest, { size: 3, path: 'quarantine/x' }, 1))
+    t.ok(await scrub.isQuarantined(digest))
+    await metadata.transaction(end)
+    t.notOk(await scrub.isQuarantined(digest))
+    t.same(await scrub.quarantined(9), { count: 0, first: [] })
+  }
+})
+
+test('of a file that is gone as well nothing is forgotten', async (t) => {
+  const { metadata, scrub } = await open(t)
+  const put = (path: string | undefined, at: number): Promise<void> =>
+    metadata.transaction((tx) => tx.putQuarantine(named('x'), { size: 3, path }, at))
+  await put(undefined, 1)
+  t.same((await scrub.quarantined(9)).first, [{ digest: named('x'), foundAt: 1, path: undefined }])
+  await put('quarantine/x', 2)
+  await put(undefined, 3)
+  t.same((await scrub.quarantined(9)).first, [{ digest: named('x'), foundAt: 1, path: 'quarantine/x' }])
+})
+
+test('of many the oldest are told, and how many there are', async (t) => {
+  const { metadata, scrub } = await open(t)
+  await metadata.transaction((tx) => {
+    for (let i = 9; i > 0; i--) tx.putQuarantine(named(`${i}`), { size: 0, path: undefined }, i)
+  })
+  const { count, first } = await scrub.quarantined(2)
+  t.equal(count, 9)
+  t.same(
+    first.map(({ digest }) => digest),
+    [named('1'), named('2')],
+  )
+})
