@@ -4,7 +4,7 @@ import { dirname, join, normalize } from 'node:path'
 import { test } from 'tap'
 
 const SRC = join(import.meta.dirname, '../src')
-const STORE = 'blob-store ingest inventory metadata storage-error'.split(' ').map((it) => `store/${it}.ts`)
+const STORE = 'blob-store eviction ingest inventory metadata storage-error'.split(' ').map((it) => `store/${it}.ts`)
 const AUDIT = ['store/audit.ts']
 
 /** What a room may import besides its own files: paths, or folders ending in a slash. */
@@ -28,13 +28,14 @@ const VALUES: Record<string, string[]> = {
   // The builders: `app.ts` says in which order they come, each knows the classes of its part.
   'app.ts': [
     'config.ts',
-    ...['keeping.ts', 'live-config.ts', 'mirroring.ts', 'pushing.ts', 'reaching.ts', 'start-error.ts'],
+    ...['keeping.ts', 'explaining.ts', 'live-config.ts', 'mirroring.ts', 'pushing.ts', 'reaching.ts', 'start-error.ts'],
     ...['state.ts', 'telling.ts'],
     ...'cache control http registry store telemetry upstream'.split(' ').map((room) => `${room}/`),
   ],
   'state.ts': ['config.ts', 'registry/', 'store/'],
   'reaching.ts': ['config.ts', 'cache/', 'registry/', 'telemetry/', 'upstream/'],
   'mirroring.ts': ['config.ts', 'live-config.ts', 'state.ts', 'cache/', 'registry/', 'store/', 'telemetry/'],
+  'explaining.ts': ['live-config.ts', 'state.ts', 'cache/', 'registry/'],
   'pushing.ts': ['oci/', 'config.ts', 'state.ts', 'registry/', 'store/', 'telemetry/'],
   'telling.ts': ['config.ts', 'notifications/', 'upstream/proxy.ts'],
   'keeping.ts': [
@@ -51,7 +52,7 @@ const VALUES: Record<string, string[]> = {
 
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
-  registry: ['store/locks.ts'],
+  registry: ['store/locks.ts', 'upstream/status.ts'],
   upkeep: ['store/holds.ts', 'store/locks.ts', 'registry/'],
   notifications: ['registry/events.ts', 'store/metadata.ts'],
   'telling.ts': ['store/metadata.ts'],

@@ -16,6 +16,7 @@ import type {
   RepositoryIndex,
   TagIndex,
 } from '../store/metadata.ts'
+import type { EvictionIndex } from '../store/eviction.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { Outage } from './outage.ts'
@@ -27,6 +28,7 @@ export class TolerantMetadata implements MetadataStore {
   readonly blobs: BlobIndex
   readonly events: EventQueue
   readonly garbage: GarbageIndex
+  readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
@@ -52,6 +54,7 @@ export class TolerantMetadata implements MetadataStore {
     this.#inner = inner
     this.events = inner.events
     this.garbage = inner.garbage
+    this.eviction = inner.eviction
     this.inventory = inner.inventory
     this.#metrics = options.metrics
     this.#writes = new Outage({

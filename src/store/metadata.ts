@@ -10,6 +10,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { BlobInfo, Bytes } from './blob-store.ts'
+import type { EvictionIndex } from './eviction.ts'
 import type { InventoryIndex } from './inventory.ts'
 
 /** The registry of pushed repositories; no upstream may have this key. */
@@ -229,6 +230,8 @@ export interface MetadataTransaction {
     damage: { readonly size: Bytes; readonly path: string | undefined },
     at: EpochMs,
   ): void
+  /** Nothing when it is not known, or was pulled later. */
+  markPulled(digest: Digest, at: EpochMs): void
   /** After a blob's file turned out to be gone or torn. */
   forgetBlob(digest: Digest): void
   /** They get their numbers in this order, after all that were committed before. */
@@ -244,6 +247,7 @@ export interface MetadataStore {
   readonly blobs: BlobIndex
   readonly events: EventQueue
   readonly garbage: GarbageIndex
+  readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
   /**
    * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several

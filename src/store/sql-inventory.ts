@@ -107,7 +107,13 @@ export class SqlInventory implements InventoryIndex {
   async colder(pulledAt: EpochMs, limit: number): Promise<number> {
     const { count } = await this.#db
       .selectFrom(
-        this.#db.selectFrom('blob').select('digest').where('pulled_at', '<', pulledAt).limit(limit).as('b'),
+        this.#db
+          .selectFrom('blob')
+          .select('digest')
+          .where('mirrored_by', 'is not', null)
+          .where('pulled_at', '<', pulledAt)
+          .limit(limit)
+          .as('b'),
       )
       .select(({ fn }) => fn.countAll<number>().as('count'))
       .executeTakeFirstOrThrow()

@@ -1,17 +1,34 @@
 /**
  * Between the rows of the tables and the words of the specifications.
  */
-import type { Insertable, Selectable } from 'kysely'
+import { sql, type Insertable, type Selectable } from 'kysely'
 import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
-import type { ChildDescriptor, RepositoryKey } from './metadata.ts'
+import { LOCAL, type ChildDescriptor, type RepositoryKey } from './metadata.ts'
 import type { RepositoryId, Tables } from './schema.ts'
 
 type ReferenceRow = Selectable<Tables['manifest_reference']>
 
 export function repositoryId({ registry, name }: RepositoryKey): RepositoryId {
   return `${registry}/${name}` as RepositoryId
+}
+
+/**
+ * What `blob.mirrored_by` has to be. Local repositories stand together, behind their registry's key and a slash.
+ *
+ * @param without a repository that is about to let go of what it holds
+ */
+export function mirroredBy(without = '' as RepositoryId) {
+  // `0` is what follows a slash.
+  const local = (table: string) =>
+    sql`exists (select 1 from ${sql.table(table)} as held where held.digest = blob.digest
+      and held.repository > ${`${LOCAL}/`} and held.repository < ${`${LOCAL}0`} and held.repository <> ${without})`
+  return sql<
+    string | null
+  >`case when ${local('repository_blob')} or ${local('manifest')} then null else coalesce(
+    (select registry from blob_source as source where source.digest = blob.digest
+      order by source.delivered_at, source.registry limit 1), '') end`
 }
 
 /** What a manifest names, config first, in its order. */

@@ -298,6 +298,16 @@ export class SqlTransaction implements MetadataTransaction {
     )
   }
 
+  markPulled(digest: Digest, at: EpochMs): void {
+    this.#add(
+      this.#db
+        .updateTable('blob')
+        .set({ pulled_at: at })
+        .where('digest', '=', digest)
+        .where('pulled_at', '<', at),
+    )
+  }
+
   forgetBlob(digest: Digest): void {
     this.#endQuarantine(digest)
     this.#add(this.#db.deleteFrom('manifest_reference').where('manifest', '=', digest))

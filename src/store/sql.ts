@@ -5,6 +5,7 @@
  * one dialect's alone.
  */
 import { sql, type Compilable, type Kysely, type SelectQueryBuilder } from 'kysely'
+import { SqlEviction } from './sql-eviction.ts'
 import { SqlGarbage } from './sql-garbage.ts'
 import { SqlInventory } from './sql-inventory.ts'
 import { childOf, descriptorOf, repositoryId } from './sql-rows.ts'
@@ -13,6 +14,7 @@ import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
+import type { EvictionIndex } from './eviction.ts'
 import type { InventoryIndex } from './inventory.ts'
 import { LOCAL } from './metadata.ts'
 import type {
@@ -47,6 +49,7 @@ export class SqlMetadata implements MetadataStore {
   readonly blobs: BlobIndex
   readonly events: SqlEvents
   readonly garbage: GarbageIndex
+  readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
@@ -60,6 +63,7 @@ export class SqlMetadata implements MetadataStore {
     this.blobs = new SqlBlobs(db)
     this.events = new SqlEvents(db)
     this.garbage = new SqlGarbage(db)
+    this.eviction = new SqlEviction(db)
     this.inventory = new SqlInventory(db)
   }
 
@@ -71,6 +75,7 @@ export class SqlMetadata implements MetadataStore {
     }
     const transaction = new SqlTransaction(this.#db, add)
     fill(transaction)
+    transaction.finish()
     if (queries.length > 0) await this.#writer.write(queries)
     if (transaction.queuedEvents) this.events.queued()
   }
