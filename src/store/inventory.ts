@@ -51,7 +51,7 @@ export interface InventoryIndex {
   quarantined(digests: readonly Digest[]): Promise<ReadonlyMap<Digest, EpochMs>>
   /** Manifests of any repository that are it, or name it, or name what names it; at most `limit`. */
   wanting(digest: Digest, limit: number): Promise<Wanting[]>
-  /** Bytes that were pulled longer ago than that, as far as is written down; at most `limit` are counted. */
+  /** Blobs that were not pushed, and were pulled longer ago than that, as far as is written down; at most `limit` are counted. */
   colder(pulledAt: EpochMs, limit: number): Promise<number>
   /**
    * Repositories of which a manifest is here. In the order of what they are pulled by: local ones by their name,
