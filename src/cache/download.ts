@@ -200,6 +200,7 @@ export class Download {
       from: run.position,
       ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
       size: this.#size,
+      promised: this.#answered,
       signal,
     })
     if (blob === undefined) {

@@ -44,7 +44,7 @@ export class Blobs {
   /** As {@link Upstream.blob}. */
   async open(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
     for (const range of rangesOf(request)) {
-      const answer = await this.#ask(name, digest, range, request.signal)
+      const answer = await this.#ask(name, digest, range, request)
       if (answer.status === 404) return undefined
       const blob = range === undefined ? undefined : this.#part(answer, request)
       if (blob !== undefined) return await this.#checked(answer, blob, digest, request)
@@ -62,13 +62,14 @@ export class Blobs {
     name: RepositoryName,
     digest: Digest,
     range: string | undefined,
-    signal: AbortSignal,
+    { promised, signal }: BlobRequest,
   ): Promise<Answer> {
     const question = {
       kind: 'blob' as const,
       name,
       path: `blobs/${digest}`,
       headers: range === undefined ? {} : { range },
+      promised,
       signal,
     }
     let answer = await this.#asking.ask(question)
