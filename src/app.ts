@@ -6,6 +6,7 @@
 import path from 'node:path'
 import type { Logger } from 'pino'
 import { repositoryKey } from './cache/origin.ts'
+import type { Room } from './cache/room.ts'
 import { StorageHealth } from './cache/storage-health.ts'
 import type { Config } from './config.ts'
 import { openControl } from './control/server.ts'
@@ -34,6 +35,13 @@ import { createNotifier } from './telling.ts'
 const STALE_BUDGET_MS = 5_000
 const BUDGET_MS = 15_000
 
+/** No budget at all. */
+const ENDLESS: Room = {
+  admit: () => Promise.resolve({ as: 'keep', [Symbol.dispose]: () => undefined }),
+  free: () => Promise.resolve(false),
+  grew: () => undefined,
+}
+
 export interface AppOverrides {
   readonly log: Logger
   readonly metrics?: Metrics
@@ -50,6 +58,8 @@ export interface AppOverrides {
   /** Where Docker Hub's search is. */
   readonly hubSearchUrl?: string
   readonly timeouts?: Partial<HttpTimeouts>
+  /** Whoever keeps the budget. */
+  readonly room?: Room
 }
 
 export interface App {
@@ -89,8 +99,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       createEntry(config, upstream, { metrics, log, now, monotonic, shortestBudgetMs: staleBudgetMs }),
     )
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
+    const room = overrides.room ?? ENDLESS
+    state.fullDisk.makeRoom = (bytes) => room.free(bytes)
     const mirror = createMirroring(
-      { live, state, health, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize },
+      { live, state, health, room, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize },
       closing,
     )
 

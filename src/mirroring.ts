@@ -9,6 +9,7 @@ import { Listings } from './cache/listings.ts'
 import { ManifestCache } from './cache/manifest-cache.ts'
 import { ManifestShelf } from './cache/manifest-shelf.ts'
 import { Prefetch } from './cache/prefetch.ts'
+import type { Room } from './cache/room.ts'
 import type { StorageHealth } from './cache/storage-health.ts'
 import { TolerantMetadata } from './cache/tolerant-metadata.ts'
 import { TolerantBlobStore } from './cache/tolerant-store.ts'
@@ -22,6 +23,7 @@ interface MirroringOptions {
   readonly live: LiveConfig
   readonly state: State
   readonly health: StorageHealth
+  readonly room: Room
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
@@ -33,9 +35,9 @@ interface MirroringOptions {
 
 /** What it makes is closed by `closing`. */
 export function createMirroring(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
-  const { live, state, health, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } = options
-  const { store, index, ingests, locks, holds } = state
-  const metadata = new TolerantMetadata(index, { metrics, log, now })
+  const { live, state, health, room, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } = options
+  const { store, ingests, locks, holds } = state
+  const metadata = new TolerantMetadata(state.metadata, { metrics, log, now })
   const cached = new TolerantBlobStore(store, { holds, metrics, log, now })
   const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, now })
   const blobs = closing.adopt(
@@ -48,6 +50,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
       locks,
       holds,
       health,
+      room,
       metrics,
       log,
       now,

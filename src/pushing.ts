@@ -28,10 +28,10 @@ interface Pushing {
 
 export function createPushing(options: PushingOptions): Pushing {
   const { config, state, events, settings, readableHere, metrics, log, now } = options
-  const { store, ingests, index: metadata, locks, holds, localNames, indexSince } = state
+  const { store, ingests, metadata, locks, holds, localNames, indexSince } = state
   const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
   const collector = new Collector({
-    ...{ store, metadata, locks, indexSince, metrics, log, now },
+    ...{ store, metadata: state.index, locks, indexSince, metrics, log, now },
     pinned: (digest: Digest) => holds.has(digest),
     graceMs: config.push.gcGrace,
   })

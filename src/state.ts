@@ -7,6 +7,7 @@ import { LocalNames } from './registry/local-names.ts'
 import { DiskBlobStore } from './store/disk.ts'
 import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles, type Files } from './store/files.ts'
+import { filesWithRoom, metadataWithRoom, type MakeRoom } from './store/full-disk.ts'
 import { Hashers } from './store/hasher.ts'
 import { Holds } from './store/holds.ts'
 import { acquireRootLock } from './store/lock.ts'
@@ -25,6 +26,10 @@ export interface State {
   readonly indexSince: number
   readonly hashers: Hashers
   readonly index: MetadataStore
+  /** The same, for what is pulled and pushed: where the disk is full, room is made. */
+  readonly metadata: MetadataStore
+  /** Who makes room on a full disk, for files and the index; nobody, unless somebody is set. */
+  readonly fullDisk: { makeRoom: MakeRoom }
   readonly localNames: LocalNames
   readonly locks: Locks
   readonly holds: Holds
@@ -47,13 +52,17 @@ interface StateOptions {
 export async function openState(
   config: Config,
   closing: AsyncDisposableStack,
-  { files = nodeFiles, partialLimits, report }: StateOptions = {},
+  { files: plain = nodeFiles, partialLimits, report }: StateOptions = {},
 ): Promise<State> {
   const root = path.resolve(config.storage.root)
   closing.use(acquireRootLock(root))
   const hashers = closing.adopt(new Hashers(), (it) => it.close())
   const database = path.join(root, DATABASE)
   const index = closing.adopt(await openMetadata(database), (it) => it.close())
+  const fullDisk: State['fullDisk'] = { makeRoom: () => Promise.resolve(false) }
+  const makeRoom: MakeRoom = (bytes) => fullDisk.makeRoom(bytes)
+  const files = filesWithRoom(plain, makeRoom)
+  const metadata = metadataWithRoom(index, makeRoom)
   const localNames = await LocalNames.load(index)
   const locks = new InProcessLocks()
   const holds = new Holds()
@@ -68,5 +77,18 @@ export async function openState(
     (it) => it.close(),
   )
   const since = await indexSince(database)
-  return { root, database, indexSince: since, hashers, index, localNames, locks, holds, store, ingests }
+  return {
+    root,
+    database,
+    indexSince: since,
+    hashers,
+    index,
+    metadata,
+    fullDisk,
+    localNames,
+    locks,
+    holds,
+    store,
+    ingests,
+  }
 }

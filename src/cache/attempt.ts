@@ -6,6 +6,7 @@
  */
 import type { Bytes } from '../store/blob-store.ts'
 import type { VerifiedFile } from '../store/ingest.ts'
+import type { Berth } from './berth.ts'
 import type { Download } from './download.ts'
 import { firstDifference } from './first-difference.ts'
 
@@ -14,11 +15,13 @@ const WORTH_KEEPING: Bytes = 1024 * 1024
 
 export class Attempt {
   readonly download: Download
+  readonly berth: Berth
   #differsAt: Bytes | undefined
   #wrong = false
 
-  constructor(download: Download) {
+  constructor(download: Download, berth: Berth) {
     this.download = download
+    this.berth = berth
   }
 
   /** First byte in which a later, verified attempt differs from this one; undefined while nobody knows. */
@@ -33,9 +36,9 @@ export class Attempt {
 
   /** @throws UpstreamError when upstream cannot; the system's error when the disk cannot; the signal's reason */
   async run(signal: AbortSignal): Promise<VerifiedFile | 'absent' | 'wrong'> {
-    const { ingest } = this.download
-    if ((await this.download.run(signal)) === 'absent') {
-      await ingest.discard()
+    const { ingest, refused } = this.berth
+    if ((await this.download.run(AbortSignal.any([signal, refused]))) === 'absent') {
+      await this.berth.discard()
       return 'absent'
     }
     const file = await ingest.verify(ingest.prefix)
@@ -51,7 +54,6 @@ export class Attempt {
   /** Upstream has let us down: what is here may be gone on with another time. */
   async putAside(): Promise<void> {
     const { ingest, tooLong } = this.download
-    if (ingest.prefix >= WORTH_KEEPING && !tooLong) await ingest.keep()
-    else await ingest.discard()
+    await this.berth.putAside(ingest.prefix >= WORTH_KEEPING && !tooLong)
   }
 }

@@ -5,6 +5,7 @@
  * One warning when it begins, one line when it is over; every refusal is counted.
  */
 import type { Logger } from 'pino'
+import { isDiskFull } from '../store/storage-error.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { Outage } from './outage.ts'
@@ -17,6 +18,7 @@ export class StorageHealth {
   readonly #log: Logger
   readonly #outage: Outage
   #reason = 'other'
+  #rests = true
 
   constructor(options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
     this.#metrics = options.metrics
@@ -30,7 +32,7 @@ export class StorageHealth {
 
   /** Do not even try: it refused a moment ago. */
   get resting(): boolean {
-    return this.#outage.quiet < REST_MS
+    return this.#rests && this.#outage.quiet < REST_MS
   }
 
   get failing(): boolean {
@@ -40,6 +42,8 @@ export class StorageHealth {
   /** @param what constant phrase: what could not be kept */
   refused(what: string, error: unknown): void {
     this.#reason = reasonOf(error)
+    // Of a full disk it is asked each time whether room can be made.
+    this.#rests = !isDiskFull(error)
     this.spared()
     this.#outage.failed(error, { what })
   }

@@ -62,6 +62,8 @@ export interface Ingest extends GrowingSource {
   retain(): Disposable
   /** Syncs and leaves the partial for a later process (or a later fill of this one). Ends this ingest. */
   keep(): Promise<void>
+  /** Nothing of it is to outlive it from now on: what would be kept is discarded, and nothing more is synced. */
+  disown(): void
   /** Removes the partial. Ends this ingest; what was retained stays readable. A no-op after adopt. */
   discard(): Promise<void>
 }

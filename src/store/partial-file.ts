@@ -80,6 +80,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   /** Written since the last sidecar was begun. */
   #unsaved: Bytes
   #saving: Promise<void> | undefined
+  #disowned = false
 
   constructor(options: PartialFileOptions<Identity>) {
     const { identity, stem, file, inherited, unsynced, hashers } = options
@@ -154,7 +155,14 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     return { digest, size, path: this.path, sync, adopted } as VerifiedFile
   }
 
+  disown(): void {
+    this.#disowned = true
+    // What a sidecar vouches for would be found by the next process.
+    void Promise.resolve(this.#saving).then(() => this.#remove('.json'))
+  }
+
   async keep(): Promise<void> {
+    if (this.#disowned) return this.discard()
     await this.#end(async () => {
       try {
         if (this.bytes > 0) {
@@ -243,7 +251,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   }
 
   #saveSoon(): void {
-    if (this.#saving || this.#state === 'ended') return
+    if (this.#saving || this.#disowned || this.#state === 'ended') return
     this.#saving = this.save().finally(() => {
       this.#saving = undefined
     })
