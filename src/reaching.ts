@@ -38,10 +38,12 @@ export function createEntry(config: Config, upstream: UpstreamConfig, tools: Rea
       upstream: upstream.offline
         ? new OfflineUpstream(upstream.key)
         : createUpstream(config, upstream, account, tools),
-      account,
       slots: new PrioritySlots(upstream.maxConnections),
       state: new InProcessUpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
+      immutableTags: upstream.immutableTags,
+      on404: upstream.on404,
+      reserve: upstream.reserve,
     },
     aliases: upstream.aliases,
     default: upstream.default,

@@ -4,7 +4,9 @@ import { dirname, join, normalize } from 'node:path'
 import { test } from 'tap'
 
 const SRC = join(import.meta.dirname, '../src')
-const STORE = 'blob-store eviction ingest inventory metadata storage-error'.split(' ').map((it) => `store/${it}.ts`)
+const STORE = 'blob-store eviction ingest inventory metadata storage-error'
+  .split(' ')
+  .map((it) => `store/${it}.ts`)
 const AUDIT = ['store/audit.ts']
 
 /** What a room may import besides its own files: paths, or folders ending in a slash. */
@@ -28,7 +30,15 @@ const VALUES: Record<string, string[]> = {
   // The builders: `app.ts` says in which order they come, each knows the classes of its part.
   'app.ts': [
     'config.ts',
-    ...['keeping.ts', 'explaining.ts', 'live-config.ts', 'mirroring.ts', 'pushing.ts', 'reaching.ts', 'start-error.ts'],
+    ...[
+      'keeping.ts',
+      'explaining.ts',
+      'live-config.ts',
+      'mirroring.ts',
+      'pushing.ts',
+      'reaching.ts',
+      'start-error.ts',
+    ],
     ...['state.ts', 'telling.ts'],
     ...'cache control http registry store telemetry upstream'.split(' ').map((room) => `${room}/`),
   ],
@@ -60,7 +70,7 @@ const TYPES: Record<string, string[]> = {
   'keeping.ts': ['control/'],
   cli: ['control/', 'registry/', 'upkeep/'],
   http: ['store/blob-store.ts'],
-  cache: ['upstream/slots.ts', 'store/holds.ts', 'store/locks.ts'],
+  cache: ['upstream/slots.ts', 'upstream/status.ts', 'store/holds.ts', 'store/locks.ts'],
   config: ['config.ts'],
 }
 

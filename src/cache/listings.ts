@@ -9,7 +9,7 @@ import type { RepositoryIndex } from '../store/metadata.ts'
 import { UpstreamError, type Milliseconds, type TagPage, type Upstream } from '../upstream/upstream.ts'
 import type { ReferrersAnswer, TagsAnswer } from './answers.ts'
 import type { MirroredName } from './origin.ts'
-import { limitOf, refusalOf } from './refusals.ts'
+import { refusalOf } from './refusals.ts'
 
 export class Listings {
   readonly #repositories: RepositoryIndex
@@ -54,18 +54,14 @@ export class Listings {
     client: AbortSignal,
     ask: (upstream: Upstream, limit: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const { upstream, state } = repository.origin
+    const { upstream } = repository.origin
     const budget = AbortSignal.timeout(this.#budgetMs)
     try {
-      const limited = limitOf(repository.origin)
-      if (limited !== undefined) throw limited
       return await ask(upstream, AbortSignal.any([client, budget]))
     } catch (error) {
       const late = error === budget.reason
       const failure = late ? new UpstreamError('unreachable', upstream.key, 'no answer in time') : error
-      // What else goes wrong with a list says nothing about pulls.
-      if (failure instanceof UpstreamError && failure.failure === 'busy')
-        state.failed(repository.name, failure)
+      // What goes wrong with a list says nothing about pulls, so it is not remembered.
       throw await refusalOf(failure, repository, this.#repositories)
     }
   }

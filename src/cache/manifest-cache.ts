@@ -14,22 +14,13 @@ import type { MetadataStore, TagRecord } from '../store/metadata.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { ManifestHead } from './answers.ts'
 import type { CacheStatus } from './cache-status.ts'
+import { Freshness, gone, type FreshnessSettings, type Stale } from './freshness.ts'
 import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
 import { headOf, ManifestSource, type Checked, type Fetched } from './manifest-source.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
-import { limitOf, nameUnknown, refusalOf } from './refusals.ts'
+import { nameUnknown, refusalOf } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
-
-interface Freshness {
-  readonly negativeTtlMs: Milliseconds
-  readonly staleIfErrorMs: Milliseconds
-  readonly staleIfDeniedMs: Milliseconds
-  /** How long upstream may take where something stale can answer. */
-  readonly staleBudgetMs: Milliseconds
-  /** How long it may take where nothing can. dockerd and podman wait for ever, so we must not. */
-  readonly budgetMs: Milliseconds
-}
 
 /** Longest life of work upstream, in header budgets: a hanging one must not keep later requests from asking anew. */
 const WORK_BUDGETS = 2
@@ -38,7 +29,7 @@ interface ManifestCacheOptions {
   readonly shelf: ManifestShelf
   readonly metadata: MetadataStore
   readonly health: StorageHealth
-  readonly freshness: () => Freshness
+  readonly freshness: () => FreshnessSettings
   readonly log: Logger
   readonly now: () => Milliseconds
 }
@@ -56,9 +47,11 @@ export class ManifestCache {
   readonly #fetches = new SingleFlight<Fetched>()
   readonly #checks = new SingleFlight<Checked>()
   readonly #source: ManifestSource
+  readonly #freshness: Freshness
 
   constructor(options: ManifestCacheOptions) {
     this.#options = options
+    this.#freshness = new Freshness(options.freshness, options.now)
     this.#source = new ManifestSource({ ...options, negativeTtlMs: () => options.freshness().negativeTtlMs })
   }
 
@@ -72,23 +65,33 @@ export class ManifestCache {
     const what = `${repository.name}:${reference}`
     const record = await this.#record(repository, reference, what)
     if (record === 'absent') return undefined
-    if (record !== undefined && this.#fresh(repository, record)) {
+    if (record !== undefined && this.#freshness.isFresh(repository, record)) {
       const found = await this.#getDigest(repository, record.digest, signal)
       // Not there any more: then the tag has moved since a HEAD told us of it.
       if (found !== undefined) return found
     }
     const held =
       record === undefined ? undefined : await this.#options.shelf.get(record.digest, record.mediaType)
+    if (held !== undefined && this.#source.isGone(repository, reference)) {
+      return { manifest: held, ...gone(repository.origin) }
+    }
     const stale = (failure: UpstreamError): CachedManifest | undefined =>
       record !== undefined && held !== undefined
-        ? mark(this.#stale(repository, record, failure), (marked) => ({ manifest: held, ...marked }))
+        ? mark(this.#freshness.stale(repository, record, failure), (marked) => ({
+            manifest: held,
+            ...marked,
+          }))
         : undefined
+    const spared = this.#toldAndSpared(repository, reference)
+    const instead = spared === undefined ? undefined : stale(spared)
+    if (instead !== undefined) return instead
+    const spare = held !== undefined && record !== undefined && this.#freshness.mayStandIn(repository, record)
     return this.#within(repository, held !== undefined, stale, signal, async (budget) => {
       const { answer, joined } = await this.#fetches.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) =>
           record === undefined
-            ? this.#source.fetchTag(repository, reference, work)
-            : this.#source.revalidate(repository, record, work),
+            ? this.#source.fetchTag(repository, reference, undefined, work)
+            : this.#source.revalidate(repository, record, spare, work),
         ),
       )
       return answer === false ? undefined : { ...answer, cache: joinedCache(joined, answer.cache) }
@@ -107,20 +110,34 @@ export class ManifestCache {
     if (record === 'absent') return undefined
     if (record === undefined && this.#source.rememberedHead(repository, reference) === 'absent')
       return undefined
-    if (record !== undefined && this.#fresh(repository, record)) return { ...headOf(record), cache: 'hit' }
-    const told = this.#source.toldMove(repository, reference)
-    if (told !== undefined && this.#fresh(repository, told) && !this.#failing(repository)) {
-      return { ...headOf(told), cache: 'hit' }
+    if (record !== undefined && this.#freshness.isFresh(repository, record)) {
+      return { ...headOf(record), cache: 'hit' }
+    }
+    if (record !== undefined && this.#source.isGone(repository, reference)) {
+      return { ...headOf(record), ...gone(repository.origin) }
     }
     const stale = (failure: UpstreamError): ManifestHead | undefined =>
       record === undefined
         ? undefined
-        : mark(this.#stale(repository, record, failure), (marked) => ({ ...headOf(record), ...marked }))
+        : mark(this.#freshness.stale(repository, record, failure), (marked) => ({
+            ...headOf(record),
+            ...marked,
+          }))
+    const spared = this.#toldAndSpared(repository, reference)
+    const instead = spared === undefined ? undefined : stale(spared)
+    if (instead !== undefined) return instead
+    const told = this.#source.toldMove(repository, reference)
+    if (told !== undefined && this.#freshness.isFresh(repository, told) && !this.#failing(repository)) {
+      return { ...headOf(told), cache: 'hit' }
+    }
+    const spare = record !== undefined && this.#freshness.mayStandIn(repository, record)
     return this.#within(repository, record !== undefined, stale, signal, async (budget) => {
       const { answer } = await this.#checks.join(flightKey(repository, what), budget, () =>
-        this.#work(repository, (work) => this.#source.checkTag(repository, reference, record, work)),
+        this.#work(repository, (work) => this.#source.checkTag(repository, reference, record, spare, work)),
       )
-      return answer === false ? undefined : { ...answer.head, cache: answer.cache }
+      if (answer === false) return undefined
+      const { head, ...marked } = answer
+      return { ...head, ...marked }
     })
   }
 
@@ -183,10 +200,15 @@ export class ManifestCache {
     return record?.deletedAt === undefined ? record : undefined
   }
 
-  #fresh(repository: MirroredName, record: TagRecord): boolean {
-    const age = this.#options.now() - record.checkedAt
-    // A clock that was set back would keep it young for as long.
-    return age >= 0 && age < repository.origin.tagTtlMs
+  /**
+   * Why what the tag has become, as upstream said within the TTL, is not fetched now; undefined: nobody said so, or
+   * nothing keeps us from it.
+   */
+  #toldAndSpared(repository: MirroredName, tag: Tag): UpstreamError | undefined {
+    const told = this.#source.toldMove(repository, tag)
+    if (told === undefined || !this.#freshness.isFresh(repository, told)) return undefined
+    const { upstream, reserve } = repository.origin
+    return upstream.sparing(reserve)
   }
 
   /** Then what is here answers, not what can be had from upstream alone. */
@@ -209,9 +231,7 @@ export class ManifestCache {
     const remembered = state.failing(repository.name)
     const atOnce = remembered === undefined ? undefined : stale(remembered)
     if (atOnce !== undefined) return atOnce
-    const limited = limitOf(repository.origin)
-    if (limited !== undefined) await this.#refuse(repository, limited)
-    const { staleBudgetMs, budgetMs } = this.#options.freshness()
+    const { staleBudgetMs, budgetMs } = this.#freshness.settings
     const budget = AbortSignal.timeout(hasStale ? staleBudgetMs : budgetMs)
     try {
       return await ask(AbortSignal.any([client, budget]))
@@ -226,23 +246,6 @@ export class ManifestCache {
     }
   }
 
-  #stale(
-    repository: MirroredName,
-    record: TagRecord,
-    failure: UpstreamError,
-  ): { cache: 'stale'; warning: string } | undefined {
-    const { staleIfDeniedMs, staleIfErrorMs } = this.#options.freshness()
-    const denied = failure.failure === 'denied'
-    const age = this.#options.now() - record.checkedAt
-    if (age > (denied ? staleIfDeniedMs : staleIfErrorMs)) return undefined
-    if (denied) repository.origin.state.servedDenied(repository.name, failure.message)
-    const why = denied ? 'denies access' : 'cannot be asked'
-    return {
-      cache: 'stale',
-      warning: `${repository.origin.upstream.key} ${why}; confirmed ${String(Math.round(age / 1000))} s ago`,
-    }
-  }
-
   /** Nothing here can answer. */
   async #refuse(repository: MirroredName, failure: UpstreamError): Promise<never> {
     throw await refusalOf(failure, repository, this.#options.metadata.repositories)
@@ -254,7 +257,7 @@ export class ManifestCache {
     work: (signal: AbortSignal) => Promise<Flight<T>>,
   ): Promise<Flight<T>> {
     const { state, upstream } = repository.origin
-    const deadline = AbortSignal.timeout(this.#options.freshness().budgetMs * WORK_BUDGETS)
+    const deadline = AbortSignal.timeout(this.#freshness.settings.budgetMs * WORK_BUDGETS)
     try {
       const flight = await work(AbortSignal.any([deadline, this.#closing.signal]))
       state.answered(repository.name)
@@ -273,7 +276,7 @@ function flightKey({ origin }: MirroredName, what: string): string {
   return `${origin.upstream.key} ${what}`
 }
 
-function mark<M, T>(marked: M | undefined, build: (marked: M) => T): T | undefined {
+function mark<T>(marked: Stale | undefined, build: (marked: Stale) => T): T | undefined {
   return marked === undefined ? undefined : build(marked)
 }
 

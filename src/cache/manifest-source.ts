@@ -1,53 +1,42 @@
 /**
- * What upstream says of a manifest, and what is kept of it.
+ * What upstream says of a manifest.
  *
  * Every method is one piece of work for however many wait: it answers as soon as the bytes are verified, and
- * settles when they, and what they mention, are written down. What cannot be written down is answered all the
- * same.
+ * settles when they, and what they mention, are written down (`manifest-keeper.ts`).
  */
 import { LRUCache } from 'lru-cache'
-import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import { parseManifest } from '../oci/manifest.ts'
 import type { Reference, Tag } from '../oci/reference.ts'
-import type { MetadataStore, TagRecord } from '../store/metadata.ts'
-import { StorageError } from '../store/storage-error.ts'
-import { UpstreamError, type Milliseconds, type UpstreamManifest } from '../upstream/upstream.ts'
+import type { TagRecord } from '../store/metadata.ts'
+import type { Milliseconds, UpstreamManifest } from '../upstream/upstream.ts'
 import type { ManifestHead } from './answers.ts'
 import type { CacheStatus } from './cache-status.ts'
-import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
+import { gone } from './freshness.ts'
+import { ManifestKeeper, type ManifestKeeperOptions } from './manifest-keeper.ts'
+import type { Manifest } from './manifest-shelf.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 import type { Flight } from './single-flight.ts'
-import type { StorageHealth } from './storage-health.ts'
 
-interface ManifestSourceOptions {
-  readonly shelf: ManifestShelf
-  readonly metadata: MetadataStore
-  readonly health: StorageHealth
+interface ManifestSourceOptions extends ManifestKeeperOptions {
   /** How long "there is none" is believed. */
   readonly negativeTtlMs: () => Milliseconds
-  readonly log: Logger
-  readonly now: () => Milliseconds
 }
 
 type Head = Omit<ManifestHead, 'cache'>
 /** `false`: upstream says that there is none. */
 export type Fetched =
   { readonly manifest: Manifest; readonly cache: CacheStatus; readonly warning?: string } | false
-export type Checked = { readonly head: Head; readonly cache: CacheStatus } | false
+export type Checked = { readonly head: Head; readonly cache: CacheStatus; readonly warning?: string } | false
 
 export class ManifestSource {
   readonly #options: ManifestSourceOptions
   /** By digest, what HEAD said of manifests that are not here. */
   readonly #heads = new LRUCache<string, Head>({ max: 10_000 })
-  /**
-   * By tag, what HEAD said it names now, while that is not here and what it named before is. To write it down would
-   * leave nothing to answer with, should upstream stumble before anybody has fetched it.
-   */
-  readonly #moves = new LRUCache<string, TagRecord>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #keeper: ManifestKeeper
 
   constructor(options: ManifestSourceOptions) {
     this.#options = options
+    this.#keeper = new ManifestKeeper(options)
   }
 
   /** What a HEAD said before; `absent` for as long as that is believed. */
@@ -58,20 +47,39 @@ export class ManifestSource {
 
   /** What a HEAD told that a tag has become, and that is not here yet. */
   toldMove(repository: MirroredName, tag: Tag): TagRecord | undefined {
-    return this.#moves.get(headKey(repository, tag))
+    return this.#keeper.moves.get(repository, tag)
   }
 
-  /** One GET by tag; a no becomes a tombstone. */
-  async fetchTag(repository: MirroredName, tag: Tag, signal: AbortSignal): Promise<Flight<Fetched>> {
+  /** Upstream said a short while ago that it is gone, and it is kept. */
+  isGone(repository: MirroredName, tag: Tag): boolean {
+    return repository.origin.state.isAbsent(goneKey(repository, tag))
+  }
+
+  /**
+   * One GET by tag; a no becomes a tombstone, or is put up with.
+   *
+   * @param record what is known of it
+   */
+  async fetchTag(
+    repository: MirroredName,
+    tag: Tag,
+    record: TagRecord | undefined,
+    signal: AbortSignal,
+  ): Promise<Flight<Fetched>> {
     const found = await repository.origin.upstream.manifest(repository.name, tag, signal)
-    if (found === undefined) return this.#absentTag(repository, tag)
+    if (found === undefined) return await this.#absentTag(repository, tag, record)
     return this.#keep(repository, found, tag)
   }
 
-  /** An old tag: one HEAD, and a GET by digest only when it moved. */
+  /**
+   * An old tag: one HEAD, and a GET by digest only when it moved.
+   *
+   * @param spare something here can answer: it is no use to spend one of the last pulls
+   */
   async revalidate(
     repository: MirroredName,
     record: TagRecord,
+    spare: boolean,
     signal: AbortSignal,
   ): Promise<Flight<Fetched>> {
     const { upstream } = repository.origin
@@ -79,19 +87,41 @@ export class ManifestSource {
     for (let round = 1; round <= 2; round += 1) {
       const head = await upstream.headManifest(repository.name, tag, signal)
       // A HEAD 404 has no body that could prove it, and some registries answer HEAD badly.
-      if (head.result !== 'present') break
+      if (head.result !== 'present') {
+        if (spare && head.result === 'unusable') this.#spare(repository)
+        break
+      }
       if (head.digest === record.digest) {
         const manifest = await this.#options.shelf.get(record.digest, record.mediaType)
         if (manifest !== undefined) {
-          return { answer: { manifest, cache: 'hit' }, after: this.#confirm(repository, record) }
+          return { answer: { manifest, cache: 'hit' }, after: this.#keeper.confirm(repository, record) }
         }
+      }
+      if (spare && (await this.#options.shelf.get(head.digest)) === undefined) {
+        this.#spare(repository, this.#toldOf(tag, head))
       }
       const fetched = await this.fetchDigest(repository, head.digest, tag, signal)
       // Moved or deleted between HEAD and GET, or another backend: ask once more what the tag is now.
       if (fetched.answer !== false) return fetched
     }
     // One answer cannot contradict itself.
-    return this.fetchTag(repository, tag, signal)
+    return this.fetchTag(repository, tag, record, signal)
+  }
+
+  /**
+   * @param told what the tag has become, to be remembered
+   * @throws UpstreamError when no pull is to be spent
+   */
+  #spare(repository: MirroredName, told?: TagRecord): void {
+    const { upstream, reserve } = repository.origin
+    const why = upstream.sparing(reserve)
+    if (why === undefined) return
+    if (told !== undefined) this.#keeper.moves.tell(repository, told)
+    throw why
+  }
+
+  #toldOf(tag: Tag, { digest, size, mediaType }: Head): TagRecord {
+    return { tag, digest, size, mediaType, checkedAt: this.#options.now(), deletedAt: undefined }
   }
 
   /**
@@ -108,7 +138,7 @@ export class ManifestSource {
     const { upstream, state } = repository.origin
     const here = await this.#heldForOthers(repository, digest, signal)
     if (here !== undefined)
-      return { answer: { manifest: here, cache: 'hit' }, after: this.#write(repository, here, tag) }
+      return { answer: { manifest: here, cache: 'hit' }, after: this.#keeper.keep(repository, here, tag) }
     let found = await upstream.manifest(repository.name, digest, signal)
     // One of its backends told us of it just now: another may have answered.
     if (found === undefined && this.#heads.has(headKey(repository, digest))) {
@@ -137,30 +167,40 @@ export class ManifestSource {
     return shelf.get(digest, isVague(head.mediaType) ? undefined : head.mediaType)
   }
 
-  /** One HEAD by tag; what it says is kept, without the bytes. */
+  /**
+   * One HEAD by tag; what it says is kept, without the bytes.
+   *
+   * @param spare who is told of a digest fetches it: it is no use to spend one of the last pulls on that
+   */
   async checkTag(
     repository: MirroredName,
     tag: Tag,
     record: TagRecord | undefined,
+    spare: boolean,
     signal: AbortSignal,
   ): Promise<Flight<Checked>> {
     const head = await repository.origin.upstream.headManifest(repository.name, tag, signal)
     if (head.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
     if (head.result === 'present' && record?.digest === head.digest) {
-      return { answer: { head: headOf(record), cache: 'hit' }, after: this.#confirm(repository, record) }
+      return {
+        answer: { head: headOf(record), cache: 'hit' },
+        after: this.#keeper.confirm(repository, record),
+      }
     }
     if (head.result !== 'present' || isVague(head.mediaType)) {
-      return headFlight(await this.fetchTag(repository, tag, signal))
+      if (spare && head.result !== 'absent') this.#spare(repository)
+      return headFlight(await this.fetchTag(repository, tag, record, signal))
     }
     const { digest, size, mediaType } = head
     this.#heads.set(headKey(repository, digest), { digest, size, mediaType })
     const answer = { head: { digest, size, mediaType }, cache: 'miss' } as const
-    const told = { tag, digest, size, mediaType, checkedAt: this.#options.now(), deletedAt: undefined }
+    const told = this.#toldOf(tag, head)
     if (record !== undefined && (await this.#isAllThereIs(repository, record, digest))) {
-      this.#moves.set(headKey(repository, tag), told)
+      if (spare) this.#spare(repository, told)
+      this.#keeper.moves.tell(repository, told)
       return { answer }
     }
-    return { answer, after: this.#putTag(repository, told) }
+    return { answer, after: this.#keeper.putTag(repository, told) }
   }
 
   /** What the tag named is here, and what it names now is not. */
@@ -188,85 +228,33 @@ export class ManifestSource {
     return { answer: false }
   }
 
-  #absentTag(repository: MirroredName, tag: Tag): Flight<false> {
-    repository.origin.state.rememberAbsent(`${repository.name}:${tag}`, this.#options.negativeTtlMs())
-    this.#moves.delete(headKey(repository, tag))
-    const after = this.#remember((metadata, at) =>
-      metadata.transaction((tx) => tx.buryTag(repositoryKey(repository), tag, at)),
-    )
-    return { answer: false, after }
+  async #absentTag(
+    repository: MirroredName,
+    tag: Tag,
+    record: TagRecord | undefined,
+  ): Promise<Flight<Fetched>> {
+    const { origin, name } = repository
+    const { shelf, negativeTtlMs } = this.#options
+    if (record !== undefined && origin.on404 === 'keep') {
+      const manifest = await shelf.get(record.digest, record.mediaType)
+      if (manifest !== undefined) {
+        this.#keeper.moves.forget(repository, tag)
+        origin.state.rememberAbsent(goneKey(repository, tag), negativeTtlMs())
+        return { answer: { manifest, ...gone(origin) } }
+      }
+    }
+    origin.state.rememberAbsent(`${name}:${tag}`, negativeTtlMs())
+    return { answer: false, after: this.#keeper.bury(repository, tag) }
   }
 
   /** Answers at once; writing it down goes on behind. */
   #keep(repository: MirroredName, found: UpstreamManifest, tag: Tag | undefined): Flight<Fetched> {
-    const { key } = repository.origin.upstream
-    let manifest: Manifest
-    try {
-      manifest = {
-        digest: found.digest,
-        bytes: found.bytes,
-        content: parseManifest(found.bytes, found.contentType),
-      }
-    } catch (error) {
-      throw new UpstreamError('broken', key, 'what it sent is not a manifest', { cause: error })
-    }
+    const manifest = this.#keeper.parse(repository, found)
     const cache = this.#options.health.resting ? 'bypass' : 'miss'
     const { warning } = found
     return {
       answer: { manifest, cache, ...(warning === undefined ? {} : { warning }) },
-      after: this.#write(repository, manifest, tag),
-    }
-  }
-
-  async #write(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
-    const { shelf, health } = this.#options
-    if (health.resting) {
-      health.spared()
-      return
-    }
-    try {
-      await shelf.keep(repository, manifest, tag)
-      if (tag === undefined) await this.#arrived(repository, manifest.digest)
-      else this.#moves.delete(headKey(repository, tag))
-    } catch (error) {
-      // A database that takes no writes is no reason to spare the disk, and has been spoken of.
-      if (!(error instanceof StorageError)) health.refused('a manifest', error)
-    }
-  }
-
-  /** Tags that have moved there name it from now on. */
-  async #arrived(repository: MirroredName, digest: Digest): Promise<void> {
-    for (const [key, told] of [...this.#moves.entries()]) {
-      if (told.digest !== digest || key !== headKey(repository, told.tag)) continue
-      this.#moves.delete(key)
-      await this.#putTag(repository, told)
-    }
-  }
-
-  #putTag(repository: MirroredName, record: TagRecord): Promise<void> {
-    const key = repositoryKey(repository)
-    this.#moves.delete(headKey(repository, record.tag))
-    return this.#remember((metadata, at) =>
-      metadata.transaction((tx) => {
-        tx.putRepository(key, at)
-        tx.putTag(key, record)
-      }),
-    )
-  }
-
-  #confirm(repository: MirroredName, record: TagRecord): Promise<void> {
-    this.#moves.delete(headKey(repository, record.tag))
-    return this.#remember((metadata, at) =>
-      metadata.transaction((tx) => tx.confirmTag(repositoryKey(repository), record.tag, record.digest, at)),
-    )
-  }
-
-  async #remember(write: (metadata: MetadataStore, at: Milliseconds) => Promise<void>): Promise<void> {
-    const { metadata, log, now } = this.#options
-    try {
-      await write(metadata, now())
-    } catch (error) {
-      log.debug({ err: error }, 'what upstream said was not remembered')
+      after: this.#keeper.keep(repository, manifest, tag),
     }
   }
 }
@@ -275,23 +263,22 @@ function headKey({ origin, name }: MirroredName, reference: Reference): string {
   return `HEAD ${origin.upstream.key} ${name} ${reference}`
 }
 
+function goneKey({ name }: MirroredName, tag: Tag): string {
+  return `gone ${name}:${tag}`
+}
+
 export function headOf({ digest, size, mediaType }: TagRecord): Head {
   return { digest, size, mediaType }
 }
 
 function headFlight({ answer, after }: Flight<Fetched>): Flight<Checked> {
+  if (answer === false) return { answer, ...(after === undefined ? {} : { after }) }
+  const { manifest, cache, warning } = answer
+  const { digest, bytes, content } = manifest
+  const head = { digest, size: bytes.length, mediaType: content.mediaType }
   return {
-    answer:
-      answer === false
-        ? false
-        : {
-            head: {
-              digest: answer.manifest.digest,
-              size: answer.manifest.bytes.length,
-              mediaType: answer.manifest.content.mediaType,
-            },
-            cache: answer.cache,
-          },
+    // What upstream warns of is for those who fetch it; why it is stale is for all.
+    answer: { head, cache, ...(cache === 'stale' && warning !== undefined ? { warning } : {}) },
     ...(after === undefined ? {} : { after }),
   }
 }

@@ -12,10 +12,14 @@ export interface Origin {
   /** Who may transfer a blob from it now. */
   readonly slots: TransferSlots
   readonly state: UpstreamState
-  /** Our credentials there; its complaint is a sentence for people while they are refused. */
-  readonly account?: { readonly complaint: string | undefined } | undefined
   /** How long a tag of it is believed. */
   readonly tagTtlMs: Milliseconds
+  /** Globs over tags that never move: one that was heard of is believed for ever. */
+  readonly immutableTags: readonly string[]
+  /** What becomes of a tag that it says is gone: `keep` goes on answering, marked stale. */
+  readonly on404: 'drop' | 'keep'
+  /** With fewer pulls left than this, none is spent on a tag that has a cached answer. */
+  readonly reserve: number
 }
 
 /** One repository of an upstream; `name` is upstream's name for it. */

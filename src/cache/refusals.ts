@@ -7,7 +7,7 @@
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryIndex } from '../store/metadata.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
-import { repositoryKey, type MirroredName, type Origin } from './origin.ts'
+import { repositoryKey, type MirroredName } from './origin.ts'
 
 /** As long as a failure is remembered. */
 const DEFAULT_RETRY_AFTER_SECONDS = 10
@@ -31,14 +31,6 @@ export async function refusalOf(
     }
   }
   return refusal(error)
-}
-
-/**
- * Why nobody is to be asked about a manifest or a list now: upstream has had enough of us. Blobs are asked for
- * all the same: limits are on pulls, which have begun when it comes to blobs.
- */
-export function limitOf({ state, upstream }: Origin): UpstreamError | undefined {
-  return upstream.fallback === undefined ? state.limited() : undefined
 }
 
 export function nameUnknown(repository: MirroredName, cause?: unknown): OciError {

@@ -7,22 +7,15 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import type { Milliseconds, UpstreamError } from '../upstream/upstream.ts'
 
 export interface UpstreamState {
-  /**
-   * What went wrong in the last 10 s, for all of it or for that name, unless something was answered since; and
-   * a limit that is running.
-   */
+  /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */
   failing(name: RepositoryName): UpstreamError | undefined
   /**
-   * It has had enough of us (429) for so much longer: what it asked for, else 10 s. What it answers meanwhile
-   * to those who asked before does not end that.
-   */
-  limited(): UpstreamError | undefined
-  /**
    * Whether it is the whole upstream's failure or that name's is told by the error: one bad repository must
-   * not freeze the tags of all the others.
+   * not freeze the tags of all the others. Limits are not remembered here: who asks keeps them, and refuses at
+   * once what upstream would.
    */
   failed(name: RepositoryName, error: UpstreamError): void
   /** Something arrived for that name: the failures are forgotten. */
@@ -56,7 +49,6 @@ interface Failure {
 export class InProcessUpstreamState implements UpstreamState {
   readonly #now: () => Milliseconds
   #failure: Failure | undefined
-  #limit: Failure | undefined
   // lru-cache lays out all of its room at once, and there is one of each for every upstream.
   readonly #absent = new LRUCache<string, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
   readonly #failures = new LRUCache<RepositoryName, Failure>({ maxSize: 1_000, sizeCalculation: () => 1 })
@@ -73,28 +65,12 @@ export class InProcessUpstreamState implements UpstreamState {
 
   failing(name: RepositoryName): UpstreamError | undefined {
     const now = this.#now()
-    const failures = [this.#limit, this.#failure, this.#failures.get(name)]
+    const failures = [this.#failure, this.#failures.get(name)]
     return failures.find((failure) => failure !== undefined && failure.until > now)?.error
   }
 
-  limited(): UpstreamError | undefined {
-    const left = (this.#limit?.until ?? 0) - this.#now()
-    if (this.#limit === undefined || left <= 0) return undefined
-    const { message, upstream, status = 429 } = this.#limit.error
-    return new UpstreamError('busy', upstream, message, {
-      status,
-      retryAfterMs: left,
-      cause: this.#limit.error,
-    })
-  }
-
   failed(name: RepositoryName, error: UpstreamError): void {
-    if (error.failure === 'busy') {
-      const silence = Math.max(error.retryAfterMs ?? 0, FAILURE_MEMORY_MS)
-      const until = this.#now() + silence
-      if (until > (this.#limit?.until ?? 0)) this.#limit = { error, until }
-      return
-    }
+    if (error.failure === 'busy') return
     const failure = { error, until: this.#now() + FAILURE_MEMORY_MS }
     if (error.ofTheWhole) this.#failure = failure
     else this.#failures.set(name, failure)
@@ -134,8 +110,10 @@ export class InProcessUpstreamState implements UpstreamState {
   }
 
   health(): { state: 'ok' | 'failing' | 'denied'; message: string | undefined } {
-    const failure = [this.#limit, this.#failure].find((it) => it !== undefined && it.until > this.#now())
-    if (failure !== undefined) return { state: 'failing', message: failure.error.message }
+    const failure = this.#failure
+    if (failure !== undefined && failure.until > this.#now()) {
+      return { state: 'failing', message: failure.error.message }
+    }
     const denied = [...this.#servedDenied.entries()][0]
     if (denied !== undefined) {
       const more = this.#servedDenied.size - 1

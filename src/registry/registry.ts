@@ -8,6 +8,7 @@
  * upstream hears of a name that rule 2 or 4 takes, and a local name is never filled in from elsewhere.
  */
 import type { MirroredName, Origin } from '../cache/origin.ts'
+import { healthOf, type UpstreamHealth } from '../cache/upstream-health.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
@@ -47,15 +48,7 @@ export interface Registry {
 }
 
 export interface RegistryHealth {
-  readonly upstreams: readonly {
-    readonly key: string
-    readonly state: 'ok' | 'failing' | 'denied'
-    readonly message: string | undefined
-    /** Who answers in its place. */
-    readonly fallback?: string | undefined
-    /** Since when, and why, our credentials are refused. */
-    readonly credentials?: string | undefined
-  }[]
+  readonly upstreams: readonly UpstreamHealth[]
   /** The cache is bypassed because the disk would not take it. */
   readonly storage: 'ok' | 'bypassed'
 }
@@ -167,12 +160,7 @@ export class NameRegistry implements Registry {
 
   health(): RegistryHealth {
     return {
-      upstreams: this.#options.upstreams.map(({ origin }) => ({
-        key: origin.upstream.key,
-        ...origin.state.health(),
-        fallback: origin.upstream.fallback,
-        credentials: origin.account?.complaint,
-      })),
+      upstreams: this.#options.upstreams.map(({ origin }) => healthOf(origin)),
       storage: this.#options.storageFailing() ? 'bypassed' : 'ok',
     }
   }

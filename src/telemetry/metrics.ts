@@ -12,8 +12,14 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
   const registry = new Registry()
   const registers = [registry]
   if (options.processMetrics) collectDefaultMetrics({ register: registry })
+  const beforeScrape = new Set<() => void>()
+  const refresh = (): void => {
+    for (const it of beforeScrape) it()
+  }
   return {
     registry,
+    /** Called before figures are read that grow old by themselves. */
+    beforeScrape,
     pulls: new Counter({
       name: 'entrepot_pulls_total',
       help: 'Blobs and manifests served, by where the bytes came from.',
@@ -54,13 +60,27 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
     upstreamCredentialsRejected: new Gauge({
       name: 'entrepot_upstream_credentials_rejected',
       help: '1 while the upstream refuses the credentials that it has to be shown, else 0.',
-      labelNames: ['upstream'] as const,
+      labelNames: ['upstream', 'account'] as const,
       registers,
     }),
     upstreamRatelimitRemaining: new Gauge({
       name: 'entrepot_upstream_ratelimit_remaining',
-      help: 'Pulls left, as the upstream last said.',
-      labelNames: ['upstream'] as const,
+      help: 'Pulls left to an account, as the upstream last said.',
+      labelNames: ['upstream', 'account'] as const,
+      registers,
+      collect: refresh,
+    }),
+    upstreamRatelimitLimit: new Gauge({
+      name: 'entrepot_upstream_ratelimit_limit',
+      help: 'Pulls that an account has in a window, as the upstream last said.',
+      labelNames: ['upstream', 'account'] as const,
+      registers,
+      collect: refresh,
+    }),
+    upstreamBreakerOpen: new Gauge({
+      name: 'entrepot_upstream_breaker_open',
+      help: '1 while an upstream that failed is left alone, with one question at a time to see whether it is back.',
+      labelNames: ['upstream', 'account'] as const,
       registers,
     }),
     fillsInFlight: new Gauge({
@@ -96,6 +116,27 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
     collectedBytes: new Counter({
       name: 'entrepot_collected_bytes_total',
       help: 'Bytes of pushed blobs and manifests that the disk got back.',
+      registers,
+    }),
+    scrubbedBytes: new Counter({
+      name: 'entrepot_scrubbed_bytes_total',
+      help: 'Bytes of blobs that were read again and compared with their digests.',
+      registers,
+    }),
+    scrubCorrupt: new Counter({
+      name: 'entrepot_scrub_corrupt_total',
+      help: 'Blobs that were found damaged or gone, by the scrub or by a pull.',
+      labelNames: ['kind'] as const,
+      registers,
+    }),
+    scrubOldestCheck: new Gauge({
+      name: 'entrepot_scrub_oldest_check_seconds',
+      help: 'How long ago the blob was checked whose check is longest ago.',
+      registers,
+    }),
+    quarantinedBlobs: new Gauge({
+      name: 'entrepot_quarantined_blobs',
+      help: 'Pushed blobs and manifests that are damaged or gone: each is to be pushed again.',
       registers,
     }),
     notificationsQueued: new Gauge({

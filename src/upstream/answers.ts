@@ -19,7 +19,11 @@ const LONGEST_RETRY_AFTER: Milliseconds = 3_600_000
 export function refusalOf(
   key: string,
   response: Response,
-  { words, ofTheAccount = false }: { words?: string | undefined; ofTheAccount?: boolean } = {},
+  {
+    words,
+    ofTheAccount = false,
+    ofPulls = false,
+  }: { words?: string | undefined; ofTheAccount?: boolean; ofPulls?: boolean } = {},
 ): UpstreamError {
   discardBody(response.body)
   const { status, headers, url } = response
@@ -31,6 +35,7 @@ export function refusalOf(
     {
       status,
       ofTheAccount,
+      ofPulls,
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     },
   )
@@ -70,6 +75,11 @@ export function brokenAnswer(key: string, response: Response, what: string): Ups
 /** Whether a 404 is the registry's own word: a JSON body with an error code, as no captive portal has it. */
 export async function saysAbsent(response: Response): Promise<boolean> {
   return (await errorCodeOf(response)) !== undefined
+}
+
+/** Whether a 429 is the registry's own word, and not of what guards it: of pulls, where one was asked for. */
+export async function saysLimit(response: Response): Promise<boolean> {
+  return (await errorCodeOf(response).catch(() => undefined)) !== undefined
 }
 
 /** The first code of an OCI error, as it came. */

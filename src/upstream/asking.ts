@@ -9,12 +9,16 @@ import type { LookupFunction } from 'node:net'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { AddressRule } from './addresses.ts'
-import { refusalOf } from './answers.ts'
+import { refusalOf, saysLimit } from './answers.ts'
 import { Authorization } from './authorization.ts'
 import { Account } from './credentials.ts'
+import { Guard, type Journey } from './guard.ts'
 import { withRetries } from './manners.ts'
 import type { ProxyEnvironment } from './proxy.ts'
+import { RateBudget } from './rate-budget.ts'
 import { follow, type Answer } from './redirects.ts'
+import { Silence } from './silence.ts'
+import type { AccountStatus } from './status.ts'
 import { TokenService, type TokenRequest } from './token-service.ts'
 import { TokenCache } from './tokens.ts'
 import { Transport, type Headers, type Request, type RequestKind, type Timeouts } from './transport.ts'
@@ -36,7 +40,9 @@ export interface AskingOptions {
   readonly maxConnections: number
   readonly timeouts: Timeouts
   readonly metrics: Metrics
-  readonly log?: { debug(fields: object, message: string): void } | undefined
+  readonly log?: Record<'debug' | 'info' | 'warn', (fields: object, message: string) => void> | undefined
+  /** That all clients of this URL keep together. Default: of this one alone. */
+  readonly silence?: Silence | undefined
   /** Monotonic. Default `performance.now`. */
   readonly now?: (() => Milliseconds) | undefined
   /** Upper end of the pause before the second try; it doubles. Default 250. */
@@ -61,6 +67,8 @@ export interface Question {
   readonly headers?: Headers
   /** In place of the upstream's own. */
   readonly headersTimeoutMs?: Milliseconds
+  /** Clients have been told to expect what it brings. */
+  readonly promised?: boolean | undefined
   readonly signal: AbortSignal
 }
 
@@ -70,14 +78,25 @@ export class Asking {
   readonly #addresses: AddressRule
   readonly #transport: Transport
   readonly #authorization: Authorization
+  readonly #account: Account
+  /** Undefined for a fallback: that one's figures are not those of the upstream. */
+  readonly #budget: RateBudget | undefined
+  readonly #silence: Silence
+  readonly #pullSilence: Silence
+  readonly #guard: Guard
 
   constructor(options: AskingOptions) {
     this.#options = options
     this.#base = new URL(options.url)
     this.#addresses = new AddressRule(this.#base, options.resolve)
     this.#transport = new Transport({ ...options, addresses: this.#addresses })
-    const { key, metrics, timeouts, now = () => performance.now() } = options
+    const { key, metrics, timeouts, isFallback = false, now = () => performance.now() } = options
     const { account = new Account({ key, source: undefined, metrics }) } = options
+    this.#account = account
+    this.#budget = isFallback ? undefined : new RateBudget({ ...options, account: account.label, now })
+    this.#silence = options.silence ?? new Silence(now)
+    this.#pullSilence = new Silence(now)
+    this.#guard = new Guard({ ...options, account: isFallback ? undefined : account.label, now })
     const service = new TokenService({ key, send: (request) => this.#askTokenService(request) })
     const upstream = this.#base
     const tokens = new TokenCache({ key, upstream, account, service, timeoutMs: timeouts.headers, now })
@@ -99,32 +118,67 @@ export class Asking {
 
   /**
    * With retries, redirects and credentials; an answer that is none (429, 5xx, and 401 or 403 of the registry
-   * itself) is thrown.
+   * itself) is thrown. While upstream wants to be left alone, so is what it said then, and nothing is asked; nor
+   * is it while its breaker is open.
    */
   async ask(question: Question): Promise<Answer> {
+    const silent = this.#silence.error ?? (isPull(question) ? this.#pullSilence.error : undefined)
+    if (silent !== undefined) throw silent
+    try {
+      const { name, headersTimeoutMs, promised = false, signal } = question
+      const impatient = headersTimeoutMs !== undefined
+      const answer = await this.#guard.run({ name, impatient, promised, signal }, (journey) =>
+        this.#ask(question, journey),
+      )
+      this.#silence.broken()
+      if (isPull(question)) this.#pullSilence.broken()
+      return answer
+    } catch (error) {
+      throw error instanceof UpstreamError && error.failure === 'busy' ? this.#hush(error) : error
+    }
+  }
+
+  async #ask(question: Question, journey: Journey): Promise<Answer> {
     const { kind, name, method = 'GET', path, query, headers, headersTimeoutMs, signal } = question
     const url = this.#url(`${name}/${path}`)
     if (query !== undefined) url.search = query.toString()
     return await this.#patiently(signal, async () => {
       const answer = await this.#authorization.run(name, signal, (authorization) =>
-        this.#follow({
-          kind,
-          method,
-          url,
-          headers: withAuthorization(headers, authorization),
-          ...(headersTimeoutMs === undefined ? {} : { headersTimeoutMs }),
-          signal,
-        }),
+        this.#follow(
+          {
+            kind,
+            method,
+            url,
+            headers: withAuthorization(headers, authorization),
+            ...(headersTimeoutMs === undefined ? {} : { headersTimeoutMs }),
+            signal,
+          },
+          journey,
+        ),
       )
-      if (isRefusal(kind, answer)) throw this.#refusal(kind, answer)
+      if (kind === 'manifest' && !answer.elsewhere) this.#budget?.read(answer.headers)
+      if (isRefusal(kind, answer)) throw await this.#refusal(question, answer)
       return answer
     })
   }
 
+  /** The error, with the silence that it begins. */
+  #hush(error: UpstreamError): UpstreamError {
+    const { key, log } = this.#options
+    const silence = error.ofPulls ? this.#pullSilence : this.#silence
+    if (silence.begin(error)) {
+      const facts = { upstream: key, account: this.#account.label, forMs: silence.leftMs, err: error }
+      log?.warn(facts, error.ofPulls ? 'limits our pulls' : 'limits our requests')
+    }
+    return silence.error ?? error
+  }
+
   /** A CDN that has had enough of us is no limit of the registry: that is about its blob alone. */
-  #refusal(kind: RequestKind, answer: Answer): UpstreamError {
+  async #refusal(question: Question, answer: Answer): Promise<UpstreamError> {
     const { key } = this.#options
-    const error = refusalOf(key, answer)
+    const { kind } = question
+    const ofPulls = answer.status === 429 && isPull(question) && (await saysLimit(answer))
+    const error = refusalOf(key, answer, { ofPulls })
     const { status, retryAfterMs } = error
     if (error.failure !== 'busy' || kind !== 'blob' || !answer.elsewhere) return error
     return new UpstreamError('broken', key, error.message, {
@@ -158,8 +212,14 @@ export class Asking {
     })
   }
 
-  async #follow(request: Request): Promise<Answer> {
-    const follower = { key: this.#options.key, transport: this.#transport, addresses: this.#addresses }
+  async #follow(request: Request, journey: Journey = { elsewhere: false }): Promise<Answer> {
+    const transport: Pick<Transport, 'send'> = {
+      send: (it) => {
+        journey.elsewhere = it.url.origin !== request.url.origin
+        return this.#transport.send(it)
+      },
+    }
+    const follower = { key: this.#options.key, transport, addresses: this.#addresses }
     return await follow(follower, this.#withManners(request))
   }
 
@@ -173,18 +233,36 @@ export class Asking {
     return new URL(`${prefix}/v2/${path}`, this.#base)
   }
 
+  get status(): AccountStatus {
+    return {
+      account: this.#account.label,
+      breaker: this.#guard.status,
+      pulls: this.#budget?.current,
+      pullsStoppedForMs: this.#pullSilence.leftMs,
+      stoppedForMs: this.#silence.leftMs,
+      complaint: this.#account.complaint,
+    }
+  }
+
   retried(reason: string): void {
     this.#options.metrics.upstreamRetries.inc({ upstream: this.#options.key, reason })
   }
 
   async close(): Promise<void> {
-    this.#options.account?.close()
+    this.#budget?.close()
+    this.#guard.close()
+    this.#account.close()
     await this.#transport.close()
   }
 }
 
 function withAuthorization(headers: Headers | undefined, authorization: string | undefined): Headers {
   return { ...headers, ...(authorization === undefined ? {} : { authorization }) }
+}
+
+/** What Docker Hub counts. */
+function isPull({ kind, method = 'GET' }: Question): boolean {
+  return kind === 'manifest' && method === 'GET'
 }
 
 function isRefusal(kind: RequestKind, { status, elsewhere }: Answer): boolean {

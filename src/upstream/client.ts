@@ -28,6 +28,8 @@ import { Blobs } from './blobs.ts'
 import { readBody } from './body.ts'
 import { HeadSupport } from './head-support.ts'
 import type { Answer } from './redirects.ts'
+import { withheldPulls } from './reserve.ts'
+import type { UpstreamStatus } from './status.ts'
 import { headerOf } from './transport.ts'
 import {
   UpstreamError,
@@ -226,6 +228,14 @@ export class RegistryClient implements Upstream {
       return undefined
     }
     throw refusalOf(this.key, answer)
+  }
+
+  status(): UpstreamStatus {
+    return { offline: false, accounts: [this.#asking.status] }
+  }
+
+  sparing(reserve: number): UpstreamError | undefined {
+    return withheldPulls(this.key, this.status(), reserve)
   }
 
   async close(): Promise<void> {

@@ -51,6 +51,8 @@ export class FixedCredentials implements CredentialSource {
 
 interface AccountOptions {
   readonly key: string
+  /** Its place in the configuration; `anonymous` without credentials. */
+  readonly label?: string | undefined
   /** undefined: everything is asked for without credentials. */
   readonly source: CredentialSource | undefined
   readonly metrics: Pick<Metrics, 'upstreamCredentialsRejected'>
@@ -59,11 +61,14 @@ interface AccountOptions {
 }
 
 export class Account {
+  /** For metrics and people; never a name. */
+  readonly label: string
   readonly #options: AccountOptions
   #rejection: { readonly since: Date; readonly why: string } | undefined
 
   constructor(options: AccountOptions) {
     this.#options = options
+    this.label = options.label ?? (options.source === undefined ? 'anonymous' : '1')
     this.#count()
   }
 
@@ -135,7 +140,8 @@ export class Account {
   #count(): void {
     const { metrics, key, source } = this.#options
     if (source === undefined) return
-    metrics.upstreamCredentialsRejected.set({ upstream: key }, this.#rejection === undefined ? 0 : 1)
+    const labels = { upstream: key, account: this.label }
+    metrics.upstreamCredentialsRejected.set(labels, this.#rejection === undefined ? 0 : 1)
   }
 }
 
@@ -167,9 +173,9 @@ export function usable(key: string, credentials: Credentials): Credentials {
   return credentials
 }
 
-/** The upstream cannot be asked, and that is not its fault. */
+/** The upstream cannot be asked with these, and that is not its fault. */
 export function unavailable(key: string, message: string): UpstreamError {
-  return new UpstreamError('unreachable', key, message)
+  return new UpstreamError('unreachable', key, message, { ofTheAccount: true })
 }
 
 export function areSame(one: Credentials, other: Credentials): boolean {

@@ -12,6 +12,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { Reference, RepositoryName } from '../oci/reference.ts'
+import type { UpstreamStatus } from './status.ts'
 import {
   UpstreamError,
   type BlobRequest,
@@ -143,6 +144,18 @@ export class FallbackUpstream implements Upstream {
     return this.#first.upstream.referrers(name, subject, query, signal)
   }
 
+  /** Of the first: what a fallback has left for us is not its figure. */
+  status(): UpstreamStatus {
+    return this.#first.upstream.status()
+  }
+
+  sparing(reserve: number): UpstreamError | undefined {
+    const why = this.#first.upstream.sparing(reserve)
+    // What the first would refuse altogether, another may give.
+    const others = this.#sources.some((source) => source !== this.#first && !source.down)
+    return why?.retryAfterMs !== undefined && others ? undefined : why
+  }
+
   async close(): Promise<void> {
     await Promise.all(this.#sources.map(({ upstream }) => upstream.close()))
   }
@@ -178,12 +191,13 @@ export class FallbackUpstream implements Upstream {
 
   /** A limit of the first silences all of them only when all have one, and until the first of these ends. */
   #together(first: UpstreamError, failures: readonly UpstreamError[]): UpstreamError {
-    if (first.failure !== 'busy') return first
-    if (failures.some(({ failure }) => failure !== 'busy')) {
-      return new UpstreamError('unreachable', this.key, first.message, { cause: first })
+    const { failure, ofPulls, message } = first
+    if (failure !== 'busy') return first
+    if (!ofPulls && failures.some((it) => it.failure !== 'busy')) {
+      return new UpstreamError('unreachable', this.key, message, { cause: first })
     }
     const retryAfterMs = Math.min(...failures.map((it) => it.retryAfterMs ?? FAILURE_MEMORY))
-    return new UpstreamError('busy', this.key, first.message, { status: 429, retryAfterMs, cause: first })
+    return new UpstreamError('busy', this.key, message, { status: 429, retryAfterMs, ofPulls, cause: first })
   }
 
   /** Without `limitMs` it may take as long as the caller waits. @throws what is no failure to answer */

@@ -84,12 +84,6 @@ export function parseRetryAfter(header: string | undefined, now: number): Millis
   return date > now ? date - now : undefined
 }
 
-/** The figure of `ratelimit-remaining: 97;w=21600`. */
-export function parseRatelimitRemaining(header: string | undefined): number | undefined {
-  const digits = /^\s*(\d{1,12})\s*(?:;|$)/.exec(header ?? '')?.[1]
-  return digits === undefined ? undefined : Number(digits)
-}
-
 /** `promise`, or the signal's reason as soon as it is aborted. The work behind the promise goes on. */
 export async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   let leave: () => void = () => undefined

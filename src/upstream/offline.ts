@@ -3,6 +3,7 @@
  *
  * It fails like one that cannot be reached, so everything that copes with that copes with this.
  */
+import type { UpstreamStatus } from './status.ts'
 import { UpstreamError, type Upstream } from './upstream.ts'
 
 export class OfflineUpstream implements Upstream {
@@ -34,6 +35,14 @@ export class OfflineUpstream implements Upstream {
 
   referrers(): Promise<never> {
     return this.#refuse()
+  }
+
+  status(): UpstreamStatus {
+    return { offline: true, accounts: [] }
+  }
+
+  sparing(): undefined {
+    // Who is not asked spends nothing.
   }
 
   async close(): Promise<void> {

@@ -10,7 +10,6 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import type { AddressRule } from './addresses.ts'
 import { ResponseBody, type Body } from './body.ts'
 import { toUpstreamError } from './failures.ts'
-import { parseRatelimitRemaining } from './manners.ts'
 import { Pace, type PaceLimits } from './pace.ts'
 import { proxyFor, type ProxyChoice } from './proxy.ts'
 import type { Milliseconds } from './upstream.ts'
@@ -53,7 +52,6 @@ interface TransportOptions extends ProxyChoice {
   readonly ca?: string | undefined
   readonly addresses: AddressRule
   readonly metrics: Metrics
-  readonly isFallback?: boolean | undefined
 }
 
 const MAX_HEADER_SIZE = 64 * 1024
@@ -187,10 +185,6 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#body = new ResponseBody(controller)
     this.#pace.answered(this.#body)
     this.#count(`${Math.floor(status / 100)}xx`)
-    const { metrics, key, isFallback = false } = this.#options
-    const remaining = parseRatelimitRemaining(headerOf(headers, 'ratelimit-remaining'))
-    if (remaining !== undefined && !isFallback)
-      metrics.upstreamRatelimitRemaining.set({ upstream: key }, remaining)
     this.#resolve({ url: this.#request.url, status, headers, body: this.#body })
   }
 

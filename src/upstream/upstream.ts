@@ -6,6 +6,7 @@
  */
 import type { Digest } from '../oci/digest.ts'
 import type { Reference, RepositoryName } from '../oci/reference.ts'
+import type { UpstreamStatus } from './status.ts'
 
 export type Bytes = number
 export type Milliseconds = number
@@ -56,6 +57,15 @@ export interface Upstream {
     signal: AbortSignal,
   ): Promise<ReferrersPage | undefined>
 
+  /** How it does. Cheap: asks nobody. */
+  status(): UpstreamStatus
+
+  /**
+   * Why no pull is to be spent now on what has a cached answer: it would be refused, or fewer than `reserve` are
+   * left to every account that could be asked. undefined: nothing speaks against it. Cheap: asks nobody.
+   */
+  sparing(reserve: number): UpstreamError | undefined
+
   close(): Promise<void>
 }
 
@@ -79,6 +89,8 @@ export interface BlobRequest {
   readonly to?: Bytes
   /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
   readonly size?: Bytes | undefined
+  /** Clients have been told to expect the rest of it: worth a question that others are spared. */
+  readonly promised?: boolean | undefined
   readonly signal: AbortSignal
 }
 
@@ -130,8 +142,10 @@ export class UpstreamError extends Error {
    * 401 `insufficient_scope` for a token issued just now: Docker Hub's way of saying "no such repository".
    */
   readonly insufficientScope: boolean
-  /** Its token service refused: of what was asked for, nothing was said. */
+  /** Its token service refused, or there were no credentials to be had: of what was asked for, nothing was said. */
   readonly ofTheAccount: boolean
+  /** A limit of pulls: HEADs and blobs may well be answered. */
+  readonly ofPulls: boolean
   /** It answered, with something else than what was asked for: another length, another name, a web page. */
   readonly wrongContent: boolean
 
@@ -144,6 +158,7 @@ export class UpstreamError extends Error {
       retryAfterMs?: Milliseconds
       insufficientScope?: boolean
       ofTheAccount?: boolean
+      ofPulls?: boolean
       wrongContent?: boolean
       cause?: unknown
     } = {},
@@ -155,12 +170,14 @@ export class UpstreamError extends Error {
     this.retryAfterMs = facts.retryAfterMs
     this.insufficientScope = facts.insufficientScope ?? false
     this.ofTheAccount = facts.ofTheAccount ?? false
+    this.ofPulls = facts.ofPulls ?? false
     this.wrongContent = facts.wrongContent ?? false
   }
 
-  /** No answer, no more requests, or a server error; anything else was said about one name. */
+  /** No answer, no more requests, or a server error; anything else was said about one name, or of pulls alone. */
   get ofTheWhole(): boolean {
-    const { failure, status } = this
-    return failure === 'unreachable' || failure === 'busy' || (failure === 'broken' && (status ?? 0) >= 500)
+    const { failure, status, ofPulls } = this
+    if (failure === 'busy') return !ofPulls
+    return failure === 'unreachable' || (failure === 'broken' && (status ?? 0) >= 500)
   }
 }

@@ -168,7 +168,7 @@ void test('a registry below a path is asked below that path', async (t) => {
 })
 
 void test('statuses become the failures of the interface', async (t) => {
-  const { client, upstream, signal } = await connect(t)
+  const { upstream, signal } = await connect(t)
   for (const [status, failure] of [
     [401, 'denied'],
     [403, 'denied'],
@@ -179,6 +179,7 @@ void test('statuses become the failures of the interface', async (t) => {
     [204, 'broken'],
   ] as const) {
     const rule = upstream.fault({ kind: 'manifest' }, { status })
+    const client = clientFor(t, { url: upstream.url })
     const error = await failureOf(client.manifest(NAME, LATEST, signal))
     t.match(error, { failure, status, upstream: 'docker.io', insufficientScope: false })
     rule.remove()

@@ -11,6 +11,8 @@ import { upstreamSuite } from '../suites/upstream.ts'
 const thing = image({ layers: [400_000], seed: 'thing' })
 const layer = thing.layers[0]!
 const SECONDS = 1000
+/** Of the whole registry, and not of pulls alone. */
+const GUARD_429 = { status: 429, body: { text: 'slow down', type: 'text/plain' } } as const
 
 interface Chain {
   readonly upstream: FallbackUpstream
@@ -38,7 +40,10 @@ async function chain(t: Test, options: { shareMs?: number } = {}): Promise<Chain
     (fields: object, message: string): void =>
       void told.push(`${level}: ${message}, ${(fields as { url: string }).url}`)
   const upstream = new FallbackUpstream({
-    sources: simulators.map(({ url }) => ({ url, upstream: clientFor(t, { url, tries: 2 }) })),
+    sources: simulators.map(({ url }) => ({
+      url,
+      upstream: clientFor(t, { url, tries: 2, now: () => clock.now }),
+    })),
     shareMs: options.shareMs ?? 60 * SECONDS,
     log: { debug: () => undefined, info: tell('info'), warn: tell('warn') },
     now: () => clock.now,
@@ -172,19 +177,20 @@ void test('with everybody down it fails as the first failed', async (t) => {
 })
 
 void test('a limit of the first is a limit of all only while all have one', async (t) => {
-  const { upstream, first, second, third, signal } = await chain(t)
-  first.fault({}, { status: 429, retryAfter: 3600 })
+  const { upstream, first, second, third, clock, signal } = await chain(t)
+  first.fault({}, { ...GUARD_429, retryAfter: 3600 })
   const down = second.fault({}, { status: 500 })
-  const third429 = third.fault({}, { status: 429, retryAfter: 30 })
+  const third429 = third.fault({}, { ...GUARD_429, retryAfter: 30 })
   const error = await failureOf(upstream.manifest(NAME, LATEST, signal))
   t.match(error, { failure: 'unreachable', upstream: 'docker.io', retryAfterMs: undefined })
   t.ok(error.ofTheWhole)
   down.remove()
   third429.remove()
+  clock.now += 31 * SECONDS
   t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
 
-  second.fault({}, { status: 429, retryAfter: 60 })
-  third.fault({}, { status: 429, retryAfter: 30 })
+  second.fault({}, { ...GUARD_429, retryAfter: 60 })
+  third.fault({}, { ...GUARD_429, retryAfter: 30 })
   const limited = await failureOf(upstream.manifest(NAME, LATEST, signal))
   t.match(limited, { failure: 'busy', retryAfterMs: 30 * SECONDS })
 })
@@ -214,13 +220,35 @@ void test('who has failed is left alone for 10 s, then asked again and believed'
   ])
 })
 
+void test('a limit of pulls is one of the first alone, and of nothing but manifests', async (t) => {
+  const { upstream, first, second, third, clock, told, signal } = await chain(t)
+  const rule = first.fault({ kind: 'manifest', method: 'GET' }, { status: 429, retryAfter: 60 })
+  t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
+  t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
+  t.equal(rule.hits, 1)
+  t.equal(upstream.sparing(5), undefined, 'others give what it refuses')
+  second.log.clear()
+  t.match(await upstream.headManifest(NAME, LATEST, signal), { result: 'present' })
+  t.equal(second.log.count(), 0)
+  t.same(told, [], 'it is not down')
+
+  await second.stop()
+  await third.stop()
+  const error = await failureOf(upstream.manifest(NAME, LATEST, signal))
+  t.match(error, { failure: 'busy', ofPulls: true, ofTheWhole: false, retryAfterMs: 10 * SECONDS })
+  t.match(upstream.sparing(5), { ofPulls: true, retryAfterMs: 60 * SECONDS }, 'and now nobody does')
+  rule.remove()
+  clock.now += 60 * SECONDS
+  t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
+})
+
 void test('who wants to be left alone for longer is', async (t) => {
   const { upstream, first, second, third, clock, told, signal } = await chain(t)
-  first.fault({ times: 1 }, { status: 429, retryAfter: 60 })
+  first.fault({ times: 1 }, { ...GUARD_429, retryAfter: 60 })
   await upstream.manifest(NAME, LATEST, signal)
   for (const it of [second, third]) it.deleteBlob(NAME, layer.digest)
-  t.same(await upstream.headBlob(NAME, layer.digest, signal), { size: layer.bytes.length })
-  t.equal(told.length, 1, 'that it still gives blobs does not mean that it may be asked for manifests')
+  t.match(await failureOf(upstream.headBlob(NAME, layer.digest, signal)), { retryAfterMs: 60 * SECONDS })
+  t.equal(told.length, 1)
   first.log.clear()
   clock.now += 59 * SECONDS
   await upstream.manifest(NAME, LATEST, signal)

@@ -1,6 +1,6 @@
 import { createServer } from 'node:net'
 import { test } from 'tap'
-import { parseRatelimitRemaining, parseRetryAfter } from '../../src/upstream/manners.ts'
+import { parseRetryAfter } from '../../src/upstream/manners.ts'
 import { HAP429 } from '../support/faults/transport.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
 
@@ -41,8 +41,8 @@ void test('what will not get better is not tried again', async (t) => {
 void test('an upstream that wants a long pause gets it', async (t) => {
   const { client, upstream, signal } = await connect(t)
   for (const [status, failure] of [
-    [429, 'busy'],
     [503, 'broken'],
+    [429, 'busy'],
   ] as const) {
     const rule = upstream.fault({ kind: 'manifest' }, { status, retryAfter: 60 })
     t.match(await failureOf(client.manifest(NAME, LATEST, signal)), { failure, retryAfterMs: 60_000 })
@@ -131,21 +131,6 @@ void test('Retry-After in seconds, as a date, or not at all', (t) => {
     ['99999999999999999999', undefined],
   ] as const) {
     t.equal(parseRetryAfter(header, now), expected, String(header))
-  }
-  t.end()
-})
-
-void test('what is left of the quota', (t) => {
-  for (const [header, expected] of [
-    ['97;w=21600', 97],
-    ['0;w=21600', 0],
-    ['12', 12],
-    [' 12 ; w=1', 12],
-    ['-1;w=1', undefined],
-    ['many', undefined],
-    [undefined, undefined],
-  ] as const) {
-    t.equal(parseRatelimitRemaining(header), expected, String(header))
   }
   t.end()
 })

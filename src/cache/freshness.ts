@@ -1,0 +1,75 @@
+/**
+ * How long what we know of a tag is believed, and how long it answers when upstream cannot, does not, or had better
+ * not be asked. DESIGN "Freshness".
+ */
+import { matchesAny } from '../oci/glob.ts'
+import type { TagRecord } from '../store/metadata.ts'
+import type { Milliseconds, UpstreamError } from '../upstream/upstream.ts'
+import type { MirroredName, Origin } from './origin.ts'
+
+export interface FreshnessSettings {
+  readonly negativeTtlMs: Milliseconds
+  readonly staleIfErrorMs: Milliseconds
+  readonly staleIfDeniedMs: Milliseconds
+  /** How long upstream may take where something stale can answer. */
+  readonly staleBudgetMs: Milliseconds
+  /** How long it may take where nothing can. dockerd and podman wait for ever, so we must not. */
+  readonly budgetMs: Milliseconds
+}
+
+/** Goes with an answer that upstream has not confirmed. */
+export interface Stale {
+  readonly cache: 'stale'
+  readonly warning: string
+}
+
+export class Freshness {
+  readonly #settings: () => FreshnessSettings
+  readonly #now: () => Milliseconds
+
+  constructor(settings: () => FreshnessSettings, now: () => Milliseconds) {
+    this.#settings = settings
+    this.#now = now
+  }
+
+  get settings(): FreshnessSettings {
+    return this.#settings()
+  }
+
+  isFresh({ origin }: MirroredName, record: TagRecord): boolean {
+    if (matchesAny(origin.immutableTags, record.tag)) return true
+    const age = this.#now() - record.checkedAt
+    // A clock that was set back would keep it young for as long.
+    return age >= 0 && age < origin.tagTtlMs
+  }
+
+  /** How it answers all the same; undefined: it was confirmed too long ago. */
+  stale({ origin, name }: MirroredName, record: TagRecord, failure: UpstreamError): Stale | undefined {
+    const denied = failure.failure === 'denied'
+    const age = this.#now() - record.checkedAt
+    if (age > this.#longest(origin, denied)) return undefined
+    if (denied) origin.state.servedDenied(name, failure.message)
+    const why = { denied: 'denies access', busy: 'limits our pulls', broken: CANNOT, unreachable: CANNOT }
+    const confirmed = `confirmed ${String(Math.round(age / 1000))} s ago`
+    return { cache: 'stale', warning: `${origin.upstream.key} ${why[failure.failure]}; ${confirmed}` }
+  }
+
+  /** Whether it could answer, should no pull be spent on what it names now. */
+  mayStandIn({ origin }: MirroredName, record: TagRecord): boolean {
+    return this.#now() - record.checkedAt <= this.#longest(origin, false)
+  }
+
+  #longest({ on404 }: Origin, denied: boolean): Milliseconds {
+    const { staleIfDeniedMs, staleIfErrorMs } = this.#settings()
+    if (denied) return staleIfDeniedMs
+    // Where what is gone is kept, nobody has confirmed it since: that an upstream stumbles must not take it away.
+    return on404 === 'keep' ? Infinity : staleIfErrorMs
+  }
+}
+
+const CANNOT = 'cannot be asked'
+
+/** For a tag that upstream says is gone, and that is kept. */
+export function gone({ upstream }: Origin): Stale {
+  return { cache: 'stale', warning: `${upstream.key} says that this tag is gone; what it named is kept here` }
+}

@@ -1,0 +1,46 @@
+/**
+ * How an upstream does, for `/readyz`: what it remembers of failures, what its accounts tell of limits, and whose
+ * credentials are refused.
+ */
+import type { AccountStatus } from '../upstream/status.ts'
+import type { Origin } from './origin.ts'
+
+export interface UpstreamHealth {
+  readonly key: string
+  readonly state: 'ok' | 'failing' | 'denied'
+  readonly message: string | undefined
+  /** Who answers in its place. */
+  readonly fallback?: string | undefined
+  /** Since when, and why, our credentials are refused. */
+  readonly credentials?: string | undefined
+}
+
+export function healthOf({ upstream, state }: Origin): UpstreamHealth {
+  const { accounts } = upstream.status()
+  const limit = limitOf(accounts)
+  return {
+    key: upstream.key,
+    ...(limit === undefined ? state.health() : { state: 'failing', message: limit }),
+    fallback: upstream.fallback,
+    credentials: complaintsOf(accounts),
+  }
+}
+
+/** A sentence, while no account may fetch a manifest. */
+function limitOf(accounts: readonly AccountStatus[]): string | undefined {
+  const waits = accounts.map(({ pullsStoppedForMs = 0, stoppedForMs = 0 }) =>
+    Math.max(pullsStoppedForMs, stoppedForMs),
+  )
+  const shortest = Math.min(...waits)
+  if (waits.length === 0 || shortest <= 0) return undefined
+  const what = accounts.some(({ stoppedForMs }) => stoppedForMs !== undefined) ? 'requests' : 'pulls'
+  return `limits our ${what}: asked again in ${Math.ceil(shortest / 1000)} s`
+}
+
+function complaintsOf(accounts: readonly AccountStatus[]): string | undefined {
+  const complaints = accounts.flatMap(({ account, complaint }) => {
+    if (complaint === undefined) return []
+    return [accounts.length === 1 ? complaint : `account ${account}: ${complaint}`]
+  })
+  return complaints.length === 0 ? undefined : complaints.join('; ')
+}
