@@ -10,6 +10,7 @@ import type { Room } from './cache/room.ts'
 import { StorageHealth } from './cache/storage-health.ts'
 import type { Config } from './config.ts'
 import { openControl } from './control/server.ts'
+import { createExplainer } from './explaining.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
 import { createOperations } from './keeping.ts'
@@ -144,10 +145,12 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       catalog: (page, containing) => index.repositories.catalog(page, containing),
       hub,
     })
+    const explainer = createExplainer({ live, state, registry, fills: mirror.blobs, serving: true, now })
     const { cert, key } = config.server.tls
     server = createHttpServer({
       registry,
       search,
+      explainer,
       events,
       metrics,
       log,

@@ -4,6 +4,7 @@ import { parseRoute, type Route } from '../oci/route.ts'
 import { deleteBlob, serveBlob } from './blobs.ts'
 import { serveCatalog } from './catalog.ts'
 import type { Exchange } from './exchange.ts'
+import { serveExplain } from './explain.ts'
 import { deleteManifest, putManifest, serveManifest } from './manifests.ts'
 import { serveLivez, serveMetrics, serveReadyz } from './ops.ts'
 import type { Services } from './pull.ts'
@@ -51,6 +52,9 @@ async function dispatch(exchange: Exchange, route: Route, services: Services): P
       return
     case 'search':
       await serveSearch(exchange, route, services)
+      return
+    case 'explain':
+      await serveExplain(exchange, route, services)
       return
     case 'manifest':
       await (

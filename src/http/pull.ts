@@ -2,6 +2,7 @@
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Registry, Resolution } from '../registry/registry.ts'
+import type { Explainer } from '../registry/explain.ts'
 import type { Events, Happening } from '../registry/events.ts'
 import type { Search } from '../registry/search.ts'
 import type { ManifestHead } from '../registry/repository.ts'
@@ -14,6 +15,7 @@ import type { BufferPool } from './pump.ts'
 export interface Services {
   readonly registry: Registry
   readonly search: Pick<Search, 'find'>
+  readonly explainer: Pick<Explainer, 'explain'>
   readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly buffers: BufferPool

@@ -12,6 +12,7 @@ import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Events } from '../registry/events.ts'
+import type { Explainer } from '../registry/explain.ts'
 import type { Search } from '../registry/search.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { serve } from './endpoints.ts'
@@ -25,6 +26,7 @@ import { loadTlsPair, watchTlsPair, type TlsFiles } from './tls.ts'
 export interface HttpServerOptions {
   readonly registry: Registry
   readonly search: Pick<Search, 'find'>
+  readonly explainer: Pick<Explainer, 'explain'>
   readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly log: Logger
@@ -97,10 +99,11 @@ class NodeHttpServer implements HttpServer {
   constructor(options: HttpServerOptions) {
     this.#options = options
     this.#timeouts = { ...TIMEOUTS, ...options.timeouts }
-    const { registry, search, events, metrics } = options
+    const { registry, search, explainer, events, metrics } = options
     this.#services = {
       registry,
       search,
+      explainer,
       events,
       metrics,
       buffers: new BufferPool(),

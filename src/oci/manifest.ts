@@ -38,6 +38,9 @@ const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]
 const ANY_DIGEST = /^[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+$/
 const OUR_ALGORITHMS = /^sha(?:256|512):/
 
+/** As Go names systems and processors. */
+const PLATFORM = /^[A-Za-z0-9._-]{1,64}$/
+
 /** Types that servers give to anything. */
 const GENERIC_TYPES = /^(?:text\/.*|application\/(?:json|octet-stream)|binary\/octet-stream)$/i
 
@@ -93,6 +96,26 @@ export function parseManifest(bytes: Uint8Array, declaredType?: string): Manifes
         subject: descriptor(document['subject'], 'subject', false),
       }
   }
+}
+
+/** For people: `linux/arm64/v8`, by the digest of the manifest that an index names so. Nothing for what is no index. */
+export function platformsOf(bytes: Uint8Array): ReadonlyMap<string, string> {
+  const platforms = new Map<string, string>()
+  let manifests: unknown
+  try {
+    manifests = parseJsonObject(bytes, MAX_ITEMS)['manifests']
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error
+  }
+  for (const it of Array.isArray(manifests) ? (manifests as readonly unknown[]) : []) {
+    if (!isObject(it) || typeof it['digest'] !== 'string' || !isObject(it['platform'])) continue
+    const { os, architecture, variant } = it['platform']
+    const words = [os, architecture, variant].filter(
+      (word) => typeof word === 'string' && PLATFORM.test(word),
+    )
+    if (words.length > 0) platforms.set(it['digest'], words.join('/'))
+  }
+  return platforms
 }
 
 function invalid(reason: string, cause?: unknown): OciError {

@@ -16,6 +16,7 @@ export type Route = { readonly access: Access; readonly query: URLSearchParams }
   | { readonly endpoint: 'base' | 'livez' | 'readyz' | 'metrics' | 'v1-ping' }
   | { readonly endpoint: 'catalog' }
   | { readonly endpoint: 'search' }
+  | { readonly endpoint: 'explain' }
   | { readonly endpoint: 'manifest'; readonly repository: RepositoryName; readonly reference: Reference }
   | { readonly endpoint: 'blob'; readonly repository: RepositoryName; readonly digest: Digest }
   | { readonly endpoint: 'uploads'; readonly repository: RepositoryName }
@@ -44,6 +45,7 @@ export const ENDPOINTS = [
   { endpoint: 'metrics', pattern: '/metrics', methods: READ },
   { endpoint: 'v1-ping', pattern: '/v1/_ping', methods: READ },
   { endpoint: 'search', pattern: '/v1/search', methods: { GET: 'catalog', HEAD: 'catalog' } },
+  { endpoint: 'explain', pattern: '/_entrepot/explain', methods: PULL },
   { endpoint: 'base', pattern: '/v2/', methods: READ },
   { endpoint: 'base', pattern: '/v2', methods: READ },
   { endpoint: 'catalog', pattern: '/v2/_catalog', methods: { GET: 'catalog', HEAD: 'catalog' } },
@@ -110,6 +112,7 @@ export function parseRoute(method: string, target: string): Route {
       return { ...common, endpoint: row.endpoint }
     case 'catalog':
     case 'search':
+    case 'explain':
       return { ...common, endpoint: row.endpoint }
     case 'uploads':
     case 'tags':

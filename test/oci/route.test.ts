@@ -28,6 +28,7 @@ test('every endpoint allows what the table says, and answers every other method 
     base: { GET: 'none', HEAD: 'none' },
     'v1-ping': { GET: 'none', HEAD: 'none' },
     search: { GET: 'catalog', HEAD: 'catalog' },
+    explain: { GET: 'pull', HEAD: 'pull' },
     catalog: { GET: 'catalog', HEAD: 'catalog' },
     uploads: { POST: 'push' },
     upload: { GET: 'push', HEAD: 'push', PATCH: 'push', PUT: 'push', DELETE: 'push' },
