@@ -310,6 +310,7 @@ class Transfer {
       from: position,
       ...((position > 0 || range !== undefined) && end !== undefined ? { to: end } : {}),
       size,
+      promised: this.promised,
       signal: this.#signal,
     })
     if (blob === undefined) throw new OciError('BLOB_UNKNOWN', { digest })

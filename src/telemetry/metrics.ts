@@ -82,6 +82,7 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       help: '1 while an upstream that failed is left alone, with one question at a time to see whether it is back.',
       labelNames: ['upstream', 'account'] as const,
       registers,
+      collect: refresh,
     }),
     fillsInFlight: new Gauge({
       name: 'entrepot_fills_in_flight',
@@ -107,6 +108,35 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       labelNames: ['reason'] as const,
       registers,
     }),
+    cacheBytes: new Gauge({
+      name: 'entrepot_cache_bytes',
+      help: 'Bytes of mirrored blobs and manifests on the disk, and of downloads that are not whole.',
+      labelNames: ['upstream'] as const,
+      registers,
+    }),
+    cacheLimit: new Gauge({
+      name: 'entrepot_cache_limit_bytes',
+      help: 'The most that may be mirrored; with an upstream, of that one.',
+      labelNames: ['upstream'] as const,
+      registers,
+    }),
+    pushedBytes: new Gauge({
+      name: 'entrepot_pushed_bytes',
+      help: 'Bytes of blobs and manifests that were pushed; nothing evicts them.',
+      registers,
+    }),
+    evictions: new Counter({
+      name: 'entrepot_cache_evictions_total',
+      help: 'Images, blobs and parts of downloads that were evicted.',
+      labelNames: ['reason'] as const,
+      registers,
+    }),
+    evictedBytes: new Counter({
+      name: 'entrepot_cache_evicted_bytes_total',
+      help: 'Bytes that evictions gave back to the disk.',
+      labelNames: ['reason'] as const,
+      registers,
+    }),
     collections: new Counter({
       name: 'entrepot_collections_total',
       help: 'Garbage collections, by how they ended: done, broken_off or failed.',
@@ -125,7 +155,7 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
     }),
     scrubCorrupt: new Counter({
       name: 'entrepot_scrub_corrupt_total',
-      help: 'Blobs that were found damaged or gone, by the scrub or by a pull.',
+      help: 'Blobs that were found damaged, and pushed ones that were gone, by the scrub or by a pull.',
       labelNames: ['kind'] as const,
       registers,
     }),
@@ -169,4 +199,16 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       registers,
     }),
   }
+}
+
+/** It asks `read` each time somebody looks; what cannot be told stays as it was. */
+export function watchGauge(gauge: Gauge, read: () => Promise<number>): void {
+  const collect = async (): Promise<void> => {
+    try {
+      gauge.set(await read())
+    } catch {
+      // The index is closed, or cannot be read at the moment: no reason to tell nothing of all the rest.
+    }
+  }
+  Object.assign(gauge, { collect })
 }

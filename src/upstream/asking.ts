@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs'
 import type { LookupFunction } from 'node:net'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { Activity } from './activity.ts'
 import { AddressRule } from './addresses.ts'
 import { refusalOf, saysLimit } from './answers.ts'
 import { Authorization } from './authorization.ts'
@@ -43,6 +44,8 @@ export interface AskingOptions {
   readonly log?: Record<'debug' | 'info' | 'warn', (fields: object, message: string) => void> | undefined
   /** That all clients of this URL keep together. Default: of this one alone. */
   readonly silence?: Silence | undefined
+  /** Told of every request, over all clients of an upstream. */
+  readonly activity?: Activity | undefined
   /** Monotonic. Default `performance.now`. */
   readonly now?: (() => Milliseconds) | undefined
   /** Upper end of the pause before the second try; it doubles. Default 250. */

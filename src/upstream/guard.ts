@@ -15,7 +15,7 @@ interface GuardOptions {
   readonly url: string
   /** The label of {@link Metrics}; undefined: this one has no figures of its own there. */
   readonly account: string | undefined
-  readonly metrics: Pick<Metrics, 'upstreamBreakerOpen'>
+  readonly metrics: Pick<Metrics, 'upstreamBreakerOpen' | 'beforeScrape'>
   readonly log?: Record<'info' | 'warn', (fields: object, message: string) => void> | undefined
   /** Monotonic. */
   readonly now: () => Milliseconds
@@ -39,11 +39,18 @@ export interface Journey {
 export class Guard {
   readonly #options: GuardOptions
   readonly #breaker: Breaker
+  /** Each time anew: of two for one account, the other of which is on its way out, the newer has the last word. */
+  readonly #beforeScrape = (): void => {
+    const { key, account, metrics } = this.#options
+    if (account === undefined) return
+    const open = this.status.state === 'closed' ? 0 : 1
+    metrics.upstreamBreakerOpen.set({ upstream: key, account }, open)
+  }
 
   constructor(options: GuardOptions) {
     this.#options = options
     this.#breaker = new Breaker({ now: options.now, onChange: (status) => this.#tell(status) })
-    this.#count(0)
+    options.metrics.beforeScrape.add(this.#beforeScrape)
   }
 
   get status(): BreakerStatus {
@@ -74,6 +81,7 @@ export class Guard {
   /** Its figure is gone from the metrics. */
   close(): void {
     const { key, account, metrics } = this.#options
+    metrics.beforeScrape.delete(this.#beforeScrape)
     if (account !== undefined) metrics.upstreamBreakerOpen.remove({ upstream: key, account })
   }
 
@@ -89,12 +97,6 @@ export class Guard {
     const facts = { upstream: key, url, account }
     if (state === 'closed') log?.info(facts, 'upstream answers again')
     else log?.warn({ ...facts, forMs, why }, 'upstream is left alone')
-    this.#count(state === 'closed' ? 0 : 1)
-  }
-
-  #count(open: 0 | 1): void {
-    const { key, account, metrics } = this.#options
-    if (account !== undefined) metrics.upstreamBreakerOpen.set({ upstream: key, account }, open)
   }
 }
 

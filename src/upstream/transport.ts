@@ -7,6 +7,7 @@
 import { rootCertificates, getCACertificates } from 'node:tls'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { Activity } from './activity.ts'
 import type { AddressRule } from './addresses.ts'
 import { ResponseBody, type Body } from './body.ts'
 import { toUpstreamError } from './failures.ts'
@@ -52,6 +53,7 @@ interface TransportOptions extends ProxyChoice {
   readonly ca?: string | undefined
   readonly addresses: AddressRule
   readonly metrics: Metrics
+  readonly activity?: Activity | undefined
 }
 
 const MAX_HEADER_SIZE = 64 * 1024
@@ -172,6 +174,7 @@ class Exchange implements Dispatcher.DispatchHandler {
       this.#controller?.abort(reason)
     })
     request.signal.addEventListener('abort', this.#onAbort, { once: true })
+    options.activity?.began()
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -220,6 +223,7 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   #settled(): void {
     this.#pace.end()
+    this.#options.activity?.ended()
     this.#request.signal.removeEventListener('abort', this.#onAbort)
   }
 

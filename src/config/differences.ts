@@ -1,0 +1,28 @@
+/**
+ * What two configurations differ in, by key: for people, so never with a value.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import type { Config } from '../config.ts'
+
+/** `cache.offline`, `upstreams.quay.io` (there is no such thing in the other), `upstreams.quay.io.deny`. */
+export function differencesOf(before: Config, after: Config): string[] {
+  const keys = differing(byKey(before), byKey(after), '')
+  // What every upstream takes from here is no difference of each of them.
+  const inherited = ['offline', 'tagTtl'].filter((key) => keys.includes(`cache.${key}`))
+  return keys.filter((key) => !inherited.some((it) => key.startsWith('upstreams.') && key.endsWith(`.${it}`)))
+}
+
+function byKey(config: Config): Record<string, unknown> {
+  return { ...config, upstreams: Object.fromEntries(config.upstreams.map((it) => [it.key, it])) }
+}
+
+function differing(before: unknown, after: unknown, path: string): string[] {
+  if (isDeepStrictEqual(before, after)) return []
+  if (!isSection(before) || !isSection(after)) return [path]
+  const keys = new Set([...Object.keys(before), ...Object.keys(after)])
+  return [...keys].flatMap((key) => differing(before[key], after[key], path === '' ? key : `${path}.${key}`))
+}
+
+function isSection(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
