@@ -14,6 +14,7 @@ import type { StorageHealth } from './cache/storage-health.ts'
 import { TolerantMetadata } from './cache/tolerant-metadata.ts'
 import { TolerantBlobStore } from './cache/tolerant-store.ts'
 import type { Config } from './config.ts'
+import type { Evicting } from './evicting.ts'
 import type { LiveConfig } from './live-config.ts'
 import type { MirrorContext } from './registry/mirror.ts'
 import type { State } from './state.ts'
@@ -24,6 +25,7 @@ interface MirroringOptions {
   readonly state: State
   readonly health: StorageHealth
   readonly room: Room
+  readonly evicting: Pick<Evicting, 'recency' | 'removal'>
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
@@ -35,11 +37,12 @@ interface MirroringOptions {
 
 /** What it makes is closed by `closing`. */
 export function createMirroring(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
-  const { live, state, health, room, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } = options
+  const { live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } = options
   const { store, ingests, locks, holds } = state
   const metadata = new TolerantMetadata(state.metadata, { metrics, log, now })
   const cached = new TolerantBlobStore(store, { holds, metrics, log, now })
-  const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, now })
+  const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, holds, room, now })
+  evicting.removal.onManifest((digest) => shelf.forget(digest))
   const blobs = closing.adopt(
     new BlobCache({
       store: cached,
@@ -78,6 +81,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
     prefetch: new Prefetch({ blobs, mode: () => live.config.cache.prefetch, log }),
     listings: new Listings({ repositories: metadata.repositories, budgetMs }),
     repositories: metadata.repositories,
+    recency: evicting.recency,
   }
 }
 

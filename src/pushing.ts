@@ -29,14 +29,15 @@ interface Pushing {
 export function createPushing(options: PushingOptions): Pushing {
   const { config, state, events, settings, readableHere, metrics, log, now } = options
   const { store, ingests, metadata, locks, holds, localNames, indexSince } = state
-  const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
+  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, log, now })
   const collector = new Collector({
     ...{ store, metadata: state.index, locks, indexSince, metrics, log, now },
     pinned: (digest: Digest) => holds.has(digest),
     graceMs: config.push.gcGrace,
   })
   const local = {
-    ...{ store, ingests, metadata, locks, localNames, uploads, events, settings, readableHere, log, now },
+    ...{ store, ingests, metadata, locks, holds, localNames, uploads, events, settings, readableHere },
+    ...{ log, now },
   }
   return { local, collector }
 }

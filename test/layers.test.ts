@@ -62,7 +62,7 @@ const VALUES: Record<string, string[]> = {
 
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
-  registry: ['store/locks.ts', 'upstream/status.ts'],
+  registry: ['store/holds.ts', 'store/locks.ts', 'upstream/status.ts'],
   upkeep: ['store/holds.ts', 'store/locks.ts', 'registry/'],
   notifications: ['registry/events.ts', 'store/metadata.ts'],
   'telling.ts': ['store/metadata.ts'],

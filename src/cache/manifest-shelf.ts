@@ -10,11 +10,13 @@ import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { BlobStore, Bytes } from '../store/blob-store.ts'
+import type { Holds } from '../store/holds.ts'
 import type { IngestStore } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import type { ManifestRecord, MetadataStore } from '../store/metadata.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
+import type { Room } from './room.ts'
 
 export interface Manifest {
   readonly digest: Digest
@@ -30,6 +32,8 @@ export class ManifestShelf {
   readonly #ingests: IngestStore
   readonly #metadata: MetadataStore
   readonly #locks: Locks
+  readonly #holds: Pick<Holds, 'hold'>
+  readonly #room: Pick<Room, 'grew'>
   readonly #now: () => Milliseconds
   readonly #hot = new LRUCache<Digest, Manifest>({
     maxSize: HOT_BYTES,
@@ -45,12 +49,16 @@ export class ManifestShelf {
     ingests: IngestStore
     metadata: MetadataStore
     locks: Locks
+    holds: Pick<Holds, 'hold'>
+    room: Pick<Room, 'grew'>
     now: () => Milliseconds
   }) {
     this.#store = options.store
     this.#ingests = options.ingests
     this.#metadata = options.metadata
     this.#locks = options.locks
+    this.#holds = options.holds
+    this.#room = options.room
     this.#now = options.now
   }
 
@@ -84,6 +92,11 @@ export class ManifestShelf {
     const manifest = { digest, bytes, content }
     this.#hot.set(digest, manifest)
     return manifest
+  }
+
+  /** It has been taken away. */
+  forget(digest: Digest): void {
+    this.#hot.delete(digest)
   }
 
   /** What this repository holds by that digest; its bytes may have been lost. */
@@ -146,6 +159,7 @@ export class ManifestShelf {
     const at = this.#now()
     this.#hot.set(digest, { ...manifest, bytes: onItsOwn(bytes) })
     // Until the index knows it: a collector would find bytes that nobody names.
+    using _kept = this.#holds.hold(digest)
     using _held = await this.#locks.exclusive(`blob ${digest}`, NEVER)
     if ((await this.#store.stat(digest)) === undefined) await this.#write(key.registry, manifest)
     await this.#metadata.transaction((tx) => {
@@ -163,6 +177,7 @@ export class ManifestShelf {
         })
       }
     })
+    this.#room.grew()
   }
 
   async #write(source: string, { digest, bytes }: Manifest): Promise<void> {

@@ -13,6 +13,7 @@ import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { Ingest, IngestStore } from '../store/ingest.ts'
+import type { Holds } from '../store/holds.ts'
 import type { Locks } from '../store/locks.ts'
 import {
   LOCAL,
@@ -35,6 +36,8 @@ export interface LocalContext {
   readonly ingests: IngestStore
   readonly metadata: MetadataStore
   readonly locks: Locks
+  /** Nothing takes away what is just being pushed, though it was mirrored until now. */
+  readonly holds: Pick<Holds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly uploads: Uploads
   readonly events: Pick<Events, 'queue'>
@@ -78,6 +81,7 @@ export class LocalPushes implements PushTarget {
     const { store, locks, localNames, readableHere, now } = this.#context
     // A digest alone opens nothing: without a repository that holds it there is nothing to go by.
     if (from === undefined || !(await readableHere(from, digest))) return false
+    using _kept = this.#context.holds.hold(digest)
     using _held = await locks.exclusive(`blob ${digest}`, NEVER)
     const blob = await store.stat(digest)
     if (blob === undefined) return false
@@ -214,12 +218,13 @@ export class LocalPushes implements PushTarget {
 
   /** Durably, all of it or nothing; what is stored and not committed is collected. */
   async #keep(manifests: readonly Kept[], also?: (tx: MetadataTransaction) => void): Promise<void> {
-    const { locks, localNames, now } = this.#context
+    const { locks, holds, localNames, now } = this.#context
     // Until the index knows them: a collector would find bytes that nobody names.
     using held = new DisposableStack()
     const byDigest = new Map(manifests.map(({ digest, bytes }) => [digest, bytes]))
     // In order, so that no two pushes ever wait for each other.
     for (const [digest, bytes] of [...byDigest].sort(([one], [other]) => (one < other ? -1 : 1))) {
+      held.use(holds.hold(digest))
       held.use(await locks.exclusive(`blob ${digest}`, NEVER))
       await this.#store(digest, bytes)
     }

@@ -11,6 +11,7 @@ import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { BlobStore } from '../store/blob-store.ts'
+import type { Holds } from '../store/holds.ts'
 import type { IngestStore, UploadIngest } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
@@ -37,6 +38,8 @@ interface UploadsOptions {
   readonly ingests: Pick<IngestStore, 'createUpload' | 'openUpload'>
   readonly metadata: Pick<MetadataStore, 'transaction'>
   readonly locks: Locks
+  /** Nothing takes away what is just being pushed, though it was mirrored until now. */
+  readonly holds: Pick<Holds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly log: Logger
   readonly now: () => EpochMs
@@ -221,12 +224,13 @@ class Session implements UploadSession {
   }
 
   async #finish(digest: Digest): Promise<void> {
-    const { store, metadata, locks, localNames, now } = this.#options
+    const { store, metadata, locks, holds, localNames, now } = this.#options
     const file = await this.#ingest.verifyAs(digest)
     if (file === undefined) {
       await this.cancel()
       throw new OciError('DIGEST_INVALID', { digest })
     }
+    using _kept = holds.hold(digest)
     // Under the same lock the collector looks for the link before it removes a file.
     using _held = await acquire(locks, `blob ${digest}`).catch(async (error: unknown) => {
       await this.#keep()

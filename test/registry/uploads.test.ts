@@ -7,6 +7,7 @@ import type { UploadSession } from '../../src/registry/pushes.ts'
 import { Uploads } from '../../src/registry/uploads.ts'
 import type { IngestOptions } from '../../src/store/disk-ingest.ts'
 import type { Files } from '../../src/store/files.ts'
+import { Holds } from '../../src/store/holds.ts'
 import { InProcessLocks } from '../../src/store/locks.ts'
 import { LOCAL, type MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
@@ -42,6 +43,7 @@ async function openUploads(
     ingests: store.ingests,
     metadata: { transaction: options.transaction ?? ((fill) => metadata.transaction(fill)) },
     locks,
+    holds: new Holds(),
     localNames: { add: (name) => void names.add(name) },
     log: pino({ level: 'silent' }),
     now: () => 1000,
@@ -395,6 +397,7 @@ test('a session of an earlier process goes on', async (t) => {
     ingests: store.ingests,
     metadata: before.metadata,
     locks: new InProcessLocks(),
+    holds: new Holds(),
     localNames: { add: () => undefined },
     log: pino({ level: 'silent' }),
     now: () => 1000,

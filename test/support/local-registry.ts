@@ -14,6 +14,7 @@ import type { BlobStore } from '../../src/store/blob-store.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
 import { openIngests } from '../../src/store/disk-ingest.ts'
 import { Hashers } from '../../src/store/hasher.ts'
+import { Holds } from '../../src/store/holds.ts'
 import { InProcessLocks, type Locks } from '../../src/store/locks.ts'
 import type { MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
@@ -66,7 +67,8 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const metrics = createMetrics()
   const clock = { now: 1_700_000_000_000 }
   const now = (): number => clock.now
-  const uploads = new Uploads({ store, ingests, metadata, locks, localNames, log, now })
+  const holds = new Holds()
+  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, log, now })
   const touchEveryMs = Math.min(HOUR, graceMs / 24)
   const reader = (name: string): LocalRepository =>
     new LocalRepository({ store, metadata, touchEveryMs, log, now }, parseRepositoryName(name))
@@ -77,6 +79,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
         ingests,
         metadata,
         locks,
+        holds,
         localNames,
         uploads,
         events: { queue: (...args) => registry.tell(...args) },
