@@ -12,6 +12,7 @@ import type { Config } from './config.ts'
 import { openControl } from './control/server.ts'
 import { createExplainer } from './explaining.ts'
 import { isLoopback } from './http/pusher.ts'
+import { createEvicting } from './evicting.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
 import { createOperations } from './keeping.ts'
 import { LiveConfig } from './live-config.ts'
@@ -35,13 +36,6 @@ import { createNotifier } from './telling.ts'
 /** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
 const STALE_BUDGET_MS = 5_000
 const BUDGET_MS = 15_000
-
-/** No budget at all. */
-const ENDLESS: Room = {
-  admit: () => Promise.resolve({ as: 'keep', [Symbol.dispose]: () => undefined }),
-  free: () => Promise.resolve(false),
-  grew: () => undefined,
-}
 
 export interface AppOverrides {
   readonly log: Logger
@@ -100,10 +94,12 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       createEntry(config, upstream, { metrics, log, now, monotonic, shortestBudgetMs: staleBudgetMs }),
     )
     for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
-    const room = overrides.room ?? ENDLESS
+    const evicting = createEvicting({ live, state, metrics, log, now }, closing)
+    const { evictor } = evicting
+    const room = overrides.room ?? evictor
     state.fullDisk.makeRoom = (bytes) => room.free(bytes)
     const mirror = createMirroring(
-      { live, state, health, room, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize },
+      { live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize },
       closing,
     )
 
@@ -160,6 +156,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { port } = await server.listen(config.server.host, config.server.port)
     listeningPort = port
     const operations = createOperations({ config, state, local, collector, serving: true })
+    evictor.start()
     closing.use(await openControl({ root, operations, log }))
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'

@@ -37,7 +37,8 @@ interface MirroringOptions {
 
 /** What it makes is closed by `closing`. */
 export function createMirroring(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
-  const { live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } = options
+  const { live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } =
+    options
   const { store, ingests, locks, holds } = state
   const metadata = new TolerantMetadata(state.metadata, { metrics, log, now })
   const cached = new TolerantBlobStore(store, { holds, metrics, log, now })

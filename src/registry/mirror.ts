@@ -13,6 +13,7 @@ import type { BlobCache } from '../cache/blob-cache.ts'
 import type { Listings } from '../cache/listings.ts'
 import type { ManifestCache } from '../cache/manifest-cache.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
+import type { Recency } from '../cache/recency.ts'
 import type { Prefetch } from '../cache/prefetch.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
@@ -27,6 +28,8 @@ export interface MirrorContext {
   readonly prefetch: Prefetch
   readonly listings: Listings
   readonly repositories: RepositoryIndex
+  /** Told of all that is pulled. */
+  readonly recency: Pick<Recency, 'touch'>
 }
 
 export class MirrorRepository implements Repository {
@@ -55,6 +58,7 @@ export class MirrorRepository implements Repository {
     const found = await this.#context.manifests.get(this.#mirrored, reference, signal)
     if (found === undefined) return undefined
     const { digest, bytes, content } = found.manifest
+    this.#context.recency.touch(digest)
     this.#context.prefetch.manifestServed(this.#mirrored, content)
     return {
       digest,
@@ -79,6 +83,7 @@ export class MirrorRepository implements Repository {
     { ranged, signal }: { ranged: boolean; signal: AbortSignal },
   ): Promise<BlobAnswer | undefined> {
     const answer = await this.#context.blobs.get(this.#mirrored, digest, signal)
+    if (answer !== undefined) this.#context.recency.touch(digest)
     const cold = answer?.cache === 'miss' || answer?.cache === 'join'
     if (cold && !ranged) this.#context.prefetch.coldBlob(this.#mirrored, digest)
     return answer

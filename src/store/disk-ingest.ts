@@ -33,7 +33,14 @@ import { readSidecar } from './sidecar.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Hashers } from './hasher.ts'
-import type { Ingest, IngestIdentity, IngestStore, UploadIdentity, UploadIngest } from './ingest.ts'
+import type {
+  Ingest,
+  IngestIdentity,
+  IngestStore,
+  PartialDownload,
+  UploadIdentity,
+  UploadIngest,
+} from './ingest.ts'
 
 const DAY_MS = 24 * 60 * 60 * 1000
 
@@ -60,6 +67,8 @@ interface Idle<Identity extends PartialIdentity = PartialIdentity> {
   readonly identity: Identity
   readonly extents: ExtentMap
   readonly bytes: Bytes
+  /** The size of the file: more than what counts of it. */
+  readonly onDisk: Bytes
   /** How many of them may not be on the disk yet. */
   readonly unsynced: Bytes
   readonly modifiedAt: number
@@ -104,6 +113,26 @@ class DiskIngests implements IngestStore {
     for (const { bytes } of this.#idle.values()) sum += bytes
     for (const { bytes } of this.#live) sum += bytes
     return sum
+  }
+
+  downloads(): PartialDownload[] {
+    const found: PartialDownload[] = []
+    for (const { identity, onDisk, modifiedAt } of this.#idle.values()) {
+      if (isUpload(identity)) continue
+      found.push({ ...identity, bytes: onDisk, idleSince: modifiedAt, disowned: false })
+    }
+    for (const { identity, end, disowned } of this.#live) {
+      if (isUpload(identity)) continue
+      found.push({ ...identity, bytes: end, idleSince: undefined, disowned })
+    }
+    return found
+  }
+
+  async dropDownload(identity: IngestIdentity): Promise<Bytes> {
+    const idle = this.#take(keyOf(identity))
+    if (idle === undefined) return 0
+    await this.#remove(idle.stem)
+    return idle.onDisk
   }
 
   async scan(): Promise<void> {
@@ -204,6 +233,7 @@ class DiskIngests implements IngestStore {
       identity,
       extents,
       bytes,
+      onDisk: info.size,
       unsynced: bytes - vouched,
       modifiedAt: info.modifiedAt,
     }
@@ -280,7 +310,7 @@ class DiskIngests implements IngestStore {
   }
 
   #start<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
-    { stem, identity, extents: inherited, unsynced }: Omit<Idle<Identity>, 'bytes' | 'modifiedAt'>,
+    { stem, identity, extents: inherited, unsynced }: Omit<Idle<Identity>, 'bytes' | 'onDisk' | 'modifiedAt'>,
     file: OpenFile,
     make: (options: PartialFileOptions<Identity>) => Ingest,
   ): Ingest {
@@ -288,8 +318,8 @@ class DiskIngests implements IngestStore {
     const ended = async (extents: ExtentMap | undefined): Promise<void> => {
       this.#live.delete(ingest)
       if (!extents) return
-      const { bytes } = extents
-      await this.#park({ stem, identity, extents, bytes, unsynced: 0, modifiedAt: this.#now() })
+      const { bytes, end: onDisk } = extents
+      await this.#park({ stem, identity, extents, bytes, onDisk, unsynced: 0, modifiedAt: this.#now() })
     }
     try {
       ingest = make({

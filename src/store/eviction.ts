@@ -59,6 +59,8 @@ export interface EvictionIndex {
   naming(digest: Digest, limit: number): Promise<Digest[]>
   /** Manifests of any repository whose subject it is. */
   referring(subject: Digest): Promise<Digest[]>
+  /** What it says that it refers to, and is here. */
+  subjects(manifest: Digest): Promise<Digest[]>
   holding(manifest: Digest): Promise<Holding[]>
   /** Mirrored bytes of which a page of digests says what is on the disk: those after `after`, in their order. */
   known(after: string, until: string): Promise<KnownFile[]>

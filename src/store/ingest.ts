@@ -90,6 +90,16 @@ export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'discard
   keep(): Promise<void>
 }
 
+/** A part of a blob that is on the disk, as the disk sees it. */
+export interface PartialDownload extends IngestIdentity {
+  /** The size of its file. */
+  readonly bytes: Bytes
+  /** Since when nobody writes it; undefined: somebody does. */
+  readonly idleSince: number | undefined
+  /** It will not outlive those who read it. */
+  readonly disowned: boolean
+}
+
 /** The folder of partial files. */
 export interface IngestStore {
   /** A new session; there is no other of that name. It outlives the process from now on. */
@@ -105,6 +115,9 @@ export interface IngestStore {
    * `fresh` never inherits.
    */
   open(identity: IngestIdentity, options?: { fresh?: boolean }): Promise<Ingest>
+  downloads(): PartialDownload[]
+  /** Of one that nobody writes. @returns what the disk got back */
+  dropDownload(identity: IngestIdentity): Promise<Bytes>
   /** Bytes on disk of all partial files. */
   readonly bytes: Bytes
   close(): Promise<void>

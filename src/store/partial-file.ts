@@ -104,6 +104,15 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     return this.#extents.bytes
   }
 
+  /** The size of the file. */
+  get end(): Bytes {
+    return this.#claimed.end
+  }
+
+  get disowned(): boolean {
+    return this.#disowned
+  }
+
   readableTo(position: Bytes): Bytes {
     return this.#extents.readableTo(position)
   }

@@ -139,6 +139,19 @@ export class SqlEviction implements EvictionIndex {
     return rows.map((row) => row.digest)
   }
 
+  async subjects(manifest: Digest): Promise<Digest[]> {
+    const rows = await this.#db
+      .selectFrom('manifest as m')
+      .innerJoin('manifest as s', (join) =>
+        join.onRef('s.digest', '=', 'm.subject').onRef('s.repository', '=', 'm.repository'),
+      )
+      .select('s.digest')
+      .distinct()
+      .where('m.digest', '=', manifest)
+      .execute()
+    return rows.map((row) => row.digest)
+  }
+
   async holding(manifest: Digest): Promise<Holding[]> {
     const rows = await this.#db
       .selectFrom('manifest as m')

@@ -1,0 +1,133 @@
+/**
+ * Takes away what was pulled longest ago, until enough has gone.
+ *
+ * First what is left of downloads that nobody has gone on with, then whole images and blobs that belong to none; only
+ * when that is not enough, parts of images that are in use. What somebody reads or brings at this moment stays.
+ */
+import type { Digest } from '../oci/digest.ts'
+import type { Bytes } from '../store/blob-store.ts'
+import type { EvictionIndex } from '../store/eviction.ts'
+import type { IngestStore } from '../store/ingest.ts'
+import { LOCAL, type EpochMs } from '../store/metadata.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import type { CachedImages, Doomed } from './cached-images.ts'
+import { bytesIn, type Removal } from './removal.ts'
+
+export interface Goal {
+  /** A label of metrics too. */
+  readonly why: 'budget' | 'upstream' | 'minFree' | 'disk full' | 'asked'
+  readonly bytes: Bytes
+  /** Only what is reckoned to it. */
+  readonly registry?: string
+}
+
+/** One thing that has gone, or would go. */
+export interface Evicted {
+  readonly what: Doomed['is'] | 'download'
+  /** As it is pulled; of an image by its tags, or by its digest where it has none. */
+  readonly names: readonly string[]
+  readonly digest: Digest
+  readonly bytes: Bytes
+  readonly pulledAt: EpochMs
+  readonly why: Goal['why']
+}
+
+interface EvictionOptions {
+  readonly index: EvictionIndex
+  readonly images: CachedImages
+  readonly removal: Removal
+  readonly ingests: Pick<IngestStore, 'downloads' | 'dropDownload'>
+  readonly now: () => EpochMs
+}
+
+/** Whoever comes back for the rest of a download does so sooner. */
+const GIVEN_UP_MS: Milliseconds = 3_600_000
+
+export class Eviction {
+  readonly #options: EvictionOptions
+
+  constructor(options: EvictionOptions) {
+    this.#options = options
+  }
+
+  /** Tells the index what it would not hear before. Never rejects. */
+  settle(signal: AbortSignal): Promise<void> {
+    return this.#options.removal.settle(signal)
+  }
+
+  /** @param dryRun only tells what would go; nothing is changed */
+  async *pursue(goal: Goal, dryRun: boolean, signal: AbortSignal): AsyncGenerator<Evicted, void, undefined> {
+    let left = goal.bytes
+    const { images } = this.#options
+    const gone = new Set<Digest>()
+    const ways = [
+      () => this.#downloads(goal, 'given up', dryRun),
+      () => this.#take(images.leastRecent(gone, signal), goal, gone, dryRun, signal),
+      () => this.#downloads(goal, 'waiting', dryRun),
+      () => this.#take(images.leastRecentParts(signal), goal, gone, dryRun, signal),
+    ]
+    for (const way of ways) {
+      if (left <= 0) return
+      for await (const { evicted, counts } of way()) {
+        yield evicted
+        left -= counts
+        if (left <= 0) return
+      }
+    }
+  }
+
+  async *#take(
+    candidates: AsyncIterable<Doomed>,
+    { registry, why }: Goal,
+    gone: Set<Digest>,
+    dryRun: boolean,
+    signal: AbortSignal,
+  ): AsyncGenerator<{ evicted: Evicted; counts: Bytes }> {
+    const { removal } = this.#options
+    for await (const doomed of candidates) {
+      const { is, root, pulledAt } = doomed
+      if (gone.has(root.digest) || (registry !== undefined && root.registry !== registry)) continue
+      if (removal.isInUse(doomed)) continue
+      const names = await this.#namesOf(doomed)
+      const parts = dryRun ? [...doomed.manifests, ...doomed.blobs] : await removal.take(doomed, signal)
+      if (parts.length === 0) continue
+      for (const { digest } of dryRun ? parts : []) gone.add(digest)
+      const evicted = { what: is, names, digest: root.digest, bytes: bytesIn(parts), pulledAt, why }
+      yield { evicted, counts: bytesIn(parts, registry) }
+    }
+  }
+
+  async *#downloads(
+    { registry, why }: Goal,
+    which: 'given up' | 'waiting',
+    dryRun: boolean,
+  ): AsyncGenerator<{ evicted: Evicted; counts: Bytes }> {
+    const { ingests, now } = this.#options
+    const idle = ingests.downloads().flatMap((it) => {
+      const { idleSince, source } = it
+      if (idleSince === undefined) return []
+      if (now() - idleSince > GIVEN_UP_MS !== (which === 'given up')) return []
+      return registry === undefined || source === registry ? [{ ...it, idleSince }] : []
+    })
+    for (const it of idle.toSorted((one, other) => one.idleSince - other.idleSince)) {
+      const bytes = dryRun ? it.bytes : await ingests.dropDownload(it)
+      if (bytes === 0) continue
+      const evicted = {
+        what: 'download' as const,
+        ...{ names: [`${it.source}@${it.digest}`], digest: it.digest, bytes, pulledAt: it.idleSince, why },
+      }
+      yield { evicted, counts: bytes }
+    }
+  }
+
+  /** By which people know it. */
+  async #namesOf({ is, root }: Doomed): Promise<string[]> {
+    if (is !== 'image') return []
+    const holdings = await this.#options.index.holding(root.digest)
+    return holdings.flatMap(({ repository: { registry, name }, tags }) => {
+      if (registry === LOCAL) return []
+      const full = `${registry}/${name}`
+      return tags.length === 0 ? [`${full}@${root.digest}`] : tags.map((tag) => `${full}:${tag}`)
+    })
+  }
+}

@@ -1,0 +1,236 @@
+/**
+ * Keeps the mirror within its budget: when something has to go, and how much.
+ *
+ * Whoever pulls is never kept waiting for a budget, only for a disk that is full. One eviction runs at a time; what is
+ * asked for while it runs is looked at after it. It costs a small share of the time, however large the index is.
+ */
+import type { Logger } from 'pino'
+import type { Bytes } from '../store/blob-store.ts'
+import type { Locks } from '../store/locks.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import { limitsOf, roomFor, targetOf, type BudgetSettings, type Limits } from './budget.ts'
+import type { Evicted, Eviction, Goal } from './eviction.ts'
+import type { Admission, Room } from './room.ts'
+import { sumOf, type CacheUsage, type Usage } from './usage.ts'
+import { abandonable } from './waiters.ts'
+
+interface EvictorOptions {
+  readonly usage: CacheUsage
+  readonly eviction: Eviction
+  readonly locks: Locks
+  readonly settings: () => BudgetSettings
+  /** Of the file system that everything is on. */
+  readonly space: () => Promise<{ readonly total: Bytes; readonly free: Bytes }>
+  readonly metrics: Pick<Metrics, 'evictions' | 'evictedBytes' | 'cacheLimit'>
+  readonly log: Logger
+}
+
+/** Others fill the disk as well, and readers let go without a word. */
+const LOOK_EVERY_MS: Milliseconds = 30_000
+
+/** After a look there is none for that many times as long as it took, unless somebody waits for it. */
+const REST = 20
+
+/** A client waits for it. */
+const PATIENCE_MS: Milliseconds = 5_000
+
+/** How things stand, for people. */
+export interface Standing {
+  readonly usage: Usage
+  readonly limits: Limits
+  readonly free: Bytes
+}
+
+export class Evictor implements Room, AsyncDisposable {
+  readonly #options: EvictorOptions
+  readonly #closing = new AbortController()
+  #clock: NodeJS.Timeout | undefined
+  /** The next look that nobody waits for. */
+  #soon: NodeJS.Timeout | undefined
+  #restUntil = 0
+  #current: Promise<unknown> = Promise.resolve()
+  #next: Promise<Bytes> | undefined
+  /** Asked for since the last run began. */
+  #urgent: Bytes = 0
+
+  constructor(options: EvictorOptions) {
+    this.#options = options
+  }
+
+  /** Looks by itself from now on. */
+  start(): void {
+    this.#clock ??= setInterval(() => this.grew(), LOOK_EVERY_MS).unref()
+    this.grew()
+  }
+
+  grew(): void {
+    if (this.#closing.signal.aborted || this.#soon !== undefined) return
+    const wait = Math.min(Math.max(this.#restUntil - performance.now(), 0), LOOK_EVERY_MS)
+    this.#soon = setTimeout(() => {
+      this.#soon = undefined
+      void this.#run().catch(() => undefined)
+    }, wait).unref()
+  }
+
+  async admit(registry: string, size: Bytes | undefined): Promise<Admission> {
+    const { usage, space, log } = this.#options
+    const wanted = size ?? 0
+    let admission = usage.admit(registry, wanted, 'keep')
+    try {
+      const limits = await this.#limits()
+      if (wanted > roomFor(registry, limits)) {
+        admission[Symbol.dispose]()
+        admission = usage.admit(registry, wanted, 'transient')
+      } else this.grew()
+      const lacks = async (): Promise<boolean> => (await space()).free - usage.outstanding < limits.minFree
+      if (!(await lacks())) return admission
+      await abandonable(this.#run(), AbortSignal.timeout(PATIENCE_MS)).catch(() => undefined)
+      if (!(await lacks())) return admission
+    } catch (err) {
+      // Whoever cannot be told how much room there is finds out by writing.
+      log.debug({ err }, 'the room on the disk is not known')
+      return admission
+    }
+    admission[Symbol.dispose]()
+    return { as: 'none', [Symbol.dispose]: () => undefined }
+  }
+
+  async free(bytes: Bytes): Promise<boolean> {
+    if (this.#closing.signal.aborted) return false
+    this.#urgent += bytes
+    try {
+      return (await this.#run()) >= bytes
+    } catch {
+      return false
+    }
+  }
+
+  async standing(): Promise<Standing> {
+    const { usage, space, settings } = this.#options
+    const { total, free } = await space()
+    return { usage: await usage.measure(), limits: limitsOf(settings(), total), free }
+  }
+
+  /**
+   * Evicts now, and tells what goes. What was yielded has gone; leaving early leaves the rest.
+   *
+   * @param to down to so many bytes; undefined: to where eviction stops by itself
+   */
+  async *evict(
+    { dryRun, to }: { readonly dryRun: boolean; readonly to: Bytes | undefined },
+    signal: AbortSignal,
+  ): AsyncGenerator<Evicted, void, undefined> {
+    using _alone = await this.#options.locks.exclusive('eviction', signal)
+    const { usage, limits } = await this.standing()
+    const target = to ?? targetOf(limits.total)
+    const goals: Goal[] = [{ why: 'asked', bytes: sumOf(usage.budgeted) - target }]
+    if (to === undefined) goals.push(...upstreamGoals(usage, limits))
+    for (const goal of goals)
+      yield* this.#pursue(goal, dryRun, AbortSignal.any([signal, this.#closing.signal]))
+    if (!dryRun) await this.#options.usage.measure()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#clock)
+    clearTimeout(this.#soon)
+    this.#closing.abort(new Error('shutting down'))
+    await Promise.allSettled([this.#current, this.#next])
+  }
+
+  async #limits(): Promise<Limits> {
+    const { space, settings } = this.#options
+    return limitsOf(settings(), (await space()).total)
+  }
+
+  /** One that has begun knows nothing of what was asked for since: there is another after it. @returns what it freed */
+  #run(): Promise<Bytes> {
+    this.#next ??= this.#current.then(
+      () => this.#begin(),
+      () => this.#begin(),
+    )
+    return this.#next
+  }
+
+  #begin(): Promise<Bytes> {
+    this.#next = undefined
+    const run = this.#look()
+    this.#current = run
+    return run
+  }
+
+  async #look(): Promise<Bytes> {
+    const { locks, eviction, usage, log } = this.#options
+    const { signal } = this.#closing
+    const urgent = this.#urgent
+    this.#urgent = 0
+    const began = performance.now()
+    try {
+      using _alone = await locks.exclusive('eviction', signal)
+      await eviction.settle(signal)
+      let freed = 0
+      for (const goal of await this.#goals(urgent)) {
+        const bytes = goal.registry === undefined ? goal.bytes - freed : goal.bytes
+        for await (const it of this.#pursue({ ...goal, bytes }, false, signal)) freed += it.bytes
+      }
+      if (freed > 0) await usage.measure()
+      return freed
+    } catch (err) {
+      if (!signal.aborted) log.warn({ err }, 'the eviction failed')
+      throw err
+    } finally {
+      const ended = performance.now()
+      this.#restUntil = ended + REST * (ended - began)
+    }
+  }
+
+  /** The most pressing first; of those of the whole mirror each counts what the ones before it freed. */
+  async #goals(urgent: Bytes): Promise<Goal[]> {
+    const { usage, limits, free } = await this.standing()
+    const { total, minFree } = limits
+    const used = sumOf(usage.budgeted)
+    const lacks = minFree + usage.outstanding - free
+    this.#show(limits)
+    return [
+      { why: 'disk full' as const, bytes: urgent },
+      // A little more than it takes: else the next download would bring it about again.
+      { why: 'minFree' as const, bytes: lacks > 0 ? lacks + (minFree - targetOf(minFree)) : 0 },
+      { why: 'budget' as const, bytes: used > total ? used - targetOf(total) : 0 },
+      ...upstreamGoals(usage, limits),
+    ]
+  }
+
+  async *#pursue(goal: Goal, dryRun: boolean, signal: AbortSignal): AsyncGenerator<Evicted> {
+    if (goal.bytes <= 0) return
+    const { eviction, metrics, log } = this.#options
+    const { why, registry } = goal
+    const total = { entries: 0, bytes: 0 }
+    try {
+      for await (const it of eviction.pursue(goal, dryRun, signal)) {
+        total.entries += 1
+        total.bytes += it.bytes
+        yield it
+      }
+    } finally {
+      if (!dryRun && total.entries > 0) {
+        metrics.evictions.inc({ reason: why.replace(' ', '_') }, total.entries)
+        metrics.evictedBytes.inc({ reason: why.replace(' ', '_') }, total.bytes)
+        log.info({ ...total, why, ...(registry === undefined ? {} : { upstream: registry }) }, 'evicted')
+      }
+    }
+  }
+
+  #show({ total, upstreams }: Limits): void {
+    const { cacheLimit } = this.#options.metrics
+    cacheLimit.reset()
+    cacheLimit.set({ upstream: '' }, total)
+    for (const [upstream, bytes] of upstreams) cacheLimit.set({ upstream }, bytes)
+  }
+}
+
+function upstreamGoals({ budgeted }: Usage, { upstreams }: Limits): Goal[] {
+  return Array.from(upstreams).flatMap(([registry, limit]) => {
+    const used = budgeted.get(registry) ?? 0
+    return used > limit ? [{ why: 'upstream' as const, registry, bytes: used - targetOf(limit) }] : []
+  })
+}

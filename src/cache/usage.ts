@@ -1,0 +1,100 @@
+/**
+ * What the mirror has of the disk, and what it is about to take.
+ *
+ * The index tells the bytes of blobs, the folder of partial files those of downloads. A download that was admitted
+ * counts with its whole size from the start: else a hundred that begin together would each find room for one.
+ */
+import type { Bytes } from '../store/blob-store.ts'
+import type { EvictionIndex } from '../store/eviction.ts'
+import type { IngestStore } from '../store/ingest.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Admission } from './room.ts'
+
+/** By registry; empty: nobody says whose they are. */
+type Shares = ReadonlyMap<string, Bytes>
+
+export interface Usage {
+  /** On the disk: blobs and parts of blobs. */
+  readonly onDisk: Shares
+  /** What a budget is compared with: also what is still to come, but nothing that will not stay. */
+  readonly budgeted: Shares
+  /** The disk has yet to give it to downloads that run. */
+  readonly outstanding: Bytes
+  readonly pushed: Bytes
+}
+
+interface Admitted {
+  readonly registry: string
+  readonly size: Bytes
+  readonly stays: boolean
+}
+
+export class CacheUsage {
+  readonly #index: EvictionIndex
+  readonly #ingests: Pick<IngestStore, 'downloads'>
+  readonly #metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes'>
+  readonly #admitted = new Set<Admitted>()
+
+  constructor(options: {
+    index: EvictionIndex
+    ingests: Pick<IngestStore, 'downloads'>
+    metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes'>
+  }) {
+    this.#index = options.index
+    this.#ingests = options.ingests
+    this.#metrics = options.metrics
+  }
+
+  async measure(): Promise<Usage> {
+    const { mirrored, pushed } = await this.#index.stored()
+    const onDisk = new Map(mirrored)
+    const budgeted = new Map(mirrored)
+    const running = new Map<string, Bytes>()
+    for (const { source, bytes, idleSince, disowned } of this.#ingests.downloads()) {
+      add(onDisk, source, bytes)
+      if (!disowned) add(idleSince === undefined ? running : budgeted, source, bytes)
+    }
+    const expected = new Map<string, Bytes>()
+    for (const { registry, size, stays } of this.#admitted) if (stays) add(expected, registry, size)
+    for (const registry of new Set([...running.keys(), ...expected.keys()])) {
+      add(budgeted, registry, Math.max(running.get(registry) ?? 0, expected.get(registry) ?? 0))
+    }
+    this.#show(onDisk, pushed)
+    return { onDisk, budgeted, outstanding: this.outstanding, pushed }
+  }
+
+  /** What was admitted and has not come yet. */
+  get outstanding(): Bytes {
+    let bytes = 0
+    for (const { size } of this.#admitted) bytes += size
+    for (const { idleSince, bytes: came } of this.#ingests.downloads())
+      if (idleSince === undefined) bytes -= came
+    return Math.max(bytes, 0)
+  }
+
+  /** @param size 0: nobody knows */
+  admit(registry: string, size: Bytes, as: 'keep' | 'transient'): Admission {
+    const admitted = { registry, size, stays: as === 'keep' }
+    this.#admitted.add(admitted)
+    return { as, [Symbol.dispose]: () => this.#admitted.delete(admitted) }
+  }
+
+  #show(onDisk: Shares, pushed: Bytes): void {
+    const { cacheBytes, pushedBytes } = this.#metrics
+    cacheBytes.reset()
+    for (const [registry, bytes] of onDisk) {
+      cacheBytes.set({ upstream: registry === '' ? 'unknown' : registry }, bytes)
+    }
+    pushedBytes.set(pushed)
+  }
+}
+
+export function sumOf(shares: Shares): Bytes {
+  let sum = 0
+  for (const bytes of shares.values()) sum += bytes
+  return sum
+}
+
+function add(shares: Map<string, Bytes>, registry: string, bytes: Bytes): void {
+  shares.set(registry, (shares.get(registry) ?? 0) + bytes)
+}

@@ -1,0 +1,61 @@
+/**
+ * What keeps the mirror within its budget: the house-keeping between the index, the files and whoever pulls.
+ */
+import type { Logger } from 'pino'
+import { CachedImages } from './cache/cached-images.ts'
+import type { BudgetSettings, Share } from './cache/budget.ts'
+import { Eviction } from './cache/eviction.ts'
+import { Evictor } from './cache/evictor.ts'
+import { Pinned } from './cache/pinned.ts'
+import { Recency } from './cache/recency.ts'
+import { Removal } from './cache/removal.ts'
+import { CacheUsage } from './cache/usage.ts'
+import type { Config } from './config.ts'
+import type { LiveConfig } from './live-config.ts'
+import type { State } from './state.ts'
+import type { Metrics } from './telemetry/metrics.ts'
+
+interface EvictingOptions {
+  readonly live: Pick<LiveConfig, 'config'>
+  readonly state: State
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => number
+}
+
+export interface Evicting {
+  readonly evictor: Evictor
+  readonly recency: Recency
+  readonly pinned: Pinned
+  /** Told of manifests that have gone. */
+  readonly removal: Pick<Removal, 'onManifest'>
+}
+
+/** What it makes is closed by `closing`. It does nothing by itself before `evictor.start()`. */
+export function createEvicting(options: EvictingOptions, closing: AsyncDisposableStack): Evicting {
+  const { live, state, metrics, log, now } = options
+  // The index itself, and not what makes room in it: that is us.
+  const { root, index: metadata, ingests, store, locks, holds, files } = state
+  const { eviction: index } = metadata
+  const recency = closing.use(new Recency({ metadata, log, now }))
+  const pinned = new Pinned(() => live.config.cache.pin, index)
+  const images = new CachedImages({ index, recency, pinned })
+  const removal = new Removal({ store, metadata, index, locks, holds, now })
+  const eviction = new Eviction({ index, images, removal, ingests, now })
+  const usage = new CacheUsage({ index, ingests, metrics })
+  const evictor = closing.use(
+    new Evictor({
+      ...{ usage, eviction, locks, metrics, log },
+      settings: () => budgetOf(live.config),
+      space: () => files.space(root),
+    }),
+  )
+  return { evictor, recency, pinned, removal }
+}
+
+function budgetOf({ cache, upstreams }: Config): BudgetSettings {
+  const limited = upstreams.flatMap(({ key, maxSize }): [string, Share][] =>
+    maxSize === undefined ? [] : [[key, maxSize]],
+  )
+  return { maxSize: cache.maxSize, minFree: cache.minFree, upstreams: new Map(limited) }
+}
