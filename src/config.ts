@@ -31,6 +31,16 @@ import {
 
 type Milliseconds = number
 
+/** One account; which of its keys belong together is checked elsewhere. */
+const accountKeys = {
+  username: text('a user name without a colon', /^[^:]+$/s).optional(),
+  password: text('a password, in quotes where it looks like a number').optional(),
+  passwordFile: path().optional(),
+  credentialsFile: path().optional(),
+  credentialHelper: text('the NAME of a program docker-credential-NAME', /^[a-z0-9-]+$/).optional(),
+}
+const accountSchema = section(accountKeys)
+
 const upstreamSchema = section({
   url: origin().optional(),
   fallbacks: z.array(origin(), 'a list of http or https URLs').prefault([]),
@@ -38,11 +48,8 @@ const upstreamSchema = section({
   aliases: z
     .array(text('a registry name: host or host:port, lower case', HOST), 'a list of registry names')
     .prefault([]),
-  username: text('a user name without a colon', /^[^:]+$/s).optional(),
-  password: text('a password, in quotes where it looks like a number').optional(),
-  passwordFile: path().optional(),
-  credentialsFile: path().optional(),
-  credentialHelper: text('the NAME of a program docker-credential-NAME', /^[a-z0-9-]+$/).optional(),
+  ...accountKeys,
+  credentials: z.array(accountSchema, 'a list of accounts').prefault([]),
   tagTtl: duration().optional(),
   allow: nameGlobs().optional(),
   deny: nameGlobs().prefault([]),
@@ -173,8 +180,8 @@ export interface UpstreamConfig extends DeepReadonly<
   readonly key: string
   /** An origin: `https://quay.io`. */
   readonly url: string
-  /** Where they come from; files and programs are asked when they are needed. */
-  readonly credentials: CredentialSettings | undefined
+  /** Where those of each account come from; files and programs are asked when they are needed. */
+  readonly credentials: readonly CredentialSettings[]
   readonly tagTtl: Milliseconds
   /** undefined: everything; an empty list: nothing. */
   readonly allow: readonly string[] | undefined
@@ -322,7 +329,7 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
       fallbacks: upstream.fallbacks,
       default: standard,
       aliases: [...new Set([...(ALIASES.get(key) ?? []), ...upstream.aliases])],
-      credentials: credentialsOf(upstream),
+      credentials: [upstream, ...upstream.credentials].flatMap((it) => credentialsOf(it) ?? []),
       tagTtl: upstream.tagTtl ?? parsed.cache.tagTtl,
       offline: parsed.cache.offline || upstream.offline,
       on404: upstream.on404,
@@ -347,8 +354,8 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
   return { ...parsed, upstreams, push, proxyEnvironment }
 }
 
-function credentialsOf(upstream: ParsedUpstream): CredentialSettings | undefined {
-  const { username, password, passwordFile, credentialsFile, credentialHelper } = upstream
+function credentialsOf(account: z.output<typeof accountSchema>): CredentialSettings | undefined {
+  const { username, password, passwordFile, credentialsFile, credentialHelper } = account
   if (credentialsFile !== undefined) return { credentialsFile }
   if (credentialHelper !== undefined) return { credentialHelper }
   if (username === undefined) return undefined

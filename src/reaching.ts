@@ -2,11 +2,15 @@
  * From the configuration to the registries that are asked: each with its account, its limits and what we
  * remember of it.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
+import type { Origin } from './cache/origin.ts'
 import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
 import type { UpstreamEntry } from './registry/registry.ts'
 import type { Metrics } from './telemetry/metrics.ts'
+import { AccountsUpstream } from './upstream/accounts.ts'
+import type { Activity } from './upstream/activity.ts'
 import { RegistryClient } from './upstream/client.ts'
 import { credentialSource } from './upstream/credential-source.ts'
 import { Account } from './upstream/credentials.ts'
@@ -14,6 +18,7 @@ import { FallbackUpstream } from './upstream/fallbacks.ts'
 import { HubSearch } from './upstream/hub-search.ts'
 import { OfflineUpstream } from './upstream/offline.ts'
 import { environmentOf } from './upstream/proxy.ts'
+import { Silence } from './upstream/silence.ts'
 import { PrioritySlots } from './upstream/slots.ts'
 import type { Upstream } from './upstream/upstream.ts'
 
@@ -29,17 +34,22 @@ export interface ReachingTools {
   readonly now: () => number
   readonly monotonic: () => number
   readonly shortestBudgetMs: number
+  /** Of everything that is asked of it. */
+  readonly activity: Activity
 }
 
-export function createEntry(config: Config, upstream: UpstreamConfig, tools: ReachingTools): UpstreamEntry {
-  const account = createAccount(upstream, tools)
+/** @param asked an upstream that is asked in just this way already */
+export function createEntry(
+  config: Config,
+  upstream: UpstreamConfig,
+  tools: ReachingTools,
+  asked?: Pick<Origin, 'upstream' | 'slots' | 'state'>,
+): UpstreamEntry {
   return {
     origin: {
-      upstream: upstream.offline
-        ? new OfflineUpstream(upstream.key)
-        : createUpstream(config, upstream, account, tools),
-      slots: new PrioritySlots(upstream.maxConnections),
-      state: new InProcessUpstreamState(tools.monotonic),
+      upstream: asked?.upstream ?? createUpstream(config, upstream, tools),
+      slots: asked?.slots ?? new PrioritySlots(upstream.maxConnections),
+      state: asked?.state ?? new InProcessUpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
       immutableTags: upstream.immutableTags,
       on404: upstream.on404,
@@ -52,47 +62,87 @@ export function createEntry(config: Config, upstream: UpstreamConfig, tools: Rea
   }
 }
 
-function createAccount(upstream: UpstreamConfig, tools: ReachingTools): Account {
-  const { key, url, credentials, timeouts } = upstream
-  const { metrics, log, now, monotonic } = tools
-  const source =
-    credentials &&
-    credentialSource(credentials, { key, url, log, now: monotonic, timeoutMs: timeouts.headers })
-  return new Account({ key, source, metrics, now })
-}
-
-function createUpstream(
-  config: Config,
-  upstream: UpstreamConfig,
-  account: Account,
-  tools: ReachingTools,
-): Upstream {
+function createUpstream(config: Config, upstream: UpstreamConfig, tools: ReachingTools): Upstream {
+  if (upstream.offline) return new OfflineUpstream(upstream.key)
   const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
-  const { metrics, log, monotonic, shortestBudgetMs } = tools
+  const { metrics, log, monotonic, shortestBudgetMs, activity } = tools
   const env = environmentOf(config.proxyEnvironment)
-  const anonymous = { key, ca, proxy, env, maxConnections, timeouts, metrics, log, now: monotonic }
-  const own = { ...anonymous, account, url }
-  if (fallbacks.length === 0) return new RegistryClient(own)
-  // Who has somebody behind it need not be asked as stubbornly. The credentials are for the first alone.
-  const sources = [own, ...fallbacks.map((it) => ({ ...anonymous, url: it, isFallback: true }))].map(
-    (options) => ({
-      url: options.url,
-      upstream: new RegistryClient({ ...options, tries: 2 }),
-    }),
+  const anonymous = {
+    ...{ key, ca, proxy, env, maxConnections, timeouts, activity, metrics, log },
+    now: monotonic,
+  }
+  // Who has somebody behind it need not be asked as stubbornly.
+  const common = fallbacks.length === 0 ? anonymous : { ...anonymous, tries: 2 }
+  const silence = new Silence(monotonic)
+  const clients = createAccounts(upstream, tools).map(
+    (account) => new RegistryClient({ ...common, url, account, silence }),
   )
+  const [only] = clients
+  const own =
+    only !== undefined && clients.length === 1 ? only : new AccountsUpstream({ clients, now: monotonic, log })
+  if (fallbacks.length === 0) return own
+  // The credentials are for the first alone.
+  const others = fallbacks.map((it) => ({
+    url: it,
+    upstream: new RegistryClient({ ...common, url: it, isFallback: true }),
+  }))
+  const sources = [{ url, upstream: own }, ...others]
   return new FallbackUpstream({ sources, shareMs: shortestBudgetMs / sources.length, log, now: monotonic })
 }
 
-/** Only for whose registry is Docker Hub itself: elsewhere our terms are nobody's business. */
-export function createHubSearch(
-  config: Config,
-  url: string | undefined,
-  tools: Pick<ReachingTools, 'metrics' | 'log' | 'now'>,
-): HubSearch | undefined {
-  const hub = config.upstreams.find(({ key }) => key === DOCKER_HUB.key)
-  if (hub === undefined || hub.offline) return undefined
-  const where = url ?? (hub.url === DOCKER_HUB.url ? DOCKER_HUB.search : undefined)
-  if (where === undefined) return undefined
-  const env = environmentOf(config.proxyEnvironment)
-  return new HubSearch({ ...tools, key: hub.key, url: where, proxy: hub.proxy, env })
+/** One for each of the configuration; one without credentials where there are none. */
+function createAccounts(upstream: UpstreamConfig, tools: ReachingTools): Account[] {
+  const { key, url, credentials, timeouts } = upstream
+  const { metrics, log, now, monotonic } = tools
+  if (credentials.length === 0) return [new Account({ key, source: undefined, metrics, now })]
+  return credentials.map((settings, at) => {
+    const source = credentialSource(settings, {
+      ...{ key, url, log },
+      now: monotonic,
+      timeoutMs: timeouts.headers,
+    })
+    return new Account({ key, label: String(at + 1), source, metrics, now })
+  })
+}
+
+/**
+ * Docker Hub's search, where the configuration of the moment has one: only for whose registry is Docker Hub itself,
+ * since elsewhere our terms are nobody's business.
+ */
+export class SwitchableHubSearch {
+  readonly #url: string | undefined
+  readonly #tools: Pick<ReachingTools, 'metrics' | 'log' | 'now'>
+  #settings: object | undefined
+  #hub: HubSearch | undefined
+
+  /** @param url where it is, in place of its own address */
+  constructor(url: string | undefined, tools: Pick<ReachingTools, 'metrics' | 'log' | 'now'>) {
+    this.#url = url
+    this.#tools = tools
+  }
+
+  async apply(config: Config): Promise<void> {
+    const settings = this.#settingsOf(config)
+    if (isDeepStrictEqual(settings, this.#settings)) return
+    const before = this.#hub
+    this.#settings = settings
+    this.#hub = settings && new HubSearch({ ...this.#tools, ...settings })
+    await before?.close()
+  }
+
+  async search(term: string, signal: AbortSignal): ReturnType<HubSearch['search']> {
+    return (await this.#hub?.search(term, signal)) ?? []
+  }
+
+  async close(): Promise<void> {
+    await this.#hub?.close()
+  }
+
+  #settingsOf({ upstreams, proxyEnvironment }: Config) {
+    const hub = upstreams.find(({ key }) => key === DOCKER_HUB.key)
+    if (hub === undefined || hub.offline) return undefined
+    const url = this.#url ?? (hub.url === DOCKER_HUB.url ? DOCKER_HUB.search : undefined)
+    const { key, proxy } = hub
+    return url === undefined ? undefined : { key, url, proxy, env: environmentOf(proxyEnvironment) }
+  }
 }

@@ -205,10 +205,9 @@ test('host, port and root of the environment win', async (t) => {
 test('a password may be in a file beside its user name', async (t) => {
   const dir = t.testdir({ password: 'pass word\n\n', empty: '\n' })
   const upstream = (text: string) => `upstreams: { quay.io: { username: me, ${text} } }`
-  t.strictSame(config(upstream(`passwordFile: "${dir}/password"`)).upstreams[0]?.credentials, {
-    username: 'me',
-    passwordFile: `${dir}/password`,
-  })
+  t.strictSame(config(upstream(`passwordFile: "${dir}/password"`)).upstreams[0]?.credentials, [
+    { username: 'me', passwordFile: `${dir}/password` },
+  ])
   told(t, problems(upstream(`passwordFile: "${dir}/none"`)), [
     /^upstreams\.quay\.io\.passwordFile: cannot be read: ENOENT/,
   ])
@@ -220,11 +219,11 @@ test('credentials come from one place: a password, a file of docker, or a helper
   const dir = t.testdir({ 'config.json': '{"auths":{}}', list: '[]', torn: '{"auths":' })
   const upstream = (text: string) => `upstreams: { quay.io: { ${text} } }`
   const file = `credentialsFile: "${dir}/config.json"`
-  t.strictSame(config(upstream(file)).upstreams[0]?.credentials, { credentialsFile: `${dir}/config.json` })
-  t.strictSame(config(upstream('credentialHelper: ecr-login')).upstreams[0]?.credentials, {
-    credentialHelper: 'ecr-login',
-  })
-  t.equal(config(upstream('')).upstreams[0]?.credentials, undefined)
+  t.strictSame(config(upstream(file)).upstreams[0]?.credentials, [{ credentialsFile: `${dir}/config.json` }])
+  t.strictSame(config(upstream('credentialHelper: ecr-login')).upstreams[0]?.credentials, [
+    { credentialHelper: 'ecr-login' },
+  ])
+  t.strictSame(config(upstream('')).upstreams[0]?.credentials, [])
   for (const [text, expected] of [
     [
       `credentialHelper: ecr-login, ${file}`,
@@ -242,6 +241,52 @@ test('credentials come from one place: a password, a file of docker, or a helper
   ] as const) {
     told(t, problems(upstream(text)), [expected], text)
   }
+})
+
+test('several accounts are listed, each with credentials of one place', async (t) => {
+  const dir = t.testdir({ password: 'p\n', empty: '', 'config.json': '{"auths":{}}' })
+  const upstream = (text: string) => `upstreams: { quay.io: { ${text} } }`
+  const one = `{ username: a, passwordFile: "${dir}/password" }`
+  const text = `credentials: [${one}, { credentialsFile: "${dir}/config.json" }, { credentialHelper: pass }]`
+  t.strictSame(config(upstream(text)).upstreams[0]?.credentials, [
+    { username: 'a', passwordFile: `${dir}/password` },
+    { credentialsFile: `${dir}/config.json` },
+    { credentialHelper: 'pass' },
+  ])
+  t.strictSame(config(upstream('credentials: []')).upstreams[0]?.credentials, [])
+  const at = 'upstreams\\.quay\\.io\\.credentials'
+  for (const [wrong, expected] of [
+    [
+      `username: me, password: p, credentials: [${one}]`,
+      `${at}: username is set as well: list every account`,
+    ],
+    [`credentialHelper: pass, credentials: [${one}]`, `${at}: credentialHelper is set as well: list every`],
+    [`credentials: [${one}, {}]`, `${at}\\[1\\]: expected a username with a password, a credentialsFile or`],
+    [`credentials: [{ username: a }]`, `${at}\\[0\\]\\.username: needs a password`],
+    [`credentials: [{ password: a }]`, `${at}\\[0\\]\\.password: needs a username`],
+    [
+      `credentials: [{ credentialHelper: a, username: b }]`,
+      `${at}\\[0\\]\\.username: credentialHelper brings`,
+    ],
+    [`credentials: [{ username: a, passwordFile: "${dir}/empty" }]`, `${at}\\[0\\]\\.passwordFile: .*empty`],
+    [
+      `credentials: [{ credentialsFile: "${dir}/no" }]`,
+      `${at}\\[0\\]\\.credentialsFile: cannot be read: ENOENT`,
+    ],
+    [
+      `credentials: [{ user: a }, ${one}]`,
+      `${at}\\[0\\]: expected a username|${at}\\[0\\]\\.user: no such key`,
+    ],
+    ['credentials: "me:hunter2"', `${at}: found a value not shown here, expected a list of accounts`],
+    ['credentials: ["me:hunter2"]', `${at}\\[0\\]: found a value not shown here, expected a map of settings`],
+  ] as const) {
+    const found = problems(upstream(wrong))
+    t.match(found[0], new RegExp(`^(?:${expected})`), wrong)
+    t.notMatch(found.join('\n'), 'hunter2')
+  }
+  const open = `server: { host: 0.0.0.0 }\nupstreams: { quay.io: { credentials: [${one}]`
+  told(t, problems(`${open} } }`), [/^upstreams\.quay\.io: has credentials, so whoever reaches 0\.0\.0\.0 /])
+  t.strictSame(problems(`${open}, allow: ["team/**"] } }`), [])
 })
 
 test('secrets are in no message', async (t) => {

@@ -39,8 +39,7 @@ export function checkConfig(source: ConfigSource): UpstreamFiles {
     if (!isTree(value)) continue
     const path = ['upstreams', key]
     checkFallbacks(source, path, value, defaultUrlOf(key))
-    checkCredentials(source, path, value)
-    checkCredentialFiles(source, path, value)
+    checkAccounts(source, path, value)
     files.set(key, { ca: readCertificates(source, [...path, 'ca'], value['ca']) })
   }
   checkNotifications(source)
@@ -96,25 +95,50 @@ function originOf(value: unknown): string | undefined {
   return typeof value === 'string' ? URL.parse(value)?.origin : undefined
 }
 
-/** Where an upstream's credentials can come from; one of them. */
+/** Where an account's credentials can come from; one of them. */
 const CREDENTIALS = ['password', 'passwordFile', 'credentialsFile', 'credentialHelper'] as const
 
-function checkCredentials(source: ConfigSource, path: Path, upstream: Tree): void {
-  const [chosen, ...others] = CREDENTIALS.filter((key) => key in upstream)
+function checkAccounts(source: ConfigSource, path: Path, upstream: Tree): void {
+  const listed: unknown[] = Array.isArray(upstream['credentials']) ? upstream['credentials'] : []
+  const single = ['username', ...CREDENTIALS].find((key) => key in upstream)
+  if (single !== undefined && listed.length > 0) {
+    source.report(
+      [...path, 'credentials'],
+      `${single} is set as well: list every account in credentials, or have one without it`,
+    )
+  }
+  checkAccount(source, path, upstream)
+  for (const [place, account] of listed.entries()) {
+    if (!isTree(account)) continue
+    const at = [...path, 'credentials', place]
+    if (!('username' in account) && !CREDENTIALS.some((key) => key in account)) {
+      source.report(at, 'expected a username with a password, a credentialsFile or a credentialHelper')
+    }
+    checkAccount(source, at, account)
+  }
+  if (single !== undefined || listed.length > 0) checkWhoMayPull(source, path, upstream)
+}
+
+function checkAccount(source: ConfigSource, path: Path, account: Tree): void {
+  const [chosen, ...others] = CREDENTIALS.filter((key) => key in account)
   for (const other of others) {
     source.report([...path, other], `${chosen} is set as well: set one of the two`)
   }
-  const hasPassword = 'password' in upstream || 'passwordFile' in upstream
-  if ('username' in upstream && chosen !== undefined && !hasPassword) {
+  const hasPassword = 'password' in account || 'passwordFile' in account
+  if ('username' in account && chosen !== undefined && !hasPassword) {
     source.report([...path, 'username'], `${chosen} brings a user name of its own`)
-  } else if ('username' in upstream !== hasPassword) {
+  } else if ('username' in account !== hasPassword) {
     const missing = hasPassword ? 'a username' : 'a password (password or passwordFile)'
     source.report(
-      [...path, hasPassword ? ('password' in upstream ? 'password' : 'passwordFile') : 'username'],
+      [...path, hasPassword ? ('password' in account ? 'password' : 'passwordFile') : 'username'],
       `needs ${missing} beside it`,
     )
   }
-  if (!('username' in upstream) && chosen === undefined) return
+  checkCredentialFiles(source, path, account)
+}
+
+/** An upstream with credentials makes what they open readable by whoever may pull here. */
+function checkWhoMayPull(source: ConfigSource, path: Path, upstream: Tree): void {
   const host = section(source.tree, 'server')['host'] ?? '127.0.0.1'
   if ('allow' in upstream || typeof host !== 'string' || isLoopback(host)) return
   source.report(
@@ -125,12 +149,12 @@ function checkCredentials(source: ConfigSource, path: Path, upstream: Tree): voi
 }
 
 /** They are read for good when they are needed; here only so that a mistake is found at the start. */
-function checkCredentialFiles(source: ConfigSource, path: Path, upstream: Tree): void {
-  const password = readNamed(source, [...path, 'passwordFile'], upstream['passwordFile'])
+function checkCredentialFiles(source: ConfigSource, path: Path, account: Tree): void {
+  const password = readNamed(source, [...path, 'passwordFile'], account['passwordFile'])
   if (password?.replace(/\r?\n$/, '') === '') {
     source.report([...path, 'passwordFile'], 'found an empty file, expected a password in it')
   }
-  const credentials = readNamed(source, [...path, 'credentialsFile'], upstream['credentialsFile'])
+  const credentials = readNamed(source, [...path, 'credentialsFile'], account['credentialsFile'])
   if (credentials !== undefined && !isJsonObject(credentials)) {
     source.report([...path, 'credentialsFile'], 'expected a file of JSON as docker login writes it')
   }

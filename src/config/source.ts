@@ -70,7 +70,10 @@ export class ConfigSource {
   found(path: Path): string {
     let value: unknown = this.raw
     for (const part of path) value = isTree(value) || Array.isArray(value) ? (value as Tree)[part] : undefined
-    const secret = path.includes('headers') || /password|secret|token/i.test(String(path.at(-1)))
+    const [last, before] = [path.at(-1), path.at(-2)]
+    // An account that was written as a text has its password in it.
+    const account = last === 'credentials' || before === 'credentials'
+    const secret = account || path.includes('headers') || /password|secret|token/i.test(String(last))
     if (secret && typeof value !== 'object') return 'a value not shown here'
     // A query may be how a receiver knows us.
     return show(path.at(-1) === 'url' && typeof value === 'string' ? value.replace(/\?.*/s, '?…') : value)
