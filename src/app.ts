@@ -17,21 +17,23 @@ import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/ser
 import { createOperations } from './keeping.ts'
 import { LiveConfig } from './live-config.ts'
 import { createMirroring } from './mirroring.ts'
-import { createPushing } from './pushing.ts'
-import { createEntry, createHubSearch } from './reaching.ts'
-import type { LocalNames } from './registry/local-names.ts'
+import { createPushing, pushSettings } from './pushing.ts'
+import { SwitchableHubSearch } from './reaching.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
 import { LocalRepository } from './registry/local.ts'
 import { MirrorRepository } from './registry/mirror.ts'
-import { hiddenLocalNames, NameRegistry } from './registry/registry.ts'
+import { NameRegistry } from './registry/registry.ts'
 import { Search } from './registry/search.ts'
-import { StartError, startError } from './start-error.ts'
+import { createScrubbing, refetch } from './scrubbing.ts'
+import { refuseHiddenNames, reload, type Reloaded } from './reloading.ts'
+import { startError } from './start-error.ts'
 import { openState } from './state.ts'
 import type { Files } from './store/files.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
+import { UpstreamSet } from './upstream-set.ts'
 
 /** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
 const STALE_BUDGET_MS = 5_000
@@ -63,6 +65,12 @@ export interface App {
   readonly metadata: MetadataStore
   /** @throws StartError with a sentence for the person who started us */
   start(): Promise<{ url: string; host: string; port: number }>
+  /**
+   * Goes on by another configuration, as far as one can without a new start. Only after `start`.
+   *
+   * @throws StartError where a start with it would be refused; nothing has changed then
+   */
+  reload(config: Config): Promise<Reloaded>
   /** Lets running responses finish for up to `graceMs`, keeps partial fills, frees the folder. */
   close(graceMs: number): Promise<void>
 }
@@ -72,6 +80,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
   const closing = new AsyncDisposableStack()
   let metadata: MetadataStore | undefined
   let server: HttpServer | undefined
+  let reloadTo: ((config: Config) => Promise<Reloaded>) | undefined
 
   const open = async (): Promise<{ url: string; host: string; port: number }> => {
     const { log, files, partialLimits, maxUntoldSize } = overrides
@@ -90,10 +99,9 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     metadata = index
 
     // The mirror.
-    const upstreams = config.upstreams.map((upstream) =>
-      createEntry(config, upstream, { metrics, log, now, monotonic, shortestBudgetMs: staleBudgetMs }),
-    )
-    for (const { origin } of upstreams) closing.defer(() => origin.upstream.close())
+    const shortestBudgetMs = staleBudgetMs
+    const upstreams = closing.use(new UpstreamSet({ metrics, log, now, monotonic, shortestBudgetMs }))
+    upstreams.apply(config)
     const evicting = createEvicting({ live, state, metrics, log, now }, closing)
     const { evictor } = evicting
     const room = overrides.room ?? evictor
@@ -105,7 +113,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 
     // What is pushed here.
     const loopbackListener = isLoopback(config.server.host)
-    const pushes = { ...config.push, local: config.local, loopbackListener }
+    const pushes = pushSettings(live, loopbackListener)
     let listeningPort = config.server.port
     const notifier = closing.use(
       createNotifier({ config, metadata: index, metrics, log, now, port: () => listeningPort }),
@@ -121,21 +129,26 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const touchEveryMs = Math.min(3_600_000, config.push.gcGrace / 24)
 
     // The names, and the wire.
-    const registry = new NameRegistry({
-      upstreams,
-      local: config.local,
-      pushes,
-      localNames,
-      storageFailing: () => health.failing,
-      served: async (mirrored) =>
-        (await index.repositories.get(repositoryKey(mirrored)))?.servedAt !== undefined,
-      catalog: (page) => index.repositories.catalog(page),
-      openLocal: (name) => new LocalRepository({ store, metadata: index, touchEveryMs, log, now }, name),
-      openPushes: (name, { cause }) => new LocalPushes(local, name, cause),
-      openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
-    })
-    const hub = createHubSearch(config, overrides.hubSearchUrl, { metrics, log, now: monotonic })
-    if (hub !== undefined) closing.defer(() => hub.close())
+    const registry = new NameRegistry(
+      {
+        local: () => live.config.local,
+        pushes,
+        localNames,
+        storageFailing: () => health.failing,
+        served: async (mirrored) =>
+          (await index.repositories.get(repositoryKey(mirrored)))?.servedAt !== undefined,
+        catalog: (page) => index.repositories.catalog(page),
+        openLocal: (name) => new LocalRepository({ store, metadata: index, touchEveryMs, log, now }, name),
+        openPushes: (name, { cause }) => new LocalPushes(local, name, cause),
+        openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
+      },
+      upstreams.entries,
+    )
+    const hub = closing.adopt(
+      new SwitchableHubSearch(overrides.hubSearchUrl, { metrics, log, now: monotonic }),
+      (it) => it.close(),
+    )
+    await hub.apply(config)
     const search = new Search({
       resolve: (name, namespace) => registry.resolve(name, namespace),
       catalog: (page, containing) => index.repositories.catalog(page, containing),
@@ -158,6 +171,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const operations = createOperations({ config, state, local, collector, serving: true })
     evictor.start()
     closing.use(await openControl({ root, operations, log }))
+    reloadTo = (it) => reload({ live, localNames, upstreams, hub, registry, log }, it)
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'
     return { url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${String(port)}`, host, port }
@@ -181,6 +195,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         })
       }
     },
+    async reload(config) {
+      if (reloadTo === undefined) throw new Error('the app has not been started')
+      return await reloadTo(config)
+    },
     async close(graceMs) {
       try {
         await server?.close(graceMs)
@@ -189,15 +207,4 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       }
     },
   }
-}
-
-/** @throws StartError naming what would become unreachable */
-function refuseHiddenNames(config: Config, localNames: LocalNames): void {
-  const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
-  const hidden = hiddenLocalNames(localNames, names, config.local)
-  if (hidden.length === 0) return
-  const some = hidden.slice(0, 10).join(', ')
-  throw new StartError(
-    `the configured upstreams would hide local repositories: ${some}${hidden.length > 10 ? ' …' : ''}`,
-  )
 }

@@ -3,9 +3,12 @@
  */
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
+import type { LiveConfig } from './live-config.ts'
 import type { Digest } from './oci/digest.ts'
 import { Collector } from './registry/gc.ts'
 import type { LocalContext } from './registry/local-pushes.ts'
+import type { PushSettings } from './registry/push-rules.ts'
+import { PushedBytes } from './registry/pushed-bytes.ts'
 import { Uploads } from './registry/uploads.ts'
 import type { State } from './state.ts'
 import type { Metrics } from './telemetry/metrics.ts'
@@ -16,6 +19,8 @@ interface PushingOptions {
   readonly events: LocalContext['events']
   readonly settings: LocalContext['settings']
   readonly readableHere: LocalContext['readableHere']
+  /** Told of what was pushed and is not here as it was pushed. */
+  readonly suspect: (digest: Digest) => void
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
@@ -27,7 +32,7 @@ interface Pushing {
 }
 
 export function createPushing(options: PushingOptions): Pushing {
-  const { config, state, events, settings, readableHere, metrics, log, now } = options
+  const { config, state, events, settings, readableHere, suspect, metrics, log, now } = options
   const { store, ingests, metadata, locks, holds, localNames, indexSince } = state
   const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, log, now })
   const collector = new Collector({
@@ -35,9 +40,42 @@ export function createPushing(options: PushingOptions): Pushing {
     pinned: (digest: Digest) => holds.has(digest),
     graceMs: config.push.gcGrace,
   })
+  const bytes = new PushedBytes({ store, metadata, suspect })
   const local = {
-    ...{ store, ingests, metadata, locks, holds, localNames, uploads, events, settings, readableHere },
-    ...{ log, now },
+    ...{
+      store,
+      bytes,
+      ingests,
+      metadata,
+      locks,
+      holds,
+      localNames,
+      uploads,
+      events,
+      settings,
+      readableHere,
+      log,
+      now,
+    },
   }
   return { local, collector }
+}
+
+/** As the configuration has them at the moment they are read. */
+export function pushSettings(live: LiveConfig, loopbackListener: boolean): PushSettings {
+  return {
+    loopbackListener,
+    get anonymous() {
+      return live.config.push.anonymous
+    },
+    get deny() {
+      return live.config.push.deny
+    },
+    get immutable() {
+      return live.config.push.immutable
+    },
+    get local() {
+      return live.config.local
+    },
+  }
 }

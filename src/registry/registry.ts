@@ -63,9 +63,9 @@ export interface UpstreamEntry {
 }
 
 interface NameRegistryOptions {
-  readonly upstreams: readonly UpstreamEntry[]
   /** Globs of names that are always ours. */
-  readonly local: readonly string[]
+  readonly local: () => readonly string[]
+  /** Read at every push. */
   readonly pushes: PushSettings
   readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
@@ -91,15 +91,22 @@ export type Destination =
 
 export class NameRegistry implements Registry {
   readonly #options: NameRegistryOptions
-  readonly #byName = new Map<string, UpstreamEntry>()
-  readonly #default: UpstreamEntry | undefined
+  #upstreams: readonly UpstreamEntry[] = []
+  #byName = new Map<string, UpstreamEntry>()
+  #default: UpstreamEntry | undefined
 
-  constructor(options: NameRegistryOptions) {
+  constructor(options: NameRegistryOptions, upstreams: readonly UpstreamEntry[]) {
     this.#options = options
-    for (const entry of options.upstreams) {
-      for (const name of [entry.origin.upstream.key, ...entry.aliases]) this.#byName.set(name, entry)
-      if (entry.default) this.#default = entry
-    }
+    this.replace(upstreams)
+  }
+
+  /** From the next name on; whoever has resolved one already keeps what it has. */
+  replace(upstreams: readonly UpstreamEntry[]): void {
+    this.#upstreams = upstreams
+    this.#byName = new Map(
+      upstreams.flatMap((it) => [it.origin.upstream.key, ...it.aliases].map((name) => [name, it] as const)),
+    )
+    this.#default = upstreams.find((it) => it.default)
   }
 
   async resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution> {
@@ -160,7 +167,7 @@ export class NameRegistry implements Registry {
 
   health(): RegistryHealth {
     return {
-      upstreams: this.#options.upstreams.map(({ origin }) => healthOf(origin)),
+      upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),
       storage: this.#options.storageFailing() ? 'bypassed' : 'ok',
     }
   }
@@ -186,7 +193,7 @@ export class NameRegistry implements Registry {
       const repeated = rest.length > 0 && this.#byName.get(first) === entry
       return { rule: 'ns', entry, name: upstreamName(entry, repeated ? rest : [first, ...rest]) }
     }
-    if (matchesAny(this.#options.local, name)) return { rule: 'local', name }
+    if (matchesAny(this.#options.local(), name)) return { rule: 'local', name }
     const [first, ...rest] = name.split('/')
     const prefixed = first === undefined || rest.length === 0 ? undefined : this.#byName.get(first)
     if (prefixed !== undefined) return { rule: 'prefix', entry: prefixed, name: upstreamName(prefixed, rest) }

@@ -1,0 +1,66 @@
+/**
+ * From a configuration that was read again to a running server that goes by it: all of it, or nothing.
+ *
+ * What only a start can change stays as it was, and is told.
+ */
+import type { Logger } from 'pino'
+import type { Config } from './config.ts'
+import { differencesOf } from './config/differences.ts'
+import type { LiveConfig } from './live-config.ts'
+import type { SwitchableHubSearch } from './reaching.ts'
+import type { LocalNames } from './registry/local-names.ts'
+import { hiddenLocalNames, type NameRegistry } from './registry/registry.ts'
+import { StartError } from './start-error.ts'
+import type { UpstreamSet } from './upstream-set.ts'
+
+interface ReloadingParts {
+  readonly live: LiveConfig
+  readonly localNames: LocalNames
+  readonly upstreams: UpstreamSet
+  readonly hub: SwitchableHubSearch
+  readonly registry: NameRegistry
+  readonly log: Logger
+}
+
+/** Keys. */
+export interface Reloaded {
+  readonly applied: readonly string[]
+  readonly needRestart: readonly string[]
+}
+
+/** Ports, folders, and what is counted back from: sessions and grace periods that have begun. */
+const ONLY_AT_THE_START = /^(?:server|storage|auth|notifications|push\.sessionTtl|push\.gcGrace)(?:\.|$)/
+
+/** @throws StartError where a start with it would be refused; nothing has changed then */
+export async function reload(parts: ReloadingParts, read: Config): Promise<Reloaded> {
+  const { live, localNames, upstreams, hub, registry, log } = parts
+  const before = live.config
+  const { server, storage, auth, notifications, proxyEnvironment } = before
+  const { sessionTtl, gcGrace } = before.push
+  const after = {
+    ...read,
+    ...{ server, storage, auth, notifications, proxyEnvironment },
+    push: { ...read.push, sessionTtl, gcGrace },
+  }
+  refuseHiddenNames(after, localNames)
+  upstreams.apply(after)
+  live.replace(after)
+  registry.replace(upstreams.entries)
+  log.level = after.log.level
+  await hub.apply(after)
+  return {
+    applied: differencesOf(before, after),
+    needRestart: differencesOf(before, read).filter((key) => ONLY_AT_THE_START.test(key)),
+  }
+}
+
+/** @throws StartError naming what would become unreachable */
+export function refuseHiddenNames(config: Config, localNames: LocalNames): void {
+  const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
+  const hidden = hiddenLocalNames(localNames, names, config.local)
+  if (hidden.length === 0) return
+  const some = hidden.slice(0, 10).join(', ')
+  throw new StartError(
+    `the configured upstreams would hide local repositories: ${some}${hidden.length > 10 ? ' …' : ''}`,
+  )
+}
