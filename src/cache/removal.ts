@@ -70,7 +70,11 @@ export class Removal {
     using held = new DisposableStack()
     const digests = doomed.manifests.map(({ digest }) => digest)
     // In order, as pushes do, so that nobody waits for us while we wait for him.
-    for (const digest of digests.toSorted()) held.use(await locks.exclusive(`blob ${digest}`, signal))
+    for (const digest of digests.toSorted()) {
+      // Whoever holds it may be waiting for the room that we make.
+      if (holds.has(digest)) return false
+      held.use(await locks.exclusive(`blob ${digest}`, signal))
+    }
     const holdings = new Map<Digest, Holding[]>()
     for (const digest of digests) {
       const holding = await index.holding(digest)
@@ -91,6 +95,7 @@ export class Removal {
   /** @param named also if a manifest names it */
   async #takeBlob(digest: Digest, named: boolean, signal: AbortSignal): Promise<boolean> {
     const { index, locks, holds } = this.#options
+    if (holds.has(digest)) return false
     using _held = await locks.exclusive(`blob ${digest}`, signal)
     if (holds.has(digest) || (await index.mirrored(digest)) === undefined) return false
     if (!named && (await index.naming(digest, 1)).length > 0) return false

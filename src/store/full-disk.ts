@@ -16,6 +16,9 @@ export type MakeRoom = (bytes: Bytes) => Promise<boolean>
 /** Others take what was freed for us; but what frees nothing real must not empty the cache. */
 const MOST_ROUNDS = 8
 
+/** Longer than it takes to make room: whoever makes it must not wait for us while we wait for him. */
+const PATIENCE_MS = 30_000
+
 /** A new name, a new folder. */
 const A_NAME: Bytes = 64 * 1024
 
@@ -51,7 +54,17 @@ async function untilItFits<T>(write: () => Promise<T>, bytes: Bytes, makeRoom: M
     try {
       return await write()
     } catch (error) {
-      if (!isDiskFull(error) || round > MOST_ROUNDS || !(await makeRoom(bytes))) throw error
+      if (!isDiskFull(error) || round > MOST_ROUNDS || !(await within(makeRoom(bytes)))) throw error
     }
+  }
+}
+
+async function within(made: Promise<boolean>): Promise<boolean> {
+  const tooLate = Promise.withResolvers<boolean>()
+  const timer = setTimeout(() => tooLate.resolve(false), PATIENCE_MS)
+  try {
+    return await Promise.race([made, tooLate.promise])
+  } finally {
+    clearTimeout(timer)
   }
 }
