@@ -15,7 +15,7 @@ import { Readable } from 'node:stream'
 import { parseArgs } from 'node:util'
 import { Agent, request } from 'undici'
 import { DockerRegistry } from './support/docker-registry.ts'
-import { cpuSeconds, residentBytes } from './support/measured.ts'
+import { cpuSeconds, median, residentBytes } from './support/measured.ts'
 import { Server } from './support/server.ts'
 
 const MiB = 1024 * 1024
@@ -188,12 +188,4 @@ function report(): void {
       registries: lines,
     }),
   )
-}
-
-function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((one, other) => one - other)
-  const middle = sorted.length >> 1
-  const [low = NaN, high = NaN] =
-    sorted.length % 2 === 0 ? sorted.slice(middle - 1, middle + 1) : [sorted[middle], sorted[middle]]
-  return (low + high) / 2
 }

@@ -11,23 +11,37 @@ import { cpuSeconds, residentBytes } from './measured.ts'
 const ROOT = path.join(import.meta.dirname, '../..')
 const SAMPLE_MS = 200
 
+export interface ServerOptions {
+  readonly cache?: Record<string, unknown>
+  /** `storage.root`, which stays; else a folder of its own, which goes with it. */
+  readonly root?: string
+  /** Further parts of the configuration; of `upstreams` all of them. */
+  readonly config?: Record<string, unknown>
+}
+
 export class Server implements AsyncDisposable {
   readonly url: string
+  /** From the call to the start line. */
+  readonly readyMs: number
   /** Where it keeps everything. */
   readonly folder: string
   readonly #process: ChildProcess
   readonly #sampler: NodeJS.Timeout
   #peak = 0
 
-  private constructor(process: ChildProcess, url: string, folder: string) {
+  private constructor(process: ChildProcess, url: string, folder: string, readyMs: number) {
     this.#process = process
     this.url = url
     this.folder = folder
+    this.readyMs = readyMs
     this.#sampler = setInterval(() => (this.#peak = Math.max(this.#peak, this.residentBytes())), SAMPLE_MS)
   }
 
-  /** In front of that upstream, with an empty folder of its own, which goes with it. */
-  static async start(upstream: string, cache: Record<string, unknown> = {}): Promise<Server> {
+  /** In front of that upstream. */
+  static async start(
+    upstream: string,
+    { cache = {}, root, config = {} }: ServerOptions = {},
+  ): Promise<Server> {
     const folder = mkdtempSync(path.join(tmpdir(), 'entrepot-bench-'))
     const file = path.join(folder, 'config.yaml')
     writeFileSync(
@@ -35,16 +49,18 @@ export class Server implements AsyncDisposable {
       // JSON is YAML.
       JSON.stringify({
         server: { port: 0 },
-        storage: { root: path.join(folder, 'data') },
+        storage: { root: root ?? path.join(folder, 'data') },
         cache,
         upstreams: { 'docker.io': { url: upstream, default: true } },
         log: { level: 'info' },
+        ...config,
       }),
     )
     // As a user starts it, and not through npm: the process has to be the one we measure.
     const { scripts } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
       scripts: { start: string }
     }
+    const began = performance.now()
     const child = spawn('sh', ['-c', `${scripts.start} --config "$0"`, file], {
       cwd: ROOT,
       env: { ...process.env, PATH: `${path.dirname(process.execPath)}:${process.env['PATH'] ?? ''}` },
@@ -58,7 +74,7 @@ export class Server implements AsyncDisposable {
         if (said.url !== undefined) resolve(said.url)
       })
     })
-    return new Server(child, url, folder)
+    return new Server(child, url, folder, performance.now() - began)
   }
 
   get pid(): number | undefined {
