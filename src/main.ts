@@ -40,6 +40,7 @@ const edge: Edge = {
       }
       process.on('SIGTERM', receive).on('SIGINT', receive)
     }),
+  onHangup: (handler) => void process.on('SIGHUP', handler),
   onCrash: (handler) => void crashHandlers.push(handler),
 }
 

@@ -9,10 +9,17 @@ export interface CommonOptions {
 /** @returns undefined when it is not valid; the person was told why, and the exit code is 2 */
 export function readConfiguration(options: CommonOptions, edge: Edge): LoadedConfig | undefined {
   try {
-    return loadConfig({ file: options.config ?? (edge.env['ENTREPOT_CONFIG'] || undefined), env: edge.env })
+    return loadConfig(sourceOf(options, edge))
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     edge.complain(error.message)
     return undefined
   }
+}
+
+export function sourceOf(
+  options: CommonOptions,
+  { env }: Edge,
+): { file: string | undefined; env: Edge['env'] } {
+  return { file: options.config ?? (env['ENTREPOT_CONFIG'] || undefined), env }
 }

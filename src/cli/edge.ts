@@ -15,6 +15,8 @@ export interface Edge {
   write(bytes: Uint8Array): Promise<void>
   /** SIGTERM or SIGINT. Once it was asked for, a second one ends the process at once. */
   stopSignal(): Promise<string>
+  /** SIGHUP. Once it was asked for, that does not end the process any more. */
+  onHangup(handler: () => void): void
   /** Called with what nobody caught; the process ends after it. */
   onCrash(handler: (error: unknown) => void): void
 }

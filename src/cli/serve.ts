@@ -1,5 +1,6 @@
 /**
- * `entrepot serve`: from the configuration to a running server, and from a signal to a tidy end.
+ * `entrepot serve`: from the configuration to a running server, and from a signal to a tidy end. SIGHUP makes it
+ * read its configuration again.
  *
  * Exit codes: 0 stopped by a signal, 1 could not start, 2 the configuration is not valid.
  */
@@ -12,6 +13,7 @@ import { createLog, flushed } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'
 import { readConfiguration, type CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
+import { createRereading } from './rereading.ts'
 
 /** How long running responses may take after a signal. */
 const GRACE_MS = 30_000
@@ -27,8 +29,14 @@ export async function serve(options: CommonOptions, edge: Edge): Promise<number>
 
   const stopped = edge.stopSignal()
   const app = createApp(config, { log, metrics: createMetrics({ processMetrics: true }) })
+  const reread = createRereading({ options, edge, app, log, config })
+  // A signal that comes before it is ready waits; after the one to stop, none is minded.
+  const started = Promise.withResolvers<undefined>()
+  let stopping = false
+  edge.onHangup(() => void started.promise.then(() => (stopping ? undefined : reread())))
   try {
     const { url } = await app.start()
+    started.resolve(undefined)
     const line = readyLine(config, url)
     if (edge.terminal) edge.print(line)
     else
@@ -42,6 +50,7 @@ export async function serve(options: CommonOptions, edge: Edge): Promise<number>
     return 1
   }
   const signal = await stopped
+  stopping = true
   log.info({ signal, graceMs: GRACE_MS }, 'stopping')
   await app.close(GRACE_MS)
   log.info('stopped')

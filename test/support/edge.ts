@@ -25,6 +25,7 @@ export function recordedEdge(options: { terminal?: boolean } = {}): RecordedEdge
     scribble: (text) => void complaints.push(text),
     write: () => Promise.resolve(),
     stopSignal: () => stopped.promise,
+    onHangup: () => undefined,
     onCrash: () => undefined,
     interrupt: () => stopped.resolve('SIGINT'),
   }
