@@ -47,9 +47,11 @@ export class Freshness {
   stale({ origin, name }: MirroredName, record: TagRecord, failure: UpstreamError): Stale | undefined {
     const denied = failure.failure === 'denied'
     const age = this.#now() - record.checkedAt
-    if (age > this.#longest(origin, denied)) return undefined
+    // Who is offline on purpose wants what is here, for as long as that lasts.
+    if (!failure.offline && age > this.#longest(origin, denied)) return undefined
     if (denied) origin.state.servedDenied(name, failure.message)
-    const why = { denied: 'denies access', busy: 'limits our pulls', broken: CANNOT, unreachable: CANNOT }
+    const unreachable = failure.offline ? 'is offline by configuration' : CANNOT
+    const why = { denied: 'denies access', busy: 'limits our pulls', broken: CANNOT, unreachable }
     const confirmed = `confirmed ${String(Math.round(age / 1000))} s ago`
     return { cache: 'stale', warning: `${origin.upstream.key} ${why[failure.failure]}; ${confirmed}` }
   }

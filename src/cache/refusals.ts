@@ -60,7 +60,7 @@ export function refusal(error: unknown): unknown {
       const why = {
         busy: 'limits our requests',
         broken: 'answers with errors',
-        unreachable: 'cannot be reached',
+        unreachable: error.offline ? 'is offline by configuration' : 'cannot be reached',
       }[error.failure]
       return new OciError('UNAVAILABLE', facts, {
         message: `${error.upstream} ${why}, and this is not cached`,

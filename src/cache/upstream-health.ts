@@ -7,7 +7,8 @@ import type { Origin } from './origin.ts'
 
 export interface UpstreamHealth {
   readonly key: string
-  readonly state: 'ok' | 'failing' | 'denied'
+  /** `offline`: the configuration says so, and nothing is wrong. */
+  readonly state: 'ok' | 'failing' | 'denied' | 'offline'
   readonly message: string | undefined
   /** Who answers in its place. */
   readonly fallback?: string | undefined
@@ -16,11 +17,12 @@ export interface UpstreamHealth {
 }
 
 export function healthOf({ upstream, state }: Origin): UpstreamHealth {
-  const { accounts } = upstream.status()
-  const limit = limitOf(accounts)
+  const { offline, accounts } = upstream.status()
+  if (offline) return { key: upstream.key, state: 'offline', message: 'offline by configuration' }
+  const silence = limitOf(accounts) ?? openOf(accounts)
   return {
     key: upstream.key,
-    ...(limit === undefined ? state.health() : { state: 'failing', message: limit }),
+    ...(silence === undefined ? state.health() : { state: 'failing', message: silence }),
     fallback: upstream.fallback,
     credentials: complaintsOf(accounts),
   }
@@ -35,6 +37,15 @@ function limitOf(accounts: readonly AccountStatus[]): string | undefined {
   if (waits.length === 0 || shortest <= 0) return undefined
   const what = accounts.some(({ stoppedForMs }) => stoppedForMs !== undefined) ? 'requests' : 'pulls'
   return `limits our ${what}: asked again in ${Math.ceil(shortest / 1000)} s`
+}
+
+/** A sentence, while no account may ask anything. */
+function openOf(accounts: readonly AccountStatus[]): string | undefined {
+  const [first] = accounts.map(({ breaker }) => breaker).toSorted((a, b) => (a.forMs ?? 0) - (b.forMs ?? 0))
+  if (first === undefined || accounts.some(({ breaker }) => breaker.state === 'closed')) return undefined
+  const { state, forMs = 0, why = '' } = first
+  const when = state === 'open' ? `asked again in ${Math.ceil(forMs / 1000)} s` : 'is being asked again'
+  return `left alone, ${when}: ${why}`
 }
 
 function complaintsOf(accounts: readonly AccountStatus[]): string | undefined {

@@ -71,7 +71,9 @@ export class InProcessUpstreamState implements UpstreamState {
 
   failed(name: RepositoryName, error: UpstreamError): void {
     if (error.failure === 'busy') return
-    const failure = { error, until: this.#now() + FAILURE_MEMORY_MS }
+    // Who was refused in its place may ask again when it may be asked.
+    const lasting = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
+    const failure = { error, until: this.#now() + lasting }
     if (error.ofTheWhole) this.#failure = failure
     else this.#failures.set(name, failure)
   }

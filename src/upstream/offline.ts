@@ -1,5 +1,5 @@
 /**
- * An upstream that is never asked: `cache.offline`.
+ * An upstream that is never asked: `cache.offline`, or `offline` of its own.
  *
  * It fails like one that cannot be reached, so everything that copes with that copes with this.
  */
@@ -50,6 +50,7 @@ export class OfflineUpstream implements Upstream {
   }
 
   #refuse(): Promise<never> {
-    return Promise.reject(new UpstreamError('unreachable', this.key, 'the configuration says offline'))
+    const message = `${this.key} is offline by configuration`
+    return Promise.reject(new UpstreamError('unreachable', this.key, message, { offline: true }))
   }
 }

@@ -148,6 +148,8 @@ export class UpstreamError extends Error {
   readonly ofPulls: boolean
   /** It answered, with something else than what was asked for: another length, another name, a web page. */
   readonly wrongContent: boolean
+  /** It is not to be asked at all: the configuration says so. */
+  readonly offline: boolean
 
   constructor(
     failure: UpstreamFailure,
@@ -160,6 +162,7 @@ export class UpstreamError extends Error {
       ofTheAccount?: boolean
       ofPulls?: boolean
       wrongContent?: boolean
+      offline?: boolean
       cause?: unknown
     } = {},
   ) {
@@ -172,6 +175,7 @@ export class UpstreamError extends Error {
     this.ofTheAccount = facts.ofTheAccount ?? false
     this.ofPulls = facts.ofPulls ?? false
     this.wrongContent = facts.wrongContent ?? false
+    this.offline = facts.offline ?? false
   }
 
   /** No answer, no more requests, or a server error; anything else was said about one name, or of pulls alone. */
