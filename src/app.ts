@@ -94,9 +94,19 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const health = new StorageHealth({ metrics, log, now })
     const report = (error: unknown): void => health.neglected(error)
     const state = await openState(config, closing, { files, partialLimits, report })
-    const { index, localNames, store, root } = state
+    const { index, localNames, root } = state
     refuseHiddenNames(config, localNames)
     metadata = index
+
+    // What looks after the bytes.
+    const { suspect, quarantine, scrub } = createScrubbing(
+      {
+        ...{ live, state, metrics, log, now },
+        busy: () => mirror.blobs.busy || server?.busy === true,
+        refetch: (lost) => refetch(lost, { entries: upstreams.entries, mirror, index, log }),
+      },
+      closing,
+    )
 
     // The mirror.
     const shortestBudgetMs = staleBudgetMs
@@ -107,7 +117,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const room = overrides.room ?? evictor
     state.fullDisk.makeRoom = (bytes) => room.free(bytes)
     const mirror = createMirroring(
-      { live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize },
+      {
+        ...{ live, state, health, room, suspect, evicting, metrics, log, now },
+        ...{ staleBudgetMs, budgetMs, maxUntoldSize },
+      },
       closing,
     )
 
@@ -122,7 +135,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { events } = notifier
     const readableHere: LocalContext['readableHere'] = (name, digest) => registry.holds(name, digest)
     const { local, collector } = createPushing({
-      ...{ config, state, events, settings: pushes, readableHere, metrics, log, now },
+      ...{ config, state, events, settings: pushes, readableHere, suspect, metrics, log, now },
     })
     closing.use(collector.everyNowAndThen())
     // What the collector counts from is never older than this.
@@ -135,10 +148,12 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         pushes,
         localNames,
         storageFailing: () => health.failing,
+        quarantine,
         served: async (mirrored) =>
           (await index.repositories.get(repositoryKey(mirrored)))?.servedAt !== undefined,
         catalog: (page) => index.repositories.catalog(page),
-        openLocal: (name) => new LocalRepository({ store, metadata: index, touchEveryMs, log, now }, name),
+        openLocal: (name) =>
+          new LocalRepository({ bytes: local.bytes, metadata: index, touchEveryMs, log, now }, name),
         openPushes: (name, { cause }) => new LocalPushes(local, name, cause),
         openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
       },
@@ -170,6 +185,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     listeningPort = port
     const operations = createOperations({ config, state, local, collector, serving: true })
     evictor.start()
+    scrub()
     closing.use(await openControl({ root, operations, log }))
     reloadTo = (it) => reload({ live, localNames, upstreams, hub, registry, log }, it)
     const { host } = config.server

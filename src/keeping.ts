@@ -103,6 +103,8 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const readableHere = (): Promise<boolean> => Promise.resolve(false)
     const { local, collector } = createPushing({
       ...{ config, state, events, settings, readableHere, metrics, log, now },
+      // Whoever reads here looks at everything closely.
+      suspect: () => undefined,
     })
     const closing = opening.move()
     return {

@@ -16,6 +16,7 @@ import { TolerantBlobStore } from './cache/tolerant-store.ts'
 import type { Config } from './config.ts'
 import type { Evicting } from './evicting.ts'
 import type { LiveConfig } from './live-config.ts'
+import type { Digest } from './oci/digest.ts'
 import type { MirrorContext } from './registry/mirror.ts'
 import type { State } from './state.ts'
 import type { Metrics } from './telemetry/metrics.ts'
@@ -25,6 +26,8 @@ interface MirroringOptions {
   readonly state: State
   readonly health: StorageHealth
   readonly room: Room
+  /** Told of what is here and cannot be right. */
+  readonly suspect: (digest: Digest) => void
   readonly evicting: Pick<Evicting, 'recency' | 'removal'>
   readonly metrics: Metrics
   readonly log: Logger
@@ -37,12 +40,12 @@ interface MirroringOptions {
 
 /** What it makes is closed by `closing`. */
 export function createMirroring(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
-  const { live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs, maxUntoldSize } =
-    options
+  const { live, state, health, room, suspect, evicting, metrics, log, now } = options
+  const { staleBudgetMs, budgetMs, maxUntoldSize } = options
   const { store, ingests, locks, holds } = state
   const metadata = new TolerantMetadata(state.metadata, { metrics, log, now })
   const cached = new TolerantBlobStore(store, { holds, metrics, log, now })
-  const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, holds, room, now })
+  const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, holds, room, suspect, now })
   evicting.removal.onManifest((digest) => shelf.forget(digest))
   const blobs = closing.adopt(
     new BlobCache({
@@ -55,6 +58,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
       holds,
       health,
       room,
+      suspect,
       metrics,
       log,
       now,

@@ -42,21 +42,8 @@ export function createPushing(options: PushingOptions): Pushing {
   })
   const bytes = new PushedBytes({ store, metadata, suspect })
   const local = {
-    ...{
-      store,
-      bytes,
-      ingests,
-      metadata,
-      locks,
-      holds,
-      localNames,
-      uploads,
-      events,
-      settings,
-      readableHere,
-      log,
-      now,
-    },
+    ...{ store, bytes, ingests, metadata, locks, holds, localNames, uploads, events, settings },
+    ...{ readableHere, log, now },
   }
   return { local, collector }
 }

@@ -20,6 +20,7 @@ const DATABASE = 'metadata.sqlite'
 
 export interface State {
   readonly root: string
+  readonly files: Files
   /** The file of the index. */
   readonly database: string
   /** When it came into being, by the clock of the disk. */
@@ -79,6 +80,7 @@ export async function openState(
   const since = await indexSince(database)
   return {
     root,
+    files,
     database,
     indexSince: since,
     hashers,

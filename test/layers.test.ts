@@ -39,6 +39,7 @@ const VALUES: Record<string, string[]> = {
       'pushing.ts',
       'reaching.ts',
       'reloading.ts',
+      'scrubbing.ts',
       'start-error.ts',
     ],
     ...['state.ts', 'telling.ts', 'upstream-set.ts'],
@@ -53,6 +54,7 @@ const VALUES: Record<string, string[]> = {
   ],
   'evicting.ts': ['config.ts', 'live-config.ts', 'state.ts', 'cache/', 'telemetry/'],
   'mirroring.ts': [
+    'oci/',
     'config.ts',
     'evicting.ts',
     'live-config.ts',
@@ -64,6 +66,7 @@ const VALUES: Record<string, string[]> = {
   ],
   'explaining.ts': ['live-config.ts', 'state.ts', 'cache/', 'registry/'],
   'pushing.ts': ['oci/', 'config.ts', 'live-config.ts', 'state.ts', 'registry/', 'store/', 'telemetry/'],
+  'scrubbing.ts': [...['oci/', 'live-config.ts', 'state.ts', 'registry/', 'store/', 'telemetry/', 'upkeep/']],
   'telling.ts': ['config.ts', 'notifications/', 'upstream/proxy.ts'],
   'keeping.ts': [
     'oci/',

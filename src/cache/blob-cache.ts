@@ -37,6 +37,8 @@ interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly metadata: MetadataStore
   /** The descriptor by which a manifest of that repository names that config or layer. */
   readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
+  /** Looks more closely at what cannot be what its name says, and takes it away. */
+  readonly suspect: (digest: Digest) => void
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => Milliseconds
@@ -51,6 +53,11 @@ export class BlobCache {
   readonly #fills = new Set<Fill>()
   readonly #access: BlobAccess
   #closed = false
+
+  /** Something is being fetched. */
+  get busy(): boolean {
+    return this.#fills.size > 0
+  }
 
   constructor(options: BlobCacheOptions) {
     this.#options = options
@@ -113,7 +120,8 @@ export class BlobCache {
     if (reader !== undefined) return { digest, size: reader.size, cache: 'hit' }
     const descriptor = await this.#named(repository, digest)
     // What is not distributable is in the manifest and in nobody's store: only upstream knows.
-    if (descriptor !== undefined && !isNonDistributable(descriptor)) {
+    // Nor is it promised by what was here and is not: whether a GET would get it, only upstream knows.
+    if (descriptor !== undefined && !isNonDistributable(descriptor) && !(await this.#isLost(digest))) {
       return { digest, size: descriptor.size, cache: 'hit' }
     }
     const found = await this.#access.ask(repository, digest, signal)
@@ -279,7 +287,7 @@ export class BlobCache {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<BlobReader | undefined> {
-    const { store, metadata, log } = this.#options
+    const { store, metadata, log, suspect } = this.#options
     const reader = await store.open(digest)
     if (reader === undefined) return undefined
     try {
@@ -288,7 +296,7 @@ export class BlobCache {
       const expected = named ? undefined : await metadata.blobs.size(digest)
       if (expected !== undefined && expected !== reader.size) {
         log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
-        await store.delete(digest)
+        suspect(digest)
       } else if (await this.#access.mayRead(repository, digest, named, reader.size, signal)) {
         return reader
       }
@@ -298,6 +306,13 @@ export class BlobCache {
     }
     await reader[Symbol.asyncDispose]()
     return undefined
+  }
+
+  /** The index says that it is here, and it is not, or not whole. */
+  async #isLost(digest: Digest): Promise<boolean> {
+    const { store, metadata } = this.#options
+    const size = await metadata.blobs.size(digest)
+    return size !== undefined && (await store.stat(digest))?.size !== size
   }
 
   #refusal(failure: unknown, repository: MirroredName): Promise<unknown> {

@@ -110,14 +110,13 @@ export class ManifestCache {
     if (record === 'absent') return undefined
     if (record === undefined && this.#source.rememberedHead(repository, reference) === 'absent')
       return undefined
-    if (record !== undefined && this.#freshness.isFresh(repository, record)) {
-      return { ...headOf(record), cache: 'hit' }
-    }
-    if (record !== undefined && this.#source.isGone(repository, reference)) {
+    const promised = record !== undefined && !(await this.#isLost(repository, record.digest))
+    if (promised && this.#freshness.isFresh(repository, record)) return { ...headOf(record), cache: 'hit' }
+    if (promised && this.#source.isGone(repository, reference)) {
       return { ...headOf(record), ...gone(repository.origin) }
     }
     const stale = (failure: UpstreamError): ManifestHead | undefined =>
-      record === undefined
+      !promised
         ? undefined
         : mark(this.#freshness.stale(repository, record, failure), (marked) => ({
             ...headOf(record),
@@ -130,8 +129,8 @@ export class ManifestCache {
     if (told !== undefined && this.#freshness.isFresh(repository, told) && !this.#failing(repository)) {
       return { ...headOf(told), cache: 'hit' }
     }
-    const spare = record !== undefined && this.#freshness.mayStandIn(repository, record)
-    return this.#within(repository, record !== undefined, stale, signal, async (budget) => {
+    const spare = promised && this.#freshness.mayStandIn(repository, record)
+    return this.#within(repository, promised, stale, signal, async (budget) => {
       const { answer } = await this.#checks.join(flightKey(repository, what), budget, () =>
         this.#work(repository, (work) => this.#source.checkTag(repository, reference, record, spare, work)),
       )
@@ -176,7 +175,7 @@ export class ManifestCache {
     const { shelf } = this.#options
     // What an index of this repository says of its child is as good as upstream's own word.
     const known = (await shelf.record(repository, digest)) ?? (await shelf.namedManifest(repository, digest))
-    if (known !== undefined) {
+    if (known !== undefined && !(await this.#isLost(repository, digest))) {
       return { digest, size: known.size, mediaType: known.mediaType, cache: 'hit' }
     }
     const what = `${repository.name}@${digest}`
@@ -189,6 +188,13 @@ export class ManifestCache {
       )
       return answer === false ? undefined : { ...answer.head, cache: answer.cache }
     })
+  }
+
+  /** It was here under this name, and is not, or not whole: whether a GET would get it, only upstream knows. */
+  async #isLost(repository: MirroredName, digest: Digest): Promise<boolean> {
+    const { shelf } = this.#options
+    const held = await shelf.record(repository, digest)
+    return held !== undefined && !(await shelf.has(digest, held.size))
   }
 
   /** The tag as we know it; tombstones do not count. */

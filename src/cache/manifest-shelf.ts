@@ -34,6 +34,7 @@ export class ManifestShelf {
   readonly #locks: Locks
   readonly #holds: Pick<Holds, 'hold'>
   readonly #room: Pick<Room, 'grew'>
+  readonly #suspect: (digest: Digest) => void
   readonly #now: () => Milliseconds
   readonly #hot = new LRUCache<Digest, Manifest>({
     maxSize: HOT_BYTES,
@@ -51,6 +52,8 @@ export class ManifestShelf {
     locks: Locks
     holds: Pick<Holds, 'hold'>
     room: Pick<Room, 'grew'>
+    /** Looks more closely at what is not what its name says, and takes it away. */
+    suspect: (digest: Digest) => void
     now: () => Milliseconds
   }) {
     this.#store = options.store
@@ -59,6 +62,7 @@ export class ManifestShelf {
     this.#locks = options.locks
     this.#holds = options.holds
     this.#room = options.room
+    this.#suspect = options.suspect
     this.#now = options.now
   }
 
@@ -74,17 +78,10 @@ export class ManifestShelf {
       const content = contentOf(hot.bytes, mediaType)
       return content === undefined ? undefined : { ...hot, content }
     }
-    await using reader = await this.#store.open(digest)
-    if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
-    const bytes = Buffer.alloc(reader.size)
-    for (let at = 0; at < bytes.length;) {
-      const length = await reader.read(bytes.subarray(at), at)
-      if (length === 0) return undefined
-      at += length
-    }
+    const bytes = await this.#read(digest)
+    if (bytes === undefined) return undefined
     if (digestOf(bytes, algorithmOf(digest)) !== digest) {
-      // What has its name would never be written again; if it cannot go, each start fetches it once more.
-      await this.#store.delete(digest).catch(() => undefined)
+      this.#suspect(digest)
       return undefined
     }
     const content = contentOf(bytes, mediaType)
@@ -97,6 +94,23 @@ export class ManifestShelf {
   /** It has been taken away. */
   forget(digest: Digest): void {
     this.#hot.delete(digest)
+  }
+
+  /** Whether a file of that size, or the memory, has it: not a look at its bytes. */
+  async has(digest: Digest, size: Bytes): Promise<boolean> {
+    return this.#hot.has(digest) || (await this.#store.stat(digest))?.size === size
+  }
+
+  async #read(digest: Digest): Promise<Buffer | undefined> {
+    await using reader = await this.#store.open(digest)
+    if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
+    const bytes = Buffer.alloc(reader.size)
+    for (let at = 0; at < bytes.length;) {
+      const length = await reader.read(bytes.subarray(at), at)
+      if (length === 0) return undefined
+      at += length
+    }
+    return bytes
   }
 
   /** What this repository holds by that digest; its bytes may have been lost. */
@@ -161,7 +175,8 @@ export class ManifestShelf {
     // Until the index knows it: a collector would find bytes that nobody names.
     using _kept = this.#holds.hold(digest)
     using _held = await this.#locks.exclusive(`blob ${digest}`, NEVER)
-    if ((await this.#store.stat(digest)) === undefined) await this.#write(key.registry, manifest)
+    // Also over one that has rotted there.
+    if ((await this.#read(digest))?.equals(bytes) !== true) await this.#write(key.registry, manifest)
     await this.#metadata.transaction((tx) => {
       tx.putRepository(key, at)
       tx.recordDelivery(key.registry, digest, bytes.length, at)

@@ -39,7 +39,7 @@ async function dispatch(exchange: Exchange, route: Route, services: Services): P
       serveLivez(exchange)
       return
     case 'readyz':
-      serveReadyz(exchange, services)
+      await serveReadyz(exchange, services)
       return
     case 'metrics':
       await serveMetrics(exchange, services)

@@ -10,17 +10,18 @@ export function serveLivez(exchange: Exchange): void {
   exchange.sendJson(200, { status: 'ok' })
 }
 
-export function serveReadyz(exchange: Exchange, { registry, draining }: Services): void {
-  const health = registry.health()
+export async function serveReadyz(exchange: Exchange, { registry, draining }: Services): Promise<void> {
+  const health = await registry.health()
   if (draining()) {
     exchange.sendJson(503, { status: 'draining', ...health })
     return
   }
   const sound =
     health.storage === 'ok' &&
+    health.quarantine.count === 0 &&
     health.upstreams.every(
       ({ state, fallback, credentials }) =>
-        state === 'ok' && fallback === undefined && credentials === undefined,
+        (state === 'ok' || state === 'offline') && fallback === undefined && credentials === undefined,
     )
   exchange.sendJson(200, { status: sound ? 'ok' : 'degraded', ...health })
 }

@@ -66,6 +66,8 @@ export interface HttpServer {
   listen(host: string, port: number): Promise<AddressInfo>
   /** Stops accepting, waits up to `graceMs` for what runs, breaks the rest off. */
   close(graceMs: number): Promise<void>
+  /** A request is being answered. */
+  readonly busy: boolean
 }
 
 export function createHttpServer(options: HttpServerOptions): HttpServer {
@@ -95,6 +97,10 @@ class NodeHttpServer implements HttpServer {
   #draining = false
   #listener = ''
   #stopWatching: (() => void) | undefined
+
+  get busy(): boolean {
+    return this.#running.size > 0
+  }
 
   constructor(options: HttpServerOptions) {
     this.#options = options

@@ -29,6 +29,10 @@ export const OCI_ERRORS = {
   // Not in the specification; `UNKNOWN` and `UNAVAILABLE` are what distribution has always said.
   BAD_GATEWAY: { status: 502, message: 'the upstream registry answered with something unusable' },
   BAD_REQUEST: { status: 400, message: 'malformed request' },
+  CONTENT_DAMAGED: {
+    status: 500,
+    message: 'this was pushed here, and its bytes were damaged or lost on the disk: push it again',
+  },
   EXPECTATION_FAILED: { status: 417, message: 'the expectation cannot be met' },
   HEADERS_TOO_LARGE: { status: 431, message: 'request headers too large' },
   INSUFFICIENT_STORAGE: { status: 507, message: 'the storage of this registry is full' },

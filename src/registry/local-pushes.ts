@@ -25,6 +25,7 @@ import {
 import { BLOB_TYPE, type Cause, type Events, type Happening } from './events.ts'
 import type { LocalNames } from './local-names.ts'
 import { assertMayMove, type PushSettings } from './push-rules.ts'
+import type { PushedBytes } from './pushed-bytes.ts'
 import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './pushes.ts'
 import { ReferrersTags, type Kept } from './referrers-tags.ts'
 import { refusal } from './refusal.ts'
@@ -33,6 +34,7 @@ import type { Uploads } from './uploads.ts'
 /** What all local repositories share. */
 export interface LocalContext {
   readonly store: BlobStore
+  readonly bytes: PushedBytes
   readonly ingests: IngestStore
   readonly metadata: MetadataStore
   readonly locks: Locks
@@ -78,12 +80,12 @@ export class LocalPushes implements PushTarget {
   }
 
   async mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean> {
-    const { store, locks, localNames, readableHere, now } = this.#context
+    const { bytes, locks, localNames, readableHere, now } = this.#context
     // A digest alone opens nothing: without a repository that holds it there is nothing to go by.
     if (from === undefined || !(await readableHere(from, digest))) return false
     using _kept = this.#context.holds.hold(digest)
     using _held = await locks.exclusive(`blob ${digest}`, NEVER)
-    const blob = await store.stat(digest)
+    const blob = await bytes.stat(digest)
     if (blob === undefined) return false
     localNames.add(this.name)
     await this.#commit((tx) => {
@@ -256,9 +258,9 @@ export class LocalPushes implements PushTarget {
   }
 
   async #assertBlob({ digest, size }: Descriptor): Promise<void> {
-    const { metadata, store } = this.#context
+    const { metadata, bytes } = this.#context
     const linked = await metadata.blobs.linked(this.#key, digest)
-    const blob = linked ? await store.stat(digest) : undefined
+    const blob = linked ? await bytes.stat(digest) : undefined
     if (blob === undefined) {
       throw new OciError('MANIFEST_BLOB_UNKNOWN', { name: this.name, digest })
     }

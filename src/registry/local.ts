@@ -14,7 +14,7 @@ import { ReaderSource } from '../cache/reader-source.ts'
 import type { Digest } from '../oci/digest.ts'
 import { parsePage } from '../oci/pagination.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
-import type { BlobReader, BlobStore } from '../store/blob-store.ts'
+import type { BlobReader } from '../store/blob-store.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -23,6 +23,7 @@ import {
   type MetadataTransaction,
   type RepositoryKey,
 } from '../store/metadata.ts'
+import { damaged, type PushedBytes } from './pushed-bytes.ts'
 import { referrersPage } from './referrers.ts'
 import type { Repository } from './repository.ts'
 
@@ -30,7 +31,7 @@ import type { Repository } from './repository.ts'
 const MOST_TAGS = 10_000
 
 interface LocalOptions {
-  readonly store: BlobStore
+  readonly bytes: PushedBytes
   readonly metadata: MetadataStore
   /** That somebody was told "it is here" is written down no more often than this, per blob. */
   readonly touchEveryMs: number
@@ -42,42 +43,52 @@ export class LocalRepository implements Repository {
   readonly kind = 'local'
   readonly registry = LOCAL
   readonly #options: LocalOptions
-  readonly #store: BlobStore
+  readonly #bytes: PushedBytes
   readonly #metadata: MetadataStore
   readonly #key: RepositoryKey
 
   constructor(options: LocalOptions, name: RepositoryName) {
     this.#options = options
-    this.#store = options.store
+    this.#bytes = options.bytes
     this.#metadata = options.metadata
     this.#key = { registry: LOCAL, name }
   }
 
+  /**
+   * What is damaged is "not here" for a HEAD: dockerd, containerd and skopeo ask that way before they push, send what
+   * is not here, and give up at any other answer. Whoever pulls is told the truth by the GET.
+   */
   async headManifest(reference: Reference): Promise<ManifestHead | undefined> {
     const record = await this.#resolve(reference)
-    if (record === undefined) return undefined
+    if (record === undefined || (await this.#bytes.manifest(record.digest)) === undefined) return undefined
     // Whoever asks by digest may leave out what is here, and name it in an index hours later.
     if (isDigestReference(reference) && !(await this.#touchManifest(reference))) return undefined
     return { ...record, cache: 'local' }
   }
 
   async manifest(reference: Reference): Promise<ManifestAnswer | undefined> {
-    const record = await this.#resolve(reference)
-    if (record === undefined) return undefined
-    await using reader = await this.#store.open(record.digest)
-    if (reader === undefined) return undefined
-    return { ...record, bytes: await readAll(reader), cache: 'local' }
+    let missed: Digest | undefined
+    for (;;) {
+      const record = await this.#resolve(reference)
+      if (record === undefined) return undefined
+      const bytes = await this.#bytes.manifest(record.digest)
+      if (bytes !== undefined) return { ...record, bytes, cache: 'local' }
+      // Once more: it may just have been deleted, or pushed again.
+      if (missed === record.digest) throw damaged(missed)
+      missed = record.digest
+    }
   }
 
   async holds(digest: Digest): Promise<boolean> {
     const linked = await this.#metadata.blobs.linked(this.#key, digest)
-    return linked && (await this.#store.stat(digest)) !== undefined
+    return linked && (await this.#bytes.stat(digest)) !== undefined
   }
 
+  /** What is damaged is "not here", as for {@link headManifest}. */
   async headBlob(digest: Digest): Promise<BlobHead | undefined> {
     const linkedAt = await this.#metadata.blobs.linkedAt(this.#key, digest)
     if (linkedAt === undefined || !(await this.#touchBlob(digest, linkedAt))) return undefined
-    const blob = await this.#store.stat(digest)
+    const blob = await this.#bytes.stat(digest)
     return blob === undefined ? undefined : { ...blob, cache: 'local' }
   }
 
@@ -122,8 +133,7 @@ export class LocalRepository implements Repository {
   }
 
   async blob(digest: Digest): Promise<BlobAnswer | undefined> {
-    if (!(await this.#metadata.blobs.linked(this.#key, digest))) return undefined
-    const reader = await this.#store.open(digest)
+    const reader = await this.#open(digest)
     if (reader === undefined) return undefined
     return {
       digest,
@@ -132,6 +142,16 @@ export class LocalRepository implements Repository {
       unverified: false,
       open: (range) => Promise.resolve(new ReaderSource(reader, range)),
       [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
+    }
+  }
+
+  async #open(digest: Digest): Promise<BlobReader | undefined> {
+    for (let missed = false; ; missed = true) {
+      if (!(await this.#metadata.blobs.linked(this.#key, digest))) return undefined
+      const reader = await this.#bytes.open(digest)
+      if (reader !== undefined) return reader
+      // Once more: it may just have been deleted, or pushed again.
+      if (missed) throw damaged(digest)
     }
   }
 
@@ -165,14 +185,4 @@ export class LocalRepository implements Repository {
     if (tag === undefined || tag.deletedAt !== undefined) return undefined
     return this.#metadata.manifests.get(this.#key, tag.digest)
   }
-}
-
-export async function readAll(reader: BlobReader): Promise<Buffer> {
-  const bytes = Buffer.alloc(reader.size)
-  for (let at = 0; at < bytes.length;) {
-    const length = await reader.read(bytes.subarray(at), at)
-    if (length === 0) throw new Error('a manifest is shorter than its file was')
-    at += length
-  }
-  return bytes
 }

@@ -9,9 +9,8 @@ import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
-import type { BlobStore } from '../store/blob-store.ts'
 import type { MetadataStore, RepositoryKey } from '../store/metadata.ts'
-import { readAll } from './local.ts'
+import type { PushedBytes } from './pushed-bytes.ts'
 import { referrersTag, withReferrer } from './referrers.ts'
 
 /** A manifest, and the tags that are to name it. */
@@ -23,12 +22,16 @@ export interface Kept {
 }
 
 export class ReferrersTags {
-  readonly #store: BlobStore
+  /** What has rotted says nothing, and stands in nobody's way. */
+  readonly #bytes: Pick<PushedBytes, 'manifest'>
   readonly #metadata: MetadataStore
   readonly #key: RepositoryKey
 
-  constructor({ store, metadata }: { store: BlobStore; metadata: MetadataStore }, key: RepositoryKey) {
-    this.#store = store
+  constructor(
+    { bytes, metadata }: { bytes: Pick<PushedBytes, 'manifest'>; metadata: MetadataStore },
+    key: RepositoryKey,
+  ) {
+    this.#bytes = bytes
     this.#metadata = metadata
     this.#key = key
   }
@@ -55,7 +58,7 @@ export class ReferrersTags {
 
   /** Of a manifest that goes: the same without it. */
   async unlisted(digest: Digest): Promise<Kept[]> {
-    const bytes = await this.#bytesOf(digest)
+    const bytes = await this.#bytes.manifest(digest)
     const subject = bytes === undefined ? undefined : parseManifest(bytes).subject
     return subject === undefined ? [] : this.#relisted(subject.digest, { remove: digest })
   }
@@ -64,18 +67,10 @@ export class ReferrersTags {
     const tag = referrersTag(subject)
     const record = await this.#metadata.tags.get(this.#key, tag)
     if (record === undefined || record.deletedAt !== undefined) return []
-    const index = await this.#bytesOf(record.digest)
+    const index = await this.#bytes.manifest(record.digest)
     const bytes = index === undefined ? undefined : withReferrer(index, change)
     if (bytes === undefined || bytes.length > MAX_MANIFEST_BYTES) return []
     const content = parseManifest(bytes, record.mediaType)
     return [{ digest: digestOf(bytes, algorithmOf(record.digest)), bytes, content, tags: [tag] }]
-  }
-
-  async #bytesOf(digest: Digest): Promise<Buffer | undefined> {
-    await using reader = await this.#store.open(digest)
-    if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
-    const bytes = await readAll(reader)
-    // What has rotted says nothing, and stands in nobody's way.
-    return digestOf(bytes, algorithmOf(digest)) === digest ? bytes : undefined
   }
 }

@@ -44,13 +44,29 @@ export interface Registry {
   /** @param page `last` is exclusive. @returns names as they are pulled here, local and cached ones */
   catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]>
   /** For `/readyz`: what works less than it should; never a reason to be restarted. */
-  health(): RegistryHealth
+  health(): Promise<RegistryHealth>
 }
 
 export interface RegistryHealth {
   readonly upstreams: readonly UpstreamHealth[]
   /** The cache is bypassed because the disk would not take it. */
   readonly storage: 'ok' | 'bypassed'
+  /** What was pushed here and is damaged, or gone: to be pushed again. */
+  readonly quarantine: QuarantineHealth
+}
+
+export interface QuarantineHealth {
+  readonly count: number
+  /** Those that are longest there. */
+  readonly blobs: readonly {
+    readonly digest: Digest
+    /** ISO 8601. */
+    readonly since: string
+    readonly state: 'damaged' | 'missing'
+    /** What cannot be pulled, or not whole: `team/app:1`, `team/app@sha256:…`. Some of them. */
+    readonly affects: readonly string[]
+    readonly more: number
+  }[]
 }
 
 export interface UpstreamEntry {
@@ -69,6 +85,7 @@ interface NameRegistryOptions {
   readonly pushes: PushSettings
   readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
+  readonly quarantine: () => Promise<QuarantineHealth>
   /** Something of that repository was served here. */
   readonly served: (mirrored: MirroredName) => Promise<boolean>
   readonly catalog: Registry['catalog']
@@ -165,10 +182,11 @@ export class NameRegistry implements Registry {
     return { is: 'claimed', upstream, sign }
   }
 
-  health(): RegistryHealth {
+  async health(): Promise<RegistryHealth> {
     return {
       upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),
       storage: this.#options.storageFailing() ? 'bypassed' : 'ok',
+      quarantine: await this.#options.quarantine(),
     }
   }
 

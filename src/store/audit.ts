@@ -95,13 +95,14 @@ export interface LocalSnapshot extends AsyncDisposable {
 
 export type Checked =
   | { readonly is: 'absent' }
-  | { readonly is: 'sound' | 'corrupt'; readonly size: Bytes }
-  /**
-   * Whether its bytes are right cannot be told.
-   *
-   * `lasting`: another look tells no more. Something that is no file is in its place, or the disk has lost it.
-   */
-  | { readonly is: 'unreadable'; readonly why: string; readonly lasting: boolean }
+  | { readonly is: 'sound' | 'corrupt'; readonly size: Bytes; readonly file: FileIdentity }
+  /** Something that is no file is in its place, or its disk has lost it: another look would tell no more. */
+  | { readonly is: 'no file' | 'lost'; readonly why: string }
+  /** Whether its bytes are right cannot be told now. */
+  | { readonly is: 'unreadable'; readonly why: string }
+
+/** The same text: the same file, and nobody has written to it since. */
+export type FileIdentity = string
 
 /** The files, as they are. */
 export interface BlobAudit {
@@ -119,6 +120,8 @@ export interface BlobAudit {
       readonly read?: (count: Bytes) => void | Promise<void>
     },
   ): Promise<Checked>
+  /** What is in its place now, without a look at the bytes; undefined: nothing, or no file. */
+  identify(digest: Digest): Promise<FileIdentity | undefined>
   /**
    * Takes whatever lies there away from where it would be served, and keeps it. The digest's lock must be held.
    *

@@ -14,7 +14,7 @@ import { systemCode, type Files } from './files.ts'
 import { OpenFile } from './open-file.ts'
 import { parseFileName } from './partial-identity.ts'
 import { putAside, QUARANTINE } from './quarantine-folder.ts'
-import type { BlobAudit, Checked, Leftovers } from './audit.ts'
+import type { BlobAudit, Checked, FileIdentity, Leftovers } from './audit.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Hashers } from './hasher.ts'
 
@@ -24,11 +24,10 @@ const PIECE: Bytes = 4 * 1024 * 1024
 /** Up to here it costs less to hash it than to tell another thread to. */
 const SMALL: Bytes = 256 * 1024
 
-const NOT_A_FILE: Checked = {
-  is: 'unreadable',
-  why: 'something that is no file is in its place',
-  lasting: true,
-}
+const NO_FILE_THERE: Checked = { is: 'no file', why: 'something that is no file is in its place' }
+
+/** Also when it comes from the hashing thread, which can only tell its message. */
+const LOST = /\bEIO\b/
 
 const QUARANTINED = /^(sha256|sha512)-([0-9a-f]+)(?:\.\d+)?$/
 
@@ -46,18 +45,23 @@ export class DiskBlobAudit implements BlobAudit {
   async check(digest: Digest, options: Parameters<BlobAudit['check']>[1]): Promise<Checked> {
     try {
       using file = await OpenFile.open(this.#files, blobPath(this.#root, digest), 'r')
-      const { kind, size } = await file.describe()
-      if (kind !== 'file') return NOT_A_FILE
+      const { kind, size, identity } = await file.describe()
+      if (kind !== 'file') return NO_FILE_THERE
       const hex = await this.#hash(digest, file, size, options)
-      return { is: hex === hexOf(digest) ? 'sound' : 'corrupt', size }
+      return { is: hex === hexOf(digest) ? 'sound' : 'corrupt', size, file: identity }
     } catch (error) {
       options.signal.throwIfAborted()
       const code = systemCode(error) ?? ''
       if (code === 'ENOENT') return { is: 'absent' }
-      if (NO_FILE.includes(code)) return NOT_A_FILE
+      if (NO_FILE.includes(code)) return NO_FILE_THERE
       const why = error instanceof Error ? error.message : String(error)
-      return { is: 'unreadable', why, lasting: code === 'EIO' }
+      return { is: LOST.test(why) ? 'lost' : 'unreadable', why }
     }
+  }
+
+  async identify(digest: Digest): Promise<FileIdentity | undefined> {
+    const info = await this.#files.stat(blobPath(this.#root, digest))
+    return info?.kind === 'file' ? info.identity : undefined
   }
 
   async #hash(

@@ -19,6 +19,8 @@ export interface FileInfo {
   readonly modifiedAt: number
   /** Names that this file has. */
   readonly links: number
+  /** Changes when the file is another one, or was written to. */
+  readonly identity: string
 }
 
 export interface Files {
@@ -101,7 +103,8 @@ async function look(path: string): Promise<FileInfo> {
 
 function describe(stats: fs.Stats): FileInfo {
   const kind = stats.isFile() ? 'file' : stats.isDirectory() ? 'folder' : 'other'
-  return { kind, size: stats.size, modifiedAt: stats.mtimeMs, links: stats.nlink }
+  const identity = [stats.dev, stats.ino, stats.size, stats.mtimeMs, stats.ctimeMs].join(' ')
+  return { kind, size: stats.size, modifiedAt: stats.mtimeMs, links: stats.nlink, identity }
 }
 
 function call<T>(start: (done: (error: Error | null, value: T) => void) => void): Promise<T> {

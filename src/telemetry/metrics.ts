@@ -12,9 +12,9 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
   const registry = new Registry()
   const registers = [registry]
   if (options.processMetrics) collectDefaultMetrics({ register: registry })
-  const beforeScrape = new Set<() => void>()
-  const refresh = (): void => {
-    for (const it of beforeScrape) it()
+  const beforeScrape = new Set<() => void | Promise<void>>()
+  const refresh = async (): Promise<void> => {
+    for (const it of beforeScrape) await it()
   }
   return {
     registry,
@@ -168,6 +168,7 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       name: 'entrepot_quarantined_blobs',
       help: 'Pushed blobs and manifests that are damaged or gone: each is to be pushed again.',
       registers,
+      collect: refresh,
     }),
     notificationsQueued: new Gauge({
       name: 'entrepot_notifications_queued',
@@ -199,16 +200,4 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       registers,
     }),
   }
-}
-
-/** It asks `read` each time somebody looks; what cannot be told stays as it was. */
-export function watchGauge(gauge: Gauge, read: () => Promise<number>): void {
-  const collect = async (): Promise<void> => {
-    try {
-      gauge.set(await read())
-    } catch {
-      // The index is closed, or cannot be read at the moment: no reason to tell nothing of all the rest.
-    }
-  }
-  Object.assign(gauge, { collect })
 }

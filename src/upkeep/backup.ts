@@ -143,7 +143,7 @@ async function problemOf(
   signal: AbortSignal,
 ): Promise<string | undefined> {
   const checked = await disk.check(digest, { signal, resting: serving })
-  if (checked.is === 'unreadable') return checked.why
+  if ('why' in checked) return checked.why
   if (checked.is === 'absent') return 'its file is gone'
   return checked.is === 'corrupt' ? 'its bytes are not those of its digest' : undefined
 }

@@ -51,7 +51,7 @@ async function* look(tools: VerifyTools, lanes: number): AsyncGenerator<VerifyEv
   const bad = new Set<Digest>()
 
   const check = async ({ digest, known }: Named): Promise<Finding | undefined> => {
-    const finding = await verifyBlob(tools, digest, known, (count) => (done.bytes += count))
+    const finding = await verifyBlob(tools, digest, known, (count) => void (done.bytes += count))
     done.blobs++
     if (finding?.wrong === true && finding.kind !== 'size') bad.add(digest)
     return finding

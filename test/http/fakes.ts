@@ -190,6 +190,7 @@ export class FakeRegistry implements Registry {
   state: RegistryHealth = {
     upstreams: [{ key: 'docker.io', state: 'ok', message: undefined }],
     storage: 'ok',
+    quarantine: { count: 0, blobs: [] },
   }
 
   async resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution> {
@@ -221,7 +222,7 @@ export class FakeRegistry implements Registry {
     return ['docker.io/library/one', 'team/app', 'team/more'].filter((name) => name > last).slice(0, limit)
   }
 
-  health(): RegistryHealth {
+  async health(): Promise<RegistryHealth> {
     return this.state
   }
 }

@@ -19,6 +19,7 @@ test('readyz names what is wrong and stays ready', async (t) => {
   registry.state = {
     upstreams: [{ key: 'docker.io', state: 'denied', message: 'credentials were refused' }],
     storage: 'bypassed',
+    quarantine: { count: 0, blobs: [] },
   }
   const ill = await call(`${url}/readyz`)
   t.equal(ill.status, 200)

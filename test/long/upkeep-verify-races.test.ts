@@ -52,6 +52,7 @@ async function scene(t: Test): Promise<Scene> {
       await happens?.()
       return audit.check(digest, options)
     },
+    identify: (digest) => audit.identify(digest),
     quarantine: (digest) => audit.quarantine(digest),
     quarantined: () => audit.quarantined(),
     foreign: () => audit.foreign(),

@@ -9,6 +9,7 @@ import { Collector, type Collected } from '../../src/registry/gc.ts'
 import { LocalNames } from '../../src/registry/local-names.ts'
 import { LocalPushes } from '../../src/registry/local-pushes.ts'
 import { LocalRepository } from '../../src/registry/local.ts'
+import { PushedBytes } from '../../src/registry/pushed-bytes.ts'
 import { Uploads } from '../../src/registry/uploads.ts'
 import type { BlobStore } from '../../src/store/blob-store.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
@@ -70,12 +71,14 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const holds = new Holds()
   const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, log, now })
   const touchEveryMs = Math.min(HOUR, graceMs / 24)
+  const bytes = new PushedBytes({ store, metadata, suspect: () => undefined })
   const reader = (name: string): LocalRepository =>
-    new LocalRepository({ store, metadata, touchEveryMs, log, now }, parseRepositoryName(name))
+    new LocalRepository({ bytes, metadata, touchEveryMs, log, now }, parseRepositoryName(name))
   const pushes = (name: string): LocalPushes =>
     new LocalPushes(
       {
         store,
+        bytes,
         ingests,
         metadata,
         locks,

@@ -1,0 +1,88 @@
+/**
+ * Bytes that were pushed here, for those who pull them: as they were pushed, or not at all.
+ *
+ * A file that is gone, or has another size than the index says, is not here; nor is a manifest that does not have
+ * its digest. Whoever comes upon such a thing says so to somebody who looks more closely. Existence is told
+ * accordingly: a push that asks whether a blob is here, mounts it, or names it in a manifest, hears that it is not,
+ * sends it again, and has healed it.
+ */
+import { LRUCache } from 'lru-cache'
+import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
+import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../store/blob-store.ts'
+import type { MetadataStore } from '../store/metadata.ts'
+
+const HOT_BYTES: Bytes = 16 * 1024 * 1024
+
+interface PushedBytesOptions {
+  readonly store: Pick<BlobStore, 'stat' | 'open'>
+  readonly metadata: Pick<MetadataStore, 'blobs'>
+  /** Looks more closely, later. */
+  readonly suspect: (digest: Digest) => void
+}
+
+export class PushedBytes {
+  readonly #options: PushedBytesOptions
+  readonly #hot = new LRUCache<Digest, Buffer>({
+    maxSize: HOT_BYTES,
+    sizeCalculation: ({ length }) => length + 1,
+  })
+
+  constructor(options: PushedBytesOptions) {
+    this.#options = options
+  }
+
+  async stat(digest: Digest): Promise<BlobInfo | undefined> {
+    const { store, suspect } = this.#options
+    const blob = await store.stat(digest)
+    if (blob !== undefined && (await this.#hasSize(digest, blob.size))) return blob
+    suspect(digest)
+    return undefined
+  }
+
+  async open(digest: Digest): Promise<BlobReader | undefined> {
+    const { store, suspect } = this.#options
+    const reader = await store.open(digest)
+    if (reader !== undefined && (await this.#hasSize(digest, reader.size))) return reader
+    await reader?.[Symbol.asyncDispose]()
+    suspect(digest)
+    return undefined
+  }
+
+  async manifest(digest: Digest): Promise<Buffer | undefined> {
+    const hot = this.#hot.get(digest)
+    if (hot !== undefined) return hot
+    await using reader = await this.open(digest)
+    if (reader === undefined) return undefined
+    const bytes = reader.size > MAX_MANIFEST_BYTES ? undefined : await readAll(reader)
+    if (bytes === undefined || digestOf(bytes, algorithmOf(digest)) !== digest) {
+      this.#options.suspect(digest)
+      return undefined
+    }
+    this.#hot.set(digest, bytes)
+    return bytes
+  }
+
+  async #hasSize(digest: Digest, size: Bytes): Promise<boolean> {
+    const expected = await this.#options.metadata.blobs.size(digest)
+    return expected === undefined || expected === size
+  }
+}
+
+/** For whoever pulls what the index says is here. Never "not found": then it would be somebody's mistake, not ours. */
+export function damaged(digest: Digest): OciError {
+  return new OciError('CONTENT_DAMAGED', { digest })
+}
+
+/** Shorter than it was said to be, if the file has become so. */
+async function readAll(reader: BlobReader): Promise<Buffer> {
+  // In memory of its own: a small buffer that is kept would keep the slab that it is cut from.
+  const bytes = Buffer.allocUnsafeSlow(reader.size)
+  for (let at = 0; at < bytes.length;) {
+    const length = await reader.read(bytes.subarray(at), at)
+    if (length === 0) return bytes.subarray(0, at)
+    at += length
+  }
+  return bytes
+}

@@ -1,0 +1,113 @@
+/**
+ * What looks after the bytes of a running server: the close look at what a read found wrong, and the scrub.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { LiveConfig } from './live-config.ts'
+import type { Digest } from './oci/digest.ts'
+import type { MirrorContext } from './registry/mirror.ts'
+import type { UpstreamEntry } from './registry/registry.ts'
+import type { State } from './state.ts'
+import { DiskBlobAudit } from './store/disk-audit.ts'
+import { openScrub } from './store/sqlite-audit.ts'
+import type { Metrics } from './telemetry/metrics.ts'
+import { Examiner } from './upkeep/examiner.ts'
+import type { Lost } from './upkeep/mend-blob.ts'
+import { Scrub } from './upkeep/scrub.ts'
+
+/** Repositories for which one manifest is asked for again at once. */
+const MOST_REPOSITORIES = 10
+const REFETCH_MS = 60_000
+
+interface ScrubbingOptions {
+  readonly live: LiveConfig
+  readonly state: State
+  /** Fetches again what upstreams gave. */
+  readonly refetch: (lost: Lost) => Promise<void>
+  /** Somebody is being served, or something fetched. */
+  readonly busy: () => boolean
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => number
+}
+
+interface Scrubbing {
+  readonly suspect: (digest: Digest) => void
+  readonly quarantine: () => ReturnType<Examiner['quarantine']>
+  /** Begins; it goes on until all is closed. */
+  readonly scrub: () => void
+}
+
+/** What it makes is closed by `closing`. */
+export function createScrubbing(options: ScrubbingOptions, closing: AsyncDisposableStack): Scrubbing {
+  const { live, state, refetch, busy, metrics, log, now } = options
+  const { root, files, database, hashers, store, locks, index: metadata } = state
+  const index = closing.use(openScrub(database))
+  const disk = new DiskBlobAudit({ root, files, hashers })
+  const examiner = closing.use(
+    new Examiner({ ...{ index, disk, store, metadata, locks, refetch, metrics, log, now } }),
+  )
+  const beforeScrape = async (): Promise<void> => {
+    const oldest = await index.scrub.oldestCheck()
+    metrics.scrubOldestCheck.set(oldest === undefined ? 0 : Math.max(0, now() - oldest) / 1000)
+    metrics.quarantinedBlobs.set((await index.scrub.quarantined(0)).count)
+  }
+  metrics.beforeScrape.add(beforeScrape)
+  closing.defer(() => void metrics.beforeScrape.delete(beforeScrape))
+  return {
+    suspect: (digest) => examiner.suspect(digest),
+    quarantine: () => examiner.quarantine(),
+    scrub: () => {
+      const ending = new AbortController()
+      const scrub = new Scrub({
+        ...{ index, metadata, examiner, busy, metrics, log, now },
+        intervalMs: () => live.config.cache.scrubInterval,
+        rest: async (ms, signal) => sleep(ms, undefined, { signal, ref: false }),
+      })
+      // It only ends by being aborted.
+      const ended = scrub.run(ending.signal).catch(() => undefined)
+      closing.defer(async () => {
+        ending.abort(new Error('shutting down'))
+        await ended
+      })
+    },
+  }
+}
+
+/** Behind everything that is asked for now, and not at all from who fails; the next pull fetches what this does not. */
+export async function refetch(
+  { digest, namings }: Lost,
+  {
+    entries,
+    mirror,
+    index,
+    log,
+  }: {
+    readonly entries: readonly UpstreamEntry[]
+    readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs'>
+    readonly index: Pick<State['index'], 'manifests'>
+    readonly log: Logger
+  },
+): Promise<void> {
+  const asked = new Set<string>()
+  for (const { repository, manifest, tags } of namings.slice(0, MOST_REPOSITORIES)) {
+    const { registry, name } = repository
+    const origin = entries.find((it) => it.origin.upstream.key === registry)?.origin
+    if (origin === undefined || origin.state.failing(name) !== undefined) continue
+    const mirrored = { origin, name }
+    try {
+      const signal = AbortSignal.timeout(REFETCH_MS)
+      if (manifest === digest) {
+        await mirror.manifests.get(mirrored, tags[0] ?? digest, signal)
+        continue
+      }
+      const named = await index.manifests.named(repository, digest)
+      if (named?.role === 'manifest') await mirror.manifests.get(mirrored, digest, signal)
+      // What it names by now is bytes, and one of its names is enough for them.
+      else if (named !== undefined && !asked.has(registry)) await mirror.blobs.ahead(mirrored, named)
+      asked.add(registry)
+    } catch (err) {
+      log.debug({ err, digest }, 'what was damaged is not fetched again yet')
+    }
+  }
+}
