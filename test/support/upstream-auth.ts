@@ -66,7 +66,7 @@ export interface TokenEndpoint {
 /** A registry is either open, or behind tokens, or behind plain Basic. */
 export interface AuthOptions {
   token?: TokenOptions | undefined
-  basic?: Credentials | undefined
+  basic?: Credentials | readonly Credentials[] | undefined
   tokenEndpoint?: TokenEndpoint | undefined
   /** Of `GET /v2/`. */
   ping?: { status: number } | undefined
@@ -162,7 +162,7 @@ export class TokenService {
       sendJson(call, 403, { errors: [{ code: 'DENIED', message: EXPIRED }] })
       return false
     }
-    if (headers.authorization === basicOf(auth.basic)) return true
+    if ([auth.basic].flat().some((it) => headers.authorization === basicOf(it))) return true
     sendError(call, 401, 'UNAUTHORIZED', { 'www-authenticate': 'Basic realm="simulator"' })
     return false
   }
@@ -245,6 +245,6 @@ function repositoryOf(scope: string): string | undefined {
   return /^repository:(.+):[^:]*$/.exec(scope)?.[1]
 }
 
-function basicOf({ username, password }: Credentials): string {
+export function basicOf({ username, password }: Credentials): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }

@@ -26,35 +26,50 @@ export interface RateLimit {
   retryAfterSeconds?: number
   /** A refusal that asks for credentials, too. */
   challenge?: string
+  /** Each `Authorization` has its own. Default: one for all. */
+  perAccount?: boolean
+  /** In ms, in place of the process's clock. */
+  now?: () => number
+}
+
+interface Window {
+  used: number
+  start: number
 }
 
 export class RateLimiter {
   #limit: RateLimit | undefined
-  #used = 0
-  #windowStart = 0
+  /** By account. */
+  readonly #windows = new Map<string, Window>()
 
   /** False: the request was one too many, and has been answered. */
   admit(call: Call, limit: RateLimit | undefined): boolean {
     if (limit !== this.#limit) {
       this.#limit = limit
-      this.#used = 0
-      this.#windowStart = performance.now()
+      this.#windows.clear()
     }
     if (limit === undefined) return true
     const { windowMs = 6 * 3_600_000 } = limit
-    if (performance.now() - this.#windowStart > windowMs) {
-      this.#used = 0
-      this.#windowStart = performance.now()
-    }
+    const window = this.#windowOf(call, limit, windowMs)
     if (!counts(call, limit)) {
-      tellQuota(call, limit, this.#used, windowMs)
+      tellQuota(call, limit, window.used, windowMs)
       return true
     }
-    this.#used += 1
-    tellQuota(call, limit, this.#used, windowMs)
-    if (this.#used <= limit.limit) return true
+    window.used += 1
+    tellQuota(call, limit, window.used, windowMs)
+    if (window.used <= limit.limit) return true
     refuse(call, limit)
     return false
+  }
+
+  #windowOf({ entry }: Call, limit: RateLimit, windowMs: number): Window {
+    const { perAccount = false, now = () => performance.now() } = limit
+    const account = perAccount ? (entry.headers.authorization ?? '') : ''
+    const known = this.#windows.get(account)
+    if (known !== undefined && now() - known.start <= windowMs) return known
+    const window = { used: 0, start: now() }
+    this.#windows.set(account, window)
+    return window
   }
 }
 
