@@ -60,7 +60,7 @@ export class Berth {
   /** @throws the system's error, or one like it, when the disk will not have it */
   static async take(context: BerthContext, options: BerthOptions): Promise<Berth> {
     const { identity, size, fresh } = options
-    const admission = await context.room.admit(identity.source, size)
+    const admission = await context.room.admit(identity, size)
     try {
       if (admission.as === 'none') throw noRoom()
       const ingest = await context.ingests.open(identity, { fresh })
@@ -139,7 +139,7 @@ export class Berth {
     const before = this.transient
     // First back what was asked for: it is the same bytes.
     this.#admission[Symbol.dispose]()
-    this.#admission = await this.#context.room.admit(this.#options.identity.source, size)
+    this.#admission = await this.#context.room.admit(this.#options.identity, size)
     if (this.#left) this.#admission[Symbol.dispose]()
     else if (this.#admission.as === 'none') this.#refused.abort(noRoom())
     else if (this.transient && !before) this.#becomeTransient()

@@ -6,6 +6,7 @@
  */
 import type { Logger } from 'pino'
 import type { Bytes } from '../store/blob-store.ts'
+import type { IngestIdentity } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
@@ -73,15 +74,15 @@ export class Evictor implements Room, AsyncDisposable {
     }, wait).unref()
   }
 
-  async admit(registry: string, size: Bytes | undefined): Promise<Admission> {
+  async admit(what: IngestIdentity, size: Bytes | undefined): Promise<Admission> {
     const { usage, space, log } = this.#options
     const wanted = size ?? 0
-    let admission = usage.admit(registry, wanted, 'keep')
+    let admission = usage.admit(what, wanted, 'keep')
     try {
       const limits = await this.#limits()
-      if (wanted > roomFor(registry, limits)) {
+      if (wanted > roomFor(what.source, limits)) {
         admission[Symbol.dispose]()
-        admission = usage.admit(registry, wanted, 'transient')
+        admission = usage.admit(what, wanted, 'transient')
       } else this.grew()
       const lacks = async (): Promise<boolean> => (await space()).free - usage.outstanding < limits.minFree
       if (!(await lacks())) return admission

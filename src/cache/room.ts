@@ -5,6 +5,7 @@
  * pinned, or is in use.
  */
 import type { Bytes } from '../store/blob-store.ts'
+import type { IngestIdentity } from '../store/ingest.ts'
 
 export interface Room {
   /**
@@ -12,7 +13,7 @@ export interface Room {
    *
    * @param size undefined: nobody knows yet
    */
-  admit(registry: string, size: Bytes | undefined): Promise<Admission>
+  admit(what: IngestIdentity, size: Bytes | undefined): Promise<Admission>
   /**
    * The disk is full: frees at least so much.
    *

@@ -6,7 +6,7 @@
  */
 import type { Bytes } from '../store/blob-store.ts'
 import type { EvictionIndex } from '../store/eviction.ts'
-import type { IngestStore } from '../store/ingest.ts'
+import type { IngestIdentity, IngestStore, PartialDownload } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Admission } from './room.ts'
 
@@ -23,8 +23,7 @@ export interface Usage {
   readonly pushed: Bytes
 }
 
-interface Admitted {
-  readonly registry: string
+interface Admitted extends IngestIdentity {
   readonly size: Bytes
   readonly stays: boolean
 }
@@ -49,15 +48,17 @@ export class CacheUsage {
     const { mirrored, pushed } = await this.#index.stored()
     const onDisk = new Map(mirrored)
     const budgeted = new Map(mirrored)
-    const running = new Map<string, Bytes>()
-    for (const { source, bytes, idleSince, disowned } of this.#ingests.downloads()) {
-      add(onDisk, source, bytes)
-      if (!disowned) add(idleSince === undefined ? running : budgeted, source, bytes)
+    const running = new Map<string, PartialDownload>()
+    for (const it of this.#ingests.downloads()) {
+      add(onDisk, it.source, it.bytes)
+      if (it.idleSince === undefined) running.set(keyOf(it), it)
+      if (!it.disowned) add(budgeted, it.source, it.bytes)
     }
-    const expected = new Map<string, Bytes>()
-    for (const { registry, size, stays } of this.#admitted) if (stays) add(expected, registry, size)
-    for (const registry of new Set([...running.keys(), ...expected.keys()])) {
-      add(budgeted, registry, Math.max(running.get(registry) ?? 0, expected.get(registry) ?? 0))
+    for (const it of this.#admitted) {
+      const came = running.get(keyOf(it))?.bytes
+      // No file, but a blob: all of it has come.
+      const arrived = came === undefined && (await this.#index.mirrored(it.digest)) !== undefined
+      if (it.stays && !arrived) add(budgeted, it.source, Math.max(it.size - (came ?? 0), 0))
     }
     this.#show(onDisk, pushed)
     return { onDisk, budgeted, outstanding: this.outstanding, pushed }
@@ -73,8 +74,8 @@ export class CacheUsage {
   }
 
   /** @param size 0: nobody knows */
-  admit(registry: string, size: Bytes, as: 'keep' | 'transient'): Admission {
-    const admitted = { registry, size, stays: as === 'keep' }
+  admit({ source, digest }: IngestIdentity, size: Bytes, as: 'keep' | 'transient'): Admission {
+    const admitted = { source, digest, size, stays: as === 'keep' }
     this.#admitted.add(admitted)
     return { as, [Symbol.dispose]: () => this.#admitted.delete(admitted) }
   }
@@ -97,4 +98,8 @@ export function sumOf(shares: Shares): Bytes {
 
 function add(shares: Map<string, Bytes>, registry: string, bytes: Bytes): void {
   shares.set(registry, (shares.get(registry) ?? 0) + bytes)
+}
+
+function keyOf({ source, digest }: IngestIdentity): string {
+  return `${source} ${digest}`
 }
