@@ -51,7 +51,8 @@ export class Breaker {
   #opened: Opened | undefined
   /** The question that is the probe. */
   #probe: Asked | undefined
-  #answeredAt: Milliseconds = Number.NEGATIVE_INFINITY
+  /** So many questions were answered. */
+  #answers = 0
   #errors = 0
   readonly #repositories = new Set<string>()
 
@@ -68,12 +69,13 @@ export class Breaker {
     const { state } = this.status()
     if (state === 'open' && !insist) return undefined
     if (state === 'half-open' && !insist && this.#probe !== undefined) return undefined
-    const begunAt = this.#options.now()
+    const answersBefore = this.#answers
     const asked: Asked = {
       tell: (verdict, why = '') => {
         const wasProbe = this.#probe === asked
         if (wasProbe) this.#probe = undefined
-        this.#judge(verdict, { why, repository, begunAt, wasProbe })
+        const unanswered = this.#answers === answersBefore
+        this.#judge(verdict, { why, repository, unanswered, wasProbe })
       },
     }
     if (state === 'half-open' && !insist) this.#probe = asked
@@ -90,13 +92,13 @@ export class Breaker {
 
   #judge(
     verdict: Verdict,
-    question: { why: string; repository: string; begunAt: Milliseconds; wasProbe: boolean },
+    /** `unanswered`: nobody else was answered meanwhile. */
+    question: { why: string; repository: string; unanswered: boolean; wasProbe: boolean },
   ): void {
-    const { why, repository, begunAt, wasProbe } = question
+    const { why, repository, unanswered, wasProbe } = question
     if (verdict === 'nothing') return
     const silent = verdict === 'no connection' || verdict === 'no answer'
-    const unanswered = this.#answeredAt < begunAt
-    if (!silent) this.#answeredAt = this.#options.now()
+    if (!silent) this.#answers += 1
     if (verdict === 'answer') {
       this.#errors = 0
       this.#repositories.clear()
