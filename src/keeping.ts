@@ -4,12 +4,17 @@
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import type { Logger } from 'pino'
+import type { Share } from './cache/budget.ts'
+import type { Evictor } from './cache/evictor.ts'
 import type { Config } from './config.ts'
+import { parsePercent, parseSize } from './config/units.ts'
 import type { Operations } from './control/operations.ts'
+import { createEvicting } from './evicting.ts'
 import { createPushing } from './pushing.ts'
 import type { Collector } from './registry/gc.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
 import { hiddenLocalNames } from './registry/registry.ts'
+import { Refused } from './registry/refused.ts'
 import { Removals } from './registry/removals.ts'
 import { startError } from './start-error.ts'
 import { openState, type State } from './state.ts'
@@ -33,12 +38,13 @@ interface KeepingParts {
   readonly state: State
   readonly local: LocalContext
   readonly collector: Collector
+  readonly evictor: Evictor
   /** Somebody pulls and pushes meanwhile. */
   readonly serving: boolean
 }
 
 export function createOperations(parts: KeepingParts): Operations {
-  const { config, local, collector, serving } = parts
+  const { config, local, collector, evictor, serving } = parts
   const { root, database, hashers, holds } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, settings, now } = local
@@ -52,6 +58,9 @@ export function createOperations(parts: KeepingParts): Operations {
   })
   return {
     gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
+    async *evict({ dryRun, to }, signal) {
+      yield* evictor.evict({ dryRun, to: to === undefined ? undefined : shareOf(to) }, signal)
+    },
     async *rm({ name, reference }) {
       yield await removals.remove(name, reference)
     },
@@ -95,6 +104,9 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const now = Date.now
     const state = await openState(config, opening)
     const metrics = createMetrics()
+    // What brings bytes here makes room for them, as it does while somebody serves.
+    const { evictor } = createEvicting({ live: { config }, state, metrics, log, now }, opening)
+    state.fullDisk.makeRoom = (bytes) => evictor.free(bytes)
     const port = (): number => config.server.port
     const notifier = opening.use(createNotifier({ config, metadata: state.index, port, metrics, log, now }))
     const { events } = notifier
@@ -108,7 +120,7 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     })
     const closing = opening.move()
     return {
-      ...createOperations({ config, state, local, collector, serving: false }),
+      ...createOperations({ config, state, local, collector, evictor, serving: false }),
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {
@@ -116,4 +128,12 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     if (error instanceof StorageError && error.code === 'LOCKED') throw error
     throw startError(error, { root, host: config.server.host, port: config.server.port })
   }
+}
+
+/** @throws Refused */
+function shareOf(text: string): Share {
+  const percent = parsePercent(text)
+  const bytes = parseSize(text)
+  if (percent !== undefined || bytes !== undefined) return { bytes, percent }
+  throw new Refused(`${text} is no size: say 20GiB, or 50% of the file system`)
 }

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
 import { backup } from './cli/backup.ts'
 import type { Edge } from './cli/edge.ts'
+import { evict } from './cli/evict.ts'
 import { gc } from './cli/gc.ts'
 import { rm } from './cli/rm.ts'
 import { restore } from './cli/restore.ts'
@@ -92,6 +93,16 @@ program
   .option('-n, --dry-run', 'only tell what would go')
   .action(async (options: { config?: string; dryRun?: boolean }) => {
     process.exit(await gc(options, edge))
+  })
+
+program
+  .command('evict')
+  .description('free what was mirrored, least recently pulled first, and tell what')
+  .option(...CONFIG)
+  .option('-n, --dry-run', 'only tell what would go')
+  .option('--to <size>', 'down to that size, such as 20GiB or 50%; else to 90 % of the budget')
+  .action(async (options: { config?: string; dryRun?: boolean; to?: string }) => {
+    process.exit(await evict(options, edge))
   })
 
 program

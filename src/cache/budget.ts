@@ -45,6 +45,7 @@ export function targetOf(limit: Bytes): Bytes {
   return Math.floor(limit * STOPS_AT)
 }
 
-function bytesOf({ bytes = Number.MAX_SAFE_INTEGER, percent }: Share, disk: Bytes): Bytes {
+/** Of a disk of that size. */
+export function bytesOf({ bytes = Number.MAX_SAFE_INTEGER, percent }: Share, disk: Bytes): Bytes {
   return Math.min(bytes, percent === undefined ? bytes : Math.floor((disk * percent) / 100))
 }

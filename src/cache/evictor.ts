@@ -10,7 +10,15 @@ import type { IngestIdentity } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
-import { limitsOf, roomFor, targetOf, type BudgetSettings, type Limits } from './budget.ts'
+import {
+  bytesOf,
+  limitsOf,
+  roomFor,
+  targetOf,
+  type BudgetSettings,
+  type Limits,
+  type Share,
+} from './budget.ts'
 import type { Evicted, Eviction, Goal } from './eviction.ts'
 import type { Admission, Room } from './room.ts'
 import { sumOf, type CacheUsage, type Usage } from './usage.ts'
@@ -40,7 +48,9 @@ const PATIENCE_MS: Milliseconds = 5_000
 export interface Standing {
   readonly usage: Usage
   readonly limits: Limits
+  /** Of the file system. */
   readonly free: Bytes
+  readonly total: Bytes
 }
 
 export class Evictor implements Room, AsyncDisposable {
@@ -110,21 +120,20 @@ export class Evictor implements Room, AsyncDisposable {
   async standing(): Promise<Standing> {
     const { usage, space, settings } = this.#options
     const { total, free } = await space()
-    return { usage: await usage.measure(), limits: limitsOf(settings(), total), free }
+    return { usage: await usage.measure(), limits: limitsOf(settings(), total), free, total }
   }
 
   /**
    * Evicts now, and tells what goes. What was yielded has gone; leaving early leaves the rest.
    *
-   * @param to down to so many bytes; undefined: to where eviction stops by itself
+   * @param to down to so much; undefined: to where eviction stops by itself
    */
   async *evict(
-    { dryRun, to }: { readonly dryRun: boolean; readonly to: Bytes | undefined },
+    { dryRun, to }: { readonly dryRun: boolean; readonly to: Share | undefined },
     signal: AbortSignal,
   ): AsyncGenerator<Evicted, void, undefined> {
-    using _alone = await this.#options.locks.exclusive('eviction', signal)
-    const { usage, limits } = await this.standing()
-    const target = to ?? targetOf(limits.total)
+    const { usage, limits, total } = await this.standing()
+    const target = to === undefined ? targetOf(limits.total) : bytesOf(to, total)
     const goals: Goal[] = [{ why: 'asked', bytes: sumOf(usage.budgeted) - target }]
     if (to === undefined) goals.push(...upstreamGoals(usage, limits))
     for (const goal of goals)

@@ -33,6 +33,7 @@ export async function reachServer(root: string, signal: AbortSignal): Promise<Op
   const { pid } = presence
   return {
     gc: (args, signal) => ask(root, pid, 'gc', args, signal),
+    evict: (args, signal) => ask(root, pid, 'evict', args, signal),
     rm: (args, signal) => ask(root, pid, 'rm', args, signal),
     release: (args, signal) => ask(root, pid, 'release', args, signal),
     verify: (args, signal) => ask(root, pid, 'verify', args, signal),

@@ -13,6 +13,7 @@
  * soon after it aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may
  * be slow), and throws {@link Refused} for what the person has to do otherwise. Paths in arguments are absolute.
  */
+import type { Evicted } from '../cache/eviction.ts'
 import type { Collected } from '../registry/gc.ts'
 import type { Removed } from '../registry/removals.ts'
 import type { BackupEvent } from '../upkeep/backup.ts'
@@ -22,6 +23,15 @@ import type { RestoreEvent } from '../upkeep/restore-repository.ts'
 export interface Operations {
   /** What goes, or would go, as it goes. */
   gc(args: { readonly dryRun: boolean }, signal: AbortSignal): AsyncIterable<Collected>
+  /**
+   * What was mirrored and goes, or would go, least recently pulled first.
+   *
+   * @param args.to a size, or a share of the file system; left out: where eviction stops by itself
+   */
+  evict(
+    args: { readonly dryRun: boolean; readonly to?: string | undefined },
+    signal: AbortSignal,
+  ): AsyncIterable<Evicted>
   /** @throws Refused for what is not local, or not there */
   rm(
     args: { readonly name: string; readonly reference?: string | undefined },
@@ -44,6 +54,7 @@ export type OperationName = keyof Operations
 /** The names that may come over the wire. */
 export const OPERATIONS = Object.keys({
   gc: true,
+  evict: true,
   rm: true,
   release: true,
   verify: true,
