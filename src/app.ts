@@ -184,7 +184,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { port } = await server.listen(config.server.host, config.server.port)
     listeningPort = port
     const operations = createOperations({ config, state, local, collector, evictor, serving: true })
-    evictor.start()
+    evicting.start()
     scrub()
     closing.use(await openControl({ root, operations, log }))
     reloadTo = (it) => reload({ live, localNames, upstreams, hub, registry, log }, it)

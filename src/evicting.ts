@@ -8,6 +8,7 @@ import { Eviction } from './cache/eviction.ts'
 import { Evictor } from './cache/evictor.ts'
 import { Pinned } from './cache/pinned.ts'
 import { Recency } from './cache/recency.ts'
+import { Reconciliation } from './cache/reconciliation.ts'
 import { Removal } from './cache/removal.ts'
 import { CacheUsage } from './cache/usage.ts'
 import type { Config } from './config.ts'
@@ -29,9 +30,11 @@ export interface Evicting {
   readonly pinned: Pinned
   /** Told of manifests that have gone. */
   readonly removal: Pick<Removal, 'onManifest'>
+  /** Looks by itself from now on, and sets right what a crash has left. */
+  start(): void
 }
 
-/** What it makes is closed by `closing`. It does nothing by itself before `evictor.start()`. */
+/** What it makes is closed by `closing`. It does nothing by itself before it is started. */
 export function createEvicting(options: EvictingOptions, closing: AsyncDisposableStack): Evicting {
   const { live, state, metrics, log, now } = options
   // The index itself, and not what makes room in it: that is us.
@@ -50,7 +53,25 @@ export function createEvicting(options: EvictingOptions, closing: AsyncDisposabl
       space: () => files.space(root),
     }),
   )
-  return { evictor, recency, pinned, removal }
+  const start = (): void => {
+    evictor.start()
+    const ending = new AbortController()
+    const { indexSince } = state
+    const reconciliation = new Reconciliation({
+      ...{ store, metadata, index, locks, holds, indexSince, log, now },
+    })
+    const ended = reconciliation.run(ending.signal).then(
+      () => evictor.grew(),
+      (err: unknown) => {
+        if (!ending.signal.aborted) log.warn({ err }, 'the index could not be compared with the disk')
+      },
+    )
+    closing.defer(async () => {
+      ending.abort(new Error('shutting down'))
+      await ended
+    })
+  }
+  return { evictor, recency, pinned, removal, start }
 }
 
 function budgetOf({ cache, upstreams }: Config): BudgetSettings {

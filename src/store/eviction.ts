@@ -62,7 +62,7 @@ export interface EvictionIndex {
   /** What it says that it refers to, and is here. */
   subjects(manifest: Digest): Promise<Digest[]>
   holding(manifest: Digest): Promise<Holding[]>
-  /** Mirrored bytes of which a page of digests says what is on the disk: those after `after`, in their order. */
+  /** What the index knows between two digests, neither of them. */
   known(after: string, until: string): Promise<KnownFile[]>
 }
 

@@ -1,0 +1,137 @@
+/**
+ * Makes the index and the disk agree again after a process that ended in the midst of its work.
+ *
+ * Files that the index has never heard of are written down as nobody's: they count, the next pull of theirs is a hit,
+ * and who does not pull them sees them evicted. Not those from before the index: it was lost, and what was pushed may
+ * be in them. What was mirrored and has no file, or one of another size, is forgotten: a miss that heals. What was
+ * pushed is left to the scrub, whatever has become of it.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { Digest } from '../oci/digest.ts'
+import type { BlobStore, ListedBlob } from '../store/blob-store.ts'
+import type { EvictionIndex } from '../store/eviction.ts'
+import type { Holds } from '../store/holds.ts'
+import type { Locks } from '../store/locks.ts'
+import { LOCAL, type EpochMs, type MetadataStore } from '../store/metadata.ts'
+
+interface ReconciliationOptions {
+  readonly store: Pick<BlobStore, 'list' | 'stat' | 'delete'>
+  readonly metadata: Pick<MetadataStore, 'transaction' | 'blobs'>
+  readonly index: EvictionIndex
+  readonly locks: Locks
+  readonly holds: Pick<Holds, 'has'>
+  /** By the clock of the disk. */
+  readonly indexSince: EpochMs
+  readonly log: Logger
+  readonly now: () => EpochMs
+}
+
+/** The folders of the files: what lies in one is looked at in one go. */
+const FOLDERS = ['sha256', 'sha512'].flatMap((algorithm) =>
+  Array.from({ length: 256 }, (_, at) => `${algorithm}:${at.toString(16).padStart(2, '0')}`),
+)
+
+/** What was set right. */
+export interface Reconciled {
+  /** Files that the index did not know. */
+  readonly found: number
+  /** Rows without their file. */
+  readonly lost: number
+}
+
+export class Reconciliation {
+  readonly #options: ReconciliationOptions
+  #found = 0
+  #lost = 0
+
+  constructor(options: ReconciliationOptions) {
+    this.#options = options
+  }
+
+  /** From end to end, at half speed: nobody waits for it. @throws the signal's reason */
+  async run(signal: AbortSignal): Promise<Reconciled> {
+    const { log } = this.#options
+    const left = new Set(FOLDERS)
+    for await (const [folder, files] of byFolder(this.#options.store.list())) {
+      const began = performance.now()
+      left.delete(folder)
+      await this.#compare(folder, files, signal)
+      await sleep(performance.now() - began, undefined, { signal, ref: false })
+    }
+    for (const folder of left) await this.#compare(folder, new Map(), signal)
+    const done = { found: this.#found, lost: this.#lost }
+    if (done.found + done.lost > 0) log.info(done, 'the index and the disk agree again')
+    return done
+  }
+
+  async #compare(folder: string, files: ReadonlyMap<Digest, ListedBlob>, signal: AbortSignal): Promise<void> {
+    const { index, indexSince, log } = this.#options
+    signal.throwIfAborted()
+    const known = await index.known(folder, `${folder}g`)
+    const strays = new Map(files)
+    for (const { digest, size, pushed } of known) {
+      strays.delete(digest)
+      if (!pushed && files.get(digest)?.size !== size)
+        await this.#alone(digest, signal, () => this.#lose(digest))
+    }
+    for (const { digest, writtenAt } of strays.values()) {
+      if (writtenAt >= indexSince) await this.#alone(digest, signal, () => this.#find(digest, writtenAt))
+    }
+    log.trace({ folder, files: files.size }, 'compared')
+  }
+
+  /** Under the lock of whoever writes it down, or takes it away: all was looked at without one. */
+  async #alone(digest: Digest, signal: AbortSignal, action: () => Promise<void>): Promise<void> {
+    const { locks, holds, log } = this.#options
+    try {
+      using _held = await locks.exclusive(`blob ${digest}`, signal)
+      // On its way, or being read: whoever does that finds out for himself.
+      if (!holds.has(digest)) await action()
+    } catch (err) {
+      signal.throwIfAborted()
+      log.debug({ err, digest }, 'it cannot be said whether that blob is here')
+    }
+  }
+
+  async #find(digest: Digest, writtenAt: EpochMs): Promise<void> {
+    const { store, metadata } = this.#options
+    const file = await store.stat(digest)
+    if (file === undefined || (await metadata.blobs.size(digest)) !== undefined) return
+    await metadata.transaction((tx) => tx.recordBlob(digest, file.size, Math.floor(writtenAt)))
+    this.#found += 1
+  }
+
+  async #lose(digest: Digest): Promise<void> {
+    const { store, metadata, index, now } = this.#options
+    const known = await index.mirrored(digest)
+    const file = await store.stat(digest)
+    if (known === undefined || file?.size === known.size) return
+    const holding = await index.holding(digest)
+    if (holding.some(({ repository }) => repository.registry === LOCAL)) return
+    await metadata.transaction((tx) => {
+      for (const { repository } of holding) tx.deleteManifest(repository, digest, now())
+      tx.forgetBlob(digest)
+    })
+    if (file !== undefined) await store.delete(digest)
+    this.#lost += 1
+  }
+}
+
+/** The list goes through one folder after the other. */
+async function* byFolder(
+  list: AsyncIterable<ListedBlob>,
+): AsyncGenerator<[folder: string, files: Map<Digest, ListedBlob>]> {
+  let folder: string | undefined
+  let files = new Map<Digest, ListedBlob>()
+  for await (const it of list) {
+    const its = it.digest.slice(0, it.digest.indexOf(':') + 3)
+    if (folder !== undefined && its !== folder) {
+      yield [folder, files]
+      files = new Map()
+    }
+    folder = its
+    files.set(it.digest, it)
+  }
+  if (folder !== undefined) yield [folder, files]
+}
