@@ -23,11 +23,16 @@ export function openAudit(path: string): AuditIndex {
 
 /** The same, and when what was last checked. */
 export function openScrub(path: string): AuditIndex & { readonly scrub: ScrubIndex } {
-  const db = new Kysely<Tables>({ dialect: sqliteDialect(openReader(path)) })
+  const statements = openReader(path)
+  const db = new Kysely<Tables>({ dialect: sqliteDialect(statements) })
   return Object.assign(new SqlAudit(db), {
     scrub: new SqlScrub(db),
     problems: () => problemsOf(path),
-    [Symbol.asyncDispose]: () => db.destroy(),
+    [Symbol.asyncDispose]: async () => {
+      await db.destroy()
+      // Of a connection that was never used kysely knows nothing.
+      statements.close()
+    },
   })
 }
 

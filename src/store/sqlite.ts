@@ -66,9 +66,10 @@ export class Statements implements SqliteDatabase {
     this.prepare(sql).run(parameters)
   }
 
+  /** A second time does nothing. */
   close(): void {
     this.#prepared.clear()
-    this.#database.close()
+    if (this.#database.isOpen) this.#database.close()
   }
 }
 
