@@ -211,7 +211,7 @@ test('rateLimit: what a fallback has left for us is not told as what upstream ha
   await hub.stop()
   t.equal((await pull(url.tag)).cache, 'hit', 'the fallback has confirmed it')
   const metrics = (await pull(`${mirror.url}/metrics`)).body.toString()
-  t.match(metrics, /entrepot_upstream_ratelimit_remaining\{upstream="docker\.io"\} 99\n/)
+  t.match(metrics, /entrepot_upstream_ratelimit_remaining\{upstream="docker\.io",account="anonymous"\} 99\n/)
 })
 
 test('credentials go to the upstream itself and to nobody else', async (t) => {
