@@ -5,6 +5,7 @@ import { t as file, test, type Test } from 'tap'
 import { stringify } from 'yaml'
 import { eventually, pull, simulate } from '../support/app.ts'
 import { image, layer, type Image } from '../support/images.ts'
+import { pushBlob } from '../support/push.ts'
 import { Entrepot } from '../support/process.ts'
 import { messageOf, codeOf } from '../support/two-upstreams.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
@@ -190,10 +191,7 @@ test('an upstream is added, changed and taken away', async (t) => {
 test('a configuration that would hide what was pushed is refused', async (t) => {
   const { entrepot, reload, config } = await run(t)
   const blob = layer({ size: 1_000, seed: 'pushed' })
-  const started = await fetch(`${entrepot.url}/v2/mine.test/app/blobs/uploads/`, { method: 'POST' })
-  const place = new URL(started.headers.get('location') ?? '', started.url)
-  place.searchParams.set('digest', blob.digest)
-  t.equal((await fetch(place, { method: 'PUT', body: new Uint8Array(blob.bytes) })).status, 201)
+  t.equal((await pushBlob(`${entrepot.url}/v2/mine.test/app`, blob)).status, 201)
   const refused = await reload(config({}, { 'mine.test': { url: 'http://127.0.0.1:9' } }), OLD_STAYS)
   t.match(refused, { level: 'error', reason: /hide local repositories: mine\.test\/app/ })
   const kept = await pull(`${entrepot.url}/v2/mine.test/app/blobs/${blob.digest}`)
