@@ -76,7 +76,8 @@ export class Examiner implements AsyncDisposable {
       await metadata.transaction((tx) => tx.recordBlob(digest, size, now()))
     }
     if (finding?.wrong !== true) return undefined
-    if (!(before && finding.kind === 'missing')) this.#tell(finding)
+    // What is known to be damaged is news only when there was something to put aside again.
+    if (!before || finding.kind === 'corrupt') this.#tell(finding)
     if (gone !== undefined && isWorthFetching(gone)) await refetch(gone)
     return finding
   }
