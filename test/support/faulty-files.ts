@@ -6,12 +6,16 @@ import { nodeFiles, type Files } from '../../src/store/files.ts'
 /** `open` is for reading, `create` for writing. */
 export type Operation = 'open' | 'create' | 'write' | 'datasync' | 'rename' | 'remove' | 'makeFolder' | 'stat'
 
+const NEED_ROOM = new Set<Operation>(['create', 'write', 'datasync', 'rename', 'makeFolder'])
+
 export class FaultyFiles {
   /** Operation -> the code that it fails with. */
   readonly failing = new Map<Operation, string>()
   /** Bytes that writes still take before they fail with `fullWith`. */
   room = Infinity
   fullWith = 'ENOSPC'
+  /** So many more operations that need room work, then one fails with `fullWith`. */
+  untilFull = Infinity
   /** Descriptors that are open. */
   opened = 0
   readonly files: Files
@@ -20,6 +24,10 @@ export class FaultyFiles {
     const check = (operation: Operation): void => {
       const code = this.failing.get(operation)
       if (code !== undefined) throw systemError(code, operation)
+      if (NEED_ROOM.has(operation) && --this.untilFull < 0) {
+        this.untilFull = Infinity
+        throw systemError(this.fullWith, operation)
+      }
     }
     this.files = {
       ...nodeFiles,
@@ -66,6 +74,7 @@ export class FaultyFiles {
   heal(): void {
     this.failing.clear()
     this.room = Infinity
+    this.untilFull = Infinity
   }
 }
 
