@@ -63,7 +63,7 @@ export function createEvicting(options: EvictingOptions, closing: AsyncDisposabl
     const ended = reconciliation.run(ending.signal).then(
       () => evictor.grew(),
       (err: unknown) => {
-        if (!ending.signal.aborted) log.warn({ err }, 'the index could not be compared with the disk')
+        if (!ending.signal.aborted) log.debug({ err }, 'the index could not be compared with the disk')
       },
     )
     closing.defer(async () => {

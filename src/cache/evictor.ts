@@ -38,7 +38,7 @@ interface EvictorOptions {
 /** Others fill the disk as well, and readers let go without a word. */
 const LOOK_EVERY_MS: Milliseconds = 30_000
 
-/** After a look there is none for that many times as long as it took, unless somebody waits for it. */
+/** After a look at the index there is none for that many times as long as it took, unless somebody waits for it. */
 const REST = 20
 
 /** A client waits for it. */
@@ -60,6 +60,8 @@ export class Evictor implements Room, AsyncDisposable {
   /** The next look that nobody waits for. */
   #soon: NodeJS.Timeout | undefined
   #restUntil = 0
+  /** The last one; once is enough to be told of it. */
+  #failed = false
   #current: Promise<unknown> = Promise.resolve()
   #next: Promise<Bytes> | undefined
   /** Asked for since the last run began. */
@@ -174,23 +176,29 @@ export class Evictor implements Room, AsyncDisposable {
     const { signal } = this.#closing
     const urgent = this.#urgent
     this.#urgent = 0
-    const began = performance.now()
+    // What is evicted takes its time, and meanwhile more comes: that must not put off the next look.
+    let cost = 0
     try {
       using _alone = await locks.exclusive('eviction', signal)
       await eviction.settle(signal)
       let freed = 0
-      for (const goal of await this.#goals(urgent)) {
+      const began = performance.now()
+      const goals = await this.#goals(urgent).finally(() => (cost = performance.now() - began))
+      for (const goal of goals) {
         const bytes = goal.registry === undefined ? goal.bytes - freed : goal.bytes
         for await (const it of this.#pursue({ ...goal, bytes }, false, signal)) freed += it.bytes
       }
       if (freed > 0) await usage.measure()
+      this.#failed = false
       return freed
     } catch (err) {
-      if (!signal.aborted) log.warn({ err }, 'the eviction failed')
+      // What the index has to say of itself is said by those who pull.
+      const level = err instanceof Error && 'syscall' in err && !this.#failed ? 'warn' : 'debug'
+      if (!signal.aborted) log[level]({ err }, 'the eviction failed')
+      this.#failed = true
       throw err
     } finally {
-      const ended = performance.now()
-      this.#restUntil = ended + REST * (ended - began)
+      this.#restUntil = performance.now() + REST * cost
     }
   }
 
