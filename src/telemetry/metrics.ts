@@ -14,7 +14,8 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
   if (options.processMetrics) collectDefaultMetrics({ register: registry })
   const beforeScrape = new Set<() => void | Promise<void>>()
   const refresh = async (): Promise<void> => {
-    for (const it of beforeScrape) await it()
+    // A figure that cannot be had now is an old one; the others are told all the same.
+    for (const it of beforeScrape) await Promise.resolve(it()).catch(() => undefined)
   }
   return {
     registry,
