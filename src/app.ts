@@ -14,6 +14,7 @@ import { createExplainer } from './explaining.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createEvicting } from './evicting.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
+import { refuseHiddenNames } from './hiding.ts'
 import { createOperations } from './keeping.ts'
 import { LiveConfig } from './live-config.ts'
 import { createMirroring } from './mirroring.ts'
@@ -25,7 +26,7 @@ import { MirrorRepository } from './registry/mirror.ts'
 import { NameRegistry } from './registry/registry.ts'
 import { Search } from './registry/search.ts'
 import { createScrubbing, refetch } from './scrubbing.ts'
-import { refuseHiddenNames, reload, type Reloaded } from './reloading.ts'
+import { reload, type Reloaded } from './reloading.ts'
 import { startError } from './start-error.ts'
 import { openState } from './state.ts'
 import type { Files } from './store/files.ts'
@@ -183,7 +184,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     })
     const { port } = await server.listen(config.server.host, config.server.port)
     listeningPort = port
-    const operations = createOperations({ config, state, local, collector, evictor, serving: true })
+    const operations = createOperations({ live, state, local, collector, evictor, serving: true })
     evicting.start()
     scrub()
     closing.use(await openControl({ root, operations, log }))

@@ -7,15 +7,16 @@ import type { Logger } from 'pino'
 import type { Share } from './cache/budget.ts'
 import type { Evictor } from './cache/evictor.ts'
 import type { Config } from './config.ts'
+import type { LiveConfig } from './live-config.ts'
 import { parsePercent, parseSize } from './config/units.ts'
 import type { Operations } from './control/operations.ts'
 import { createEvicting } from './evicting.ts'
 import { createPushing } from './pushing.ts'
 import type { Collector } from './registry/gc.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
-import { hiddenLocalNames } from './registry/registry.ts'
 import { Refused } from './registry/refused.ts'
 import { Removals } from './registry/removals.ts'
+import { namesHiddenBy } from './hiding.ts'
 import { startError } from './start-error.ts'
 import { openState, type State } from './state.ts'
 import type { AuditIndex } from './store/audit.ts'
@@ -34,7 +35,7 @@ const VERIFY_LANES = Math.min(availableParallelism(), 4)
 
 /** What the operations work with; the same objects that everything else in the process uses. */
 interface KeepingParts {
-  readonly config: Config
+  readonly live: Pick<LiveConfig, 'config'>
   readonly state: State
   readonly local: LocalContext
   readonly collector: Collector
@@ -44,17 +45,16 @@ interface KeepingParts {
 }
 
 export function createOperations(parts: KeepingParts): Operations {
-  const { config, local, collector, evictor, serving } = parts
+  const { live, local, collector, evictor, serving } = parts
   const { root, database, hashers, holds } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, settings, now } = local
-  const upstreamNames = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
   const openIndex = (): AuditIndex => openAudit(database)
   const removals = new Removals({
     metadata: local.metadata,
     // Who may do that may change the configuration as well.
     openPushes: (name) => new LocalPushes({ ...local, settings: { immutable: [] } }, name),
-    local: config.local,
+    local: () => live.config.local,
   })
   return {
     gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
@@ -83,7 +83,7 @@ export function createOperations(parts: KeepingParts): Operations {
       restore(
         {
           ...{ disk, store, ingests, metadata, locks, localNames, settings, holds, now },
-          hidden: (names) => hiddenLocalNames(names, upstreamNames, config.local),
+          hidden: (names) => namesHiddenBy(live.config, names),
           open: openOutside,
         },
         args,
@@ -120,7 +120,7 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     })
     const closing = opening.move()
     return {
-      ...createOperations({ config, state, local, collector, evictor, serving: false }),
+      ...createOperations({ live: { config }, state, local, collector, evictor, serving: false }),
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {

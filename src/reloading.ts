@@ -6,11 +6,11 @@
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
 import { differencesOf } from './config/differences.ts'
+import { refuseHiddenNames } from './hiding.ts'
 import type { LiveConfig } from './live-config.ts'
 import type { SwitchableHubSearch } from './reaching.ts'
 import type { LocalNames } from './registry/local-names.ts'
-import { hiddenLocalNames, type NameRegistry } from './registry/registry.ts'
-import { StartError } from './start-error.ts'
+import type { NameRegistry } from './registry/registry.ts'
 import type { UpstreamSet } from './upstream-set.ts'
 
 interface ReloadingParts {
@@ -52,15 +52,4 @@ export async function reload(parts: ReloadingParts, read: Config): Promise<Reloa
     applied: differencesOf(before, after),
     needRestart: differencesOf(before, read).filter((key) => ONLY_AT_THE_START.test(key)),
   }
-}
-
-/** @throws StartError naming what would become unreachable */
-export function refuseHiddenNames(config: Config, localNames: LocalNames): void {
-  const names = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))
-  const hidden = hiddenLocalNames(localNames, names, config.local)
-  if (hidden.length === 0) return
-  const some = hidden.slice(0, 10).join(', ')
-  throw new StartError(
-    `the configured upstreams would hide local repositories: ${some}${hidden.length > 10 ? ' …' : ''}`,
-  )
 }

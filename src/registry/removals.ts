@@ -19,7 +19,7 @@ interface RemovalsOptions {
   readonly metadata: MetadataStore
   readonly openPushes: (name: RepositoryName) => PushTarget
   /** Globs of names that are always ours. */
-  readonly local: readonly string[]
+  readonly local: () => readonly string[]
 }
 
 /** One thing that was taken away. */
@@ -73,7 +73,7 @@ export class Removals {
         `${name} is in use: it still ${what}; \`entrepot rm --all ${name}\` deletes all of it first`,
       )
     }
-    if (!matchesAny(local, name)) return { what: 'name', name }
+    if (!matchesAny(local(), name)) return { what: 'name', name }
     return {
       what: 'name',
       name,

@@ -90,7 +90,9 @@ test(
       if (stdout === '') throw new Error(stderr)
       return JSON.parse(stdout) as { status: number; cache: string; body: string }
     }
-    const right = new Map([...held.manifests, ...held.blobs].map(({ digest, bytes }) => [digest, bytes]))
+    const right = new Map<string, Buffer>(
+      [...held.manifests, ...held.blobs].map(({ digest, bytes }) => [digest, bytes]),
+    )
     for (const path of paths) {
       const { status, body, cache } = await get(path)
       t.match({ status, cache }, { status: 200, cache: path === paths[0] ? 'stale' : 'hit' }, path)
