@@ -149,7 +149,8 @@ export class Scrub {
   async #untilDue(intervalMs: Milliseconds): Promise<Milliseconds> {
     const { index, now } = this.#options
     const oldest = await index.scrub.oldestCheck()
-    const left = oldest === undefined ? LONGEST_REST : oldest + intervalMs * DUE - now()
+    // What comes next is due half an interval from now at the earliest.
+    const left = (oldest ?? now()) + intervalMs * DUE - now()
     return Math.min(Math.max(left, restOf(intervalMs)), LONGEST_REST)
   }
 
