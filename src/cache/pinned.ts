@@ -32,19 +32,25 @@ export class Pinned {
   #of(manifest: Digest, holdings: readonly Holding[]): string | undefined {
     for (const { repository, tags } of holdings) {
       const name = `${repository.registry}/${repository.name}`
-      const glob = this.#globs().find((it) => keeps(it, name, manifest, tags))
+      const images = [`${name}@${manifest}`, ...tags.map((tag) => `${name}:${tag}`)]
+      const glob = this.#globs().find((it) => images.some((image) => pins(it, image)))
       if (glob !== undefined) return glob
     }
     return undefined
   }
 }
 
-function keeps(glob: string, name: string, digest: Digest, tags: readonly string[]): boolean {
-  const at = glob.indexOf('@')
-  const colon = at < 0 ? glob.indexOf(':', glob.lastIndexOf('/') + 1) : -1
-  const end = at < 0 ? colon : at
-  if (end < 0) return matchesAny([glob], name)
-  const which = glob.slice(end + 1)
-  if (!matchesAny([glob.slice(0, end)], name)) return false
-  return at < 0 ? tags.some((tag) => matchesAny([which], tag)) : matchesAny([which], digest)
+/** @param image `registry/name:tag` or `registry/name@digest` */
+export function pins(glob: string, image: string): boolean {
+  const [names, sign, which] = split(glob)
+  const [name, its, reference] = split(image)
+  if (!matchesAny([names], name)) return false
+  return sign === '' || (sign === its && matchesAny([which], reference))
+}
+
+/** A registry may have a port, and a digest has a colon too. */
+function split(text: string): [name: string, sign: string, reference: string] {
+  const at = text.indexOf('@')
+  const end = at < 0 ? text.indexOf(':', text.lastIndexOf('/') + 1) : at
+  return end < 0 ? [text, '', ''] : [text.slice(0, end), text.charAt(end), text.slice(end + 1)]
 }

@@ -1,8 +1,8 @@
 /**
  * Why what is here stays, or goes: pushed, pinned, in use, or by when it was last pulled.
  */
+import { pins } from '../cache/pinned.ts'
 import type { Digest } from '../oci/digest.ts'
-import { matchesAny } from '../oci/glob.ts'
 import { isDigestReference, type Reference } from '../oci/reference.ts'
 import type { InventoryIndex } from '../store/inventory.ts'
 import { LOCAL, type RepositoryKey } from '../store/metadata.ts'
@@ -66,7 +66,7 @@ async function pinsOf(
     names.add(`${listed}@${manifest}`)
   }
   return [...names].flatMap((it) => {
-    const glob = pin.find((one) => matchesAny([one], it))
+    const glob = pin.find((one) => pins(one, it))
     return glob === undefined ? [] : [{ glob, name: it }]
   })
 }
