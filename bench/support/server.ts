@@ -6,10 +6,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
 import { cpuSeconds, residentBytes } from './measured.ts'
 
+const START = path.join(import.meta.dirname, '../../src/start.js')
 const ROOT = path.join(import.meta.dirname, '../..')
 const SAMPLE_MS = 200
+/** A command that takes longer hangs. */
+const COMMAND_MS = 120_000
 
 export interface ServerOptions {
   readonly cache?: Record<string, unknown>
@@ -25,56 +29,85 @@ export class Server implements AsyncDisposable {
   readonly readyMs: number
   /** Where it keeps everything. */
   readonly folder: string
+  /** `storage.root` */
+  readonly root: string
+  /** Lines of its log that are errors, or worse. */
+  alarms: readonly string[] = []
   readonly #process: ChildProcess
   readonly #sampler: NodeJS.Timeout
   #peak = 0
 
-  private constructor(process: ChildProcess, url: string, folder: string, readyMs: number) {
+  private constructor(
+    process: ChildProcess,
+    started: { url: string; folder: string; root: string; readyMs: number },
+  ) {
     this.#process = process
-    this.url = url
-    this.folder = folder
-    this.readyMs = readyMs
+    this.url = started.url
+    this.folder = started.folder
+    this.root = started.root
+    this.readyMs = started.readyMs
     this.#sampler = setInterval(() => (this.#peak = Math.max(this.#peak, this.residentBytes())), SAMPLE_MS)
   }
 
   /** In front of that upstream. */
   static async start(
     upstream: string,
-    { cache = {}, root, config = {} }: ServerOptions = {},
+    { cache = {}, root: given, config = {} }: ServerOptions = {},
   ): Promise<Server> {
     const folder = mkdtempSync(path.join(tmpdir(), 'entrepot-bench-'))
-    const file = path.join(folder, 'config.yaml')
-    writeFileSync(
-      file,
-      // JSON is YAML.
-      JSON.stringify({
-        server: { port: 0 },
-        storage: { root: root ?? path.join(folder, 'data') },
-        cache,
-        upstreams: { 'docker.io': { url: upstream, default: true } },
-        log: { level: 'info' },
-        ...config,
-      }),
-    )
+    const root = given ?? path.join(folder, 'data')
+    writeConfig(folder, {
+      storage: { root },
+      cache,
+      upstreams: { 'docker.io': { url: upstream, default: true } },
+      ...config,
+    })
     // As a user starts it, and not through npm: the process has to be the one we measure.
     const { scripts } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as {
       scripts: { start: string }
     }
     const began = performance.now()
-    const child = spawn('sh', ['-c', `${scripts.start} --config "$0"`, file], {
+    const child = spawn('sh', ['-c', `${scripts.start} --config "$0"`, configIn(folder)], {
       cwd: ROOT,
-      env: { ...process.env, PATH: `${path.dirname(process.execPath)}:${process.env['PATH'] ?? ''}` },
+      env: environment(),
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     const lines = createInterface({ input: child.stdout })
+    const alarms: string[] = []
     const url = await new Promise<string>((resolve, reject) => {
       child.once('exit', (code) => reject(new Error(`entrepot ended with ${String(code)}`)))
       lines.on('line', (line) => {
-        const said = JSON.parse(line) as { url?: string }
-        if (said.url !== undefined) resolve(said.url)
+        if (line.startsWith('{"level":"error"') || line.startsWith('{"level":"fatal"')) alarms.push(line)
+        const [, said] = /"url":"(http[^"]+)"/.exec(line) ?? []
+        if (said !== undefined) resolve(said)
       })
     })
-    return new Server(child, url, folder, performance.now() - began)
+    const server = new Server(child, { url, folder, root, readyMs: performance.now() - began })
+    server.alarms = alarms
+    return server
+  }
+
+  /** The configuration is another one from now on, but for the folder. */
+  reconfigure(config: Record<string, unknown>): void {
+    writeConfig(this.folder, { storage: { root: this.root }, ...config })
+    this.#process.kill('SIGHUP')
+  }
+
+  /** A command of entrepot beside it, run to its end: `['gc', '--dry-run']`. */
+  async command(words: readonly string[]): Promise<{ code: number | null; output: string }> {
+    const child = spawn(process.execPath, [START, ...words, '--config', configIn(this.folder)], {
+      env: environment(),
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: COMMAND_MS,
+      killSignal: 'SIGKILL',
+    })
+    const ended = new Promise<number | null>((resolve) => child.once('close', resolve))
+    const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)])
+    return { code: await ended, output: stdout + stderr }
+  }
+
+  get running(): boolean {
+    return this.#process.exitCode === null && this.#process.signalCode === null
   }
 
   get pid(): number | undefined {
@@ -98,9 +131,24 @@ export class Server implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#sampler)
-    const ended = new Promise((resolve) => this.#process.once('exit', resolve))
-    this.#process.kill('SIGTERM')
-    await ended
+    if (this.running) {
+      const ended = new Promise((resolve) => this.#process.once('exit', resolve))
+      this.#process.kill('SIGTERM')
+      await ended
+    }
     rmSync(this.folder, { recursive: true, force: true })
   }
+}
+
+function configIn(folder: string): string {
+  return path.join(folder, 'config.yaml')
+}
+
+/** JSON is YAML. */
+function writeConfig(folder: string, config: Record<string, unknown>): void {
+  writeFileSync(configIn(folder), JSON.stringify({ server: { port: 0 }, log: { level: 'info' }, ...config }))
+}
+
+function environment(): NodeJS.ProcessEnv {
+  return { ...process.env, PATH: `${path.dirname(process.execPath)}:${process.env['PATH'] ?? ''}` }
 }
