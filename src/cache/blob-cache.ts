@@ -12,25 +12,18 @@ import { OciError } from '../oci/errors.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
-import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
 import type { BlobAnswer, BlobHead } from './answers.ts'
 import { BlobAccess } from './blob-access.ts'
-import { BypassSource } from './bypass.ts'
-import type { CacheStatus } from './cache-status.ts'
 import { Fill, type FillContext, type FillProgress } from './fill.ts'
-import { Follower } from './follower.ts'
+import { FillAnswers } from './fill-answers.ts'
 import type { MirroredName, Origin } from './origin.ts'
-import { corruptRefusal, refusal, refusalOf } from './refusals.ts'
+import { corruptRefusal } from './refusals.ts'
 import { ReaderSource } from './reader-source.ts'
 import { abandonable } from './waiters.ts'
 
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
 const HEADER_BUDGET_MS: Milliseconds = 15_000
-/** For those who join a fill that has been silent for longer than that. */
-const LATE_MS: Milliseconds = 500
-
-/** How long a download that was asked for under another name may take to begin before this name is asked for. */
-const OTHER_NAME_MS: Milliseconds = 1_000
 
 interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly store: BlobStore
@@ -52,6 +45,7 @@ export class BlobCache {
   readonly #running = new Map<string, Fill>()
   readonly #fills = new Set<Fill>()
   readonly #access: BlobAccess
+  readonly #answers: FillAnswers
   #closed = false
 
   /** Something is being fetched. */
@@ -61,7 +55,12 @@ export class BlobCache {
 
   constructor(options: BlobCacheOptions) {
     this.#options = options
-    this.#access = new BlobAccess({ headerBudgetMs: HEADER_BUDGET_MS, ...options })
+    const { metadata, metrics, log, maxUntoldSize, headerBudgetMs = HEADER_BUDGET_MS } = options
+    this.#access = new BlobAccess({ ...options, headerBudgetMs })
+    this.#answers = new FillAnswers({
+      ...{ access: this.#access, repositories: metadata.repositories },
+      ...{ headerBudgetMs, maxUntoldSize, metrics, log },
+    })
     this.#context = { ...options, onAdopted: (fill, blob) => this.#link(fill, blob) }
   }
 
@@ -78,13 +77,13 @@ export class BlobCache {
         if (!(await this.#access.mayJoin(running, repository, digest, signal))) return undefined
         // It may have ended while we asked; then the disk has it, or a new one starts.
         if (running !== this.#running.get(key)) continue
-        if (running.name === repository.name) return this.#follow(running, 'join', repository, signal)
+        if (running.name === repository.name) return this.#answers.follow(running, 'join', repository, signal)
         const size = (await this.#named(repository, digest))?.size
-        const delivers = await this.#delivers(running, size, signal)
+        const delivers = await this.#answers.delivers(running, size, signal)
         if (running !== this.#running.get(key)) continue
-        if (delivers) return this.#follow(running, 'join', repository, signal)
+        if (delivers) return this.#answers.follow(running, 'join', repository, signal)
         // Asked for under another name, to no avail so far: that is no answer for this one.
-        return this.#follow(this.#start(repository, digest, size), 'miss', repository, signal)
+        return this.#answers.follow(this.#start(repository, digest, size), 'miss', repository, signal)
       }
       const reader = await this.#stored(repository, digest, signal)
       if (reader !== undefined) return hit(digest, reader)
@@ -94,7 +93,12 @@ export class BlobCache {
       const descriptor = await this.#named(repository, digest)
       // No `await` between this look and the start: that is all the single-flight there is.
       if (this.#running.has(key)) continue
-      return this.#follow(this.#start(repository, digest, descriptor?.size), 'miss', repository, signal)
+      return this.#answers.follow(
+        this.#start(repository, digest, descriptor?.size),
+        'miss',
+        repository,
+        signal,
+      )
     }
   }
 
@@ -176,111 +180,6 @@ export class BlobCache {
     return fill
   }
 
-  /** That it brings bytes, or soon will. What goes wrong before that is the business of the name it was asked under. */
-  async #delivers(fill: Fill, size: Bytes | undefined, client: AbortSignal): Promise<boolean> {
-    const soon = AbortSignal.timeout(OTHER_NAME_MS)
-    try {
-      const began = await fill.begun(AbortSignal.any([client, soon]))
-      // Where the other name's manifest gave the size, ours may know better.
-      return began !== 'absent' && (size === undefined || fill.size === undefined || size === fill.size)
-    } catch {
-      client.throwIfAborted()
-      return false
-    }
-  }
-
-  async #follow(
-    fill: Fill,
-    cache: CacheStatus,
-    repository: MirroredName,
-    client: AbortSignal,
-  ): Promise<BlobAnswer | undefined> {
-    const place = fill.follow()
-    try {
-      const began = await this.#begun(fill, client)
-      const found =
-        began === 'diverted' && fill.size === undefined
-          ? await this.#access.ask(repository, fill.digest, client)
-          : { size: fill.size }
-      if (began === 'absent' || found === undefined) {
-        place[Symbol.dispose]()
-        return undefined
-      }
-      return this.#answer(fill, began === 'diverted' ? 'bypass' : cache, found.size, repository, place)
-    } catch (error) {
-      place[Symbol.dispose]()
-      const denial = error instanceof OciError && error.code === 'DENIED' ? error.cause : undefined
-      throw denial === undefined ? error : await this.#refusal(denial, repository)
-    }
-  }
-
-  #answer(
-    fill: Fill,
-    cache: CacheStatus,
-    size: Bytes | undefined,
-    repository: MirroredName,
-    place: Disposable,
-  ): BlobAnswer {
-    const { digest } = fill
-    const { metrics, log, maxUntoldSize, headerBudgetMs = HEADER_BUDGET_MS } = this.#options
-    return {
-      digest,
-      size,
-      cache,
-      get unverified() {
-        return fill.phase.is !== 'verified'
-      },
-      open: async (range, signal) => {
-        const follower = new Follower(fill, size, range, ({ position, sent, promised }, leaves) =>
-          BypassSource.open(
-            {
-              origin: repository.origin,
-              name: repository.name,
-              digest,
-              size,
-              range: range && { start: position, end: range.end },
-              sent: sent && { from: sent.download.ingest, to: position },
-              promised,
-              headerBudgetMs,
-              maxUntoldSize,
-              metrics,
-              log,
-            },
-            leaves,
-          ),
-        )
-        try {
-          await follower.ready(signal)
-          return follower
-        } catch (error) {
-          await follower[Symbol.asyncDispose]()
-          throw error
-        }
-      },
-      [Symbol.asyncDispose]: () => {
-        place[Symbol.dispose]()
-        return Promise.resolve()
-      },
-    }
-  }
-
-  /** Within the header budget; a fill that only waits its turn has its size to show and may take longer. */
-  async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
-    const { headerBudgetMs = HEADER_BUDGET_MS } = this.#options
-    // What one client has waited for in vain, the next need not: dockerd would ask a dozen times.
-    const budget = AbortSignal.timeout(Math.max(headerBudgetMs - fill.silentMs, LATE_MS))
-    try {
-      return await fill.begun(AbortSignal.any([client, budget]))
-    } catch (error) {
-      if (!budget.aborted || client.aborted || error !== budget.reason) throw error
-      if (fill.queued && fill.size !== undefined) return 'begun'
-      const { upstream, state } = fill.origin
-      const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
-      state.failed(fill.name, late)
-      throw refusal(late)
-    }
-  }
-
   /** From the disk, when this repository may read it. */
   async #stored(
     repository: MirroredName,
@@ -313,10 +212,6 @@ export class BlobCache {
     const { store, metadata } = this.#options
     const size = await metadata.blobs.size(digest)
     return size !== undefined && (await store.stat(digest))?.size !== size
-  }
-
-  #refusal(failure: unknown, repository: MirroredName): Promise<unknown> {
-    return refusalOf(failure, repository, this.#options.metadata.repositories)
   }
 
   #named(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
