@@ -10,14 +10,13 @@ import type { Room } from './cache/room.ts'
 import { StorageHealth } from './cache/storage-health.ts'
 import type { Config } from './config.ts'
 import { openControl } from './control/server.ts'
-import { createExplainer } from './explaining.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createEvicting } from './evicting.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
 import { refuseHiddenNames } from './hiding.ts'
 import { createOperations } from './keeping.ts'
 import { LiveConfig } from './live-config.ts'
-import { createMirroring } from './mirroring.ts'
+import { BUDGETS, createMirroring } from './mirroring.ts'
 import { createPushing, pushSettings } from './pushing.ts'
 import { SwitchableHubSearch } from './reaching.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
@@ -34,11 +33,8 @@ import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
+import { createTending } from './tending.ts'
 import { UpstreamSet } from './upstream-set.ts'
-
-/** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
-const STALE_BUDGET_MS = 5_000
-const BUDGET_MS = 15_000
 
 export interface AppOverrides {
   readonly log: Logger
@@ -87,8 +83,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { log, files, partialLimits, maxUntoldSize } = overrides
     const now = overrides.now ?? Date.now
     const monotonic = overrides.now ?? (() => performance.now())
-    const budgetMs = overrides.budgetMs ?? BUDGET_MS
-    const staleBudgetMs = overrides.staleBudgetMs ?? STALE_BUDGET_MS
+    const budgetMs = overrides.budgetMs ?? BUDGETS.budgetMs
+    const staleBudgetMs = overrides.staleBudgetMs ?? BUDGETS.staleBudgetMs
     const live = new LiveConfig(config)
 
     // The state: closed last, in the reverse order.
@@ -170,7 +166,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       catalog: (page, containing) => index.repositories.catalog(page, containing),
       hub,
     })
-    const explainer = createExplainer({ live, state, registry, fills: mirror.blobs, serving: true, now })
+    const tending = createTending({
+      ...{ live, state, registry, mirror, evicting, local, serving: true, now },
+    })
+    const { explainer } = tending
     const { cert, key } = config.server.tls
     server = createHttpServer({
       registry,
@@ -184,7 +183,11 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     })
     const { port } = await server.listen(config.server.host, config.server.port)
     listeningPort = port
-    const operations = createOperations({ live, state, local, collector, evictor, serving: true })
+    const operations = createOperations({
+      ...{ live, state, local, collector, evictor },
+      tending: tending.operations,
+      serving: true,
+    })
     evicting.start()
     scrub()
     closing.use(await openControl({ root, operations, log }))

@@ -28,8 +28,8 @@ export interface Evicting {
   readonly evictor: Evictor
   readonly recency: Recency
   readonly pinned: Pinned
-  /** Told of manifests that have gone. */
-  readonly removal: Pick<Removal, 'onManifest'>
+  readonly images: CachedImages
+  readonly removal: Removal
   /** Looks by itself from now on, and sets right what a crash has left. */
   start(): void
 }
@@ -71,7 +71,7 @@ export function createEvicting(options: EvictingOptions, closing: AsyncDisposabl
       await ended
     })
   }
-  return { evictor, recency, pinned, removal, start }
+  return { evictor, recency, pinned, images, removal, start }
 }
 
 function budgetOf({ cache, upstreams }: Config): BudgetSettings {

@@ -13,10 +13,9 @@ import type { Operations } from './control/operations.ts'
 import { createEvicting } from './evicting.ts'
 import { createPushing } from './pushing.ts'
 import type { Collector } from './registry/gc.ts'
-import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
-import { Refused } from './registry/refused.ts'
-import { Removals } from './registry/removals.ts'
 import { namesHiddenBy } from './hiding.ts'
+import type { LocalContext } from './registry/local-pushes.ts'
+import { Refused } from './registry/refused.ts'
 import { startError } from './start-error.ts'
 import { openState, type State } from './state.ts'
 import type { AuditIndex } from './store/audit.ts'
@@ -26,6 +25,7 @@ import { NewFile, openOutside } from './store/outside-file.ts'
 import { StorageError } from './store/storage-error.ts'
 import { openAudit, openSnapshot } from './store/sqlite-audit.ts'
 import { createMetrics } from './telemetry/metrics.ts'
+import { openTending } from './tending-alone.ts'
 import { createNotifier } from './telling.ts'
 import { backup } from './upkeep/backup.ts'
 import { restore } from './upkeep/restore.ts'
@@ -40,6 +40,8 @@ interface KeepingParts {
   readonly local: LocalContext
   readonly collector: Collector
   readonly evictor: Evictor
+  /** What is done about single images. */
+  readonly tending: Pick<Operations, 'explain' | 'ls' | 'rm' | 'release' | 'refresh'>
   /** Somebody pulls and pushes meanwhile. */
   readonly serving: boolean
 }
@@ -50,23 +52,12 @@ export function createOperations(parts: KeepingParts): Operations {
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, settings, now } = local
   const openIndex = (): AuditIndex => openAudit(database)
-  const removals = new Removals({
-    metadata: local.metadata,
-    // Who may do that may change the configuration as well.
-    openPushes: (name) => new LocalPushes({ ...local, settings: { immutable: [] } }, name),
-    local: () => live.config.local,
-  })
   return {
     gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
     async *evict({ dryRun, to }, signal) {
       yield* evictor.evict({ dryRun, to: to === undefined ? undefined : shareOf(to) }, signal)
     },
-    async *rm({ name, reference }) {
-      yield await removals.remove(name, reference)
-    },
-    async *release({ name }) {
-      yield await removals.release(name)
-    },
+    ...parts.tending,
     verify: (args, signal) =>
       verify({ disk, store, metadata, locks, openIndex, now, serving, lanes: VERIFY_LANES }, args, signal),
     backup: (args, signal) =>
@@ -105,7 +96,8 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const state = await openState(config, opening)
     const metrics = createMetrics()
     // What brings bytes here makes room for them, as it does while somebody serves.
-    const { evictor } = createEvicting({ live: { config }, state, metrics, log, now }, opening)
+    const evicting = createEvicting({ live: { config }, state, metrics, log, now }, opening)
+    const { evictor } = evicting
     state.fullDisk.makeRoom = (bytes) => evictor.free(bytes)
     const port = (): number => config.server.port
     const notifier = opening.use(createNotifier({ config, metadata: state.index, port, metrics, log, now }))
@@ -118,9 +110,10 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
       // Whoever reads here looks at everything closely.
       suspect: () => undefined,
     })
+    const tending = openTending({ config, state, local, evicting, metrics, log, now }, opening)
     const closing = opening.move()
     return {
-      ...createOperations({ live: { config }, state, local, collector, evictor, serving: false }),
+      ...createOperations({ live: { config }, state, local, collector, evictor, tending, serving: false }),
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {

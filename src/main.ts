@@ -6,7 +6,10 @@ import { Command, CommanderError, Option } from 'commander'
 import { backup } from './cli/backup.ts'
 import type { Edge } from './cli/edge.ts'
 import { evict } from './cli/evict.ts'
+import { explain } from './cli/explain.ts'
 import { gc } from './cli/gc.ts'
+import { ls } from './cli/ls.ts'
+import { refresh } from './cli/refresh.ts'
 import { rm } from './cli/rm.ts'
 import { restore } from './cli/restore.ts'
 import { serve } from './cli/serve.ts'
@@ -108,14 +111,49 @@ program
 program
   .command('rm')
   .description(
-    'remove what was pushed: a tag (NAME:TAG), an image (NAME@DIGEST), or a repository (--all NAME)',
+    'remove what was pushed, or what is mirrored: a tag (NAME:TAG), an image (NAME@DIGEST), or all of a name (--all NAME)',
   )
   .argument('<ref...>')
   .option(...CONFIG)
-  .addOption(new Option('--all', 'the whole repository; its name stays local').conflicts('release'))
+  .addOption(
+    new Option('--all', 'the whole repository; the name of one that was pushed stays local').conflicts(
+      'release',
+    ),
+  )
   .option('--release', 'let go of the name of an empty repository, so that it is mirrored again')
   .action(async (refs: string[], options: { config?: string; all?: boolean; release?: boolean }) => {
     process.exit(await rm(refs, options, edge))
+  })
+
+program
+  .command('explain')
+  .description('tell which rule takes a name, what of the image is here, and what a pull would do now')
+  .argument('<ref>', 'nginx, team/app:1, quay.io/x/y@sha256:…')
+  .option(...CONFIG)
+  .option('--ns <registry>', 'as containerd and BuildKit say which registry they mean')
+  .option('--json', 'all of it, for programs')
+  .action(async (ref: string, options: { config?: string; ns?: string; json?: boolean }) => {
+    process.exit(await explain(ref, options, edge))
+  })
+
+program
+  .command('ls')
+  .description('list what can be pulled here: name, digest, size, when it was pulled and when it came')
+  .argument('[pattern]', 'what names begin with, or a glob such as quay.io/**:v1.*')
+  .option(...CONFIG)
+  .option('--json', 'one JSON object a line')
+  .action(async (pattern: string | undefined, options: { config?: string; json?: boolean }) => {
+    process.exit(await ls(pattern, options, edge))
+  })
+
+program
+  .command('refresh')
+  .description('ask upstream about an image now, and fetch what is missing of what was here of it')
+  .argument('<ref...>')
+  .option(...CONFIG)
+  .option('--ns <registry>', 'as containerd and BuildKit say which registry they mean')
+  .action(async (refs: string[], options: { config?: string; ns?: string }) => {
+    process.exit(await refresh(refs, options, edge))
   })
 
 program

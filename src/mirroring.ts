@@ -21,6 +21,9 @@ import type { MirrorContext } from './registry/mirror.ts'
 import type { State } from './state.ts'
 import type { Metrics } from './telemetry/metrics.ts'
 
+/** How long upstream gets where something stale can answer, and where nothing can. DESIGN "Freshness". */
+export const BUDGETS = { staleBudgetMs: 5_000, budgetMs: 15_000 }
+
 interface MirroringOptions {
   readonly live: LiveConfig
   readonly state: State

@@ -153,6 +153,25 @@ export class BlobCache {
     this.#start(repository, descriptor.digest, descriptor.size)
   }
 
+  /**
+   * Brings it here, and resolves when it is: not while it is only on its way.
+   *
+   * @returns its size; undefined when upstream says that there is none
+   * @throws OciError when it cannot be had, or cannot be kept
+   */
+  async bring(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<Bytes | undefined> {
+    await using answer = await this.get(repository, digest, signal)
+    if (answer === undefined) return undefined
+    const fill = this.#running.get(keyOf(repository, digest))
+    if (fill !== undefined) {
+      await abandonable(fill.settled, signal)
+      if (fill.phase.is === 'failed') throw fill.phase.error
+    }
+    const here = await this.#options.store.stat(digest)
+    if (here !== undefined) return here.size
+    throw new OciError('UNAVAILABLE', { digest }, { message: 'the disk would not keep it' })
+  }
+
   /** Ends all fills; what they have is kept for the next start. */
   async close(): Promise<void> {
     this.#closed = true

@@ -140,6 +140,45 @@ export class ManifestCache {
     })
   }
 
+  /**
+   * What the tag is now, however young what we know of it is, and whatever it costs. Who asks for the tag meanwhile
+   * joins, and this joins whoever asks already. Resolves when it is written down.
+   *
+   * @throws OciError when upstream cannot say
+   */
+  async refresh(
+    repository: MirroredName,
+    tag: Tag,
+    signal: AbortSignal,
+  ): Promise<CachedManifest | undefined> {
+    const key = flightKey(repository, `${repository.name}:${tag}`)
+    const known = await this.#options.metadata.tags.get(repositoryKey(repository), tag)
+    const record = known?.deletedAt === undefined ? known : undefined
+    const found = await this.#within(repository, false, nothingStale, signal, async (budget) => {
+      const { answer } = await this.#fetches.join(key, budget, () =>
+        this.#work(repository, (work) =>
+          record === undefined
+            ? this.#source.fetchTag(repository, tag, undefined, work)
+            : this.#source.revalidate(repository, record, false, work),
+        ),
+      )
+      return answer === false ? undefined : answer
+    })
+    await this.#fetches.settled(key)
+    return found
+  }
+
+  /** Resolves when what is being fetched of it at the moment, if anything is, has been written down. */
+  async settled(repository: MirroredName, reference: Reference): Promise<void> {
+    const at = isDigestReference(reference) ? '@' : ':'
+    await this.#fetches.settled(flightKey(repository, `${repository.name}${at}${reference}`))
+  }
+
+  /** What upstream said of it is not believed any more: it was taken away by hand, and the next pull asks anew. */
+  forget(repository: MirroredName, reference: Reference): void {
+    this.#source.forget(repository, reference)
+  }
+
   /** Asks upstream nothing more; resolves when everything that was fetched is written down. */
   async close(): Promise<void> {
     this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))

@@ -6,7 +6,7 @@
  */
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
-import type { Reference, Tag } from '../oci/reference.ts'
+import { isDigestReference, type Reference, type Tag } from '../oci/reference.ts'
 import type { TagRecord } from '../store/metadata.ts'
 import type { Milliseconds, UpstreamManifest } from '../upstream/upstream.ts'
 import type { ManifestHead } from './answers.ts'
@@ -53,6 +53,20 @@ export class ManifestSource {
   /** Upstream said a short while ago that it is gone, and it is kept. */
   isGone(repository: MirroredName, tag: Tag): boolean {
     return repository.origin.state.isAbsent(goneKey(repository, tag))
+  }
+
+  forget(repository: MirroredName, reference: Reference): void {
+    const { state } = repository.origin
+    const key = headKey(repository, reference)
+    this.#heads.delete(key)
+    state.forgetAbsent(key)
+    if (isDigestReference(reference)) {
+      state.forgetAbsent(`${repository.name}@${reference}`)
+      return
+    }
+    this.#keeper.moves.forget(repository, reference)
+    state.forgetAbsent(`${repository.name}:${reference}`)
+    state.forgetAbsent(goneKey(repository, reference))
   }
 
   /**
@@ -263,7 +277,8 @@ function headKey({ origin, name }: MirroredName, reference: Reference): string {
   return `HEAD ${origin.upstream.key} ${name} ${reference}`
 }
 
-function goneKey({ name }: MirroredName, tag: Tag): string {
+/** What {@link UpstreamState} remembers of a tag that is gone and kept. */
+export function goneKey({ name }: Pick<MirroredName, 'name'>, tag: Tag): string {
   return `gone ${name}:${tag}`
 }
 

@@ -14,7 +14,7 @@ export interface Flight<Answer> {
 
 export class SingleFlight<Answer> {
   readonly #flights = new Map<string, Promise<Answer>>()
-  readonly #settling = new Set<Promise<void>>()
+  readonly #settling = new Map<string, Promise<void>>()
 
   /** @throws what the work throws, or the signal's reason: then the work goes on for the others */
   async join(
@@ -33,15 +33,20 @@ export class SingleFlight<Answer> {
     this.#flights.set(key, flight)
     const forget = (): void => {
       this.#flights.delete(key)
-      this.#settling.delete(settled)
+      this.#settling.delete(key)
     }
     const settled = started.then(({ after }) => after).then(forget, forget)
-    this.#settling.add(settled)
+    this.#settling.set(key, settled)
     return flight
+  }
+
+  /** Resolves when what is in flight for that key, if anything is, has settled. */
+  async settled(key: string): Promise<void> {
+    await this.#settling.get(key)
   }
 
   /** Resolves when nothing is in flight. */
   async idle(): Promise<void> {
-    while (this.#settling.size > 0) await Promise.all(this.#settling)
+    while (this.#settling.size > 0) await Promise.all(this.#settling.values())
   }
 }

@@ -24,6 +24,7 @@ export interface UpstreamState {
   /** Said to be absent a short while ago. `what` is any text that names it within this upstream. */
   isAbsent(what: string): boolean
   rememberAbsent(what: string, forMs: Milliseconds): void
+  forgetAbsent(what: string): void
 
   /** Upstream denies a repository of which something cached is served: for {@link health}. */
   servedDenied(name: RepositoryName, message: string): void
@@ -90,6 +91,10 @@ export class InProcessUpstreamState implements UpstreamState {
 
   rememberAbsent(what: string, forMs: Milliseconds): void {
     this.#absent.set(what, this.#now() + forMs)
+  }
+
+  forgetAbsent(what: string): void {
+    this.#absent.delete(what)
   }
 
   servedDenied(name: RepositoryName, message: string): void {

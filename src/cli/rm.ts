@@ -1,12 +1,13 @@
 /**
- * `entrepot rm REF`: takes away a tag, an image or a repository that was pushed here; `entrepot rm --release NAME`
- * lets go of the name of one that is empty.
+ * `entrepot rm REF`: takes away a tag, an image or a repository, pushed or mirrored; `entrepot rm --release NAME` lets
+ * go of the name of one that was pushed and is empty.
  */
 import { Refused } from '../registry/refused.ts'
 import type { Removed } from '../registry/removals.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
+import { sizeText } from './units.ts'
 
 interface RmOptions extends CommonOptions {
   readonly all?: boolean
@@ -46,12 +47,13 @@ function parse(ref: string, whole: boolean): { name: string; reference?: string 
   return { name, reference: ref.slice(end + 1) }
 }
 
-function sentence({ what, name, reference, note }: Removed): string {
+function sentence({ what, name, reference, bytes = 0, note }: Removed): string {
   const done = {
     tag: `removed ${name}:${reference ?? ''}`,
     image: `removed ${name}@${reference ?? ''} and its tags`,
     repository: `removed all of ${name}`,
     name: `released ${name}`,
   }[what]
-  return note === undefined ? done : `${done}; ${note}`
+  const freed = bytes === 0 ? [] : [`freed ${sizeText(bytes)}`]
+  return [done, ...freed, ...(note === undefined ? [] : [note])].join('; ')
 }

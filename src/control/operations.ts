@@ -15,6 +15,9 @@
  */
 import type { Evicted } from '../cache/eviction.ts'
 import type { Collected } from '../registry/gc.ts'
+import type { Explanation } from '../registry/explanation.ts'
+import type { ListPart } from '../registry/listing.ts'
+import type { RefreshEvent } from '../registry/refresh.ts'
 import type { Removed } from '../registry/removals.ts'
 import type { BackupEvent } from '../upkeep/backup.ts'
 import type { VerifyEvent } from '../upkeep/findings.ts'
@@ -32,13 +35,25 @@ export interface Operations {
     args: { readonly dryRun: boolean; readonly to?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Evicted>
-  /** @throws Refused for what is not local, or not there */
+  /** @throws Refused for what is not there */
   rm(
     args: { readonly name: string; readonly reference?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Removed>
   /** Lets go of a local name, so that it is mirrored again. @throws Refused while it holds something */
   release(args: { readonly name: string }, signal: AbortSignal): AsyncIterable<Removed>
+  /** @param args.ref `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. One event. @throws OciError for what is no name */
+  explain(
+    args: { readonly ref: string; readonly namespace?: string | undefined },
+    signal: AbortSignal,
+  ): AsyncIterable<Explanation>
+  /** What can be pulled here, by name; `pattern` is a glob, or what names begin with. */
+  ls(args: { readonly pattern?: string | undefined }, signal: AbortSignal): AsyncIterable<ListPart>
+  /** Brings one mirrored image up to date. @throws Refused for what is not mirrored, or not here */
+  refresh(
+    args: { readonly ref: string; readonly namespace?: string | undefined },
+    signal: AbortSignal,
+  ): AsyncIterable<RefreshEvent>
   /** What is wrong, as it is found; with `repair`, what was done about it. */
   verify(args: { readonly repair: boolean }, signal: AbortSignal): AsyncIterable<VerifyEvent>
   /** Everything that was pushed, in one archive: at `to`, or, without it, in pieces. */
@@ -57,6 +72,9 @@ export const OPERATIONS = Object.keys({
   evict: true,
   rm: true,
   release: true,
+  explain: true,
+  ls: true,
+  refresh: true,
   verify: true,
   backup: true,
   restore: true,

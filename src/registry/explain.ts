@@ -4,11 +4,11 @@
  * Asks no upstream and changes nothing: not what is known, not what is kept, not the order in which things are
  * evicted. Of a name that a pull is refused for, nothing is told but why.
  */
+import { goneKey } from '../cache/manifest-source.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
-import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
-import { isDigestReference, type ImageReference, type Tag } from '../oci/reference.ts'
+import { isDigestReference, type ImageReference, type Reference, type Tag } from '../oci/reference.ts'
 import { LOCAL, type MetadataStore, type RepositoryKey } from '../store/metadata.ts'
 import type {
   Explanation,
@@ -118,7 +118,7 @@ export class Explainer {
 
   async #local(
     name: ImageReference['name'],
-    reference: ImageReference['reference'],
+    reference: Reference,
   ): Promise<Pick<Explanation, 'tag' | 'image' | 'keeping' | 'pull'>> {
     const { metadata, now } = this.#options
     const key = { registry: LOCAL, name }
@@ -139,7 +139,7 @@ export class Explainer {
     route: RouteExplained,
     entry: UpstreamEntry,
     { name }: Pick<Destination, 'name'>,
-    reference: ImageReference['reference'],
+    reference: Reference,
   ): Promise<Pick<Explanation, 'tag' | 'image' | 'keeping' | 'upstream' | 'pull'>> {
     const { settings, serving } = this.#options
     const mirrored: MirroredName = { origin: entry.origin, name }
@@ -150,15 +150,13 @@ export class Explainer {
     const image = await this.#image(mirrored, reference, tag)
     const { staleIfErrorMs, staleIfDeniedMs } = settings()
     const silence = silenceOf(mirrored)
-    const what = byDigest ? `${name}@${reference}` : `${name}:${reference}`
-    const absent = origin.state.isAbsent(what)
-      ? 'reference'
-      : origin.state.isAbsent(name) && !byDigest
-        ? 'repository'
-        : undefined
+    const longest = origin.on404 === 'keep' ? Infinity : staleIfErrorMs
     const pull = forecast({
-      ...{ upstream: origin.upstream.key, reference, tag, image, absent, silence },
-      staleForMs: silence?.denied === true ? staleIfDeniedMs : staleIfErrorMs,
+      ...{ upstream: origin.upstream.key, reference, tag, image, silence },
+      absent: absenceOf(mirrored, reference),
+      pullsRefused: origin.upstream.sparing(0)?.message,
+      pullsSpared: origin.upstream.sparing(origin.reserve)?.message,
+      staleForMs: silence?.denied === true ? staleIfDeniedMs : longest,
     })
     const keeping = image && (await this.#keeping(key, image, reference))
     return { pull, tag, image, keeping, upstream: explainUpstream(mirrored, serving) }
@@ -172,6 +170,8 @@ export class Explainer {
     const ttlMs = mirrored.origin.tagTtlMs
     const { digest, deletedAt } = record
     if (deletedAt !== undefined) return { digest, checkedMsAgo: age, ttlMs, goneMsAgo: now() - deletedAt }
+    if (matchesAny(mirrored.origin.immutableTags, tag))
+      return { digest, checkedMsAgo: age, ttlMs, immutable: true }
     // A clock that was set back would keep it young for as long.
     const fresh = age >= 0 && age < ttlMs
     return {
@@ -184,7 +184,7 @@ export class Explainer {
 
   async #image(
     mirrored: MirroredName,
-    reference: ImageReference['reference'],
+    reference: Reference,
     tag: TagExplained | undefined,
   ): Promise<ImageExplained | undefined> {
     const { tags } = this.#options.metadata
@@ -205,7 +205,7 @@ export class Explainer {
   #keeping(
     repository: RepositoryKey,
     image: ImageExplained,
-    reference: ImageReference['reference'],
+    reference: Reference,
   ): Promise<KeepingExplained | undefined> {
     const { metadata, settings, inUse = () => false } = this.#options
     return keepingOf(
@@ -217,7 +217,19 @@ export class Explainer {
   }
 }
 
-function localForecast(image: ImageExplained | undefined, reference: Tag | Digest): Forecast {
+function absenceOf(
+  mirrored: MirroredName,
+  reference: Reference,
+): 'repository' | 'reference' | 'kept' | undefined {
+  const { origin, name } = mirrored
+  const { state } = origin
+  if (isDigestReference(reference)) return state.isAbsent(`${name}@${reference}`) ? 'reference' : undefined
+  if (state.isAbsent(`${name}:${reference}`)) return 'reference'
+  if (state.isAbsent(name)) return 'repository'
+  return state.isAbsent(goneKey(mirrored, reference)) ? 'kept' : undefined
+}
+
+function localForecast(image: ImageExplained | undefined, reference: Reference): Forecast {
   if (image?.held !== true || image.manifest === 'missing' || image.manifest === 'quarantined') {
     const lost = image?.held === true ? ', as the bytes of its manifest are lost: push it again' : ''
     return { outcome: 'absent', sentences: [`404: there is no ${reference} here${lost}`] }

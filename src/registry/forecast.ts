@@ -14,14 +14,19 @@ export interface Prospect {
   readonly reference: string
   readonly tag: TagExplained | undefined
   readonly image: ImageExplained | undefined
-  /** Upstream said a short while ago that there is none; of the whole repository, or of this reference. */
-  readonly absent: 'repository' | 'reference' | undefined
+  /**
+   * Upstream said a short while ago that there is none: of the whole repository, or of this reference; `kept` where
+   * what it named goes on answering all the same.
+   */
+  readonly absent: 'repository' | 'reference' | 'kept' | undefined
   /** Why nothing can be asked of it now: a clause. */
   readonly silence: { readonly why: string; readonly denied: boolean } | undefined
+  /** Why no manifest would be fetched from it now, although it can be asked. */
+  readonly pullsRefused: string | undefined
+  /** Why none is fetched while something here can answer. */
+  readonly pullsSpared: string | undefined
   /** How long what is old may answer in its place. */
   readonly staleForMs: Milliseconds
-  /** Pulls that are left are to be kept for what is not here at all. */
-  readonly sparing?: string | undefined
 }
 
 export function forecast(prospect: Prospect): Forecast {
@@ -31,7 +36,7 @@ export function forecast(prospect: Prospect): Forecast {
 }
 
 function manifestForecast(prospect: Prospect): Forecast {
-  const { upstream, reference, tag, image, absent, silence } = prospect
+  const { upstream, reference, tag, image, absent } = prospect
   if (absent === 'repository') {
     return told('refused', `404: ${upstream} said a short while ago that it has no such repository`)
   }
@@ -39,61 +44,62 @@ function manifestForecast(prospect: Prospect): Forecast {
     return told('absent', `404: ${upstream} said a short while ago that it has no ${reference}`)
   }
   const here = image?.manifest === 'present'
-  if (tag === undefined || tag.goneMsAgo !== undefined) {
-    // By digest, or a tag that is not known: what is held answers, all else is asked for.
-    if (image?.held === true && here && tag === undefined) return fromHere(upstream)
-    if (silence !== undefined) return cannot(prospect)
-    if (tag !== undefined) return told('get', `would ask ${upstream} again, which said that the tag is gone`)
-    if (here) return told('head', `would ask ${upstream} by HEAD whether this name may have what is here`)
-    return told('get', `would fetch the manifest from ${upstream}`)
+  if (tag === undefined && here && image.held) return fromHere(upstream)
+  if (tag === undefined && here) {
+    const may = `would ask ${upstream} by HEAD whether this name may have what is here`
+    return asking(prospect, 'head', may)
+  }
+  if (tag === undefined) return asking(prospect, 'get', `would fetch the manifest from ${upstream}`)
+  if (tag.goneMsAgo !== undefined) {
+    return asking(prospect, 'get', `would ask ${upstream} again, which said that the tag is gone`)
   }
   if (tag.oldForMs === undefined) {
-    if (image?.held === true && here) return fromHere(upstream)
-    if (silence !== undefined) return cannot(prospect)
-    return told('get', `would fetch the manifest, which is not here, from ${upstream}`)
+    if (here && image.held) return fromHere(upstream)
+    return asking(prospect, 'get', `would fetch the manifest, which is not here, from ${upstream}`)
   }
   if (!here) {
-    if (silence !== undefined) return cannot(prospect)
-    return told('get', `would ask ${upstream} what the tag is now, and fetch that manifest`)
+    return asking(prospect, 'get', `would ask ${upstream} what the tag is now, and fetch that manifest`)
   }
-  if (silence !== undefined) return stale(prospect, tag)
-  const allowed = tag.checkedMsAgo <= prospect.staleForMs
-  return told(
-    'head',
-    `would ask ${upstream} by HEAD, which costs no pull, and answer from here when the tag has not moved`,
-    allowed
-      ? `would answer stale if ${upstream} cannot say`
-      : `503 if ${upstream} cannot say: it was confirmed too long ago to be answered stale`,
-    ...(prospect.sparing === undefined
-      ? []
-      : [`would answer stale also when the tag has moved: ${prospect.sparing}`]),
-  )
+  return absent === 'kept'
+    ? told('stale', `would be answered from here, marked stale: ${upstream} says that the tag is gone`)
+    : revalidating(prospect, tag)
 }
 
 function fromHere(upstream: string): Forecast {
   return told('hit', `would be answered from here, without asking ${upstream}`)
 }
 
-function stale({ upstream, silence, staleForMs }: Prospect, tag: TagExplained): Forecast {
-  if (tag.checkedMsAgo > staleForMs) {
-    const { why = '' } = silence ?? {}
-    const limit = spanText(staleForMs)
-    const sentence = `${why}, and what is here was confirmed ${spanText(tag.checkedMsAgo)} ago, more than ${limit}`
-    return silence?.denied === true
-      ? told('refused', `403: ${sentence}`)
-      : told('unavailable', `503: ${sentence}`)
-  }
-  return told(
-    'stale',
-    `would be answered from here, marked stale: ${silence?.why ?? `${upstream} cannot say`}`,
-  )
-}
-
-function cannot({ silence }: Prospect): Forecast {
-  const { why = '', denied = false } = silence ?? {}
-  return denied
+/** Nothing here can answer in its place. */
+function asking(prospect: Prospect, outcome: 'get' | 'head', sentence: string): Forecast {
+  const { silence, pullsRefused } = prospect
+  const why = silence?.why ?? (outcome === 'get' ? pullsRefused : undefined)
+  if (why === undefined) return told(outcome, sentence)
+  return silence?.denied === true
     ? told('refused', `403: ${why}, and this is not cached`)
     : told('unavailable', `503: ${why}, and this is not cached`)
+}
+
+/** An old tag whose manifest is here. */
+function revalidating(prospect: Prospect, { checkedMsAgo }: TagExplained): Forecast {
+  const { upstream, silence, staleForMs, pullsSpared } = prospect
+  const tooOld = checkedMsAgo > staleForMs
+  const since = `it was confirmed ${spanText(checkedMsAgo)} ago, more than ${spanText(staleForMs)}`
+  if (silence !== undefined && tooOld) {
+    const sentence = `${silence.why}, and ${since}`
+    return silence.denied ? told('refused', `403: ${sentence}`) : told('unavailable', `503: ${sentence}`)
+  }
+  if (silence !== undefined) {
+    return told('stale', `would be answered from here, marked stale: ${silence.why}`)
+  }
+  return told(
+    'head',
+    `would ask ${upstream} by HEAD, which costs no pull, and answer from here when the tag has not moved`,
+    tooOld
+      ? `503 if ${upstream} cannot say: ${since}`
+      : `would answer stale if ${upstream} cannot say${
+          pullsSpared === undefined ? '' : `, and when the tag has moved, to spare a pull: ${pullsSpared}`
+        }`,
+  )
 }
 
 function told(outcome: Forecast['outcome'], ...sentences: string[]): Forecast {

@@ -19,8 +19,8 @@ export interface ImageHereOptions {
   readonly metadata: Pick<MetadataStore, 'manifests' | 'blobs' | 'inventory'>
   /** Downloads that are running; nothing where none can be. */
   readonly fills?: Pick<BlobCache, 'progress'> | undefined
-  /** What was pulled later than is written down. */
-  readonly pulledAt?: ((digest: Digest) => EpochMs | undefined) | undefined
+  /** The later of what was written down and what was not. */
+  readonly latest: (digest: Digest, written: EpochMs) => EpochMs
   /** Somebody reads it, fetches it, or puts it in its place. */
   readonly inUse?: ((digest: Digest) => boolean) | undefined
   readonly now: () => EpochMs
@@ -84,8 +84,7 @@ export class ImageHere {
   }
 
   #pulledAt(digest: Digest, known: KnownBytes | undefined): EpochMs | undefined {
-    const later = this.#options.pulledAt?.(digest)
-    return later === undefined || known === undefined ? known?.pulledAt : Math.max(later, known.pulledAt)
+    return known && this.#options.latest(digest, known.pulledAt)
   }
 
   /** Manifest -> what it names, as far as the index knows. */

@@ -2,7 +2,7 @@
  * What a person takes away by hand: tags, images and whole repositories that were pushed here, and the hold on a
  * name that nothing is left of.
  *
- * Deleting frees no bytes; the collector does, after its grace period. Nothing that was mirrored is touched.
+ * Deleting frees no bytes; the collector does, after its grace period. What is mirrored: `mirror-removals.ts`.
  */
 import { matchesAny } from '../oci/glob.ts'
 import {
@@ -11,6 +11,7 @@ import {
   parseRepositoryName,
   type RepositoryName,
 } from '../oci/reference.ts'
+import type { Bytes } from '../store/blob-store.ts'
 import { LOCAL, type MetadataStore } from '../store/metadata.ts'
 import type { PushTarget } from './pushes.ts'
 import { Refused } from './refused.ts'
@@ -28,6 +29,8 @@ export interface Removed {
   readonly name: string
   /** Of a tag or an image. */
   readonly reference?: string
+  /** Given back to the disk; of what was pushed, a collection does that later. */
+  readonly bytes?: Bytes | undefined
   /** What the person should know about it. */
   readonly note?: string
 }
@@ -83,8 +86,6 @@ export class Removals {
 
   async #assertLocal(name: RepositoryName): Promise<void> {
     if ((await this.#options.metadata.repositories.get({ registry: LOCAL, name })) !== undefined) return
-    throw new Refused(
-      `no local repository is called ${name}: only what was pushed here can be removed, what is mirrored cannot yet`,
-    )
+    throw new Refused(`no local repository is called ${name}`)
   }
 }

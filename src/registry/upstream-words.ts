@@ -9,7 +9,7 @@ import { spanText } from './words.ts'
 /** @param serving somebody asks it; else nobody knows how it does */
 export function explainUpstream({ origin, name }: MirroredName, serving: boolean): UpstreamExplained {
   const { key } = origin.upstream
-  const status = statusOf(origin.upstream)
+  const status = origin.upstream.status()
   if (!serving) {
     const sentence = status.offline
       ? `the configuration says that ${key} is offline`
@@ -32,7 +32,7 @@ export function explainUpstream({ origin, name }: MirroredName, serving: boolean
 /** Why a question would fail at once: a clause, for a sentence that goes on. */
 export function silenceOf({ origin, name }: MirroredName): { why: string; denied: boolean } | undefined {
   const { key, fallback } = origin.upstream
-  const { offline, accounts } = statusOf(origin.upstream)
+  const { offline, accounts } = origin.upstream.status()
   if (offline) return { why: `${key} is offline by the configuration`, denied: false }
   const failing = origin.state.failing(name)
   if (failing !== undefined) {
@@ -48,12 +48,6 @@ export function silenceOf({ origin, name }: MirroredName): { why: string; denied
     return { why: `${key} has had enough of our requests`, denied: false }
   }
   return undefined
-}
-
-function statusOf(upstream: object): UpstreamStatus {
-  return (
-    (upstream as { readonly status?: () => UpstreamStatus }).status?.() ?? { offline: false, accounts: [] }
-  )
 }
 
 function statusSentences(key: string, { offline, accounts }: UpstreamStatus): string[] {

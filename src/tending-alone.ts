@@ -1,0 +1,72 @@
+/**
+ * The mirror's half where no server runs: for who asks about an image, removes or refreshes it.
+ *
+ * No upstream hears of us before somebody refreshes.
+ */
+import type { Logger } from 'pino'
+import { StorageHealth } from './cache/storage-health.ts'
+import type { Config } from './config.ts'
+import type { Evicting } from './evicting.ts'
+import { LiveConfig } from './live-config.ts'
+import { BUDGETS, createMirroring } from './mirroring.ts'
+import { pushSettings } from './pushing.ts'
+import type { LocalContext } from './registry/local-pushes.ts'
+import { NameRegistry } from './registry/registry.ts'
+import type { State } from './state.ts'
+import type { Metrics } from './telemetry/metrics.ts'
+import { createTending, type Tending } from './tending.ts'
+import { UpstreamSet } from './upstream-set.ts'
+
+interface TendingParts {
+  readonly config: Config
+  readonly state: State
+  readonly local: LocalContext
+  readonly evicting: Evicting
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => number
+}
+
+/** What it opens is closed by `closing`. */
+export function openTending(parts: TendingParts, closing: AsyncDisposableStack): Tending['operations'] {
+  const { config, state, local, evicting, metrics, log, now } = parts
+  const monotonic = (): number => performance.now()
+  const live = new LiveConfig(config)
+  const { evictor: room } = evicting
+  const { staleBudgetMs, budgetMs } = BUDGETS
+  const upstreams = closing.use(
+    new UpstreamSet({ metrics, log, now, monotonic, shortestBudgetMs: staleBudgetMs }),
+  )
+  upstreams.apply(config)
+  const health = new StorageHealth({ metrics, log, now })
+  const mirror = createMirroring(
+    {
+      ...{ live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs },
+      maxUntoldSize: undefined,
+      suspect: () => undefined,
+    },
+    closing,
+  )
+  const nobodyPulls = (): never => {
+    throw new Error('nobody pulls or pushes here')
+  }
+  const registry = new NameRegistry(
+    {
+      local: () => config.local,
+      pushes: pushSettings(live, false),
+      localNames: state.localNames,
+      storageFailing: () => health.failing,
+      served: nobodyPulls,
+      quarantine: nobodyPulls,
+      catalog: nobodyPulls,
+      openLocal: nobodyPulls,
+      openPushes: nobodyPulls,
+      openMirror: nobodyPulls,
+    },
+    upstreams.entries,
+  )
+  const { operations } = createTending({
+    ...{ live, state, registry, mirror, evicting, local, serving: false, now },
+  })
+  return operations
+}

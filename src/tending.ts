@@ -1,0 +1,87 @@
+/**
+ * What people ask and do about single images: explain, ls, rm, refresh. Beside a server, or without one.
+ */
+import type { Operations } from './control/operations.ts'
+import type { Evicting } from './evicting.ts'
+import type { LiveConfig } from './live-config.ts'
+import { parseImageReference, parseReference, parseRepositoryName } from './oci/reference.ts'
+import { Explainer } from './registry/explain.ts'
+import { Listing } from './registry/listing.ts'
+import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
+import { MirrorRemovals } from './registry/mirror-removals.ts'
+import type { MirrorContext } from './registry/mirror.ts'
+import { Refresher } from './registry/refresh.ts'
+import type { NameRegistry } from './registry/registry.ts'
+import { Removals } from './registry/removals.ts'
+import type { State } from './state.ts'
+
+interface TendingOptions {
+  readonly live: LiveConfig
+  readonly state: State
+  readonly registry: Pick<NameRegistry, 'route'>
+  readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs'>
+  readonly evicting: Evicting
+  readonly local: LocalContext
+  /** Upstreams are asked meanwhile, so that it is known how they do. */
+  readonly serving: boolean
+  readonly now: () => number
+}
+
+export interface Tending {
+  readonly explainer: Explainer
+  readonly operations: Pick<Operations, 'explain' | 'ls' | 'rm' | 'release' | 'refresh'>
+}
+
+export function createTending(options: TendingOptions): Tending {
+  const { live, state, registry, mirror, evicting, local, serving, now } = options
+  const { store, index: metadata, holds } = state
+  const { recency, images, removal, pinned } = evicting
+  const { manifests, blobs } = mirror
+  const latest = recency.latest.bind(recency)
+  const explainer = new Explainer({
+    ...{ registry, store, metadata, fills: blobs, latest, serving, now },
+    inUse: (digest) => holds.has(digest),
+    settings: () => {
+      const { pin, staleIfError, staleIfDenied } = live.config.cache
+      return {
+        ...{ local: live.config.local, pin },
+        ...{ staleIfErrorMs: staleIfError, staleIfDeniedMs: staleIfDenied },
+      }
+    },
+  })
+  const listing = new Listing({
+    ...{ inventory: metadata.inventory, latest, now },
+    pin: () => live.config.cache.pin,
+  })
+  const removals = new Removals({
+    metadata,
+    // Who may do that may change the configuration as well.
+    openPushes: (name) => new LocalPushes({ ...local, settings: { immutable: [] } }, name),
+    local: () => live.config.local,
+  })
+  const mirrorRemovals = new MirrorRemovals({ metadata, images, removal, pinned, manifests, now })
+  const refresher = new Refresher({ registry, manifests, blobs, metadata, store })
+  return {
+    explainer,
+    operations: {
+      async *explain({ ref, namespace }) {
+        yield await explainer.explain(parseImageReference(ref), namespace)
+      },
+      ls: ({ pattern }, signal) => listing.list(pattern, signal),
+      async *rm({ name, reference }, signal) {
+        const destination = await registry.route(parseRepositoryName(name), undefined)
+        if (destination === undefined || !('entry' in destination)) {
+          yield await removals.remove(name, reference)
+          return
+        }
+        const mirrored = { origin: destination.entry.origin, name: destination.name }
+        const parsed = reference === undefined ? undefined : parseReference(reference)
+        yield await mirrorRemovals.remove(mirrored, parsed, signal)
+      },
+      async *release({ name }) {
+        yield await removals.release(name)
+      },
+      refresh: ({ ref, namespace }, signal) => refresher.refresh(parseImageReference(ref), namespace, signal),
+    },
+  }
+}
