@@ -2,6 +2,10 @@
 import { appendFileSync, rmSync, statfsSync, truncateSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
+import { metadataWithRoom } from '../../src/store/full-disk.ts'
+import type { MetadataStore } from '../../src/store/metadata.ts'
+import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { eventually, pull, pullSame, settled, simulate, startMirror, type Mirror } from '../support/app.ts'
 import { image, layer, type Content, type Image } from '../support/images.ts'
 import { pushBlob, pushManifest, send } from '../support/push.ts'
@@ -274,5 +278,38 @@ test(
     }
     t.same(await storedFiles(mirror, 'ingest'), [])
     t.same(said(mirror, 'error'), [])
+  },
+)
+
+test(
+  'an index that cannot grow takes a write when there is room, and what it took before stays',
+  needsMount,
+  async (t) => {
+    using volume = mountTmpfs(4 * MiB)
+    const database = path.join(volume.folder, 'metadata.sqlite')
+    const weight = ballast(volume)
+    const name = (i: number) => parseRepositoryName(`team/${'x'.repeat(180)}${i}`)
+    const put = (metadata: MetadataStore, from: number): Promise<void> =>
+      metadata.transaction((tx) => {
+        for (let i = from; i < from + 500; i += 1) tx.putRepository({ registry: 'local', name: name(i) }, 1)
+      })
+    await using closing = new AsyncDisposableStack()
+    const metadata = closing.adopt(await openMetadata(database), (it) => it.close())
+    await put(metadata, 0)
+    weight.leave(4096)
+    await t.rejects(put(metadata, 1000), { code: 'FULL' })
+    const roomy = metadataWithRoom(metadata, () => {
+      weight.remove()
+      return Promise.resolve(true)
+    })
+    await put(roomy, 2000)
+    for (const [number, there] of [
+      [499, true],
+      [1000, false],
+      [2499, true],
+    ] as const) {
+      const found = await metadata.repositories.get({ registry: 'local', name: name(number) })
+      t.equal(found !== undefined, there, `${number}`)
+    }
   },
 )
