@@ -122,6 +122,26 @@ for (const code of ['ENOSPC', 'EIO']) {
   })
 }
 
+test('a disk that was full a moment ago is used as soon as room can be made', async (t) => {
+  const room = {
+    can: false,
+    admit: () => Promise.resolve({ as: 'keep' as const, [Symbol.dispose]: () => undefined }),
+    free: () => {
+      if (room.can) disk.heal()
+      return Promise.resolve(room.can)
+    },
+    grew: () => undefined,
+  }
+  const { mirror, disk, layers, url } = await setUp(t, [2 * MiB], { mirror: { room } })
+  const [layer] = layers as [Content]
+  disk.failing.set('create', 'ENOSPC')
+  t.equal((await pullSame(url(layer), layer)).cache, 'bypass')
+  room.can = true
+  t.equal((await pullSame(url(layer), layer)).cache, 'miss', 'without a moment of rest')
+  await settled(mirror)
+  t.equal((await pullSame(url(layer), layer)).cache, 'hit')
+})
+
 test('the space of a given-up fill is free although a slow client still reads', async (t) => {
   const { upstream, mirror, disk, layers, url } = await setUp(t, [24 * MiB], {
     upstream: { bytesPerSecond: 24 * MiB },
