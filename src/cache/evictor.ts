@@ -26,7 +26,7 @@ import { abandonable } from './waiters.ts'
 
 interface EvictorOptions {
   readonly usage: CacheUsage
-  readonly eviction: Eviction
+  readonly eviction: Pick<Eviction, 'pursue' | 'settle'>
   readonly locks: Locks
   readonly settings: () => BudgetSettings
   /** Of the file system that everything is on. */

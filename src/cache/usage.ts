@@ -29,13 +29,13 @@ interface Admitted extends IngestIdentity {
 }
 
 export class CacheUsage {
-  readonly #index: EvictionIndex
+  readonly #index: Pick<EvictionIndex, 'stored' | 'mirrored'>
   readonly #ingests: Pick<IngestStore, 'downloads'>
   readonly #metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes'>
   readonly #admitted = new Set<Admitted>()
 
   constructor(options: {
-    index: EvictionIndex
+    index: Pick<EvictionIndex, 'stored' | 'mirrored'>
     ingests: Pick<IngestStore, 'downloads'>
     metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes'>
   }) {
