@@ -4,6 +4,9 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Config } from '../config.ts'
 
+/** Keys whose value is an object. */
+const VALUES = new Set(['maxSize', 'minFree', 'finishAbandoned'])
+
 /** `cache.offline`, `upstreams.quay.io` (there is no such thing in the other), `upstreams.quay.io.deny`. */
 export function differencesOf(before: Config, after: Config): string[] {
   const keys = differing(byKey(before), byKey(after), '')
@@ -20,7 +23,11 @@ function differing(before: unknown, after: unknown, path: string): string[] {
   if (isDeepStrictEqual(before, after)) return []
   if (!isSection(before) || !isSection(after)) return [path]
   const keys = new Set([...Object.keys(before), ...Object.keys(after)])
-  return [...keys].flatMap((key) => differing(before[key], after[key], path === '' ? key : `${path}.${key}`))
+  return [...keys].flatMap((key) => {
+    const below = path === '' ? key : `${path}.${key}`
+    if (!VALUES.has(key)) return differing(before[key], after[key], below)
+    return isDeepStrictEqual(before[key], after[key]) ? [] : [below]
+  })
 }
 
 function isSection(value: unknown): value is Readonly<Record<string, unknown>> {

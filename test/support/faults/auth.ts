@@ -36,7 +36,8 @@ export const AUTH_FAULTS: readonly Fault[] = [
   tokenEndpoint('401', { status: 401, body: 'details' }),
   tokenEndpoint('403', { status: 403 }),
   tokenEndpoint('405', { status: 405 }),
-  tokenEndpoint('429', { status: 429, retryAfter: 1 }),
+  // Who limits us is left alone for ten seconds each time, by a transfer as well, which gives up after a minute.
+  { ...tokenEndpoint('429', { status: 429, retryAfter: 1 }), budgetMs: 75_000 },
   tokenEndpoint('500', { status: 500, body: 'html' }),
   tokenEndpoint('html', { status: 200, body: 'html' }),
   // Each of the tries that a broken body gets waits for a token as long as for an answer.
