@@ -191,7 +191,12 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     evicting.start()
     scrub()
     closing.use(await openControl({ root, operations, log }))
-    reloadTo = (it) => reload({ live, localNames, upstreams, hub, registry, log }, it)
+    reloadTo = async (it) => {
+      const reloaded = await reload({ live, localNames, upstreams, hub, registry, log }, it)
+      // There may be less room now.
+      room.grew()
+      return reloaded
+    }
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'
     return { url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${String(port)}`, host, port }

@@ -298,6 +298,8 @@ test('nobody is asked where there is no Docker Hub, or no network', async (t) =>
   const upstream = await simulate(t)
   const offline = await startMirror(t, upstream, { hubSearchUrl: hub.url, cache: { offline: true } })
   t.same(await names(offline, 'q=nginx'), [])
+  const alone = await startMirror(t, upstream, { hubSearchUrl: hub.url, upstream: { offline: true } })
+  t.same(await names(alone, 'q=nginx'), [])
   const other = await startMirror(t, upstream, {
     hubSearchUrl: hub.url,
     config: { upstreams: { 'quay.io': { url: upstream.url, default: true } } },
