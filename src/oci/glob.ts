@@ -10,24 +10,6 @@ export function matchesAny(globs: readonly string[], name: string): boolean {
   return globs.some((glob) => matches(glob.split('/'), name.split('/')))
 }
 
-/**
- * Whether a glob over images is about this one: `registry/name:tag`, `registry/name@digest`, or, for all of a
- * name's images, `registry/name`.
- */
-export function matchesImage(
-  glob: string,
-  name: string,
-  { tags, digest }: { readonly tags: readonly string[]; readonly digest: string },
-): boolean {
-  const at = glob.indexOf('@')
-  const colon = at < 0 ? glob.indexOf(':', glob.lastIndexOf('/') + 1) : -1
-  const end = at < 0 ? colon : at
-  if (end < 0) return matchesAny([glob], name)
-  if (!matchesAny([glob.slice(0, end)], name)) return false
-  const which = [glob.slice(end + 1)]
-  return at < 0 ? tags.some((tag) => matchesAny(which, tag)) : matchesAny(which, digest)
-}
-
 function matches(glob: readonly string[], name: readonly string[]): boolean {
   const parts = glob.at(-1) === '**' ? [...glob, '*'] : glob
   return walk(parts, name, (part) => part === '**', matchesComponent)

@@ -4,8 +4,8 @@
  * A list of twenty thousand is as long as it is, and nobody waits for it: between two parts everybody else has a turn.
  */
 import { setImmediate as turn } from 'node:timers/promises'
+import { pins } from '../cache/pinned.ts'
 import type { Digest } from '../oci/digest.ts'
-import { matchesImage } from '../oci/glob.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { InventoryIndex } from '../store/inventory.ts'
 import { LOCAL, type EpochMs, type RepositoryKey } from '../store/metadata.ts'
@@ -114,10 +114,8 @@ export class Listing {
 
   #stateOf({ registry }: RepositoryKey, name: string, digest: Digest, tag?: string): Row['is'] {
     if (registry === LOCAL) return 'pushed'
-    const tags = tag === undefined ? [] : [tag]
-    return this.#options.pin().some((glob) => matchesImage(glob, name, { tags, digest }))
-      ? 'pinned'
-      : 'cached'
+    const images = imagesOf({ name, digest, tag })
+    return this.#options.pin().some((glob) => images.some((it) => pins(glob, it))) ? 'pinned' : 'cached'
   }
 
   async #weighed(rows: readonly Row[]): Promise<ListedImage[]> {
@@ -162,10 +160,13 @@ function mayHold(name: string, pattern: string | undefined): boolean {
   return name.startsWith(pattern) || pattern.startsWith(name)
 }
 
-function fits({ name, tag, digest }: Row, pattern: string | undefined): boolean {
+function fits(row: Row, pattern: string | undefined): boolean {
   if (pattern === undefined) return true
-  if (pattern.includes('*')) {
-    return matchesImage(pattern, name, { tags: tag === undefined ? [] : [tag], digest })
-  }
-  return `${name}:${tag ?? ''}`.startsWith(pattern) || `${name}@${digest}`.startsWith(pattern)
+  const glob = pattern.includes('*')
+  return imagesOf(row).some((it) => (glob ? pins(pattern, it) : it.startsWith(pattern)))
+}
+
+/** As pins and people name it. */
+function imagesOf({ name, tag, digest }: Pick<Row, 'name' | 'tag' | 'digest'>): string[] {
+  return [...(tag === undefined ? [] : [`${name}:${tag}`]), `${name}@${digest}`]
 }
