@@ -64,8 +64,8 @@ test('a port where nobody listens is dialled once', async (t) => {
   t.equal(hub.log.count(), 0, 'nothing of all this was asked')
 
   clock.now += 6_000
-  t.match(await pull(there), { status: 200, cache: 'miss' }, 'then the next one is')
-  t.match(await pull(here), { status: 200, cache: 'hit' })
+  t.match(await pull(here), { status: 200, cache: 'hit' }, 'then the next one is, whoever comes')
+  t.match(await pull(there), { status: 200, cache: 'miss' })
   t.match(await health(mirror), { state: 'ok' })
 })
 

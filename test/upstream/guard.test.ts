@@ -3,6 +3,7 @@ import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { Account, unavailable } from '../../src/upstream/credentials.ts'
+import { UpstreamError } from '../../src/upstream/upstream.ts'
 import {
   bytesOf,
   connect,
@@ -112,12 +113,14 @@ test('the short patience of a HEAD proves nothing', async (t) => {
 test('who leaves proves nothing either', async (t) => {
   const { client, upstream, clock, signal, state } = await scene(t)
   const rule = upstream.fault({ kind: 'manifest' }, { hang: 'headers' })
+  // A fallback may have had enough of waiting, in words like those of an upstream.
+  const reason = new UpstreamError('unreachable', 'docker.io', 'gone')
   const ask = async (): Promise<void> => {
     const leaving = new AbortController()
     const asked = upstream.log.count()
     const asking = client.manifest(NAME, LATEST, leaving.signal)
     await upstream.log.until((log) => log.count() > asked)
-    leaving.abort(new Error('gone'))
+    leaving.abort(reason)
     await t.rejects(asking, { message: 'gone' })
   }
   await ask()
