@@ -3,11 +3,13 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import type { MirroredName } from './cache/origin.ts'
 import type { LiveConfig } from './live-config.ts'
 import type { Digest } from './oci/digest.ts'
 import type { MirrorContext } from './registry/mirror.ts'
 import type { UpstreamEntry } from './registry/registry.ts'
 import type { State } from './state.ts'
+import type { RepositoryKey } from './store/metadata.ts'
 import { DiskBlobAudit } from './store/disk-audit.ts'
 import { openScrub } from './store/sqlite-audit.ts'
 import type { Metrics } from './telemetry/metrics.ts'
@@ -48,9 +50,14 @@ export function createScrubbing(options: ScrubbingOptions, closing: AsyncDisposa
     new Examiner({ ...{ index, disk, store, metadata, locks, refetch, metrics, log, now } }),
   )
   const beforeScrape = async (): Promise<void> => {
-    const oldest = await index.scrub.oldestCheck()
-    metrics.scrubOldestCheck.set(oldest === undefined ? 0 : Math.max(0, now() - oldest) / 1000)
-    metrics.quarantinedBlobs.set((await index.scrub.quarantined(0)).count)
+    try {
+      const oldest = await index.scrub.oldestCheck()
+      metrics.scrubOldestCheck.set(oldest === undefined ? 0 : Math.max(0, now() - oldest) / 1000)
+      metrics.quarantinedBlobs.set((await index.scrub.quarantined(0)).count)
+    } catch (err) {
+      // No reason to tell nothing of all the rest.
+      log.debug({ err }, 'the index does not tell what was checked')
+    }
   }
   metrics.beforeScrape.add(beforeScrape)
   closing.defer(() => void metrics.beforeScrape.delete(beforeScrape))
@@ -74,40 +81,46 @@ export function createScrubbing(options: ScrubbingOptions, closing: AsyncDisposa
   }
 }
 
-/** Behind everything that is asked for now, and not at all from who fails; the next pull fetches what this does not. */
-export async function refetch(
-  { digest, namings }: Lost,
-  {
-    entries,
-    mirror,
-    index,
-    log,
-  }: {
-    readonly entries: readonly UpstreamEntry[]
-    readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs'>
-    readonly index: Pick<State['index'], 'manifests'>
-    readonly log: Logger
-  },
-): Promise<void> {
-  const asked = new Set<string>()
-  for (const { repository, manifest, tags } of namings.slice(0, MOST_REPOSITORIES)) {
-    const { registry, name } = repository
-    const origin = entries.find((it) => it.origin.upstream.key === registry)?.origin
-    if (origin === undefined || origin.state.failing(name) !== undefined) continue
-    const mirrored = { origin, name }
+interface Refetching {
+  readonly entries: readonly UpstreamEntry[]
+  readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs'>
+  readonly index: Pick<State['index'], 'manifests'>
+  readonly log: Logger
+}
+
+/**
+ * Behind everything that is asked for now, not from who cannot be asked, and for no pull that is kept in reserve. What
+ * this does not fetch the next pull does.
+ */
+export async function refetch({ digest, namings }: Lost, parts: Refetching): Promise<void> {
+  const { entries, mirror, index, log } = parts
+  const brought = new Set<string>()
+  let asked = 0
+  for (const { repository, manifest, tags } of namings) {
+    const mirrored = askable(entries, repository)
+    if (mirrored === undefined) continue
+    if (asked++ === MOST_REPOSITORIES) return
     try {
-      const signal = AbortSignal.timeout(REFETCH_MS)
-      if (manifest === digest) {
-        await mirror.manifests.get(mirrored, tags[0] ?? digest, signal)
-        continue
+      const named = manifest === digest ? undefined : await index.manifests.named(repository, digest)
+      if (named !== undefined && named.role !== 'manifest') {
+        // For bytes one of its names is enough.
+        if (!brought.has(repository.registry)) await mirror.blobs.ahead(mirrored, named)
+        brought.add(repository.registry)
+      } else if (mirrored.origin.upstream.sparing(mirrored.origin.reserve) === undefined) {
+        const reference = manifest === digest ? (tags[0] ?? digest) : digest
+        await mirror.manifests.get(mirrored, reference, AbortSignal.timeout(REFETCH_MS))
       }
-      const named = await index.manifests.named(repository, digest)
-      if (named?.role === 'manifest') await mirror.manifests.get(mirrored, digest, signal)
-      // What it names by now is bytes, and one of its names is enough for them.
-      else if (named !== undefined && !asked.has(registry)) await mirror.blobs.ahead(mirrored, named)
-      asked.add(registry)
     } catch (err) {
       log.debug({ err, digest }, 'what was damaged is not fetched again yet')
     }
   }
+}
+
+function askable(
+  entries: readonly UpstreamEntry[],
+  { registry, name }: RepositoryKey,
+): MirroredName | undefined {
+  const origin = entries.find((it) => it.origin.upstream.key === registry)?.origin
+  if (origin === undefined || origin.upstream.status().offline) return undefined
+  return origin.state.failing(name) === undefined ? { origin, name } : undefined
 }

@@ -72,7 +72,9 @@ const VALUES: Record<string, string[]> = {
     ...['upstream-set.ts', 'cache/', 'registry/', 'telemetry/'],
   ],
   'pushing.ts': ['oci/', 'config.ts', 'live-config.ts', 'state.ts', 'registry/', 'store/', 'telemetry/'],
-  'scrubbing.ts': [...['oci/', 'live-config.ts', 'state.ts', 'registry/', 'store/', 'telemetry/', 'upkeep/']],
+  'scrubbing.ts': [
+    ...['oci/', 'cache/', 'live-config.ts', 'state.ts', 'registry/', 'store/', 'telemetry/', 'upkeep/'],
+  ],
   'telling.ts': ['config.ts', 'notifications/', 'upstream/proxy.ts'],
   'keeping.ts': [
     'oci/',

@@ -22,6 +22,8 @@ const MOST_SUSPECTS = 1000
 /** In the details of a look at our health; the rest is a number. */
 const MOST_TOLD = 10
 const MOST_NAMES = 5
+/** A layer that thousands of images share takes long to ask about, and we are looked at every few seconds. */
+const NAMES_FOR_MS = 60_000
 
 interface ExaminerOptions {
   readonly index: AuditIndex & { readonly scrub: ScrubIndex }
@@ -42,6 +44,8 @@ export class Examiner implements AsyncDisposable {
   /** In the order in which they came. */
   readonly #suspects = new Set<Digest>()
   #looking: Promise<void> | undefined
+  /** What is hit by those that are in the details of a look at our health. */
+  #uses = new Map<Digest, Pick<Finding, 'uses' | 'moreUses'> & { readonly at: EpochMs }>()
 
   constructor(options: ExaminerOptions) {
     this.#options = options
@@ -83,11 +87,19 @@ export class Examiner implements AsyncDisposable {
   }
 
   async quarantine(): Promise<QuarantineHealth> {
-    const { index } = this.#options
+    const { index, now } = this.#options
     const { count, first } = await index.scrub.quarantined(MOST_TOLD)
     const blobs: QuarantineHealth['blobs'][number][] = []
+    const before = this.#uses
+    this.#uses = new Map()
     for (const { digest, foundAt, path } of first) {
-      const { uses, moreUses } = await usesOf(index, digest)
+      const known = before.get(digest)
+      const found =
+        known !== undefined && now() - known.at < NAMES_FOR_MS
+          ? known
+          : { ...(await usesOf(index, digest)), at: now() }
+      this.#uses.set(digest, found)
+      const { uses, moreUses } = found
       blobs.push({
         digest,
         since: new Date(foundAt).toISOString(),

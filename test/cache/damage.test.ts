@@ -11,6 +11,14 @@ import {
 } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
+import { ManifestShelf } from '../../src/cache/manifest-shelf.ts'
+import type { Origin } from '../../src/cache/origin.ts'
+import { parseManifest } from '../../src/oci/manifest.ts'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
+import { Holds } from '../../src/store/holds.ts'
+import { InProcessLocks } from '../../src/store/locks.ts'
+import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { openStore } from '../store/support.ts'
 import { eventually, isWhole, pull, settled, simulate, startMirror } from '../support/app.ts'
 import { image, type Content } from '../support/images.ts'
 import { pushImage } from '../support/push.ts'
@@ -163,6 +171,28 @@ test('a cached manifest that is not here as it was is fetched again, by tag, by 
     t.ok(isWhole(answer, manifest))
     t.equal(answer.cache, 'hit')
   })
+})
+
+test('a manifest that comes again is written over what has rotted there', async (t) => {
+  const { blobs: store, ingests, root } = await openStore(t)
+  const metadata = await openMetadata(path.join(root, 'metadata.sqlite'))
+  t.teardown(() => metadata.close())
+  const { manifest } = image()
+  const origin = { upstream: { key: 'docker.io' } } as Origin
+  const name = { origin, name: parseRepositoryName('library/busybox') }
+  for (let times = 0; times < 2; times++) {
+    const shelf = new ManifestShelf({
+      ...{ store, ingests, metadata, locks: new InProcessLocks(), holds: new Holds(), now: Date.now },
+      room: { grew: () => undefined },
+      suspect: () => t.fail('nobody read it'),
+    })
+    const content = parseManifest(manifest.bytes, manifest.mediaType)
+    await shelf.keep(name, { digest: manifest.digest, bytes: manifest.bytes, content }, undefined)
+    t.ok(readFileSync(fileOf(root, manifest)).equals(manifest.bytes))
+    const damaged = Buffer.from(manifest.bytes)
+    damaged[0]! ^= 1
+    writeFileSync(fileOf(root, manifest), damaged)
+  }
 })
 
 test('what a pull finds damaged is put aside, not deleted, when it was also pushed', async (t) => {
