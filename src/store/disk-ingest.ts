@@ -30,6 +30,7 @@ import {
   type PartialIdentity,
 } from './partial-identity.ts'
 import { readSidecar } from './sidecar.ts'
+import { isDiskFull } from './storage-error.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Hashers } from './hasher.ts'
@@ -364,5 +365,6 @@ class DiskIngests implements IngestStore {
 
 /** Says nothing of the file itself. */
 function isPassing(error: unknown): boolean {
-  return ['EMFILE', 'ENFILE', 'ENOMEM', 'EROFS', 'EACCES', 'EPERM'].includes(systemCode(error) ?? '')
+  const passing = ['EMFILE', 'ENFILE', 'ENOMEM', 'EROFS', 'EACCES', 'EPERM']
+  return isDiskFull(error) || passing.includes(systemCode(error) ?? '')
 }

@@ -10,7 +10,7 @@ import { eventually, pull, pullSame, settled, simulate, startMirror, type Mirror
 import { image, layer, type Content, type Image } from '../support/images.ts'
 import { pushBlob, pushManifest, send } from '../support/push.ts'
 import { mountTmpfs, needsMount, type Volume } from '../support/tmpfs.ts'
-import { said, storedFiles } from '../support/trouble.ts'
+import { bypasses, REFUSES, said, storedFiles } from '../support/trouble.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
 
 const MiB = 1024 * 1024
@@ -277,6 +277,8 @@ test(
       }
     }
     t.same(await storedFiles(mirror, 'ingest'), [])
+    t.same(said(mirror, 'warn'), [REFUSES], 'which is said once')
+    t.ok((await bypasses(mirror)) >= 4, 'and counted')
     t.same(said(mirror, 'error'), [])
   },
 )
