@@ -39,7 +39,7 @@ export function createTending(options: TendingOptions): Tending {
   const { manifests, blobs } = mirror
   const latest = recency.latest.bind(recency)
   const explainer = new Explainer({
-    ...{ registry, store, metadata, fills: blobs, latest, serving, now },
+    ...{ registry, store, metadata, fills: blobs, manifests, latest, serving, now },
     inUse: (digest) => holds.has(digest),
     settings: () => {
       const { pin, staleIfError, staleIfDenied } = live.config.cache

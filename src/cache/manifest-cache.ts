@@ -82,7 +82,7 @@ export class ManifestCache {
             ...marked,
           }))
         : undefined
-    const spared = this.#toldAndSpared(repository, reference)
+    const spared = this.spares(repository, reference)
     const instead = spared === undefined ? undefined : stale(spared)
     if (instead !== undefined) return instead
     const spare = held !== undefined && record !== undefined && this.#freshness.mayStandIn(repository, record)
@@ -122,7 +122,7 @@ export class ManifestCache {
             ...headOf(record),
             ...marked,
           }))
-    const spared = this.#toldAndSpared(repository, reference)
+    const spared = this.spares(repository, reference)
     const instead = spared === undefined ? undefined : stale(spared)
     if (instead !== undefined) return instead
     const told = this.#source.toldMove(repository, reference)
@@ -249,7 +249,7 @@ export class ManifestCache {
    * Why what the tag has become, as upstream said within the TTL, is not fetched now; undefined: nobody said so, or
    * nothing keeps us from it.
    */
-  #toldAndSpared(repository: MirroredName, tag: Tag): UpstreamError | undefined {
+  spares(repository: MirroredName, tag: Tag): UpstreamError | undefined {
     const told = this.#source.toldMove(repository, tag)
     if (told === undefined || !this.#freshness.isFresh(repository, told)) return undefined
     const { upstream, reserve } = repository.origin

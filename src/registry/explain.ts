@@ -4,6 +4,7 @@
  * Asks no upstream and changes nothing: not what is known, not what is kept, not the order in which things are
  * evicted. Of a name that a pull is refused for, nothing is told but why.
  */
+import type { ManifestCache } from '../cache/manifest-cache.ts'
 import { goneKey } from '../cache/manifest-source.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
 import { OciError } from '../oci/errors.ts'
@@ -25,6 +26,7 @@ import { refusing, type Destination, type NameRegistry, type UpstreamEntry } fro
 import { explainUpstream, silenceOf } from './upstream-words.ts'
 
 interface ExplainerOptions extends ImageHereOptions {
+  readonly manifests: Pick<ManifestCache, 'spares'>
   readonly registry: Pick<NameRegistry, 'route'>
   readonly metadata: MetadataStore
   readonly settings: () => {
@@ -141,7 +143,7 @@ export class Explainer {
     { name }: Pick<Destination, 'name'>,
     reference: Reference,
   ): Promise<Pick<Explanation, 'tag' | 'image' | 'keeping' | 'upstream' | 'pull'>> {
-    const { settings, serving } = this.#options
+    const { settings, serving, manifests } = this.#options
     const mirrored: MirroredName = { origin: entry.origin, name }
     const { origin } = mirrored
     const key = repositoryKey(mirrored)
@@ -156,6 +158,7 @@ export class Explainer {
       absent: absenceOf(mirrored, reference),
       pullsRefused: origin.upstream.sparing(0)?.message,
       pullsSpared: origin.upstream.sparing(origin.reserve)?.message,
+      movedAndSpared: !byDigest && manifests.spares(mirrored, reference) !== undefined,
       staleForMs: silence?.denied === true ? staleIfDeniedMs : longest,
     })
     const keeping = image && (await this.#keeping(key, image, reference))

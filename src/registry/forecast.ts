@@ -25,6 +25,8 @@ export interface Prospect {
   readonly pullsRefused: string | undefined
   /** Why none is fetched while something here can answer. */
   readonly pullsSpared: string | undefined
+  /** Upstream has told that the tag has moved, and no pull is spent on that now. */
+  readonly movedAndSpared: boolean
   /** How long what is old may answer in its place. */
   readonly staleForMs: Milliseconds
 }
@@ -81,7 +83,7 @@ function asking(prospect: Prospect, outcome: 'get' | 'head', sentence: string): 
 
 /** An old tag whose manifest is here. */
 function revalidating(prospect: Prospect, { checkedMsAgo }: TagExplained): Forecast {
-  const { upstream, silence, staleForMs, pullsSpared } = prospect
+  const { upstream, silence, staleForMs, pullsSpared, movedAndSpared } = prospect
   const tooOld = checkedMsAgo > staleForMs
   const since = `it was confirmed ${spanText(checkedMsAgo)} ago, more than ${spanText(staleForMs)}`
   if (silence !== undefined && tooOld) {
@@ -90,6 +92,10 @@ function revalidating(prospect: Prospect, { checkedMsAgo }: TagExplained): Forec
   }
   if (silence !== undefined) {
     return told('stale', `would be answered from here, marked stale: ${silence.why}`)
+  }
+  if (movedAndSpared && !tooOld) {
+    const why = pullsSpared ?? ''
+    return told('stale', `would be answered from here, marked stale: the tag has moved, but ${why}`)
   }
   return told(
     'head',
