@@ -42,7 +42,7 @@ export class CachedImages {
   /**
    * Images and single blobs, least recently pulled first. What is pinned is left out.
    *
-   * @param gone what is to be thought of as gone already
+   * @param gone manifests that are to be thought of as gone already
    */
   async *leastRecent(gone: ReadonlySet<Digest>, signal: AbortSignal): AsyncGenerator<Doomed> {
     const { index, recency, pinned } = this.#options
@@ -84,11 +84,10 @@ export class CachedImages {
     const blobs = new Map<Digest, MirroredBlob>()
     if ((await index.holding(digest)).length > 0) await this.#addManifests(root, manifests, gone)
     else blobs.set(digest, root)
-    const going = new Set([...gone, ...manifests.keys()])
     for (const manifest of manifests.keys()) {
       for (const it of await index.contents(manifest, 'blob')) {
         if (manifests.has(it.digest) || blobs.has(it.digest)) continue
-        if (!(await this.#isNamed(it.digest, going))) blobs.set(it.digest, it)
+        if (!(await this.#isNamed(it.digest, gone, manifests))) blobs.set(it.digest, it)
       }
     }
     const all = [...manifests.values(), ...blobs.values()]
@@ -113,21 +112,24 @@ export class CachedImages {
       for (const child of await index.contents(it.digest, 'manifest')) {
         if (manifests.has(child.digest)) continue
         const tagged = (await index.holding(child.digest)).some(({ tags }) => tags.length > 0)
-        const going = new Set([...gone, ...manifests.keys()])
-        if (!tagged && !(await this.#isNamed(child.digest, going))) next.push(child)
+        if (!tagged && !(await this.#isNamed(child.digest, gone, manifests))) next.push(child)
       }
       for (const digest of await index.referring(it.digest)) {
         const referrer = manifests.has(digest) ? undefined : await index.mirrored(digest)
         if (referrer === undefined || (await pinned.by(digest)) !== undefined) continue
-        if (!(await this.#isNamed(digest, new Set([...gone, ...manifests.keys()])))) next.push(referrer)
+        if (!(await this.#isNamed(digest, gone, manifests))) next.push(referrer)
       }
     }
   }
 
   /** By a manifest that stays. */
-  async #isNamed(digest: Digest, going: ReadonlySet<Digest>): Promise<boolean> {
-    const naming = await this.#options.index.naming(digest, going.size + 1)
-    return naming.some((manifest) => !going.has(manifest))
+  async #isNamed(
+    digest: Digest,
+    gone: ReadonlySet<Digest>,
+    going: ReadonlyMap<Digest, unknown>,
+  ): Promise<boolean> {
+    const naming = await this.#options.index.naming(digest, gone.size + going.size + 1)
+    return naming.some((manifest) => !gone.has(manifest) && !going.has(manifest))
   }
 
   /** By a pin, or by a manifest that was pushed; also of the index that names what names it. */

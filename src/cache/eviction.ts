@@ -59,10 +59,11 @@ export class Eviction {
   async *pursue(goal: Goal, dryRun: boolean, signal: AbortSignal): AsyncGenerator<Evicted, void, undefined> {
     let left = goal.bytes
     const { images } = this.#options
-    const gone = new Set<Digest>()
+    // Of what is only told: nothing has really gone then.
+    const gone = { manifests: new Set<Digest>(), blobs: new Set<Digest>() }
     const ways = [
       () => this.#downloads(goal, 'given up', dryRun),
-      () => this.#take(images.leastRecent(gone, signal), goal, gone, dryRun, signal),
+      () => this.#take(images.leastRecent(gone.manifests, signal), goal, gone, dryRun, signal),
       () => this.#downloads(goal, 'waiting', dryRun),
       () => this.#take(images.leastRecentParts(signal), goal, gone, dryRun, signal),
     ]
@@ -79,19 +80,22 @@ export class Eviction {
   async *#take(
     candidates: AsyncIterable<Doomed>,
     { registry, why }: Goal,
-    gone: Set<Digest>,
+    gone: { readonly manifests: Set<Digest>; readonly blobs: Set<Digest> },
     dryRun: boolean,
     signal: AbortSignal,
   ): AsyncGenerator<{ evicted: Evicted; counts: Bytes }> {
     const { removal } = this.#options
     for await (const doomed of candidates) {
       const { is, root, pulledAt } = doomed
-      if (gone.has(root.digest) || (registry !== undefined && root.registry !== registry)) continue
+      if (gone.blobs.has(root.digest) || (registry !== undefined && root.registry !== registry)) continue
       if (removal.isInUse(doomed)) continue
       const names = await this.#namesOf(doomed)
       const parts = dryRun ? [...doomed.manifests, ...doomed.blobs] : await removal.take(doomed, signal)
       if (parts.length === 0) continue
-      for (const { digest } of dryRun ? parts : []) gone.add(digest)
+      if (dryRun) {
+        for (const { digest } of doomed.manifests) gone.manifests.add(digest)
+        for (const { digest } of doomed.blobs) gone.blobs.add(digest)
+      }
       const evicted = { what: is, names, digest: root.digest, bytes: bytesIn(parts), pulledAt, why }
       yield { evicted, counts: bytesIn(parts, registry) }
     }
