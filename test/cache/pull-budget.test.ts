@@ -1,6 +1,6 @@
 /** Docker Hub's budget: what a limit of pulls stops and what it does not, and what the last of them are kept for. */
 import { test } from 'tap'
-import { eventually, pull } from '../support/app.ts'
+import { eventually, pull, simulate } from '../support/app.ts'
 import { image, index } from '../support/images.ts'
 import { MINUTE, REPO, startTagged } from '../support/tagged.ts'
 import { codeOf } from '../support/two-upstreams.ts'
@@ -14,7 +14,7 @@ test('a limit of pulls: unmoved tags are confirmed, moved ones stale, blobs come
   const { upstream, mirror, clock, first, get, head, blob, warm, age, asked } = await startTagged(t, QUIET)
   await warm()
   upstream.addImage('library/moving', '1', first)
-  await get('1', 'library/moving')
+  await eventually('it is kept', async () => (await get('1', 'library/moving')).cache === 'hit')
   age()
   upstream.set({ rateLimit: { limit: 0, retryAfter: 'secs', retryAfterSeconds: 300 } })
   const refused = await get('1', 'library/other')
@@ -48,10 +48,11 @@ test('a limit of pulls: unmoved tags are confirmed, moved ones stale, blobs come
   const gets = asked('GET')
   t.match(await get('1', 'library/moving'), { status: 200, cache: 'miss' })
   t.equal(asked('GET'), gets + 1)
+  await mirror.close()
 })
 
 test('without a word about how long, pulls stop for 10 s, 20 s, 40 s, and begin anew after an answer', async (t) => {
-  const { upstream, clock, get } = await startTagged(t, QUIET)
+  const { upstream, mirror, clock, get } = await startTagged(t, QUIET)
   upstream.set({ rateLimit: { limit: 0 } })
   for (const seconds of [10, 20, 40]) {
     t.equal((await get()).headers['retry-after'], String(seconds))
@@ -63,10 +64,11 @@ test('without a word about how long, pulls stop for 10 s, 20 s, 40 s, and begin 
   upstream.set({ rateLimit: { limit: 1 } })
   t.equal((await get()).status, 200)
   t.equal((await get('2')).headers['retry-after'], '10')
+  await mirror.close()
 })
 
 test('a moved tag that no pull is spent on is asked about once in its TTL', async (t) => {
-  const { upstream, get, head, warm, age, asked, clock } = await startTagged(t, QUIET)
+  const { upstream, mirror, get, head, warm, age, asked, clock } = await startTagged(t, QUIET)
   await warm()
   age()
   upstream.set({ rateLimit: { limit: 0, retryAfter: 'secs', retryAfterSeconds: 3600 } })
@@ -81,10 +83,11 @@ test('a moved tag that no pull is spent on is asked about once in its TTL', asyn
   clock.now += MINUTE
   t.equal((await get()).cache, 'stale')
   t.equal(asked('HEAD'), heads + 2)
+  await mirror.close()
 })
 
 test('an image that another name has brought costs no pull, and so is no matter of limits', async (t) => {
-  const { upstream, get, warm, age } = await startTagged(t, QUIET)
+  const { upstream, mirror, get, warm, age } = await startTagged(t, QUIET)
   await warm()
   upstream.addImage('library/other', '1', second)
   upstream.addImage(REPO, 'held', second)
@@ -96,6 +99,7 @@ test('an image that another name has brought costs no pull, and so is no matter 
   t.equal((await get('2')).status, 503)
   upstream.moveTag(REPO, '1', second)
   t.match(await get(), { cache: 'hit', headers: { 'docker-content-digest': second.manifest.digest } })
+  await mirror.close()
 })
 
 test('the reserve: with fewer pulls left, a cached tag is stale rather than spending one', async (t) => {
@@ -134,6 +138,7 @@ test('the reserve: with fewer pulls left, a cached tag is stale rather than spen
   age()
   upstream.set({ rateLimit: { limit: 100 } })
   t.match(await get(), { cache: 'miss', headers: { 'docker-content-digest': second.manifest.digest } })
+  await mirror.close()
 })
 
 test('the reserve is what the configuration says, and never a reason to answer with nothing', async (t) => {
@@ -143,11 +148,12 @@ test('the reserve is what the configuration says, and never a reason to answer w
     [100, '30s', 'miss'],
   ] as const) {
     const options = { cache: { prefetch: 'off', staleIfError }, upstream: { reserve } }
-    const { upstream, get, warm, age } = await startTagged(t, options, { rateLimit: { limit: 50 } })
+    const { upstream, mirror, get, warm, age } = await startTagged(t, options, { rateLimit: { limit: 50 } })
     await warm()
     age()
     upstream.moveTag(REPO, '1', second)
     t.match(await get(), { status: 200, cache }, `reserve ${reserve}, stale for ${staleIfError}`)
+    await mirror.close()
   }
 })
 
@@ -164,20 +170,23 @@ test('figures are told once each as they fall', async (t) => {
     { level: 'warn', remaining: 1, msg: /less than 5 %/ },
   ])
   t.equal(told.length, 2)
+  await mirror.close()
 })
 
 test('under fallbacks a limit of pulls moves the pulls, and nothing else', async (t) => {
-  const spare = await startTagged(t)
-  const { upstream, get, blob, first, asked } = await startTagged(t, {
+  const spare = await simulate(t)
+  spare.addImage(REPO, '1', image({ layers: [100], seed: 'first' }))
+  const { upstream, mirror, get, blob, first, asked } = await startTagged(t, {
     ...QUIET,
-    upstream: { fallbacks: [spare.upstream.url] },
+    upstream: { fallbacks: [spare.url] },
   })
   upstream.set({ rateLimit: { limit: 0, retryAfter: 'secs', retryAfterSeconds: 3600 } })
   t.match(await get(), { status: 200, cache: 'miss' })
-  t.equal(spare.asked('GET'), 1)
+  t.equal(spare.log.count({ kind: 'manifest', method: 'GET' }), 1)
   t.equal((await blob(first.layers[0]!.digest)).status, 200)
-  t.equal(spare.upstream.log.count({ kind: 'blob' }), 0)
+  t.equal(spare.log.count({ kind: 'blob' }), 0)
   t.equal(asked('GET'), 1)
+  await mirror.close()
 })
 
 test('an index that has moved waits as a whole, and its platforms that are here are not asked for', async (t) => {
@@ -188,7 +197,7 @@ test('an index that has moved waits as a whole, and its platforms that are here 
   const after = index({
     images: { amd64, arm64: image({ layers: [10], seed: 'new', architecture: 'arm64' }) },
   })
-  const { upstream, get, age, asked } = await startTagged(t, QUIET, { rateLimit: { limit: 100 } })
+  const { upstream, mirror, get, age, asked } = await startTagged(t, QUIET, { rateLimit: { limit: 100 } })
   upstream.addImage(REPO, 'multi', before)
   t.equal((await get('multi')).status, 200)
   t.equal((await get(amd64.manifest.digest)).status, 200)
@@ -201,4 +210,5 @@ test('an index that has moved waits as a whole, and its platforms that are here 
   t.match(await get('multi'), { headers: { 'docker-content-digest': after.manifest.digest } })
   t.equal((await get(amd64.manifest.digest)).cache, 'hit')
   t.equal(asked('GET'), 3)
+  await mirror.close()
 })
