@@ -107,11 +107,12 @@ for (const can of [true, false]) {
 test('what is just being pushed is not what goes for it, though it was mirrored, and nobody waits for himself', async (t) => {
   const { disk, upstream, mirror } = await setUp(t, 'really')
   const repository = `${mirror.url}/v2/team/any`
+  // Pulled last, so that it would go after what is pushed.
+  const other = image({ layers: [2 * LAYER], seed: 'other' })
   let places = 0
   let refused = 0
   for (; disk.untilFull === Infinity; places += 1) {
     const it = image({ layers: [LAYER], seed: `both ${places}` })
-    const other = image({ layers: [2 * LAYER], seed: `other ${places}` })
     for (const [name, one] of [
       ['both', it],
       ['other', other],
