@@ -40,19 +40,18 @@ for (const running of [true, false]) {
     const verify = (...more: string[]) => entrepot({ dir, config: CONFIG }, 'verify', ...more)
     const [pushed, mirrored] = [APP.layers[0]!.digest, BASE.layers[0]!.digest]
     flipByte(blobFile(root, pushed))
-    rmSync(blobFile(root, mirrored))
+    // A running server may come upon a lost file of its own accord.
+    if (running) flipByte(blobFile(root, mirrored))
+    else rmSync(blobFile(root, mirrored))
     const found = await verify(...(running ? [] : ['--repair']))
     t.match(found, { code: 1, stderr: '' })
+    for (const head of running ? ['Damaged: .* \\(2\\)'] : ['Damaged: .* \\(1\\)', 'Missing: .* \\(1\\)']) {
+      t.match(found.stdout, new RegExp(`^${head}$`, 'm'))
+    }
+    t.match(found.stdout, new RegExp(`^  \\[pushed\\] ${pushed}: .*\n    hits team/app:1\n`, 'm'))
     t.match(
       found.stdout,
-      new RegExp(`^Damaged: .* \\(1\\)\n  \\[pushed\\] ${pushed}: .*\n    hits team/app:1\n`),
-    )
-    t.match(
-      found.stdout,
-      new RegExp(
-        `^Missing: .* \\(1\\)\n  \\[mirrored\\] ${mirrored}: .*\n    hits docker.io/library/base:3\n`,
-        'm',
-      ),
+      new RegExp(`^  \\[mirrored\\] ${mirrored}: .*\n    hits docker.io/library/base:3\n`, 'm'),
     )
     const aside = `quarantine/${pushed.replace(':', '-')}`
     if (running) {
