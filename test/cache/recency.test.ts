@@ -4,7 +4,7 @@ import { Recency } from '../../src/cache/recency.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { layer } from '../support/images.ts'
 import { openWarehouse, KB } from '../support/warehouse.ts'
-import { eventually, startMirror } from '../support/app.ts'
+import { eventually, pull, startMirror } from '../support/app.ts'
 import type { MetadataStore, MetadataTransaction } from '../../src/store/metadata.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 
@@ -55,7 +55,8 @@ test('what was pulled last stays, also after a restart', async (t) => {
   const names = ['library/a', 'library/b', 'library/c']
   const images = names.map((name) => offer(name, [100 * KB]))
   for (const [at, name] of names.entries()) await pullImage(name, images[at]!)
-  await pullImage('library/a', images[0]!)
+  clock.now += 1_000
+  await pull(`${mirror.url}/v2/library/a/blobs/${images[0]!.layers[0]!.digest}`)
   await mirror.close()
   const again = await startMirror(t, upstream, {
     root: mirror.root,
