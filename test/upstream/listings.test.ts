@@ -77,9 +77,10 @@ void test('referrers: 404, 400, 501: a registry without that API is told from on
   for (const [status, failure] of [
     [401, 'denied'],
     [403, 'denied'],
-    [429, 'busy'],
     [500, 'broken'],
     [503, 'broken'],
+    // After this one nobody is asked any more.
+    [429, 'busy'],
   ] as const) {
     const rule = upstream.fault({ kind: 'referrers' }, { status })
     t.equal((await failureOf(client.referrers(NAME, subject, none, signal))).failure, failure)

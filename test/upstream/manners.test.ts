@@ -64,7 +64,8 @@ void test('a pause between two tries ends when the caller leaves', async (t) => 
 })
 
 void test('an upstream that is down is unreachable, and the same client finds it again', async (t) => {
-  const { client, upstream, metrics, signal } = await connect(t)
+  const clock = { now: 0 }
+  const { client, upstream, metrics, signal } = await connect(t, {}, { now: () => clock.now })
   await client.manifest(NAME, LATEST, signal)
   await upstream.stop()
   t.match(await failureOf(client.manifest(NAME, LATEST, signal)), {
@@ -73,7 +74,8 @@ void test('an upstream that is down is unreachable, and the same client finds it
   })
   t.ok((await valueOf(metrics.upstreamRequests, { code: 'unreachable' })) >= 3)
   await upstream.start()
-  t.ok(await client.manifest(NAME, LATEST, signal))
+  clock.now += 10_000
+  t.ok(await client.manifest(NAME, LATEST, signal), 'when it is asked again')
 })
 
 void test('a kept-alive connection that closes as it is used again is replaced without a word', async (t) => {
