@@ -19,11 +19,12 @@ export interface UpstreamHealth {
 export function healthOf({ upstream, state }: Origin): UpstreamHealth {
   const { offline, accounts } = upstream.status()
   if (offline) return { key: upstream.key, state: 'offline', message: 'offline by configuration' }
-  const silence = limitOf(accounts) ?? openOf(accounts)
+  const { fallback } = upstream
+  const silence = limitOf(accounts) ?? (fallback === undefined ? openOf(accounts) : undefined)
   return {
     key: upstream.key,
     ...(silence === undefined ? state.health() : { state: 'failing', message: silence }),
-    fallback: upstream.fallback,
+    fallback,
     credentials: complaintsOf(accounts),
   }
 }

@@ -116,8 +116,11 @@ test('a fallback in use is told in /readyz and in the log, once, and the first i
     upstreams: [{ key: 'docker.io', state: 'ok', fallback: spare.url }],
   })
   const warned = mirror.lines.filter(({ level }) => level === 'warn')
-  t.match(warned, [{ upstream: 'docker.io', url: hub.url }])
-  t.equal(warned.length, 1)
+  t.match(warned, [
+    { upstream: 'docker.io', url: hub.url, msg: 'upstream is left alone' },
+    { upstream: 'docker.io', url: hub.url, msg: 'cannot answer: others are asked instead' },
+  ])
+  t.equal(warned.length, 2)
 
   await hub.start()
   const before = hub.log.count()
@@ -182,8 +185,9 @@ test('a fallback without the image is no proof that there is none', async (t) =>
   t.match(fine, { status: 200, cache: 'miss' }, 'other names are none the worse for it')
 
   await hub.start()
-  t.equal((await pull(`${mirror.url}/v2/library/none/manifests/1`)).status, 404)
+  t.equal((await pull(`${mirror.url}/v2/library/none/manifests/1`)).status, 503, 'left alone for a while')
   clock.now += 11_000
+  t.equal((await pull(`${mirror.url}/v2/library/none/manifests/1`)).status, 404)
   t.equal((await pull(url.tag)).status, 200)
 })
 
