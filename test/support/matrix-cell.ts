@@ -6,7 +6,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Agent } from 'undici'
-import type { CacheState, Fault } from './faults/fault.ts'
+import { endingsOf, type CacheState, type Fault } from './faults/fault.ts'
 import { image, index, type Content, type Image } from './images.ts'
 import { newAgent, pullImage, UNACCEPTABLE, type Outcome, type Pull } from './matrix-client.ts'
 import type { UpstreamSimulator } from './upstream.ts'
@@ -19,6 +19,9 @@ const REPOSITORY = 'team/app'
 const TAG = '1'
 /** So many of the clients ask for parts as well. */
 const WITH_RANGES = 3
+/** What else there is, for a budget to be full. */
+const OTHER = 'team/other'
+const OTHER_LAYERS = [300 * KiB, 20 * KiB]
 
 /**
  * The mirror's time-outs for an upstream. Long ones would make a matrix of waiting; but a head that is late because
@@ -30,15 +33,29 @@ export const TIMEOUTS = { connect: '3s', headers: '3s', idle: '1s' }
  * How long a pull may take. The head of an answer has its own budget, below; what is long is a body that breaks
  * off: it gets six more chances, each as long as a time-out, with up to 11 s of pauses between them.
  */
-const BUDGET_MS: Readonly<Record<CacheState, number>> = { cold: 35_000, stale: 7_000, 'in flight': 35_000 }
+const BUDGET_MS: Readonly<Record<CacheState, number>> = {
+  cold: 35_000,
+  stale: 7_000,
+  'in flight': 35_000,
+  'over budget': 35_000,
+  'disk full': 35_000,
+  'breaker open': 5_000,
+}
 /** Until the head of any answer is there: the mirror's own promise, and a little for a machine that is busy. */
 const HEAD_BUDGET_MS: Readonly<Record<CacheState, number>> = {
   cold: 16_000,
   stale: 6_000,
   'in flight': 16_000,
+  'over budget': 16_000,
+  // They wait for each other's turns.
+  'disk full': 25_000,
+  // Nobody is waited for; a machine that is busy may be.
+  'breaker open': 2_000,
 }
+/** A breaker that has opened stays so a little longer than that. */
+const OPEN_MS = 9_000
 /** For what must work without a fault. */
-const GOOD_DAY_MS = 20_000
+const GOOD_DAY_MS = 60_000
 
 export interface Cell {
   readonly fault: Fault
@@ -68,6 +85,15 @@ export interface Row extends Cell {
   readonly problems: readonly string[]
 }
 
+/**
+ * Of an upstream whose budget is to be too small: for one client the other things have to go, for many the large
+ * layer may not stay at all.
+ */
+export function maxSizeOf({ state, clients }: Pick<Cell, 'state' | 'clients'>): number | undefined {
+  if (state !== 'over budget') return undefined
+  return clients === 1 ? 900 * KiB : 500 * KiB
+}
+
 export function budgetOf({ fault, state }: Cell): number {
   return Math.max(BUDGET_MS[state], fault.budgetMs ?? 0)
 }
@@ -82,10 +108,12 @@ export class CellRun {
   readonly #over = new AbortController()
   readonly #pulls: { pull: Pull; endedAt: number }[] = []
 
+  readonly #problems: string[] = []
+
   constructor(cell: Cell, upstream: UpstreamSimulator, mirror: string) {
     this.#cell = cell
     this.#upstream = upstream
-    this.#base = `${mirror}/v2/${cell.key}/${REPOSITORY}`
+    this.#base = `${mirror}/v2/${cell.key}/`
     this.#image = index({ images: { amd64: image({ layers: LAYERS, seed: cell.key }) } })
     upstream.addImage(REPOSITORY, TAG, this.#image)
     // A fault may take things away upstream; what they were stays right.
@@ -94,16 +122,15 @@ export class CellRun {
 
   async run(): Promise<Row> {
     let begunAt = performance.now()
-    let problem: string | undefined
     try {
       begunAt = await this.#live()
     } catch (error) {
-      problem = (error as Error).message
+      this.#problems.push((error as Error).message)
     } finally {
       this.#over.abort()
       await this.#agent.destroy()
     }
-    const row = this.#row(begunAt, problem)
+    const row = this.#row(begunAt)
     await this.#upstream.close()
     this.#upstream.holdings.repositories.clear()
     this.#upstream.log.clear()
@@ -114,12 +141,42 @@ export class CellRun {
   async #live(): Promise<number> {
     const { state } = this.#cell
     if (state === 'in flight') return this.#strikeInFlight()
-    if (state === 'stale') await this.#cacheAll()
+    if (state === 'stale' || state === 'breaker open') await this.#cacheAll(REPOSITORY)
+    if (state === 'over budget') {
+      this.#upstream.addImage(OTHER, TAG, image({ layers: OTHER_LAYERS, seed: `${this.#cell.key} other` }))
+      await this.#cacheAll(OTHER)
+    }
     this.#upstream.log.clear()
+    if (state === 'breaker open') return this.#leftAlone()
     await this.#begin()
     const begunAt = performance.now()
     using _budget = this.#deadline(budgetOf(this.#cell))
     await Promise.all(this.#clients())
+    return begunAt
+  }
+
+  /** Upstream is down for a moment, so that it is left alone; when it is back, the fault begins. */
+  async #leftAlone(): Promise<number> {
+    await this.#upstream.stop()
+    const good = this.#deadline(GOOD_DAY_MS)
+    const { outcome } = await this.#pull({ repository: OTHER })
+    good[Symbol.dispose]()
+    if (outcome !== 'refused') throw new Error(`with its upstream down, a pull was ${outcome}`)
+    const openedAt = performance.now()
+    await this.#upstream.start()
+    await this.#begin()
+    const begunAt = performance.now()
+    using _budget = this.#deadline(budgetOf(this.#cell))
+    const elsewhere = this.#pull({ repository: OTHER })
+    await Promise.all(this.#clients())
+    const other = await elsewhere
+    if (other.outcome !== 'refused') this.#problems.push(`what is not here was ${other.outcome}`)
+    // A machine that is too busy comes so late that upstream may be asked again.
+    if (performance.now() - openedAt > OPEN_MS) return begunAt
+    if (this.#upstream.log.count() > 0) this.#problems.push('upstream was asked although it is left alone')
+    if (other.durationMs > HEAD_BUDGET_MS['breaker open']) {
+      this.#problems.push(`what is not here was refused after ${Math.round(other.durationMs)} ms`)
+    }
     return begunAt
   }
 
@@ -181,9 +238,16 @@ export class CellRun {
     })
   }
 
-  #pull(options: { ranges?: boolean; onProgress?: (digest: string, bytes: number) => void }): Promise<Pull> {
+  #pull({
+    repository = REPOSITORY,
+    ...options
+  }: {
+    repository?: string
+    ranges?: boolean
+    onProgress?: (digest: string, bytes: number) => void
+  }): Promise<Pull> {
     return pullImage({
-      base: this.#base,
+      base: this.#base + repository,
       tag: TAG,
       agent: this.#agent,
       signal: this.#over.signal,
@@ -193,10 +257,10 @@ export class CellRun {
   }
 
   /** Until everything is answered from here: it is written down a little behind the answers. */
-  async #cacheAll(): Promise<void> {
+  async #cacheAll(repository: string): Promise<void> {
     using _good = this.#deadline(GOOD_DAY_MS)
     for (;;) {
-      const { outcome, answers } = await this.#pull({})
+      const { outcome, answers } = await this.#pull({ repository })
       if (outcome !== 'served') throw new Error(`the good day was not good: ${outcome}`)
       if (answers.every(({ cache }) => cache === 'hit')) return
       await sleep(10)
@@ -222,7 +286,7 @@ export class CellRun {
     }
   }
 
-  #row(begunAt: number, problem: string | undefined): Row {
+  #row(begunAt: number): Row {
     const { fault, state, clients } = this.#cell
     const { log } = this.#upstream
     const answers = this.#pulls.flatMap(({ pull }) => pull.answers)
@@ -233,8 +297,11 @@ export class CellRun {
       ({ kind, status }) => ['manifest', 'blob', 'cdn'].includes(kind) && status < 300,
     )
     const size = [...this.#made.values()].reduce((sum, { length }) => sum + length, 0)
-    const allowed: readonly Outcome[] = fault.endings[state] ?? ['served']
-    const problems = problem === undefined ? [] : [problem]
+    const endings = endingsOf(fault, state)
+    // Where nothing can be kept each of many has a stream of its own; whose turn does not come is told so.
+    const allowed: readonly Outcome[] =
+      state === 'disk full' && clients > 1 ? [...endings, 'refused'] : endings
+    const problems = [...this.#problems]
     if (this.#pulls.length < clients) problems.push(`${clients - this.#pulls.length} pulls did not end`)
     for (const outcome of outcomes.keys()) {
       if (allowed.includes(outcome)) continue

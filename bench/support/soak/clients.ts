@@ -37,7 +37,7 @@ export class Clients {
       [10, () => pushes.pull()],
       [6, () => pushes.push()],
       [2, () => pushes.giveUp()],
-      [0.5, () => this.#pull(options.world.giant)],
+      [0.1, () => this.#pull(options.world.giant)],
     ]
   }
 

@@ -17,8 +17,24 @@ import type { UpstreamOptions, UpstreamSimulator } from '../upstream.ts'
  */
 export type Ending = 'served' | 'refused' | 'broken'
 
-/** What the cache holds when the fault begins: nothing, everything with an old tag, or half of a running fill. */
-export const CACHE_STATES = ['cold', 'stale', 'in flight'] as const
+/**
+ * How it stands with the cache when the fault begins:
+ *
+ * - `cold`: it holds nothing
+ * - `stale`: everything, with an old tag
+ * - `in flight`: half of a running fill
+ * - `over budget`: other things, so many that they have to go for whatever comes, or that it may not stay at all
+ * - `disk full`: nothing, on a disk with no room for anything
+ * - `breaker open`: everything, with an old tag, of an upstream that could not be reached a moment ago
+ */
+export const CACHE_STATES = [
+  'cold',
+  'stale',
+  'in flight',
+  'over budget',
+  'disk full',
+  'breaker open',
+] as const
 export type CacheState = (typeof CACHE_STATES)[number]
 
 export interface Fault {
@@ -39,4 +55,15 @@ export interface Fault {
   readonly endings: Partial<Readonly<Record<CacheState, readonly [Ending, ...Ending[]]>>>
   /** The longest a pull may take, over the usual budget; only for faults that are slow by nature. */
   readonly budgetMs?: number
+}
+
+/** Where nothing may stay, or nothing can, things have to be had as with nothing here. */
+const LIKE: Partial<Readonly<Record<CacheState, CacheState>>> = {
+  'over budget': 'cold',
+  'disk full': 'cold',
+}
+
+export function endingsOf({ endings }: Fault, state: CacheState): readonly [Ending, ...Ending[]] {
+  const like = LIKE[state]
+  return endings[state] ?? (like === undefined ? undefined : endings[like]) ?? ['served']
 }

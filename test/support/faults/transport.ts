@@ -19,6 +19,11 @@ const NOTHING: Endings = { cold: ['refused'], 'in flight': ['broken', 'refused']
 /** Heads come, and what follows is no good: what is small enough to be held back is refused. */
 const NO_BODY: Endings = { cold: ['broken', 'refused'], 'in flight': ['broken', 'refused'] }
 
+/** What is found out before a download begins, a stream of one's own may find out later. */
+const NO_LENGTH: Endings = { ...NOTHING, 'disk full': ['refused', 'broken'] }
+/** What nobody keeps ends where its manifest says that it does. */
+const ENDLESS: Endings = { cold: ['broken', 'refused'], 'disk full': ['served', 'broken', 'refused'] }
+
 const BLOB: Matcher = { kind: 'blob', method: 'GET' }
 /** Of the large layer, a good part. */
 const PIECE = 300_000
@@ -120,8 +125,8 @@ const RANGES: readonly Fault[] = [
 ]
 
 const FRAMING: readonly Fault[] = [
-  answers('wrongContentLength: +7', BLOB, { wrongContentLength: 7 }, NOTHING),
-  answers('wrongContentLength: -7', BLOB, { wrongContentLength: -7 }, NOTHING),
+  answers('wrongContentLength: +7', BLOB, { wrongContentLength: 7 }, NO_LENGTH),
+  answers('wrongContentLength: -7', BLOB, { wrongContentLength: -7 }, NO_LENGTH),
   answers('noContentLength', {}, { framing: 'close' }),
   answers('chunked', {}, { framing: 'chunked' }),
   answers('http10Close', {}, { framing: 'http10' }),
@@ -129,7 +134,7 @@ const FRAMING: readonly Fault[] = [
   answers('gzipEncoding', {}, { encoding: 'gzip' }),
   answers('xGzip', {}, { encoding: 'x-gzip' }),
   answers('zstdEncoding', {}, { encoding: 'zstd' }),
-  answers('infiniteBlob', BLOB, { infinite: true }, { cold: ['broken', 'refused'] }),
+  answers('infiniteBlob', BLOB, { infinite: true }, ENDLESS),
 ]
 
 const WRONG: readonly Fault[] = [
