@@ -19,9 +19,14 @@ function onDisk(root: string): number {
   const sizes = ['blobs', 'ingest'].flatMap((folder) => {
     const full = path.join(root, folder)
     if (!existsSync(full)) return []
-    return readdirSync(full, { recursive: true, withFileTypes: true })
-      .filter((entry) => entry.isFile() && !/^upload-|\.json/.test(entry.name))
-      .map((entry) => statSync(path.join(entry.parentPath, entry.name)).size)
+    return (
+      readdirSync(full, { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isFile() && !/^upload-|\.json/.test(entry.name))
+        // It may go while we look.
+        .map(
+          (entry) => statSync(path.join(entry.parentPath, entry.name), { throwIfNoEntry: false })?.size ?? 0,
+        )
+    )
   })
   return sizes.reduce((sum, size) => sum + size, 0)
 }
@@ -36,7 +41,7 @@ async function pullImage(url: string, name: string, { blobs }: Image): Promise<v
 test('killed wherever it is, it reckons with what is on the disk', async (t) => {
   const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
   t.comment(`SEED=${seed}`)
-  t.setTimeout(60_000)
+  t.setTimeout(100_000)
   const random = randomOf(seed)
   const upstream = await simulate(t, { bytesPerSecond: 20 * MiB })
   const dir = t.testdir()
