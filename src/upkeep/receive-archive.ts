@@ -100,11 +100,18 @@ export class Received implements AsyncDisposable {
     const { disk, holds, signal } = this.#tools
     if (this.#sizes.has(digest)) return
     this.#pinned.set(digest, holds.hold(digest))
+    await this.#letGo(digest)
     const there = await disk.check(digest, { signal, resting: false })
     // Its bytes in the archive are passed over: those that are here are the same.
     if (there.is !== 'sound') await this.#store(digest, body)
     else if (there.size !== size) throw new TarError(`${digest} has another size`)
     this.#sizes.set(digest, size)
+  }
+
+  /** Who looked at the holds before it was held may be about to take it away, and has the lock until it has gone. */
+  async #letGo(digest: Digest): Promise<void> {
+    const lock = await this.#tools.locks.exclusive(`blob ${digest}`, this.#tools.signal)
+    lock[Symbol.dispose]()
   }
 
   async #store(digest: Digest, body: AsyncIterable<Buffer>): Promise<void> {

@@ -1,0 +1,66 @@
+/** What a restore takes from an archive, and what it finds here already. */
+import path from 'node:path'
+import { test } from 'tap'
+import { Removal } from '../../src/cache/removal.ts'
+import { digestOf } from '../../src/oci/digest.ts'
+import { DiskBlobAudit } from '../../src/store/disk-audit.ts'
+import { openIngests } from '../../src/store/disk-ingest.ts'
+import { DiskBlobStore } from '../../src/store/disk.ts'
+import { nodeFiles } from '../../src/store/files.ts'
+import { Hashers } from '../../src/store/hasher.ts'
+import { Holds } from '../../src/store/holds.ts'
+import { InProcessLocks } from '../../src/store/locks.ts'
+import type { MetadataStore } from '../../src/store/metadata.ts'
+import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { blobName } from '../../src/upkeep/layout.ts'
+import { Received } from '../../src/upkeep/receive-archive.ts'
+import { tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
+
+test('bytes that are just being taken away are not said to be here', async (t) => {
+  const root = t.testdir()
+  await using closing = new AsyncDisposableStack()
+  const hashers = closing.adopt(new Hashers({ threads: 1 }), (it) => it.close())
+  const ingests = closing.adopt(await openIngests({ root, hashers }), (it) => it.close())
+  const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+  const store = new DiskBlobStore(root)
+  const [locks, holds] = [new InProcessLocks(), new Holds()]
+  const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
+  const { signal } = new AbortController()
+
+  const bytes = Buffer.from('a base layer')
+  const digest = digestOf(bytes)
+  const ingest = await ingests.open({ source: 'docker.io', digest })
+  await ingest.write([bytes], 0)
+  const file = await ingest.verify(bytes.length)
+  await store.adopt(file!)
+  await index.transaction((tx) => tx.recordDelivery('docker.io', digest, bytes.length, 1))
+  const row = (await index.eviction.mirrored(digest))!
+
+  // It has looked at the holds, and forgets; the file is still there.
+  const forgetting = Promise.withResolvers<undefined>()
+  const goOn = Promise.withResolvers<undefined>()
+  const metadata: Pick<MetadataStore, 'transaction'> = {
+    transaction: async (fill) => {
+      forgetting.resolve(undefined)
+      await goOn.promise
+      await index.transaction(fill)
+    },
+  }
+  const removal = new Removal({ store, metadata, index: index.eviction, locks, holds, now: Date.now })
+  const taken = removal.take({ is: 'blob', root: row, manifests: [], blobs: [row], pulledAt: 1 }, signal)
+  await forgetting.promise
+
+  await using received = new Received({ disk, store, ingests, metadata: index, locks, holds, signal })
+  const archive = async function* (): AsyncGenerator<Buffer> {
+    yield await Promise.resolve(tarHeader(blobName(digest), bytes.length, new Date(0)))
+    yield bytes
+    yield tarPadding(bytes.length)
+    yield Buffer.alloc(1024)
+  }
+  // Nothing but that blob is in it: what is missing is said at the end, and is no matter here.
+  const reading = received.read('archive', archive()).catch(() => undefined)
+  goOn.resolve(undefined)
+  await Promise.all([taken, reading])
+  t.ok(received.has(digest))
+  t.equal((await store.stat(digest))?.size, bytes.length, 'they were taken from the archive')
+})
