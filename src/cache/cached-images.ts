@@ -112,7 +112,8 @@ export class CachedImages {
       for (const child of await index.contents(it.digest, 'manifest')) {
         if (manifests.has(child.digest)) continue
         const tagged = (await index.holding(child.digest)).some(({ tags }) => tags.length > 0)
-        if (!tagged && !(await this.#isNamed(child.digest, gone, manifests))) next.push(child)
+        if (tagged || (await pinned.by(child.digest)) !== undefined) continue
+        if (!(await this.#isNamed(child.digest, gone, manifests))) next.push(child)
       }
       for (const digest of await index.referring(it.digest)) {
         const referrer = manifests.has(digest) ? undefined : await index.mirrored(digest)

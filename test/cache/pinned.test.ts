@@ -1,6 +1,8 @@
 /** Which images a glob of `cache.pin` keeps. */
 import { test } from 'tap'
 import { pins } from '../../src/cache/pinned.ts'
+import { image, index } from '../support/images.ts'
+import { KB, openWarehouse } from '../support/warehouse.ts'
 
 const DIGEST = `sha256:${'0'.repeat(64)}`
 
@@ -23,4 +25,22 @@ test('a pin is over names and tags, or over names and digests', (t) => {
   ]
   for (const [glob, image, is] of kept) t.equal(pins(glob, image), is, `${glob} and ${image}`)
   t.end()
+})
+
+test('what is pinned by digest stays when the index that names it goes', async (t) => {
+  const amd64 = image({ layers: [100 * KB], seed: 'amd64' })
+  const multi = index({ images: { amd64, arm64: image({ layers: [100 * KB], seed: 'arm64' }) } })
+  const { upstream, offer, pullImage, has, within } = await openWarehouse(t, {
+    cache: { maxSize: '500000', pin: [`docker.io/library/multi@${amd64.manifest.digest}`] },
+  })
+  upstream.addImage('library/multi', '1', multi)
+  await pullImage('library/multi', multi, '1')
+  await pullImage('library/multi', amd64, amd64.manifest.digest)
+  for (const name of ['library/one', 'library/two', 'library/three']) {
+    await pullImage(name, offer(name, [180 * KB]))
+  }
+  await within(500_000)
+  t.notOk(has(multi.manifest), 'the index has gone')
+  t.ok(has(amd64.manifest))
+  for (const blob of amd64.blobs) t.ok(has(blob))
 })
