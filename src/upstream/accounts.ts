@@ -76,6 +76,7 @@ export class AccountsUpstream implements Upstream {
   ): Promise<UpstreamManifest | undefined> {
     return this.#ask({
       name,
+      isPull: true,
       ask: (client) => client.manifest(name, reference, signal),
       isAbsent: isUndefined,
     })
