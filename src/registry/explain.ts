@@ -7,7 +7,7 @@
 import type { ManifestCache } from '../cache/manifest-cache.ts'
 import { goneKey } from '../cache/manifest-source.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
-import { OciError } from '../oci/errors.ts'
+import { OCI_ERRORS, OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { isDigestReference, type ImageReference, type Reference, type Tag } from '../oci/reference.ts'
 import { LOCAL, type MetadataStore, type RepositoryKey } from '../store/metadata.ts'
@@ -233,15 +233,16 @@ function absenceOf(
 }
 
 function localForecast(image: ImageExplained | undefined, reference: Reference): Forecast {
-  if (image?.held !== true || image.manifest === 'missing' || image.manifest === 'quarantined') {
-    const lost = image?.held === true ? ', as the bytes of its manifest are lost: push it again' : ''
-    return { outcome: 'absent', sentences: [`404: there is no ${reference} here${lost}`] }
+  if (image?.held !== true) return { outcome: 'absent', sentences: [`404: there is no ${reference} here`] }
+  const { status } = OCI_ERRORS.CONTENT_DAMAGED
+  if (image.manifest !== 'present') {
+    return { outcome: 'damaged', sentences: [`${status}: the bytes of its manifest are lost; push it again`] }
   }
   const { missingParts } = image.totals
-  const broken = `404 for ${missingParts} blobs or manifests that it names and that are not here: push it again`
+  const damage = `${status} for ${missingParts} of what it names, whose bytes are lost; push it again`
   return {
     outcome: 'local',
-    sentences: ['would be answered from here: it was pushed', ...(missingParts > 0 ? [broken] : [])],
+    sentences: ['would be answered from here: it was pushed', ...(missingParts > 0 ? [damage] : [])],
   }
 }
 

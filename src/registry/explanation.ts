@@ -149,7 +149,9 @@ export interface Forecast {
    * - `head`: upstream is asked what the tag is now, and what is here answers as far as it can
    * - `get`: it is fetched
    * - `absent`: 404      - `refused`: 403, or 404 for the whole name      - `unavailable`: 503
+   * - `damaged`: 500; it was pushed here, and its bytes are lost
    */
-  readonly outcome: 'hit' | 'local' | 'stale' | 'head' | 'get' | 'absent' | 'refused' | 'unavailable'
+  readonly outcome:
+    'hit' | 'local' | 'stale' | 'head' | 'get' | 'absent' | 'refused' | 'unavailable' | 'damaged'
   readonly sentences: readonly string[]
 }

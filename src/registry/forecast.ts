@@ -9,7 +9,7 @@ import { spanText } from './words.ts'
 type Milliseconds = number
 
 /** All that decides it. */
-export interface Prospect {
+interface Prospect {
   readonly upstream: string
   readonly reference: string
   readonly tag: TagExplained | undefined

@@ -1,5 +1,5 @@
 /** What `explain` says of a name, and that a pull then does what was said. */
-import { truncateSync } from 'node:fs'
+import { rmSync, truncateSync } from 'node:fs'
 import { test, type Test } from 'tap'
 import type { Explanation } from '../../src/registry/explanation.ts'
 import { eventually, pull, settled, type MirrorOptions, type Pulled } from '../support/app.ts'
@@ -197,8 +197,22 @@ test('names of our own', async (t) => {
   await pushImage(`${mirror.url}/v2/mine`, first, 'x')
   const shadowing = await foretold('local', { status: 200 }, 'x', 'mine')
   t.match(shadowing.route, { rule: 'existing', number: 4, why: /hides what the default upstream has/ })
-  truncateSync(blobFile(mirror.root, own.layers[0]!.digest), 10)
+
+  const { digest } = own.layers[0]!
+  truncateSync(blobFile(mirror.root, digest), 10)
+  t.match((await explain('team/app:1')).pull.sentences, [
+    /it was pushed$/,
+    /^500 for 1 of what it names, whose bytes/,
+  ])
   t.match((await explain('team/app:1')).image!.parts, [{}, { state: 'wrong size', found: 10 }])
+  t.equal((await pull(`${mirror.url}/v2/team/app/blobs/${digest}`)).status, 500)
+  await eventually('it is put aside', async () => {
+    return (await explain('team/app:1')).image!.parts[1]?.state === 'quarantined'
+  })
+  const lost = image({ seed: 'lost' })
+  await pushImage(`${mirror.url}/v2/team/app`, lost, '2')
+  rmSync(blobFile(mirror.root, lost.manifest.digest))
+  await foretold('damaged', { status: 500 }, '2', 'team/app')
 })
 
 test('layers: missing, of the wrong size, on their way, and wrong every time', async (t) => {
