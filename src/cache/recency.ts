@@ -74,8 +74,8 @@ export class Recency implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer)
-    await this.flush()
-    // Those that came while an earlier flush ran.
+    // An earlier one knows nothing of those that came while it ran.
+    await this.#flushing
     await this.flush()
   }
 }
