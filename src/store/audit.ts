@@ -74,7 +74,7 @@ export interface ScrubIndex {
   quarantined(limit: number): Promise<{ readonly count: number; readonly first: readonly QuarantinedBlob[] }>
 }
 
-export interface QuarantinedBlob {
+interface QuarantinedBlob {
   readonly digest: Digest
   readonly foundAt: EpochMs
   /** Where what is left of it was put aside, below the root; undefined: there is no such file. */

@@ -14,12 +14,13 @@ import {
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import type { Digest } from '../../src/oci/digest.ts'
+import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
 import { DiskBlobAudit } from '../../src/store/disk-audit.ts'
 import { nodeFiles } from '../../src/store/files.ts'
 import { Hashers } from '../../src/store/hasher.ts'
 import { InProcessLocks } from '../../src/store/locks.ts'
+import type { MetadataStore } from '../../src/store/metadata.ts'
 import { openScrub } from '../../src/store/sqlite-audit.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { createLog } from '../../src/telemetry/log.ts'
@@ -47,6 +48,7 @@ interface Scene {
   readonly root: string
   readonly examiner: Examiner
   readonly index: ReturnType<typeof openScrub>
+  readonly metadata: MetadataStore
   readonly metrics: ReturnType<typeof createMetrics>
   readonly lost: Lost[]
   readonly lines: Record<string, unknown>[]
@@ -103,7 +105,8 @@ async function scene(t: Test): Promise<Scene> {
       rest: async (ms) => void (it.now += ms),
     })
   const it: Scene = {
-    ...{ now: BEGAN + 20 * DAY, root, examiner, index, metrics, lost, lines, newScrub },
+    ...{ now: BEGAN + 20 * DAY, root, examiner, index, metrics, lost, lines, newScrub, metadata },
+    metadata,
     file: (digest) => blobFile(root, digest),
     round: async () => {
       const scrub = newScrub()
@@ -264,4 +267,15 @@ test('a suspicion is looked into without anybody waiting, and one that was wrong
   t.match((await it.examiner.quarantine()).blobs, [{ digest: APP.manifest.digest, affects: ['team/app:1'] }])
   t.ok(existsSync(it.file(APP.layers[0]!.digest)))
   t.equal(it.lines.length, 1)
+})
+
+test('of many the details name ten, and how many there are', async (t) => {
+  const it = await scene(t)
+  const digests = Array.from({ length: 12 }, (_, at) => digestOf(Buffer.from(`${at}`)))
+  await it.metadata.transaction((tx) => {
+    for (const digest of digests) tx.putQuarantine(digest, { size: 0, path: undefined }, BEGAN)
+  })
+  const { count, blobs } = await it.examiner.quarantine()
+  t.equal(count, 12)
+  t.equal(blobs.length, 10)
 })
