@@ -69,8 +69,6 @@ export class Freshness {
   }
 }
 
-const CANNOT = 'cannot be asked'
-
 /** For a tag that upstream says is gone, and that is kept. */
 export function gone({ upstream }: Origin): Stale {
   return { cache: 'stale', warning: `${upstream.key} says that this tag is gone; what it named is kept here` }
