@@ -6,7 +6,6 @@
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Digest } from '../oci/digest.ts'
-import type { Bytes } from '../store/blob-store.ts'
 import type { ColdPart, ColdPlace, EvictionIndex, MirroredBlob } from '../store/eviction.ts'
 import { LOCAL, type EpochMs } from '../store/metadata.ts'
 import type { Pinned } from './pinned.ts'
@@ -149,11 +148,6 @@ export class CachedImages {
     }
     return false
   }
-}
-
-export function bytesOf({ manifests, blobs }: Doomed, registry?: string): Bytes {
-  const mine = [...manifests, ...blobs].filter((it) => registry === undefined || it.registry === registry)
-  return mine.reduce((sum, { size }) => sum + size, 0)
 }
 
 /** Part by part; `reached`: nothing that is still to come was pulled before it. */

@@ -45,7 +45,7 @@ const REST = 20
 const PATIENCE_MS: Milliseconds = 5_000
 
 /** How things stand, for people. */
-export interface Standing {
+interface Standing {
   readonly usage: Usage
   readonly limits: Limits
   /** Of the file system. */

@@ -36,7 +36,7 @@ const FOLDERS = ['sha256', 'sha512'].flatMap((algorithm) =>
 const REST = 4
 
 /** What was set right. */
-export interface Reconciled {
+interface Reconciled {
   /** Files that the index did not know. */
   readonly found: number
   /** Rows without their file. */

@@ -10,7 +10,7 @@ import type { Bytes } from './blob-store.ts'
 import type { EpochMs, RepositoryKey } from './metadata.ts'
 
 /** Bytes in the index. */
-export interface StoredBytes {
+interface StoredBytes {
   /** By the registry that they are reckoned to, which is the first that gave them; empty: nobody did. */
   readonly mirrored: ReadonlyMap<string, Bytes>
   /** Held by a local repository, whoever else gave them. */
