@@ -48,7 +48,7 @@ interface KeepingParts {
 
 export function createOperations(parts: KeepingParts): Operations {
   const { live, local, collector, evictor, serving } = parts
-  const { root, database, hashers, holds } = parts.state
+  const { root, database, hashers, holds, index } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, settings, now } = local
   const openIndex = (): AuditIndex => openAudit(database)
@@ -59,7 +59,12 @@ export function createOperations(parts: KeepingParts): Operations {
     },
     ...parts.tending,
     verify: (args, signal) =>
-      verify({ disk, store, metadata, locks, openIndex, now, serving, lanes: VERIFY_LANES }, args, signal),
+      verify(
+        // Without room: a look that holds a blob must not wait for an eviction that waits for that blob.
+        { disk, store, metadata: index, locks, openIndex, now, serving, lanes: VERIFY_LANES },
+        args,
+        signal,
+      ),
     backup: (args, signal) =>
       backup(
         {
