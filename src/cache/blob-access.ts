@@ -40,11 +40,10 @@ export class BlobAccess {
     repository: MirroredName,
     digest: Digest,
     named: boolean,
-    size: Bytes,
     signal: AbortSignal,
   ): Promise<boolean> {
     if (await this.isKnown(repository, digest, named)) return true
-    return (await this.ask(repository, digest, signal, size)) !== undefined
+    return (await this.ask(repository, digest, signal, 'remember')) !== undefined
   }
 
   /** What we know without asking. */
@@ -64,20 +63,22 @@ export class BlobAccess {
     if (!allowed) return false
     fill.names.add(repository.name)
     // Its adoption may have been written down already, without this name.
-    if (fill.phase.is === 'verified' && fill.size !== undefined) {
-      await this.#grant(repository, digest, fill.size)
-    }
+    if (fill.phase.is === 'verified') await this.#grant(repository, digest)
     return true
   }
 
-  /** Remembers that upstream gives that blob under this name. Without it, upstream is asked again. */
-  async #grant(repository: MirroredName, digest: Digest, size: Bytes): Promise<void> {
+  /**
+   * Remembers that upstream gives that blob under this name. Without it, upstream is asked again.
+   *
+   * Nothing of what does not stay, or has gone meanwhile.
+   */
+  async #grant(repository: MirroredName, digest: Digest): Promise<void> {
     const { metadata, log, now } = this.#options
     const key = repositoryKey(repository)
     try {
       await metadata.transaction((tx) => {
         tx.putRepository(key, now())
-        tx.linkBlob(key, digest, size, now())
+        tx.linkKnownBlob(key, digest, now())
       })
     } catch (error) {
       log.debug({ err: error, digest }, 'a link was not remembered')
@@ -87,10 +88,15 @@ export class BlobAccess {
   /**
    * Upstream's word for that name, asked once however many want it.
    *
-   * @param grant size of the blob that is here, when a yes is to be remembered
+   * @param then whether a yes is to be remembered, of a blob that is here
    * @throws OciError
    */
-  async ask(repository: MirroredName, digest: Digest, client: AbortSignal, grant?: Bytes): Promise<Found> {
+  async ask(
+    repository: MirroredName,
+    digest: Digest,
+    client: AbortSignal,
+    then?: 'remember',
+  ): Promise<Found> {
     const { upstream, state } = repository.origin
     const { headerBudgetMs } = this.#options
     try {
@@ -101,8 +107,8 @@ export class BlobAccess {
           const budget = AbortSignal.timeout(headerBudgetMs)
           try {
             const answer = await upstream.headBlob(repository.name, digest, budget)
-            if (answer === undefined || grant === undefined) return { answer }
-            return { answer, after: this.#grant(repository, digest, grant) }
+            if (answer === undefined || then === undefined) return { answer }
+            return { answer, after: this.#grant(repository, digest) }
           } catch (error) {
             throw error === budget.reason
               ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD within the header budget')

@@ -215,7 +215,7 @@ export class BlobCache {
       if (expected !== undefined && expected !== reader.size) {
         log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
         suspect(digest)
-      } else if (await this.#access.mayRead(repository, digest, named, reader.size, signal)) {
+      } else if (await this.#access.mayRead(repository, digest, named, signal)) {
         return reader
       }
     } catch (error) {

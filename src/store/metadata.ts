@@ -209,6 +209,8 @@ export interface MetadataTransaction {
   /** Forgets even the tombstone: the name is free again. */
   releaseRepository(repository: RepositoryKey): void
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void
+  /** Only where the blob is known to be here: a link does not bring it. */
+  linkKnownBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void
   /** It was just said to be here, so it stays for another grace period. Nothing when it is not linked. */
   touchBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void
   /** @param linkedAt only if it was last linked, or touched, then */

@@ -240,6 +240,26 @@ export class SqlTransaction implements MetadataTransaction {
     )
   }
 
+  linkKnownBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
+    this.#moved.add(digest)
+    this.#add(
+      this.#db
+        .insertInto('repository_blob')
+        .columns(['repository', 'digest', 'linked_at'])
+        .expression((eb) =>
+          eb
+            .selectFrom('blob')
+            .select((row) => [
+              row.val(repositoryId(repository)).as('repository'),
+              'blob.digest',
+              row.val(at).as('linked_at'),
+            ])
+            .where('blob.digest', '=', digest),
+        )
+        .onConflict((conflict) => conflict.columns(['repository', 'digest']).doUpdateSet({ linked_at: at })),
+    )
+  }
+
   touchBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
     this.#add(
       this.#db

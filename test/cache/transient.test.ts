@@ -84,6 +84,21 @@ test('when everybody has left it is given up, and no part of it is kept', async 
   await nothingStays()
 })
 
+test('the index never hears of it, not even from who joins under another name when all of it is here', async (t) => {
+  const { mirror, upstream, url, tag, big, large, nothingStays } = await world(t)
+  upstream.addImage('library/other', '1', big)
+  await pull(tag)
+  await pull(`${mirror.url}/v2/library/other/manifests/1`)
+  const slow = await request(url(large), { highWaterMark: 1 })
+  // Nobody has its end before all of it has been verified.
+  t.ok((await pullSame(url(large), large)).same)
+  const other = await pullSame(`${mirror.url}/v2/library/other/blobs/${large.digest}`, large)
+  t.match(other, { same: true, cache: 'join' })
+  t.ok(Buffer.from(await slow.body.arrayBuffer()).equals(large.bytes))
+  await nothingStays()
+  t.equal(await mirror.app.metadata.blobs.size(large.digest), undefined)
+})
+
 test('it is not fetched ahead for nobody', async (t) => {
   const { mirror, upstream, url, tag, layers, large, downloads } = await world(t, { prefetch: 'layers' })
   await pull(tag)

@@ -232,6 +232,22 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     t.equal(await store.blobs.size(named('b')), undefined)
   })
 
+  void t.test('a link of what is only perhaps here brings no blob', async (t) => {
+    const store = await make(t)
+    const link = (): Promise<void> =>
+      store.transaction((tx) => {
+        tx.linkKnownBlob(alpine, named('a'), 1)
+      })
+    await link()
+    t.equal(await store.blobs.size(named('a')), undefined)
+    t.equal(await store.blobs.linked(alpine, named('a')), false)
+    await store.transaction((tx) => tx.recordDelivery('docker.io', named('a'), 7, 1))
+    await link()
+    await link()
+    t.equal(await store.blobs.size(named('a')), 7)
+    t.equal(await store.blobs.linked(alpine, named('a')), true)
+  })
+
   void t.test('a forgotten blob is linked nowhere and delivered by nobody; its manifests stay', async (t) => {
     const store = await make(t)
     await store.transaction((tx) => {
