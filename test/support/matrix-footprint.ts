@@ -2,7 +2,7 @@
  * What a running entrepot holds, memory and descriptors, and what it leaves on the disk.
  */
 import { createHash } from 'node:crypto'
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lookAtRest, partialsIn } from './at-rest.ts'
@@ -79,7 +79,8 @@ export function describeFootprint({ resident, heap, descriptors }: Footprint): s
 export function wrongAtRest(root: string): string[] {
   const right = new Set<string>()
   const wrong: string[] = []
-  const blobs = readdirSync(path.join(root, 'blobs'), { recursive: true, withFileTypes: true })
+  const folder = path.join(root, 'blobs')
+  const blobs = existsSync(folder) ? readdirSync(folder, { recursive: true, withFileTypes: true }) : []
   for (const entry of blobs) {
     if (!entry.isFile()) continue
     const bytes = readFileSync(path.join(entry.parentPath, entry.name))
