@@ -50,10 +50,9 @@ export class Freshness {
     // Who is offline on purpose wants what is here, for as long as that lasts.
     if (!failure.offline && age > this.#longest(origin, denied)) return undefined
     if (denied) origin.state.servedDenied(name, failure.message)
-    const unreachable = failure.offline ? 'is offline by configuration' : CANNOT
-    const why = { denied: 'denies access', busy: 'limits our pulls', broken: CANNOT, unreachable }
+    const why = denied ? 'denies access' : failure.ofPulls ? 'limits our pulls' : cannot(failure)
     const confirmed = `confirmed ${String(Math.round(age / 1000))} s ago`
-    return { cache: 'stale', warning: `${origin.upstream.key} ${why[failure.failure]}; ${confirmed}` }
+    return { cache: 'stale', warning: `${origin.upstream.key} ${why}; ${confirmed}` }
   }
 
   /** Whether it could answer, should no pull be spent on what it names now. */
@@ -67,6 +66,10 @@ export class Freshness {
     // Where what is gone is kept, nobody has confirmed it since: that an upstream stumbles must not take it away.
     return on404 === 'keep' ? Infinity : staleIfErrorMs
   }
+}
+
+function cannot({ offline }: UpstreamError): string {
+  return offline ? 'is offline by configuration' : 'cannot be asked'
 }
 
 /** For a tag that upstream says is gone, and that is kept. */
