@@ -152,7 +152,7 @@ export class Explainer {
     const image = await this.#image(mirrored, reference, tag)
     const { staleIfErrorMs, staleIfDeniedMs } = settings()
     const silence = silenceOf(mirrored)
-    const longest = origin.on404 === 'keep' ? Infinity : staleIfErrorMs
+    const longest = origin.on404 === 'keep' || silence?.offline === true ? Infinity : staleIfErrorMs
     const pull = forecast({
       ...{ upstream: origin.upstream.key, reference, tag, image, silence },
       absent: absenceOf(mirrored, reference),

@@ -29,11 +29,19 @@ export function explainUpstream({ origin, name }: MirroredName, serving: boolean
   }
 }
 
-/** Why a question would fail at once: a clause, for a sentence that goes on. */
-export function silenceOf({ origin, name }: MirroredName): { why: string; denied: boolean } | undefined {
+interface Silence {
+  /** A clause, for a sentence that goes on. */
+  readonly why: string
+  readonly denied: boolean
+  /** By the configuration: then what is here answers however old it is. */
+  readonly offline?: true
+}
+
+/** Why a question would fail at once. */
+export function silenceOf({ origin, name }: MirroredName): Silence | undefined {
   const { key, fallback } = origin.upstream
   const { offline, accounts } = origin.upstream.status()
-  if (offline) return { why: `${key} is offline by the configuration`, denied: false }
+  if (offline) return { why: `${key} is offline by the configuration`, denied: false, offline }
   const failing = origin.state.failing(name)
   if (failing !== undefined) {
     const denied = failing.failure === 'denied'

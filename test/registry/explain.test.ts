@@ -147,6 +147,8 @@ test('offline: what is here, and 503 for what is not', async (t) => {
   before.clock.now += MINUTE + 1
   const told = await foretold('stale', { status: 200, cache: 'stale' })
   t.match(told.upstream, { status: { offline: true }, sentences: [/says that docker\.io is offline/] })
+  before.clock.now += 365 * 24 * 60 * MINUTE
+  await foretold('stale', { status: 200, cache: 'stale' })
   await foretold('unavailable', { status: 503 }, '2')
   const { sentences } = (await explain('app:2')).pull
   t.match(sentences, ['503: docker.io is offline by the configuration, and this is not cached'])
