@@ -82,7 +82,7 @@ test('distribution: a layer that two repositories share outlives one of them', a
 test('distribution: an old tag is told apart from a fresh one, and a denial is not hidden', async (t) => {
   for (const [status, says] of [
     [500, /cannot be asked/],
-    [429, /limits our pulls/],
+    [429, /limits our requests/],
     [401, /denies access/],
   ] as const) {
     const { upstream, mirror, clock, get, written } = await stage(t, [1000])
