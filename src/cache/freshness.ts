@@ -50,7 +50,7 @@ export class Freshness {
     // Who is offline on purpose wants what is here, for as long as that lasts.
     if (!failure.offline && age > this.#longest(origin, denied)) return undefined
     if (denied) origin.state.servedDenied(name, failure.message)
-    const why = denied ? 'denies access' : failure.ofPulls ? 'limits our pulls' : cannot(failure)
+    const why = denied ? 'denies access' : cannot(failure)
     const confirmed = `confirmed ${String(Math.round(age / 1000))} s ago`
     return { cache: 'stale', warning: `${origin.upstream.key} ${why}; ${confirmed}` }
   }
@@ -68,8 +68,10 @@ export class Freshness {
   }
 }
 
-function cannot({ offline }: UpstreamError): string {
-  return offline ? 'is offline by configuration' : 'cannot be asked'
+function cannot({ offline, failure, ofPulls }: UpstreamError): string {
+  if (offline) return 'is offline by configuration'
+  if (failure !== 'busy') return 'cannot be asked'
+  return ofPulls ? 'limits our pulls' : 'limits our requests'
 }
 
 /** For a tag that upstream says is gone, and that is kept. */
