@@ -160,16 +160,20 @@ export class BlobCache {
    * @throws OciError when it cannot be had, or cannot be kept
    */
   async bring(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<Bytes | undefined> {
-    await using answer = await this.get(repository, digest, signal)
-    if (answer === undefined) return undefined
-    const fill = this.#running.get(keyOf(repository, digest))
-    if (fill !== undefined) {
-      await abandonable(fill.settled, signal)
-      if (fill.phase.is === 'failed') throw fill.phase.error
+    let fill: Fill | undefined
+    {
+      await using answer = await this.get(repository, digest, signal)
+      if (answer === undefined) return undefined
+      fill = this.#running.get(keyOf(repository, digest))
+      while (fill?.phase.is === 'running' && !fill.transient) await fill.changed(signal)
     }
+    // What cannot stay ends when nobody follows it any more; we do not.
+    if (fill?.transient === false) await abandonable(fill.settled, signal)
+    if (fill?.phase.is === 'failed') throw fill.phase.error
     const here = await this.#options.store.stat(digest)
     if (here !== undefined) return here.size
-    throw new OciError('UNAVAILABLE', { digest }, { message: 'the disk would not keep it' })
+    const message = fill?.transient === true ? 'it is larger than the budget' : 'the disk would not keep it'
+    throw new OciError('UNAVAILABLE', { digest }, { message })
   }
 
   /** Ends all fills; what they have is kept for the next start. */

@@ -116,6 +116,11 @@ export class Fill {
     return this.#attempt
   }
 
+  /** It has turned out to be too large to stay. */
+  get transient(): boolean {
+    return this.#attempt?.berth.transient === true
+  }
+
   /** What nobody waits for, not yet or not any more, goes behind what somebody does. */
   get #priority(): TransferPriority {
     return this.#audience.count > 0 ? 'asked' : 'ahead'
@@ -196,7 +201,7 @@ export class Fill {
     const policy = this.#context.finishAbandoned()
     if (this.#phase.is !== 'running') return true
     // Upstream was not even asked yet: there is nothing to finish, and a thousand of these are cheap to order.
-    if (this.queued || this.#attempt?.berth.transient === true) return false
+    if (this.queued || this.transient) return false
     const { size } = this
     // Nor may a body whose end nobody knows go on for nobody: it might have none.
     if (size === undefined) return false

@@ -1,8 +1,13 @@
 /** A layer that is larger than all of the budget: one download for everybody who is there, and nothing afterwards. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import { request } from 'undici'
-import type { Content } from '../support/images.ts'
+import { refresh } from '../../src/cli/refresh.ts'
 import { eventually, pull, pullSame, pullSome, settled } from '../support/app.ts'
+import { recordedEdge } from '../support/edge.ts'
+import type { Content } from '../support/images.ts'
+import { shortDir } from '../support/programs.ts'
 import { said, setUp, storedFiles } from '../support/trouble.ts'
 
 const MiB = 1024 * 1024
@@ -97,6 +102,22 @@ test('the index never hears of it, not even from who joins under another name wh
   t.ok(Buffer.from(await slow.body.arrayBuffer()).equals(large.bytes))
   await nothingStays()
   t.equal(await mirror.app.metadata.blobs.size(large.digest), undefined)
+})
+
+test('a refresh says that it cannot stay, and waits for nobody', async (t) => {
+  const { mirror, tag, large, small, nothingStays } = await world(t)
+  await pull(tag)
+  const { tags } = mirror.app.metadata
+  const key = { registry: 'docker.io', name: 'library/big' as never }
+  await eventually('its tag is remembered', async () => (await tags.get(key, '1' as never)) !== undefined)
+  const file = join(shortDir(t), 'config.yaml')
+  writeFileSync(file, JSON.stringify({ storage: { root: mirror.root } }))
+  const edge = recordedEdge()
+  t.equal(await refresh(['library/big:1'], { config: file }, edge), 1)
+  const told = [...edge.printed, ...edge.complaints].join('\n')
+  t.match(told, new RegExp(`${large.digest.slice(0, 19)}.* larger than the budget`))
+  await nothingStays()
+  t.equal((await mirror.app.metadata.blobs.size(small.digest)) ?? 0, small.bytes.length, 'the rest has come')
 })
 
 test('it is not fetched ahead for nobody', async (t) => {
