@@ -65,8 +65,14 @@ export interface AuditIndex extends AsyncDisposable {
 
 /** When blobs were last checked, and which were found damaged. */
 export interface ScrubIndex {
-  /** Those that were checked before that, the longest ago first. */
-  due(before: EpochMs, limit: number): Promise<{ readonly digest: Digest; readonly checkedAt: EpochMs }[]>
+  /**
+   * Those that were checked before `before`, the longest ago first; where there are none, those that were checked after
+   * `after`: then the clock was wrong.
+   */
+  due(
+    time: { readonly before: EpochMs; readonly after: EpochMs },
+    limit: number,
+  ): Promise<{ readonly digest: Digest; readonly checkedAt: EpochMs }[]>
   /** Of the one whose check is longest ago. */
   oldestCheck(): Promise<EpochMs | undefined>
   isQuarantined(digest: Digest): Promise<boolean>

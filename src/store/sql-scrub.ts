@@ -14,15 +14,18 @@ export class SqlScrub implements ScrubIndex {
     this.#db = db
   }
 
-  async due(before: EpochMs, limit: number): ReturnType<ScrubIndex['due']> {
-    const rows = await this.#db
+  async due(
+    { before, after }: Parameters<ScrubIndex['due']>[0],
+    limit: number,
+  ): ReturnType<ScrubIndex['due']> {
+    const oldest = this.#db
       .selectFrom('blob')
       .select(['digest', 'checked_at'])
-      .where('checked_at', '<', before)
       .orderBy('checked_at')
       .orderBy('digest')
       .limit(limit)
-      .execute()
+    const rows = await oldest.where('checked_at', '<', before).execute()
+    if (rows.length === 0) rows.push(...(await oldest.where('checked_at', '>', after).execute()))
     return rows.map(({ digest, checked_at }) => ({ digest, checkedAt: checked_at }))
   }
 

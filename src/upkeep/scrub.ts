@@ -33,6 +33,8 @@ const SECOND: Milliseconds = 1000
 const LONGEST_REST = 600 * SECOND
 /** What is written down late is read once more after a crash. */
 const WRITE_EVERY = 60 * SECOND
+/** Backwards, without having been wrong before. */
+const CLOCK_MAY_STEP = 3600 * SECOND
 const TOTALS_EVERY = 6 * 3600 * SECOND
 
 interface ScrubOptions {
@@ -92,7 +94,8 @@ export class Scrub {
     const { index, now } = this.#options
     const intervalMs = this.#options.intervalMs()
     if (intervalMs === 0) return LONGEST_REST
-    const page = await index.scrub.due(now() - intervalMs * DUE, PAGE)
+    const time = { before: now() - intervalMs * DUE, after: now() + CLOCK_MAY_STEP }
+    const page = await index.scrub.due(time, PAGE)
     const due = page.filter(({ digest }) => !this.#checked.has(digest))
     if (due.length === 0) {
       if (!(await this.#write())) return LONGEST_REST
@@ -132,7 +135,7 @@ export class Scrub {
 
   async #giveWay(checkedAt: EpochMs, { intervalMs, signal }: Round): Promise<void> {
     const { busy, now, rest } = this.#options
-    while (busy() && now() - checkedAt < intervalMs * URGENT)
+    while (busy() && Math.abs(now() - checkedAt) < intervalMs * URGENT)
       await rest(Math.min(SECOND, intervalMs / 20), signal)
   }
 

@@ -30,7 +30,7 @@ test('those whose check is longest ago come first, until they are checked', asyn
     tx.recordBlob(named('old'), 1, 10)
     tx.recordBlob(named('middle'), 1, 20)
   })
-  const due = async (before: number, limit = 9): Promise<unknown> => scrub.due(before, limit)
+  const due = (before: number, limit = 9): Promise<unknown> => scrub.due({ before, after: 99 }, limit)
   const [old, middle] = [
     { digest: named('old'), checkedAt: 10 },
     { digest: named('middle'), checkedAt: 20 },
@@ -41,6 +41,7 @@ test('those whose check is longest ago come first, until they are checked', asyn
   t.equal(await scrub.oldestCheck(), 10)
   await metadata.transaction((tx) => tx.markChecked([named('old'), named('unheard of')], 100))
   t.same(await due(30), [middle])
+  t.same(await due(10), [{ digest: named('old'), checkedAt: 100 }], 'the clock was wrong')
   t.equal(await scrub.oldestCheck(), 20)
 })
 

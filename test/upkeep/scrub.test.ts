@@ -40,7 +40,10 @@ function simulate(sizes: readonly number[], { disk = 1000 * MIB } = {}): Simulat
     bytesRead: () => bytesRead,
     scrub: undefined as unknown as Scrub,
     async until(time) {
-      while (it.now < time) it.now += Math.max(1, await it.scrub.turn(NEVER))
+      while (it.now < time) {
+        const pause = await it.scrub.turn(NEVER)
+        it.now += Math.max(1, pause)
+      }
     },
   }
   const byAge = () => [...it.checkedAt].sort(([, one], [, other]) => one - other)
@@ -48,11 +51,12 @@ function simulate(sizes: readonly number[], { disk = 1000 * MIB } = {}): Simulat
     index: {
       totals: async () => ({ blobs: blobs.size, bytes: [...blobs.values()].reduce((a, b) => a + b, 0) }),
       scrub: {
-        due: async (before, limit) =>
-          byAge()
-            .filter(([, at]) => at < before)
-            .slice(0, limit)
-            .map(([digest, checkedAt]) => ({ digest, checkedAt })),
+        due: async ({ before, after }, limit) => {
+          const old = byAge().filter(([, at]) => at < before)
+          const wrong = byAge().filter(([, at]) => at > after)
+          const due = (old.length > 0 ? old : wrong).slice(0, limit)
+          return due.map(([digest, checkedAt]) => ({ digest, checkedAt }))
+        },
         oldestCheck: async () => byAge()[0]?.[1],
       },
     },
@@ -180,4 +184,18 @@ test('while the index takes no write, nothing is read twice, and nothing is forg
   await it.until(it.now + DAY)
   t.equal(it.reads.length, 250)
   t.ok(Math.min(...it.checkedAt.values()) > BEGAN)
+})
+
+test('a clock that was years ahead for a while does not put it off for years', async (t) => {
+  const it = simulate([5, 5])
+  it.now += 3650 * DAY
+  await it.until(it.now + HOUR)
+  t.equal(it.reads.length, 2)
+  it.now = BEGAN + DAY
+  it.busy = true
+  await it.until(it.now + DAY)
+  t.equal(it.reads.length, 4)
+  t.ok(Math.max(...it.checkedAt.values()) < BEGAN + 3 * DAY)
+  await it.until(it.now + DAY)
+  t.equal(it.reads.length, 4, 'and then it is as ever')
 })
