@@ -12,8 +12,8 @@ import { digestOf, type Digest } from '../../../src/oci/digest.ts'
 import { blobPath } from '../../../src/store/blob-path.ts'
 import type { Weather } from './weather.ts'
 
-/** Longer than any promise: whoever has waited so long waits for ever. */
-const HANG_MS = 90_000
+/** Longer than any promise: who has heard nothing for so long hears nothing any more. */
+const HANG_MS = 60_000
 
 export interface Wish {
   readonly method?: 'GET' | 'HEAD'
@@ -137,13 +137,15 @@ export class Asking {
   async #ask(wish: Wish): Promise<Ended> {
     const { method = 'GET', path, range, expected, absent = false, leaveAfter } = wish
     let status = 0
+    const hanging = new AbortController()
+    const timer = setTimeout(() => hanging.abort(), HANG_MS)
     try {
       const answer = await request(`${this.#url}/v2/${path}`, {
         method,
         headers:
           range === undefined ? {} : { range: `bytes=${String(range.start)}-${String(range.end - 1)}` },
         dispatcher: this.#agent,
-        signal: AbortSignal.timeout(HANG_MS),
+        signal: hanging.signal,
       })
       status = answer.statusCode
       const { headers, body } = answer
@@ -153,6 +155,7 @@ export class Asking {
       let length = 0
       let same = true
       for await (const chunk of body as AsyncIterable<Buffer>) {
+        timer.refresh()
         if (good && right !== undefined) same &&= right.subarray(length, length + chunk.length).equals(chunk)
         else kept.push(chunk)
         length += chunk.length
@@ -173,11 +176,13 @@ export class Asking {
       if (wish.oneOf?.includes(digest) === false) return { kind: 'wrong', why: `was answered with ${digest}` }
       return { kind: 'served', cache, body: text }
     } catch (error) {
-      if (error instanceof Error && error.name === 'TimeoutError') return { kind: 'wrong', why: 'hangs' }
+      if (hanging.signal.aborted) return { kind: 'wrong', why: 'hangs' }
       const { message } = error as Error
       return status === 0
         ? { kind: 'wrong', why: `no answer: ${message}` }
         : { kind: 'broken', why: `${String(status)} broke off: ${message}` }
+    } finally {
+      clearTimeout(timer)
     }
   }
 

@@ -14,7 +14,10 @@ import { World } from './world.ts'
 
 const MiB = 1024 * 1024
 const SECOND = 1000
-const GRACE_S = 5
+/** Longer than the slowest push takes, on a machine that is very busy: nobody may collect what it has sent so far. */
+const GRACE = '30s'
+/** A command is a process of its own: no more often than that. */
+const LEAST_MS = 4 * SECOND
 /** How long an upstream has good and bad days. */
 const GOOD: readonly [number, number] = [12 * SECOND, 40 * SECOND]
 const BAD: readonly [number, number] = [2 * SECOND, 6 * SECOND]
@@ -86,7 +89,7 @@ class Run implements AsyncDisposable {
   }
 
   async toTheEnd(): Promise<SoakResult> {
-    const { minutes, requests, clients, lines } = this.#options
+    const { minutes, requests, clients, lines, budgetMiB } = this.#options
     const until = this.#began + minutes * 60 * SECOND
     const goOn = (): boolean =>
       performance.now() < until && this.#asking.requests < requests && this.#server.running
@@ -98,9 +101,11 @@ class Run implements AsyncDisposable {
     const beside = [
       ...[...this.#world.upstreams].map(([key]) => this.#days(key)),
       this.#everyNowAndThen(2 * SECOND, () => this.#moveTag()),
-      this.#everyNowAndThen(20 * SECOND, () => this.#command('gc')),
-      this.#everyNowAndThen(30 * SECOND, () => this.#command('evict', '--to', '50%')),
-      this.#everyNowAndThen(25 * SECOND, () => this.#offlineForAWhile()),
+      this.#everyNowAndThen(this.#scaled(20 * SECOND), () => this.#command('gc')),
+      this.#everyNowAndThen(this.#scaled(30 * SECOND), () =>
+        this.#command('evict', '--to', `${String(budgetMiB >> 1)}MiB`),
+      ),
+      this.#everyNowAndThen(this.#scaled(25 * SECOND), () => this.#offlineForAWhile()),
       this.#everyNowAndThen(everyMs, async () => {
         samples.push(await this.#sample())
       }),
@@ -116,8 +121,6 @@ class Run implements AsyncDisposable {
   async #result(start: Sample): Promise<SoakResult> {
     await this.#settle()
     await this.#pushes.lookAtAll()
-    // What was deleted last has waited long enough.
-    await sleep(GRACE_S * SECOND + SECOND)
     await this.#command('gc')
     await this.#command('verify')
     // Also counts what is there.
@@ -218,8 +221,16 @@ class Run implements AsyncDisposable {
   }
 
   #between([least, most]: readonly [number, number]): number {
-    const scale = Math.min(1, this.#options.minutes / 3)
-    return scale * (least + this.#random() * (most - least))
+    return this.#scale * (least + this.#random() * (most - least))
+  }
+
+  #scaled(ms: number): number {
+    return Math.max(LEAST_MS, this.#scale * ms)
+  }
+
+  /** A short run has short days. */
+  get #scale(): number {
+    return Math.min(1, this.#options.minutes / 3)
   }
 
   /** False: it is over. */
@@ -247,7 +258,7 @@ function configOf(
   return {
     cache: { maxSize: `${String(budgetMiB)}MiB`, minFree: '64MiB', tagTtl: '3s', scrubInterval },
     local: ['team/own*'],
-    push: { gcGrace: `${String(GRACE_S)}s`, sessionTtl: '1m' },
+    push: { gcGrace: GRACE, sessionTtl: '1m' },
     upstreams: Object.fromEntries(
       [...world.upstreams].map(([key, { url }]) => [
         key,
