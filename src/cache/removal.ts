@@ -121,10 +121,13 @@ export class Removal {
 
   /** Tells the index what it would not hear before. Never rejects. */
   async settle(signal: AbortSignal): Promise<void> {
-    const { metadata, store, index, locks, now } = this.#options
+    const { metadata, store, index, locks, holds, now } = this.#options
     for (const digest of [...this.#owed]) {
+      // Whoever brings it again may be waiting for the room that is made behind this.
+      if (holds.has(digest)) continue
       try {
         using _held = await locks.exclusive(`blob ${digest}`, signal)
+        if (holds.has(digest)) continue
         // It may have come again since.
         if ((await store.stat(digest)) === undefined && (await index.mirrored(digest)) !== undefined) {
           const holding = await index.holding(digest)

@@ -1,0 +1,69 @@
+/** What an eviction takes away: looked at once more under the locks, for what it knows may be old by then. */
+import path from 'node:path'
+import { test, type Test } from 'tap'
+import type { Doomed } from '../../src/cache/cached-images.ts'
+import { Removal } from '../../src/cache/removal.ts'
+import { digestOf } from '../../src/oci/digest.ts'
+import { DiskBlobStore } from '../../src/store/disk.ts'
+import { openIngests } from '../../src/store/disk-ingest.ts'
+import type { MirroredBlob } from '../../src/store/eviction.ts'
+import { Hashers } from '../../src/store/hasher.ts'
+import { Holds } from '../../src/store/holds.ts'
+import { InProcessLocks } from '../../src/store/locks.ts'
+import type { MetadataStore } from '../../src/store/metadata.ts'
+import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { StorageError } from '../../src/store/storage-error.ts'
+
+const never = new AbortController().signal
+
+/** A folder and its index, which takes no writes while `full`. */
+async function open(t: Test) {
+  const root = t.testdir()
+  const closing = new AsyncDisposableStack()
+  t.teardown(() => closing.disposeAsync())
+  const hashers = closing.adopt(new Hashers({ threads: 1 }), (it) => it.close())
+  const ingests = closing.adopt(await openIngests({ root, hashers }), (it) => it.close())
+  const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
+  const store = new DiskBlobStore(root)
+  const locks = new InProcessLocks()
+  const holds = new Holds()
+  const disk = { full: false }
+  const metadata: Pick<MetadataStore, 'transaction'> = {
+    transaction: (write) =>
+      disk.full ? Promise.reject(new StorageError('FULL', 'no room')) : index.transaction(write),
+  }
+  const removal = new Removal({ store, metadata, index: index.eviction, locks, holds, now: () => 1 })
+  const mirrored = async (text: string): Promise<MirroredBlob> => {
+    const bytes = Buffer.from(text)
+    const digest = digestOf(bytes)
+    const ingest = await ingests.open({ source: 'docker.io', digest })
+    await ingest.write([bytes], 0)
+    await store.adopt((await ingest.verify(bytes.length))!)
+    await index.transaction((tx) => tx.recordDelivery('docker.io', digest, bytes.length, 1))
+    return (await index.eviction.mirrored(digest))!
+  }
+  return { index, store, locks, holds, disk, removal, mirrored }
+}
+
+function blob(root: MirroredBlob): Doomed {
+  return { is: 'blob', root, manifests: [], blobs: [root], pulledAt: 1 }
+}
+
+test('what the index was not told is told later, and not while somebody brings it again', async (t) => {
+  const { index, locks, holds, disk, removal, mirrored } = await open(t)
+  const hot = await mirrored('hot')
+  const cold = await mirrored('cold')
+  disk.full = true
+  for (const it of [hot, cold]) t.match(await removal.take(blob(it), never), [{ digest: it.digest }])
+  disk.full = false
+  const hold = holds.hold(hot.digest)
+  const lock = await locks.exclusive(`blob ${hot.digest}`, never)
+  // Whoever has this lock may be waiting for the room that is made behind this.
+  await removal.settle(never)
+  t.ok(await index.eviction.mirrored(hot.digest))
+  t.notOk(await index.eviction.mirrored(cold.digest))
+  lock[Symbol.dispose]()
+  hold[Symbol.dispose]()
+  await removal.settle(never)
+  t.notOk(await index.eviction.mirrored(hot.digest))
+})
