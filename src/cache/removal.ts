@@ -77,6 +77,8 @@ export class Removal {
     }
     const holdings = new Map<Digest, Holding[]>()
     for (const digest of digests) {
+      // Somebody else may have taken it, or it was pushed.
+      if ((await index.mirrored(digest)) === undefined) return false
       const holding = await index.holding(digest)
       if (holds.has(digest) || holding.some(({ repository }) => repository.registry === LOCAL)) return false
       holdings.set(digest, holding)

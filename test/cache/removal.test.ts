@@ -4,6 +4,7 @@ import { test, type Test } from 'tap'
 import type { Doomed } from '../../src/cache/cached-images.ts'
 import { Removal } from '../../src/cache/removal.ts'
 import { digestOf } from '../../src/oci/digest.ts'
+import { parseManifest } from '../../src/oci/manifest.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
 import { openIngests } from '../../src/store/disk-ingest.ts'
 import type { MirroredBlob } from '../../src/store/eviction.ts'
@@ -13,7 +14,11 @@ import { InProcessLocks } from '../../src/store/locks.ts'
 import type { MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { StorageError } from '../../src/store/storage-error.ts'
+import { image } from '../support/images.ts'
 
+const KEY = { registry: 'docker.io', name: 'library/app' as never }
+const { manifest: MANIFEST } = image({ layers: [] })
+const CONTENT = parseManifest(MANIFEST.bytes, MANIFEST.mediaType)
 const never = new AbortController().signal
 
 /** A folder and its index, which takes no writes while `full`. */
@@ -45,6 +50,18 @@ async function open(t: Test) {
   return { index, store, locks, holds, disk, removal, mirrored }
 }
 
+/** As a manifest of a mirrored repository, with a tag. */
+async function hold(index: MetadataStore, { digest, size }: MirroredBlob): Promise<void> {
+  await index.transaction((tx) => {
+    tx.putRepository(KEY, 1)
+    tx.putManifest(KEY, digest, size, CONTENT, 1)
+    tx.putTag(KEY, {
+      ...{ tag: digest.slice(7, 17) as never, digest, size, mediaType: CONTENT.mediaType },
+      ...{ checkedAt: 1, deletedAt: undefined },
+    })
+  })
+}
+
 function blob(root: MirroredBlob): Doomed {
   return { is: 'blob', root, manifests: [], blobs: [root], pulledAt: 1 }
 }
@@ -66,4 +83,18 @@ test('what the index was not told is told later, and not while somebody brings i
   hold[Symbol.dispose]()
   await removal.settle(never)
   t.notOk(await index.eviction.mirrored(hot.digest))
+})
+
+test('an image that has gone already is not taken again', async (t) => {
+  const { index, removal, mirrored } = await open(t)
+  const root = await mirrored('{"an":"index"}')
+  const child = await mirrored('{"a":"child"}')
+  await hold(index, root)
+  await hold(index, child)
+  const both: Doomed = { is: 'image', root, manifests: [root, child], blobs: [], pulledAt: 1 }
+  const told: string[] = []
+  removal.onManifest((digest) => told.push(digest))
+  t.match(await removal.take(both, never), { length: 2 })
+  t.same(await removal.take(both, never), [])
+  t.match(told, { length: 2 })
 })
