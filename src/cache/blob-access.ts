@@ -40,10 +40,11 @@ export class BlobAccess {
     repository: MirroredName,
     digest: Digest,
     named: boolean,
+    size: Bytes,
     signal: AbortSignal,
   ): Promise<boolean> {
     if (await this.isKnown(repository, digest, named)) return true
-    return (await this.ask(repository, digest, signal, 'remember')) !== undefined
+    return (await this.ask(repository, digest, signal, size)) !== undefined
   }
 
   /** What we know without asking. */
@@ -71,13 +72,17 @@ export class BlobAccess {
    * Remembers that upstream gives that blob under this name. Without it, upstream is asked again.
    *
    * Nothing of what does not stay, or has gone meanwhile.
+   *
+   * @param size of its file, which a crash may have kept from the index
    */
-  async #grant(repository: MirroredName, digest: Digest): Promise<void> {
+  async #grant(repository: MirroredName, digest: Digest, size?: Bytes): Promise<void> {
     const { metadata, log, now } = this.#options
     const key = repositoryKey(repository)
     try {
+      const stray = (await metadata.blobs.size(digest)) === undefined ? size : undefined
       await metadata.transaction((tx) => {
         tx.putRepository(key, now())
+        if (stray !== undefined) tx.recordBlob(digest, stray, now())
         tx.linkKnownBlob(key, digest, now())
       })
     } catch (error) {
@@ -88,15 +93,10 @@ export class BlobAccess {
   /**
    * Upstream's word for that name, asked once however many want it.
    *
-   * @param then whether a yes is to be remembered, of a blob that is here
+   * @param here size of the blob that is here, when a yes is to be remembered
    * @throws OciError
    */
-  async ask(
-    repository: MirroredName,
-    digest: Digest,
-    client: AbortSignal,
-    then?: 'remember',
-  ): Promise<Found> {
+  async ask(repository: MirroredName, digest: Digest, client: AbortSignal, here?: Bytes): Promise<Found> {
     const { upstream, state } = repository.origin
     const { headerBudgetMs } = this.#options
     try {
@@ -107,8 +107,8 @@ export class BlobAccess {
           const budget = AbortSignal.timeout(headerBudgetMs)
           try {
             const answer = await upstream.headBlob(repository.name, digest, budget)
-            if (answer === undefined || then === undefined) return { answer }
-            return { answer, after: this.#grant(repository, digest) }
+            if (answer === undefined || here === undefined) return { answer }
+            return { answer, after: this.#grant(repository, digest, here) }
           } catch (error) {
             throw error === budget.reason
               ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD within the header budget')

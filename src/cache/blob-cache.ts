@@ -219,7 +219,7 @@ export class BlobCache {
       if (expected !== undefined && expected !== reader.size) {
         log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
         suspect(digest)
-      } else if (await this.#access.mayRead(repository, digest, named, signal)) {
+      } else if (await this.#access.mayRead(repository, digest, named, reader.size, signal)) {
         return reader
       }
     } catch (error) {

@@ -97,7 +97,8 @@ test('fifty fills, killed wherever they are: nothing torn, finished ones are hit
   const upstream = await simulate(t, { bytesPerSecond: 30 * MiB })
   const dir = t.testdir()
   const root = path.join(dir, 'data')
-  const config = { upstreams: { 'docker.io': { url: upstream.url, default: true } } }
+  // However long the lives take: a tag that has grown old is another test's.
+  const config = { cache: { tagTtl: '1h' }, upstreams: { 'docker.io': { url: upstream.url, default: true } } }
   const start = (t: Test): Promise<Entrepot> => Entrepot.start(t, { dir, config })
   const images = new Map<string, Image>()
   const contents = new Map<string, Content>()
