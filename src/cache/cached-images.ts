@@ -86,6 +86,8 @@ export class CachedImages {
     for (const manifest of manifests.keys()) {
       for (const it of await index.contents(manifest, 'blob')) {
         if (manifests.has(it.digest) || blobs.has(it.digest)) continue
+        // A manifest goes as one, whatever else names it as a layer.
+        if ((await index.holding(it.digest)).length > 0) continue
         if (!(await this.#isNamed(it.digest, gone, manifests))) blobs.set(it.digest, it)
       }
     }

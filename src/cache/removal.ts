@@ -100,6 +100,8 @@ export class Removal {
     if (holds.has(digest)) return false
     using _held = await locks.exclusive(`blob ${digest}`, signal)
     if (holds.has(digest) || (await index.mirrored(digest)) === undefined) return false
+    // It is a manifest by now: what goes with it is looked at before it goes.
+    if ((await index.holding(digest)).length > 0) return false
     if (!named && (await index.naming(digest, 1)).length > 0) return false
     await this.#remove([digest], (tx) => tx.forgetBlob(digest))
     return true

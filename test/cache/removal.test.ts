@@ -1,7 +1,7 @@
 /** What an eviction takes away: looked at once more under the locks, for what it knows may be old by then. */
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import type { Doomed } from '../../src/cache/cached-images.ts'
+import { CachedImages, type Doomed } from '../../src/cache/cached-images.ts'
 import { Removal } from '../../src/cache/removal.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
@@ -51,10 +51,10 @@ async function open(t: Test) {
 }
 
 /** As a manifest of a mirrored repository, with a tag. */
-async function hold(index: MetadataStore, { digest, size }: MirroredBlob): Promise<void> {
+async function hold(index: MetadataStore, { digest, size }: MirroredBlob, content = CONTENT): Promise<void> {
   await index.transaction((tx) => {
     tx.putRepository(KEY, 1)
-    tx.putManifest(KEY, digest, size, CONTENT, 1)
+    tx.putManifest(KEY, digest, size, content, 1)
     tx.putTag(KEY, {
       ...{ tag: digest.slice(7, 17) as never, digest, size, mediaType: CONTENT.mediaType },
       ...{ checkedAt: 1, deletedAt: undefined },
@@ -97,4 +97,31 @@ test('an image that has gone already is not taken again', async (t) => {
   t.match(await removal.take(both, never), { length: 2 })
   t.same(await removal.take(both, never), [])
   t.match(told, { length: 2 })
+})
+
+test('a blob that is a manifest by now goes only as one', async (t) => {
+  const { index, store, removal, mirrored } = await open(t)
+  const it = await mirrored('{"a":"manifest"}')
+  const seen = blob(it)
+  await hold(index, it)
+  t.same(await removal.take(seen, never), [])
+  t.ok(await store.stat(it.digest))
+  t.ok(await index.manifests.get(KEY, it.digest))
+})
+
+test('a manifest that an image names as a layer does not go with it', async (t) => {
+  const { index, mirrored } = await open(t)
+  const named = await mirrored('{"a":"manifest"}')
+  await hold(index, named)
+  const root = await mirrored('{"an":"image"}')
+  const layer = { digest: named.digest, size: named.size, mediaType: CONTENT.mediaType }
+  await hold(index, root, { ...CONTENT, layers: [layer] })
+  const images = new CachedImages({
+    index: index.eviction,
+    recency: { latest: (_, at) => at },
+    pinned: { by: () => Promise.resolve(undefined) },
+  })
+  const found = await images.whatGoesWith(root.digest, new Set())
+  t.equal(found?.manifests.length, 1)
+  t.same(found?.blobs, [])
 })
