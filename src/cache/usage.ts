@@ -7,6 +7,7 @@
 import type { Bytes } from '../store/blob-store.ts'
 import type { EvictionIndex } from '../store/eviction.ts'
 import type { IngestIdentity, IngestStore, PartialDownload } from '../store/ingest.ts'
+import { LOCAL } from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Admission } from './room.ts'
 
@@ -48,14 +49,13 @@ export class CacheUsage {
     const { mirrored, pushed } = await this.#index.stored()
     const onDisk = new Map(mirrored)
     const budgeted = new Map(mirrored)
-    const running = new Map<string, PartialDownload>()
-    for (const it of this.#ingests.downloads()) {
+    for (const it of this.#downloads()) {
       add(onDisk, it.source, it.bytes)
-      if (it.idleSince === undefined) running.set(keyOf(it), it)
       if (!it.disowned) add(budgeted, it.source, it.bytes)
     }
+    const here = this.#here()
     for (const it of this.#admitted) {
-      const came = running.get(keyOf(it))?.bytes
+      const came = here.get(keyOf(it))
       // No file, but a blob: all of it has come.
       const arrived = came === undefined && (await this.#index.mirrored(it.digest)) !== undefined
       if (it.stays && !arrived) add(budgeted, it.source, Math.max(it.size - (came ?? 0), 0))
@@ -66,11 +66,10 @@ export class CacheUsage {
 
   /** What was admitted and has not come yet. */
   get outstanding(): Bytes {
+    const here = this.#here()
     let bytes = 0
-    for (const { size } of this.#admitted) bytes += size
-    for (const { idleSince, bytes: came } of this.#ingests.downloads())
-      if (idleSince === undefined) bytes -= came
-    return Math.max(bytes, 0)
+    for (const it of this.#admitted) bytes += Math.max(it.size - (here.get(keyOf(it)) ?? 0), 0)
+    return bytes
   }
 
   /** @param size 0: nobody knows */
@@ -78,6 +77,18 @@ export class CacheUsage {
     const admitted = { source, digest, size, stays: as === 'keep' }
     this.#admitted.add(admitted)
     return { as, [Symbol.dispose]: () => this.#admitted.delete(admitted) }
+  }
+
+  /** Not what a restore writes: that was pushed. */
+  #downloads(): PartialDownload[] {
+    return this.#ingests.downloads().filter(({ source }) => source !== LOCAL)
+  }
+
+  /** Of downloads that run. */
+  #here(): Map<string, Bytes> {
+    const here = new Map<string, Bytes>()
+    for (const it of this.#downloads()) if (it.idleSince === undefined) add(here, keyOf(it), it.bytes)
+    return here
   }
 
   #show(onDisk: Shares, pushed: Bytes): void {

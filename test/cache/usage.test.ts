@@ -1,0 +1,42 @@
+/** What the mirror reckons that it has of the disk, and that it is about to take. */
+import { test } from 'tap'
+import { CacheUsage } from '../../src/cache/usage.ts'
+import type { PartialDownload } from '../../src/store/ingest.ts'
+import { createMetrics } from '../../src/telemetry/metrics.ts'
+import { layer } from '../support/images.ts'
+
+const MB = 1_000_000
+const [one, other] = ['one', 'other'].map((seed) => layer({ size: 10, seed }).digest) as [never, never]
+
+/** A mirror without blobs, and with these parts of some. */
+function usageOf(...downloads: Partial<PartialDownload>[]): CacheUsage {
+  const found = downloads.map((it) => ({
+    ...{ source: 'docker.io', digest: one, bytes: 0, idleSince: undefined, disowned: false },
+    ...it,
+  }))
+  return new CacheUsage({
+    index: {
+      stored: () => Promise.resolve({ mirrored: new Map(), pushed: 0 }),
+      mirrored: () => Promise.resolve(undefined),
+    },
+    ingests: { downloads: () => found },
+    metrics: createMetrics(),
+  })
+}
+
+test('what a restore writes is not mirrored, and no part of what was admitted', async (t) => {
+  const usage = usageOf({ source: 'local', digest: other, bytes: 3 * MB })
+  using _admission = usage.admit({ source: 'docker.io', digest: one }, 2 * MB, 'keep')
+  t.equal(usage.outstanding, 2 * MB)
+  const { onDisk, budgeted } = await usage.measure()
+  t.same([...onDisk], [])
+  t.same([...budgeted], [['docker.io', 2 * MB]])
+})
+
+test('one that came larger than it was admitted takes nothing from what others were admitted for', (t) => {
+  const usage = usageOf({ digest: one, bytes: 3 * MB })
+  using _one = usage.admit({ source: 'docker.io', digest: one }, MB, 'keep')
+  using _other = usage.admit({ source: 'docker.io', digest: other }, 2 * MB, 'keep')
+  t.equal(usage.outstanding, 2 * MB)
+  t.end()
+})
