@@ -44,8 +44,11 @@ export function createEvicting(options: EvictingOptions, closing: AsyncDisposabl
   const pinned = new Pinned(() => live.config.cache.pin, index)
   const images = new CachedImages({ index, recency, pinned })
   const removal = new Removal({ store, metadata, index, locks, holds, now })
-  const eviction = new Eviction({ index, images, removal, ingests, now })
   const usage = new CacheUsage({ index, ingests, metrics })
+  const eviction = new Eviction({
+    ...{ index, images, removal, ingests, now },
+    expects: (download) => usage.expects(download),
+  })
   const evictor = closing.use(
     new Evictor({
       ...{ usage, eviction, locks, metrics, log },

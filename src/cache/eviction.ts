@@ -7,7 +7,7 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { EvictionIndex } from '../store/eviction.ts'
-import type { IngestStore } from '../store/ingest.ts'
+import type { IngestIdentity, IngestStore } from '../store/ingest.ts'
 import { LOCAL, type EpochMs } from '../store/metadata.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import type { CachedImages, Doomed } from './cached-images.ts'
@@ -37,6 +37,8 @@ interface EvictionOptions {
   readonly images: CachedImages
   readonly removal: Removal
   readonly ingests: Pick<IngestStore, 'downloads' | 'dropDownload'>
+  /** Somebody is about to go on with that download. */
+  readonly expects: (download: IngestIdentity) => boolean
   readonly now: () => EpochMs
 }
 
@@ -106,10 +108,10 @@ export class Eviction {
     which: 'given up' | 'waiting',
     dryRun: boolean,
   ): AsyncGenerator<{ evicted: Evicted; counts: Bytes }> {
-    const { ingests, now } = this.#options
+    const { ingests, expects, now } = this.#options
     const idle = ingests.downloads().flatMap((it) => {
       const { idleSince, source } = it
-      if (idleSince === undefined) return []
+      if (idleSince === undefined || expects(it)) return []
       if (now() - idleSince > GIVEN_UP_MS !== (which === 'given up')) return []
       return registry === undefined || source === registry ? [{ ...it, idleSince }] : []
     })

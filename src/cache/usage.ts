@@ -72,6 +72,11 @@ export class CacheUsage {
     return bytes
   }
 
+  /** It was admitted: what is here of it is about to be gone on with. */
+  expects({ source, digest }: IngestIdentity): boolean {
+    return [...this.#admitted].some((it) => it.source === source && it.digest === digest)
+  }
+
   /** @param size 0: nobody knows */
   admit({ source, digest }: IngestIdentity, size: Bytes, as: 'keep' | 'transient'): Admission {
     const admitted = { source, digest, size, stays: as === 'keep' }
@@ -84,10 +89,10 @@ export class CacheUsage {
     return this.#ingests.downloads().filter(({ source }) => source !== LOCAL)
   }
 
-  /** Of downloads that run. */
+  /** Of downloads, also of those that are about to be gone on with. */
   #here(): Map<string, Bytes> {
     const here = new Map<string, Bytes>()
-    for (const it of this.#downloads()) if (it.idleSince === undefined) add(here, keyOf(it), it.bytes)
+    for (const it of this.#downloads()) add(here, keyOf(it), it.bytes)
     return here
   }
 

@@ -1,5 +1,6 @@
 /** What the mirror reckons that it has of the disk, and that it is about to take. */
 import { test } from 'tap'
+import { Eviction, type Evicted } from '../../src/cache/eviction.ts'
 import { CacheUsage } from '../../src/cache/usage.ts'
 import type { PartialDownload } from '../../src/store/ingest.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
@@ -39,4 +40,33 @@ test('one that came larger than it was admitted takes nothing from what others w
   using _other = usage.admit({ source: 'docker.io', digest: other }, 2 * MB, 'keep')
   t.equal(usage.outstanding, 2 * MB)
   t.end()
+})
+
+test('of what is gone on with only the rest is to come, also before its file is open again', async (t) => {
+  const usage = usageOf({ digest: one, bytes: 2 * MB, idleSince: 1 })
+  const identity = { source: 'docker.io', digest: one }
+  t.notOk(usage.expects(identity))
+  using _admission = usage.admit(identity, 3 * MB, 'keep')
+  t.ok(usage.expects(identity))
+  t.equal(usage.outstanding, MB)
+  t.same([...(await usage.measure()).budgeted], [['docker.io', 3 * MB]])
+})
+
+test('what was given up goes, but not while somebody is coming back for it', async (t) => {
+  const idle = [one, other].map((digest) => ({
+    ...{ source: 'docker.io', digest, bytes: MB, idleSince: 1, disowned: false },
+  }))
+  const nothing = { async *[Symbol.asyncIterator]() {} }
+  const eviction = new Eviction({
+    index: {} as never,
+    images: { leastRecent: () => nothing, leastRecentParts: () => nothing } as never,
+    removal: {} as never,
+    ingests: { downloads: () => idle, dropDownload: ({ digest }) => Promise.resolve(digest ? MB : 0) },
+    expects: ({ digest }) => digest === one,
+    now: () => Date.now(),
+  })
+  const goal = { why: 'budget', bytes: 2 * MB } as const
+  const gone: Evicted[] = []
+  for await (const it of eviction.pursue(goal, false, new AbortController().signal)) gone.push(it)
+  t.match(gone, [{ what: 'download', digest: other }])
 })
