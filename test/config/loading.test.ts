@@ -1,0 +1,27 @@
+/** What comes of a configuration besides its values: what cannot be read, and what is worth a warning. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'tap'
+import { loadConfig } from '../../src/config.ts'
+
+test('a file that cannot be read is a problem of the configuration', async (t) => {
+  t.throws(() => loadConfig({ file: join(t.testdir(), 'none.yaml'), env: {} }), {
+    name: 'ConfigError',
+    message: /ENOENT/,
+  })
+  const file = join(t.testdir(), 'some.yaml')
+  writeFileSync(file, 'log: { level: debug }')
+  t.equal(loadConfig({ file, env: {} }).config.log.level, 'debug')
+})
+
+test('what this release does not act on is said when it is set, and only then', async (t) => {
+  t.strictSame(loadConfig({ text: 'cache: { pin: , tagTtl: 2m }', env: {} }).warnings, [])
+  const { warnings } = loadConfig({
+    text: 'upstreams: { a.io: { maxSize: 1GiB }, b.io: { segments: {} } }\npush: { anonymous: true }',
+    env: {},
+  })
+  t.match(warnings, [
+    /^push\.anonymous: whoever reaches 127\.0\.0\.1 may push/,
+    /^upstreams\.b\.io\.segments /,
+  ])
+})
