@@ -41,8 +41,8 @@ export class TolerantBlobStore implements BlobStore {
     return this.#or(() => this.#open(digest))
   }
 
-  adopt(file: VerifiedFile): Promise<BlobInfo> {
-    return this.#inner.adopt(file)
+  adopt(file: VerifiedFile, commit?: () => Promise<void>): Promise<BlobInfo> {
+    return this.#inner.adopt(file, commit)
   }
 
   delete(digest: Digest): Promise<void> {

@@ -236,15 +236,17 @@ class Session implements UploadSession {
       await this.#keep()
       throw error
     })
-    const { size } = await store.adopt(file)
-    this.#hooks.end()
+    const { size } = file
     const repository = { registry: LOCAL, name: this.#ingest.identity.repository }
-    localNames.add(repository.name)
-    await metadata.transaction((tx) => {
-      tx.putRepository(repository, now())
-      tx.linkBlob(repository, digest, size, now())
-      this.#hooks.linked?.(tx, digest, size)
+    await store.adopt(file, () => {
+      localNames.add(repository.name)
+      return metadata.transaction((tx) => {
+        tx.putRepository(repository, now())
+        tx.linkBlob(repository, digest, size, now())
+        this.#hooks.linked?.(tx, digest, size)
+      })
     })
+    this.#hooks.end()
   }
 
   /** An ingest that failed, or was verified, takes no more bytes: it has to be opened again. */

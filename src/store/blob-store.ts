@@ -27,8 +27,11 @@ export interface BlobStore {
   /**
    * Makes the file the blob `file.digest`: synced, renamed, its folder synced, in that order. Atomic and
    * idempotent; consumes the file. Durable when it resolves.
+   *
+   * @param commit what makes it known; when a full disk keeps it from that, the file goes back to its ingest, unless
+   *   the blob was here before
    */
-  adopt(file: VerifiedFile): Promise<BlobInfo>
+  adopt(file: VerifiedFile, commit?: () => Promise<void>): Promise<BlobInfo>
   delete(digest: Digest): Promise<void>
   list(): AsyncIterable<ListedBlob>
 }

@@ -10,6 +10,7 @@ import { nodeFiles, systemCode, type Files } from './files.ts'
 import { InProcessLocks, type Locks } from './locks.ts'
 import { OpenFile } from './open-file.ts'
 import { putAside } from './quarantine-folder.ts'
+import { isDiskFull } from './storage-error.ts'
 import type { BlobInfo, BlobReader, BlobStore, ListedBlob, Bytes } from './blob-store.ts'
 import type { VerifiedFile } from './ingest.ts'
 
@@ -59,7 +60,7 @@ export class DiskBlobStore implements BlobStore {
     return undefined
   }
 
-  adopt(file: VerifiedFile): Promise<BlobInfo> {
+  adopt(file: VerifiedFile, commit?: () => Promise<void>): Promise<BlobInfo> {
     const { digest, size } = file
     return this.#alone(digest, async () => {
       const target = this.#path(digest)
@@ -67,10 +68,19 @@ export class DiskBlobStore implements BlobStore {
       // Also for a blob that is there: the process that put it there may have died before it came to this.
       await this.#makeDurableFolder(folder)
       await file.sync()
+      const before = commit && (await this.stat(digest))
       // Also over one that is there: these bytes have just been verified, those may have rotted. Whoever reads the old
       // file goes on reading it.
       await this.#orPutAside(digest, () => this.#files.rename(file.path, target))
       await this.#files.syncFolder(folder)
+      try {
+        await commit?.()
+      } catch (error) {
+        // Nobody else takes away what nobody knows. Of other failures it is not certain that nothing was committed.
+        if (before === undefined && isDiskFull(error)) await this.#files.rename(target, file.path)
+        else await file.adopted()
+        throw error
+      }
       await file.adopted()
       return { digest, size }
     })

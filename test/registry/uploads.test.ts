@@ -315,6 +315,29 @@ test('when the index does not take it nothing is acknowledged, and the same push
   t.ok(await linked(APP, content))
 })
 
+test("when the disk is too full for the index the bytes stay the session's, and finishing again works", async (t) => {
+  let full = true
+  const { uploads, store, metadata, linked } = await openUploads(t, {
+    transaction: (fill) =>
+      full ? Promise.reject(new StorageError('FULL', 'no room')) : metadata.transaction(fill),
+  })
+  const content = randomBytes(LARGE)
+  let id: string
+  {
+    await using session = await uploads.start(APP)
+    id = session.id
+    await session.append(body(content), undefined)
+    await t.rejects(session.finish(digestOf(content)), { code: 'INSUFFICIENT_STORAGE' })
+  }
+  t.equal(await store.blobs.stat(digestOf(content)), undefined, 'nobody would know of it')
+  full = false
+  await using session = await uploads.open(APP, id)
+  t.equal(session.offset, LARGE)
+  await session.finish(digestOf(content))
+  t.ok(await linked(APP, content))
+  t.ok(await store.blobs.stat(digestOf(content)))
+})
+
 test('clients that push the same blob at once all succeed, and there is one of it', async (t) => {
   const { uploads, store, linked } = await openUploads(t)
   const content = randomBytes(LARGE)
