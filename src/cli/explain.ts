@@ -65,10 +65,13 @@ function tagSentence({
 
 function imageSentences(image: ImageExplained): string[] {
   const { digest, mediaType, size, manifest, pulledMsAgo, storedMsAgo, totals } = image
+  const foreign = 'not of this repository, as far as is known here'
+  // Of what other names hold nothing else is told.
+  if (!image.held && size === undefined) return [`${short(digest)}: ${manifest}; ${foreign}`]
   const kind = mediaType ?? 'of an unknown type'
   const facts = [
     `${short(digest)}, ${kind}${size === undefined ? '' : `, ${sizeText(size)}`}: ${manifest}`,
-    ...(image.held ? [] : ['not of this repository, as far as is known here']),
+    ...(image.held ? [] : [foreign]),
   ]
   const times = [
     ...(pulledMsAgo === undefined ? [] : [`last pulled ${spanText(pulledMsAgo)} ago`]),

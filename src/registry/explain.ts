@@ -126,7 +126,8 @@ export class Explainer {
     const key = { registry: LOCAL, name }
     const record = isDigestReference(reference) ? undefined : await metadata.tags.get(key, reference)
     const digest = isDigestReference(reference) ? reference : record?.digest
-    const image = digest && (await this.#look(key, undefined, { digest }))
+    const found = digest && (await this.#look(key, undefined, { digest }))
+    const image = isDigestReference(reference) && found?.held !== true ? undefined : found
     const gone = record?.deletedAt
     const tag = record && {
       digest: record.digest,
@@ -161,7 +162,8 @@ export class Explainer {
       movedAndSpared: !byDigest && manifests.spares(mirrored, reference) !== undefined,
       staleForMs: silence?.denied === true ? staleIfDeniedMs : longest,
     })
-    const keeping = image && (await this.#keeping(key, image, reference))
+    const open = image?.held === true || !byDigest
+    const keeping = image && open ? await this.#keeping(key, image, reference) : undefined
     return { pull, tag, image, keeping, upstream: explainUpstream(mirrored, serving) }
   }
 
@@ -194,7 +196,8 @@ export class Explainer {
     const key = repositoryKey(mirrored)
     if (isDigestReference(reference)) {
       const image = await this.#look(key, mirrored, { digest: reference })
-      return image.held || image.manifest === 'present' ? image : undefined
+      if (image.held) return image
+      return image.manifest === 'present' ? closed(image) : undefined
     }
     if (tag === undefined) return undefined
     const record = await tags.get(key, reference)
@@ -218,6 +221,12 @@ export class Explainer {
       reference,
     )
   }
+}
+
+/** Of what other names hold: who knows a digest learns nothing by it but that a pull would ask. */
+function closed({ digest, manifest }: ImageExplained): ImageExplained {
+  const totals = { presentBytes: 0, missingBytes: 0, presentParts: 0, missingParts: 0 }
+  return { digest, held: false, manifest, parts: [], platforms: [], totals }
 }
 
 function absenceOf(

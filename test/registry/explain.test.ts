@@ -217,6 +217,32 @@ test('names of our own', async (t) => {
   await foretold('damaged', { status: 500 }, '2', 'team/app')
 })
 
+test('a digest alone opens nothing: of what another name holds nothing is told', async (t) => {
+  const pin = ['docker.io/library/app:1']
+  const { explain, fill, first, mirror } = await start(t, {
+    ...{ config: { local: ['team/**'] }, cache: { pin, prefetch: 'off' } },
+  })
+  await fill()
+  const secret = image({ seed: 'secret', layers: [50] })
+  await pushImage(`${mirror.url}/v2/team/secret`, secret, '1')
+  for (const { digest } of [secret.manifest, first.manifest]) {
+    const told = await explain(`other@${digest}`)
+    t.equal(told.pull.outcome, 'head')
+    t.match(told.image, { digest, held: false, manifest: 'present', parts: [], platforms: [] })
+    t.match(told.image!.totals, { presentBytes: 0, missingBytes: 0, presentParts: 0, missingParts: 0 })
+    t.same(
+      [told.image!.size, told.image!.mediaType, told.image!.storedMsAgo, told.keeping],
+      [undefined, undefined, undefined, undefined],
+    )
+    const ours = await explain(`team/other@${digest}`)
+    t.same([ours.pull.outcome, ours.image, ours.keeping], ['absent', undefined, undefined])
+  }
+  t.match(await explain(`team/secret@${secret.manifest.digest}`), {
+    image: { held: true, totals: { presentParts: 3 } },
+    keeping: { pushed: true },
+  })
+})
+
 test('layers: missing, of the wrong size, on their way, and wrong every time', async (t) => {
   const timeouts = { connect: '1s', headers: '2s', idle: '300ms' }
   const { explain, fill, upstream, mirror } = await start(t, { upstream: { timeouts } })
