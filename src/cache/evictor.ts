@@ -113,7 +113,7 @@ export class Evictor implements Room, AsyncDisposable {
     if (this.#closing.signal.aborted) return false
     this.#urgent += bytes
     try {
-      return (await this.#run()) >= bytes
+      return (await this.#run()) > 0
     } catch {
       return false
     }

@@ -15,7 +15,7 @@ export interface Room {
    */
   admit(what: IngestIdentity, size: Bytes | undefined): Promise<Admission>
   /**
-   * The disk is full: frees at least so much.
+   * The disk is full: frees so much, or what there is.
    *
    * @returns false when nothing is left that may go
    */

@@ -111,6 +111,9 @@ test('a full disk is told whether there was something to free', async (t) => {
   )
   t.equal(disk.mirrored, 0)
   t.equal(await evictor.free(1), false)
+  disk.mirrored = GiB
+  t.equal(await evictor.free(2 * GiB), true, 'less than it asked for may do')
+  t.equal(await evictor.free(2 * GiB), false)
 })
 
 test('a share of the file system, and what must be left of it, are of the disk that everything is on', async (t) => {
