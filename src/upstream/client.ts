@@ -73,7 +73,7 @@ export class RegistryClient implements Upstream {
   }
 
   async headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead> {
-    if (this.#manifestHeads.avoided) return { result: 'unusable' }
+    if (this.#manifestHeads.avoided && !this.#sparesPulls) return { result: 'unusable' }
     const head = await this.#headManifest(name, reference, signal)
     if (head.result === 'present') this.#manifestHeads.worked()
     else this.#manifestHeads.failed(`${name} ${reference}`, head.result)
@@ -259,21 +259,32 @@ export class RegistryClient implements Upstream {
     return bytes
   }
 
+  /** It counts GETs of manifests and has answered a HEAD: one that takes long is slow, not wrong. */
+  get #sparesPulls(): boolean {
+    return this.#manifestHeads.everWorked && this.#asking.status.pulls !== undefined
+  }
+
   /** Undefined: nothing came of it, and a GET may well be answered. */
   async #head(question: Question): Promise<Answer | undefined> {
+    const patient = question.kind === 'manifest' && this.#sparesPulls
+    const limit = patient ? {} : { headersTimeoutMs: this.#headPatienceMs }
     try {
-      return await this.#asking.ask({ ...question, method: 'HEAD', headersTimeoutMs: this.#headPatienceMs })
+      return await this.#asking.ask({ ...question, method: 'HEAD', ...limit })
     } catch (error) {
-      if (error instanceof UpstreamError && mayBeHeadsFault(error, question)) return undefined
+      if (!(error instanceof UpstreamError)) throw error
+      if (isLate(error) ? !patient : mayBeHeadsFault(error, question)) return undefined
       throw error
     }
   }
 }
 
+function isLate({ cause }: UpstreamError): boolean {
+  return (cause as { code?: unknown } | undefined)?.code === 'UND_ERR_HEADERS_TIMEOUT'
+}
+
 /** "No such repository", in the words of Docker Hub, is none. */
 function mayBeHeadsFault(error: UpstreamError, { kind }: Question): boolean {
-  const { failure, cause, insufficientScope, ofTheAccount } = error
-  if ((cause as { code?: unknown } | undefined)?.code === 'UND_ERR_HEADERS_TIMEOUT') return true
+  const { failure, insufficientScope, ofTheAccount } = error
   return failure === 'denied' && !ofTheAccount && !(kind === 'manifest' && insufficientScope)
 }
 

@@ -25,6 +25,7 @@ export class HeadSupport {
   })
   /** What HEAD called absent and GET found; once, it may have been pushed in between. */
   #suspicious = false
+  #everWorked = false
   #avoidedFor: Milliseconds = 0
   #avoidedUntil = Number.NEGATIVE_INFINITY
 
@@ -38,7 +39,13 @@ export class HeadSupport {
     return this.#avoidedUntil > this.#now()
   }
 
+  /** One was answered well, however long ago. */
+  get everWorked(): boolean {
+    return this.#everWorked
+  }
+
   worked(): void {
+    this.#everWorked = true
     this.#avoidedFor = 0
     this.#suspicious = false
   }

@@ -87,6 +87,37 @@ void test('headMode: noLength, 405: such a HEAD is unusable', async (t) => {
   }
 })
 
+void test('a HEAD that takes long is no reason to spend pulls of a registry that counts them', async (t) => {
+  const timeouts = { connect: 60_000, headers: 400, idle: 60_000 }
+  const clock = { now: 0 }
+  const counting = { 'ratelimit-remaining': '97;w=21600' }
+  const { upstream, client, signal } = await connect(t, {}, { timeouts, now: () => clock.now })
+  upstream.fault({ kind: 'manifest' }, { headers: counting })
+  t.match(await client.headManifest(NAME, LATEST, signal), { result: 'present' })
+  const slow = upstream.fault({ method: 'HEAD' }, { hang: 'headers' })
+  t.match(await failureOf(client.headManifest(NAME, LATEST, signal)), { failure: 'unreachable' })
+  slow.remove()
+  clock.now += 10_000
+  // A GET that is answered has not shown that HEADs are not.
+  const refused = upstream.fault({ method: 'HEAD', times: 1 }, { status: 405 })
+  t.same(await client.headManifest(NAME, LATEST, signal), { result: 'unusable' })
+  t.equal(refused.hits, 1)
+  t.ok(await client.manifest(NAME, LATEST, signal))
+  t.match(await client.headManifest(NAME, LATEST, signal), { result: 'present' })
+})
+
+void test('a HEAD that never worked may hang: pulls are counted, and GET is what is left', async (t) => {
+  const timeouts = { connect: 60_000, headers: 400, idle: 60_000 }
+  const { upstream, client, signal } = await connect(t, {}, { timeouts })
+  upstream.fault({ method: 'GET' }, { headers: { 'ratelimit-remaining': '97;w=21600' } })
+  const hanging = upstream.fault({ method: 'HEAD' }, { hang: 'headers' })
+  for (let round = 0; round < 2; round += 1) {
+    t.ok(await client.manifest(NAME, LATEST, signal))
+    t.same(await client.headManifest(NAME, LATEST, signal), { result: 'unusable' })
+  }
+  t.equal(hanging.hits, 1)
+})
+
 void test('the web page of a captive portal is neither a manifest nor an absence', async (t) => {
   const { client, upstream, image, signal } = await connect(t)
   for (const status of [200, 404]) {
