@@ -51,7 +51,8 @@ class WatchedFile<T> {
     const { key, log } = this.#options
     if (!this.#complained) log.warn({ upstream: key, file: this.#path }, 'the credentials cannot be read')
     this.#complained = true
-    if (this.#read === undefined) throw unavailable(key, `the credentials in ${this.#path} cannot be read`)
+    // Clients are told this. The path is for the log.
+    if (this.#read === undefined) throw unavailable(key, 'the file with its credentials cannot be read')
     return this.#read.content
   }
 }
@@ -132,7 +133,7 @@ export class DockerConfigFile implements CredentialSource {
     if (helper === undefined) {
       // The name becomes that of a program: a slash would choose its folder.
       if (!/^[a-z0-9-]+$/.test(name)) {
-        throw unavailable(this.#options.key, `${this.#options.path} names a credential helper oddly`)
+        throw unavailable(this.#options.key, 'the file with its credentials names a credential helper oddly')
       }
       helper = new HelperCredentials({ ...this.#options, name })
       this.#helpers.set(name, helper)

@@ -151,11 +151,13 @@ function wordsIn(bytes: Buffer | undefined): string | undefined {
   return words.replace(/[\x00-\x1f\x7f-\x9f]+/g, ' ').slice(0, MAX_WORDS)
 }
 
-/** A service that repeats what it was sent does not get it into our log. */
+/** A service that repeats what it was sent does not get it into our log, nor to clients. */
 function concealed(words: string, credentials: Credentials | undefined): string {
-  return credentials === undefined || credentials.password === ''
-    ? words
-    : words.replaceAll(credentials.password, '[hidden]')
+  const { username = '', password = '' } = credentials ?? {}
+  const hidden = password === '' ? words : words.replaceAll(password, '[hidden]')
+  // A name of a letter or two is in every sentence.
+  const isName = username.length > 2 && username !== IDENTITY_TOKEN
+  return isName ? hidden.replaceAll(username, '[hidden]') : hidden
 }
 
 function objectIn(bytes: Buffer | undefined): Record<string, unknown> {

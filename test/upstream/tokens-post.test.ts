@@ -128,6 +128,7 @@ void test('what a token service says is passed on, but for what it was sent', as
   for (const [body, expected] of [
     [{ details: 'incorrect username or password' }, /: incorrect username or password$/],
     [{ details: `no hunter2\u001b[31m\n${'x'.repeat(1000)}` }, /: no \[hidden\] \[31m x{150,300}$/],
+    [{ details: 'account robot is locked' }, /: account \[hidden\] is locked$/],
     [{ errors: [{ code: 'DENIED', message: 'Unauthenticated request.' }] }, /: Unauthenticated request\.$/],
     [{ error: 'invalid_grant', error_description: 'it is over' }, /: it is over$/],
     [{ message: 'no' }, /: no$/],
