@@ -50,8 +50,10 @@ export class CachedImages {
       for (const it of found) line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
       for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
         await breathe(signal)
+        // What goes with it takes longer to find out.
+        if ((await pinned.by(next.root.digest)) !== undefined) continue
         const doomed = await this.whatGoesWith(next.root.digest, gone)
-        if (doomed === undefined || (await pinned.by(next.root.digest)) !== undefined) continue
+        if (doomed === undefined) continue
         // Something of it was pulled later: its turn comes then.
         if (doomed.pulledAt > next.at) line.put({ at: doomed.pulledAt, root: next.root })
         else yield doomed

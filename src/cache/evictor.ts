@@ -41,6 +41,9 @@ const LOOK_EVERY_MS: Milliseconds = 30_000
 /** After a look at the index there is none for that many times as long as it took, unless somebody waits for it. */
 const REST = 20
 
+/** What is pinned, or how much there may be, can be another by then. */
+const LONGEST_REST_MS: Milliseconds = 300_000
+
 /** A client waits for it. */
 const PATIENCE_MS: Milliseconds = 5_000
 
@@ -79,7 +82,7 @@ export class Evictor implements Room, AsyncDisposable {
 
   grew(): void {
     if (this.#closing.signal.aborted || this.#soon !== undefined) return
-    const wait = Math.min(Math.max(this.#restUntil - performance.now(), 0), LOOK_EVERY_MS)
+    const wait = Math.min(Math.max(this.#restUntil - performance.now(), 0), LONGEST_REST_MS)
     this.#soon = setTimeout(() => {
       this.#soon = undefined
       void this.#run().catch(() => undefined)
@@ -186,7 +189,12 @@ export class Evictor implements Room, AsyncDisposable {
       const goals = await this.#goals(urgent).finally(() => (cost = performance.now() - began))
       for (const goal of goals) {
         const bytes = goal.registry === undefined ? goal.bytes - freed : goal.bytes
-        for await (const it of this.#pursue({ ...goal, bytes }, false, signal)) freed += it.bytes
+        const from = performance.now()
+        let got = 0
+        for await (const it of this.#pursue({ ...goal, bytes }, false, signal)) got += it.bytes
+        freed += got
+        // It has looked at everything, and the next one would not find more.
+        if (got < bytes) cost += performance.now() - from
       }
       if (freed > 0) await usage.measure()
       this.#failed = false

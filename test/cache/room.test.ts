@@ -20,6 +20,8 @@ interface Disk {
   /** Of blobs in the index. */
   mirrored: number
   free: number
+  /** Of a look at all that is there. */
+  readonly slowMs?: number
 }
 
 /** An evictor over a disk that only exists in numbers; what it is to free it frees, as long as there is something. */
@@ -32,7 +34,7 @@ function evictorOf(
   const eviction: Pick<Eviction, 'pursue' | 'settle'> = {
     settle: () => Promise.resolve(),
     async *pursue(goal) {
-      await Promise.resolve()
+      await new Promise((resolve) => setTimeout(resolve, disk.slowMs ?? 0))
       goals.push(goal)
       const bytes = Math.min(goal.bytes, disk.mirrored)
       disk.mirrored -= bytes
@@ -114,6 +116,21 @@ test('a full disk is told whether there was something to free', async (t) => {
   disk.mirrored = GiB
   t.equal(await evictor.free(2 * GiB), true, 'less than it asked for may do')
   t.equal(await evictor.free(2 * GiB), false)
+})
+
+test('where nothing may go, what comes does not bring about one look after the other', async (t) => {
+  const { evictor, goals } = evictorOf(
+    t,
+    { mirrored: 0, free: 0, slowMs: 300 },
+    { minFree: { bytes: GiB, percent: undefined } },
+  )
+  await evictor.free(0)
+  t.match(goals, [{ why: 'minFree' }])
+  for (let at = 0; at < 10; at += 1) {
+    evictor.grew()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  t.equal(goals.length, 1)
 })
 
 test('a share of the file system, and what must be left of it, are of the disk that everything is on', async (t) => {
