@@ -68,7 +68,7 @@ interface Idle<Identity extends PartialIdentity = PartialIdentity> {
   readonly identity: Identity
   readonly extents: ExtentMap
   readonly bytes: Bytes
-  /** The size of the file: more than what counts of it. */
+  /** What the disk gives it: more than what counts of it. */
   readonly onDisk: Bytes
   /** How many of them may not be on the disk yet. */
   readonly unsynced: Bytes
@@ -122,9 +122,9 @@ class DiskIngests implements IngestStore {
       if (isUpload(identity)) continue
       found.push({ ...identity, bytes: onDisk, idleSince: modifiedAt, disowned: false })
     }
-    for (const { identity, end, disowned } of this.#live) {
+    for (const { identity, bytes, disowned } of this.#live) {
       if (isUpload(identity)) continue
-      found.push({ ...identity, bytes: end, idleSince: undefined, disowned })
+      found.push({ ...identity, bytes, idleSince: undefined, disowned })
     }
     return found
   }
@@ -234,7 +234,8 @@ class DiskIngests implements IngestStore {
       identity,
       extents,
       bytes,
-      onDisk: info.size,
+      // Holes cost nothing; what lies behind what counts does.
+      onDisk: bytes + info.size - extents.end,
       unsynced: bytes - vouched,
       modifiedAt: info.modifiedAt,
     }
@@ -319,8 +320,16 @@ class DiskIngests implements IngestStore {
     const ended = async (extents: ExtentMap | undefined): Promise<void> => {
       this.#live.delete(ingest)
       if (!extents) return
-      const { bytes, end: onDisk } = extents
-      await this.#park({ stem, identity, extents, bytes, onDisk, unsynced: 0, modifiedAt: this.#now() })
+      const { bytes } = extents
+      await this.#park({
+        stem,
+        identity,
+        extents,
+        bytes,
+        onDisk: bytes,
+        unsynced: 0,
+        modifiedAt: this.#now(),
+      })
     }
     try {
       ingest = make({

@@ -92,7 +92,7 @@ export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'discard
 
 /** A part of a blob that is on the disk, as the disk sees it. */
 export interface PartialDownload extends IngestIdentity {
-  /** The size of its file. */
+  /** What the disk gives it; holes cost nothing. */
   readonly bytes: Bytes
   /** Since when nobody writes it; undefined: somebody does. */
   readonly idleSince: number | undefined

@@ -104,11 +104,6 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     return this.#extents.bytes
   }
 
-  /** The size of the file. */
-  get end(): Bytes {
-    return this.#claimed.end
-  }
-
   get disowned(): boolean {
     return this.#disowned
   }

@@ -399,3 +399,14 @@ test('what is disowned is read to its end, and leaves nothing, neither when it i
   const next = await openStore(t, { root: store.root })
   t.notOk(next.partials().some((name) => name.includes(identityOf(killed).digest.slice('sha256:'.length))))
 })
+
+test('a download that was begun near its end has no more of the disk than what came', async (t) => {
+  const store = await openStore(t)
+  const content = randomBytes(64 * KiB)
+  const ingest = await store.ingests.open(identityOf(content))
+  await ingest.write([content.subarray(60 * KiB)], 60 * KiB)
+  t.match(store.ingests.downloads(), [{ bytes: 4 * KiB }])
+  await ingest.keep()
+  t.match(store.ingests.downloads(), [{ bytes: 4 * KiB }])
+  t.equal(await store.ingests.dropDownload(identityOf(content)), 4 * KiB)
+})
