@@ -125,7 +125,7 @@ export class AccountsUpstream implements Upstream {
     const failures: UpstreamError[] = []
     const blind: Caller[] = []
     let absent: { readonly answer: T } | undefined
-    let readerFailed = false
+    let hidden = false
     for (const account of this.#inOrder(name, isPull)) {
       const wasUp = account.status.breaker.state === 'closed'
       try {
@@ -145,11 +145,11 @@ export class AccountsUpstream implements Upstream {
         if (!isOfTheAccount(error) && (wasUp || error.failure !== 'unreachable')) throw error
         this.#failed(account, name, error)
         failures.push(error)
-        readerFailed ||= account.isReader(name)
+        hidden ||= !hasLooked(account, error)
       }
     }
-    // Who is known to see it could not look: what the others do not see proves nothing.
-    if (absent !== undefined && !readerFailed) return absent.answer
+    // Who may see it could not look: what the others do not see proves nothing.
+    if (absent !== undefined && !hidden) return absent.answer
     throw this.#together(failures)
   }
 
@@ -234,6 +234,11 @@ class Caller {
   isBlind(name: RepositoryName, now: Milliseconds): boolean {
     return (this.#blindUntil.get(name) ?? now) > now
   }
+}
+
+/** Whether the refusal was about the repository: then there is nothing that this account sees. */
+function hasLooked({ status }: Caller, { failure, ofTheAccount }: UpstreamError): boolean {
+  return failure === 'denied' && !ofTheAccount && status.complaint === undefined
 }
 
 /** Said of who asked, and not of what was asked for. */

@@ -173,10 +173,26 @@ void test('absent is what nobody sees, and what one who sees the rest does not',
   askers()
   t.equal(await all.manifest(NAME, gone, signal), undefined)
   t.same(askers(), ['ann'])
-  // Who is limited might see it, but nobody has seen that it does.
-  tell('eve', LIMITED, { kind: 'manifest', method: 'GET' })
   tell('ann', DENIED)
-  t.equal(await all.manifest(NAME, gone, signal), undefined)
+  t.equal(await all.manifest(NAME, gone, signal), undefined, 'who may not read it sees nothing of it')
+})
+
+void test('what an account might see that cannot look is not called absent, after a start as well', async (t) => {
+  const limited = await accounts(t)
+  limited.tell('ann', NONE)
+  limited.tell('bob', NONE)
+  const limit = limited.tell('eve', LIMITED, { kind: 'manifest', method: 'GET' })
+  const { all, clock, signal } = limited
+  t.match(await failureOf(all.manifest(NAME, LATEST, signal)), { failure: 'busy', retryAfterMs: MINUTE })
+  limit.remove()
+  clock.now += MINUTE
+  t.ok(await all.manifest(NAME, LATEST, signal))
+
+  const refused = await accounts(t)
+  refused.tell('ann', NONE)
+  refused.tell('bob', NONE)
+  refused.upstream.set({ basic: PEOPLE.slice(0, 2) })
+  t.match(await failureOf(refused.all.manifest(NAME, LATEST, refused.signal)), { failure: 'denied' })
 })
 
 void test('while the one who sees it cannot look, nobody can say that there is none', async (t) => {
