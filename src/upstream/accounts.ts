@@ -46,6 +46,8 @@ interface Question<T> {
   readonly ask: (client: Upstream) => Promise<T>
   /** There is none, as far as that account can see. */
   readonly isAbsent: (answer: T) => boolean
+  /** Such an absence is none: the answer shows nothing either way. Default: none is such. */
+  readonly isDoubtful?: (answer: T) => boolean
 }
 
 export class AccountsUpstream implements Upstream {
@@ -65,7 +67,8 @@ export class AccountsUpstream implements Upstream {
     return this.#ask<UpstreamHead>({
       name,
       ask: (client) => client.headManifest(name, reference, signal),
-      isAbsent: ({ result }) => result === 'absent',
+      isAbsent: ({ result }) => result !== 'present',
+      isDoubtful: ({ result }) => result === 'unusable',
     })
   }
 
@@ -104,9 +107,13 @@ export class AccountsUpstream implements Upstream {
     query: URLSearchParams,
     signal: AbortSignal,
   ): Promise<ReferrersPage | undefined> {
-    // "None" is the registry's word on what it can do, and not on what there is.
-    const isAbsent = (): boolean => false
-    return this.#ask({ name, ask: (client) => client.referrers(name, subject, query, signal), isAbsent })
+    return this.#ask({
+      name,
+      ask: (client) => client.referrers(name, subject, query, signal),
+      isAbsent: isUndefined,
+      // "None" may be the registry's word on what it can do, and not on what there is.
+      isDoubtful: isUndefined,
+    })
   }
 
   status(): UpstreamStatus {
@@ -121,7 +128,8 @@ export class AccountsUpstream implements Upstream {
     await Promise.all(this.#accounts.map(({ client }) => client.close()))
   }
 
-  async #ask<T>({ name, isPull = false, ask, isAbsent }: Question<T>): Promise<T> {
+  async #ask<T>(question: Question<T>): Promise<T> {
+    const { name, isPull = false, ask, isAbsent, isDoubtful = () => false } = question
     const failures: UpstreamError[] = []
     const blind: Caller[] = []
     let absent: { readonly answer: T } | undefined
@@ -137,8 +145,9 @@ export class AccountsUpstream implements Upstream {
           return answer
         }
         if (account.isReader(name)) return answer
-        absent ??= { answer }
-        blind.push(account)
+        const doubtful = isDoubtful(answer)
+        if (absent === undefined || doubtful) absent = { answer }
+        if (!doubtful) blind.push(account)
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error
         // Whose breaker is not closed may be kept from asking, while another is not.
@@ -149,7 +158,7 @@ export class AccountsUpstream implements Upstream {
       }
     }
     // Who may see it could not look: what the others do not see proves nothing.
-    if (absent !== undefined && !hidden) return absent.answer
+    if (absent !== undefined && (!hidden || isDoubtful(absent.answer))) return absent.answer
     throw this.#together(failures)
   }
 

@@ -206,6 +206,36 @@ void test('while the one who sees it cannot look, nobody can say that there is n
   t.match(await all.headManifest(NAME, LATEST, signal), { result: 'present' })
 })
 
+void test('an answer that shows nothing makes nobody one who sees', async (t) => {
+  const { all, upstream, tell, askers, signal } = await accounts(t)
+  tell('ann', NONE)
+  tell('bob', NONE)
+  const useless = upstream.fault({ kind: 'manifest', method: 'HEAD' }, { status: 405 })
+  t.same(await all.headManifest(NAME, LATEST, signal), { result: 'unusable' })
+  t.equal(useless.hits, 3)
+  askers()
+  t.equal((await all.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
+  t.same(askers(), ['ann', 'bob', 'eve'])
+
+  const other = await accounts(t)
+  other.tell('ann', NONE)
+  other.tell('bob', NONE)
+  other.upstream.fault({ kind: 'referrers' }, { status: 404, body: 'json' })
+  t.equal(
+    await other.all.referrers(NAME, thing.manifest.digest, new URLSearchParams(), other.signal),
+    undefined,
+  )
+  t.ok(await other.all.manifest(NAME, LATEST, other.signal))
+})
+
+void test('one who may not read does not answer for one whose HEAD is of no use', async (t) => {
+  const { all, tell, signal } = await accounts(t)
+  for (const name of ['ann', 'bob']) tell(name, NONE)
+  const useless = tell('eve', { status: 405 }, { method: 'HEAD' })
+  t.same(await all.headManifest(NAME, LATEST, signal), { result: 'unusable' })
+  t.equal(useless.hits, 1)
+})
+
 void test('what all of them are denied is denied; what some are kept from is a matter of time', async (t) => {
   const { all, tell, signal } = await accounts(t)
   const rule = tell('eve', DENIED)
