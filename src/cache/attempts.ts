@@ -80,6 +80,9 @@ export class Attempts {
       onDiverted(undefined)
       return { is: 'diverted' }
     }
+    // Those who have turns may wait for that upstream on. Not so the second attempt: clients have what the first brought.
+    const refused = earlier === undefined ? origin.upstream.leftAlone?.() : undefined
+    if (refused !== undefined) throw refused
     // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
     using turn = await Turn.take(origin.slots, priority, signal)
     let attempt: Attempt | undefined

@@ -120,6 +120,13 @@ export class AccountsUpstream implements Upstream {
     return { offline: false, accounts: this.#accounts.map(({ status }) => status) }
   }
 
+  leftAlone(): UpstreamError | undefined {
+    const refusals = this.#accounts.map(({ client }) => client.leftAlone?.())
+    if (refusals.includes(undefined)) return undefined
+    const wait = (refusal: UpstreamError | undefined): Milliseconds => refusal?.retryAfterMs ?? 0
+    return refusals.toSorted((one, other) => wait(one) - wait(other))[0]
+  }
+
   sparing(reserve: number): UpstreamError | undefined {
     return withheldPulls(this.key, this.status(), reserve)
   }

@@ -236,6 +236,10 @@ export class Asking {
     return new URL(`${prefix}/v2/${path}`, this.#base)
   }
 
+  get leftAlone(): UpstreamError | undefined {
+    return this.#guard.leftAlone
+  }
+
   get status(): AccountStatus {
     return {
       account: this.#account.label,

@@ -234,6 +234,10 @@ export class RegistryClient implements Upstream {
     return { offline: false, accounts: [this.#asking.status] }
   }
 
+  leftAlone(): UpstreamError | undefined {
+    return this.#asking.leftAlone
+  }
+
   sparing(reserve: number): UpstreamError | undefined {
     return withheldPulls(this.key, this.status(), reserve)
   }

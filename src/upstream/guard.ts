@@ -57,6 +57,11 @@ export class Guard {
     return this.#breaker.status()
   }
 
+  /** What is thrown for now in place of asking. */
+  get leftAlone(): UpstreamError | undefined {
+    return this.status.state === 'open' ? this.#refusal() : undefined
+  }
+
   /** @throws UpstreamError at once while it is not to be asked; else what `ask` throws */
   async run<T>(question: GuardedQuestion, ask: (journey: Journey) => Promise<T>): Promise<T> {
     const { name, promised = false } = question

@@ -61,6 +61,12 @@ export interface Upstream {
   status(): UpstreamStatus
 
   /**
+   * What every question is refused with for now, unasked: its breaker is open. undefined: it may be asked, or
+   * somebody else answers in its place. Cheap: asks nobody.
+   */
+  leftAlone?(): UpstreamError | undefined
+
+  /**
    * Why no pull is to be spent now on what has a cached answer: it would be refused, or fewer than `reserve` are
    * left to every account that could be asked. undefined: nothing speaks against it. Cheap: asks nobody.
    */

@@ -147,3 +147,25 @@ test('a transfer that clients follow is gone on with although new ones are refus
   t.ok(body.equals(layer.bytes))
   t.match(await pull(there), { status: 200 }, 'an answer has told that it is back')
 })
+
+test('a blob that would wait its turn is refused at once, like everything else', async (t) => {
+  const { hub, mirror, held, there } = await setUp(t, { maxConnections: 3 })
+  hub.addImage('library/big', '1', image({ layers: [600_000], seed: 'stalled' }))
+  const layer = image({ layers: [600_000], seed: 'stalled' }).layers[0]!
+  hub.fault({ kind: 'blob', times: 1 }, { hang: 'midBody' })
+  const leaving = new AbortController()
+  const stalled = await fetch(`${mirror.url}/v2/library/big/blobs/${layer.digest}`, {
+    signal: leaving.signal,
+  })
+  t.equal(stalled.status, 200, 'it has the only turn')
+
+  hub.fault({ kind: 'manifest', times: 3 }, { connReset: true })
+  t.match(await pull(there), { status: 503 })
+  t.equal((await health(mirror)).state, 'failing')
+  const asked = hub.log.count('blob')
+  const refused = await pull(`${mirror.url}/v2/library/held/blobs/${held.layers[0]!.digest}`)
+  t.match(refused, { status: 503, headers: { 'retry-after': '10' } })
+  t.equal(hub.log.count('blob'), asked)
+  t.equal(hub.log.inFlight('blob'), 1, 'nobody has given a turn back for that')
+  leaving.abort()
+})

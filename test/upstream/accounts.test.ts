@@ -299,6 +299,7 @@ void test('whose breaker is open is passed by', async (t) => {
   clock.now += 1
   t.match(await failureOf(all.headManifest(NAME, LATEST, signal)), { failure: 'unreachable' })
   t.match(all.status().accounts, [{ breaker: { state: 'open' } }, {}, {}])
+  t.equal(all.leftAlone(), undefined, 'the others are asked')
   askers()
   t.match(await all.headManifest(NAME, LATEST, signal), { result: 'present' })
   t.same(askers(), ['bob'])
