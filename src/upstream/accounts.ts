@@ -28,8 +28,10 @@ import {
 
 /** How long an account that may not read a repository is asked about it after the others. */
 const BLIND_MEMORY: Milliseconds = 600_000
-/** How long one whose credentials are not taken is asked after the others. */
+/** How long one whose credentials are not taken is asked after the others; it doubles while they stay wrong. */
 const REFUSED_MEMORY: Milliseconds = 60_000
+/** Whoever goes on with a wrong password may be locked out. */
+const REFUSED_MOST: Milliseconds = 1_800_000
 
 interface AccountsOptions {
   /** One for each account, with one account each, in the order of the configuration; all of the same upstream. */
@@ -145,6 +147,7 @@ export class AccountsUpstream implements Upstream {
       const wasUp = account.status.breaker.state === 'closed'
       try {
         const answer = await ask(account.client)
+        account.answered()
         if (!isAbsent(answer)) {
           account.mayRead(name)
           // They have called nothing what this one sees.
@@ -173,7 +176,7 @@ export class AccountsUpstream implements Upstream {
     const { log, now } = this.#options
     const { account: label, complaint } = account.status
     log.debug({ upstream: this.key, account: label, err: error }, 'asking as another account')
-    if (error.ofTheAccount || complaint !== undefined) account.refusedUntil = now() + REFUSED_MEMORY
+    if (error.ofTheAccount || complaint !== undefined) account.refused(now())
     else if (error.failure === 'denied') account.mayNotRead(name, now() + BLIND_MEMORY)
   }
 
@@ -201,7 +204,7 @@ export class AccountsUpstream implements Upstream {
       const { status } = account
       const stopped = isPull ? stoppedForMs(status) : status.stoppedForMs
       const down = stopped !== undefined || status.breaker.state === 'open'
-      const rank = down ? 3 : account.refusedUntil > now ? 2 : account.isBlind(name, now) ? 1 : 0
+      const rank = down ? 3 : account.isRefused(now) ? 2 : account.isBlind(name, now) ? 1 : 0
       return { account, rank, left: status.pulls?.remaining ?? Infinity }
     })
     // Infinity less Infinity is nothing to sort by.
@@ -215,7 +218,8 @@ export class AccountsUpstream implements Upstream {
 class Caller {
   readonly client: Upstream
   /** Its credentials were not taken. */
-  refusedUntil: Milliseconds = Number.NEGATIVE_INFINITY
+  #refusedUntil: Milliseconds = Number.NEGATIVE_INFINITY
+  #refusedFor: Milliseconds = 0
   readonly #blindUntil = new LRUCache<RepositoryName, Milliseconds>({
     maxSize: 1_000,
     sizeCalculation: () => 1,
@@ -230,6 +234,26 @@ class Caller {
     const [status] = this.client.status().accounts
     if (status === undefined) throw new Error('a client without an account')
     return status
+  }
+
+  isRefused(now: Milliseconds): boolean {
+    return this.#refusedUntil > now
+  }
+
+  refused(now: Milliseconds): void {
+    // Whoever asks as it while it is left alone, for want of others, shows nothing new.
+    if (this.status.complaint === undefined) this.#refusedFor = REFUSED_MEMORY
+    else if (!this.isRefused(now)) {
+      this.#refusedFor = Math.min(Math.max(this.#refusedFor * 2, REFUSED_MEMORY), REFUSED_MOST)
+    }
+    this.#refusedUntil = now + this.#refusedFor
+  }
+
+  answered(): void {
+    // Some things are answered whoever asks.
+    if (this.status.complaint !== undefined) return
+    this.#refusedUntil = Number.NEGATIVE_INFINITY
+    this.#refusedFor = 0
   }
 
   /** It has seen something of it. */

@@ -265,6 +265,30 @@ void test('whose password is not taken is asked after the others, and complained
   t.equal(all.status().accounts[0]?.complaint, undefined)
 })
 
+void test('a password that stays wrong is tried after 1, 2, 4 … min, and half an hour at the most', async (t) => {
+  const { all, upstream, askers, clock, signal } = await accounts(t)
+  upstream.set({ basic: PEOPLE.slice(1) })
+  await all.manifest(NAME, LATEST, signal)
+  askers()
+  for (const minutes of [1, 2, 4, 8, 16, 30, 30]) {
+    clock.now += minutes * MINUTE - 1
+    await all.manifest(NAME, LATEST, signal)
+    t.same(askers(), ['bob'], `within ${minutes} min`)
+    clock.now += 1
+    await all.manifest(NAME, LATEST, signal)
+    t.same(askers(), ['ann', 'bob'], `after ${minutes} min`)
+  }
+  upstream.set({ basic: PEOPLE })
+  clock.now += 30 * MINUTE
+  await all.manifest(NAME, LATEST, signal)
+  upstream.set({ basic: PEOPLE.slice(1) })
+  await all.manifest(NAME, LATEST, signal)
+  t.same(askers(), ['ann', 'ann', 'bob'])
+  clock.now += MINUTE
+  await all.manifest(NAME, LATEST, signal)
+  t.same(askers(), ['ann', 'bob'], 'once it was taken that begins anew')
+})
+
 void test('credentials that cannot be had are no reason not to ask as somebody else', async (t) => {
   const { upstream, signal } = await accounts(t)
   const failing = {
