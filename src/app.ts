@@ -192,7 +192,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     scrub()
     closing.use(await openControl({ root, operations, log }))
     reloadTo = async (it) => {
-      const reloaded = await reload({ live, localNames, upstreams, hub, registry, log }, it)
+      const { blobs } = mirror
+      const reloaded = await reload({ live, localNames, upstreams, hub, registry, blobs, log }, it)
       // There may be less room now.
       room.grew()
       return reloaded

@@ -2,8 +2,8 @@
  * The upstreams of the configuration as it is now, and those it had before that somebody still uses.
  *
  * One whose settings have not changed stays what it is, with its connections, its breaker and all it remembers.
- * Who is replaced or taken away is asked nothing new; it is closed when nothing has been under way for longer than
- * any transfer pauses between two of its questions.
+ * Who is replaced or taken away is asked only for what somebody waits for already; it is closed when nothing has been
+ * under way for longer than any transfer pauses between two of its questions.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Config, UpstreamConfig } from './config.ts'

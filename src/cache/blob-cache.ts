@@ -12,12 +12,12 @@ import { OciError } from '../oci/errors.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
-import type { Milliseconds } from '../upstream/upstream.ts'
+import type { Milliseconds, Upstream } from '../upstream/upstream.ts'
 import type { BlobAnswer, BlobHead } from './answers.ts'
 import { BlobAccess } from './blob-access.ts'
 import { Fill, type FillContext, type FillProgress } from './fill.ts'
 import { FillAnswers } from './fill-answers.ts'
-import type { MirroredName, Origin } from './origin.ts'
+import { flightKey, type MirroredName, type Origin } from './origin.ts'
 import { corruptRefusal } from './refusals.ts'
 import { ReaderSource } from './reader-source.ts'
 import { abandonable } from './waiters.ts'
@@ -66,7 +66,7 @@ export class BlobCache {
 
   /** @throws OciError when upstream is needed and cannot; `undefined` when it says that there is none */
   async get(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobAnswer | undefined> {
-    const key = keyOf(repository, digest)
+    const key = flightKey(repository.origin, digest)
     for (;;) {
       const running = this.#running.get(key)
       if (running !== undefined) {
@@ -103,8 +103,8 @@ export class BlobCache {
   }
 
   /** Of the download of it that is running. */
-  progress({ upstream }: Origin, digest: Digest): FillProgress | undefined {
-    return this.#running.get(`${upstream.key} ${digest}`)?.progress
+  progress(origin: Origin, digest: Digest): FillProgress | undefined {
+    return this.#running.get(flightKey(origin, digest))?.progress
   }
 
   /** Whether that repository may read it without asking upstream, and it is here. */
@@ -116,7 +116,7 @@ export class BlobCache {
   }
 
   async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
-    const running = this.#running.get(keyOf(repository, digest))
+    const running = this.#running.get(flightKey(repository.origin, digest))
     if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {
       return { digest, size: running.size, cache: 'join' }
     }
@@ -149,7 +149,7 @@ export class BlobCache {
       return
     if (origin.state.corruptFor(descriptor.digest) !== undefined) return
     if ((await this.#options.store.stat(descriptor.digest)) !== undefined) return
-    if (this.#closed || this.#running.has(keyOf(repository, descriptor.digest))) return
+    if (this.#closed || this.#running.has(flightKey(repository.origin, descriptor.digest))) return
     this.#start(repository, descriptor.digest, descriptor.size)
   }
 
@@ -164,7 +164,7 @@ export class BlobCache {
     {
       await using answer = await this.get(repository, digest, signal)
       if (answer === undefined) return undefined
-      fill = this.#running.get(keyOf(repository, digest))
+      fill = this.#running.get(flightKey(repository.origin, digest))
       while (fill?.phase.is === 'running' && !fill.transient) await fill.changed(signal)
     }
     // What cannot stay ends when nobody follows it any more; we do not.
@@ -174,6 +174,13 @@ export class BlobCache {
     if (here !== undefined) return here.size
     const message = fill?.transient === true ? 'it is larger than the budget' : 'the disk would not keep it'
     throw new OciError('UNAVAILABLE', { digest }, { message })
+  }
+
+  /** These are the upstreams now: what comes from others comes for those who wait for it, and for nobody else. */
+  retire(current: ReadonlySet<Upstream>): void {
+    for (const fill of this.#fills) {
+      if (!current.has(fill.origin.upstream) && fill.progress.followers === 0) fill.stop()
+    }
   }
 
   /** Ends all fills; what they have is kept for the next start. */
@@ -192,7 +199,7 @@ export class BlobCache {
       digest,
       size,
     })
-    const key = keyOf(repository, digest)
+    const key = flightKey(repository.origin, digest)
     this.#running.set(key, fill)
     this.#fills.add(fill)
     // It stays until it settles, not until it is verified: in between, it is what answers.
@@ -256,10 +263,6 @@ export class BlobCache {
       log.debug({ err: error, digest: blob.digest }, 'a blob was kept but not remembered')
     }
   }
-}
-
-function keyOf(repository: MirroredName, digest: Digest): string {
-  return `${repository.origin.upstream.key} ${digest}`
 }
 
 function hit(digest: Digest, reader: BlobReader): BlobAnswer {

@@ -17,7 +17,7 @@ import type { CacheStatus } from './cache-status.ts'
 import { Freshness, gone, type FreshnessSettings, type Stale } from './freshness.ts'
 import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
 import { headOf, ManifestSource, type Checked, type Fetched } from './manifest-source.ts'
-import { repositoryKey, type MirroredName } from './origin.ts'
+import { flightKey, repositoryKey, type MirroredName } from './origin.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
@@ -87,7 +87,7 @@ export class ManifestCache {
     if (instead !== undefined) return instead
     const spare = held !== undefined && record !== undefined && this.#freshness.mayStandIn(repository, record)
     return this.#within(repository, held !== undefined, stale, signal, async (budget) => {
-      const { answer, joined } = await this.#fetches.join(flightKey(repository, what), budget, () =>
+      const { answer, joined } = await this.#fetches.join(flightKey(repository.origin, what), budget, () =>
         this.#work(repository, (work) =>
           record === undefined
             ? this.#source.fetchTag(repository, reference, undefined, work)
@@ -131,7 +131,7 @@ export class ManifestCache {
     }
     const spare = promised && this.#freshness.mayStandIn(repository, record)
     return this.#within(repository, promised, stale, signal, async (budget) => {
-      const { answer } = await this.#checks.join(flightKey(repository, what), budget, () =>
+      const { answer } = await this.#checks.join(flightKey(repository.origin, what), budget, () =>
         this.#work(repository, (work) => this.#source.checkTag(repository, reference, record, spare, work)),
       )
       if (answer === false) return undefined
@@ -151,7 +151,7 @@ export class ManifestCache {
     tag: Tag,
     signal: AbortSignal,
   ): Promise<CachedManifest | undefined> {
-    const key = flightKey(repository, `${repository.name}:${tag}`)
+    const key = flightKey(repository.origin, `${repository.name}:${tag}`)
     const known = await this.#options.metadata.tags.get(repositoryKey(repository), tag)
     const record = known?.deletedAt === undefined ? known : undefined
     const found = await this.#within(repository, false, nothingStale, signal, async (budget) => {
@@ -171,7 +171,7 @@ export class ManifestCache {
   /** Resolves when what is being fetched of it at the moment, if anything is, has been written down. */
   async settled(repository: MirroredName, reference: Reference): Promise<void> {
     const at = isDigestReference(reference) ? '@' : ':'
-    await this.#fetches.settled(flightKey(repository, `${repository.name}${at}${reference}`))
+    await this.#fetches.settled(flightKey(repository.origin, `${repository.name}${at}${reference}`))
   }
 
   /** What upstream said of it is not believed any more: it was taken away by hand, and the next pull asks anew. */
@@ -199,7 +199,7 @@ export class ManifestCache {
     const what = `${repository.name}@${digest}`
     if (repository.origin.state.isAbsent(what)) return undefined
     return this.#within(repository, false, nothingStale, signal, async (budget) => {
-      const { answer, joined } = await this.#fetches.join(flightKey(repository, what), budget, () =>
+      const { answer, joined } = await this.#fetches.join(flightKey(repository.origin, what), budget, () =>
         this.#work(repository, (work) => this.#source.fetchDigest(repository, digest, undefined, work)),
       )
       return answer === false ? undefined : { ...answer, cache: joinedCache(joined, answer.cache) }
@@ -222,7 +222,7 @@ export class ManifestCache {
     if (remembered !== undefined) return remembered === 'absent' ? undefined : { ...remembered, cache: 'hit' }
     if (repository.origin.state.isAbsent(what)) return undefined
     return this.#within(repository, false, nothingStale, signal, async (budget) => {
-      const { answer } = await this.#checks.join(flightKey(repository, what), budget, () =>
+      const { answer } = await this.#checks.join(flightKey(repository.origin, what), budget, () =>
         this.#work(repository, (work) => this.#source.checkDigest(repository, digest, work)),
       )
       return answer === false ? undefined : { ...answer.head, cache: answer.cache }
@@ -314,11 +314,6 @@ export class ManifestCache {
       throw failure
     }
   }
-}
-
-/** The same name and tag at two upstreams are two things. */
-function flightKey({ origin }: MirroredName, what: string): string {
-  return `${origin.upstream.key} ${what}`
 }
 
 function mark<T>(marked: Stale | undefined, build: (marked: Stale) => T): T | undefined {

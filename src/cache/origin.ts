@@ -31,3 +31,16 @@ export interface MirroredName {
 export function repositoryKey(repository: MirroredName): RepositoryKey {
   return { registry: repository.origin.upstream.key, name: repository.name }
 }
+
+const numbers = new WeakMap<Upstream, number>()
+let lastNumber = 0
+
+/**
+ * Tells what is under way at one upstream from what is at another, also where the other came in its place by a new
+ * configuration: nobody who is asked now waits for the one of before.
+ */
+export function flightKey({ upstream }: Pick<Origin, 'upstream'>, what: string): string {
+  let number = numbers.get(upstream)
+  if (number === undefined) numbers.set(upstream, (number = lastNumber += 1))
+  return `${number} ${what}`
+}
