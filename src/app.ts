@@ -192,8 +192,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     scrub()
     closing.use(await openControl({ root, operations, log }))
     reloadTo = async (it) => {
-      const { blobs } = mirror
-      const reloaded = await reload({ live, localNames, upstreams, hub, registry, blobs, log }, it)
+      const reloaded = await reload({ live, localNames, upstreams, hub, registry, log }, it)
+      mirror.blobs.retire(new Set(upstreams.entries.map(({ origin }) => origin.upstream)))
       // There may be less room now.
       room.grew()
       return reloaded

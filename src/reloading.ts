@@ -4,7 +4,6 @@
  * What only a start can change stays as it was, and is told.
  */
 import type { Logger } from 'pino'
-import type { BlobCache } from './cache/blob-cache.ts'
 import type { Config } from './config.ts'
 import { differencesOf } from './config/differences.ts'
 import { refuseHiddenNames } from './hiding.ts'
@@ -20,7 +19,6 @@ interface ReloadingParts {
   readonly upstreams: UpstreamSet
   readonly hub: SwitchableHubSearch
   readonly registry: NameRegistry
-  readonly blobs: Pick<BlobCache, 'retire'>
   readonly log: Logger
 }
 
@@ -35,7 +33,7 @@ const ONLY_AT_THE_START = /^(?:server|storage|auth|notifications|push\.sessionTt
 
 /** @throws StartError where a start with it would be refused; nothing has changed then */
 export async function reload(parts: ReloadingParts, read: Config): Promise<Reloaded> {
-  const { live, localNames, upstreams, hub, registry, blobs, log } = parts
+  const { live, localNames, upstreams, hub, registry, log } = parts
   const before = live.config
   const { server, storage, auth, notifications, proxyEnvironment } = before
   const { sessionTtl, gcGrace } = before.push
@@ -48,7 +46,6 @@ export async function reload(parts: ReloadingParts, read: Config): Promise<Reloa
   upstreams.apply(after)
   live.replace(after)
   registry.replace(upstreams.entries)
-  blobs.retire(new Set(upstreams.entries.map(({ origin }) => origin.upstream)))
   log.level = after.log.level
   await hub.apply(after)
   return {
