@@ -26,8 +26,9 @@ import {
   type UpstreamManifest,
 } from './upstream.ts'
 
-/** How long who failed is asked after all others. */
+/** How long who failed is asked after all others; it doubles while it fails on, since each try costs its share. */
 const FAILURE_MEMORY: Milliseconds = 10_000
+const FAILURE_MOST: Milliseconds = 300_000
 /** The longest `Retry-After` that is minded: it is a fallback's turn, not a sentence for life. */
 const LONGEST_SILENCE: Milliseconds = 600_000
 /** A body broke off: for the rest of it, others go first. */
@@ -245,6 +246,7 @@ export class FallbackUpstream implements Upstream {
     // Who has had enough of one kind of questions may well answer another: that lifts nothing.
     if (!source.down || (source.limited && source.failingUntil > now())) return
     source.failingUntil = Number.NEGATIVE_INFINITY
+    source.silence = FAILURE_MEMORY
     source.down = false
     log.info(facts, 'answers again')
   }
@@ -256,8 +258,12 @@ export class FallbackUpstream implements Upstream {
       log.debug(facts, 'gives no answer to that')
       return
     }
-    const silence = Math.min(error.retryAfterMs ?? 0, LONGEST_SILENCE)
-    source.failingUntil = now() + Math.max(silence, FAILURE_MEMORY)
+    const wanted = Math.min(error.retryAfterMs ?? 0, LONGEST_SILENCE)
+    // Whoever asks it meanwhile, for want of others, shows nothing new.
+    if (source.down && source.failingUntil <= now()) {
+      source.silence = Math.min(source.silence * 2, FAILURE_MOST)
+    }
+    source.failingUntil = now() + Math.max(wanted, source.silence)
     log[source.down ? 'debug' : 'warn'](facts, 'cannot answer: others are asked instead')
     source.down = true
     source.limited = error.failure === 'busy'
@@ -279,6 +285,8 @@ class Source {
   readonly url: string
   readonly upstream: Upstream
   failingUntil: Milliseconds = Number.NEGATIVE_INFINITY
+  /** How long it is asked after the others when it fails. */
+  silence: Milliseconds = FAILURE_MEMORY
   /** Since its last failure it has not answered. */
   down = false
   /** That was a 429. */

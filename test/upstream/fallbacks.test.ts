@@ -209,7 +209,7 @@ void test('who has failed is left alone for 10 s, then asked again and believed'
   t.ok(first.log.count() > 0, 'it gets another chance')
   t.equal(told.length, 1, 'the same trouble is told once')
   down.remove()
-  clock.now += 11 * SECONDS
+  clock.now += 20 * SECONDS
   second.log.clear()
   await upstream.manifest(NAME, LATEST, signal)
   t.equal(second.log.count(), 0)
@@ -218,6 +218,31 @@ void test('who has failed is left alone for 10 s, then asked again and believed'
     `warn: cannot answer: others are asked instead, ${first.url}`,
     `info: answers again, ${first.url}`,
   ])
+})
+
+void test('who goes on failing is left alone for twice as long each time, up to 5 min', async (t) => {
+  const { upstream, first, clock, signal } = await chain(t)
+  const failing = first.fault({}, { status: 500 })
+  const ask = async (): Promise<number> => {
+    first.log.clear()
+    await upstream.manifest(NAME, LATEST, signal)
+    return first.log.count()
+  }
+  t.equal(await ask(), 1)
+  for (const seconds of [10, 20, 40, 80, 160, 300, 300]) {
+    clock.now += seconds * SECONDS - 1
+    t.equal(await ask(), 0, `within ${seconds} s`)
+    clock.now += 1
+    t.equal(await ask(), 1, `after ${seconds} s`)
+  }
+  failing.remove()
+  clock.now += 300 * SECONDS
+  t.equal(await ask(), 1)
+  t.equal(upstream.fallback, undefined)
+  first.fault({}, { status: 500 })
+  t.equal(await ask(), 1)
+  clock.now += 10 * SECONDS
+  t.equal(await ask(), 1, 'an answer makes it begin anew')
 })
 
 void test('a limit of pulls is one of the first alone, and of nothing but manifests', async (t) => {
