@@ -82,7 +82,8 @@ export class Refresher {
     const found = isDigestReference(reference)
       ? await manifests.get(mirrored, reference, signal)
       : await manifests.refresh(mirrored, reference, signal)
-    if (found === undefined) {
+    // Stale, where nothing stale was asked for, is what goes on answering: `on404: keep`.
+    if (found === undefined || (!isDigestReference(reference) && found.cache === 'stale')) {
       yield { is: 'tag', change: 'gone', name: listed, from }
       yield { is: 'done', fetched: 0, bytes: 0, failed: 0 }
       return

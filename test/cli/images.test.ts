@@ -145,10 +145,11 @@ test('ls of many tags comes in parts, in order, each once', async (t) => {
 })
 
 /** A server whose `app:1` is here in full, and its commands. */
-async function serving(t: Test, held: Image) {
+async function serving(t: Test, held: Image, settings: Record<string, unknown> = {}) {
   const upstream = await simulate(t)
   upstream.addImage('library/app', '1', held)
-  const mirror = await startMirror(t, upstream, { cache: { prefetch: 'off', tagTtl: '1h' } })
+  const cache = { prefetch: 'off', tagTtl: '1h' }
+  const mirror = await startMirror(t, upstream, { cache, upstream: settings })
   const file = join(shortDir(t), 'config.yaml')
   writeFileSync(file, JSON.stringify({ storage: { root: mirror.root } }))
   const get = (what: string) => pull(`${mirror.url}/v2/app/${what}`)
@@ -199,6 +200,16 @@ test('refresh asks whatever the age: unchanged, moved with what was held, gone, 
   t.match((await explained()).tag, { goneMsAgo: Number })
   await upstream.stop()
   t.match(await refreshing(), { code: 1, complaints: [/^entrepot: docker\.io cannot be reached/] })
+})
+
+test('refresh of a tag that is gone upstream, and goes on answering', async (t) => {
+  const { upstream, get, refreshing } = await serving(t, app, { on404: 'keep' })
+  upstream.deleteTag('library/app', '1')
+  t.match(await refreshing(), {
+    code: 0,
+    lines: [`docker.io/library/app:1: gone upstream; what it named is kept: ${app.manifest.digest}`],
+  })
+  t.equal((await get('manifests/1')).status, 200)
 })
 
 test('refresh of an index fetches the platforms that were held, and no other', async (t) => {
