@@ -40,6 +40,7 @@ export class RateBudget {
   readonly #warned = new Set<number>()
   readonly #beforeScrape = (): void => {
     this.#forgetOld()
+    this.#show()
   }
 
   constructor(options: RateBudgetOptions) {
@@ -59,15 +60,14 @@ export class RateBudget {
     const left = parseRatelimit(headerOf(headers, 'ratelimit-remaining'))
     if (left === undefined) return
     const most = parseRatelimit(headerOf(headers, 'ratelimit-limit'))
-    const { key, account, metrics, now } = this.#options
+    const { now } = this.#options
     this.#told = {
       limit: most?.count,
       remaining: left.count,
       windowMs: left.windowMs ?? most?.windowMs,
       at: now(),
     }
-    metrics.upstreamRatelimitRemaining.set({ upstream: key, account }, left.count)
-    if (most !== undefined) metrics.upstreamRatelimitLimit.set({ upstream: key, account }, most.count)
+    this.#show()
     if (most !== undefined && most.count > 0) this.#warn(left.count, most.count)
   }
 
@@ -91,6 +91,15 @@ export class RateBudget {
         `less than ${lowest * 100} % of the pulls are left`,
       )
     }
+  }
+
+  /** Again before every scrape: one of before that is closed takes the figures of the same labels with it. */
+  #show(): void {
+    if (this.#told === undefined) return
+    const { key, account, metrics } = this.#options
+    const { remaining, limit } = this.#told
+    metrics.upstreamRatelimitRemaining.set({ upstream: key, account }, remaining)
+    if (limit !== undefined) metrics.upstreamRatelimitLimit.set({ upstream: key, account }, limit)
   }
 
   #forgetOld(): void {

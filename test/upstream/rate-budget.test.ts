@@ -89,3 +89,16 @@ void test('who is gone has no figures', async (t) => {
   t.notMatch(await metrics.registry.metrics(), /ratelimit_remaining\{/)
   t.equal(metrics.beforeScrape.size, 0)
 })
+
+void test('one that is closed leaves the figures of who came in its place', async (t) => {
+  const { it, tell, metrics, clock } = budget()
+  tell(3)
+  const next = new RateBudget({ key: 'docker.io', account: '2', metrics, now: () => clock.now })
+  next.read({ 'ratelimit-limit': '100;w=21600', 'ratelimit-remaining': '50;w=21600' })
+  it.close()
+  const text = await metrics.registry.metrics()
+  t.match(text, /ratelimit_remaining\{[^}]*\} 50\n/)
+  t.match(text, /ratelimit_limit\{[^}]*\} 100\n/)
+  next.close()
+  t.notMatch(await metrics.registry.metrics(), /ratelimit_(remaining|limit)\{/)
+})
