@@ -58,6 +58,14 @@ export function createEvicting(options: EvictingOptions, closing: AsyncDisposabl
   )
   const start = (): void => {
     evictor.start()
+    // Collections and deletions change what is pushed, and tell nobody here.
+    const measure = async (): Promise<void> => {
+      await usage.measure()
+    }
+    metrics.beforeScrape.add(measure)
+    closing.defer(() => {
+      metrics.beforeScrape.delete(measure)
+    })
     const ending = new AbortController()
     const { indexSince } = state
     const reconciliation = new Reconciliation({

@@ -28,7 +28,16 @@ const A_COMMIT: Bytes = 1024 * 1024
 export function filesWithRoom(files: Files, makeRoom: MakeRoom): Files {
   const named = <T>(write: () => Promise<T>): Promise<T> => untilItFits(write, A_NAME, makeRoom)
   return {
-    ...files,
+    read: (file, buffer, position) => files.read(file, buffer, position),
+    truncate: (file, size) => files.truncate(file, size),
+    datasync: (file) => files.datasync(file),
+    close: (file) => files.close(file),
+    describe: (file) => files.describe(file),
+    stat: (path) => files.stat(path),
+    remove: (path) => files.remove(path),
+    syncFolder: (path) => files.syncFolder(path),
+    list: (path) => files.list(path),
+    space: (path) => files.space(path),
     open: (path, flags) => (flags === 'wx+' ? named(() => files.open(path, flags)) : files.open(path, flags)),
     write: (file, chunks, position) => {
       const bytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
