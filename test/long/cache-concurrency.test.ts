@@ -178,7 +178,7 @@ class Storm {
       if (leave.signal.aborted) tally.left += 1
       else if (response.statusCode >= 400 && response.statusCode !== 416) {
         // To HEAD, in a name of which nothing could be written down yet: it might be somebody's first push.
-        const mayBePush = isHead && response.statusCode === 404 && url.includes('/manifests/')
+        const mayBePush = isHead && response.statusCode === 404
         if ([429, 502, 503].includes(response.statusCode) || mayBePush) tally.refused += 1
         else tally.wrong.push(`${what}: ${response.statusCode} ${String(Buffer.concat(chunks))}`)
       } else {
