@@ -22,6 +22,7 @@ const LEAST_MS = 4 * SECOND
 const GOOD: readonly [number, number] = [12 * SECOND, 40 * SECOND]
 const BAD: readonly [number, number] = [2 * SECOND, 6 * SECOND]
 /** Whatever a storm leaves behind, downloads that nobody waits for any more included. */
+const KEPT_MS = 150 * SECOND
 const SETTLED_MS = 60 * SECOND
 
 export interface SoakOptions {
@@ -126,7 +127,7 @@ class Run implements AsyncDisposable {
     // Also counts what is there.
     await this.#command('evict')
     await this.#asking.leave()
-    const end = await this.#settle()
+    const end = await this.#rest(start)
     const disk = diskOf(this.#server.root)
     if (disk.blobs + disk.parts !== end.mirroredBytes + end.pushedBytes) {
       const account = `${String(end.mirroredBytes)} and ${String(end.pushedBytes)}`
@@ -155,6 +156,15 @@ class Run implements AsyncDisposable {
       break
     }
     return sampleOf(this.#server)
+  }
+
+  /** Connections to upstreams, also to those that a reload has replaced, are kept for a while after their last use. */
+  async #rest(start: Sample): Promise<Sample> {
+    const deadline = performance.now() + KEPT_MS
+    for (;;) {
+      const end = await this.#settle()
+      if (end.descriptors <= start.descriptors || performance.now() > deadline) return end
+    }
   }
 
   async #sample(): Promise<Sample> {
