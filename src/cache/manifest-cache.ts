@@ -21,6 +21,7 @@ import { flightKey, repositoryKey, type MirroredName } from './origin.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
+import { abandonable } from './waiters.ts'
 
 /** Longest life of work upstream, in header budgets: a hanging one must not keep later requests from asking anew. */
 const WORK_BUDGETS = 2
@@ -142,7 +143,7 @@ export class ManifestCache {
 
   /**
    * What the tag is now, however young what we know of it is, and whatever it costs. Who asks for the tag meanwhile
-   * joins, and this joins whoever asks already. Resolves when it is written down.
+   * joins; who asks already may be sparing pulls, and is waited for. Resolves when it is written down.
    *
    * @throws OciError when upstream cannot say
    */
@@ -155,6 +156,7 @@ export class ManifestCache {
     const known = await this.#options.metadata.tags.get(repositoryKey(repository), tag)
     const record = known?.deletedAt === undefined ? known : undefined
     const found = await this.#within(repository, false, nothingStale, signal, async (budget) => {
+      await abandonable(this.#fetches.settled(key), budget)
       const { answer } = await this.#fetches.join(key, budget, () =>
         this.#work(repository, (work) =>
           record === undefined
