@@ -70,7 +70,7 @@ test('an upstream that refuses for a moment in the middle of a bypass is asked a
   const [layer] = layers as [Content]
   upstream.fault({ kind: 'blob', method: 'GET', nth: 1 }, { dropAfterBytes: 2 * MiB })
   upstream.fault({ kind: 'blob', method: 'GET', nth: 2 }, { status: 500 })
-  upstream.fault({ kind: 'blob', method: 'GET', nth: 3 }, { status: 429, retryAfter: 1 })
+  upstream.fault({ kind: 'blob', method: 'GET', nth: 3 }, { status: 503, retryAfter: 1 })
   upstream.fault({ kind: 'blob', method: 'GET', nth: 4 }, { ignoreRange: true })
   t.ok((await pullSame(url(layer), layer)).same)
   t.same(said(mirror, 'error'), [])
