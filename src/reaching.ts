@@ -127,7 +127,8 @@ export class SwitchableHubSearch {
     const before = this.#hub
     this.#settings = settings
     this.#hub = settings && new HubSearch({ ...this.#tools, ...settings })
-    await before?.close()
+    // What has been applied is not undone by an end that goes wrong.
+    await before?.close().catch((err: unknown) => this.#tools.log.debug({ err }, 'a search did not end well'))
   }
 
   async search(term: string, signal: AbortSignal): ReturnType<HubSearch['search']> {

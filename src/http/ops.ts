@@ -27,6 +27,6 @@ export async function serveReadyz(exchange: Exchange, { registry, draining }: Se
 }
 
 export async function serveMetrics(exchange: Exchange, { metrics }: Services): Promise<void> {
-  const text = await metrics.registry.metrics()
+  const text = await metrics.scrape()
   exchange.sendBytes(200, { 'Content-Type': metrics.registry.contentType }, Buffer.from(text))
 }

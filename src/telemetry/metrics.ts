@@ -13,14 +13,22 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
   const registers = [registry]
   if (options.processMetrics) collectDefaultMetrics({ register: registry })
   const beforeScrape = new Set<() => void | Promise<void>>()
-  const refresh = async (): Promise<void> => {
-    // A figure that cannot be had now is an old one; the others are told all the same.
-    for (const it of beforeScrape) await Promise.resolve(it()).catch(() => undefined)
+  const scrape = async (): Promise<string> => {
+    for (const it of beforeScrape) {
+      try {
+        await it()
+      } catch {
+        // A figure that cannot be had now is an old one; the others are told all the same.
+      }
+    }
+    return registry.metrics()
   }
   return {
     registry,
-    /** Called before figures are read that grow old by themselves. */
+    /** Called before the figures are read, for those that grow old by themselves. */
     beforeScrape,
+    /** All of them, as Prometheus reads them. */
+    scrape,
     pulls: new Counter({
       name: 'entrepot_pulls_total',
       help: 'Blobs and manifests served, by where the bytes came from.',
@@ -69,21 +77,18 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       help: 'Pulls left to an account, as the upstream last said.',
       labelNames: ['upstream', 'account'] as const,
       registers,
-      collect: refresh,
     }),
     upstreamRatelimitLimit: new Gauge({
       name: 'entrepot_upstream_ratelimit_limit',
       help: 'Pulls that an account has in a window, as the upstream last said.',
       labelNames: ['upstream', 'account'] as const,
       registers,
-      collect: refresh,
     }),
     upstreamBreakerOpen: new Gauge({
       name: 'entrepot_upstream_breaker_open',
       help: '1 while an upstream that failed is left alone, with one question at a time to see whether it is back.',
       labelNames: ['upstream', 'account'] as const,
       registers,
-      collect: refresh,
     }),
     fillsInFlight: new Gauge({
       name: 'entrepot_fills_in_flight',
@@ -169,7 +174,6 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       name: 'entrepot_quarantined_blobs',
       help: 'Pushed blobs and manifests that are damaged or gone: each is to be pushed again.',
       registers,
-      collect: refresh,
     }),
     notificationsQueued: new Gauge({
       name: 'entrepot_notifications_queued',

@@ -55,7 +55,7 @@ interface AccountOptions {
   readonly label?: string | undefined
   /** undefined: everything is asked for without credentials. */
   readonly source: CredentialSource | undefined
-  readonly metrics: Pick<Metrics, 'upstreamCredentialsRejected'>
+  readonly metrics: Pick<Metrics, 'upstreamCredentialsRejected' | 'beforeScrape'>
   /** Wall clock: `since` is for people. */
   readonly now?: (() => Milliseconds) | undefined
 }
@@ -65,11 +65,14 @@ export class Account {
   readonly label: string
   readonly #options: AccountOptions
   #rejection: { readonly since: Date; readonly why: string } | undefined
+  /** An earlier account of the same label may have taken the figure away when it closed. */
+  readonly #beforeScrape = (): void => this.#count()
 
   constructor(options: AccountOptions) {
     this.#options = options
     this.label = options.label ?? (options.source === undefined ? 'anonymous' : '1')
     this.#count()
+    options.metrics.beforeScrape.add(this.#beforeScrape)
   }
 
   /** A sentence for people while upstream does not take what we have. */
@@ -122,7 +125,10 @@ export class Account {
   }
 
   close(): void {
-    this.#options.source?.close()
+    const { key, metrics, source } = this.#options
+    metrics.beforeScrape.delete(this.#beforeScrape)
+    metrics.upstreamCredentialsRejected.remove({ upstream: key, account: this.label })
+    source?.close()
   }
 
   /** What it throws for other reasons than the credentials is not ours to judge. */

@@ -2,6 +2,8 @@
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'tap'
+import { createMetrics } from '../../src/telemetry/metrics.ts'
+import { Account, FixedCredentials } from '../../src/upstream/credentials.ts'
 import { everythingSaid, guard, ROBOT, type Guarded } from '../support/guarded.ts'
 import { codeOf } from '../support/two-upstreams.ts'
 
@@ -109,4 +111,18 @@ void test('an upstream without credentials has none that could be rejected', asy
   t.equal((await world.get()).status, 403)
   t.equal(await world.metric(REJECTED), undefined)
   t.match(await told(world), { credentials: undefined })
+})
+
+void test('an account that is closed takes its own figure away, and no other', async (t) => {
+  const metrics = createMetrics()
+  const source = new FixedCredentials({ username: 'robot', password: 'secret' })
+  const open = (label: string): Account => new Account({ key: 'docker.io', label, source, metrics })
+  const [before, gone] = [open('1'), open('2')]
+  for (const it of [before, gone]) it.rejected('docker.io does not take them')
+  // The one that replaces the first is not refused.
+  open('1')
+  for (const it of [before, gone]) it.close()
+  const said = await metrics.scrape()
+  t.match(said, `${REJECTED}{upstream="docker.io",account="1"} 0`)
+  t.notMatch(said, 'account="2"')
 })

@@ -57,7 +57,7 @@ void test('what is older than its window is forgotten, in the metrics as well', 
   clock.now += 6 * HOUR
   t.equal(it.current?.remaining, 3)
   clock.now += 1
-  t.notMatch(await metrics.registry.metrics(), /ratelimit_(remaining|limit)\{/)
+  t.notMatch(await metrics.scrape(), /ratelimit_(remaining|limit)\{/)
   t.equal(it.current, undefined)
   it.read({ 'ratelimit-remaining': '5' })
   clock.now += 6 * HOUR + 1
@@ -86,7 +86,7 @@ void test('who is gone has no figures', async (t) => {
   const { it, tell, metrics } = budget()
   tell(50)
   it.close()
-  t.notMatch(await metrics.registry.metrics(), /ratelimit_remaining\{/)
+  t.notMatch(await metrics.scrape(), /ratelimit_remaining\{/)
   t.equal(metrics.beforeScrape.size, 0)
 })
 
@@ -96,9 +96,9 @@ void test('one that is closed leaves the figures of who came in its place', asyn
   const next = new RateBudget({ key: 'docker.io', account: '2', metrics, now: () => clock.now })
   next.read({ 'ratelimit-limit': '100;w=21600', 'ratelimit-remaining': '50;w=21600' })
   it.close()
-  const text = await metrics.registry.metrics()
+  const text = await metrics.scrape()
   t.match(text, /ratelimit_remaining\{[^}]*\} 50\n/)
   t.match(text, /ratelimit_limit\{[^}]*\} 100\n/)
   next.close()
-  t.notMatch(await metrics.registry.metrics(), /ratelimit_(remaining|limit)\{/)
+  t.notMatch(await metrics.scrape(), /ratelimit_(remaining|limit)\{/)
 })
