@@ -301,7 +301,8 @@ async function storm(
     await sleep(20 + dice.number(40))
     world.disturb(dice)
     if (dice.chance(0.15)) world.grow(dice)
-    if (dice.chance(0.05)) shift += 11_000
+    // So long an upstream that could not be reached is left alone.
+    if (dice.chance(0.2)) shift += 11_000
     if (options.disk !== true || !dice.chance(0.2)) continue
     if (files.failing.size > 0 || files.room !== Infinity) files.heal()
     else if (dice.chance(0.5)) files.room = dice.number(4 * MiB)
