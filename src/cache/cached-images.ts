@@ -42,12 +42,20 @@ export class CachedImages {
    * Images and single blobs, least recently pulled first. What is pinned is left out.
    *
    * @param gone manifests that are to be thought of as gone already
+   * @param registry only what that one gave
    */
-  async *leastRecent(gone: ReadonlySet<Digest>, signal: AbortSignal): AsyncGenerator<Doomed> {
+  async *leastRecent(
+    gone: ReadonlySet<Digest>,
+    signal: AbortSignal,
+    registry?: string,
+  ): AsyncGenerator<Doomed> {
     const { index, recency, pinned } = this.#options
     const line = new Line()
     for await (const { found, reached } of parts((after) => index.coldest(after), signal)) {
-      for (const it of found) line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+      for (const it of found) {
+        if (registry !== undefined && it.registry !== registry) continue
+        line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+      }
       for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
         await breathe(signal)
         // What goes with it takes longer to find out.
@@ -62,11 +70,14 @@ export class CachedImages {
   }
 
   /** Configs and layers of images that stay, least recently pulled first; nothing of what is pinned, or was pushed. */
-  async *leastRecentParts(signal: AbortSignal): AsyncGenerator<Doomed> {
+  async *leastRecentParts(signal: AbortSignal, registry?: string): AsyncGenerator<Doomed> {
     const { index, recency } = this.#options
     const line = new Line()
     for await (const { found, reached } of parts((after) => index.coldestParts(after), signal)) {
-      for (const it of found) line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+      for (const it of found) {
+        if (registry !== undefined && it.registry !== registry) continue
+        line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+      }
       for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
         await breathe(signal)
         const { at: pulledAt, root } = next

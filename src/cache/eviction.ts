@@ -65,9 +65,9 @@ export class Eviction {
     const gone = { manifests: new Set<Digest>(), blobs: new Set<Digest>() }
     const ways = [
       () => this.#downloads(goal, 'given up', dryRun),
-      () => this.#take(images.leastRecent(gone.manifests, signal), goal, gone, dryRun, signal),
+      () => this.#take(images.leastRecent(gone.manifests, signal, goal.registry), goal, gone, dryRun, signal),
       () => this.#downloads(goal, 'waiting', dryRun),
-      () => this.#take(images.leastRecentParts(signal), goal, gone, dryRun, signal),
+      () => this.#take(images.leastRecentParts(signal, goal.registry), goal, gone, dryRun, signal),
     ]
     for (const way of ways) {
       if (left <= 0) return
@@ -89,7 +89,7 @@ export class Eviction {
     const { removal } = this.#options
     for await (const doomed of candidates) {
       const { is, root, pulledAt } = doomed
-      if (gone.blobs.has(root.digest) || (registry !== undefined && root.registry !== registry)) continue
+      if (gone.blobs.has(root.digest)) continue
       if (removal.isInUse(doomed)) continue
       const names = await this.#namesOf(doomed)
       const parts = dryRun ? [...doomed.manifests, ...doomed.blobs] : await removal.take(doomed, signal)

@@ -67,6 +67,9 @@ export class Evictor implements Room, AsyncDisposable {
   #failed = false
   #current: Promise<unknown> = Promise.resolve()
   #next: Promise<Bytes> | undefined
+  /** By goal: until then it is not pursued again. */
+  readonly #vainUntil = new Map<string, number>()
+  readonly #again = new Set<NodeJS.Timeout>()
   /** Asked for since the last run began. */
   #urgent: Bytes = 0
 
@@ -82,7 +85,7 @@ export class Evictor implements Room, AsyncDisposable {
 
   grew(): void {
     if (this.#closing.signal.aborted || this.#soon !== undefined) return
-    const wait = Math.min(Math.max(this.#restUntil - performance.now(), 0), LONGEST_REST_MS)
+    const wait = Math.min(Math.max(this.#restUntil - performance.now(), 0), LOOK_EVERY_MS)
     this.#soon = setTimeout(() => {
       this.#soon = undefined
       void this.#run().catch(() => undefined)
@@ -149,6 +152,7 @@ export class Evictor implements Room, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#clock)
     clearTimeout(this.#soon)
+    for (const it of this.#again) clearTimeout(it)
     this.#closing.abort(new Error('shutting down'))
     await Promise.allSettled([this.#current, this.#next])
   }
@@ -189,12 +193,12 @@ export class Evictor implements Room, AsyncDisposable {
       const goals = await this.#goals(urgent).finally(() => (cost = performance.now() - began))
       for (const goal of goals) {
         const bytes = goal.registry === undefined ? goal.bytes - freed : goal.bytes
+        if (bytes <= 0 || this.#isVain(goal)) continue
         const from = performance.now()
         let got = 0
         for await (const it of this.#pursue({ ...goal, bytes }, false, signal)) got += it.bytes
         freed += got
-        // It has looked at everything, and the next one would not find more.
-        if (got < bytes) cost += performance.now() - from
+        if (got < bytes) this.#restFrom(goal, performance.now() - from)
       }
       if (freed > 0) await usage.measure()
       this.#failed = false
@@ -208,6 +212,22 @@ export class Evictor implements Room, AsyncDisposable {
     } finally {
       this.#restUntil = performance.now() + REST * cost
     }
+  }
+
+  /** All of it was looked at a short while ago, and that was not enough. */
+  #isVain({ why, registry }: Goal): boolean {
+    return why !== 'disk full' && (this.#vainUntil.get(`${why} ${registry ?? ''}`) ?? 0) > performance.now()
+  }
+
+  /** What is in use, or pinned, may be so no more by then. Other goals need not wait for that. */
+  #restFrom({ why, registry }: Goal, tookMs: Milliseconds): void {
+    const rest = Math.min(REST * tookMs, LONGEST_REST_MS)
+    this.#vainUntil.set(`${why} ${registry ?? ''}`, performance.now() + rest)
+    const again = setTimeout(() => {
+      this.#again.delete(again)
+      this.grew()
+    }, rest).unref()
+    this.#again.add(again)
   }
 
   /** The most pressing first; of those of the whole mirror each counts what the ones before it freed. */
