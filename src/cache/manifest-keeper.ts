@@ -44,7 +44,7 @@ export class ManifestKeeper {
     const { shelf, health } = this.#options
     if (health.resting) {
       health.spared()
-      return
+      return this.#putName(repository)
     }
     try {
       await shelf.keep(repository, manifest, tag)
@@ -52,8 +52,17 @@ export class ManifestKeeper {
       else this.moves.forget(repository, tag)
     } catch (error) {
       // A database that takes no writes is no reason to spare the disk, and has been spoken of.
-      if (!(error instanceof StorageError)) health.refused('a manifest', error)
+      if (error instanceof StorageError) return
+      health.refused('a manifest', error)
+      await this.#putName(repository)
     }
+  }
+
+  /** That upstream has it: else it might pass for one that is about to be pushed for the first time. */
+  #putName(repository: MirroredName): Promise<void> {
+    return this.#remember((metadata, at) =>
+      metadata.transaction((tx) => tx.putRepository(repositoryKey(repository), at)),
+    )
   }
 
   putTag(repository: MirroredName, record: TagRecord): Promise<void> {

@@ -43,7 +43,7 @@ export class Prefetch {
   manifestServed(repository: MirroredName, content: ManifestContent): void {
     const mode = this.#mode()
     if (mode === 'off' || content.kind !== 'image') return
-    if (content.config !== undefined) this.#start(repository, [content.config])
+    if (content.config !== undefined) void this.#start(repository, [content.config])
     if (mode !== 'layers') return
     const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
     // A herd counts together. What was started already is another pull's: something may be missing again.
@@ -59,17 +59,20 @@ export class Prefetch {
     image.asked.add(digest)
     if (image.asked.size < LAYERS_THAT_TELL) return
     image.started = true
-    this.#start(
+    void this.#start(
       repository,
       image.layers.filter((layer) => !image.asked.has(layer.digest)).slice(0, MOST_AHEAD),
     )
   }
 
-  #start(repository: MirroredName, descriptors: readonly Descriptor[]): void {
+  /** One after the other: they queue in the order in which a client will ask for them. */
+  async #start(repository: MirroredName, descriptors: readonly Descriptor[]): Promise<void> {
     for (const descriptor of descriptors) {
-      this.#blobs.ahead(repository, descriptor).catch((error: unknown) => {
+      try {
+        await this.#blobs.ahead(repository, descriptor)
+      } catch (error) {
         this.#log.debug({ err: error, digest: descriptor.digest }, 'fetch-ahead did not start')
-      })
+      }
     }
   }
 }

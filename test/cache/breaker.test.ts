@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { test, type Test } from 'tap'
 import { eventually, pull, simulate, startMirror, type Mirror } from '../support/app.ts'
+import { FaultyFiles } from '../support/faulty-files.ts'
 import { image, type Image } from '../support/images.ts'
 import { codeOf } from '../support/two-upstreams.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
@@ -168,4 +169,22 @@ test('a blob that would wait its turn is refused at once, like everything else',
   t.equal(hub.log.count('blob'), asked)
   t.equal(hub.log.inFlight('blob'), 1, 'nobody has given a turn back for that')
   leaving.abort()
+})
+
+test('a name of which only answers are known is not taken for a first push', async (t) => {
+  const hub = await simulate(t)
+  const app = image({ layers: [5_000] })
+  hub.addImage('library/app', '1', app)
+  const disk = new FaultyFiles()
+  const mirror = await startMirror(t, hub, { files: disk.files, cache: { prefetch: 'off' } })
+  const head = (name: string): Promise<{ status: number }> =>
+    pull(`${mirror.url}/v2/library/${name}/blobs/${app.config.digest}`, {}, 'HEAD')
+  disk.failing.set('create', 'EIO')
+  // The second time the disk is not even asked.
+  for (const reference of ['1', app.manifest.digest]) {
+    t.match(await pull(`${mirror.url}/v2/library/app/manifests/${reference}`), { status: 200 })
+  }
+  await hub.stop()
+  await eventually('it is written down', async () => (await head('app')).status === 503)
+  t.match(await head('never-seen'), { status: 404 }, 'somebody may begin to push it')
 })

@@ -34,6 +34,9 @@ const DURATION_MS = 3_000
 /** No request may take longer, whatever happens: the slowest fault is an upstream that is silent for a second. */
 const HANGING_MS = 25_000
 
+/** What upstream said is written down behind the answers, so soon. */
+const REMEMBERED_WITHIN_MS = 300
+
 /** Around everything that makes a difference: nothing, the hold-back, a far-ahead range. */
 const SIZES = [0, 1, 20 * KiB, 64 * KiB, 64 * KiB + 1, 300 * KiB, MiB, 3 * MiB, 5 * MiB, 14 * MiB]
 
@@ -76,6 +79,8 @@ class Storm {
   readonly tally: Tally = { right: 0, refused: 0, left: 0, unverified: 0, wrong: [], hanging: [] }
   readonly images: { readonly name: string; readonly image: Image }[] = []
   readonly injected: Injected = { mismatches: new Map(), repeats: new Map() }
+  /** By name: since when a client has a manifest of it, as performance.now() tells time. */
+  readonly #served = new Map<string, number>()
   readonly #agent = new Agent({ connections: null })
   readonly #v2: string
   readonly #upstream: UpstreamSimulator
@@ -147,6 +152,16 @@ class Storm {
     await this.#agent.close()
   }
 
+  #isServed(url: string): void {
+    const name = nameIn(url)
+    if (!this.#served.has(name)) this.#served.set(name, performance.now())
+  }
+
+  /** A client has had a manifest of that name for so long that it must have been remembered. */
+  #isRemembered(url: string, now: number): boolean {
+    return (this.#served.get(nameIn(url)) ?? Infinity) < now - REMEMBERED_WITHIN_MS
+  }
+
   async #ask(dice: Dice, url: string, content: Content, range?: string): Promise<void> {
     const { tally } = this
     const isHead = dice.chance(0.1)
@@ -155,6 +170,7 @@ class Storm {
     const leave = new AbortController()
     const hanging = AbortSignal.timeout(HANGING_MS)
     const timer = impatience === undefined ? undefined : setTimeout(() => leave.abort(), impatience)
+    const began = performance.now()
     const what = `${isHead ? 'HEAD' : 'GET'} ${url} ${range ?? ''}`
     try {
       const response = await request(url, {
@@ -178,7 +194,7 @@ class Storm {
       if (leave.signal.aborted) tally.left += 1
       else if (response.statusCode >= 400 && response.statusCode !== 416) {
         // To HEAD, in a name of which nothing could be written down yet: it might be somebody's first push.
-        const mayBePush = isHead && response.statusCode === 404
+        const mayBePush = isHead && response.statusCode === 404 && !this.#isRemembered(url, began)
         if ([429, 502, 503].includes(response.statusCode) || mayBePush) tally.refused += 1
         else tally.wrong.push(`${what}: ${response.statusCode} ${String(Buffer.concat(chunks))}`)
       } else {
@@ -191,6 +207,7 @@ class Storm {
           response.statusCode === 206 &&
           response.headers['x-cache'] !== 'hit' &&
           this.injected.mismatches.has(content.digest)
+        if (problem === undefined && !isHead && url.includes('/manifests/')) this.#isServed(url)
         if (problem === undefined) tally.right += 1
         else if (asSent) tally.unverified += 1
         else tally.wrong.push(`${what}: ${problem}`)
@@ -223,6 +240,10 @@ function rangeFor(dice: Dice, size: number): string | undefined {
     },
     () => `bytes=0-9,${at()}-${size + 5}`,
   ])()
+}
+
+function nameIn(url: string): string {
+  return url.split('/library/')[1]?.split('/')[0] ?? ''
 }
 
 function isHeadRight(length: string | string[] | undefined, { bytes }: Content): string | undefined {
