@@ -10,6 +10,7 @@ import type { Room } from './cache/room.ts'
 import { StorageHealth } from './cache/storage-health.ts'
 import type { Config } from './config.ts'
 import { openControl } from './control/server.ts'
+import { openKernel } from './http/kernel.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createEvicting } from './evicting.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
@@ -172,6 +173,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { explainer } = tending
     const { cert, key } = config.server.tls
     server = createHttpServer({
+      kernel: config.server.sendfile ? await openKernel() : undefined,
       registry,
       search,
       explainer,

@@ -85,6 +85,7 @@ export const configSchema = section({
     host: text('a host name or an IP address', /^[A-Za-z0-9._:-]+$/).prefault('127.0.0.1'),
     port: integer(0, 65_535).prefault(5000),
     publicUrl: origin().optional(),
+    sendfile: flag().prefault(true),
     tls: section({ cert: path().optional(), key: path().optional() }).prefault({}),
   }).prefault({}),
   storage: section({ root: path().prefault('./data') }).prefault({}),

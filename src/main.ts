@@ -48,6 +48,13 @@ const edge: Edge = {
   onCrash: (handler) => void crashHandlers.push(handler),
 }
 
+/** One module is experimental and has a complete substitute: nobody needs to be told. All other warnings are. */
+const emitWarning = process.emitWarning.bind(process) as (...it: unknown[]) => void
+process.emitWarning = (warning: string | Error, ...rest: unknown[]): void => {
+  if (typeof warning === 'string' && warning.startsWith('FFI is an experimental feature')) return
+  emitWarning(warning, ...rest)
+}
+
 function crash(error: unknown): never {
   if (crashHandlers.length === 0)
     edge.complain(

@@ -1,7 +1,7 @@
 /**
  * A finished blob, or a part of it, as bytes in order. The reader stays its owner's.
  */
-import type { BlobReader, ByteSource, Bytes } from '../store/blob-store.ts'
+import type { BlobReader, ByteSource, Bytes, StoredRange } from '../store/blob-store.ts'
 import type { ByteRange } from './answers.ts'
 
 export class ReaderSource implements ByteSource {
@@ -13,6 +13,13 @@ export class ReaderSource implements ByteSource {
     this.#reader = reader
     this.#position = range?.start ?? 0
     this.#end = range?.end ?? reader.size
+  }
+
+  get stored(): StoredRange | undefined {
+    const { descriptor } = this.#reader
+    if (descriptor === undefined) return undefined
+    const read = (buffer: Buffer, position: Bytes): Promise<Bytes> => this.#reader.read(buffer, position)
+    return { descriptor, start: this.#position, end: this.#end, read }
   }
 
   async read(buffer: Buffer, signal: AbortSignal): Promise<Bytes> {

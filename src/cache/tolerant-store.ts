@@ -90,6 +90,10 @@ class HeldReader implements BlobReader {
     this.#held = held
   }
 
+  get descriptor(): number | undefined {
+    return this.#inner.descriptor
+  }
+
   read(buffer: Buffer, position: Bytes): Promise<Bytes> {
     return this.#inner.read(buffer, position)
   }

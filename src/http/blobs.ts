@@ -12,8 +12,10 @@ import { BLOB_TYPE } from '../registry/events.ts'
 import type { BlobAnswer } from '../registry/repository.ts'
 import type { Exchange } from './exchange.ts'
 import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
+import type { Kernel } from './kernel.ts'
 import { pump, write, type BufferPool } from './pump.ts'
 import { pushTarget } from './pusher.ts'
+import { sendFile, takesFiles } from './sendfile.ts'
 import {
   contentRange,
   etagOf,
@@ -41,7 +43,7 @@ export async function deleteBlob(
 export async function serveBlob(
   exchange: Exchange,
   route: RouteTo<'blob'>,
-  { registry, events, metrics, buffers }: Services,
+  { registry, events, metrics, buffers, kernel }: Services,
 ): Promise<void> {
   const { digest } = route
   exchange.fields.digest = digest
@@ -72,7 +74,7 @@ export async function serveBlob(
   metrics.pulls.inc({ upstream: repository.registry, kind: 'blob', cache: answer.cache })
 
   const { size } = answer
-  const sending = { exchange, answer, buffers }
+  const sending = { exchange, answer, buffers, kernel }
   const tell = (): void =>
     pulled(exchange, events, resolution, { kind: 'blob', digest, mediaType: BLOB_TYPE, size })
   if (size === undefined) {
@@ -114,6 +116,7 @@ interface Sending {
   readonly exchange: Exchange
   readonly answer: BlobAnswer
   readonly buffers: BufferPool
+  readonly kernel: Kernel | undefined
 }
 
 function description(length: number): OutgoingHttpHeaders {
@@ -181,17 +184,24 @@ function noteUnverified({ exchange, answer }: Sending, range: ByteRange | undefi
   if (range !== undefined && answer.unverified) exchange.fields.unverified = true
 }
 
+/** Up to here one read and one write are cheaper than asking the kernel. */
+const WORTH_SENDFILE = 1024 * 1024
+
 function pumpPart(
-  { exchange, answer, buffers }: Sending,
+  { exchange, answer, buffers, kernel }: Sending,
   source: Awaited<ReturnType<BlobAnswer['open']>>,
   length: number | undefined,
 ): Promise<void> {
-  return pump(source, exchange.response, buffers, {
-    length,
-    growing: answer.unverified,
-    signal: exchange.signal,
-    onBytes: (count) => {
-      exchange.bytes += count
-    },
-  })
+  const { response, signal } = exchange
+  const onBytes = (count: number): void => {
+    exchange.bytes += count
+  }
+  const { stored } = source
+  if (kernel !== undefined && stored !== undefined && length !== undefined && length > WORTH_SENDFILE) {
+    if (takesFiles(response)) {
+      exchange.fields.sendfile = true
+      return sendFile(stored, response, { kernel, pool: buffers, signal, onBytes })
+    }
+  }
+  return pump(source, response, buffers, { length, growing: answer.unverified, signal, onBytes })
 }

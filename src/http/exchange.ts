@@ -20,6 +20,8 @@ interface ExchangeFields {
   cache?: ManifestHead['cache']
   /** A part was given out of a download whose digest is not verified yet. */
   unverified?: true
+  /** The kernel sent it. */
+  sendfile?: true
   /** The client took nothing, or sent nothing, for too long. */
   timedOut?: true
 }

@@ -9,6 +9,7 @@ import type { ManifestHead } from '../registry/repository.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
+import type { Kernel } from './kernel.ts'
 import type { BufferPool } from './pump.ts'
 
 /** What handlers need besides the exchange and its route. */
@@ -19,6 +20,8 @@ export interface Services {
   readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly buffers: BufferPool
+  /** Undefined: bytes are copied. */
+  readonly kernel: Kernel | undefined
   readonly draining: () => boolean
   /** The address we listen on. */
   readonly listener: () => string

@@ -18,6 +18,7 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import { serve } from './endpoints.ts'
 import { Exchange } from './exchange.ts'
 import type { Services } from './pull.ts'
+import type { Kernel } from './kernel.ts'
 import { BufferPool } from './pump.ts'
 import { parserError, sendRawError } from './raw-error.ts'
 import { report } from './report.ts'
@@ -32,6 +33,8 @@ export interface HttpServerOptions {
   readonly log: Logger
   readonly tls?: TlsFiles | undefined
   readonly timeouts?: Partial<HttpTimeouts>
+  /** What sends files without copying them, where there is such a thing. */
+  readonly kernel?: Kernel | undefined
 }
 
 export interface HttpTimeouts {
@@ -113,6 +116,7 @@ class NodeHttpServer implements HttpServer {
       events,
       metrics,
       buffers: new BufferPool(),
+      kernel: options.kernel,
       draining: () => this.#draining,
       listener: () => this.#listener,
     }

@@ -38,6 +38,8 @@ export interface BlobStore {
 
 export interface BlobReader extends AsyncDisposable {
   readonly size: Bytes
+  /** Of a file of this machine, for as long as the reader is not disposed. */
+  readonly descriptor?: number | undefined
   /** Positional read; resolves to the bytes read, 0 only at or after the end. */
   read(buffer: Buffer, position: Bytes): Promise<Bytes>
 }
@@ -54,4 +56,16 @@ export interface ByteSource extends AsyncDisposable {
    *   then be broken off, never ended
    */
   read(buffer: Buffer, signal: AbortSignal): Promise<Bytes>
+  /** Where all of it lies in a file that does not change, while that is so; then nobody calls {@link read}. */
+  readonly stored?: StoredRange | undefined
+}
+
+/** A part of a finished file, as long as whoever gave it is not disposed. */
+export interface StoredRange {
+  readonly descriptor: number
+  readonly start: Bytes
+  /** Exclusive. */
+  readonly end: Bytes
+  /** Positional, in the file. */
+  read(buffer: Buffer, position: Bytes): Promise<Bytes>
 }

@@ -154,6 +154,10 @@ class DiskBlobReader implements BlobReader {
     this.size = size
   }
 
+  get descriptor(): number {
+    return this.#file.descriptor
+  }
+
   read(buffer: Buffer, position: Bytes): Promise<Bytes> {
     return this.#file.read(buffer, position)
   }
