@@ -72,7 +72,7 @@ const upstreamSchema = section({
     minRate: size().prefault('1KiB'),
   }).prefault({}),
   segments: section({
-    size: size(2 ** 20).prefault('64MiB'),
+    size: size(2 ** 20).prefault('16MiB'),
     parallel: integer(1, 64).prefault(4),
   }).prefault({}),
 })
@@ -149,7 +149,7 @@ export const configSchema = section({
 })
 
 /** Valid, but nothing acts on it yet: whoever sets it is told so at the start. `*` stands for any key. */
-const NOT_YET: readonly string[] = ['upstreams.*.segments']
+const NOT_YET: readonly string[] = []
 
 type Parsed = z.output<typeof configSchema>
 type ParsedUpstream = z.output<typeof upstreamSchema>

@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
 import type { Origin } from './cache/origin.ts'
+import { Segments } from './cache/segments.ts'
 import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
 import type { UpstreamEntry } from './registry/registry.ts'
@@ -43,12 +44,13 @@ export function createEntry(
   config: Config,
   upstream: UpstreamConfig,
   tools: ReachingTools,
-  asked?: Pick<Origin, 'upstream' | 'slots' | 'state'>,
+  asked?: Pick<Origin, 'upstream' | 'slots' | 'state' | 'segments'>,
 ): UpstreamEntry {
   return {
     origin: {
       upstream: asked?.upstream ?? createUpstream(config, upstream, tools),
       slots: asked?.slots ?? new PrioritySlots(upstream.maxConnections),
+      segments: asked?.segments ?? new Segments({ ...upstream.segments, now: tools.monotonic }),
       state: asked?.state ?? new InProcessUpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
       immutableTags: upstream.immutableTags,

@@ -14,6 +14,7 @@ import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError, type UpstreamBlob } from '../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
 import type { Origin } from './origin.ts'
+import type { Segments } from './segments.ts'
 import { Patience } from './patience.ts'
 import { Turn } from './turn.ts'
 import { Waiters } from './waiters.ts'
@@ -29,7 +30,9 @@ interface Run {
   readonly start: Bytes
   position: Bytes
   /** Where it may stop at the latest; Infinity: at the blob's end. */
-  readonly end: Bytes
+  end: Bytes
+  /** It brings what everybody waits for, so it may take a body from its beginning and skip what is here. */
+  readonly isMain: boolean
 }
 
 interface DownloadOptions {
@@ -62,6 +65,10 @@ export class Download {
   #firstTurn: Turn | undefined
   #tooLong = false
   #sideFailures = 0
+  /** Of the pieces it is cut into; undefined while upstream has not given one. */
+  #pieces: number | undefined
+  /** Runs that wait for a turn. */
+  #waiting = 0
   #signal: AbortSignal | undefined
 
   constructor(options: DownloadOptions) {
@@ -117,7 +124,7 @@ export class Download {
         await this.#progress.wait(signal)
         continue
       }
-      const run: Run = { start, position: start, end: Number.POSITIVE_INFINITY }
+      const run: Run = { start, position: start, end: this.#pieceEnd(start), isMain: true }
       this.#runs.add(run)
       try {
         if ((await this.#transfer(run, signal)) === 'absent') return 'absent'
@@ -129,6 +136,7 @@ export class Download {
           this.#found = start
           continue
         }
+        this.#options.origin.segments?.failed(error)
         const brought = run.position - run.start
         await patience.afterFailure(error, { brought, promised: this.#answered }, signal)
       } finally {
@@ -150,7 +158,7 @@ export class Download {
     for (const run of this.#runs) {
       if (position >= run.start && position < run.position + FAR_AHEAD) return
     }
-    const run: Run = { start: position, position, end: Math.min(end, this.#size) }
+    const run: Run = { start: position, position, end: Math.min(end, this.#size), isMain: false }
     this.#runs.add(run)
     const done = (): void => {
       this.#runs.delete(run)
@@ -163,6 +171,69 @@ export class Download {
       }
       done()
     })
+  }
+
+  /** Where a main run is to end: with its piece, where the blob is cut and upstream has not refused that. */
+  #pieceEnd(start: Bytes): Bytes {
+    const { segments } = this.#options.origin
+    if (segments?.cuts(this.#size) !== true) return Number.POSITIVE_INFINITY
+    return start + segments.lengthOf(this.#pieces ?? 0)
+  }
+
+  /** Starts as many further pieces as may be under way. Each takes a turn behind all that is asked for. */
+  #spread(): void {
+    const signal = this.#signal
+    const { segments } = this.#options.origin
+    if (signal === undefined || this.#pieces === undefined || segments?.cuts(this.#size) !== true) return
+    while (this.#runs.size + this.#waiting < segments.window && this.#nextPiece(segments) !== undefined) {
+      this.#waiting += 1
+      this.#fetchPiece(segments, signal).catch((error: unknown) => {
+        if (signal.aborted) return
+        if (!segments.failed(error)) this.#sideFailures += 1
+        this.#options.log.debug({ err: error, digest: this.#options.digest }, 'fetch of a piece failed')
+      })
+    }
+  }
+
+  async #fetchPiece(segments: Segments, signal: AbortSignal): Promise<void> {
+    let turn: Turn
+    try {
+      turn = await Turn.take(this.#options.origin.slots, () => 'ahead', signal)
+    } finally {
+      this.#waiting -= 1
+    }
+    using held = turn
+    const piece = this.#nextPiece(segments)
+    if (piece === undefined) return
+    const run: Run = { ...piece, position: piece.start, isMain: false }
+    this.#pieces = (this.#pieces ?? 0) + 1
+    this.#runs.add(run)
+    try {
+      await this.#request(run, AbortSignal.any([signal, held.preempted]))
+    } catch (error) {
+      if (!held.preempted.aborted) throw error
+    } finally {
+      this.#runs.delete(run)
+      this.#changed()
+    }
+  }
+
+  /** The first stretch that is neither here nor on its way. */
+  #nextPiece(segments: Segments): { readonly start: Bytes; readonly end: Bytes } | undefined {
+    const size = this.#size
+    if (size === undefined || this.#sideFailures > 2) return undefined
+    const { prefix } = this.ingest
+    let start = prefix
+    for (let moved = true; moved;) {
+      const before = start
+      start = this.ingest.readableTo(start)
+      for (const run of this.#runs) if (run.start <= start && start < run.end) start = run.end
+      moved = start !== before
+    }
+    if (start >= size || start - prefix > segments.farthest) return undefined
+    const limits = [...this.#runs].map((run) => run.start).filter((it) => it > start)
+    const length = segments.lengthOf(this.#pieces ?? 0)
+    return { start, end: Math.min(start + length, size, this.ingest.nextExtent(start), ...limits) }
   }
 
   /** Another run is just writing there. */
@@ -209,6 +280,7 @@ export class Download {
     }
     try {
       this.#learn(blob.size)
+      this.#cut(run, blob)
       const ended = await this.#receive(run, blob)
       if (ended && this.#size === undefined) this.#found = run.position
       if (ended && run.position < this.#limit(run)) {
@@ -220,9 +292,24 @@ export class Download {
     return 'done'
   }
 
+  /** What the answer to a main run tells of ranges. */
+  #cut(run: Run, { ranged = false }: UpstreamBlob): void {
+    if (!run.isMain || !Number.isFinite(run.end)) return
+    if (ranged) {
+      this.#pieces = (this.#pieces ?? 0) + 1
+      this.#spread()
+      return
+    }
+    // It sends all of it: then all of it is taken, and nobody else is sent for a part.
+    this.#options.origin.segments?.refused()
+    this.#pieces = undefined
+    run.end = Number.POSITIVE_INFINITY
+  }
+
   /** Returns true when the body came to its end, false when everything wanted was there before. */
   async #receive(run: Run, { start, size, body }: UpstreamBlob): Promise<boolean> {
-    if (start > run.position || (start < run.position && run.end !== Number.POSITIVE_INFINITY)) {
+    if (start > run.position || (start < run.position && !run.isMain)) {
+      if (!run.isMain) this.#options.origin.segments?.refused()
       // A side run is not worth skipping through what the main run brings anyway.
       throw new UpstreamError('broken', this.#options.origin.upstream.key, 'the answer is of another range')
     }
@@ -247,7 +334,7 @@ export class Download {
       }
       skip = Math.max(skip - length, 0)
       // Where upstream gave no length, its body has to end as well.
-      const wait = size === undefined && run.position === this.#size && run.end === Number.POSITIVE_INFINITY
+      const wait = size === undefined && run.position === this.#size && run.isMain
       if (this.#limit(run) <= run.position && !wait) return false
     }
     return true
@@ -276,6 +363,7 @@ export class Download {
   }
 
   #changed(): void {
+    this.#spread()
     this.#progress.wake()
     this.#options.onChange()
   }

@@ -5,12 +5,15 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { RepositoryKey } from '../store/metadata.ts'
 import type { TransferSlots } from '../upstream/slots.ts'
 import type { Milliseconds, Upstream } from '../upstream/upstream.ts'
+import type { Segments } from './segments.ts'
 import type { UpstreamState } from './upstream-state.ts'
 
 export interface Origin {
   readonly upstream: Upstream
   /** Who may transfer a blob from it now. */
   readonly slots: TransferSlots
+  /** How its large blobs are cut; undefined: they are not. */
+  readonly segments?: Segments | undefined
   readonly state: UpstreamState
   /** How long a tag of it is believed. */
   readonly tagTtlMs: Milliseconds

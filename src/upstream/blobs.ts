@@ -115,7 +115,9 @@ export class Blobs {
       range.end > from &&
       (length === undefined || length === range.end - range.start) &&
       (known === undefined || range.size === undefined || range.size === known)
-    return sensible ? { start: range.start, size: range.size, body, cancel: cancelOf(answer) } : undefined
+    return sensible
+      ? { start: range.start, size: range.size, ranged: true, body, cancel: cancelOf(answer) }
+      : undefined
   }
 
   /** @throws UpstreamError */

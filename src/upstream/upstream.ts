@@ -105,6 +105,8 @@ export interface UpstreamBlob {
   readonly start: Bytes
   /** Of the whole blob, as far as the heads tell. */
   readonly size: Bytes | undefined
+  /** The body is the part that was asked for, and ends with it. */
+  readonly ranged?: boolean
   /**
    * What arrived since the last turn, in order; ends when the body ended as its framing says. Throws
    * UpstreamError when it broke off. Holds at most a few MiB: while nobody asks, the socket is paused.

@@ -29,7 +29,11 @@ test('largeLayer: offsets beyond 2^31 and 2^32 are right in both directions, whi
     { kind: 'blob', when: ({ headers }) => headers.range === undefined },
     { bytesPerSecond: 64 * 1024 },
   )
-  const mirror = await startMirror(t, upstream, { cache: { prefetch: 'off' } })
+  const mirror = await startMirror(t, upstream, {
+    cache: { prefetch: 'off' },
+    // All of it must not come in pieces, each of which is quick.
+    upstream: { segments: { parallel: 1 } },
+  })
   const url = `${mirror.url}/v2/library/large`
   t.equal((await pull(`${url}/manifests/1`)).status, 200)
   const blob = `${url}/blobs/${layer.digest}`

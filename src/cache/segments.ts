@@ -1,0 +1,75 @@
+/**
+ * How a large blob of one upstream is cut into pieces that come over several connections at once.
+ *
+ * What an upstream can bear is learned: one that does not honour `Range` gets one request for each blob, one that
+ * says 429 or 503 gets fewer at once, for a while.
+ */
+import type { Bytes } from '../store/blob-store.ts'
+import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+
+/** How long "it does not honour ranges" is believed. */
+const REFUSAL_MEMORY: Milliseconds = 600_000
+/** After so long without a complaint, one more at once. */
+const RECOVERY: Milliseconds = 30_000
+
+interface SegmentsOptions {
+  readonly size: Bytes
+  /** Of one blob, at the most. */
+  readonly parallel: number
+  /** Monotonic. */
+  readonly now: () => Milliseconds
+}
+
+export class Segments {
+  readonly #options: SegmentsOptions
+  #refusedUntil: Milliseconds = Number.NEGATIVE_INFINITY
+  /** What was taken off the window, one for each complaint's halving, and since when. */
+  #missing = 0
+  #complainedAt: Milliseconds = Number.NEGATIVE_INFINITY
+
+  constructor(options: SegmentsOptions) {
+    this.#options = options
+  }
+
+  /** Whether a blob of that size is worth cutting, here and now. */
+  cuts(size: Bytes | undefined): boolean {
+    const { parallel, now } = this.#options
+    if (size === undefined || parallel < 2 || this.#refusedUntil > now()) return false
+    return size >= 2 * this.#options.size
+  }
+
+  /** Pieces of one blob that may be under way at once. */
+  get window(): number {
+    const { parallel, now } = this.#options
+    if (this.#refusedUntil > now()) return 1
+    const recovered = Math.floor((now() - this.#complainedAt) / RECOVERY)
+    return Math.max(1, parallel - Math.max(0, this.#missing - recovered))
+  }
+
+  /** The first ones of a blob grow, so that later ones end one after the other and not all at once. */
+  lengthOf(index: number): Bytes {
+    const { size, parallel } = this.#options
+    return Math.ceil((size * Math.min(index + 1, parallel)) / parallel)
+  }
+
+  /** How far ahead of what is there without a gap a piece may begin. */
+  get farthest(): Bytes {
+    const { size, parallel } = this.#options
+    return size * parallel * 2
+  }
+
+  /** It gave something else than the part it was asked for. */
+  refused(): void {
+    this.#refusedUntil = this.#options.now() + REFUSAL_MEMORY
+  }
+
+  /** A piece failed. @returns whether that was because there were too many */
+  failed(error: unknown): boolean {
+    if (!(error instanceof UpstreamError)) return false
+    if (error.failure !== 'busy' && error.status !== 429 && error.status !== 503) return false
+    const { parallel, now } = this.#options
+    this.#missing = parallel - Math.max(1, this.window >> 1)
+    this.#complainedAt = now()
+    return true
+  }
+}
