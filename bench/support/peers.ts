@@ -1,0 +1,188 @@
+/**
+ * Registries and servers that entrepot is measured against, each a process of its own in a folder of its own.
+ */
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { homedir, tmpdir } from 'node:os'
+import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { findCommand, freePort } from '../../test/support/programs.ts'
+import { cpuSeconds, residentBytes } from './measured.ts'
+import { Server } from './server.ts'
+
+export interface Peer extends AsyncDisposable {
+  readonly name: string
+  readonly url: string
+  readonly folder: string
+  readonly pid: number | undefined
+  /** User and system time so far. */
+  cpuSeconds(): number
+  /** Resident at the most, so far. */
+  peakBytes(): number
+}
+
+/** @param upstream in front of which it is a mirror; undefined: it holds what is pushed to it */
+type StartPeer = (upstream?: string) => Promise<Peer>
+
+/** Of each registry that is here: entrepot first. */
+export async function startRegistries(names: readonly string[], upstream?: string): Promise<Peer[]> {
+  const starters: Record<string, StartPeer | undefined> = {
+    entrepot: (from) => startEntrepot('entrepot', from),
+    'entrepot-pump': (from) => startEntrepot('entrepot-pump', from, { sendfile: false }),
+    'docker-registry': startDockerRegistry,
+    distribution: startDistribution,
+    nginx: (from) => (from === undefined ? startNginxFiles() : startNginxCache(from)),
+  }
+  const peers: Peer[] = []
+  for (const name of names) {
+    const peer = await starters[name]?.(upstream).catch((error: unknown) => {
+      console.log(`without ${name}: ${error instanceof Error ? error.message : String(error)}`)
+    })
+    if (peer) peers.push(peer)
+  }
+  return peers
+}
+
+async function startEntrepot(
+  name: string,
+  upstream = 'http://127.0.0.1:9',
+  settings: Record<string, unknown> = {},
+): Promise<Peer> {
+  const server = await Server.start(upstream, {
+    cache: { tagTtl: '1h', minFree: '1MiB' },
+    config: { server: { port: 0, ...settings } },
+  })
+  const { url, folder, pid } = server
+  return {
+    ...{ name, url, folder, pid },
+    ...figuresOf(pid),
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  }
+}
+
+function startDockerRegistry(upstream?: string): Promise<Peer> {
+  const command = findCommand('docker-registry')
+  if (command === undefined) throw new Error("docker-registry (Debian's package) is not installed")
+  return startGoRegistry('docker-registry', command, upstream)
+}
+
+const DISTRIBUTION = 'github.com/distribution/distribution/v3/cmd/registry@v3.1.1'
+
+function startDistribution(upstream?: string): Promise<Peer> {
+  return startGoRegistry('distribution', goProgram('registry', DISTRIBUTION), upstream)
+}
+
+/** Built once, into the user's cache folder. */
+function goProgram(name: string, module: string): string {
+  const cache = process.env['XDG_CACHE_HOME'] ?? path.join(homedir(), '.cache')
+  const folder = path.join(cache, 'entrepot-bench', encodeURIComponent(module))
+  const program = path.join(folder, name)
+  if (existsSync(program)) return program
+  const go = findCommand('go')
+  if (go === undefined) throw new Error(`${module} is not built here, and there is no Go`)
+  mkdirSync(folder, { recursive: true })
+  execFileSync(go, ['install', module], { env: { ...process.env, GOBIN: folder }, stdio: 'pipe' })
+  return program
+}
+
+async function startGoRegistry(name: string, command: string, upstream?: string): Promise<Peer> {
+  const folder = newFolder()
+  const address = `127.0.0.1:${String(await freePort())}`
+  const file = path.join(folder, 'config.yml')
+  writeFileSync(
+    file,
+    JSON.stringify({
+      version: 0.1,
+      log: { level: 'error', accesslog: { disabled: true } },
+      storage: {
+        cache: { blobdescriptor: 'inmemory' },
+        filesystem: { rootdirectory: path.join(folder, 'data') },
+        delete: { enabled: true },
+      },
+      http: { addr: address },
+      ...(upstream === undefined ? {} : { proxy: { remoteurl: upstream } }),
+    }),
+  )
+  const child = spawn(command, ['serve', file], {
+    env: { ...process.env, OTEL_TRACES_EXPORTER: 'none' },
+    stdio: 'ignore',
+  })
+  return await listening(name, child, `http://${address}`, folder, '/v2/')
+}
+
+/** Files below `<folder>/files` at their paths. */
+async function startNginxFiles(): Promise<Peer> {
+  return await startNginx((folder) => `root ${folder}/files; default_type application/octet-stream;`)
+}
+
+/** What is asked for is fetched once and kept. */
+async function startNginxCache(upstream: string): Promise<Peer> {
+  return await startNginx(
+    () => `proxy_pass ${upstream}; proxy_cache all; proxy_cache_valid 200 1h; proxy_cache_lock on;
+      proxy_cache_lock_timeout 600s; proxy_cache_lock_age 600s; proxy_http_version 1.1; proxy_max_temp_file_size 0;`,
+  )
+}
+
+async function startNginx(location: (folder: string) => string): Promise<Peer> {
+  const command = findCommand('nginx')
+  if (command === undefined) throw new Error('nginx is not installed')
+  const folder = newFolder()
+  for (const name of ['files', 'temporary', 'cache']) mkdirSync(path.join(folder, name))
+  const port = await freePort()
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+    .map((kind) => `${kind}_temp_path ${folder}/temporary/${kind};`)
+    .join(' ')
+  const file = path.join(folder, 'nginx.conf')
+  writeFileSync(
+    file,
+    // One process: the one that is measured.
+    `daemon off; master_process off; user root; pid ${folder}/pid; error_log ${folder}/error.log;
+    events { worker_connections 1024; }
+    http {
+      access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; ${temporary}
+      proxy_cache_path ${folder}/cache keys_zone=all:16m max_size=20g use_temp_path=off;
+      server {
+        listen 127.0.0.1:${String(port)};
+        location = /ready { return 200; }
+        location / { ${location(folder)} }
+      }
+    }`,
+  )
+  const child = spawn(command, ['-c', file, '-p', folder], { stdio: 'ignore' })
+  return await listening('nginx', child, `http://127.0.0.1:${String(port)}`, folder, '/ready')
+}
+
+function newFolder(): string {
+  return mkdtempSync(path.join(tmpdir(), 'entrepot-bench-'))
+}
+
+function figuresOf(pid: number | undefined): Pick<Peer, 'cpuSeconds' | 'peakBytes'> {
+  return { cpuSeconds: () => cpuSeconds(pid), peakBytes: () => residentBytes(pid, 'peak') }
+}
+
+/** @throws when it does not come up */
+async function listening(
+  name: string,
+  child: ChildProcess,
+  url: string,
+  folder: string,
+  probe: string,
+): Promise<Peer> {
+  const { pid } = child
+  const stop = async (): Promise<void> => {
+    if (child.exitCode === null && child.signalCode === null) {
+      const ended = new Promise((resolve) => child.once('exit', resolve))
+      child.kill('SIGTERM')
+      await ended
+    }
+    rmSync(folder, { recursive: true, force: true })
+  }
+  for (let tries = 0; (await fetch(url + probe).catch(() => undefined))?.ok !== true; tries++) {
+    if (tries > 200 || child.exitCode !== null) {
+      await stop()
+      throw new Error(`${name} does not start`)
+    }
+    await sleep(50)
+  }
+  return { name, url, folder, pid, ...figuresOf(pid), [Symbol.asyncDispose]: stop }
+}
