@@ -16,10 +16,28 @@ export interface Row {
   readonly figures: Figures
 }
 
+/** A ratio that was promised, and what this run shows of it. */
+export interface Goal {
+  readonly what: string
+  readonly reached: number
+  /** `at least 1.25`, `at most 0.3` */
+  readonly wanted: string
+  readonly met: boolean
+}
+
 export interface Comparison {
   readonly bench: string
   readonly what: string
   readonly rows: readonly Row[]
+  readonly goals?: readonly Goal[]
+}
+
+export function atLeast(what: string, reached: number, limit: number): Goal {
+  return { what, reached, wanted: `at least ${String(limit)}`, met: reached >= limit }
+}
+
+export function atMost(what: string, reached: number, limit: number): Goal {
+  return { what, reached, wanted: `at most ${String(limit)}`, met: reached <= limit }
 }
 
 /** One round that does not count, and then so many. Every second goes backwards. */
@@ -59,7 +77,7 @@ const RESULTS = path.join(import.meta.dirname, '../results/latest.json')
 
 /** Prints it, and keeps it beside those of the other benches. */
 export function report(comparison: Comparison): void {
-  const { bench, what, rows } = comparison
+  const { bench, what, rows, goals = [] } = comparison
   const names = [...new Set(rows.flatMap(({ figures }) => Object.keys(figures)))]
   const wide = Math.max(...rows.map(({ name }) => name.length), 12)
   console.log(`\n${bench}: ${what}\n`)
@@ -67,7 +85,9 @@ export function report(comparison: Comparison): void {
   for (const { name, figures } of rows) {
     console.log([name.padEnd(wide), ...names.map((it) => shown(figures[it]).padStart(12))].join(' '))
   }
-  console.log(JSON.stringify(comparison))
+  for (const { what: goal, reached, wanted, met } of goals) {
+    console.log(`  ${met ? 'reached' : 'NOT reached'}: ${goal} ${shown(reached)}, ${wanted}`)
+  }
   const all = readResults()
   all[bench] = { ...comparison, machine: machine(), at: new Date().toISOString() }
   mkdirSync(path.dirname(RESULTS), { recursive: true })
