@@ -15,7 +15,8 @@ import { Readable } from 'node:stream'
 import { parseArgs } from 'node:util'
 import { Agent, request } from 'undici'
 import { DockerRegistry } from './support/docker-registry.ts'
-import { cpuSeconds, median, residentBytes } from './support/measured.ts'
+import { median } from './support/compare.ts'
+import { cpuSeconds, residentBytes } from './support/measured.ts'
 import { Server } from './support/server.ts'
 
 const MiB = 1024 * 1024

@@ -15,7 +15,7 @@ import { parseArgs } from 'node:util'
 import { Agent, request } from 'undici'
 import { image } from '../test/support/images.ts'
 import { startUpstream } from '../test/support/upstream.ts'
-import { median } from './support/measured.ts'
+import { median } from './support/compare.ts'
 import { Server } from './support/server.ts'
 import { fillWarehouse } from './support/warehouse.ts'
 

@@ -3,9 +3,8 @@
  *
  * What slows down a round slows down all of them, so a ratio says more than its figures.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { cpus } from 'node:os'
-import path from 'node:path'
+import { keep } from './results.ts'
+import { resultsFile, size } from './sizes.ts'
 
 /** Figures by name: `MB/s`, `CPU s/GB` … */
 export type Figures = Readonly<Record<string, number>>
@@ -14,6 +13,8 @@ export interface Row {
   readonly name: string
   /** Medians. */
   readonly figures: Figures
+  /** What they are the medians of. */
+  readonly rounds?: readonly Figures[]
 }
 
 /** A ratio that was promised, and what this run shows of it. */
@@ -40,14 +41,15 @@ export function atMost(what: string, reached: number, limit: number): Goal {
   return { what, reached, wanted: `at most ${String(limit)}`, met: reached <= limit }
 }
 
-/** One round that does not count, and then so many. Every second goes backwards. */
+/** One round that does not count, unless that is done, and then so many. Every second goes backwards. */
 export async function compare<Candidate extends { readonly name: string }>(
   candidates: readonly Candidate[],
   rounds: number,
   measure: (candidate: Candidate) => Promise<Figures>,
+  { warmUp = true }: { readonly warmUp?: boolean } = {},
 ): Promise<Row[]> {
   const results = new Map<string, Figures[]>(candidates.map(({ name }) => [name, []]))
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = warmUp ? 0 : 1; round <= rounds; round++) {
     for (const candidate of round % 2 === 0 ? candidates : candidates.toReversed()) {
       const figures = await measure(candidate)
       if (round > 0) results.get(candidate.name)?.push(figures)
@@ -58,7 +60,21 @@ export async function compare<Candidate extends { readonly name: string }>(
     figures: Object.fromEntries(
       Object.keys(all[0] ?? {}).map((figure) => [figure, median(all.map((it) => it[figure] ?? NaN))]),
     ),
+    rounds: all,
   }))
+}
+
+/** Of each round, not of the medians: what slows down a round slows down both. */
+export function ratio(one: Row, other: Row, figure: string): number {
+  const { rounds = [one.figures] } = one
+  const { rounds: others = [other.figures] } = other
+  return median(rounds.map((it, at) => (it[figure] ?? NaN) / (others[at]?.[figure] ?? NaN)))
+}
+
+/** To the one that does it best: of what there should be much of the smallest ratio, else the largest. */
+export function ratioToBest(one: Row, others: readonly Row[], figure: string, good: 'more' | 'less'): number {
+  const ratios = others.map((other) => ratio(one, other, figure))
+  return good === 'more' ? Math.min(...ratios) : Math.max(...ratios)
 }
 
 export function median(numbers: readonly number[]): number {
@@ -69,13 +85,7 @@ export function median(numbers: readonly number[]): number {
   return (low + high) / 2
 }
 
-export function machine(): string {
-  return `${String(cpus().length)} cores, ${cpus()[0]?.model ?? 'of some kind'}, Node ${process.version}`
-}
-
-const RESULTS = path.join(import.meta.dirname, '../results/latest.json')
-
-/** Prints it, and keeps it beside those of the other benches. */
+/** Prints it, and keeps it where the command line says. */
 export function report(comparison: Comparison): void {
   const { bench, what, rows, goals = [] } = comparison
   const names = [...new Set(rows.flatMap(({ figures }) => Object.keys(figures)))]
@@ -83,30 +93,21 @@ export function report(comparison: Comparison): void {
   console.log(`\n${bench}: ${what}\n`)
   console.log([' '.repeat(wide), ...names.map((name) => name.padStart(12))].join(' '))
   for (const { name, figures } of rows) {
-    console.log([name.padEnd(wide), ...names.map((it) => shown(figures[it]).padStart(12))].join(' '))
+    console.log(
+      [name.padEnd(wide), ...names.map((it) => shown(figures[it]).padStart(Math.max(12, it.length)))].join(
+        ' ',
+      ),
+    )
   }
   for (const { what: goal, reached, wanted, met } of goals) {
     console.log(`  ${met ? 'reached' : 'NOT reached'}: ${goal} ${shown(reached)}, ${wanted}`)
   }
-  const all = readResults()
-  all[bench] = { ...comparison, machine: machine(), at: new Date().toISOString() }
-  mkdirSync(path.dirname(RESULTS), { recursive: true })
-  writeFileSync(RESULTS, `${JSON.stringify(all, null, 2)}\n`)
+  if (resultsFile !== undefined) keep(resultsFile, comparison, size)
 }
 
-export function readResults(): Record<string, Comparison & { machine: string; at: string }> {
-  try {
-    return JSON.parse(readFileSync(RESULTS, 'utf8')) as Record<
-      string,
-      Comparison & { machine: string; at: string }
-    >
-  } catch {
-    return {}
-  }
-}
-
-function shown(figure: number | undefined): string {
-  if (figure === undefined || Number.isNaN(figure)) return '-'
+/** To three places or so. */
+export function shown(figure: number | null | undefined): string {
+  if (figure === undefined || figure === null || !Number.isFinite(figure)) return '-'
   if (Math.abs(figure) >= 100) return String(Math.round(figure))
   return figure.toFixed(Math.abs(figure) >= 10 ? 1 : 2)
 }

@@ -1,5 +1,5 @@
 /**
- * What a process costs, by what the kernel says of it (Linux only), and the middle of what was measured.
+ * What a process costs, by what the kernel says of it (Linux only).
  */
 import { readFileSync } from 'node:fs'
 
@@ -20,12 +20,4 @@ export function cpuSeconds(pid: number | undefined): number {
   // Fields 14 and 15, counted behind the command, which may hold anything; in ticks of 1/100 s.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   return (Number(fields[11]) + Number(fields[12])) / 100
-}
-
-export function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((one, other) => one - other)
-  const middle = sorted.length >> 1
-  const [low = NaN, high = NaN] =
-    sorted.length % 2 === 0 ? sorted.slice(middle - 1, middle + 1) : [sorted[middle], sorted[middle]]
-  return (low + high) / 2
 }

@@ -1,14 +1,16 @@
 /**
  * Registries and servers that entrepot is measured against, each a process of its own in a folder of its own.
  */
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { homedir, tmpdir } from 'node:os'
+import { spawn, type ChildProcess } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { findCommand, freePort } from '../../test/support/programs.ts'
+import { goProgram } from './go-programs.ts'
 import { cpuSeconds, residentBytes } from './measured.ts'
 import { Server } from './server.ts'
+import { without } from './sizes.ts'
 
 export interface Peer extends AsyncDisposable {
   readonly name: string
@@ -24,21 +26,29 @@ export interface Peer extends AsyncDisposable {
 /** @param upstream in front of which it is a mirror; undefined: it holds what is pushed to it */
 type StartPeer = (upstream?: string) => Promise<Peer>
 
-/** Of each registry that is here: entrepot first. */
+/** Peers that are registries, as entrepot is. */
+export const REGISTRIES = ['docker-registry', 'distribution', 'zot']
+
+/** Of each that is here, in that order. */
 export async function startRegistries(names: readonly string[], upstream?: string): Promise<Peer[]> {
   const starters: Record<string, StartPeer | undefined> = {
     entrepot: (from) => startEntrepot('entrepot', from),
     'entrepot-pump': (from) => startEntrepot('entrepot-pump', from, { sendfile: false }),
     'docker-registry': startDockerRegistry,
     distribution: startDistribution,
+    zot: startZot,
     nginx: (from) => (from === undefined ? startNginxFiles() : startNginxCache(from)),
   }
   const peers: Peer[] = []
   for (const name of names) {
-    const peer = await starters[name]?.(upstream).catch((error: unknown) => {
+    try {
+      if (without.includes(name)) throw new Error('left out')
+      const peer = await starters[name]?.(upstream)
+      if (peer !== undefined) peers.push(peer)
+    } catch (error) {
+      if (name.startsWith('entrepot')) throw error
       console.log(`without ${name}: ${error instanceof Error ? error.message : String(error)}`)
-    })
-    if (peer) peers.push(peer)
+    }
   }
   return peers
 }
@@ -66,23 +76,27 @@ function startDockerRegistry(upstream?: string): Promise<Peer> {
   return startGoRegistry('docker-registry', command, upstream)
 }
 
-const DISTRIBUTION = 'github.com/distribution/distribution/v3/cmd/registry@v3.1.1'
-
-function startDistribution(upstream?: string): Promise<Peer> {
-  return startGoRegistry('distribution', goProgram('registry', DISTRIBUTION), upstream)
+async function startDistribution(upstream?: string): Promise<Peer> {
+  return startGoRegistry('distribution', await goProgram('distribution'), upstream)
 }
 
-/** Built once, into the user's cache folder. */
-function goProgram(name: string, module: string): string {
-  const cache = process.env['XDG_CACHE_HOME'] ?? path.join(homedir(), '.cache')
-  const folder = path.join(cache, 'entrepot-bench', encodeURIComponent(module))
-  const program = path.join(folder, name)
-  if (existsSync(program)) return program
-  const go = findCommand('go')
-  if (go === undefined) throw new Error(`${module} is not built here, and there is no Go`)
-  mkdirSync(folder, { recursive: true })
-  execFileSync(go, ['install', module], { env: { ...process.env, GOBIN: folder }, stdio: 'pipe' })
-  return program
+async function startZot(upstream?: string): Promise<Peer> {
+  if (upstream !== undefined) throw new Error('what `go install` builds of it is no mirror')
+  const command = await goProgram('zot')
+  const folder = newFolder()
+  const port = String(await freePort())
+  const file = path.join(folder, 'config.json')
+  writeFileSync(
+    file,
+    JSON.stringify({
+      distSpecVersion: '1.1.1',
+      storage: { rootDirectory: path.join(folder, 'data') },
+      http: { address: '127.0.0.1', port },
+      log: { level: 'error' },
+    }),
+  )
+  const child = spawn(command, ['serve', file], { stdio: 'ignore' })
+  return await listening('zot', child, `http://127.0.0.1:${port}`, folder, '/v2/')
 }
 
 async function startGoRegistry(name: string, command: string, upstream?: string): Promise<Peer> {

@@ -4,6 +4,7 @@
 import { readdirSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { residentBytes } from '../measured.ts'
+import { metricsOf } from '../metrics.ts'
 import type { Server } from '../server.ts'
 
 /** Of a busy minute, and of another one: buffers come and go. */
@@ -22,12 +23,7 @@ export interface Sample {
 }
 
 export async function sampleOf(server: Server): Promise<Sample> {
-  const response = await fetch(`${server.url}/metrics`, { headers: { connection: 'close' } })
-  const lines = (await response.text()).split('\n')
-  const metric = (name: string): number =>
-    lines
-      .filter((line) => line.startsWith(`${name} `) || line.startsWith(`${name}{`))
-      .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0)
+  const metric = await metricsOf(server.url)
   return {
     residentBytes: residentBytes(server.pid),
     descriptors: readdirSync(`/proc/${String(server.pid)}/fd`).length,
