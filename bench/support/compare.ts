@@ -46,7 +46,7 @@ export async function compare<Candidate extends { readonly name: string }>(
   candidates: readonly Candidate[],
   rounds: number,
   measure: (candidate: Candidate) => Promise<Figures>,
-  { warmUp = true }: { readonly warmUp?: boolean } = {},
+  { warmUp = size !== 'smoke' }: { readonly warmUp?: boolean } = {},
 ): Promise<Row[]> {
   const results = new Map<string, Figures[]>(candidates.map(({ name }) => [name, []]))
   for (let round = warmUp ? 0 : 1; round <= rounds; round++) {

@@ -14,7 +14,10 @@ export interface Spent<Result> {
   readonly figures: Figures
 }
 
-export async function spending<Result>(peer: Peer, work: () => Promise<Result>): Promise<Spent<Result>> {
+export async function spending<Result>(
+  peer: Pick<Peer, 'name' | 'url' | 'cpuSeconds' | 'peakBytes'>,
+  work: () => Promise<Result>,
+): Promise<Spent<Result>> {
   const ours = isOurs(peer)
   // Reading begins the histogram anew.
   if (ours) await metricsOf(peer.url)
