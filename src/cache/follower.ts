@@ -4,7 +4,7 @@
  * The last bytes leave only when the digest is verified (`hold-back.ts`). Parts from the inside are given as the
  * bytes come.
  */
-import type { ByteSource, Bytes } from '../store/blob-store.ts'
+import type { ByteSource, Bytes, GrowingRange, StoredRange } from '../store/blob-store.ts'
 import { OciError } from '../oci/errors.ts'
 import type { ByteRange } from './answers.ts'
 import type { Attempt } from './attempt.ts'
@@ -23,7 +23,7 @@ interface Place {
 /** Continues where the disk gave up: everything from the place on, verified against what was sent before. */
 type Divert = (place: Place, signal: AbortSignal) => Promise<ByteSource>
 
-export class Follower implements ByteSource {
+export class Follower implements ByteSource, GrowingRange {
   readonly #fill: Fill
   readonly #size: Bytes | undefined
   readonly #start: Bytes
@@ -71,30 +71,30 @@ export class Follower implements ByteSource {
   }
 
   async read(buffer: Buffer, signal: AbortSignal): Promise<Bytes> {
-    for (;;) {
-      if (this.#diverted !== undefined) return this.#diverted.read(buffer, signal)
-      this.#assertSize()
-      const { phase, size } = this.#fill
-      const end = this.#end ?? (phase.is === 'verified' ? size : undefined)
-      if (end !== undefined && this.#position >= end) return 0
-      if (phase.is === 'failed') throw phase.error
-      if (phase.is === 'absent') throw new OciError('BLOB_UNKNOWN', { digest: this.#fill.digest })
-      if (phase.is === 'diverted') {
-        await this.#goAround(true, signal)
-        continue
-      }
-      this.#chooseAttempt()
-      const source = this.#attempt?.download.ingest
-      const limit = this.#limit()
-      if (source !== undefined && limit > this.#position) {
-        const want = Math.min(buffer.length, limit - this.#position)
-        const length = await source.read(buffer.subarray(0, want), this.#position)
-        this.#position += length
-        return length
-      }
-      this.#attempt?.download.want(this.#position, this.#end ?? Number.POSITIVE_INFINITY)
-      await this.#fill.changed(signal)
-    }
+    const limit = await this.#reach(signal)
+    if (this.#diverted !== undefined) return this.#diverted.read(buffer, signal)
+    const want = Math.min(buffer.length, limit - this.#position)
+    const source = this.#attempt?.download.ingest
+    if (source === undefined || want <= 0) return 0
+    const length = await source.read(buffer.subarray(0, want), this.#position)
+    this.#position += length
+    return length
+  }
+
+  async there(signal: AbortSignal): Promise<StoredRange | undefined> {
+    const end = await this.#reach(signal)
+    const source = this.#attempt?.download.ingest
+    if (this.#diverted !== undefined || source?.descriptor === undefined) return undefined
+    const read = (buffer: Buffer, position: Bytes): Promise<Bytes> => source.read(buffer, position)
+    return { descriptor: source.descriptor, start: this.#position, end, read }
+  }
+
+  took(count: Bytes): void {
+    this.#position += count
+  }
+
+  get growing(): GrowingRange {
+    return this
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -102,6 +102,31 @@ export class Follower implements ByteSource {
     this.#reading = undefined
     this.#place[Symbol.dispose]()
     await this.#diverted?.[Symbol.asyncDispose]()
+  }
+
+  /**
+   * Resolves when there are bytes to give out, with their end; where everything was given out, with the position.
+   * Past the disk it resolves at once.
+   */
+  async #reach(signal: AbortSignal): Promise<Bytes> {
+    for (;;) {
+      if (this.#diverted !== undefined) return this.#position
+      this.#assertSize()
+      const { phase, size } = this.#fill
+      const end = this.#end ?? (phase.is === 'verified' ? size : undefined)
+      if (end !== undefined && this.#position >= end) return this.#position
+      if (phase.is === 'failed') throw phase.error
+      if (phase.is === 'absent') throw new OciError('BLOB_UNKNOWN', { digest: this.#fill.digest })
+      if (phase.is === 'diverted') {
+        await this.#goAround(true, signal)
+        continue
+      }
+      this.#chooseAttempt()
+      const limit = this.#limit()
+      if (limit > this.#position) return limit
+      this.#attempt?.download.want(this.#position, this.#end ?? Number.POSITIVE_INFINITY)
+      await this.#fill.changed(signal)
+    }
   }
 
   /** Upstream said one size, sent wrong bytes, and says another now. What was promised can never come. */

@@ -15,7 +15,7 @@ import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts
 import type { Kernel } from './kernel.ts'
 import { pump, write, type BufferPool } from './pump.ts'
 import { pushTarget } from './pusher.ts'
-import { sendFile, takesFiles } from './sendfile.ts'
+import { sendFile, sendGrowing, takesFiles } from './sendfile.ts'
 import {
   contentRange,
   etagOf,
@@ -187,7 +187,7 @@ function noteUnverified({ exchange, answer }: Sending, range: ByteRange | undefi
 /** Up to here one read and one write are cheaper than asking the kernel. */
 const WORTH_SENDFILE = 1024 * 1024
 
-function pumpPart(
+async function pumpPart(
   { exchange, answer, buffers, kernel }: Sending,
   source: Awaited<ReturnType<BlobAnswer['open']>>,
   length: number | undefined,
@@ -196,12 +196,14 @@ function pumpPart(
   const onBytes = (count: number): void => {
     exchange.bytes += count
   }
-  const { stored } = source
-  if (kernel !== undefined && stored !== undefined && length !== undefined && length > WORTH_SENDFILE) {
-    if (takesFiles(response)) {
-      exchange.fields.sendfile = true
-      return sendFile(stored, response, { kernel, pool: buffers, signal, onBytes })
-    }
+  const { stored, growing } = source
+  let left = length
+  if (kernel !== undefined && left !== undefined && left > WORTH_SENDFILE && takesFiles(response)) {
+    const options = { kernel, pool: buffers, signal, onBytes }
+    if (stored !== undefined || growing !== undefined) exchange.fields.sendfile = true
+    if (stored !== undefined) left -= await sendFile(stored, response, options)
+    else if (growing !== undefined) left -= await sendGrowing(growing, left, response, options)
   }
-  return pump(source, response, buffers, { length, growing: answer.unverified, signal, onBytes })
+  if (left === 0) return
+  await pump(source, response, buffers, { length: left, growing: answer.unverified, signal, onBytes })
 }

@@ -1,5 +1,5 @@
 /**
- * A finished file into a response, by the kernel alone: our threads never touch the bytes.
+ * A file into a response, by the kernel alone: our threads never touch the bytes. It may be growing still.
  *
  * Turn by turn: what the socket takes goes straight from the file; when it takes no more, a small piece goes the
  * ordinary way, and its callback tells that there is room again. So no call of ours ever waits for the client, and
@@ -8,9 +8,10 @@
  */
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
-import type { StoredRange } from '../store/blob-store.ts'
+import type { GrowingRange, StoredRange } from '../store/blob-store.ts'
 import type { Kernel } from './kernel.ts'
 import { write, type BufferPool } from './pump.ts'
+import { Rota } from './rota.ts'
 
 /** In one call. */
 const PIECE = 512 * 1024
@@ -21,6 +22,9 @@ const SMALL = 16 * 1024
 const SEND_BUFFER = 1024 * 1024
 /** A call from memory takes a tenth of a millisecond. */
 const SLOW_MS = 20
+
+/** There is one event loop. */
+const rota = new Rota()
 
 interface SendFileOptions {
   readonly kernel: Kernel
@@ -38,77 +42,138 @@ export function takesFiles(response: ServerResponse): boolean {
 /**
  * Resolves when the kernel has taken the last byte; does not end the response.
  *
+ * @returns bytes: all of the range
  * @throws when the client leaves or the file is shorter than its range; the response must then be broken off
  */
 export async function sendFile(
   file: StoredRange,
   response: ServerResponse,
-  { kernel, pool, signal, onBytes }: SendFileOptions,
-): Promise<void> {
-  // It counts what passes through it, and most of this will not.
-  response.strictContentLength = false
-  const small = Buffer.allocUnsafe(SMALL)
-  let { start: position } = file
-  const took = (count: number): void => {
-    position += count
-    onBytes(count)
+  options: SendFileOptions,
+): Promise<number> {
+  let { start } = file
+  const { end } = file
+  const all: GrowingRange = {
+    there: () => Promise.resolve({ ...file, start }),
+    took: (count) => (start += count),
   }
-  const send = async (bytes: Buffer): Promise<void> => {
-    if (bytes.length === 0) throw new Error(`the file is shorter than it was: ${position} bytes`)
-    await write(response, bytes, signal)
-    took(bytes.length)
-  }
-  // The head goes out with it, and until its callback the socket may still be another answer's.
-  await send(small.subarray(0, await file.read(small.subarray(0, file.end - position), position)))
-  let isSlow = false
-  let prepared = false
-  while (position < file.end) {
-    const socket = descriptorOf(response)
-    if (socket !== undefined && !prepared) {
-      kernel.setSendBuffer(socket, SEND_BUFFER)
-      prepared = true
-    }
-    const began = position
-    let next: 'write' | 'read' = 'write'
-    while (socket !== undefined && position < file.end && position - began < TURN) {
-      const count = Math.min(PIECE, file.end - position)
-      if (isSlow || !kernel.isResident(file.descriptor, position, count)) {
-        next = 'read'
-        break
-      }
-      const startedAt = performance.now()
-      const moved = kernel.sendFile(socket, file.descriptor, position, count)
-      isSlow = performance.now() - startedAt > SLOW_MS
-      took(moved)
-      if (moved < count) break
-    }
-    const left = file.end - position
-    if (left === 0) return
-    if (next === 'write') {
-      const length = fs.readSync(file.descriptor, small, 0, Math.min(SMALL, left), position)
-      await send(small.subarray(0, length))
-    } else {
-      await viaMemory(file, position, left, pool, send)
-    }
-  }
+  return await sendGrowing(all, end - start, response, options)
 }
 
-/** A piece that the disk still has to give. */
-async function viaMemory(
-  file: StoredRange,
-  position: number,
-  left: number,
-  pool: BufferPool,
-  send: (bytes: Buffer) => Promise<void>,
-): Promise<void> {
-  const big = pool.take()
-  const buffer = big ?? Buffer.allocUnsafeSlow(Math.min(64 * 1024, left))
-  let clean = false
-  try {
-    await send(buffer.subarray(0, await file.read(buffer.subarray(0, left), position)))
-    clean = true
-  } finally {
-    if (big) pool.giveBack(big, clean)
+/**
+ * The same of a file that is still coming, as far as it comes: `length` bytes, or fewer when the rest is in no file.
+ *
+ * @returns bytes that the kernel has taken
+ * @throws also what the source throws
+ */
+export async function sendGrowing(
+  source: GrowingRange,
+  length: number,
+  response: ServerResponse,
+  options: SendFileOptions,
+): Promise<number> {
+  // It counts what passes through it, and most of this will not.
+  response.strictContentLength = false
+  const sender = new Sender(source, response, options)
+  while (sender.sent < length) {
+    const range = await source.there(options.signal)
+    if (range === undefined) break
+    const end = Math.min(range.end, range.start + length - sender.sent)
+    if (end <= range.start) throw new Error(`the source ended after ${sender.sent} of ${length} bytes`)
+    await sender.turn({ ...range, end })
+  }
+  return sender.sent
+}
+
+class Sender {
+  sent = 0
+  readonly #source: GrowingRange
+  readonly #response: ServerResponse
+  readonly #options: SendFileOptions
+  readonly #small = Buffer.allocUnsafe(SMALL)
+  #isSlow = false
+  /** The head has left; until then the socket may be another answer's. */
+  #begun = false
+
+  constructor(source: GrowingRange, response: ServerResponse, options: SendFileOptions) {
+    this.#source = source
+    this.#response = response
+    this.#options = options
+  }
+
+  /** As much of it as goes at once. */
+  async turn(range: StoredRange): Promise<void> {
+    if (!this.#begun) {
+      const first = this.#small.subarray(0, range.end - range.start)
+      await this.#write(first.subarray(0, await range.read(first, range.start)), range.start)
+      this.#begun = true
+      const socket = descriptorOf(this.#response)
+      if (socket !== undefined) this.#options.kernel.setSendBuffer(socket, SEND_BUFFER)
+      return
+    }
+    const { position, next } = await rota.run(() => this.#send(range))
+    if (next === 'read') await this.#viaMemory(range, position)
+    else if (next !== undefined) await this.#write(next, position)
+  }
+
+  /**
+   * Does not wait, and is not waited for by anybody who would close the file meanwhile.
+   *
+   * @returns how far it came, and what is to go the ordinary way now: a piece, or one that is yet to be read
+   */
+  #send({ descriptor, start, end }: StoredRange): { position: number; next: Buffer | 'read' | undefined } {
+    const { kernel, signal } = this.#options
+    signal.throwIfAborted()
+    const socket = descriptorOf(this.#response)
+    const limit = Math.min(end, start + TURN)
+    let position = start
+    let isFull = socket === undefined
+    while (socket !== undefined && position < limit && !isFull) {
+      const count = Math.min(PIECE, limit - position)
+      if (this.#isSlow || !kernel.isResident(descriptor, position, count)) {
+        this.#took(position - start)
+        return { position, next: 'read' }
+      }
+      const startedAt = performance.now()
+      const moved = kernel.sendFile(socket, descriptor, position, count)
+      this.#isSlow = performance.now() - startedAt > SLOW_MS
+      position += moved
+      isFull = moved < count
+    }
+    this.#took(position - start)
+    if (!isFull) return { position, next: undefined }
+    const length = fs.readSync(descriptor, this.#small, 0, Math.min(SMALL, end - position), position)
+    return { position, next: this.#small.subarray(0, length) }
+  }
+
+  /** A piece that the disk still has to give. */
+  async #viaMemory(range: StoredRange, position: number): Promise<void> {
+    const { pool } = this.#options
+    const left = range.end - position
+    const big = pool.take()
+    const buffer = big ?? Buffer.allocUnsafeSlow(Math.min(64 * 1024, left))
+    let clean = false
+    try {
+      await this.#write(buffer.subarray(0, await range.read(buffer.subarray(0, left), position)), position)
+      clean = true
+    } finally {
+      if (big) pool.giveBack(big, clean)
+    }
+  }
+
+  async #write(bytes: Buffer, position: number): Promise<void> {
+    if (bytes.length === 0) throw new Error(`the file is shorter than it was: ${position} bytes`)
+    await write(this.#response, bytes, this.#options.signal)
+    this.#took(bytes.length)
+  }
+
+  #took(count: number): void {
+    if (count === 0) return
+    this.sent += count
+    this.#source.took(count)
+    this.#options.onBytes(count)
+    // Node has seen nothing of it, and would take the connection for idle.
+    const { socket } = this.#response
+    if (socket?.timeout !== undefined) socket.setTimeout(socket.timeout)
   }
 }
 

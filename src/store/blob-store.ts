@@ -58,9 +58,25 @@ export interface ByteSource extends AsyncDisposable {
   read(buffer: Buffer, signal: AbortSignal): Promise<Bytes>
   /** Where all of it lies in a file that does not change, while that is so; then nobody calls {@link read}. */
   readonly stored?: StoredRange | undefined
+  /** Of bytes that are still coming into a file. */
+  readonly growing?: GrowingRange | undefined
 }
 
-/** A part of a finished file, as long as whoever gave it is not disposed. */
+/** What may be given out of a growing file without being read; the source goes on where that ends. */
+export interface GrowingRange {
+  /**
+   * What is there now, from where the source is on; waits while there is nothing. The promise holds for what is sent
+   * at once: ask again then.
+   *
+   * @returns undefined when it is in no file (any more), and has to be read
+   * @throws like {@link ByteSource.read}
+   */
+  there(signal: AbortSignal): Promise<StoredRange | undefined>
+  /** So many bytes of it have been given out. */
+  took(count: Bytes): void
+}
+
+/** A part of a file that does not change, as long as whoever gave it is not disposed. */
 export interface StoredRange {
   readonly descriptor: number
   readonly start: Bytes

@@ -15,6 +15,8 @@ export interface GrowingSource {
   readableTo(position: Bytes): Bytes
   /** Positional read within what {@link readableTo} promised; resolves to bytes read, never 0 there. */
   read(buffer: Buffer, position: Bytes): Promise<Bytes>
+  /** Of a file of this machine, for as long as it is retained. */
+  readonly descriptor?: number | undefined
 }
 
 /** Which download a partial file belongs to: bytes of one upstream are never mixed with another's. */

@@ -104,6 +104,10 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     return this.#extents.bytes
   }
 
+  get descriptor(): number {
+    return this.#file.descriptor
+  }
+
   get disowned(): boolean {
     return this.#disowned
   }
