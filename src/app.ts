@@ -10,6 +10,7 @@ import type { Room } from './cache/room.ts'
 import { StorageHealth } from './cache/storage-health.ts'
 import type { Config } from './config.ts'
 import { openControl } from './control/server.ts'
+import { Accel } from './http/accel.ts'
 import { openKernel } from './http/kernel.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createEvicting } from './evicting.ts'
@@ -32,6 +33,7 @@ import { openState } from './state.ts'
 import type { Files } from './store/files.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
+import { ToldFiles } from './store/told-files.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
 import { createTending } from './tending.ts'
@@ -91,7 +93,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     // The state: closed last, in the reverse order.
     const health = new StorageHealth({ metrics, log, now })
     const report = (error: unknown): void => health.neglected(error)
-    const state = await openState(config, closing, { files, partialLimits, report })
+    const state = await openState(config, closing, { files, partialLimits, report, monotonic })
     const { index, localNames, root } = state
     refuseHiddenNames(config, localNames)
     metadata = index
@@ -123,7 +125,9 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     )
 
     // What is pushed here.
-    const loopbackListener = isLoopback(config.server.host)
+    const { accelRedirect } = config.server
+    // What nginx passes on comes from this machine, whoever it is.
+    const loopbackListener = accelRedirect === undefined && isLoopback(config.server.host)
     const pushes = pushSettings(live, loopbackListener)
     let listeningPort = config.server.port
     const notifier = closing.use(
@@ -172,8 +176,17 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     })
     const { explainer } = tending
     const { cert, key } = config.server.tls
+    const toldFiles = new ToldFiles(state)
     server = createHttpServer({
       kernel: config.server.sendfile ? await openKernel() : undefined,
+      accel:
+        accelRedirect === undefined
+          ? undefined
+          : new Accel({
+              prefix: accelRedirect,
+              from: config.server.accelFrom,
+              tell: (digest, size) => toldFiles.tell(digest, size),
+            }),
       registry,
       search,
       explainer,

@@ -43,6 +43,8 @@ interface StateOptions {
   readonly partialLimits?: Partial<PartialLimits> | undefined
   /** Told of what could not be tidied up. */
   readonly report?: (error: unknown) => void
+  /** For what is measured, not for what is written down. */
+  readonly monotonic?: () => number
 }
 
 /**
@@ -53,7 +55,7 @@ interface StateOptions {
 export async function openState(
   config: Config,
   closing: AsyncDisposableStack,
-  { files: plain = nodeFiles, partialLimits, report }: StateOptions = {},
+  { files: plain = nodeFiles, partialLimits, report, monotonic }: StateOptions = {},
 ): Promise<State> {
   const root = path.resolve(config.storage.root)
   closing.use(acquireRootLock(root))
@@ -66,7 +68,7 @@ export async function openState(
   const metadata = metadataWithRoom(index, makeRoom)
   const localNames = await LocalNames.load(index)
   const locks = new InProcessLocks()
-  const holds = new Holds()
+  const holds = new Holds(monotonic)
   const store = new DiskBlobStore(root, files)
   const ingests = closing.adopt(
     await openIngests({

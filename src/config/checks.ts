@@ -139,12 +139,17 @@ function checkAccount(source: ConfigSource, path: Path, account: Tree): void {
 
 /** An upstream with credentials makes what they open readable by whoever may pull here. */
 function checkWhoMayPull(source: ConfigSource, path: Path, upstream: Tree): void {
-  const host = section(source.tree, 'server')['host'] ?? '127.0.0.1'
-  if ('allow' in upstream || typeof host !== 'string' || isLoopback(host)) return
+  const { host = '127.0.0.1', accelRedirect } = section(source.tree, 'server')
+  if ('allow' in upstream || typeof host !== 'string') return
+  if (accelRedirect === undefined && isLoopback(host)) return
+  const [whoever, remedy] =
+    accelRedirect === undefined
+      ? [`whoever reaches ${host}`, ', or set server.host to 127.0.0.1']
+      : ['whoever reaches the nginx of server.accelRedirect', '']
   source.report(
     path,
-    `has credentials, so whoever reaches ${host} could pull the private images of that account: ` +
-      'list what may be pulled in allow, or set server.host to 127.0.0.1',
+    `has credentials, so ${whoever} could pull the private images of that account: ` +
+      `list what may be pulled in allow${remedy}`,
   )
 }
 

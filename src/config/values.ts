@@ -1,6 +1,7 @@
 /**
  * The kinds of values a configuration has. Each knows the sentence that tells a person what it expects.
  */
+import { isIP } from 'node:net'
 import * as z from 'zod'
 import { parseDuration, parsePercent, parseSize } from './units.ts'
 
@@ -64,6 +65,15 @@ export const budget = () =>
 export const globs = (expected: string, pattern: RegExp) =>
   z.array(text(expected, pattern), 'a list of globs')
 export const nameGlobs = () => globs('a glob over repository names, such as team/**', /^[a-z0-9._/*-]+$/)
+
+export const network = () =>
+  leaf('an IP address, or a network such as 10.0.0.0/8', (value) => {
+    if (typeof value !== 'string') return undefined
+    const [address = '', bits = '0', ...more] = value.split('/')
+    // Not of one interface (fe80::1%eth0): the other side of a connection is compared as a plain address.
+    const most = address.includes('%') ? -1 : ({ 4: 32, 6: 128 }[isIP(address)] ?? -1)
+    return more.length === 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= most ? value : undefined
+  })
 
 /** The origin of an http(s) URL that has nothing else in it. */
 export const origin = () =>

@@ -43,7 +43,7 @@ export async function deleteBlob(
 export async function serveBlob(
   exchange: Exchange,
   route: RouteTo<'blob'>,
-  { registry, events, metrics, buffers, kernel }: Services,
+  { registry, events, metrics, buffers, kernel, accel }: Services,
 ): Promise<void> {
   const { digest } = route
   exchange.fields.digest = digest
@@ -83,6 +83,16 @@ export async function serveBlob(
     return
   }
   const plan = planRanges(specs, size)
+  if (plan.kind === 'whole' || plan.kind === 'single') {
+    const redirect = await accel?.redirect(exchange, answer)
+    if (redirect !== undefined) {
+      exchange.fields.accel = true
+      // nginx has the request's range as well, and says itself how much it sends.
+      exchange.sendEmpty(200, { ...headers, ...description(0), 'X-Accel-Redirect': redirect })
+      if (plan.kind === 'whole' || plan.range.start === 0) tell()
+      return
+    }
+  }
   switch (plan.kind) {
     case 'unsatisfiable':
       exchange.fail(new OciError('RANGE_INVALID', { size }), { 'Content-Range': `bytes */${size}` })

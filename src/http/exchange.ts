@@ -22,6 +22,8 @@ interface ExchangeFields {
   unverified?: true
   /** The kernel sent it. */
   sendfile?: true
+  /** nginx sends it: none of its bytes are ours. */
+  accel?: true
   /** The client took nothing, or sent nothing, for too long. */
   timedOut?: true
 }

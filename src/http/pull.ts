@@ -9,6 +9,7 @@ import type { ManifestHead } from '../registry/repository.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
+import type { Accel } from './accel.ts'
 import type { Kernel } from './kernel.ts'
 import type { BufferPool } from './pump.ts'
 
@@ -22,6 +23,8 @@ export interface Services {
   readonly buffers: BufferPool
   /** Undefined: bytes are copied. */
   readonly kernel: Kernel | undefined
+  /** Undefined: nobody in front of us sends our files. */
+  readonly accel: Accel | undefined
   readonly draining: () => boolean
   /** The address we listen on. */
   readonly listener: () => string

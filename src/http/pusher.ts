@@ -35,21 +35,22 @@ export function isLoopback(host: string): boolean {
 export function pushTarget(
   exchange: Exchange,
   route: { readonly repository: RepositoryName; readonly query: URLSearchParams },
-  { registry, listener }: Services,
+  { registry, listener, accel }: Services,
 ): Promise<PushTarget> {
   exchange.fields.upstream = 'local'
-  return registry.pushTo(route.repository, namespaceOf(route.query), pusherOf(exchange, listener()))
+  const pusher = pusherOf(exchange, accel === undefined ? listener() : undefined)
+  return registry.pushTo(route.repository, namespaceOf(route.query), pusher)
 }
 
-/** @param listener the address we listen on */
-function pusherOf(exchange: Exchange, listener: string): Pusher {
+/** @param listener the address we listen on; undefined: a proxy of our own speaks to it, for anybody */
+function pusherOf(exchange: Exchange, listener: string | undefined): Pusher {
   const { request, remote = '' } = exchange
   const forOthers = Object.keys(request.headers).some(
     (name) => FOR_OTHERS.has(name) || name.startsWith('x-forwarded-') || name.startsWith('sec-fetch-'),
   )
   const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
   return {
-    onThisMachine: !forOthers && [listener, remote, host].every(isLoopback),
+    onThisMachine: !forOthers && [listener ?? '', remote, host].every(isLoopback),
     cause: causeOf(exchange),
   }
 }

@@ -17,6 +17,7 @@ import type { Search } from '../registry/search.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { serve } from './endpoints.ts'
 import { Exchange } from './exchange.ts'
+import type { Accel } from './accel.ts'
 import type { Services } from './pull.ts'
 import type { Kernel } from './kernel.ts'
 import { BufferPool } from './pump.ts'
@@ -35,6 +36,8 @@ export interface HttpServerOptions {
   readonly timeouts?: Partial<HttpTimeouts>
   /** What sends files without copying them, where there is such a thing. */
   readonly kernel?: Kernel | undefined
+  /** What lets a proxy in front of us send them, where there is one that can. */
+  readonly accel?: Accel | undefined
 }
 
 export interface HttpTimeouts {
@@ -117,6 +120,7 @@ class NodeHttpServer implements HttpServer {
       metrics,
       buffers: new BufferPool(),
       kernel: options.kernel,
+      accel: options.accel,
       draining: () => this.#draining,
       listener: () => this.#listener,
     }

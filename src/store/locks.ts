@@ -11,6 +11,8 @@ export interface Locks {
    * @throws the signal's reason when it aborts before that
    */
   exclusive(key: string, signal: AbortSignal): Promise<Disposable>
+  /** Nobody holds it at this moment: whoever does so later sees what is so now. */
+  isFree(key: string): Promise<boolean>
 }
 
 export class InProcessLocks implements Locks {
@@ -23,6 +25,10 @@ export class InProcessLocks implements Locks {
     if (line) await wait(line, signal)
     else this.#waiting.set(key, [])
     return this.#held(key)
+  }
+
+  isFree(key: string): Promise<boolean> {
+    return Promise.resolve(!this.#waiting.has(key))
   }
 
   #held(key: string): Disposable {
