@@ -1,3 +1,24 @@
+/** What the configuration says of an nginx in front. */
+import { test, type Test } from 'tap'
+import { ConfigError, loadConfig, type Config } from '../../src/config.ts'
+
+function config(text: string): Config {
+  return loadConfig({ text, env: {} }).config
+}
+
+/** This problem and no other. */
+function told(t: Test, text: string, expected: RegExp): void {
+  try {
+    config(text)
+    t.fail(`taken: ${text}`)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    const problems = error.problems.map(({ path, message }) => `${path}: ${message}`)
+    t.match(problems, [expected], text)
+    t.equal(problems.length, 1)
+  }
+}
+
 test('an nginx in front is named by a path and addresses', async (t) => {
   t.match(config('').server, { accelRedirect: undefined, accelFrom: ['127.0.0.0/8', '::1'] })
   const { server } = config(
