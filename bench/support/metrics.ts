@@ -21,5 +21,7 @@ const LOOK_MS = 10
  * How late the event loop was since the last time that anybody read the metrics, which begin anew with each reading.
  */
 export function loopDelayP99Ms(metrics: Metrics): number {
-  return Math.max(0, metrics('nodejs_eventloop_lag_p99_seconds') * 1000 - LOOK_MS)
+  const lag = metrics('nodejs_eventloop_lag_p99_seconds')
+  // Of some time there is always one: else nobody looked.
+  return lag === 0 ? NaN : Math.max(0, lag * 1000 - LOOK_MS)
 }

@@ -41,9 +41,9 @@ export function keep(file: string, comparison: Comparison, size: Size): void {
   writeResults(file, { ...others, [comparison.bench]: kept })
 }
 
-/** Of which bench a comparison is: `hot-manifest` of `hot-manifest by tag`. */
-export function benchOf(comparison: string): string {
-  return comparison.split(' ', 1)[0] ?? comparison
+/** `hot-manifest by tag` is of `hot-manifest`, and so is `hot-manifest-by-tag`. */
+export function belongsTo(bench: string, comparison: string): boolean {
+  return comparison === bench || comparison.startsWith(`${bench} `) || comparison.startsWith(`${bench}-`)
 }
 
 export function machine(): string {
