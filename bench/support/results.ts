@@ -52,7 +52,7 @@ export function machine(): string {
     `${String(cpus().length)} cores`,
     processor?.model.trim() ?? 'of some kind',
     `${String(Math.round(totalmem() / 2 ** 30))} GiB`,
-    `Linux ${release()}`,
+    `Linux ${release().replace(/-.*/, '')}`,
     `Node ${process.version}`,
   ].join(', ')
 }
