@@ -62,6 +62,8 @@ export class Attempts {
     if (first.is !== 'wrong') return first
     try {
       const second = await this.#try(first.attempt, signal)
+      // In pieces it was wrong, in one it is right: then it is the pieces that are not to be had of that upstream.
+      if (second.is === 'verified' && first.attempt.download.inPieces) origin.segments?.refused()
       if (second.is !== 'wrong') return second
       await second.attempt.berth.discard()
     } finally {
@@ -84,7 +86,7 @@ export class Attempts {
     const refused = earlier === undefined ? origin.upstream.leftAlone?.() : undefined
     if (refused !== undefined) throw refused
     // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
-    using turn = await Turn.take(origin.slots, priority, signal)
+    using turn = await Turn.take(origin.slots, { priority, owner: this }, signal)
     let attempt: Attempt | undefined
     try {
       attempt = await this.#begin(earlier !== undefined, turn)
@@ -117,6 +119,7 @@ export class Attempts {
     const { ingest } = berth
     const download = new Download({
       ...{ origin, name, digest, ingest, size, turn, priority, maxUntoldSize, metrics, log },
+      ...{ owner: this, whole: again },
       onChange: () => {
         void berth.reckon(download.size)
         onChange()

@@ -1,39 +1,35 @@
 /**
  * One try to bring a whole blob into one ingest, in as many requests as it takes.
  *
- * A cut is continued with `Range` from the first gap. A reader far ahead of the rest gets a run of its own into
- * the same file, which the main run then skips: no byte is asked for twice.
+ * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once (`pieces.ts`).
+ * A reader far ahead of the rest gets a run of its own into the same file, which the others then skip: no byte is
+ * asked for twice.
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { Ingest } from '../store/ingest.ts'
+import { giveBack } from '../store/young-garbage.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
-import { UpstreamError, type UpstreamBlob } from '../upstream/upstream.ts'
+import { UpstreamError, type Milliseconds, type UpstreamBlob } from '../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
 import type { Origin } from './origin.ts'
-import type { Segments } from './segments.ts'
 import { Patience } from './patience.ts'
+import { Pieces } from './pieces.ts'
+import { Run, Runs } from './runs.ts'
 import { Turn } from './turn.ts'
 import { Waiters } from './waiters.ts'
 
 /** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
 const FAR_AHEAD: Bytes = 8 * 1024 * 1024
-const MAX_SIDE_RUNS = 4
+const MAX_FAR_RUNS = 4
+const MAX_FAR_FAILURES = 2
+/** How often it is looked who has become slow. */
+const LOOK_EVERY_MS = 1_000
 /** No layer is larger; a body that has no end must not fill the disk. */
 export const MAX_UNTOLD_SIZE: Bytes = 16 * 1024 ** 3
-
-/** One stretch of the file that is being written: [start, position) is there, position moves. */
-interface Run {
-  readonly start: Bytes
-  position: Bytes
-  /** Where it may stop at the latest; Infinity: at the blob's end. */
-  end: Bytes
-  /** It brings what everybody waits for, so it may take a body from its beginning and skip what is here. */
-  readonly isMain: boolean
-}
 
 interface DownloadOptions {
   readonly origin: Origin
@@ -45,6 +41,10 @@ interface DownloadOptions {
   /** For the first request; given back when that is over. */
   readonly turn: Turn
   readonly priority: () => TransferPriority
+  /** Whose turns they are. */
+  readonly owner: object
+  /** It is not cut: what came in pieces was wrong. */
+  readonly whole: boolean
   /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
   readonly maxUntoldSize?: Bytes | undefined
   /** After every write, and when the first answer came. */
@@ -56,26 +56,37 @@ interface DownloadOptions {
 export class Download {
   readonly ingest: Ingest
   readonly #options: DownloadOptions
-  readonly #runs = new Set<Run>()
+  readonly #runs: Runs
+  /** Undefined: it comes from the first gap to the end, whatever its size. */
+  readonly #pieces: Pieces | undefined
   readonly #progress = new Waiters()
   #size: Bytes | undefined
   /** Where a body of untold length ended. */
   #found: Bytes | undefined
   #answered = false
-  #firstTurn: Turn | undefined
+  /** Of the main run, while it has one. */
+  #turn: Turn | undefined
   #tooLong = false
-  #sideFailures = 0
-  /** Of the pieces it is cut into; undefined while upstream has not given one. */
-  #pieces: number | undefined
-  /** Runs that wait for a turn. */
-  #waiting = 0
+  #farFailures = 0
   #signal: AbortSignal | undefined
 
   constructor(options: DownloadOptions) {
+    const { ingest, origin, whole } = options
     this.#options = options
-    this.ingest = options.ingest
+    this.ingest = ingest
     this.#size = options.size
-    this.#firstTurn = options.turn
+    this.#turn = options.turn
+    this.#runs = new Runs(ingest)
+    const { segments } = origin
+    if (segments !== undefined && !whole) {
+      this.#pieces = new Pieces({
+        ...options,
+        ...{ segments, slots: origin.slots, runs: this.#runs },
+        size: () => this.#size,
+        fetch: (run, signal) => this.#request(run, signal),
+        onChange: () => this.#changed(),
+      })
+    }
   }
 
   /** Of the blob, from the descriptor or from upstream's word; where a body happened to end is neither. */
@@ -88,6 +99,10 @@ export class Download {
     return this.#size ?? this.#found
   }
 
+  get #now(): Milliseconds {
+    return this.#options.origin.segments?.now ?? performance.now()
+  }
+
   /** More came than the blob can have. */
   get tooLong(): boolean {
     return this.#tooLong
@@ -98,19 +113,28 @@ export class Download {
     return this.#answered
   }
 
+  /** Parts of it came by requests of their own. */
+  get inPieces(): boolean {
+    return this.#pieces?.used === true
+  }
+
   /**
    * Resolves when every byte is in the ingest (unverified), or when upstream has no such blob.
    *
    * @throws UpstreamError when upstream cannot; the system's error when the disk cannot
    */
   async run(signal: AbortSignal): Promise<'complete' | 'absent'> {
-    // What readers far ahead have set in motion must not outlive this: its bytes have nowhere to go then.
+    // What runs beside must not outlive this: its bytes have nowhere to go then.
     const over = new AbortController()
-    this.#signal = AbortSignal.any([signal, over.signal])
+    const beside = AbortSignal.any([signal, over.signal])
+    this.#signal = beside
+    const looking = setInterval(() => this.#pieces?.look(beside), LOOK_EVERY_MS)
     try {
       return await this.#run(signal)
     } finally {
+      clearInterval(looking)
       over.abort(new Error('the download is over'))
+      this.#turn?.[Symbol.dispose]()
     }
   }
 
@@ -120,23 +144,28 @@ export class Download {
       signal.throwIfAborted()
       // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
       const start = Math.min(this.ingest.prefix, Math.max((this.#end ?? Number.POSITIVE_INFINITY) - 1, 0))
-      if (this.#covered(start)) {
+      if (this.#runs.covers(start)) {
+        this.#giveTurnBack()
         await this.#progress.wait(signal)
         continue
       }
-      const run: Run = { start, position: start, end: this.#pieceEnd(start), isMain: true }
+      const end = this.#pieces?.endOf(start) ?? Number.POSITIVE_INFINITY
+      const run = new Run('main', { start, end }, this.#now)
       this.#runs.add(run)
       try {
         if ((await this.#transfer(run, signal)) === 'absent') return 'absent'
       } catch (error) {
         signal.throwIfAborted()
+        this.#giveTurnBack()
         if (!(error instanceof UpstreamError) || this.#tooLong) throw error
         if (error.status === 416 && this.#size === undefined && start > 0) {
           // Everything had arrived before the cut; only the length was unknown.
           this.#found = start
           continue
         }
-        this.#options.origin.segments?.failed(error)
+        this.#pieces?.failed(error, run)
+        // What comes beside it goes on meanwhile, also where this one was.
+        this.#runs.delete(run)
         const brought = run.position - run.start
         await patience.afterFailure(error, { brought, promised: this.#answered }, signal)
       } finally {
@@ -154,114 +183,54 @@ export class Download {
     const signal = this.#signal
     if (signal === undefined || signal.aborted || !this.#answered || this.#size === undefined) return
     if (position < this.ingest.prefix + FAR_AHEAD || this.ingest.readableTo(position) > position) return
-    if (this.#runs.size > MAX_SIDE_RUNS || this.#sideFailures > 2) return
-    for (const run of this.#runs) {
+    if (this.#runs.count('far') >= MAX_FAR_RUNS || this.#farFailures > MAX_FAR_FAILURES) return
+    for (const run of this.#runs.all) {
       if (position >= run.start && position < run.position + FAR_AHEAD) return
     }
-    const run: Run = { start: position, position, end: Math.min(end, this.#size), isMain: false }
+    const run = new Run('far', { start: position, end: Math.min(end, this.#size) }, this.#now)
     this.#runs.add(run)
     const done = (): void => {
       this.#runs.delete(run)
       this.#changed()
     }
-    this.#transfer(run, signal).then(done, (error: unknown) => {
+    this.#far(run, signal).then(done, (error: unknown) => {
       if (!signal.aborted) {
-        this.#sideFailures += 1
+        this.#farFailures += 1
         this.#options.log.debug({ err: error, digest: this.#options.digest }, 'fetch of a far range failed')
       }
       done()
     })
   }
 
-  /** Where a main run is to end: with its piece, where the blob is cut and upstream has not refused that. */
-  #pieceEnd(start: Bytes): Bytes {
-    const { segments } = this.#options.origin
-    if (segments?.cuts(this.#size) !== true) return Number.POSITIVE_INFINITY
-    return start + segments.lengthOf(this.#pieces ?? 0)
-  }
-
-  /** Starts as many further pieces as may be under way. Each takes a turn behind all that is asked for. */
-  #spread(): void {
-    const signal = this.#signal
-    const { segments } = this.#options.origin
-    if (signal === undefined || this.#pieces === undefined || segments?.cuts(this.#size) !== true) return
-    while (this.#runs.size + this.#waiting < segments.window && this.#nextPiece(segments) !== undefined) {
-      this.#waiting += 1
-      this.#fetchPiece(segments, signal).catch((error: unknown) => {
-        if (signal.aborted) return
-        if (!segments.failed(error)) this.#sideFailures += 1
-        this.#options.log.debug({ err: error, digest: this.#options.digest }, 'fetch of a piece failed')
-      })
-    }
-  }
-
-  async #fetchPiece(segments: Segments, signal: AbortSignal): Promise<void> {
-    let turn: Turn
+  async #far(run: Run, signal: AbortSignal): Promise<void> {
+    const { origin, priority, owner } = this.#options
+    using turn = await Turn.take(origin.slots, { priority, owner }, signal)
     try {
-      turn = await Turn.take(this.#options.origin.slots, () => 'ahead', signal)
-    } finally {
-      this.#waiting -= 1
-    }
-    using held = turn
-    const piece = this.#nextPiece(segments)
-    if (piece === undefined) return
-    const run: Run = { ...piece, position: piece.start, isMain: false }
-    this.#pieces = (this.#pieces ?? 0) + 1
-    this.#runs.add(run)
-    try {
-      await this.#request(run, AbortSignal.any([signal, held.preempted]))
+      await this.#request(run, AbortSignal.any([signal, turn.preempted, run.over]))
     } catch (error) {
-      if (!held.preempted.aborted) throw error
-    } finally {
-      this.#runs.delete(run)
-      this.#changed()
+      if ((!turn.preempted.aborted && !run.over.aborted) || signal.aborted) throw error
     }
   }
 
-  /** The first stretch that is neither here nor on its way. */
-  #nextPiece(segments: Segments): { readonly start: Bytes; readonly end: Bytes } | undefined {
-    const size = this.#size
-    if (size === undefined || this.#sideFailures > 2) return undefined
-    const { prefix } = this.ingest
-    let start = prefix
-    for (let moved = true; moved;) {
-      const before = start
-      start = this.ingest.readableTo(start)
-      for (const run of this.#runs) if (run.start <= start && start < run.end) start = run.end
-      moved = start !== before
-    }
-    if (start >= size || start - prefix > segments.farthest) return undefined
-    const limits = [...this.#runs].map((run) => run.start).filter((it) => it > start)
-    const length = segments.lengthOf(this.#pieces ?? 0)
-    return { start, end: Math.min(start + length, size, this.ingest.nextExtent(start), ...limits) }
-  }
-
-  /** Another run is just writing there. */
-  #covered(position: Bytes): boolean {
-    for (const run of this.#runs) if (position >= run.start && position <= run.position) return true
-    return false
-  }
-
-  /** Where that run must stop: the blob's end, bytes that are here, or where another run began. */
-  #limit(run: Run): Bytes {
-    let limit = Math.min(run.end, this.#end ?? run.end, this.ingest.nextExtent(run.position))
-    for (const other of this.#runs)
-      if (other !== run && other.start >= run.position) limit = Math.min(limit, other.start)
-    return limit
-  }
-
-  /** One request, as far as it goes. */
-  async #transfer(run: Run, signal: AbortSignal): Promise<'done' | 'absent' | 'preempted'> {
-    const { origin, priority } = this.#options
-    const first = this.#firstTurn
-    this.#firstTurn = undefined
-    using turn = first ?? (await Turn.take(origin.slots, priority, signal))
+  /** One request of the main run, as far as it goes. */
+  async #transfer(run: Run, signal: AbortSignal): Promise<'done' | 'absent' | 'interrupted'> {
+    const { origin, priority, owner } = this.#options
+    // Whoever else is asked for has a turn before the next piece.
+    if (this.#answered && origin.slots.contended) this.#giveTurnBack()
+    const turn = (this.#turn ??= await Turn.take(origin.slots, { priority, owner }, signal))
     try {
-      return await this.#request(run, AbortSignal.any([signal, turn.preempted]))
+      return await this.#request(run, AbortSignal.any([signal, turn.preempted, run.over]))
     } catch (error) {
-      if (turn.preempted.aborted && !signal.aborted) return 'preempted'
-      throw error
+      if (signal.aborted) throw error
+      if (turn.preempted.aborted) this.#giveTurnBack()
+      else if (!run.over.aborted) throw error
+      return 'interrupted'
     }
+  }
+
+  #giveTurnBack(): void {
+    this.#turn?.[Symbol.dispose]()
+    this.#turn = undefined
   }
 
   async #request(run: Run, signal: AbortSignal): Promise<'done' | 'absent'> {
@@ -270,6 +239,8 @@ export class Download {
     const blob = await origin.upstream.blob(name, digest, {
       from: run.position,
       ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
+      // A part is not worth skipping through what the main run brings anyway.
+      onlyPart: run.kind !== 'main',
       size: this.#size,
       promised: this.#answered,
       signal,
@@ -280,7 +251,7 @@ export class Download {
     }
     try {
       this.#learn(blob.size)
-      this.#cut(run, blob)
+      if (this.#signal !== undefined) this.#pieces?.answered(run, blob.ranged === true, this.#signal)
       const ended = await this.#receive(run, blob)
       if (ended && this.#size === undefined) this.#found = run.position
       if (ended && run.position < this.#limit(run)) {
@@ -292,25 +263,15 @@ export class Download {
     return 'done'
   }
 
-  /** What the answer to a main run tells of ranges. */
-  #cut(run: Run, { ranged = false }: UpstreamBlob): void {
-    if (!run.isMain || !Number.isFinite(run.end)) return
-    if (ranged) {
-      this.#pieces = (this.#pieces ?? 0) + 1
-      this.#spread()
-      return
-    }
-    // It sends all of it: then all of it is taken, and nobody else is sent for a part.
-    this.#options.origin.segments?.refused()
-    this.#pieces = undefined
-    run.end = Number.POSITIVE_INFINITY
+  #limit(run: Run): Bytes {
+    return this.#runs.limitOf(run, this.#end)
   }
 
   /** Returns true when the body came to its end, false when everything wanted was there before. */
   async #receive(run: Run, { start, size, body }: UpstreamBlob): Promise<boolean> {
-    if (start > run.position || (start < run.position && !run.isMain)) {
-      if (!run.isMain) this.#options.origin.segments?.refused()
-      // A side run is not worth skipping through what the main run brings anyway.
+    const isMain = run.kind === 'main'
+    if (start > run.position || (start < run.position && !isMain)) {
+      if (!isMain) this.#options.origin.segments?.refused()
       throw new UpstreamError('broken', this.#options.origin.upstream.key, 'the answer is of another range')
     }
     let skip = run.position - start
@@ -321,8 +282,9 @@ export class Download {
       const chunks = slice(batch, skip, skip + room)
       const taken = byteLength(chunks)
       if (taken > 0) {
+        run.taken = run.position + taken
         await this.ingest.write(chunks, run.position)
-        run.position += taken
+        run.position = run.taken
         this.#changed()
       }
       if (length > skip + taken && size === undefined && run.position === this.#size) {
@@ -332,9 +294,10 @@ export class Download {
       if (this.#size === undefined && run.position > (this.#options.maxUntoldSize ?? MAX_UNTOLD_SIZE)) {
         throw this.#excess('the blob has no end')
       }
+      giveBack(batch)
       skip = Math.max(skip - length, 0)
       // Where upstream gave no length, its body has to end as well.
-      const wait = size === undefined && run.position === this.#size && run.isMain
+      const wait = size === undefined && run.position === this.#size && isMain
       if (this.#limit(run) <= run.position && !wait) return false
     }
     return true
@@ -363,7 +326,7 @@ export class Download {
   }
 
   #changed(): void {
-    this.#spread()
+    if (this.#signal !== undefined) this.#pieces?.spread(this.#signal)
     this.#progress.wake()
     this.#options.onChange()
   }

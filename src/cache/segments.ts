@@ -31,6 +31,11 @@ export class Segments {
     this.#options = options
   }
 
+  /** Monotonic. */
+  get now(): Milliseconds {
+    return this.#options.now()
+  }
+
   /** Whether a blob of that size is worth cutting, here and now. */
   cuts(size: Bytes | undefined): boolean {
     const { parallel, now } = this.#options
@@ -46,10 +51,16 @@ export class Segments {
     return Math.max(1, parallel - Math.max(0, this.#missing - recovered))
   }
 
-  /** The first ones of a blob grow, so that later ones end one after the other and not all at once. */
-  lengthOf(index: number): Bytes {
+  /**
+   * Of the next piece: the first ones grow, so that later ones end one after the other and not all at once, and the
+   * last ones shrink, so that all connections have something to do until the end.
+   *
+   * @param left of the blob, that nobody brings yet
+   */
+  lengthOf(index: number, left: Bytes): Bytes {
     const { size, parallel } = this.#options
-    return Math.ceil((size * Math.min(index + 1, parallel)) / parallel)
+    const part = Math.ceil(size / parallel)
+    return Math.min(part * Math.min(index + 1, parallel), Math.max(part, Math.ceil(left / parallel)), size)
   }
 
   /** How far ahead of what is there without a gap a piece may begin. */
@@ -63,10 +74,16 @@ export class Segments {
     this.#refusedUntil = this.#options.now() + REFUSAL_MEMORY
   }
 
-  /** A piece failed. @returns whether that was because there were too many */
-  failed(error: unknown): boolean {
+  /**
+   * A piece failed.
+   *
+   * @param askedAt when it was asked for: those that were on their way at a complaint are part of it
+   * @returns whether that was because there were too many
+   */
+  failed(error: unknown, askedAt: Milliseconds): boolean {
     if (!(error instanceof UpstreamError)) return false
     if (error.failure !== 'busy' && error.status !== 429 && error.status !== 503) return false
+    if (askedAt < this.#complainedAt) return true
     const { parallel, now } = this.#options
     this.#missing = parallel - Math.max(1, this.window >> 1)
     this.#complainedAt = now()

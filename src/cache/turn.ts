@@ -3,6 +3,13 @@
  */
 import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
 
+interface TurnRequest {
+  /** Asked again whenever it matters. */
+  readonly priority: () => TransferPriority
+  /** What it is a part of. */
+  readonly owner: object
+}
+
 export class Turn implements Disposable {
   readonly #preemption: AbortController
   readonly #slot: Disposable
@@ -13,14 +20,10 @@ export class Turn implements Disposable {
   }
 
   /** @throws the signal's reason */
-  static async take(
-    slots: TransferSlots,
-    priority: () => TransferPriority,
-    signal: AbortSignal,
-  ): Promise<Turn> {
+  static async take(slots: TransferSlots, request: TurnRequest, signal: AbortSignal): Promise<Turn> {
     const preemption = new AbortController()
     const preempt = (): void => preemption.abort(new Error('somebody else was asked for first'))
-    return new Turn(await slots.acquire({ priority, preempt }, signal), preemption)
+    return new Turn(await slots.acquire({ ...request, preempt }, signal), preemption)
   }
 
   get preempted(): AbortSignal {

@@ -4,6 +4,7 @@
  * What is not written yet is little, however fast the client and slow the disk: beyond that nothing is read.
  */
 import type { UploadIngest } from '../store/ingest.ts'
+import { giveBack } from '../store/young-garbage.ts'
 
 type Bytes = number
 
@@ -39,6 +40,7 @@ export async function receive(
         waiting = []
         await ingest.write(chunks, ingest.prefix)
         held -= lengthOf(chunks)
+        giveBack(chunks)
       }
     } catch (cause) {
       failure = new WriteError('an upload could not be written', { cause })

@@ -10,7 +10,6 @@ import { dropBytes, type OpenFile } from './open-file.ts'
 import { PartialHash } from './partial-hash.ts'
 import { hashedBy, isUpload, type PartialIdentity } from './partial-identity.ts'
 import { noteSidecar, writeSidecar } from './sidecar.ts'
-import { passedThrough } from './young-garbage.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Files } from './files.ts'
 import type { Hashers } from './hasher.ts'
@@ -231,7 +230,6 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     for (const { start, end } of gaps) {
       const part = takeBytes(dropBytes(chunks, start - position), end - start)
       await this.#file.write(part, start)
-      passedThrough(end - start)
       this.#extents.add(start, end)
       this.#unsynced += end - start
       this.#unsaved += end - start

@@ -51,6 +51,9 @@ export class Blobs {
       if (range === undefined || answer.status === 200) {
         return await this.#checked(answer, this.#whole(answer), digest, request)
       }
+      if (request.onlyPart === true) {
+        return { start: 0, size: undefined, body: noBody(answer.body), cancel: () => undefined }
+      }
       this.#asking.retried('range-refused')
       answer.body.cancel()
     }

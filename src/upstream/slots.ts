@@ -1,17 +1,25 @@
 /**
  * Turns for blob transfers of one upstream.
  *
- * What a client asked for goes before what is fetched ahead, and takes the place of it when all are busy.
- * There are fewer turns than connections, so that a manifest always finds one.
+ * What a client asked for goes before what is fetched ahead, and takes the place of it when all are busy. A transfer
+ * may want several turns: its further ones are `share`s, given to whoever holds fewest, so that one large layer never
+ * takes what another waits for. There are fewer turns than connections, so that a manifest always finds one.
  */
 
-export type TransferPriority = 'asked' | 'ahead'
+/**
+ * - `asked`: somebody waits for these very bytes
+ * - `share`: somebody waits for what they belong to, and gets other bytes of it meanwhile
+ * - `ahead`: nobody waits for them yet
+ */
+export type TransferPriority = 'asked' | 'share' | 'ahead'
 
 interface TransferRequest {
   /** Asked again whenever it matters: what was fetched ahead may be asked for meanwhile. */
   priority(): TransferPriority
   /** Called at most once per turn: give it back soon and queue again. */
   preempt(): void
+  /** What it is a part of; turns of one owner are counted together. Default: nothing. */
+  readonly owner?: object | undefined
 }
 
 export interface TransferSlots {
@@ -19,6 +27,8 @@ export interface TransferSlots {
   acquire(request: TransferRequest, signal: AbortSignal): Promise<Disposable>
   /** To be called when a priority has changed. */
   reconsider(): void
+  /** Somebody waits for what was asked for: who has a turn and could do without it for a while gives it back. */
+  readonly contended: boolean
 }
 
 interface Waiter {
@@ -30,6 +40,8 @@ interface Holder {
   readonly request: TransferRequest
   preempted: boolean
 }
+
+const RANK: Record<TransferPriority, number> = { asked: 0, share: 1, ahead: 2 }
 
 export class PrioritySlots implements TransferSlots {
   readonly #capacity: number
@@ -62,6 +74,11 @@ export class PrioritySlots implements TransferSlots {
     })
   }
 
+  get contended(): boolean {
+    for (const { request } of this.#waiting) if (request.priority() === 'asked') return true
+    return false
+  }
+
   reconsider(): void {
     while (this.#holding.size < this.#capacity) {
       const next = this.#next()
@@ -82,22 +99,48 @@ export class PrioritySlots implements TransferSlots {
     }
   }
 
-  #next(): Waiter | undefined {
-    const waiting = [...this.#waiting]
-    return waiting.find(({ request }) => request.priority() === 'asked') ?? waiting[0]
+  /** Turns that its owner has, less those that are being taken from it. */
+  #turnsOf({ owner }: TransferRequest): number {
+    if (owner === undefined) return 0
+    let turns = 0
+    for (const { request, preempted } of this.#holding) if (request.owner === owner && !preempted) turns += 1
+    return turns
   }
 
-  /** As many of the youngest fetched ahead as there are asked ones waiting, less those already told. */
+  /** Who waits for what is asked for, then who has least, then who has waited longest. */
+  #next(): Waiter | undefined {
+    return leastOf(this.#waiting, ({ request }) => [RANK[request.priority()], this.#turnsOf(request)])
+  }
+
+  /**
+   * As many as there are asked ones waiting, less those already told: of what is fetched ahead before shares, from who
+   * has most, the youngest.
+   */
   #preempt(): void {
     let wanted = [...this.#waiting].filter(({ request }) => request.priority() === 'asked').length
-    const holding = [...this.#holding].reverse()
-    wanted -= holding.filter(({ preempted }) => preempted).length
-    for (const holder of holding) {
-      if (wanted <= 0) return
-      if (!this.#holding.has(holder) || holder.preempted || holder.request.priority() !== 'ahead') continue
-      holder.preempted = true
+    for (const { preempted } of this.#holding) if (preempted) wanted -= 1
+    while (wanted > 0) {
+      const others = [...this.#holding].filter((it) => !it.preempted && it.request.priority() !== 'asked')
+      const victim = leastOf(others.reverse(), ({ request }) => [
+        -RANK[request.priority()],
+        -this.#turnsOf(request),
+      ])
+      if (victim === undefined) return
+      victim.preempted = true
       wanted -= 1
-      holder.request.preempt()
+      victim.request.preempt()
     }
   }
+}
+
+/** The first of those that have the least. */
+function leastOf<T>(all: Iterable<T>, measure: (it: T) => readonly [number, number]): T | undefined {
+  let least: { readonly it: T; readonly first: number; readonly second: number } | undefined
+  for (const it of all) {
+    const [first, second] = measure(it)
+    if (least === undefined || first < least.first || (first === least.first && second < least.second)) {
+      least = { it, first, second }
+    }
+  }
+  return least?.it
 }

@@ -93,6 +93,8 @@ export interface UpstreamManifest {
 export interface BlobRequest {
   readonly from: Bytes
   readonly to?: Bytes
+  /** More than the part is of no use: where upstream gives none, another body comes in its place, or an empty one. */
+  readonly onlyPart?: boolean | undefined
   /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
   readonly size?: Bytes | undefined
   /** Clients have been told to expect the rest of it: worth a question that others are spared. */

@@ -148,12 +148,13 @@ test('what an upstream cannot bear is asked of it no more, for a while', (t) => 
   t.ok(segments.cuts(2 * MiB))
   t.notOk(segments.cuts(2 * MiB - 1))
   t.notOk(segments.cuts(undefined))
-  t.notOk(segments.failed(new Error('the disk')))
-  t.notOk(segments.failed(new UpstreamError('unreachable', 'a.io', 'cut')))
+  t.notOk(segments.failed(new Error('the disk'), now))
+  t.notOk(segments.failed(new UpstreamError('unreachable', 'a.io', 'cut'), now))
   t.equal(segments.window, 8)
   const limited = new UpstreamError('busy', 'a.io', 'too many', { status: 429 })
   for (const left of [4, 2, 1, 1]) {
-    t.ok(segments.failed(limited))
+    now += 10
+    t.ok(segments.failed(limited, now))
     t.equal(segments.window, left)
   }
   now += 60_000
@@ -165,9 +166,22 @@ test('what an upstream cannot bear is asked of it no more, for a while', (t) => 
   t.notOk(segments.cuts(64 * MiB))
   now += 600_001
   t.ok(segments.cuts(64 * MiB))
-  t.same(
-    [0, 1, 2, 3, 7, 8].map((at) => segments.lengthOf(at) / MiB),
-    [1 / 8, 2 / 8, 3 / 8, 4 / 8, 1, 1],
-  )
+  const lengths = (left: number): number[] =>
+    [0, 1, 2, 3, 7, 8].map((at) => segments.lengthOf(at, left) / MiB)
+  t.same(lengths(100 * MiB), [1 / 8, 2 / 8, 3 / 8, 4 / 8, 1, 1], 'the first ones grow')
+  t.same(lengths(4 * MiB), [1 / 8, 2 / 8, 3 / 8, 4 / 8, 4 / 8, 4 / 8], 'the last ones shrink')
+  t.same(lengths(MiB / 2), [1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8])
+  t.end()
+})
+
+test('pieces that were on their way at a complaint are part of it', (t) => {
+  let now = 1000
+  const segments = new Segments({ size: MiB, parallel: 8, now: () => now })
+  const limited = new UpstreamError('busy', 'a.io', 'too many', { status: 429 })
+  for (const askedAt of [900, 950, 980]) t.ok(segments.failed(limited, askedAt))
+  t.equal(segments.window, 4, 'three at once halve it once')
+  now += 10
+  t.ok(segments.failed(limited, 1005))
+  t.equal(segments.window, 2)
   t.end()
 })

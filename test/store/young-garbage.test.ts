@@ -1,17 +1,31 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'tap'
-import { land, MiB, openStore, randomBytes } from './support.ts'
+import { giveBack } from '../../src/store/young-garbage.ts'
 
-test('what has passed through to the disk is collected every few MiB', async (t) => {
+const MiB = 2 ** 20
+
+test('a buffer that is all of its memory is empty when it has passed through; a part of one stays', (t) => {
+  const [whole, shared] = [Buffer.allocUnsafeSlow(1000), Buffer.allocUnsafeSlow(1000).fill(7)]
+  giveBack([whole, shared.subarray(0, 500), shared.subarray(500), Buffer.allocUnsafe(10)])
+  t.equal(whole.length, 0)
+  t.equal(whole.buffer.byteLength, 0, 'and its memory is gone')
+  t.ok(shared.equals(Buffer.alloc(1000, 7)), 'somebody may still need the other part')
+  t.end()
+})
+
+test('what cannot be emptied is collected every few MiB', (t) => {
   const asked: unknown[] = []
   const { gc } = globalThis
   t.teardown(() => Object.assign(globalThis, { gc }))
   Object.assign(globalThis, { gc: (options: unknown) => asked.push(options) })
-  const store = await openStore(t)
-  await land(store, randomBytes(25 * MiB))
+  const part = Buffer.alloc(MiB + 1).subarray(1)
+  for (let count = 0; count < 25; count++) giveBack([part])
   t.ok(asked.length >= 5 && asked.length <= 7, `${asked.length} times for 25 MiB`)
   t.strictSame(asked[0], { type: 'minor' }, 'only the young generation')
+  for (let count = 0; count < 25; count++) giveBack([Buffer.allocUnsafeSlow(MiB)])
+  t.ok(asked.length <= 7, 'and never for what was emptied')
+  t.end()
 })
 
 test('npm start lets it ask', (t) => {

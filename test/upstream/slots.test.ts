@@ -11,9 +11,9 @@ class Transfer {
   readonly started: Promise<void>
   readonly leaving = new AbortController()
 
-  constructor(slots: TransferSlots, priority: TransferPriority) {
+  constructor(slots: TransferSlots, priority: TransferPriority, owner?: object) {
     this.priority = priority
-    const request = { priority: () => this.priority, preempt: () => (this.preemptions += 1) }
+    const request = { priority: () => this.priority, preempt: () => (this.preemptions += 1), owner }
     this.started = slots.acquire(request, this.leaving.signal).then((slot) => {
       this.slot = slot
     })
@@ -148,4 +148,53 @@ void test('who leaves the queue gets his reason, and costs nobody a turn', async
   staying.end()
   const last = await slots.acquire({ priority: () => 'asked', preempt: () => undefined }, signal)
   t.ok(last)
+})
+
+void test('of those that wait alike, who holds fewest turns is next', async (t) => {
+  const slots = new PrioritySlots(6)
+  const [large, small] = [{}, {}]
+  const shareOf = (owner: object): Transfer => new Transfer(slots, 'share', owner)
+  const held = [shareOf(large), shareOf(large), shareOf(large), shareOf(small)]
+  const [fifth, second] = [shareOf(large), shareOf(small)]
+  await settled()
+  held[0]?.end()
+  await second.started
+  t.equal(fifth.slot, undefined, 'although it came first')
+  held[1]?.end()
+  await fifth.started
+})
+
+void test('a share waits behind whoever is asked for, before what is fetched ahead, and disturbs nobody', async (t) => {
+  const slots = new PrioritySlots(3)
+  const running = new Transfer(slots, 'ahead')
+  const [ahead, share] = [new Transfer(slots, 'ahead'), new Transfer(slots, 'share')]
+  await settled()
+  t.equal(running.preemptions, 0)
+  t.notOk(slots.contended)
+  const asked = new Transfer(slots, 'asked')
+  t.ok(slots.contended)
+  t.equal(running.preemptions, 1)
+  running.end()
+  await asked.started
+  asked.end()
+  await share.started
+  t.equal(ahead.slot, undefined)
+})
+
+void test('an asked one takes the place of what is fetched ahead, then of the share of who has most', async (t) => {
+  const slots = new PrioritySlots(7)
+  const [large, small] = [{}, {}]
+  const ahead = new Transfer(slots, 'ahead')
+  const ofLarge = [new Transfer(slots, 'share', large), new Transfer(slots, 'share', large)]
+  const ofSmall = new Transfer(slots, 'share', small)
+  const asked = new Transfer(slots, 'asked', small)
+  const all = [ahead, ...ofLarge, ofSmall, asked]
+  const told = (): number[] => all.map(({ preemptions }) => preemptions)
+  await settled()
+  const waiting = [new Transfer(slots, 'asked'), new Transfer(slots, 'asked'), new Transfer(slots, 'asked')]
+  await settled()
+  t.same(told(), [1, 0, 1, 1, 0], 'the youngest of who has as many, and never who is asked for')
+  for (const it of [ahead, ofLarge[1], ofSmall]) it?.end()
+  await Promise.all(waiting.map(({ started }) => started))
+  t.same(told(), [1, 0, 1, 1, 0])
 })

@@ -1,0 +1,205 @@
+/**
+ * The pieces of one large blob that come beside its main run: how many at once, which next, and whose rest is taken
+ * over by somebody quicker.
+ *
+ * The main run is the probe: nothing is asked for beside it before it was given the part it asked for. Pieces are taken
+ * in order from the first gap on, so what is there without a gap grows all the time. What holds that up is never waited
+ * for while somebody else could bring it.
+ */
+import type { Logger } from 'pino'
+import type { Bytes } from '../store/blob-store.ts'
+import type { Ingest } from '../store/ingest.ts'
+import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
+import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import { Run, type Runs, type Stretch } from './runs.ts'
+import type { Segments } from './segments.ts'
+import { Turn } from './turn.ts'
+
+/** Less than that is not worth a request of its own. */
+const WORTH_TAKING_OVER: Bytes = 1024 * 1024
+/** What takes longer, and longer than somebody else would, is taken over. */
+const LONG: Milliseconds = 2_000
+/** Slower than the others by so much. */
+const SLOW = 2
+const BACKOFF_FIRST: Milliseconds = 200
+const BACKOFF_MOST: Milliseconds = 5_000
+
+interface PiecesOptions {
+  readonly segments: Segments
+  readonly slots: TransferSlots
+  /** Of the whole download. */
+  readonly priority: () => TransferPriority
+  readonly owner: object
+  readonly ingest: Ingest
+  readonly runs: Runs
+  readonly size: () => Bytes | undefined
+  /** One request, as far as it goes. */
+  readonly fetch: (run: Run, signal: AbortSignal) => Promise<unknown>
+  /** A run has ended. */
+  readonly onChange: () => void
+  readonly log: Pick<Logger, 'debug'>
+}
+
+interface Next extends Stretch {
+  /** Whose rest it is, and whether that one is to leave all of it. */
+  readonly from?: Run
+}
+
+export class Pieces {
+  readonly #options: PiecesOptions
+  /** So many were begun; undefined while upstream has not given a part. */
+  #count: number | undefined
+  /** Those that wait for a turn. */
+  #waiting = 0
+  #failures = 0
+  #notBefore: Milliseconds = Number.NEGATIVE_INFINITY
+  /** Bytes per millisecond of those that have ended. */
+  #usual: number | undefined
+
+  constructor(options: PiecesOptions) {
+    this.#options = options
+  }
+
+  /** Some of it came, or is coming, in pieces. */
+  get used(): boolean {
+    return (this.#count ?? 0) > 1
+  }
+
+  /** Where a main run is to end. */
+  endOf(start: Bytes): Bytes {
+    const { segments } = this.#options
+    const size = this.#options.size()
+    if (size === undefined || !segments.cuts(size)) return Number.POSITIVE_INFINITY
+    return start + segments.lengthOf(this.#count ?? 0, size - start)
+  }
+
+  /** What the answer to a main run tells: it has the part it asked for, or all. */
+  answered(run: Run, ranged: boolean, signal: AbortSignal): void {
+    if (run.kind !== 'main' || !Number.isFinite(run.end)) return
+    if (ranged) {
+      this.#count = (this.#count ?? 0) + 1
+      this.spread(signal)
+      return
+    }
+    // It sends all of it: then all of it is taken, and nobody else is sent for a part.
+    this.#options.segments.refused()
+    this.#count = undefined
+    run.end = Number.POSITIVE_INFINITY
+  }
+
+  /** Every second or so: what has become slow is seen. */
+  look(signal: AbortSignal): void {
+    for (const run of this.#options.runs.all) run.look(this.#options.segments.now)
+    this.spread(signal)
+  }
+
+  /** Starts as many further pieces as may be under way. Cheap: called after every write. */
+  spread(signal: AbortSignal): void {
+    const { segments, runs } = this.#options
+    if (this.#count === undefined) return
+    while (
+      runs.size + this.#waiting < segments.window &&
+      segments.now >= this.#notBefore &&
+      !signal.aborted &&
+      this.#next() !== undefined
+    ) {
+      this.#waiting += 1
+      this.#bring(signal).catch((error: unknown) => {
+        if (!signal.aborted) this.#options.log.debug({ err: error }, 'fetch of a piece failed')
+      })
+    }
+  }
+
+  async #bring(signal: AbortSignal): Promise<void> {
+    const { slots, owner, ingest, runs, segments } = this.#options
+    const begun: { run?: Run } = {}
+    const priority = (): TransferPriority => {
+      const whole = this.#options.priority()
+      // What comes next is what they wait for.
+      const isNext = begun.run !== undefined && begun.run.start <= ingest.prefix
+      return whole === 'asked' && !isNext ? 'share' : whole
+    }
+    let turn: Turn
+    try {
+      turn = await Turn.take(slots, { priority, owner }, signal)
+    } finally {
+      this.#waiting -= 1
+    }
+    using held = turn
+    const next = this.#next()
+    if (next === undefined || this.#count === undefined || segments.now < this.#notBefore) return
+    this.#count += 1
+    const run = new Run('piece', next, segments.now)
+    begun.run = run
+    if (next.from !== undefined && next.start <= next.from.taken) next.from.leave()
+    runs.add(run)
+    try {
+      await this.#options.fetch(run, AbortSignal.any([signal, held.preempted, run.over]))
+      this.#failures = 0
+    } catch (error) {
+      if (held.preempted.aborted || run.over.aborted || signal.aborted) return
+      this.failed(error, run)
+      throw error
+    } finally {
+      this.#ended(run)
+      runs.delete(run)
+      this.#options.onChange()
+    }
+  }
+
+  /** Others go on; nothing new is begun for a while. Told of main runs, too. */
+  failed(error: unknown, run: Run): void {
+    const { segments } = this.#options
+    segments.failed(error, run.beganAt)
+    this.#failures += 1
+    const told = error instanceof UpstreamError ? error.retryAfterMs : undefined
+    const pause = told ?? Math.min(BACKOFF_FIRST * 2 ** this.#failures, BACKOFF_MOST)
+    this.#notBefore = Math.max(this.#notBefore, segments.now + pause)
+  }
+
+  #ended(run: Run): void {
+    const brought = run.taken - run.start
+    if (brought < WORTH_TAKING_OVER) return
+    const rate = brought / Math.max(this.#options.segments.now - run.beganAt, 1)
+    this.#usual = this.#usual === undefined ? rate : (this.#usual + rate) / 2
+  }
+
+  /** What is to be begun now: the rest of what holds the others up, or the first gap, or the rest of the longest. */
+  #next(): Next | undefined {
+    const { segments, runs, ingest } = this.#options
+    const size = this.#options.size()
+    if (size === undefined || !segments.cuts(size)) return undefined
+    const { prefix } = ingest
+    const holder = runs.all.find((run) => run.start <= prefix && prefix <= run.position && !run.over.aborted)
+    const held = holder && this.#restOf(holder, size, SLOW)
+    if (held !== undefined) return held
+    const gap = runs.firstGap(size)
+    if (gap !== undefined) {
+      if (gap.start - prefix > segments.farthest) return undefined
+      const length = segments.lengthOf(this.#count ?? 0, size - gap.start)
+      return { start: gap.start, end: Math.min(gap.end, gap.start + length) }
+    }
+    return runs.all.map((run) => this.#restOf(run, size, 1 / SLOW)).find((rest) => rest !== undefined)
+  }
+
+  /**
+   * What somebody else is to bring of that run's stretch, so that both have done at the same time; undefined where that
+   * would not help.
+   *
+   * @param times it must be slower than the others by so much
+   */
+  #restOf(run: Run, size: Bytes, times: number): Next | undefined {
+    const { segments, runs } = this.#options
+    const { now } = segments
+    const end = runs.limitOf(run, size)
+    const left = end - run.taken
+    const own = run.rate(now)
+    if (own === undefined || run.over.aborted || left < WORTH_TAKING_OVER || own * LONG > left)
+      return undefined
+    const others = runs.all.filter((it) => it !== run).map((it) => it.rate(now) ?? 0)
+    const theirs = Math.max(this.#usual ?? 0, ...others)
+    if (theirs === 0 || own * times > theirs) return undefined
+    const share = Math.floor((left * own) / (own + theirs))
+    return { start: share < WORTH_TAKING_OVER / 4 ? run.taken : run.taken + share, end, from: run }
+  }
+}
