@@ -77,8 +77,9 @@ export function ratioToBest(one: Row, others: readonly Row[], figure: string, go
   return good === 'more' ? Math.min(...ratios) : Math.max(...ratios)
 }
 
+/** Of those that are numbers: what could not be measured in one round may be in another. */
 export function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((one, other) => one - other)
+  const sorted = numbers.filter((it) => !Number.isNaN(it)).toSorted((one, other) => one - other)
   const middle = sorted.length >> 1
   const [low = NaN, high = NaN] =
     sorted.length % 2 === 0 ? sorted.slice(middle - 1, middle + 1) : [sorted[middle], sorted[middle]]

@@ -9,6 +9,7 @@ export interface Load {
   readonly requestsPerSecond: number
   readonly bytes: number
   readonly seconds: number
+  /** NaN when nothing came to its end in that time. */
   readonly p50Ms: number
   readonly p99Ms: number
   /** Answers other than 2xx, and connections that failed. */
@@ -50,5 +51,5 @@ export async function wrk(url: string, options: LoadOptions): Promise<Load> {
 
 function percentile(text: string, which: number): number {
   const [, figure, unit] = new RegExp(`^\\s+${String(which)}%\\s+([\\d.]+)(us|ms|s|m)`, 'm').exec(text) ?? []
-  return Number(figure) * (UNITS[unit ?? ''] ?? NaN)
+  return Number(figure) === 0 ? NaN : Number(figure) * (UNITS[unit ?? ''] ?? NaN)
 }
