@@ -88,7 +88,10 @@ export async function serveBlob(
     if (redirect !== undefined) {
       exchange.fields.accel = true
       // nginx has the request's range as well, and says itself how much it sends.
-      exchange.sendEmpty(200, { ...headers, ...description(0), 'X-Accel-Redirect': redirect })
+      const told = { 'Content-Type': BLOB_TYPE, 'Content-Length': 0, 'X-Accel-Redirect': redirect }
+      // Of a whole file it says so as well, and twice would be once too often.
+      const parts = plan.kind === 'single' ? { 'Accept-Ranges': 'bytes' } : {}
+      exchange.sendEmpty(200, { ...headers, ...told, ...parts })
       if (plan.kind === 'whole' || plan.range.start === 0) tell()
       return
     }
