@@ -7,7 +7,7 @@
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
 import { ALIASES, checkConfig, defaultUrlOf, HOST, nearest, type UpstreamFiles } from './config/checks.ts'
-import { ConfigSource, isTree, pathText, type ConfigProblem, type Path } from './config/source.ts'
+import { ConfigSource, pathText, type ConfigProblem, type Path } from './config/source.ts'
 import { parsePercent } from './config/units.ts'
 import {
   budget,
@@ -154,9 +154,6 @@ export const configSchema = section({
   }).prefault({}),
 })
 
-/** Valid, but nothing acts on it yet: whoever sets it is told so at the start. `*` stands for any key. */
-const NOT_YET: readonly string[] = []
-
 type Parsed = z.output<typeof configSchema>
 type ParsedUpstream = z.output<typeof upstreamSchema>
 type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T
@@ -259,12 +256,7 @@ export function loadConfig(from: {
   if (source.problems.length > 0 || !result.data) throw new ConfigError(source.problems, from.file)
   return {
     config: complete(result.data, from.env, files),
-    warnings: [
-      ...warningsOf(result.data),
-      ...NOT_YET.flatMap((key) => setPaths(source.tree, key.split('.'))).map(
-        (key) => `${key} is set, but this release does not act on it yet`,
-      ),
-    ],
+    warnings: warningsOf(result.data),
   }
 }
 
@@ -314,17 +306,6 @@ function keysAt(schema: z.core.$ZodType, path: Path): string[] {
   if (first === undefined) return Object.keys(schema.shape)
   const inner = (schema.shape as Record<string, z.core.$ZodType>)[String(first)]
   return inner === undefined ? [] : keysAt(inner, rest)
-}
-
-/** The places a pattern names that are set in the file. */
-function setPaths(tree: unknown, pattern: readonly string[]): string[] {
-  const [first, ...rest] = pattern
-  if (first === undefined) return ['']
-  if (!isTree(tree)) return []
-  const keys = first === '*' ? Object.keys(tree) : first in tree ? [first] : []
-  return keys.flatMap((key) =>
-    setPaths(tree[key], rest).map((tail) => (tail === '' ? key : `${key}.${tail}`)),
-  )
 }
 
 function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {

@@ -36,8 +36,8 @@ test(
   'on a terminal the start line stands alone and the log is readable',
   { skip: missing('script') },
   async (t) => {
-    // One that is valid and not acted upon, which is worth a line.
-    const config = { upstreams: { 'docker.io': { default: true, segments: { parallel: 2 } } } }
+    // One that is valid, and worth a line.
+    const config = { push: { anonymous: true } }
     const { command, args, env } = commandLine({ dir: t.testdir(), config })
     const line = [command, ...args].map((word) => `'${word}'`).join(' ')
     const program = new Program(t, 'script', ['-qec', line, '/dev/null'], { ...env, TERM: 'xterm' })

@@ -145,11 +145,7 @@ test('what nobody caught is logged, and ends the process with 1', async (t) => {
   t.match(entrepot.log.at(-1), { level: 'fatal', msg: 'crashed', err: { message: 'nobody caught me' } })
 })
 
-test('what is set but not acted upon yet is a warning', async (t) => {
-  const dir = t.testdir()
-  const entrepot = await Entrepot.start(t, {
-    dir,
-    config: { upstreams: { 'quay.io': { segments: { parallel: 2 } } } },
-  })
-  t.match(entrepot.log[0], { level: 'warn', warning: /^upstreams\.quay\.io\.segments is set/ })
+test('what is valid and worth a second thought is a warning', async (t) => {
+  const entrepot = await Entrepot.start(t, { dir: t.testdir(), config: { push: { anonymous: true } } })
+  t.match(entrepot.log[0], { level: 'warn', warning: /^push\.anonymous: whoever reaches/ })
 })
