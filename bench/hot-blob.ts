@@ -1,6 +1,6 @@
 /**
  * A layer that is here, pulled over several connections: from entrepot with and without sendfile, from registries,
- * and from nginx as a plain file.
+ * from nginx as a plain file, and from nginx that entrepot tells which file it is.
  *
  *     node bench/hot-blob.ts [--smoke | --full] [--layer 256] [--connections 8] [--seconds 4] [--rounds 5]     (MiB)
  */
@@ -27,6 +27,7 @@ await using peers = new AsyncDisposableStack()
 const registries = await startRegistries([
   'entrepot',
   'entrepot-pump',
+  'entrepot-accel',
   'docker-registry',
   'distribution',
   'zot',
@@ -58,8 +59,8 @@ report({
 })
 
 function goalsOf(rows: readonly Row[]): Goal[] {
-  const [sendfile, pump, nginx] = ['entrepot', 'entrepot-pump', 'nginx'].map((name) =>
-    rows.find((row) => row.name === name),
+  const [sendfile, pump, accel, nginx] = ['entrepot', 'entrepot-pump', 'entrepot-accel', 'nginx'].map(
+    (name) => rows.find((row) => row.name === name),
   )
   const registries = rows.filter(({ name }) => REGISTRIES.includes(name))
   if (sendfile === undefined || pump === undefined) throw new Error('nothing of entrepot was measured')
@@ -77,6 +78,9 @@ function goalsOf(rows: readonly Row[]): Goal[] {
           atMost('CPU per GB without sendfile, of the best registry', cpu(pump, registries), 0.75),
         ]),
     ...(nginx === undefined ? [] : [atMost("CPU per GB, of nginx's sendfile", cpu(sendfile, [nginx]), 2)]),
+    ...(nginx === undefined || accel === undefined
+      ? []
+      : [atMost('CPU per GB with an nginx in front, of nginx alone', cpu(accel, [nginx]), 1.3)]),
     loopGoal(rows),
   ]
 }

@@ -6,6 +6,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { writeNginxConfig } from '../../test/support/nginx.ts'
 import { findCommand, freePort } from '../../test/support/programs.ts'
 import { goProgram } from './go-programs.ts'
 import { cpuSeconds, residentBytes } from './measured.ts'
@@ -33,7 +34,8 @@ export const REGISTRIES = ['docker-registry', 'distribution', 'zot']
 export async function startRegistries(names: readonly string[], upstream?: string): Promise<Peer[]> {
   const starters: Record<string, StartPeer | undefined> = {
     entrepot: (from) => startEntrepot('entrepot', from),
-    'entrepot-pump': (from) => startEntrepot('entrepot-pump', from, { sendfile: false }),
+    'entrepot-pump': (from) => startEntrepot('entrepot-pump', from, { server: { sendfile: false } }),
+    'entrepot-accel': startEntrepotBehindNginx,
     'docker-registry': startDockerRegistry,
     distribution: startDistribution,
     zot: startZot,
@@ -46,7 +48,7 @@ export async function startRegistries(names: readonly string[], upstream?: strin
       const peer = await starters[name]?.(upstream)
       if (peer !== undefined) peers.push(peer)
     } catch (error) {
-      if (name.startsWith('entrepot')) throw error
+      if (name.startsWith('entrepot') && name !== 'entrepot-accel') throw error
       console.log(`without ${name}: ${error instanceof Error ? error.message : String(error)}`)
     }
   }
@@ -56,17 +58,46 @@ export async function startRegistries(names: readonly string[], upstream?: strin
 async function startEntrepot(
   name: string,
   upstream = 'http://127.0.0.1:9',
-  settings: Record<string, unknown> = {},
-): Promise<Peer> {
+  { server: settings = {}, ...more }: { server?: Record<string, unknown> } & Record<string, unknown> = {},
+): Promise<Peer & { readonly root: string }> {
   const server = await Server.start(upstream, {
     cache: { tagTtl: '1h', minFree: '1MiB' },
-    config: { server: { port: 0, ...settings } },
+    config: { server: { port: 0, ...settings }, ...more },
   })
-  const { url, folder, pid } = server
+  const { url, folder, pid, root } = server
   return {
-    ...{ name, url, folder, pid },
+    ...{ name, url, folder, pid, root },
     ...figuresOf(pid),
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  }
+}
+
+/** By the file of the README, without TLS. What it costs is what both of them cost. */
+async function startEntrepotBehindNginx(upstream?: string): Promise<Peer> {
+  const command = findCommand('nginx')
+  if (command === undefined) throw new Error('nginx is not installed')
+  const name = 'entrepot-accel'
+  await using started = new AsyncDisposableStack()
+  const entrepot = started.use(
+    await startEntrepot(name, upstream, {
+      server: { accelRedirect: '/internal-blobs/' },
+      // Behind nginx nobody is on this machine.
+      local: ['bench/**'],
+      push: { anonymous: true },
+    }),
+  )
+  const { root, pid } = entrepot
+  const [folder, port] = [newFolder(), await freePort()]
+  const upstreamPort = Number(new URL(entrepot.url).port)
+  const args = writeNginxConfig({ folder, port, upstreamPort, root, tls: undefined })
+  const child = spawn(command, args, { stdio: 'ignore' })
+  const nginx = started.use(await listening(name, child, `http://127.0.0.1:${String(port)}`, folder, '/v2/'))
+  const both = started.move()
+  return {
+    ...{ name, url: nginx.url, folder: entrepot.folder, pid },
+    cpuSeconds: () => entrepot.cpuSeconds() + nginx.cpuSeconds(),
+    peakBytes: () => entrepot.peakBytes() + nginx.peakBytes(),
+    [Symbol.asyncDispose]: () => both.disposeAsync(),
   }
 }
 
