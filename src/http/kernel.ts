@@ -20,20 +20,25 @@ export interface Kernel {
   sendFile(socket: Descriptor, file: Descriptor, position: Bytes, count: Bytes): Bytes
   /** Whether the file's pages at both ends and in the middle are in memory, so that sending them does not wait. */
   isResident(file: Descriptor, position: Bytes, count: Bytes): boolean
-  /** How much the socket may hold that has not been acknowledged; the kernel doubles it. */
-  setSendBuffer(socket: Descriptor, bytes: Bytes): void
+  /**
+   * How often this thread has waited inside the kernel so far, and not only for a processor: it grows when a call had
+   * to wait for the disk after all.
+   */
+  waits(): number
 }
 
 const CALLS = {
   sendfile: { return: 'int64', arguments: ['int32', 'int32', 'buffer', 'uint64'] },
   preadv2: { return: 'int64', arguments: ['int32', 'buffer', 'int32', 'int64', 'int32'] },
-  setsockopt: { return: 'int32', arguments: ['int32', 'int32', 'int32', 'buffer', 'uint32'] },
+  getrusage: { return: 'int32', arguments: ['int32', 'buffer'] },
 } as const
 
 /** Their numbers, the same on all of the architectures below. */
 const RWF_NOWAIT = 8
-const SOL_SOCKET = 1
-const SO_SNDBUF = 7
+const RUSAGE_THREAD = 1
+/** `struct rusage`, in words: two times, then fourteen numbers. */
+const RUSAGE_WORDS = 18
+const VOLUNTARY_SWITCHES = 16
 
 /** @returns undefined where it cannot be: another system, a Node without FFI, a libc without these calls */
 export async function openKernel(): Promise<Kernel | undefined> {
@@ -53,7 +58,7 @@ class LinuxKernel implements Kernel {
   /** The functions go with it. */
   readonly #library: ReturnType<typeof load>
   readonly #offset = new BigInt64Array(1)
-  readonly #option = new Int32Array(1)
+  readonly #usage = new BigInt64Array(RUSAGE_WORDS)
   readonly #probe = Buffer.allocUnsafeSlow(8)
   /** `struct iovec` of one byte of the probe. */
   readonly #vector = new BigUint64Array(2)
@@ -79,8 +84,8 @@ class LinuxKernel implements Kernel {
     return preadv2(file, this.#vector, 1, BigInt(at), RWF_NOWAIT) === 1n && this.#probe.length > 0
   }
 
-  setSendBuffer(socket: Descriptor, bytes: Bytes): void {
-    this.#option[0] = bytes
-    this.#library.functions.setsockopt(socket, SOL_SOCKET, SO_SNDBUF, this.#option, this.#option.byteLength)
+  waits(): number {
+    this.#library.functions.getrusage(RUSAGE_THREAD, this.#usage)
+    return Number(this.#usage[VOLUNTARY_SWITCHES])
   }
 }

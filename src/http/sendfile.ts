@@ -4,7 +4,7 @@
  * Turn by turn: what the socket takes goes straight from the file; when it takes no more, a small piece goes the
  * ordinary way, and its callback tells that there is room again. So no call of ours ever waits for the client, and
  * whatever goes wrong with the connection shows in that ordinary write. Nor does one wait for the disk: what is not
- * in memory is read the ordinary way, and a file that was slow once is read so to its end.
+ * in memory is read the ordinary way, and so is what follows after a slow call.
  */
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
@@ -13,14 +13,12 @@ import type { Kernel } from './kernel.ts'
 import { write, type BufferPool } from './pump.ts'
 import { Rota } from './rota.ts'
 
-/** In one call. */
+/** Of which it is asked at once whether it is in memory. */
 const PIECE = 512 * 1024
-/** Before everybody else gets a turn. */
+/** In one call. */
 const TURN = 4 * 1024 * 1024
 const SMALL = 16 * 1024
-/** The kernel doubles it: at most 2 MiB for each connection. */
-const SEND_BUFFER = 1024 * 1024
-/** A call from memory takes a tenth of a millisecond. */
+/** A call from memory takes a millisecond or two. */
 const SLOW_MS = 20
 
 /** There is one event loop. */
@@ -90,7 +88,8 @@ class Sender {
   readonly #response: ServerResponse
   readonly #options: SendFileOptions
   readonly #small = Buffer.allocUnsafe(SMALL)
-  #isSlow = false
+  /** Up to there the file is taken for one that the disk still has to give. */
+  #slowUntil = 0
   /** The head has left; until then the socket may be another answer's. */
   #begun = false
 
@@ -106,8 +105,6 @@ class Sender {
       const first = this.#small.subarray(0, range.end - range.start)
       await this.#write(first.subarray(0, await range.read(first, range.start)), range.start)
       this.#begun = true
-      const socket = descriptorOf(this.#response)
-      if (socket !== undefined) this.#options.kernel.setSendBuffer(socket, SEND_BUFFER)
       return
     }
     const { position, next } = await rota.run(() => this.#send(range))
@@ -124,23 +121,17 @@ class Sender {
     const { kernel, signal } = this.#options
     signal.throwIfAborted()
     const socket = descriptorOf(this.#response)
-    const limit = Math.min(end, start + TURN)
+    const limit = this.#isSlow ? start : residentTo(kernel, descriptor, start, Math.min(end, start + TURN))
+    if (limit === start) return { position: start, next: 'read' }
     let position = start
-    let isFull = socket === undefined
-    while (socket !== undefined && position < limit && !isFull) {
-      const count = Math.min(PIECE, limit - position)
-      if (this.#isSlow || !kernel.isResident(descriptor, position, count)) {
-        this.#took(position - start)
-        return { position, next: 'read' }
-      }
+    if (socket !== undefined) {
+      const waits = kernel.waits()
       const startedAt = performance.now()
-      const moved = kernel.sendFile(socket, descriptor, position, count)
-      this.#isSlow = performance.now() - startedAt > SLOW_MS
-      position += moved
-      isFull = moved < count
+      position += kernel.sendFile(socket, descriptor, start, limit - start)
+      this.#isSlow = performance.now() - startedAt > SLOW_MS && kernel.waits() > waits
+      this.#took(position - start)
     }
-    this.#took(position - start)
-    if (!isFull) return { position, next: undefined }
+    if (position === limit) return { position, next: undefined }
     const length = fs.readSync(descriptor, this.#small, 0, Math.min(SMALL, end - position), position)
     return { position, next: this.#small.subarray(0, length) }
   }
@@ -175,6 +166,17 @@ class Sender {
     const { socket } = this.#response
     if (socket?.timeout !== undefined) socket.setTimeout(socket.timeout)
   }
+}
+
+/** How far it can be sent from there without a wait for the disk. */
+function residentTo(kernel: Kernel, file: number, start: number, end: number): number {
+  let position = start
+  while (position < end) {
+    const count = Math.min(PIECE, end - position)
+    if (!kernel.isResident(file, position, count)) break
+    position += count
+  }
+  return position
 }
 
 /** Undefined once it is closed: the number may be another file's then. */

@@ -220,7 +220,7 @@ async function sentBy(t: Test, behaviour: Partial<Kernel>) {
       return (behaviour.sendFile ?? kernel.sendFile.bind(kernel))(...it)
     },
     isResident: (...it) => (behaviour.isResident ?? kernel.isResident.bind(kernel))(...it),
-    setSendBuffer: (...it) => kernel.setSendBuffer(...it),
+    waits: () => (behaviour.waits ?? kernel.waits.bind(kernel))(),
   }
   let counted = 0
   const server = createServer((_request, response) => {
@@ -257,13 +257,26 @@ test('a socket that never takes a file still gets all of it', async (t) => {
   t.ok(calls > 100)
 })
 
-test('a file that was slow once is read the ordinary way to its end', async (t) => {
-  const kernel = await openKernel()
-  const { calls } = await sentBy(t, {
-    sendFile: (...it) => {
-      for (const end = performance.now() + 50; performance.now() < end;);
-      return kernel!.sendFile(...it)
-    },
+for (const waited of [true, false]) {
+  const then = waited ? 'is read the ordinary way to its end' : 'goes on, when nothing had to be waited for'
+  test(`a file that was slow once ${then}`, async (t) => {
+    const kernel = await openKernel()
+    let waits = 0
+    const { calls } = await sentBy(t, {
+      sendFile: (...it) => {
+        for (const end = performance.now() + 50; performance.now() < end;);
+        if (waited) waits++
+        return kernel!.sendFile(...it)
+      },
+      waits: () => waits,
+    })
+    t.equal(calls === 1, waited, `${calls} calls`)
   })
-  t.equal(calls, 1)
+}
+
+test('waiting in the kernel is told from working', async (t) => {
+  const kernel = await openKernel()
+  const before = kernel!.waits()
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
+  t.ok(kernel!.waits() > before)
 })
