@@ -73,6 +73,7 @@ export function ratio(one: Row, other: Row, figure: string): number {
 
 /** To the one that does it best: of what there should be much of the smallest ratio, else the largest. */
 export function ratioToBest(one: Row, others: readonly Row[], figure: string, good: 'more' | 'less'): number {
+  if (others.length === 0) return NaN
   const ratios = others.map((other) => ratio(one, other, figure))
   return good === 'more' ? Math.min(...ratios) : Math.max(...ratios)
 }
