@@ -4,7 +4,7 @@
  * Turn by turn: what the socket takes goes straight from the file; when it takes no more, a small piece goes the
  * ordinary way, and its callback tells that there is room again. So no call of ours ever waits for the client, and
  * whatever goes wrong with the connection shows in that ordinary write. Nor does one wait for the disk: what is not
- * in memory is read the ordinary way, and so is what follows after a slow call.
+ * in memory is read the ordinary way, and a file that was slow once is read so to its end.
  */
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
@@ -88,8 +88,7 @@ class Sender {
   readonly #response: ServerResponse
   readonly #options: SendFileOptions
   readonly #small = Buffer.allocUnsafe(SMALL)
-  /** Up to there the file is taken for one that the disk still has to give. */
-  #slowUntil = 0
+  #isSlow = false
   /** The head has left; until then the socket may be another answer's. */
   #begun = false
 
