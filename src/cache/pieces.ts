@@ -17,10 +17,10 @@ import { Turn } from './turn.ts'
 
 /** Less than that is not worth a request of its own. */
 const WORTH_TAKING_OVER: Bytes = 1024 * 1024
-/** What takes longer, and longer than somebody else would, is taken over. */
-const LONG: Milliseconds = 2_000
-/** Slower than the others by so much. */
-const SLOW = 2
+/** What takes longer, and so many times longer than somebody else would, is taken over. */
+const LONG: Milliseconds = 3_000
+/** What a connection that is given up has on its way is lost: for less than that it is not worth it. */
+const SLOW = 4
 const BACKOFF_FIRST: Milliseconds = 200
 const BACKOFF_MOST: Milliseconds = 5_000
 
@@ -164,14 +164,14 @@ export class Pieces {
     this.#usual = this.#usual === undefined ? rate : (this.#usual + rate) / 2
   }
 
-  /** What is to be begun now: the rest of what holds the others up, or the first gap, or the rest of the longest. */
+  /** What is to be begun now: the rest of what holds the others up, or the first gap, or the rest of what is slow. */
   #next(): Next | undefined {
     const { segments, runs, ingest } = this.#options
     const size = this.#options.size()
     if (size === undefined || !segments.cuts(size)) return undefined
     const { prefix } = ingest
     const holder = runs.all.find((run) => run.start <= prefix && prefix <= run.position && !run.over.aborted)
-    const held = holder && this.#restOf(holder, size, SLOW)
+    const held = holder && this.#restOf(holder, size)
     if (held !== undefined) return held
     const gap = runs.firstGap(size)
     if (gap !== undefined) {
@@ -179,16 +179,14 @@ export class Pieces {
       const length = segments.lengthOf(this.#count ?? 0, size - gap.start)
       return { start: gap.start, end: Math.min(gap.end, gap.start + length) }
     }
-    return runs.all.map((run) => this.#restOf(run, size, 1 / SLOW)).find((rest) => rest !== undefined)
+    return runs.all.map((run) => this.#restOf(run, size)).find((rest) => rest !== undefined)
   }
 
   /**
    * What somebody else is to bring of that run's stretch, so that both have done at the same time; undefined where that
    * would not help.
-   *
-   * @param times it must be slower than the others by so much
    */
-  #restOf(run: Run, size: Bytes, times: number): Next | undefined {
+  #restOf(run: Run, size: Bytes): Next | undefined {
     const { segments, runs } = this.#options
     const { now } = segments
     const end = runs.limitOf(run, size)
@@ -197,8 +195,8 @@ export class Pieces {
     if (own === undefined || run.over.aborted || left < WORTH_TAKING_OVER || own * LONG > left)
       return undefined
     const others = runs.all.filter((it) => it !== run).map((it) => it.rate(now) ?? 0)
-    const theirs = Math.max(this.#usual ?? 0, ...others)
-    if (theirs === 0 || own * times > theirs) return undefined
+    const theirs = Math.max(0, ...others) || this.#usual
+    if (theirs === undefined || own * SLOW > theirs) return undefined
     const share = Math.floor((left * own) / (own + theirs))
     return { start: share < WORTH_TAKING_OVER / 4 ? run.taken : run.taken + share, end, from: run }
   }

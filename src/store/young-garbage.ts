@@ -12,13 +12,17 @@ import type { Bytes } from './blob-store.ts'
 /** With 8 MiB V8 still begins to mark by itself (measured), with 2 the scavenges cost more than they save. */
 const EVERY: Bytes = 4 * 1024 * 1024
 
+/** Smaller ones are not worth it; and undici's empty buffer, which comes through here too, is its only one. */
+const WORTH_EMPTYING: Bytes = 1024
+
 let since: Bytes = 0
 
 /** Nobody needs them any more, nor anything that shares their memory: they are empty from now on, some of them. */
 export function giveBack(chunks: readonly Buffer[]): void {
   for (const { buffer, length } of chunks) {
     // What is a part of something larger may have neighbours that are still on their way.
-    if (length === buffer.byteLength && buffer instanceof ArrayBuffer) buffer.transfer(0)
+    const isAllOfIt = length === buffer.byteLength && buffer instanceof ArrayBuffer
+    if (isAllOfIt && length >= WORTH_EMPTYING) buffer.transfer(0)
     else passedThrough(length)
   }
 }

@@ -6,11 +6,14 @@ import { giveBack } from '../../src/store/young-garbage.ts'
 const MiB = 2 ** 20
 
 test('a buffer that is all of its memory is empty when it has passed through; a part of one stays', (t) => {
-  const [whole, shared] = [Buffer.allocUnsafeSlow(1000), Buffer.allocUnsafeSlow(1000).fill(7)]
-  giveBack([whole, shared.subarray(0, 500), shared.subarray(500), Buffer.allocUnsafe(10)])
+  const [whole, shared] = [Buffer.allocUnsafeSlow(8000), Buffer.allocUnsafeSlow(8000).fill(7)]
+  const empty = Buffer.alloc(0)
+  giveBack([whole, shared.subarray(0, 4000), shared.subarray(4000), Buffer.allocUnsafe(10), empty])
   t.equal(whole.length, 0)
   t.equal(whole.buffer.byteLength, 0, 'and its memory is gone')
-  t.ok(shared.equals(Buffer.alloc(1000, 7)), 'somebody may still need the other part')
+  t.ok(shared.equals(Buffer.alloc(8000, 7)), 'somebody may still need the other part')
+  const { detached } = empty.buffer as { detached?: boolean }
+  t.equal(detached, false, 'an empty one is no gain, and may be what somebody always uses for nothing')
   t.end()
 })
 
