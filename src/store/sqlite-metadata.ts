@@ -4,6 +4,7 @@
 import { stat } from 'node:fs/promises'
 import { Kysely } from 'kysely'
 import { migrate, type Tables } from './schema.ts'
+import { RememberedMetadata } from './remembered.ts'
 import { SqlMetadata } from './sql.ts'
 import { openReader, openWriter, sqliteDialect } from './sqlite.ts'
 import { Writer, type WriterOptions } from './writer.ts'
@@ -26,6 +27,7 @@ export async function openMetadata(path: string, options?: WriterOptions): Promi
   } finally {
     await migrating.destroy()
   }
-  const reading = new Kysely<Tables>({ dialect: sqliteDialect(openReader(path)) })
-  return new SqlMetadata(reading, new Writer(path, options))
+  const reader = openReader(path)
+  const reading = new Kysely<Tables>({ dialect: sqliteDialect(reader) })
+  return new RememberedMetadata(new SqlMetadata(reading, new Writer(path, options)), () => reader.version())
 }

@@ -66,6 +66,12 @@ export class Statements implements SqliteDatabase {
     this.prepare(sql).run(parameters)
   }
 
+  /** Another one after each commit by any other connection, of this process or another. */
+  version(): number {
+    const [row] = this.prepare('pragma data_version').all([]) as { data_version: number }[]
+    return row?.data_version ?? NaN
+  }
+
   /** A second time does nothing. */
   close(): void {
     this.#prepared.clear()
