@@ -31,10 +31,12 @@ interface ExchangeFields {
 /** Whoever refuses a body reads this much of it, so that the client gets to read the answer. */
 const MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 
-/** Headers of every answer, errors included. */
-const OWN_HEADERS = new Set(['x-request-id', 'docker-distribution-api-version', 'connection'])
-
 const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,127}$/
+
+const API_VERSION = { 'Docker-Distribution-Api-Version': 'registry/2.0' }
+const REGISTRY_PATH = /^\/v2(?:[/?]|$)/
+
+const nobodyListens = (): void => undefined
 
 export class Exchange {
   readonly request: IncomingMessage
@@ -51,6 +53,11 @@ export class Exchange {
   bytes = 0
   readonly #leave = new AbortController()
   readonly #close: () => void
+  /** Of a body that is given away in one piece. */
+  #whole = 0
+  /** The head says how long the body is. */
+  #measured = false
+  #last = false
   #failure: unknown
 
   constructor(request: IncomingMessage, response: ServerResponse) {
@@ -65,13 +72,9 @@ export class Exchange {
     this.#close = () => resolve(undefined)
     // Without the option a body shorter than its Content-Length would go out silently.
     response.strictContentLength = true
-    response.once('close', () => this.over())
+    response.on('close', () => this.over())
     // Failed writes tell their callbacks; the event is only there to be listened to.
-    response.on('error', () => undefined)
-    response.setHeader('X-Request-Id', this.id)
-    if (/^\/v2(?:[/?]|$)/.test(request.url ?? '')) {
-      response.setHeader('Docker-Distribution-Api-Version', 'registry/2.0')
-    }
+    response.on('error', nobodyListens)
   }
 
   /** Aborted when the client has left before its answer was complete. */
@@ -105,29 +108,46 @@ export class Exchange {
 
   /** Or the answer is complete: it is over either way. */
   over(): void {
-    if (!this.response.writableFinished) this.#leave.abort(new Error('the client has left'))
+    if (this.response.writableFinished) this.bytes += this.#whole
+    else this.#leave.abort(new Error('the client has left'))
     this.#close()
+  }
+
+  /** The connection ends with this answer; too late once its head is out. */
+  endConnection(): void {
+    this.#last = true
   }
 
   /** The head alone, now; the body follows. */
   sendHead(status: number, headers: OutgoingHttpHeaders): void {
-    this.response.writeHead(status, headers)
+    this.#writeHead(status, headers)
     this.response.flushHeaders()
   }
 
   /** A head that is the whole answer: HEAD, 304. */
   sendEmpty(status: number, headers: OutgoingHttpHeaders): void {
-    this.response.writeHead(status, headers).end()
+    this.#writeHead(status, headers)
+    this.response.end()
   }
 
   sendBytes(status: number, headers: OutgoingHttpHeaders, body: Buffer): void {
-    this.response.writeHead(status, { ...headers, 'Content-Length': body.length })
+    this.#writeHead(status, { ...headers, 'Content-Length': body.length })
     if (this.isHead) {
       this.response.end()
       return
     }
-    this.response.end(body, () => {
-      if (this.response.writableFinished) this.bytes += body.length
+    this.#whole = body.length
+    this.response.end(body)
+  }
+
+  /** All of it at once, which is the cheapest for Node: no header is ever set before. */
+  #writeHead(status: number, headers: OutgoingHttpHeaders): void {
+    this.#measured = headers['Content-Length'] !== undefined
+    this.response.writeHead(status, {
+      'X-Request-Id': this.id,
+      ...(REGISTRY_PATH.test(this.request.url ?? '') ? API_VERSION : {}),
+      ...(this.#last ? { Connection: 'close' } : {}),
+      ...headers,
     })
   }
 
@@ -150,10 +170,6 @@ export class Exchange {
       return
     }
     const told = error instanceof OciError ? error : new OciError('UNKNOWN')
-    // What an answer that did not come about left behind must not describe this one.
-    for (const name of this.response.getHeaderNames()) {
-      if (!OWN_HEADERS.has(name)) this.response.removeHeader(name)
-    }
     this.#discardBody()
     this.sendJson(told.status, told, {
       ...headers,
@@ -167,7 +183,7 @@ export class Exchange {
     const { response } = this
     const { socket } = response
     // Where only the end of the connection ends the body (HTTP/1.0), an orderly end would look like success.
-    const endsByClose = !response.chunkedEncoding && !response.hasHeader('content-length')
+    const endsByClose = !response.chunkedEncoding && !this.#measured
     if (endsByClose && socket && !('encrypted' in socket)) socket.resetAndDestroy()
     else response.destroy()
   }
@@ -177,13 +193,13 @@ export class Exchange {
    * `100 Continue` may send its body or not: after that the connection cannot be used.
    */
   #discardBody(): void {
-    const { request, response } = this
+    const { request } = this
     if (!this.hasBody || request.complete) return
     if (
       request.headers.expect !== undefined ||
       Number(request.headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES
     ) {
-      response.setHeader('Connection', 'close')
+      this.endConnection()
       return
     }
     let discarded = 0

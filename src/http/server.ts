@@ -87,6 +87,8 @@ interface Connection {
   last: Promise<void>
   /** The one that came last. */
   request: IncomingMessage | undefined
+  /** The one that is being answered. */
+  answering: Exchange | undefined
   /** The parser has given up on it; nothing more will be read. */
   broken: boolean
 }
@@ -168,9 +170,7 @@ class NodeHttpServer implements HttpServer {
     const { promise: closed, resolve } = Promise.withResolvers<undefined>()
     // Stops listening, and closes the connections on which nothing runs. An error means it never listened.
     this.#server.close(() => resolve(undefined))
-    for (const { response } of this.#running.keys()) {
-      if (!response.headersSent) response.setHeader('Connection', 'close')
-    }
+    for (const exchange of this.#running.keys()) exchange.endConnection()
     await this.#idle(graceMs)
     for (const exchange of this.#running.keys()) exchange.breakOff()
     // Those that never sent a whole request, too: half a head, half a TLS handshake.
@@ -213,6 +213,12 @@ class NodeHttpServer implements HttpServer {
         else sendRawError(socket, new OciError('UNSUPPORTED', { method: 'CONNECT' }, { allow: [] }))
       })
       .on('clientError', (error, socket) => this.#refuseNonsense(error, socket))
+      // Set once for the connection: for each response it would cost more than to find out whose fault it was.
+      .setTimeout(this.#timeouts.idleMs, (socket: Socket) => {
+        const { answering } = this.#connectionOf(socket)
+        if (answering !== undefined) answering.fields.timedOut = true
+        socket.destroy()
+      })
   }
 
   #begin(request: IncomingMessage, response: ServerResponse, answer: typeof serve): void {
@@ -224,6 +230,7 @@ class NodeHttpServer implements HttpServer {
     if (++connection.open > MAX_PIPELINED) request.socket.destroy()
     const done = this.#run(exchange, turn, answer).then(() => {
       connection.open--
+      if (connection.answering === exchange) connection.answering = undefined
       this.#running.delete(exchange)
       report(exchange, this.#options.log, this.#options.metrics)
     })
@@ -231,18 +238,15 @@ class NodeHttpServer implements HttpServer {
   }
 
   async #run(exchange: Exchange, turn: Promise<void>, answer: typeof serve): Promise<void> {
-    const { response } = exchange
     const { socket } = exchange.request
+    const connection = this.#connectionOf(socket)
     try {
       await turn
       // A response that waited for its turn had no socket, and was not told that it closed.
       if (socket.destroyed) exchange.over()
       else {
-        if (this.#draining) response.setHeader('Connection', 'close')
-        response.setTimeout(this.#timeouts.idleMs, () => {
-          exchange.fields.timedOut = true
-          socket.destroy()
-        })
+        if (this.#draining) exchange.endConnection()
+        connection.answering = exchange
         await answer(exchange, this.#services)
       }
     } catch (error) {
@@ -254,7 +258,10 @@ class NodeHttpServer implements HttpServer {
   #connectionOf(socket: Duplex): Connection {
     const known = this.#connections.get(socket)
     if (known) return known
-    const connection: Connection = { open: 0, last: Promise.resolve(), request: undefined, broken: false }
+    const connection: Connection = {
+      ...{ open: 0, last: Promise.resolve(), broken: false },
+      ...{ request: undefined, answering: undefined },
+    }
     this.#connections.set(socket, connection)
     return connection
   }
