@@ -15,7 +15,7 @@ import { loopGoal, spending } from './support/spent.ts'
 import { wrk } from './support/wrk.ts'
 
 const { layer, connections, seconds, rounds } = sized({
-  smoke: { layer: 16, connections: 4, seconds: 1, rounds: 1 },
+  smoke: { layer: 8, connections: 4, seconds: 1, rounds: 1 },
   small: { layer: 128, connections: 8, seconds: 2, rounds: 3 },
   full: { layer: 256, connections: 8, seconds: 4, rounds: 7 },
 })

@@ -5,10 +5,12 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import path from 'node:path'
 import type { Comparison } from './compare.ts'
-import type { Size } from './sizes.ts'
+import { sizes, type Size } from './sizes.ts'
 
 export interface Kept extends Comparison {
   readonly size: Size
+  /** What that, and the command line, meant for the bench. */
+  readonly sizes: Readonly<Record<string, number | string>>
   readonly machine: string
   /** ISO 8601 */
   readonly at: string
@@ -37,7 +39,7 @@ export function writeResults(file: string, results: Results): void {
 /** Beside those that are there. */
 export function keep(file: string, comparison: Comparison, size: Size): void {
   const { [comparison.bench]: older, ...others } = readResults(file)
-  const kept = { ...comparison, size, machine: machine(), at: new Date().toISOString() }
+  const kept = { ...comparison, size, sizes, machine: machine(), at: new Date().toISOString() }
   writeResults(file, { ...others, [comparison.bench]: kept })
 }
 

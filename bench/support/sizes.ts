@@ -24,6 +24,9 @@ export const resultsFile = typeof common.results === 'string' ? common.results :
 export const without: readonly string[] =
   typeof common.without === 'string' ? common.without.split(',').filter((name) => name !== '') : []
 
+/** What {@link sized} said: kept beside what was measured with it. */
+export let sizes: Readonly<Record<string, number | string>> = {}
+
 /**
  * What the command line says, else what the size means.
  *
@@ -46,5 +49,7 @@ export function sized<Values extends Record<string, number | string>>(table: Rec
     if (!(Number(said) >= 0)) throw new Error(`--${name} ${said}: not a number`)
     return [name, Number(said)]
   })
-  return Object.fromEntries(given) as Values
+  const all = Object.fromEntries(given) as Values
+  sizes = all
+  return all
 }

@@ -6,7 +6,7 @@ import { chartOf } from '../../bench/support/chart.ts'
 import { atLeast, atMost } from '../../bench/support/compare.ts'
 import type { Results } from '../../bench/support/results.ts'
 
-const run = { size: 'small', machine: '2 cores', at: '2026-11-21T20:00:00.000Z' } as const
+const run = { size: 'small', sizes: {}, machine: '2 cores', at: '2026-11-21T20:00:00.000Z' } as const
 const results: Results = {
   'hot-blob': {
     ...run,

@@ -34,7 +34,13 @@ test('a bench that reports figures is good, and its figures are kept with its si
   )
   t.equal(outcome.failure, undefined)
   const kept: unknown = JSON.parse(readFileSync(path.join(t.testdirName, 'results.json'), 'utf8'))
-  t.match(kept, { bench: { size: 'smoke', rows: [{ figures: { rounds: 1 } }, { figures: { cpu: null } }] } })
+  t.match(kept, {
+    bench: {
+      size: 'smoke',
+      sizes: { rounds: 1 },
+      rows: [{ figures: { rounds: 1 } }, { figures: { cpu: null } }],
+    },
+  })
 })
 
 test('a bench that crashes is broken, whatever it reported before', async (t) => {
