@@ -92,7 +92,7 @@ export class Fill {
       ...request,
       priority: () => this.#priority,
       onBegin: (attempt) => this.#begin(attempt),
-      onChange: () => this.#changed.wake(),
+      onChange: () => this.#changed.wakeSoon(),
       // What cannot stay is fetched for somebody, or not at all.
       onTransient: () => this.#audience.count > 0 || this.stop(),
       onDiverted: (error) => this.#divert(error),

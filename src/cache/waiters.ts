@@ -4,8 +4,14 @@
  * A change wakes all; each looks for itself whether it was the one it waited for. Between looking and waiting
  * there must be no `await`, then no change is ever missed.
  */
+
+/** Two hundred clients that are woken for each piece of a layer cost more than the layer (measured). */
+const TOGETHER_MS = 4
+
 export class Waiters {
   readonly #waiting = new Set<() => void>()
+  #wokenAt = Number.NEGATIVE_INFINITY
+  #soon: NodeJS.Timeout | undefined
 
   /** @throws the signal's reason */
   wait(signal: AbortSignal): Promise<void> {
@@ -28,9 +34,20 @@ export class Waiters {
   }
 
   wake(): void {
+    clearTimeout(this.#soon)
+    this.#soon = undefined
+    this.#wokenAt = performance.now()
     const woken = [...this.#waiting]
     this.#waiting.clear()
     for (const wake of woken) wake()
+  }
+
+  /** Of changes that come in quick succession the first wakes at once, and the others together. */
+  wakeSoon(): void {
+    if (this.#soon !== undefined) return
+    const waitMs = this.#wokenAt + TOGETHER_MS - performance.now()
+    if (waitMs <= 0) this.wake()
+    else this.#soon = setTimeout(() => this.wake(), waitMs)
   }
 }
 

@@ -11,6 +11,11 @@ const SLICE_MS = 2
 export class Rota {
   readonly #waiting: (() => void)[] = []
 
+  /** The one who runs is among them. */
+  get waiting(): number {
+    return this.#waiting.length
+  }
+
   /** Runs it soon, whatever happens to whoever waits for it. */
   run<Result>(work: () => Result): Promise<Result> {
     return new Promise((resolve, reject) => {
