@@ -5,6 +5,7 @@
  * A reader far ahead of the rest gets a run of its own into the same file, which the others then skip: no byte is
  * asked for twice.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
@@ -26,6 +27,12 @@ import { Waiters } from './waiters.ts'
 const FAR_AHEAD: Bytes = 8 * 1024 * 1024
 const MAX_FAR_RUNS = 4
 const MAX_FAR_FAILURES = 2
+/**
+ * A write costs a thread's waking, however little it writes: after a smaller one what comes in so long is gathered
+ * (a third of the main thread's time at 150 MB/s, measured).
+ */
+const WORTH_WRITING: Bytes = 256 * 1024
+const GATHER_MS = 8
 /** How often it is looked who has become slow. */
 const LOOK_EVERY_MS = 1_000
 /** No layer is larger; a body that has no end must not fill the disk. */
@@ -252,7 +259,7 @@ export class Download {
     try {
       this.#learn(blob.size)
       if (this.#signal !== undefined) this.#pieces?.answered(run, blob.ranged === true, this.#signal)
-      const ended = await this.#receive(run, blob)
+      const ended = await this.#receive(run, blob, signal)
       if (ended && this.#size === undefined) this.#found = run.position
       if (ended && run.position < this.#limit(run)) {
         throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
@@ -268,7 +275,7 @@ export class Download {
   }
 
   /** Returns true when the body came to its end, false when everything wanted was there before. */
-  async #receive(run: Run, { start, size, body }: UpstreamBlob): Promise<boolean> {
+  async #receive(run: Run, { start, size, body }: UpstreamBlob, signal: AbortSignal): Promise<boolean> {
     const isMain = run.kind === 'main'
     if (start > run.position || (start < run.position && !isMain)) {
       if (!isMain) this.#options.origin.segments?.refused()
@@ -299,6 +306,7 @@ export class Download {
       // Where upstream gave no length, its body has to end as well.
       const wait = size === undefined && run.position === this.#size && isMain
       if (this.#limit(run) <= run.position && !wait) return false
+      if (length < WORTH_WRITING) await sleep(GATHER_MS, undefined, { signal }).catch(() => undefined)
     }
     return true
   }
