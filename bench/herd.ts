@@ -17,7 +17,7 @@ const NAME = 'library/herd'
 
 const options = sized({
   smoke: { clients: 10, layer: 8, layers: 5, each: 2, rate: 100, rounds: 1, only: 'layer,limited,image' },
-  small: { clients: 50, layer: 64, layers: 20, each: 3, rate: 100, rounds: 1, only: 'layer,limited,image' },
+  small: { clients: 32, layer: 64, layers: 20, each: 3, rate: 100, rounds: 1, only: 'layer,limited,image' },
   full: { clients: 200, layer: 256, layers: 20, each: 8, rate: 100, rounds: 1, only: 'layer,limited,image' },
 })
 const { clients, layer, layers, each, rate, rounds } = options
