@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import path from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { Agent, request } from 'undici'
 import { evict } from '../../src/cli/evict.ts'
@@ -114,6 +115,18 @@ test('only an nginx at its address, that says so, is told', async (t) => {
     'it asks for more',
   )
   told(t, await from('127.0.0.2', SAYS_SO), 'its own address')
+})
+
+test('who may not read it is not told where it is', async (t) => {
+  const mirror = await start(t)
+  for (const [name, status] of [
+    ['team/other', 404],
+    ['library/app', 503],
+  ] as const) {
+    const answer = await pull(`${mirror.url}/v2/${name}/blobs/${LAYER.digest}`, SAYS_SO)
+    t.equal(answer.status, status)
+    t.notOk('x-accel-redirect' in answer.headers)
+  }
 })
 
 test('nobody is told where nothing was configured', async (t) => {
@@ -277,6 +290,29 @@ test('what was named stays for a minute, and others go in its place', async (t) 
     0,
     'and the account says the same',
   )
+})
+
+test('whatever is evicted meanwhile, what was named is there', async (t) => {
+  const root = path.join(shortDir(t), 'data')
+  const { mirror, offer, pullImage, has } = await openWarehouse(t, { root, config: { server: ON } })
+  const file = path.join(root, '../config.yaml')
+  writeFileSync(file, JSON.stringify({ storage: { root } }))
+  const outcomes = new Set<string | undefined>()
+  for (let round = 0; round < 12; round++) {
+    const name = `library/round${round}`
+    const app = offer(name, [20 * KB])
+    const layer = app.layers[0]!
+    await pullImage(name, app)
+    const evicted = evict({ config: file, to: '0' }, recordedEdge())
+    // Now sooner, now later in the course of it.
+    for (let turns = 0; turns < round * 3; turns++) await turn()
+    const answer = await pull(`${mirror.url}/v2/${name}/blobs/${layer.digest}`, SAYS_SO)
+    t.equal(await evicted, 0)
+    outcomes.add(answer.cache)
+    if ('x-accel-redirect' in answer.headers) t.ok(has(layer), 'it can be opened')
+    else t.ok(isWhole(answer, layer))
+  }
+  t.ok(outcomes.has('hit'), [...outcomes].join())
 })
 
 test('what may be on its way out, or has gone, is not named', async (t) => {

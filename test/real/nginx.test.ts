@@ -1,6 +1,6 @@
 /** Debian's nginx in front, by the file of the README: its clients see what they would see from us. */
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { connect as connect2, type ClientHttp2Session } from 'node:http2'
 import path from 'node:path'
 import { connect as connectTls } from 'node:tls'
@@ -13,6 +13,7 @@ import { digestOf } from '../../src/oci/digest.ts'
 import { makeCertificate, NGINX_CONF, writeNginxConfig } from '../support/nginx.ts'
 import { freePort, missing, Program, shortDir } from '../support/programs.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
+import { BUSYBOX, copyImage, writeLayout } from './image.ts'
 
 const LAYER = content('application/octet-stream', randomBytesOf(3_000_001, 'nginx'))
 const skip = missing('nginx', 'openssl')
@@ -288,6 +289,28 @@ test('a file that nginx cannot open comes from us', { skip }, async (t) => {
   }
   t.equal(mirror.lines.filter(({ accel }) => accel === true).length, 6)
 })
+
+test(
+  'skopeo takes an image there and home again, by HTTPS',
+  { skip: skip || missing('skopeo', 'busybox', 'tar') },
+  async (t) => {
+    const { mirror, port } = await open(t, { push: { anonymous: true } })
+    const dir = shortDir(t)
+    await writeLayout(path.join(dir, 'layout'), [BUSYBOX, { 'bin/tar': { file: '/bin/tar' } }])
+    const there = `docker://localhost:${port}/team/tool:1`
+    for (const [from, to] of [
+      [`oci:${dir}/layout:1`, there],
+      [there, `oci:${dir}/home:1`],
+    ] as const) {
+      const { code, stderr } = await copyImage(from, to)
+      t.equal(code, 0, stderr)
+    }
+    const blobs = (layout: string): string[] => readdirSync(path.join(dir, layout, 'blobs/sha256')).toSorted()
+    t.same(blobs('home'), blobs('layout'))
+    // The config and two layers.
+    t.equal(mirror.lines.filter(({ accel }) => accel === true).length, 3)
+  },
+)
 
 test('the README shows the file', (t) => {
   const readme = readFileSync(path.join(import.meta.dirname, '../../README.md'), 'utf8')
