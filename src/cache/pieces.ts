@@ -15,8 +15,8 @@ import { Run, type Runs, type Stretch } from './runs.ts'
 import type { Segments } from './segments.ts'
 import { Turn } from './turn.ts'
 
-/** Less than that is not worth a request of its own. */
-const WORTH_TAKING_OVER: Bytes = 1024 * 1024
+/** Of a rest, less is not worth waiting for; and by less no rate is told. */
+const WORTH_KEEPING: Bytes = 256 * 1024
 /** What takes longer, and so many times longer than somebody else would, is taken over. */
 const LONG: Milliseconds = 3_000
 /** What a connection that is given up has on its way is lost: for less than that it is not worth it. */
@@ -159,7 +159,7 @@ export class Pieces {
 
   #ended(run: Run): void {
     const brought = run.taken - run.start
-    if (brought < WORTH_TAKING_OVER) return
+    if (brought < WORTH_KEEPING) return
     const rate = brought / Math.max(this.#options.segments.now - run.beganAt, 1)
     this.#usual = this.#usual === undefined ? rate : (this.#usual + rate) / 2
   }
@@ -192,12 +192,11 @@ export class Pieces {
     const end = runs.limitOf(run, size)
     const left = end - run.taken
     const own = run.rate(now)
-    if (own === undefined || run.over.aborted || left < WORTH_TAKING_OVER || own * LONG > left)
-      return undefined
+    if (own === undefined || run.over.aborted || left <= own * LONG) return undefined
     const others = runs.all.filter((it) => it !== run).map((it) => it.rate(now) ?? 0)
     const theirs = Math.max(0, ...others) || this.#usual
     if (theirs === undefined || own * SLOW > theirs) return undefined
     const share = Math.floor((left * own) / (own + theirs))
-    return { start: share < WORTH_TAKING_OVER / 4 ? run.taken : run.taken + share, end, from: run }
+    return { start: share < WORTH_KEEPING ? run.taken : run.taken + share, end, from: run }
   }
 }
