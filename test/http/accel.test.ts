@@ -3,7 +3,6 @@ import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import path from 'node:path'
-import { setImmediate as turn } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { Agent, request } from 'undici'
 import { evict } from '../../src/cli/evict.ts'
@@ -32,6 +31,7 @@ import { KB, openWarehouse } from '../support/warehouse.ts'
 import { replies } from './fakes.ts'
 
 const LAYER = content('application/octet-stream', randomBytesOf(300_000, 'accel'))
+const BLOB = content('application/octet-stream', randomBytesOf(100, 'pushed'))
 const NOTHING = { url: 'http://127.0.0.1:9' }
 const SAYS_SO = { 'x-sendfile-type': 'X-Accel-Redirect' }
 const ON = { port: 0, accelRedirect: '/internal-blobs/' }
@@ -68,34 +68,155 @@ async function metric(mirror: Mirror, line: RegExp): Promise<number> {
   return Number(line.exec(body.toString())?.[1] ?? 0)
 }
 
-test('what is here is named to nginx, with all that it is to say, and counts as pulled and not as sent', async (t) => {
+test('with an nginx in front', async (t) => {
   const mirror = await start(t)
-  const direct = await pull(mirror.blob)
-  bytes(t, direct, 'a program on the same machine, which no nginx is')
-  const answer = await pull(mirror.blob, { ...SAYS_SO, 'x-request-id': 'one' })
-  told(t, answer, 'the way to the file')
-  t.equal(answer.headers['content-length'], '0')
-  for (const name of ['content-type', 'etag', 'docker-content-digest', 'x-cache'])
-    t.equal(answer.headers[name], direct.headers[name], name)
-  t.ok(
-    path.join(mirror.root, 'blobs', placeOf(LAYER.digest).slice(16)) === blobFile(mirror.root, LAYER.digest),
+
+  await t.test(
+    'what is here is named to nginx, with all that it is to say, and counts as pulled and not as sent',
+    async (t) => {
+      const direct = await pull(mirror.blob)
+      bytes(t, direct, 'a program on the same machine, which no nginx is')
+      const answer = await pull(mirror.blob, { ...SAYS_SO, 'x-request-id': 'one' })
+      told(t, answer, 'the way to the file')
+      t.equal(answer.headers['content-length'], '0')
+      for (const name of ['content-type', 'etag', 'docker-content-digest', 'x-cache'])
+        t.equal(answer.headers[name], direct.headers[name], name)
+      t.ok(
+        path.join(mirror.root, 'blobs', placeOf(LAYER.digest).slice(16)) ===
+          blobFile(mirror.root, LAYER.digest),
+      )
+      const lines = (): unknown[] => mirror.lines.filter(({ reqId }) => reqId === 'one')
+      await eventually('it is in the log', () => lines().length > 0)
+      t.match(lines(), [{ accel: true, bytes: 0, status: 200, cache: 'local', digest: LAYER.digest }])
+      t.equal(
+        await metric(mirror, /entrepot_pulls_total\{upstream="local",kind="blob",cache="local"\} (\d+)/),
+        2,
+      )
+      t.equal(
+        await metric(mirror, /entrepot_served_bytes_total\{kind="blob",cache="local"\} (\d+)/),
+        LAYER.bytes.length,
+      )
+    },
   )
-  const lines = (): unknown[] => mirror.lines.filter(({ reqId }) => reqId === 'one')
-  await eventually('it is in the log', () => lines().length > 0)
-  t.match(lines(), [{ accel: true, bytes: 0, status: 200, cache: 'local', digest: LAYER.digest }])
-  t.equal(await metric(mirror, /entrepot_pulls_total\{upstream="local",kind="blob",cache="local"\} (\d+)/), 2)
-  t.equal(
-    await metric(mirror, /entrepot_served_bytes_total\{kind="blob",cache="local"\} (\d+)/),
-    LAYER.bytes.length,
+
+  await t.test('who may not read it is not told where it is', async (t) => {
+    for (const [name, status] of [
+      ['team/other', 404],
+      ['library/app', 503],
+    ] as const) {
+      const answer = await pull(`${mirror.url}/v2/${name}/blobs/${LAYER.digest}`, SAYS_SO)
+      t.equal(answer.status, status)
+      t.notOk('x-accel-redirect' in answer.headers)
+    }
+  })
+
+  await t.test('what nginx would answer in another way comes from us', async (t) => {
+    const get = (headers: Record<string, string>): Promise<Pulled> =>
+      pull(mirror.blob, { ...SAYS_SO, ...headers })
+    const tag = `"${LAYER.digest}"`
+    for (const range of ['bytes=0-', 'bytes=5-9', 'bytes=-7', 'bytes=299999-400000'])
+      told(t, await get({ range }), range)
+    told(t, await get({ range: 'bytes=5-9', 'if-range': tag }), 'the tag that it has')
+    told(t, await get({ 'if-none-match': '"another"' }), 'not the one that the client has')
+
+    const unchanged = await get({ 'if-none-match': tag })
+    t.equal(unchanged.status, 304)
+    t.notOk('x-accel-redirect' in unchanged.headers)
+    const beyond = await get({ range: 'bytes=300000-' })
+    t.same([beyond.status, beyond.headers['content-range']], [416, 'bytes */300000'])
+    t.equal(codeOf(beyond), 'RANGE_INVALID')
+    const parts = await get({ range: 'bytes=0-1,5-6' })
+    t.equal(parts.status, 206)
+    t.match(parts.headers['content-type'], /^multipart\/byteranges/)
+    t.ok(parts.body.includes(LAYER.bytes.subarray(5, 7)))
+    for (const headers of [
+      { range: 'bytes=nonsense' },
+      { range: 'bytes=0-200000,0-200000' },
+      { range: 'bytes=5-9', 'if-range': 'Sat, 21 Nov 2026 10:00:00 GMT' },
+      { range: 'bytes=5-9', 'if-range': '"another"' },
+      { 'if-modified-since': 'Sat, 21 Nov 2099 10:00:00 GMT' },
+      { 'if-unmodified-since': 'Sat, 21 Nov 1999 10:00:00 GMT' },
+      { 'if-match': '"another"' },
+    ] as Record<string, string>[]) {
+      const answer = await get(headers)
+      bytes(t, answer, JSON.stringify(headers))
+      t.equal(answer.status, 200)
+    }
+    bytes(t, await get({ range: 'bytes=,5-9' }), 'one range, oddly written', LAYER.bytes.subarray(5, 10))
+    bytes(
+      t,
+      await get({ range: 'bytes=5-9', 'if-range': LAYER.digest }),
+      'a tag, oddly written',
+      LAYER.bytes.subarray(5, 10),
+    )
+    const empty = await pull(mirror.empty, SAYS_SO)
+    t.same([empty.status, empty.headers['content-length']], [200, '0'])
+    t.notOk('x-accel-redirect' in empty.headers)
+    const head = await pull(mirror.blob, SAYS_SO, 'HEAD')
+    t.equal(head.headers['content-length'], String(LAYER.bytes.length))
+    t.notOk('x-accel-redirect' in head.headers)
+  })
+
+  await t.test('old and impatient connections: HTTP/1.0, and requests that come at once', async (t) => {
+    const { pathname, port } = new URL(mirror.blob)
+    const socket = connect(Number(port), '127.0.0.1')
+    t.teardown(() => socket.destroy())
+    const text: string[] = []
+    socket.setEncoding('latin1').on('data', (some: string) => text.push(some))
+    const get = (target: string, ...more: string[]): string =>
+      [`GET ${target} HTTP/1.1`, 'Host: x', ...more, '', ''].join('\r\n')
+    const ours = 'X-Sendfile-Type: X-Accel-Redirect'
+    socket.write(
+      get(pathname, ours) +
+        get('/v2/') +
+        get(pathname, 'Range: bytes=0-99') +
+        get(pathname, ours, 'Connection: close'),
+    )
+    await once(socket, 'close')
+    const answers = replies(text.join(''))
+    t.same(
+      answers.map(({ status, body, head }) => [
+        status,
+        body.length,
+        /x-accel-redirect: (\S+)/i.exec(head)?.[1],
+      ]),
+      [
+        [200, 0, placeOf(LAYER.digest)],
+        [200, 2, undefined],
+        [206, 100, undefined],
+        [200, 0, placeOf(LAYER.digest)],
+      ],
+    )
+
+    const old = connect(Number(port), '127.0.0.1')
+    let answer = ''
+    old.setEncoding('latin1').on('data', (some: string) => (answer += some))
+    old.write(`GET ${pathname} HTTP/1.0\r\nHost: x\r\n${ours}\r\n\r\n`)
+    await once(old, 'close')
+    t.same(
+      replies(answer).map(({ body, head }) => [body.length, head.includes(placeOf(LAYER.digest))]),
+      [[0, true]],
+    )
+  })
+
+  await t.test(
+    'whoever comes from this machine may be anybody: nothing is pushed for that reason',
+    async (t) => {
+      for (const name of ['mine/app', 'team/app']) {
+        const refused = await pushBlob(`${mirror.url}/v2/${name}`, BLOB)
+        t.same([refused.status, codeOf(refused)], [403, 'DENIED'])
+        t.match(messageOf(refused), /not open to the network/)
+      }
+    },
   )
 })
 
 test('only an nginx at its address, that says so, is told', async (t) => {
-  const mirror = await start(t, { ...ON, host: '0.0.0.0', accelFrom: ['127.0.0.2', '10.0.0.0/8'] })
+  const mirror = await start(t, { ...ON, host: '::', accelFrom: ['127.0.0.2', '10.0.0.0/8'] })
   const from = async (localAddress: string, headers: Record<string, string>): Promise<Pulled> => {
     const dispatcher = new Agent({ localAddress })
     try {
-      const { statusCode: status, ...rest } = await request(mirror.blob.replace('0.0.0.0', '127.0.0.1'), {
+      const { statusCode: status, ...rest } = await request(mirror.blob.replace('[::]', '127.0.0.1'), {
         ...{ headers, dispatcher },
       })
       const body = Buffer.from(await rest.body.arrayBuffer())
@@ -114,121 +235,22 @@ test('only an nginx at its address, that says so, is told', async (t) => {
     await from('127.0.0.2', { 'x-accel-redirect': '/internal-blobs/../../etc/passwd' }),
     'it asks for more',
   )
-  told(t, await from('127.0.0.2', SAYS_SO), 'its own address')
+  told(t, await from('127.0.0.2', SAYS_SO), 'its own address, which arrives as ::ffff:127.0.0.2')
 })
 
-test('who may not read it is not told where it is', async (t) => {
-  const mirror = await start(t)
-  for (const [name, status] of [
-    ['team/other', 404],
-    ['library/app', 503],
-  ] as const) {
-    const answer = await pull(`${mirror.url}/v2/${name}/blobs/${LAYER.digest}`, SAYS_SO)
-    t.equal(answer.status, status)
-    t.notOk('x-accel-redirect' in answer.headers)
-  }
-})
-
-test('nobody is told where nothing was configured', async (t) => {
+test('nobody is told where nothing was configured, and who is on this machine may push', async (t) => {
   const mirror = await start(t, { port: 0 })
   bytes(t, await pull(mirror.blob, SAYS_SO), 'as ever')
+  t.equal((await pushBlob(`${mirror.url}/v2/mine/app`, BLOB)).status, 201)
 })
 
-test('an address of version 4 is known on a listener of version 6', async (t) => {
-  const mirror = await start(t, { ...ON, host: '::' })
-  const blob = mirror.blob.replace('[::]', '127.0.0.1')
-  told(t, await pull(blob, SAYS_SO), 'it arrives as ::ffff:127.0.0.1')
-})
-
-test('what nginx would answer in another way comes from us', async (t) => {
-  const mirror = await start(t)
-  const get = (headers: Record<string, string>): Promise<Pulled> =>
-    pull(mirror.blob, { ...SAYS_SO, ...headers })
-  const tag = `"${LAYER.digest}"`
-  for (const range of ['bytes=0-', 'bytes=5-9', 'bytes=-7', 'bytes=299999-400000'])
-    told(t, await get({ range }), range)
-  told(t, await get({ range: 'bytes=5-9', 'if-range': tag }), 'the tag that it has')
-  told(t, await get({ 'if-none-match': '"another"' }), 'not the one that the client has')
-
-  const unchanged = await get({ 'if-none-match': tag })
-  t.equal(unchanged.status, 304)
-  t.notOk('x-accel-redirect' in unchanged.headers)
-  const beyond = await get({ range: 'bytes=300000-' })
-  t.same([beyond.status, beyond.headers['content-range']], [416, 'bytes */300000'])
-  t.equal(codeOf(beyond), 'RANGE_INVALID')
-  const parts = await get({ range: 'bytes=0-1,5-6' })
-  t.equal(parts.status, 206)
-  t.match(parts.headers['content-type'], /^multipart\/byteranges/)
-  t.ok(parts.body.includes(LAYER.bytes.subarray(5, 7)))
-  for (const headers of [
-    { range: 'bytes=nonsense' },
-    { range: 'bytes=0-200000,0-200000' },
-    { range: 'bytes=5-9', 'if-range': 'Sat, 21 Nov 2026 10:00:00 GMT' },
-    { range: 'bytes=5-9', 'if-range': '"another"' },
-    { 'if-modified-since': 'Sat, 21 Nov 2099 10:00:00 GMT' },
-    { 'if-unmodified-since': 'Sat, 21 Nov 1999 10:00:00 GMT' },
-    { 'if-match': '"another"' },
-  ] as Record<string, string>[]) {
-    const answer = await get(headers)
-    bytes(t, answer, JSON.stringify(headers))
-    t.equal(answer.status, 200)
-  }
-  bytes(t, await get({ range: 'bytes=,5-9' }), 'one range, oddly written', LAYER.bytes.subarray(5, 10))
-  bytes(
-    t,
-    await get({ range: 'bytes=5-9', 'if-range': LAYER.digest }),
-    'a tag, oddly written',
-    LAYER.bytes.subarray(5, 10),
-  )
-  const empty = await pull(mirror.empty, SAYS_SO)
-  t.same([empty.status, empty.headers['content-length']], [200, '0'])
-  t.notOk('x-accel-redirect' in empty.headers)
-  const head = await pull(mirror.blob, SAYS_SO, 'HEAD')
-  t.equal(head.headers['content-length'], String(LAYER.bytes.length))
-  t.notOk('x-accel-redirect' in head.headers)
-})
-
-test('old and impatient connections: HTTP/1.0, and requests that come at once', async (t) => {
-  const mirror = await start(t)
-  const { pathname, port } = new URL(mirror.blob)
-  const socket = connect(Number(port), '127.0.0.1')
-  t.teardown(() => socket.destroy())
-  const text: string[] = []
-  socket.setEncoding('latin1').on('data', (some: string) => text.push(some))
-  const get = (target: string, ...more: string[]): string =>
-    [`GET ${target} HTTP/1.1`, 'Host: x', ...more, '', ''].join('\r\n')
-  const ours = 'X-Sendfile-Type: X-Accel-Redirect'
-  socket.write(
-    get(pathname, ours) +
-      get('/v2/') +
-      get(pathname, 'Range: bytes=0-99') +
-      get(pathname, ours, 'Connection: close'),
-  )
-  await once(socket, 'close')
-  const answers = replies(text.join(''))
-  t.same(
-    answers.map(({ status, body, head }) => [
-      status,
-      body.length,
-      /x-accel-redirect: (\S+)/i.exec(head)?.[1],
-    ]),
-    [
-      [200, 0, placeOf(LAYER.digest)],
-      [200, 2, undefined],
-      [206, 100, undefined],
-      [200, 0, placeOf(LAYER.digest)],
-    ],
-  )
-
-  const old = connect(Number(port), '127.0.0.1')
-  let answer = ''
-  old.setEncoding('latin1').on('data', (some: string) => (answer += some))
-  old.write(`GET ${pathname} HTTP/1.0\r\nHost: x\r\n${ours}\r\n\r\n`)
-  await once(old, 'close')
-  t.same(
-    replies(answer).map(({ body, head }) => [body.length, head.includes(placeOf(LAYER.digest))]),
-    [[0, true]],
-  )
+test('behind an nginx names of `local` are pushed, where anybody may', async (t) => {
+  const config = { server: ON, local: ['team/**'], push: { anonymous: true } }
+  const mirror = await startMirror(t, NOTHING, { config })
+  t.equal((await pushBlob(`${mirror.url}/v2/team/app`, BLOB)).status, 201)
+  const elsewhere = await pushBlob(`${mirror.url}/v2/mine/app`, BLOB)
+  t.equal(elsewhere.status, 403)
+  t.match(messageOf(elsewhere), /open to the network, where only names of `local`/)
 })
 
 test('a miss and those who join it get bytes, whatever upstream says; a hit is named', async (t) => {
@@ -292,29 +314,6 @@ test('what was named stays for a minute, and others go in its place', async (t) 
   )
 })
 
-test('whatever is evicted meanwhile, what was named is there', async (t) => {
-  const root = path.join(shortDir(t), 'data')
-  const { mirror, offer, pullImage, has } = await openWarehouse(t, { root, config: { server: ON } })
-  const file = path.join(root, '../config.yaml')
-  writeFileSync(file, JSON.stringify({ storage: { root } }))
-  const outcomes = new Set<string | undefined>()
-  for (let round = 0; round < 12; round++) {
-    const name = `library/round${round}`
-    const app = offer(name, [20 * KB])
-    const layer = app.layers[0]!
-    await pullImage(name, app)
-    const evicted = evict({ config: file, to: '0' }, recordedEdge())
-    // Now sooner, now later in the course of it.
-    for (let turns = 0; turns < round * 3; turns++) await turn()
-    const answer = await pull(`${mirror.url}/v2/${name}/blobs/${layer.digest}`, SAYS_SO)
-    t.equal(await evicted, 0)
-    outcomes.add(answer.cache)
-    if ('x-accel-redirect' in answer.headers) t.ok(has(layer), 'it can be opened')
-    else t.ok(isWhole(answer, layer))
-  }
-  t.ok(outcomes.has('hit'), [...outcomes].join())
-})
-
 test('what may be on its way out, or has gone, is not named', async (t) => {
   const now = { is: 0 }
   const holds = new Holds(() => now.is)
@@ -347,23 +346,4 @@ test('what may be on its way out, or has gone, is not named', async (t) => {
   t.ok(holds.has(two), 'a reader of ours holds it however long ago it was named')
   held[Symbol.dispose]()
   t.notOk(holds.has(two))
-})
-
-test('whoever comes from this machine may be anybody: nothing is pushed for that reason', async (t) => {
-  const off = await start(t, { port: 0 })
-  const blob = content('application/octet-stream', randomBytesOf(100, 'pushed'))
-  t.equal((await pushBlob(`${off.url}/v2/mine/app`, blob)).status, 201)
-  const on = await start(t, ON)
-  for (const name of ['mine/app', 'team/app']) {
-    const refused = await pushBlob(`${on.url}/v2/${name}`, blob)
-    t.same([refused.status, codeOf(refused)], [403, 'DENIED'])
-    t.match(messageOf(refused), /not open to the network/)
-  }
-  const root = t.testdir()
-  const config = { server: ON, local: ['team/**'], push: { anonymous: true } }
-  const open = await startMirror(t, NOTHING, { root, config })
-  t.equal((await pushBlob(`${open.url}/v2/team/app`, blob)).status, 201)
-  const elsewhere = await pushBlob(`${open.url}/v2/mine/app`, blob)
-  t.equal(elsewhere.status, 403)
-  t.match(messageOf(elsewhere), /open to the network, where only names of `local`/)
 })
