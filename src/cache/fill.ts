@@ -76,6 +76,7 @@ export class Fill {
   readonly #attempts: Attempts
   #attempt: Attempt | undefined
   #askedAt: number | undefined
+  #flows = false
   #ended = false
   /** Keeps the files of all attempts open for whoever may still open a reader, and the blob where it is. */
   readonly #audience = new Audience({ came: () => this.#reorder(), left: () => this.#abandoned() })
@@ -92,7 +93,7 @@ export class Fill {
       ...request,
       priority: () => this.#priority,
       onBegin: (attempt) => this.#begin(attempt),
-      onChange: () => this.#changed.wakeSoon(),
+      onChange: () => this.#grew(),
       // What cannot stay is fetched for somebody, or not at all.
       onTransient: () => this.#audience.count > 0 || this.stop(),
       onDiverted: (error) => this.#divert(error),
@@ -186,6 +187,15 @@ export class Fill {
   /** Gives it up; what is there is kept for the next time. */
   stop(): void {
     this.#abort.abort(new UpstreamError('unreachable', this.origin.upstream.key, 'the download was given up'))
+  }
+
+  /** The first bytes are news, what follows is more of the same. */
+  #grew(): void {
+    if (this.#flows) this.#changed.wakeSoon()
+    else {
+      this.#flows = this.#givesOut
+      this.#changed.wake()
+    }
   }
 
   #reorder(): void {
