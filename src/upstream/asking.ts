@@ -72,6 +72,8 @@ export interface Question {
   readonly headersTimeoutMs?: Milliseconds
   /** Clients have been told to expect what it brings. */
   readonly promised?: boolean | undefined
+  /** One of several at once, and one less would do: a limit that it meets is a limit of those. */
+  readonly spare?: boolean | undefined
   readonly signal: AbortSignal
 }
 
@@ -137,7 +139,8 @@ export class Asking {
       if (isPull(question)) this.#pullSilence.broken()
       return answer
     } catch (error) {
-      throw error instanceof UpstreamError && error.failure === 'busy' ? this.#hush(error) : error
+      const isBusy = error instanceof UpstreamError && error.failure === 'busy'
+      throw isBusy && question.spare !== true ? this.#hush(error) : error
     }
   }
 

@@ -65,7 +65,7 @@ export class Blobs {
     name: RepositoryName,
     digest: Digest,
     range: string | undefined,
-    { promised, signal }: BlobRequest,
+    { promised, onlyPart, signal }: BlobRequest,
   ): Promise<Answer> {
     const question = {
       kind: 'blob' as const,
@@ -73,6 +73,7 @@ export class Blobs {
       path: `blobs/${digest}`,
       headers: range === undefined ? {} : { range },
       promised,
+      spare: onlyPart,
       signal,
     }
     let answer = await this.#asking.ask(question)

@@ -93,7 +93,10 @@ export interface UpstreamManifest {
 export interface BlobRequest {
   readonly from: Bytes
   readonly to?: Bytes
-  /** More than the part is of no use: where upstream gives none, another body comes in its place, or an empty one. */
+  /**
+   * One of several that come at once. More than the part is of no use: where upstream gives none, another body comes in
+   * its place, or an empty one. And a 429 is no reason to leave upstream alone: fewer at once may do.
+   */
   readonly onlyPart?: boolean | undefined
   /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
   readonly size?: Bytes | undefined
