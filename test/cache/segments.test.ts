@@ -1,60 +1,23 @@
 /** Large layers come over several connections, and every byte of them once. */
-import { test, type Test } from 'tap'
+import { test } from 'tap'
 import { Segments } from '../../src/cache/segments.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
-import {
-  eventually,
-  isWhole,
-  pull,
-  settled,
-  simulate,
-  startMirror,
-  type MirrorOptions,
-} from '../support/app.ts'
-import { image, type Content, type Image } from '../support/images.ts'
-import type { UpstreamOptions, UpstreamSimulator } from '../support/upstream.ts'
+import { eventually, isWhole, pull, settled } from '../support/app.ts'
+import { image } from '../support/images.ts'
+import { LARGE, large, layerOf, prepare, ranges } from '../support/segments.ts'
 
 const MiB = 2 ** 20
-
-function large(seed: number, size = 10 * MiB): Image {
-  return image({ layers: [size], seed })
-}
-
-async function prepare(t: Test, images: Image[], options: UpstreamOptions = {}, more: MirrorOptions = {}) {
-  const upstream = await simulate(t, options)
-  const mirror = await startMirror(t, upstream, {
-    cache: { prefetch: 'off' },
-    upstream: { segments: { size: '1MiB', parallel: 4 } },
-    ...more,
-  })
-  for (const [at, it] of images.entries()) {
-    upstream.addImage(`library/large${at}`, '1', it)
-    await pull(`${mirror.url}/v2/library/large${at}/manifests/1`)
-  }
-  const blobUrl = (at: number): string =>
-    `${mirror.url}/v2/library/large${at}/blobs/${layerOf(images[at]!).digest}`
-  return { upstream, mirror, blobUrl }
-}
-
-function layerOf({ blobs }: Image): Content {
-  return blobs.toSorted((a, b) => b.bytes.length - a.bytes.length)[0]!
-}
-
-/** Requests that asked for a stretch of a blob, in the order of what they asked for. */
-function ranges(upstream: UpstreamSimulator): string[] {
-  return upstream.log.of({ kind: 'blob', method: 'GET' }).map(({ headers }) => headers.range ?? 'all')
-}
 
 test('a large layer comes in pieces, several at once, none of them twice', async (t) => {
   const it = large(1)
   const { upstream, mirror, blobUrl } = await prepare(t, [it], { bytesPerSecond: 8 * MiB })
   const pulled = await pull(blobUrl(0))
   t.ok(isWhole(pulled, layerOf(it)))
-  t.equal(pulled.headers['content-length'], String(10 * MiB))
+  t.equal(pulled.headers['content-length'], String(LARGE))
   await settled(mirror)
   t.ok(upstream.log.maxConcurrent('blob') >= 3, `${upstream.log.maxConcurrent('blob')} at once`)
   t.ok(upstream.log.maxConcurrent('blob') <= 4)
-  t.equal(upstream.log.bytesSent('blob'), 10 * MiB, 'every byte once')
+  t.equal(upstream.log.bytesSent('blob'), LARGE, 'every byte once')
   t.equal(ranges(upstream)[0], 'bytes=0-262143', 'the first is small, so that the others can begin')
 })
 
@@ -71,7 +34,7 @@ test('an upstream that ignores ranges sends each layer whole, once, and is not a
   upstream.fault({ kind: 'blob' }, { ignoreRange: true })
   for (const [at, it] of images.entries()) t.ok(isWhole(await pull(blobUrl(at)), layerOf(it)))
   t.same(ranges(upstream), ['bytes=0-262143', 'all'])
-  t.equal(upstream.log.bytesSent('blob'), 20 * MiB)
+  t.equal(upstream.log.bytesSent('blob'), 2 * LARGE)
 })
 
 test('an upstream that stops honouring ranges in the middle costs no byte of what is here', async (t) => {
@@ -84,22 +47,17 @@ test('an upstream that stops honouring ranges in the middle costs no byte of wha
   t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)))
 })
 
-test('pieces that are refused, cut or limited are fetched by those that go on', async (t) => {
-  for (const behaviour of [
-    { status: 503 },
-    { status: 429 },
-    { status: 416 },
-    { dropAfterBytes: 100_000 },
-    { status: 500 },
-  ]) {
-    const it = large(6)
-    const { upstream, blobUrl } = await prepare(t, [it], { bytesPerSecond: 16 * MiB })
-    let asked = 0
-    upstream.fault({ kind: 'blob', times: 2, when: () => ++asked > 1 }, behaviour)
-    const pulled = await pull(blobUrl(0))
-    t.ok(isWhole(pulled, layerOf(it)), JSON.stringify(behaviour))
-    t.ok(upstream.log.bytesSent('blob') <= 10 * MiB * 1.1, `${upstream.log.bytesSent('blob')} bytes`)
-  }
+test('a limit that pieces meet is theirs alone', async (t) => {
+  const it = large(21)
+  const { upstream, mirror, blobUrl } = await prepare(t, [it], { bytesPerSecond: 16 * MiB })
+  upstream.addImage('library/other', '1', image({ layers: [1000], seed: 22 }))
+  const ofTheInside = ({ headers }: { headers: { range?: string | undefined } }): boolean =>
+    /^bytes=[1-9]/.test(headers.range ?? '')
+  upstream.fault({ kind: 'blob', when: ofTheInside, times: 3 }, { status: 429, retryAfter: 60 })
+  const pulled = pull(blobUrl(0))
+  await upstream.log.until((log) => log.count({ kind: 'blob', status: 429 }) === 3)
+  t.equal((await pull(`${mirror.url}/v2/library/other/manifests/1`)).status, 200, 'upstream is asked as ever')
+  t.ok(isWhole(await pulled, layerOf(it)))
 })
 
 test('wrong bytes in a piece are found, and never make a whole blob', async (t) => {
@@ -122,11 +80,11 @@ test('all layers at once take no more connections than they may, and each is who
   const pulled = await Promise.all(images.map((_it, at) => pull(blobUrl(at))))
   for (const [at, it] of images.entries()) t.ok(isWhole(pulled[at]!, layerOf(it)))
   t.ok(upstream.log.maxConcurrent('blob') <= 4, 'two of six are kept for manifests')
-  t.equal(upstream.log.bytesSent('blob') <= 42 * MiB, true)
+  t.equal(upstream.log.bytesSent('blob') <= 4.2 * LARGE, true)
 })
 
 test('whoever asks takes the turn of a further piece', async (t) => {
-  const [slow, quick] = [large(12, 20 * MiB), image({ layers: [1000], seed: 13 })]
+  const [slow, quick] = [large(12, 12 * MiB), image({ layers: [1000], seed: 13 })]
   const { upstream, blobUrl } = await prepare(
     t,
     [slow, quick],
@@ -139,6 +97,67 @@ test('whoever asks takes the turn of a further piece', async (t) => {
   await eventually('both turns are taken', () => upstream.log.maxConcurrent('blob') === 2)
   t.ok(isWhole(await pull(blobUrl(1)), layerOf(quick)))
   leave.abort()
+})
+
+test('the others wait until the first has been given the part that it asked for', async (t) => {
+  const it = large(14)
+  const { upstream, blobUrl } = await prepare(t, [it])
+  upstream.fault({ kind: 'blob', method: 'GET', nth: 1 }, { latencyMs: 150 })
+  t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)))
+  const [first, second] = upstream.log.of({ kind: 'blob', method: 'GET' }).map(({ startedAt }) => startedAt)
+  t.ok(second! - first! >= 150)
+})
+
+test('pieces that are wrong are fetched once more in one, and that upstream gives no more pieces', async (t) => {
+  const images = [large(15), large(16)]
+  const { upstream, blobUrl } = await prepare(t, images)
+  const ofTheInside = ({ headers }: { headers: { range?: string | undefined } }): boolean =>
+    /^bytes=[1-9]/.test(headers.range ?? '')
+  upstream.fault({ kind: 'blob', when: ofTheInside }, { corrupt: 'tail' })
+  t.ok(isWhole(await pull(blobUrl(0)), layerOf(images[0]!)))
+  t.equal(ranges(upstream).at(-1), 'all')
+  upstream.log.clear()
+  t.ok(isWhole(await pull(blobUrl(1)), layerOf(images[1]!)))
+  t.same(ranges(upstream), ['all'])
+})
+
+test('a large layer leaves turns to another one', async (t) => {
+  const images = [large(18, 8 * MiB), large(19, 8 * MiB)]
+  const { upstream, blobUrl } = await prepare(
+    t,
+    images,
+    { bytesPerSecond: 2 * MiB },
+    { upstream: { segments: { size: '1MiB', parallel: 4 }, maxConnections: 6 } },
+  )
+  const running = (at: number): number =>
+    upstream.log.of(({ kind, ref, endedAt }) => {
+      return kind === 'blob' && ref === layerOf(images[at]!).digest && endedAt === undefined
+    }).length
+  const leave = new AbortController()
+  const pulls = images.map((_it, at) => async () => {
+    await fetch(blobUrl(at), { signal: leave.signal }).then((answer) => answer.arrayBuffer())
+  })
+  const first = pulls[0]!()
+  first.catch(() => undefined)
+  await upstream.log.until(() => running(0) === 4)
+  const second = pulls[1]!()
+  second.catch(() => undefined)
+  await upstream.log.until(() => running(0) === 2 && running(1) === 2)
+  t.pass('two each')
+  leave.abort()
+  await Promise.allSettled([first, second])
+})
+
+test('layers from where a registry sends us come in pieces, each by an address of its own', async (t) => {
+  const it = large(20)
+  const { upstream, mirror, blobUrl } = await prepare(t, [it], { bytesPerSecond: 16 * MiB, cdn: {} })
+  t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)))
+  await settled(mirror)
+  const asked = ranges(upstream)
+  const given = upstream.log.of({ kind: 'cdn' }).map(({ headers }) => headers.range ?? 'all')
+  t.ok(asked.length > 4)
+  t.same(given.toSorted(), asked.toSorted())
+  t.equal(upstream.log.bytesSent('cdn'), LARGE)
 })
 
 test('what an upstream cannot bear is asked of it no more, for a while', (t) => {
