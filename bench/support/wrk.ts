@@ -16,11 +16,10 @@ export interface Load {
   readonly errors: number
 }
 
-interface LoadOptions {
+export interface LoadOptions {
   readonly connections: number
   readonly seconds: number
   readonly headers?: readonly string[]
-  readonly method?: 'GET' | 'HEAD'
 }
 
 const UNITS: Record<string, number> = { us: 0.001, ms: 1, s: 1000, m: 60_000 }
@@ -29,11 +28,10 @@ const SIZES: Record<string, number> = { B: 1, KB: 2 ** 10, MB: 2 ** 20, GB: 2 **
 export async function wrk(url: string, options: LoadOptions): Promise<Load> {
   const command = findCommand('wrk')
   if (command === undefined) throw new Error('wrk is not installed')
-  const { connections, seconds, headers = [], method = 'GET' } = options
+  const { connections, seconds, headers = [] } = options
   const { stdout } = await promisify(execFile)(command, [
     ...['-t', '1', '-c', String(connections), '-d', `${String(seconds)}s`, '--timeout', '60s', '--latency'],
     ...headers.flatMap((header) => ['-H', header]),
-    ...(method === 'HEAD' ? ['-s', new URL('head.lua', import.meta.url).pathname] : []),
     url,
   ])
   const [, read, unit] = /requests in [\d.]+\w+, ([\d.]+)(\w+) read/.exec(stdout) ?? []
