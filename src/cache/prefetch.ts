@@ -17,6 +17,8 @@ type PrefetchMode = 'layers' | 'config' | 'off'
 
 /** Cold layers asked for before the others follow. */
 const LAYERS_THAT_TELL = 2
+/** Whether a config is here is not looked at again so soon: a hot manifest is asked for thousands of times a second. */
+const LOOK_AGAIN_MS = 10_000
 /** No runtime takes more layers; a manifest that names thousands is no reason to fetch them. */
 const MOST_AHEAD = 128
 
@@ -32,6 +34,8 @@ export class Prefetch {
   readonly #log: Logger
   /** By repository and layer: the image last served that has it. */
   readonly #images = new LRUCache<string, Image>({ max: 20_000 })
+  /** By repository and config: it is here, or was started. */
+  readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })
 
   constructor(options: { blobs: Pick<BlobCache, 'ahead'>; mode: () => PrefetchMode; log: Logger }) {
     this.#blobs = options.blobs
@@ -43,7 +47,7 @@ export class Prefetch {
   manifestServed(repository: MirroredName, content: ManifestContent): void {
     const mode = this.#mode()
     if (mode === 'off' || content.kind !== 'image') return
-    if (content.config !== undefined) void this.#start(repository, [content.config])
+    if (content.config !== undefined) this.#startConfig(repository, content.config)
     if (mode !== 'layers') return
     const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
     // A herd counts together. What was started already is another pull's: something may be missing again.
@@ -63,6 +67,13 @@ export class Prefetch {
       repository,
       image.layers.filter((layer) => !image.asked.has(layer.digest)).slice(0, MOST_AHEAD),
     )
+  }
+
+  #startConfig(repository: MirroredName, config: Descriptor): void {
+    const key = imageKey(repository, config.digest)
+    if (this.#configs.has(key)) return
+    this.#configs.set(key, true)
+    void this.#start(repository, [config])
   }
 
   /** One after the other: they queue in the order in which a client will ask for them. */
