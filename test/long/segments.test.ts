@@ -1,7 +1,7 @@
 /** Pieces that an upstream does not give as they were asked for: the layer comes all the same. */
 import { test } from 'tap'
 import { isWhole, pull } from '../support/app.ts'
-import { LARGE, large, layerOf, prepare } from '../support/segments.ts'
+import { LARGE, large, layerOf, prepare, ranges } from '../support/segments.ts'
 import type { Behaviour } from '../support/upstream-rules.ts'
 
 const MiB = 2 ** 20
@@ -39,6 +39,7 @@ test('pieces of something else than what was asked for are thrown away, and cost
     // The first is as it should be, and so is the one that goes on.
     upstream.fault({ kind: 'blob', when: () => (asked += 1) > 1 && asked < 5 }, behaviour)
     t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)), JSON.stringify(behaviour))
+    t.notOk(ranges(upstream).includes('all'), 'nobody asks for all of it in place of a part')
     // What of three bodies was in sockets is lost.
     t.ok(upstream.log.bytesSent('blob') <= LARGE + 3 * MiB, `${upstream.log.bytesSent('blob')} bytes`)
   }
