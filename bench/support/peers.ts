@@ -35,6 +35,11 @@ export async function startRegistries(names: readonly string[], upstream?: strin
   const starters: Record<string, StartPeer | undefined> = {
     entrepot: (from) => startEntrepot('entrepot', from),
     'entrepot-pump': (from) => startEntrepot('entrepot-pump', from, { server: { sendfile: false } }),
+    // Each layer over one connection.
+    'entrepot-whole': (from = 'http://127.0.0.1:9') =>
+      startEntrepot('entrepot-whole', from, {
+        upstreams: { 'docker.io': { url: from, default: true, segments: { parallel: 1 } } },
+      }),
     'entrepot-accel': startEntrepotBehindNginx,
     'docker-registry': startDockerRegistry,
     distribution: startDistribution,
