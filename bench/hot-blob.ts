@@ -6,6 +6,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { atLeast, atMost, compare, ratioToBest, report, type Goal, type Row } from './support/compare.ts'
 import { REGISTRIES, startRegistries, type Peer } from './support/peers.ts'
@@ -40,7 +41,7 @@ for (const peer of registries) {
 
 const rows = await compare(registries, rounds, async (peer) => {
   const { result, cpuSeconds, figures } = await spending(peer, () =>
-    wrk(peer.url + target, { connections, seconds }),
+    wrk(peer.url + target, { connections, seconds, threads: Math.min(connections, availableParallelism()) }),
   )
   if (result.errors > 0) throw new Error(`${peer.name}: ${String(result.errors)} errors`)
   return {
