@@ -50,7 +50,7 @@ const GATHER_LENGTH = 64 * 1024
 
 /**
  * A line after a silence leaves at once, those that follow it closely leave together: a write for each would cost
- * more than all else about it. Before the process ends, `flush` or `flushSync`.
+ * more than all else about it. None is lost when the process ends in its own way, nor by `process.exit`.
  */
 class StandardOutput {
   // Not synchronous: a slow reader of the log must not stop the server. With a length of at least one, `flush`
@@ -58,6 +58,15 @@ class StandardOutput {
   readonly #output = destination({ dest: 1, sync: false, minLength: 1 })
   #lines = ''
   #timer: NodeJS.Timeout | undefined
+
+  constructor() {
+    // pino has it flushed when the process ends, in whatever way: then what waits here has to be in it.
+    const flushSync = this.#output.flushSync.bind(this.#output)
+    this.#output.flushSync = () => {
+      this.#give()
+      flushSync()
+    }
+  }
 
   write(line: string): void {
     this.#lines += line
@@ -77,7 +86,6 @@ class StandardOutput {
 
   /** pino calls it after a line that is fatal. */
   flushSync(): void {
-    this.#give()
     this.#output.flushSync()
   }
 

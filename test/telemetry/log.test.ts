@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process'
+import { text } from 'node:stream/consumers'
 import { test } from 'tap'
 import { createLog } from '../../src/telemetry/log.ts'
 
@@ -69,4 +71,25 @@ test('for a person the line is readable', async (t) => {
   log.warn({ warning: 'mind the gap', password: 'hunter2' }, 'configuration')
   t.match(lines.join(''), /WARN.*: configuration\n.*warning: "mind the gap"/)
   t.notMatch(lines.join(''), /hunter2/)
+})
+
+test('lines that wait for others leave also when the process ends at once', async (t) => {
+  const log = new URL('../../src/telemetry/log.ts', import.meta.url).href
+  const script = `
+    import { createLog } from ${JSON.stringify(log)}
+    const log = createLog({ level: 'info' })
+    for (let i = 0; i < 5; i++) log.info({ i }, 'line')
+    setTimeout(() => {
+      log.info({ i: 5 }, 'line')
+      process.exit(1)
+    })`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+    stdio: 'pipe',
+    timeout: 20_000,
+  })
+  const lines = (await text(child.stdout)).trimEnd().split('\n')
+  t.same(
+    lines.map((line) => (JSON.parse(line) as { i: number }).i),
+    [0, 1, 2, 3, 4, 5],
+  )
 })
