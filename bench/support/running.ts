@@ -48,7 +48,8 @@ async function ending(options: RunOptions): Promise<string | undefined> {
       // Nobody is left in it.
     }
   }
-  process.on('exit', killGroup)
+  // Before whoever removes the folders that it works in.
+  process.prependListener('exit', killGroup)
   let late = false
   const timer = setTimeout(() => {
     late = true
