@@ -4,7 +4,8 @@
  * through entrepot (also with one connection to each layer), through registries as mirrors, and through nginx as a cache.
  *
  *     node bench/cold.ts [--smoke | --full] [--layer 160] [--layers 6] [--each 48] [--connection 20] [--all 150]
- *                        [--rounds 3] [--only layer,image,limited,unlimited] [--without docker-registry,nginx]
+ *                        [--warmUps 1] [--rounds 2]
+ *                        [--only layer,image,limited,unlimited] [--without docker-registry,nginx]
  *                                                                                                    (MiB, MB/s)
  */
 import { readdirSync } from 'node:fs'
@@ -24,11 +25,11 @@ const TYPE = 'application/vnd.oci.image.manifest.v1+json'
 
 const only = 'layer,image,limited,unlimited'
 const options = sized({
-  smoke: { layer: 40, layers: 3, each: 8, connection: 100, all: 300, rounds: 1, only },
-  small: { layer: 160, layers: 6, each: 24, connection: 20, all: 150, rounds: 2, only },
-  full: { layer: 160, layers: 6, each: 48, connection: 20, all: 150, rounds: 5, only },
+  smoke: { layer: 40, layers: 3, each: 8, connection: 100, all: 300, warmUps: 0, rounds: 1, only },
+  small: { layer: 160, layers: 6, each: 24, connection: 20, all: 150, warmUps: 1, rounds: 2, only },
+  full: { layer: 160, layers: 6, each: 48, connection: 20, all: 150, warmUps: 2, rounds: 5, only },
 })
-const { layer, layers, each, connection, all, rounds } = options
+const { layer, layers, each, connection, all, warmUps, rounds } = options
 const parts = options.only.split(',')
 
 await using source = await ColdSource.start()
@@ -50,7 +51,11 @@ const direct: Peer = {
 const candidates = [direct, ...registries]
 
 let images = 0
-for (const peer of candidates) await pullCold(peer, [4 * MiB], { lanes: 1, check: true })
+// What runs for the first time is not what runs for hours.
+for (const peer of candidates) {
+  await pullCold(peer, [4 * MiB], { lanes: 1, check: true })
+  for (let warm = 0; warm < warmUps; warm++) await pullCold(peer, [layer * MiB], { lanes: 1 })
+}
 
 const eachConnection = `${String(connection)} MB/s a connection`
 if (parts.includes('layer')) {
