@@ -135,7 +135,7 @@ class Sender {
       this.#took(position - start)
     }
     if (position === limit) return { position, next: undefined }
-    const length = fs.readSync(descriptor, this.#small, 0, Math.min(SMALL, end - position), position)
+    const length = fs.readSync(descriptor, this.#small, 0, Math.min(SMALL, limit - position), position)
     return { position, next: this.#small.subarray(0, length) }
   }
 

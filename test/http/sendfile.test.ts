@@ -252,6 +252,22 @@ test('what is not in memory is read the ordinary way', async (t) => {
   t.ok(reads > 8)
 })
 
+test('nor does the small piece after a full socket reach beyond what is in memory', async (t) => {
+  const kernel = await openKernel()
+  const asked: number[] = []
+  let known = 0
+  await sentBy(t, {
+    // The first piece alone, and of that the socket takes all but a little.
+    isResident: (_file, position, count) => {
+      asked.push(position)
+      if (asked.length === 1) known = position + count
+      return asked.length === 1
+    },
+    sendFile: (socket, file, position, count) => kernel!.sendFile(socket, file, position, count - 100),
+  })
+  t.same(asked.slice(1, 3), [known, known], 'the next one begins where that ends')
+})
+
 test('a socket that never takes a file still gets all of it', async (t) => {
   const { calls } = await sentBy(t, { sendFile: () => 0 })
   t.ok(calls > 100)
