@@ -154,11 +154,19 @@ function match(path: string): { row: EndpointRow; name: string; value: string } 
     // ['', 'v2', …name, …tail]
     const nameEnd = components.length - row.tail.length
     if (nameEnd < 3 || components[0] !== '' || components[1] !== 'v2') continue
-    const end = components.slice(nameEnd)
-    if (row.tail.some((word, at) => word !== '<value>' && word !== end[at])) continue
-    return { row, name: components.slice(2, nameEnd).join('/'), value: end.at(-1) ?? '' }
+    if (!endsWith(components, row.tail)) continue
+    return { row, name: components.slice(2, nameEnd).join('/'), value: components.at(-1) ?? '' }
   }
   return undefined
+}
+
+/** From the right, where they differ most. */
+function endsWith(components: readonly string[], tail: readonly string[]): boolean {
+  for (let back = 1; back <= tail.length; back++) {
+    const word = tail.at(-back)
+    if (word !== '<value>' && word !== components.at(-back)) return false
+  }
+  return true
 }
 
 /** Once, before anything is matched: `%2F` in a name is a slash, `%252F` is not. */

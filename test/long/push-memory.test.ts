@@ -32,7 +32,7 @@ test('a layer of 1 GiB is taken in less than 250 MB', { skip: process.platform !
     dir: t.testdir(),
     config: { local: ['team/**'], upstreams: { 'docker.io': { url: 'http://127.0.0.1:9', default: true } } },
     env: { MALLOC_ARENA_MAX: '2' },
-    execArgv: ['--max-semi-space-size=2', '--heap-growing-percent=30', '--expose-gc'],
+    execArgv: ['--max-semi-space-size=8', '--heap-growing-percent=30', '--expose-gc'],
   })
   const pid = entrepot.program.pid ?? 0
   const idle = peakResident(pid)

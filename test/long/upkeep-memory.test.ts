@@ -49,7 +49,7 @@ test(
     // As `npm start` does it.
     const start = async (name: string) => {
       const options = { dir: join(dir, name), config }
-      const execArgv = ['--max-semi-space-size=2', '--heap-growing-percent=30', '--expose-gc']
+      const execArgv = ['--max-semi-space-size=8', '--heap-growing-percent=30', '--expose-gc']
       const server = await Entrepot.start(t, { ...options, env: { MALLOC_ARENA_MAX: '2' }, execArgv })
       const command = async (...line: string[]): Promise<void> => {
         const { code, stderr } = await entrepot(options, ...line)
