@@ -5,8 +5,11 @@ import { createHash, type Hash } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
 import type { HerdOrder, Pulled } from './herd.ts'
 
-/** All sockets read into it: what is read is looked at before anybody else reads. */
-const buffer = Buffer.allocUnsafeSlow(512 * 1024)
+/**
+ * All sockets read into it: what is read is looked at before anybody else reads. A larger one would be unfair: the
+ * event loop stays with a socket for 32 buffers, while there is more.
+ */
+const buffer = Buffer.allocUnsafeSlow(64 * 1024)
 const HEAD_END = Buffer.from('\r\n\r\n')
 
 /** A connection on which one request follows the other. */

@@ -1,19 +1,21 @@
 /**
- * Turns on the event loop, for work that many connections have at once: one after the other, in the order in which
- * they came, and between some of them everybody else.
+ * Turns on the event loop, for work that many connections have at once, in the order in which they came: a few in each
+ * round of the loop, and where many wait, one.
  *
- * A socket that has room can be filled for a millisecond; two hundred of them must not be filled in one go.
+ * A socket that has room can be filled for a millisecond; two hundred of them must not be filled in one go, nor all
+ * that follows from it happen before anybody else is heard.
  */
 
-/** Of one round of the loop. A single turn may take longer, so turns have to be short. */
+const FEW = 16
+/** Of one round, for a few. A single turn may take longer, so turns have to be short. */
 const SLICE_MS = 2
 
 export class Rota {
   readonly #waiting: (() => void)[] = []
 
-  /** The one who runs is among them. */
-  get waiting(): number {
-    return this.#waiting.length
+  /** Many wait. */
+  get crowded(): boolean {
+    return this.#waiting.length > FEW
   }
 
   /** Runs it soon, whatever happens to whoever waits for it. */
@@ -32,12 +34,11 @@ export class Rota {
 
   readonly #round = (): void => {
     const until = performance.now() + SLICE_MS
-    while (this.#waiting.length > 0) {
+    do {
       this.#waiting[0]?.()
       // Not before it has run: who comes meanwhile must not order a second round.
       this.#waiting.shift()
-      if (performance.now() >= until) break
-    }
+    } while (this.#waiting.length > 0 && !this.crowded && performance.now() < until)
     if (this.#waiting.length > 0) setImmediate(this.#round)
   }
 }

@@ -19,7 +19,6 @@ const PIECE = 512 * 1024
 const TURN = 4 * 1024 * 1024
 /** Where many wait: of sockets that have room for more, and some always have, none is to get ahead of the others. */
 const SHARE = 1024 * 1024
-const MANY = 16
 const SMALL = 16 * 1024
 /** A call from memory takes a millisecond or two. */
 const SLOW_MS = 20
@@ -123,7 +122,7 @@ class Sender {
     const { kernel, signal } = this.#options
     signal.throwIfAborted()
     const socket = descriptorOf(this.#response)
-    const most = start + (rota.waiting > MANY ? SHARE : TURN)
+    const most = start + (rota.crowded ? SHARE : TURN)
     const limit = this.#isSlow ? start : residentTo(kernel, descriptor, start, Math.min(end, most))
     if (limit === start) return { position: start, next: 'read' }
     let position = start
