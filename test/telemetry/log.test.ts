@@ -88,8 +88,25 @@ test('lines that wait for others leave also when the process ends at once', asyn
     timeout: 20_000,
   })
   const lines = (await text(child.stdout)).trimEnd().split('\n')
+  // What was on its way may come behind what left in the end.
+  t.same(lines.map((line) => (JSON.parse(line) as { i: number }).i).toSorted(), [0, 1, 2, 3, 4, 5])
+})
+
+test('of a burst of lines all are there, and in order, once they are flushed', async (t) => {
+  const log = new URL('../../src/telemetry/log.ts', import.meta.url).href
+  const script = `
+    import { createLog, flushed } from ${JSON.stringify(log)}
+    const log = createLog({ level: 'info' })
+    for (let line = 0; line < 1000; line++) log.info({ line, text: 'x'.repeat(200) }, 'served')
+    await flushed(log)
+    process.exit(0)`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+    stdio: 'pipe',
+    timeout: 20_000,
+  })
+  const lines = (await text(child.stdout)).trimEnd().split('\n')
   t.same(
-    lines.map((line) => (JSON.parse(line) as { i: number }).i),
-    [0, 1, 2, 3, 4, 5],
+    lines.map((line) => (JSON.parse(line) as { line: number }).line),
+    Array.from({ length: 1000 }, (_, line) => line),
   )
 })
