@@ -33,7 +33,9 @@ async function setUp(
   /** The tag is written down: a later look finds it. */
   const warm = async () => {
     await get()
-    await eventually('the tag is kept', async () => (await get()).cache === 'hit')
+    // What was committed may be seen before the pull that brought it has heard of it, and so has ended.
+    const isHit = async () => (await get()).cache === 'hit'
+    await eventually('the tag is kept', async () => (await isHit()) && (await isHit()) && (await isHit()))
   }
   return { upstream, mirror, clock, first, get, head, asked, warm, base }
 }

@@ -247,7 +247,8 @@ for (const [how, size, clients] of [
   test(`a layer whose upstream is lost half-way (${how}) comes to its end from the fallback`, async (t) => {
     const { hub, spare, mirror, layer, url } = await setUp(t, {
       size,
-      upstream: { timeouts: { idle: '300ms' } },
+      // One stream, of which it is plain what was lost.
+      upstream: { timeouts: { idle: '300ms' }, segments: { parallel: 1 } },
     })
     t.equal((await pull(url.tag)).status, 200)
     const half: Behaviour = how === 'hang' ? { hang: 'midBody' } : { dropAfterBytes: size / 2, how }
@@ -272,6 +273,24 @@ for (const [how, size, clients] of [
     t.match(await pullSame(url.layer, layer), { same: true, cache: 'hit' })
   })
 }
+
+test('a layer that comes in pieces, whose upstream breaks all of them off, comes to its end from the fallback', async (t) => {
+  const size = 32 * MiB
+  const { hub, spare, mirror, layer, url } = await setUp(t, {
+    size,
+    upstream: { segments: { size: '4MiB', parallel: 4 } },
+  })
+  t.equal((await pull(url.tag)).status, 200)
+  const sent = { kind: 'blob', ref: layer.digest } as const
+  hub.fault(sent, { dropAfterBytes: MiB })
+  const pulled = await Promise.all(Array.from({ length: 8 }, () => pullSame(url.layer, layer)))
+  t.ok(pulled.every(({ status, same, broken }) => status === 200 && same && !broken))
+  const [first, second] = [hub.log.bytesSent(sent), spare.log.bytesSent(sent)]
+  t.ok(second > 0, `${first} bytes from the upstream itself, ${second} from the fallback`)
+  t.ok(first + second <= size * 1.1, 'hardly any twice')
+  await settled(mirror)
+  t.match(await pullSame(url.layer, layer), { same: true, cache: 'hit' })
+})
 
 test('a fallback that ignores Range, or has not got the layer, does no harm to its rest', async (t) => {
   const size = 8 * MiB

@@ -6,41 +6,42 @@ import type { Behaviour } from '../support/upstream-rules.ts'
 
 const MiB = 2 ** 20
 
-test('pieces that are refused, cut or limited are fetched by those that go on', async (t) => {
-  for (const behaviour of [
-    { status: 503 },
-    { status: 429 },
-    { status: 416 },
-    { dropAfterBytes: 100_000 },
-    { status: 500 },
-  ]) {
+for (const behaviour of [
+  { status: 503 },
+  { status: 429 },
+  { status: 416 },
+  { dropAfterBytes: 100_000 },
+  { status: 500 },
+]) {
+  const what = JSON.stringify(behaviour)
+  test(`pieces that are refused, cut or limited are fetched by those that go on: ${what}`, async (t) => {
     const it = large(6)
     const { upstream, blobUrl } = await prepare(t, [it], { bytesPerSecond: 16 * MiB })
     let asked = 0
     upstream.fault({ kind: 'blob', times: 2, when: () => ++asked > 1 }, behaviour)
     const pulled = await pull(blobUrl(0))
-    t.ok(isWhole(pulled, layerOf(it)), JSON.stringify(behaviour))
+    t.ok(isWhole(pulled, layerOf(it)))
     t.ok(upstream.log.bytesSent('blob') <= LARGE * 1.1, `${upstream.log.bytesSent('blob')} bytes`)
-  }
-})
+  })
+}
 
-test('pieces of something else than what was asked for are thrown away, and cost nothing', async (t) => {
-  const wrong: Behaviour[] = [
-    { contentRange: ({ start, end }) => `bytes ${start}-${end - 1}/${99 * MiB}` },
-    { contentRange: ({ start, end, size }) => `bytes ${start + 7}-${end + 6}/${size}` },
-    { contentRange: 'none' },
-    { multipartAlways: true },
-    { ignoreRange: true },
-  ]
-  for (const behaviour of wrong) {
+const WRONG: [what: string, behaviour: Behaviour][] = [
+  ['another size', { contentRange: ({ start, end }) => `bytes ${start}-${end - 1}/${99 * MiB}` }],
+  ['another part', { contentRange: ({ start, end, size }) => `bytes ${start + 7}-${end + 6}/${size}` }],
+  ['no word of which part', { contentRange: 'none' }],
+  ['several parts', { multipartAlways: true }],
+  ['all of it', { ignoreRange: true }],
+]
+for (const [what, behaviour] of WRONG) {
+  test(`pieces of something else than what was asked for are thrown away, and cost nothing: ${what}`, async (t) => {
     const it = large(17)
     const { upstream, blobUrl } = await prepare(t, [it], { bytesPerSecond: 32 * MiB })
     let asked = 0
     // The first is as it should be, and so is the one that goes on.
     upstream.fault({ kind: 'blob', when: () => (asked += 1) > 1 && asked < 5 }, behaviour)
-    t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)), JSON.stringify(behaviour))
+    t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)))
     t.notOk(ranges(upstream).includes('all'), 'nobody asks for all of it in place of a part')
     // What of three bodies was in sockets is lost.
     t.ok(upstream.log.bytesSent('blob') <= LARGE + 3 * MiB, `${upstream.log.bytesSent('blob')} bytes`)
-  }
-})
+  })
+}
