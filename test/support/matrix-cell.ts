@@ -256,13 +256,16 @@ export class CellRun {
     })
   }
 
-  /** Until everything is answered from here: it is written down a little behind the answers. */
+  /**
+   * Until everything is answered from here: it is written down a little behind the answers. Twice, because what was
+   * committed may be seen before the pull that brought it has heard of it, and so can still be joined.
+   */
   async #cacheAll(repository: string): Promise<void> {
     using _good = this.#deadline(GOOD_DAY_MS)
-    for (;;) {
+    for (let hits = 0; hits < 2;) {
       const { outcome, answers } = await this.#pull({ repository })
       if (outcome !== 'served') throw new Error(`the good day was not good: ${outcome}`)
-      if (answers.every(({ cache }) => cache === 'hit')) return
+      hits = answers.every(({ cache }) => cache === 'hit') ? hits + 1 : 0
       await sleep(10)
     }
   }
