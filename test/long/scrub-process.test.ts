@@ -75,7 +75,9 @@ test('what rots is found by the scrub, and healed', async (t) => {
   t.equal(await server.metric('entrepot_quarantined_blobs'), 1)
   t.equal(await server.metric('entrepot_scrub_corrupt_total', { kind: 'pushed' }), 1)
   t.ok(existsSync(join(root, 'quarantine', pushed.digest.replace(':', '-'))))
-  const lines = server.log.filter(({ msg }) => msg === 'pushed content is damaged: push it again')
+  const damaged = 'pushed content is damaged: push it again'
+  await server.logged(damaged)
+  const lines = server.log.filter(({ msg }) => msg === damaged)
   t.match(lines, [{ level: 'error', digest: pushed.digest, uses: ['team/app:1'] }])
 
   t.equal((await pushImage(`${server.url}/v2/team/app`, PUSHED, '1')).status, 201)

@@ -70,11 +70,20 @@ test('dockerd pushes, tags, mounts, and pulls again what it pushed', { skip: nee
   t.equal(count(second.said, 'Layer already exists'), 3, 'of another tag nothing went up')
   t.match(second.said, `2: digest: ${digest}`)
 
-  const uploaded = entrepot.log.filter(({ method }) => method === 'PATCH').length
+  const uploadsUntil = async (pushed: { repo: string; ref: string }): Promise<number> => {
+    // Lines of the log come in their order, and a little behind the answers.
+    const { repo, ref } = pushed
+    const isPut = (line: Record<string, unknown>) => line['method'] === 'PUT' && line['route'] === 'manifest'
+    await entrepot.program.ready(() =>
+      entrepot.log.some((line) => isPut(line) && line['repo'] === repo && line['ref'] === ref),
+    )
+    return entrepot.log.filter(({ method }) => method === 'PATCH').length
+  }
+  const uploaded = await uploadsUntil({ repo: 'tool', ref: '2' })
   const other = await push(office, 'team/other:1')
   t.equal(count(other.said, 'Mounted from tool'), 3, 'nor to another repository')
   t.match(other.said, `1: digest: ${digest}`)
-  const more = entrepot.log.filter(({ method }) => method === 'PATCH').length - uploaded
+  const more = (await uploadsUntil({ repo: 'team/other', ref: '1' })) - uploaded
   t.equal(more, 1, 'but for the config, which dockerd never mounts')
 
   const found = await dockerd.docker('search', '--no-trunc', '--format', '{{.Name}}', `${host}/oo`)

@@ -5,7 +5,7 @@
  * what happened in another cell can explain nothing here.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Agent } from 'undici'
+import { request, type Agent } from 'undici'
 import { endingsOf, type CacheState, type Fault } from './faults/fault.ts'
 import { image, index, type Content, type Image } from './images.ts'
 import { newAgent, pullImage, UNACCEPTABLE, type Outcome, type Pull } from './matrix-client.ts'
@@ -257,17 +257,33 @@ export class CellRun {
   }
 
   /**
-   * Until everything is answered from here: it is written down a little behind the answers. Twice, because what was
-   * committed may be seen before the pull that brought it has heard of it, and so can still be joined.
+   * Until everything is answered from here, and what upstream said of the tag is written down: that happens a little
+   * behind the answers, and until then the next pull joins the one before and asks upstream nothing.
    */
   async #cacheAll(repository: string): Promise<void> {
     using _good = this.#deadline(GOOD_DAY_MS)
     for (let hits = 0; hits < 2;) {
+      const startedAt = performance.now()
       const { outcome, answers } = await this.#pull({ repository })
       if (outcome !== 'served') throw new Error(`the good day was not good: ${outcome}`)
-      hits = answers.every(({ cache }) => cache === 'hit') ? hits + 1 : 0
+      const here =
+        answers.every(({ cache }) => cache === 'hit') && (await this.#confirmed(repository, startedAt))
+      hits = here ? hits + 1 : 0
       await sleep(10)
     }
+  }
+
+  /** Whether it was written down, soon, that upstream was asked since; not where the pull joined an earlier one. */
+  async #confirmed(repository: string, since: number): Promise<boolean> {
+    const url = new URL('/_entrepot/explain', this.#base)
+    url.searchParams.set('ref', `${this.#cell.key}/${repository}:${TAG}`)
+    for (let look = 0; look < 20; look += 1) {
+      const { body } = await request(url, { dispatcher: this.#agent })
+      const { tag } = (await body.json()) as { tag?: { checkedMsAgo: number } }
+      if (tag !== undefined && tag.checkedMsAgo < performance.now() - since) return true
+      await sleep(10)
+    }
+    return false
   }
 
   #known(digest: string): Buffer | undefined {
