@@ -74,6 +74,8 @@ export class Download {
   /** Of the main run, while it has one. */
   #turn: Turn | undefined
   #tooLong = false
+  /** Bytes that were written since the main run failed last, whoever brought them. */
+  #brought: Bytes = 0
   #farFailures = 0
   #signal: AbortSignal | undefined
 
@@ -173,7 +175,8 @@ export class Download {
         this.#pieces?.failed(error, run)
         // What comes beside it goes on meanwhile, also where this one was.
         this.#runs.delete(run)
-        const brought = run.position - run.start
+        const brought = this.#brought
+        this.#brought = 0
         await patience.afterFailure(error, { brought, promised: this.#answered }, signal)
       } finally {
         this.#runs.delete(run)
@@ -292,6 +295,7 @@ export class Download {
         run.taken = run.position + taken
         await this.ingest.write(chunks, run.position)
         run.position = run.taken
+        this.#brought += taken
         this.#changed()
       }
       if (length > skip + taken && size === undefined && run.position === this.#size) {

@@ -42,7 +42,7 @@ export class Patience {
   /**
    * Resolves when it is time to ask again.
    *
-   * @param brought bytes of the try that failed
+   * @param brought bytes that came since the last failure, by whatever request
    * @param promised clients have been told to expect the rest; before that an honest error is quicker
    * @throws `error` when it is not worth it, the signal's reason when that comes first
    */

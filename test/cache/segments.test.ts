@@ -60,6 +60,20 @@ test('a limit that pieces meet is theirs alone', async (t) => {
   t.ok(isWhole(await pulled, layerOf(it)))
 })
 
+test('a layer whose parts come is not given up, however often something fails in between', async (t) => {
+  const it = large(23)
+  const { upstream, blobUrl } = await prepare(
+    t,
+    [it],
+    {},
+    // One turn: whatever comes is a part of the main run.
+    { upstream: { segments: { size: '1MiB', parallel: 4 }, maxConnections: 3 } },
+  )
+  upstream.fault({ kind: 'blob', every: 2 }, { status: 500 })
+  t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)))
+  t.ok(upstream.log.count({ kind: 'blob', status: 500 }) > 6)
+})
+
 test('wrong bytes in a piece are found, and never make a whole blob', async (t) => {
   const it = large(7)
   const { upstream, blobUrl } = await prepare(t, [it])
