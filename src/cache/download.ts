@@ -251,6 +251,7 @@ export class Download {
       ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
       // A part is not worth skipping through what the main run brings anyway.
       onlyPart: run.kind !== 'main',
+      spare: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
       size: this.#size,
       promised: this.#answered,
       signal,

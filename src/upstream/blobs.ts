@@ -65,7 +65,7 @@ export class Blobs {
     name: RepositoryName,
     digest: Digest,
     range: string | undefined,
-    { promised, onlyPart, signal }: BlobRequest,
+    { promised, spare, signal }: BlobRequest,
   ): Promise<Answer> {
     const question = {
       kind: 'blob' as const,
@@ -73,7 +73,7 @@ export class Blobs {
       path: `blobs/${digest}`,
       headers: range === undefined ? {} : { range },
       promised,
-      spare: onlyPart,
+      spare,
       signal,
     }
     let answer = await this.#asking.ask(question)

@@ -93,11 +93,10 @@ export interface UpstreamManifest {
 export interface BlobRequest {
   readonly from: Bytes
   readonly to?: Bytes
-  /**
-   * One of several that come at once. More than the part is of no use: where upstream gives none, another body comes in
-   * its place, or an empty one. And a 429 is no reason to leave upstream alone: fewer at once may do.
-   */
+  /** More than the part is of no use: where upstream gives none, another body comes in its place, or an empty one. */
   readonly onlyPart?: boolean | undefined
+  /** One of several at once: a 429 is no reason to leave upstream alone, since fewer may do. */
+  readonly spare?: boolean | undefined
   /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
   readonly size?: Bytes | undefined
   /** Clients have been told to expect the rest of it: worth a question that others are spared. */

@@ -204,3 +204,30 @@ test('a piece that fails leaves its rest to others, after a pause; upstream says
   await tick()
   t.ok(begun.length > 4)
 })
+
+test('what one alone meets, where one is all that may be, is no limit of several', async (t) => {
+  const { pieces, main, begun, signal, bring, runs, segments, clock, size } = await begin(t, {
+    size: 16 * MiB,
+  })
+  t.notOk(pieces.isSpare(main), 'whether upstream gives any part is to be seen')
+  pieces.answered(main, true, signal)
+  await turns()
+  bring(main)
+  runs.delete(main)
+  const limited = new UpstreamError('busy', 'a.io', 'too many', { status: 429 })
+  const ask = (): Run => {
+    const next = new Run('main', { start: size - 1, end: size }, (clock.now += 1))
+    runs.add(next)
+    return next
+  }
+  for (const window of [2, 1]) {
+    const next = ask()
+    t.ok(pieces.isSpare(next), 'one less would do')
+    pieces.failed(limited, next)
+    runs.delete(next)
+    t.equal(segments.window, window)
+  }
+  t.ok(pieces.isSpare(ask()), 'others are still under way')
+  for (const { run } of begun) runs.delete(run)
+  t.notOk(pieces.isSpare(runs.all[0]!))
+})

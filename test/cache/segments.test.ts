@@ -8,6 +8,18 @@ import { LARGE, large, layerOf, prepare, ranges } from '../support/segments.ts'
 
 const MiB = 2 ** 20
 
+type When = (request: { headers: { range?: string | undefined } }) => boolean
+
+/** Requests for a part that is not the first, or those of them whose turn, from 1 on, is within these. */
+function inside({ from = 1, to = Number.POSITIVE_INFINITY } = {}): When {
+  let asked = 0
+  return ({ headers }) => {
+    if (!/^bytes=[1-9]/.test(headers.range ?? '')) return false
+    asked += 1
+    return asked >= from && asked <= to
+  }
+}
+
 test('a large layer comes in pieces, several at once, none of them twice', async (t) => {
   const it = large(1)
   const { upstream, mirror, blobUrl } = await prepare(t, [it], { bytesPerSecond: 8 * MiB })
@@ -51,9 +63,7 @@ test('a limit that pieces meet is theirs alone', async (t) => {
   const it = large(21)
   const { upstream, mirror, blobUrl } = await prepare(t, [it], { bytesPerSecond: 16 * MiB })
   upstream.addImage('library/other', '1', image({ layers: [1000], seed: 22 }))
-  const ofTheInside = ({ headers }: { headers: { range?: string | undefined } }): boolean =>
-    /^bytes=[1-9]/.test(headers.range ?? '')
-  upstream.fault({ kind: 'blob', when: ofTheInside, times: 3 }, { status: 429, retryAfter: 60 })
+  upstream.fault({ kind: 'blob', when: inside(), times: 3 }, { status: 429, retryAfter: 60 })
   const pulled = pull(blobUrl(0))
   await upstream.log.until((log) => log.count({ kind: 'blob', status: 429 }) === 3)
   t.equal((await pull(`${mirror.url}/v2/library/other/manifests/1`)).status, 200, 'upstream is asked as ever')
@@ -72,6 +82,18 @@ test('a layer whose parts come is not given up, however often something fails in
   upstream.fault({ kind: 'blob', every: 2 }, { status: 500 })
   t.ok(isWhole(await pull(blobUrl(0)), layerOf(it)))
   t.ok(upstream.log.count({ kind: 'blob', status: 500 }) > 6)
+})
+
+test('a limit that a later part of the main run meets is one of several, too', async (t) => {
+  const it = large(24, 12 * MiB)
+  const { upstream, mirror, blobUrl } = await prepare(t, [it], { bytesPerSecond: 8 * MiB })
+  upstream.addImage('library/other', '1', image({ layers: [1000], seed: 25 }))
+  // The first four are pieces. While there are no further ones, the main run comes to where the last of them began.
+  upstream.fault({ kind: 'blob', when: inside({ from: 4, to: 5 }) }, { status: 429 })
+  const pulled = pull(blobUrl(0))
+  await upstream.log.until((log) => log.count({ kind: 'blob', status: 429 }) === 2)
+  t.equal((await pull(`${mirror.url}/v2/library/other/manifests/1`)).status, 200, 'upstream is asked as ever')
+  t.ok(isWhole(await pulled, layerOf(it)))
 })
 
 test('wrong bytes in a piece are found, and never make a whole blob', async (t) => {
@@ -125,9 +147,7 @@ test('the others wait until the first has been given the part that it asked for'
 test('pieces that are wrong are fetched once more in one, and that upstream gives no more pieces', async (t) => {
   const images = [large(15), large(16)]
   const { upstream, blobUrl } = await prepare(t, images)
-  const ofTheInside = ({ headers }: { headers: { range?: string | undefined } }): boolean =>
-    /^bytes=[1-9]/.test(headers.range ?? '')
-  upstream.fault({ kind: 'blob', when: ofTheInside }, { corrupt: 'tail' })
+  upstream.fault({ kind: 'blob', when: inside() }, { corrupt: 'tail' })
   t.ok(isWhole(await pull(blobUrl(0)), layerOf(images[0]!)))
   t.equal(ranges(upstream).at(-1), 'all')
   upstream.log.clear()
