@@ -2,8 +2,8 @@
  * One try to bring a whole blob into one ingest, in as many requests as it takes.
  *
  * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once (`pieces.ts`).
- * A reader far ahead of the rest gets a run of its own into the same file, which the others then skip: no byte is
- * asked for twice.
+ * A reader far ahead of the rest gets a run of its own into the same file (`far.ts`), which the others then skip: no
+ * byte is asked for twice.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -17,16 +17,13 @@ import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError, type Milliseconds, type UpstreamBlob } from '../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
 import type { Origin } from './origin.ts'
+import { Far } from './far.ts'
 import { Patience } from './patience.ts'
 import { Pieces } from './pieces.ts'
 import { Run, Runs } from './runs.ts'
 import { Turn } from './turn.ts'
 import { Waiters } from './waiters.ts'
 
-/** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
-const FAR_AHEAD: Bytes = 8 * 1024 * 1024
-const MAX_FAR_RUNS = 4
-const MAX_FAR_FAILURES = 2
 /**
  * A write costs a thread's waking, however little it writes: after a smaller one what comes in so long is gathered
  * (a third of the main thread's time at 150 MB/s, measured).
@@ -50,7 +47,7 @@ interface DownloadOptions {
   readonly priority: () => TransferPriority
   /** Whose turns they are. */
   readonly owner: object
-  /** It is not cut: what came in pieces was wrong. */
+  /** All of it comes in one: what came in pieces was wrong. */
   readonly whole: boolean
   /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
   readonly maxUntoldSize?: Bytes | undefined
@@ -66,6 +63,8 @@ export class Download {
   readonly #runs: Runs
   /** Undefined: it comes from the first gap to the end, whatever its size. */
   readonly #pieces: Pieces | undefined
+  /** Undefined: nothing is fetched out of turn. */
+  readonly #far: Far | undefined
   readonly #progress = new Waiters()
   #size: Bytes | undefined
   /** Where a body of untold length ended. */
@@ -76,7 +75,6 @@ export class Download {
   #tooLong = false
   /** Bytes that were written since the main run failed last, whoever brought them. */
   #brought: Bytes = 0
-  #farFailures = 0
   #signal: AbortSignal | undefined
 
   constructor(options: DownloadOptions) {
@@ -86,16 +84,16 @@ export class Download {
     this.#size = options.size
     this.#turn = options.turn
     this.#runs = new Runs(ingest)
-    const { segments } = origin
-    if (segments !== undefined && !whole) {
-      this.#pieces = new Pieces({
-        ...options,
-        ...{ segments, slots: origin.slots, runs: this.#runs },
-        size: () => this.#size,
-        fetch: (run, signal) => this.#request(run, signal),
-        onChange: () => this.#changed(),
-      })
+    if (whole) return
+    const { segments, slots } = origin
+    const beside = {
+      ...options,
+      ...{ slots, runs: this.#runs },
+      fetch: (run: Run, signal: AbortSignal) => this.#request(run, signal),
+      onChange: () => this.#changed(),
     }
+    this.#far = new Far({ ...beside, now: () => this.#now })
+    if (segments !== undefined) this.#pieces = new Pieces({ ...beside, segments, size: () => this.#size })
   }
 
   /** Of the blob, from the descriptor or from upstream's word; where a body happened to end is neither. */
@@ -192,34 +190,7 @@ export class Download {
   want(position: Bytes, end: Bytes): void {
     const signal = this.#signal
     if (signal === undefined || signal.aborted || !this.#answered || this.#size === undefined) return
-    if (position < this.ingest.prefix + FAR_AHEAD || this.ingest.readableTo(position) > position) return
-    if (this.#runs.count('far') >= MAX_FAR_RUNS || this.#farFailures > MAX_FAR_FAILURES) return
-    for (const run of this.#runs.all) {
-      if (position >= run.start && position < run.position + FAR_AHEAD) return
-    }
-    const run = new Run('far', { start: position, end: Math.min(end, this.#size) }, this.#now)
-    this.#runs.add(run)
-    const done = (): void => {
-      this.#runs.delete(run)
-      this.#changed()
-    }
-    this.#far(run, signal).then(done, (error: unknown) => {
-      if (!signal.aborted) {
-        this.#farFailures += 1
-        this.#options.log.debug({ err: error, digest: this.#options.digest }, 'fetch of a far range failed')
-      }
-      done()
-    })
-  }
-
-  async #far(run: Run, signal: AbortSignal): Promise<void> {
-    const { origin, priority, owner } = this.#options
-    using turn = await Turn.take(origin.slots, { priority, owner }, signal)
-    try {
-      await this.#request(run, AbortSignal.any([signal, turn.preempted, run.over]))
-    } catch (error) {
-      if ((!turn.preempted.aborted && !run.over.aborted) || signal.aborted) throw error
-    }
+    this.#far?.want({ start: position, end: Math.min(end, this.#size) }, signal)
   }
 
   /** One request of the main run, as far as it goes. */

@@ -4,21 +4,9 @@ import { Segments } from '../../src/cache/segments.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 import { eventually, isWhole, pull, settled } from '../support/app.ts'
 import { image } from '../support/images.ts'
-import { LARGE, large, layerOf, prepare, ranges } from '../support/segments.ts'
+import { inside, LARGE, large, layerOf, prepare, ranges } from '../support/segments.ts'
 
 const MiB = 2 ** 20
-
-type When = (request: { headers: { range?: string | undefined } }) => boolean
-
-/** Requests for a part that is not the first, or those of them whose turn, from 1 on, is within these. */
-function inside({ from = 1, to = Number.POSITIVE_INFINITY } = {}): When {
-  let asked = 0
-  return ({ headers }) => {
-    if (!/^bytes=[1-9]/.test(headers.range ?? '')) return false
-    asked += 1
-    return asked >= from && asked <= to
-  }
-}
 
 test('a large layer comes in pieces, several at once, none of them twice', async (t) => {
   const it = large(1)

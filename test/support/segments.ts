@@ -42,3 +42,15 @@ export function layerOf({ blobs }: Image): Content {
 export function ranges(upstream: UpstreamSimulator): string[] {
   return upstream.log.of({ kind: 'blob', method: 'GET' }).map(({ headers }) => headers.range ?? 'all')
 }
+
+type When = (request: { headers: { range?: string | undefined } }) => boolean
+
+/** Requests for a part that is not the first, or those of them whose turn, from 1 on, is within these. */
+export function inside({ from = 1, to = Number.POSITIVE_INFINITY } = {}): When {
+  let asked = 0
+  return ({ headers }) => {
+    if (!/^bytes=[1-9]/.test(headers.range ?? '')) return false
+    asked += 1
+    return asked >= from && asked <= to
+  }
+}
