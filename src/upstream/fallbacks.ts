@@ -51,6 +51,8 @@ interface Question<T> {
   readonly isAbsent: (answer: T) => boolean
   /** Of the blob whose bytes are asked for. */
   readonly digest?: Digest
+  /** Of {@link BlobRequest}. */
+  readonly spare?: boolean | undefined
 }
 
 type Outcome<T> =
@@ -120,6 +122,7 @@ export class FallbackUpstream implements Upstream {
       },
       isAbsent: isUndefined,
       digest,
+      spare: request.spare,
     }
     return this.#ask(question, request.signal)
   }
@@ -224,6 +227,8 @@ export class FallbackUpstream implements Upstream {
         if (source === this.#first) throw error
         return { is: 'nothing' }
       }
+      // There are too many at once: whoever asked makes do with fewer, and that is no reason to go elsewhere.
+      if (question.spare === true && (error.failure === 'busy' || error.status === 503)) throw error
       this.#failed(source, error)
       return { is: 'failure', error, late: error === late }
     } finally {

@@ -96,6 +96,21 @@ void test('every question about a manifest or a blob finds its way', async (t) =
   t.ok((await bytesOf(blob)).equals(layer.bytes.subarray(10, 20)))
 })
 
+void test('too many at once are too many, and no reason to ask others', async (t) => {
+  for (const status of [429, 503]) {
+    const { upstream, first, second, told, signal } = await chain(t)
+    first.fault({ kind: 'blob' }, { status })
+    const request = { from: 5, to: 9, onlyPart: true, signal }
+    const spared = upstream.blob(NAME, layer.digest, { ...request, spare: true })
+    t.match(await failureOf(spared), { status }, 'whoever asked has to hear of it')
+    t.match(await upstream.headManifest(NAME, LATEST, signal), { result: 'present' })
+    t.equal(second.log.count(), 0)
+    t.same(told, [], 'it is not taken for down')
+    t.ok(await upstream.blob(NAME, layer.digest, request), 'where one alone meets it, others are asked')
+    t.equal(second.log.count('blob'), 1)
+  }
+})
+
 void test('what the first says is not there is not asked for elsewhere', async (t) => {
   const { upstream, first, second, signal } = await chain(t)
   first.deleteTag(NAME, LATEST)
