@@ -160,11 +160,18 @@ export class Pieces {
   /** Others go on; nothing new is begun for a while. Told of main runs, too. */
   failed(error: unknown, run: Run): void {
     const { segments } = this.#options
-    segments.failed(error, run.beganAt)
+    segments.failed(error, run.beganAt, this.#isShutOut(run))
     this.#failures += 1
     const told = error instanceof UpstreamError ? error.retryAfterMs : undefined
     const pause = told ?? Math.min(BACKOFF_FIRST * 2 ** this.#failures, BACKOFF_MOST)
     this.#notBefore = Math.max(this.#notBefore, segments.now + pause)
+  }
+
+  /** Not so where nobody gets anything any more: then upstream is gone, and not full. */
+  #isShutOut(run: Run): boolean {
+    const { segments, runs } = this.#options
+    if (run.kind !== 'piece' || run.taken > run.start) return false
+    return runs.all.some((it) => it !== run && (it.rate(segments.now) ?? it.taken - it.start) > 0)
   }
 
   #ended(run: Run): void {

@@ -2,7 +2,7 @@
  * How a large blob of one upstream is cut into pieces that come over several connections at once.
  *
  * What an upstream can bear is learned: one that does not honour `Range` gets one request for each blob, one that
- * says 429 or 503 gets fewer at once, for a while.
+ * says 429 or 503, or lets no more than a few in, gets fewer at once, for a while.
  */
 import type { Bytes } from '../store/blob-store.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
@@ -78,11 +78,14 @@ export class Segments {
    * A piece failed.
    *
    * @param askedAt when it was asked for: those that were on their way at a complaint are part of it
+   * @param shutOut it got nothing while others did
    * @returns whether that was because there were too many
    */
-  failed(error: unknown, askedAt: Milliseconds): boolean {
+  failed(error: unknown, askedAt: Milliseconds, shutOut = false): boolean {
     if (!(error instanceof UpstreamError)) return false
-    if (error.failure !== 'busy' && error.status !== 429 && error.status !== 503) return false
+    const { failure, status } = error
+    const full = shutOut && failure === 'unreachable'
+    if (failure !== 'busy' && status !== 429 && status !== 503 && !full) return false
     if (askedAt < this.#complainedAt) return true
     const { parallel, now } = this.#options
     this.#missing = parallel - Math.max(1, this.window >> 1)

@@ -74,6 +74,8 @@ export interface Question {
   readonly promised?: boolean | undefined
   /** One of several at once, and one less would do: a limit that it meets is a limit of those. */
   readonly spare?: boolean | undefined
+  /** Others bring as much in its place: it is asked once, and that it fails is no sign of anything. */
+  readonly further?: boolean | undefined
   readonly signal: AbortSignal
 }
 
@@ -130,9 +132,9 @@ export class Asking {
     const silent = this.#silence.error ?? (isPull(question) ? this.#pullSilence.error : undefined)
     if (silent !== undefined) throw silent
     try {
-      const { name, headersTimeoutMs, promised = false, signal } = question
+      const { name, headersTimeoutMs, promised, further, signal } = question
       const impatient = headersTimeoutMs !== undefined
-      const answer = await this.#guard.run({ name, impatient, promised, signal }, (journey) =>
+      const answer = await this.#guard.run({ name, impatient, promised, further, signal }, (journey) =>
         this.#ask(question, journey),
       )
       this.#silence.broken()
@@ -148,7 +150,7 @@ export class Asking {
     const { kind, name, method = 'GET', path, query, headers, headersTimeoutMs, signal } = question
     const url = this.#url(`${name}/${path}`)
     if (query !== undefined) url.search = query.toString()
-    return await this.#patiently(signal, async () => {
+    return await this.#patiently(question, async () => {
       const answer = await this.#authorization.run(name, signal, (authorization) =>
         this.#follow(
           {
@@ -205,12 +207,12 @@ export class Asking {
     return { ...(await this.#transport.send(token)), hops: 0, elsewhere: false }
   }
 
-  async #patiently(signal: AbortSignal, attempt: () => Promise<Answer>): Promise<Answer> {
+  async #patiently({ further = false, signal }: Question, attempt: () => Promise<Answer>): Promise<Answer> {
     const { backoffMs, tries, log } = this.#options
     return await withRetries(attempt, {
       signal,
       backoffMs,
-      tries,
+      tries: further ? 1 : tries,
       onRetry: (reason, error) => {
         this.retried(reason)
         log?.debug({ upstream: this.#options.key, reason, err: error }, 'asking upstream again')

@@ -65,7 +65,7 @@ export class Blobs {
     name: RepositoryName,
     digest: Digest,
     range: string | undefined,
-    { promised, spare, signal }: BlobRequest,
+    { promised, spare, onlyPart, signal }: BlobRequest,
   ): Promise<Answer> {
     const question = {
       kind: 'blob' as const,
@@ -74,6 +74,7 @@ export class Blobs {
       headers: range === undefined ? {} : { range },
       promised,
       spare,
+      further: onlyPart,
       signal,
     }
     let answer = await this.#asking.ask(question)

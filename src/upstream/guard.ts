@@ -24,9 +24,11 @@ interface GuardOptions {
 interface GuardedQuestion {
   readonly name: string
   /** Its time-out is shorter than the upstream's own, and proves nothing. */
-  readonly impatient?: boolean
+  readonly impatient?: boolean | undefined
   /** Clients hang on the answer: it is asked for whatever the breaker says. */
-  readonly promised?: boolean
+  readonly promised?: boolean | undefined
+  /** Less would do, and it may fail for no other reason than that there is more. */
+  readonly further?: boolean | undefined
   readonly signal: AbortSignal
 }
 
@@ -120,10 +122,10 @@ const OURS = new Set(['UND_ERR_DESTROYED', 'UND_ERR_CLOSED'])
 
 function verdictOn(
   error: unknown,
-  { impatient = false, signal }: GuardedQuestion,
+  { impatient = false, further = false, signal }: GuardedQuestion,
   { elsewhere }: Journey,
 ): Verdict {
-  if (signal.aborted || !(error instanceof UpstreamError)) return 'nothing'
+  if (signal.aborted || further || !(error instanceof UpstreamError)) return 'nothing'
   const { failure, status, ofTheAccount } = error
   const { code, name } = (error.cause ?? {}) as { code?: unknown; name?: unknown }
   if (typeof code === 'string' && OURS.has(code)) return 'nothing'

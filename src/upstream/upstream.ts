@@ -93,7 +93,10 @@ export interface UpstreamManifest {
 export interface BlobRequest {
   readonly from: Bytes
   readonly to?: Bytes
-  /** More than the part is of no use: where upstream gives none, another body comes in its place, or an empty one. */
+  /**
+   * More than the part is of no use: where upstream gives none, another body comes in its place, or an empty one. It is
+   * asked for once: whoever wants it knows what to do without.
+   */
   readonly onlyPart?: boolean | undefined
   /** One of several at once: a 429 is no reason to leave upstream alone, since fewer may do. */
   readonly spare?: boolean | undefined

@@ -205,6 +205,29 @@ test('a piece that fails leaves its rest to others, after a pause; upstream says
   t.ok(begun.length > 4)
 })
 
+test('where further connections get nothing while others do, there are fewer of them', async (t) => {
+  const { pieces, main, begun, signal, bring, segments, tick } = await begin(t)
+  pieces.answered(main, true, signal)
+  await turns()
+  const refused = new UpstreamError('unreachable', 'a.io', 'connection refused')
+  begun[0]!.fail(refused)
+  await turns()
+  t.equal(segments.window, 4, 'nobody has got anything: it is not there')
+  bring(main, 1000)
+  bring(begun[1]!.run, 1000)
+  begun[1]!.fail(refused)
+  await turns()
+  t.equal(segments.window, 4, 'a cut tells nothing')
+  begun[2]!.fail(refused)
+  await turns()
+  t.equal(segments.window, 2)
+  for (let second = 0; second < 4; second++) await tick()
+  t.ok(begun.length > 3)
+  begun.at(-1)!.fail(refused)
+  await turns()
+  t.equal(segments.window, 2, 'nobody gets anything any more: it is gone')
+})
+
 test('what one alone meets, where one is all that may be, is no limit of several', async (t) => {
   const { pieces, main, begun, signal, bring, runs, segments, clock, size } = await begin(t, {
     size: 16 * MiB,

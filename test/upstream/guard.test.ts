@@ -116,6 +116,23 @@ test('the short patience of a HEAD proves nothing', async (t) => {
   t.ok(await client.manifest(NAME, LATEST, signal))
 })
 
+test('one of several parts that fails proves nothing, and one that comes does', async (t) => {
+  const { client, upstream, image, signal, clock, state } = await scene(t)
+  const part = { from: 5, to: 9, onlyPart: true, promised: true, signal }
+  const ask = (): ReturnType<typeof client.blob> => client.blob(NAME, image.layers[0]!.digest, part)
+  await upstream.stop()
+  t.match(await failureOf(ask()), { failure: 'unreachable' })
+  t.equal(state(), 'closed')
+  await failureOf(client.manifest(NAME, LATEST, signal))
+  t.equal(state(), 'open')
+  clock.now += 10_000
+  t.match(await failureOf(ask()), { failure: 'unreachable' })
+  t.equal(state(), 'half-open')
+  await upstream.start()
+  await bytesOf(await ask())
+  t.equal(state(), 'closed')
+})
+
 test('who leaves proves nothing either', async (t) => {
   const { client, upstream, clock, signal, state } = await scene(t)
   const rule = upstream.fault({ kind: 'manifest' }, { hang: 'headers' })

@@ -29,6 +29,18 @@ void test('what stays is given up after the third try', async (t) => {
   t.equal(rule.hits, 3)
 })
 
+void test('one of several parts is asked for once: whoever wants it asks for fewer', async (t) => {
+  for (const behaviour of [{ status: 503 }, { status: 502 }, { connReset: true }] as const) {
+    const { client, upstream, image, signal } = await connect(t)
+    const { digest } = image.layers[0]!
+    const rule = upstream.fault({ kind: 'blob' }, behaviour)
+    await failureOf(client.blob(NAME, digest, { from: 5, to: 9, onlyPart: true, signal }))
+    t.equal(rule.hits, 1)
+    await failureOf(client.blob(NAME, digest, { from: 5, to: 9, signal }))
+    t.equal(rule.hits, 1 + 3)
+  }
+})
+
 void test('what will not get better is not tried again', async (t) => {
   for (const status of [400, 404, 429, 500]) {
     const { client, upstream, signal } = await connect(t)
