@@ -23,6 +23,8 @@ const LONG: Milliseconds = 3_000
 const SLOW = 4
 const BACKOFF_FIRST: Milliseconds = 200
 const BACKOFF_MOST: Milliseconds = 5_000
+/** Whoever asks for more has fewer by then, and the layer goes on meanwhile. */
+const LONGEST_PAUSE: Milliseconds = 30_000
 
 interface PiecesOptions {
   readonly segments: Segments
@@ -164,7 +166,7 @@ export class Pieces {
     this.#failures += 1
     const told = error instanceof UpstreamError ? error.retryAfterMs : undefined
     const pause = told ?? Math.min(BACKOFF_FIRST * 2 ** this.#failures, BACKOFF_MOST)
-    this.#notBefore = Math.max(this.#notBefore, segments.now + pause)
+    this.#notBefore = Math.max(this.#notBefore, segments.now + Math.min(pause, LONGEST_PAUSE))
   }
 
   /** Not so where nobody gets anything any more: then upstream is gone, and not full. */

@@ -205,6 +205,23 @@ test('a piece that fails leaves its rest to others, after a pause; upstream says
   t.ok(begun.length > 4)
 })
 
+test('pieces rest for half a minute at the most, whatever upstream says', async (t) => {
+  const { pieces, main, begun, signal, clock } = await begin(t)
+  pieces.answered(main, true, signal)
+  await turns()
+  const limited = new UpstreamError('busy', 'a.io', 'too many', { status: 429, retryAfterMs: 3_600_000 })
+  for (const it of begun) it.fail(limited)
+  await turns()
+  clock.now += 29_999
+  pieces.spread(signal)
+  await turns()
+  t.equal(begun.length, 3)
+  clock.now += 1
+  pieces.spread(signal)
+  await turns()
+  t.ok(begun.length > 3)
+})
+
 test('where further connections get nothing while others do, there are fewer of them', async (t) => {
   const { pieces, main, begun, signal, bring, segments, tick } = await begin(t)
   pieces.answered(main, true, signal)
