@@ -29,8 +29,9 @@ export class Pace {
     this.#giveUp = giveUp
   }
 
-  /** The request is on its way. */
+  /** The request is on its way, maybe once more: undici sends it again where its connection closed unused. */
   asked(): void {
+    clearTimeout(this.#timer)
     const { headers } = this.#limits
     this.#timer = setTimeout(() => {
       this.#stop(new errors.HeadersTimeoutError(`no head within ${headers} ms`))
