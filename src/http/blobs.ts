@@ -13,7 +13,8 @@ import type { BlobAnswer } from '../registry/repository.ts'
 import type { Exchange } from './exchange.ts'
 import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
 import type { Kernel } from './kernel.ts'
-import { pump, write, type BufferPool } from './pump.ts'
+import { Outlet } from './outlet.ts'
+import { pump, type BufferPool } from './pump.ts'
 import { pushTarget } from './pusher.ts'
 import { sendFile, sendGrowing, takesFiles } from './sendfile.ts'
 import {
@@ -173,7 +174,8 @@ async function sendParts(
     end.length,
   )
   const send = async (text: Buffer): Promise<void> => {
-    await write(exchange.response, text, exchange.signal)
+    using outlet = new Outlet(exchange.response, exchange.signal)
+    await outlet.write(text)
     exchange.bytes += text.length
   }
   for (const { range, head } of parts) {

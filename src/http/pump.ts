@@ -6,6 +6,7 @@
  */
 import type { ServerResponse } from 'node:http'
 import type { ByteSource } from '../store/blob-store.ts'
+import { Outlet } from './outlet.ts'
 
 const BIG = 1024 * 1024
 const SMALL = 64 * 1024
@@ -61,9 +62,10 @@ export async function pump(
   pool: BufferPool,
   options: PumpOptions,
 ): Promise<void> {
+  using outlet = new Outlet(response, options.signal)
   const sent = await (options.growing
-    ? pumpGrowing(source, response, options)
-    : pumpFinished(source, response, pool, options))
+    ? pumpGrowing(source, outlet, options)
+    : pumpFinished(source, outlet, pool, options))
   if (options.length !== undefined && sent !== options.length) {
     throw new Error(`the source ended after ${sent} of ${options.length} bytes`)
   }
@@ -71,7 +73,7 @@ export async function pump(
 
 async function pumpFinished(
   source: ByteSource,
-  response: ServerResponse,
+  outlet: Outlet,
   pool: BufferPool,
   { length = Infinity, signal, onBytes, now = performance.now.bind(performance) }: PumpOptions,
 ): Promise<number> {
@@ -87,7 +89,7 @@ async function pumpFinished(
       const count = await source.read(buffer.subarray(0, Math.min(buffer.length, length - sent)), signal)
       if (count > 0) {
         const startedAt = now()
-        await write(response, buffer.subarray(0, count), signal)
+        await outlet.write(buffer.subarray(0, count))
         quick = count >= (now() - startedAt) * QUICK_BYTES_PER_MS ? quick + count : 0
         sent += count
         onBytes(count)
@@ -104,7 +106,7 @@ async function pumpFinished(
 /** Reads the next piece while the last one is on its way. */
 async function pumpGrowing(
   source: ByteSource,
-  response: ServerResponse,
+  outlet: Outlet,
   { length = Infinity, signal, onBytes }: PumpOptions,
 ): Promise<number> {
   const size = Math.min(SMALL, length)
@@ -118,7 +120,7 @@ async function pumpGrowing(
       await writing
       if (count === 0) break
       read += count
-      writing = write(response, spare.subarray(0, count), signal).then(() => onBytes(count))
+      writing = outlet.write(spare.subarray(0, count)).then(() => onBytes(count))
       // It is awaited above, but perhaps only after a long read; until then its failure is nobody's surprise.
       writing.catch(() => undefined)
       // A source may give less than it was asked for: even of a small body there may be a second piece.
@@ -129,23 +131,4 @@ async function pumpGrowing(
     await writing
   }
   return read
-}
-
-/** Does not wait for a callback that may never come: a response that lost its socket calls none. */
-export function write(response: ServerResponse, bytes: Buffer, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const leave = (): void => {
-      reject(signal.reason as Error)
-    }
-    if (signal.aborted) {
-      leave()
-      return
-    }
-    signal.addEventListener('abort', leave, { once: true })
-    response.write(bytes, (error) => {
-      signal.removeEventListener('abort', leave)
-      if (error) reject(error)
-      else resolve()
-    })
-  })
 }

@@ -8,15 +8,22 @@
  */
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { GrowingRange, StoredRange } from '../store/blob-store.ts'
 import type { Kernel } from './kernel.ts'
-import { write, type BufferPool } from './pump.ts'
+import { Outlet } from './outlet.ts'
+import type { BufferPool } from './pump.ts'
 import { Rota } from './rota.ts'
 
-/** Of which it is asked at once whether it is in memory. */
-const PIECE = 512 * 1024
 /** In one call. */
-const TURN = 4 * 1024 * 1024
+const TURN = 8 * 1024 * 1024
+/**
+ * Who has taken so much of one body, and that at half a GB a second, is given a wider buffer: each fill of it costs a
+ * turn of the loop. What waits in it is the kernel's memory, so it is for a few, and for nobody who is slow.
+ */
+const WORTH_WIDENING = 32 * 1024 * 1024
+const WIDEN_BYTES_PER_MS = 500 * 1024
+const MAX_WIDE = 16
 /** Where many wait: of sockets that have room for more, and some always have, none is to get ahead of the others. */
 const SHARE = 1024 * 1024
 const SMALL = 16 * 1024
@@ -25,6 +32,8 @@ const SLOW_MS = 20
 
 /** There is one event loop. */
 const rota = new Rota()
+/** Those that were, until they are closed. */
+const wide = new Set<Socket>()
 
 interface SendFileOptions {
   readonly kernel: Kernel
@@ -32,6 +41,8 @@ interface SendFileOptions {
   readonly signal: AbortSignal
   /** Called with what the kernel has taken. */
   readonly onBytes: (count: number) => void
+  /** Milliseconds; by it a client is found quick. */
+  readonly now?: () => number
 }
 
 /** Whether that response goes out as it is, over a plain connection. */
@@ -73,7 +84,8 @@ export async function sendGrowing(
 ): Promise<number> {
   // It counts what passes through it, and most of this will not.
   response.strictContentLength = false
-  const sender = new Sender(source, response, options)
+  using outlet = new Outlet(response, options.signal)
+  const sender = new Sender(source, response, outlet, options)
   while (sender.sent < length) {
     const range = await source.there(options.signal)
     if (range === undefined) break
@@ -88,24 +100,29 @@ class Sender {
   sent = 0
   readonly #source: GrowingRange
   readonly #response: ServerResponse
+  readonly #outlet: Outlet
   readonly #options: SendFileOptions
+  readonly #now: () => number
   readonly #small = Buffer.allocUnsafe(SMALL)
   #isSlow = false
-  /** The head has left; until then the socket may be another answer's. */
-  #begun = false
+  /** When the head had left; until then the socket may be another answer's. */
+  #begunAt: number | undefined
 
-  constructor(source: GrowingRange, response: ServerResponse, options: SendFileOptions) {
+  constructor(source: GrowingRange, response: ServerResponse, outlet: Outlet, options: SendFileOptions) {
     this.#source = source
     this.#response = response
+    this.#outlet = outlet
     this.#options = options
+    this.#now = options.now ?? performance.now.bind(performance)
   }
 
   /** As much of it as goes at once. */
   async turn(range: StoredRange): Promise<void> {
-    if (!this.#begun) {
+    if (this.#begunAt === undefined) {
       const first = this.#small.subarray(0, range.end - range.start)
       await this.#write(first.subarray(0, await range.read(first, range.start)), range.start)
-      this.#begun = true
+      this.#begunAt = this.#now()
+      this.#outlet.headHasLeft()
       return
     }
     const { position, next } = await rota.run(() => this.#send(range))
@@ -123,7 +140,7 @@ class Sender {
     signal.throwIfAborted()
     const socket = descriptorOf(this.#response)
     const most = start + (rota.crowded ? SHARE : TURN)
-    const limit = this.#isSlow ? start : residentTo(kernel, descriptor, start, Math.min(end, most))
+    const limit = this.#isSlow ? start : kernel.residentTo(descriptor, start, Math.min(end, most))
     if (limit === start) return { position: start, next: 'read' }
     let position = start
     if (socket !== undefined) {
@@ -155,7 +172,7 @@ class Sender {
 
   async #write(bytes: Buffer, position: number): Promise<void> {
     if (bytes.length === 0) throw new Error(`the file is shorter than it was: ${position} bytes`)
-    await write(this.#response, bytes, this.#options.signal)
+    await this.#outlet.write(bytes)
     this.#took(bytes.length)
   }
 
@@ -164,21 +181,21 @@ class Sender {
     this.sent += count
     this.#source.took(count)
     this.#options.onBytes(count)
-    // Node has seen nothing of it, and would take the connection for idle.
     const { socket } = this.#response
-    if (socket?.timeout !== undefined) socket.setTimeout(socket.timeout)
+    if (socket === null) return
+    // Node has seen nothing of it, and would take the connection for idle.
+    if (socket.timeout !== undefined) socket.setTimeout(socket.timeout)
+    if (this.sent > WORTH_WIDENING && wide.size < MAX_WIDE && !wide.has(socket)) this.#widen(socket)
   }
-}
 
-/** How far it can be sent from there without a wait for the disk. */
-function residentTo(kernel: Kernel, file: number, start: number, end: number): number {
-  let position = start
-  while (position < end) {
-    const count = Math.min(PIECE, end - position)
-    if (!kernel.isResident(file, position, count)) break
-    position += count
+  #widen(socket: Socket): void {
+    const took = this.#now() - (this.#begunAt ?? 0)
+    const descriptor = descriptorOf(this.#response)
+    if (descriptor === undefined || this.sent < took * WIDEN_BYTES_PER_MS) return
+    wide.add(socket)
+    socket.once('close', () => wide.delete(socket))
+    this.#options.kernel.widen(descriptor)
   }
-  return position
 }
 
 /** Undefined once it is closed: the number may be another file's then. */

@@ -1,7 +1,8 @@
 /** Finished blobs leave by the kernel or by copying: the client cannot tell which. */
+import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readdirSync, truncateSync, writeFileSync, openSync, closeSync } from 'node:fs'
+import { closeSync, fsyncSync, openSync, readdirSync, readSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import path from 'node:path'
@@ -204,11 +205,15 @@ function lines(mirror: Mirror): Record<string, unknown>[] {
 }
 
 /** Sends a file through a kernel that is told how to behave. */
-async function sentBy(t: Test, behaviour: Partial<Kernel>) {
+async function sentBy(
+  t: Test,
+  behaviour: Partial<Kernel>,
+  { size = 9 * 2 ** 20 + 17, bytesPerMs }: { size?: number; bytesPerMs?: number } = {},
+) {
   const kernel = await openKernel()
   if (kernel === undefined) throw new Error('there is no FFI here')
   const file = path.join(t.testdir(), 'file')
-  const bytes = randomBytes(9 * 2 ** 20 + 17)
+  const bytes = randomBytes(size)
   writeFileSync(file, bytes)
   const descriptor = openSync(file, 'r')
   t.teardown(() => closeSync(descriptor))
@@ -219,7 +224,8 @@ async function sentBy(t: Test, behaviour: Partial<Kernel>) {
       calls++
       return (behaviour.sendFile ?? kernel.sendFile.bind(kernel))(...it)
     },
-    isResident: (...it) => (behaviour.isResident ?? kernel.isResident.bind(kernel))(...it),
+    residentTo: (...it) => (behaviour.residentTo ?? kernel.residentTo.bind(kernel))(...it),
+    widen: (...it) => (behaviour.widen ?? kernel.widen.bind(kernel))(...it),
     waits: () => (behaviour.waits ?? kernel.waits.bind(kernel))(),
   }
   let counted = 0
@@ -231,8 +237,10 @@ async function sentBy(t: Test, behaviour: Partial<Kernel>) {
       return Promise.resolve(bytes.copy(buffer, 0, position))
     }
     const options = { kernel: told, pool: new BufferPool(), signal: AbortSignal.timeout(30_000) }
+    const now = bytesPerMs === undefined ? {} : { now: () => counted / bytesPerMs }
     void sendFile({ descriptor, start: 0, end: bytes.length, read }, response, {
       ...options,
+      ...now,
       onBytes: (count) => (counted += count),
     }).then(() => response.end())
   })
@@ -247,7 +255,7 @@ async function sentBy(t: Test, behaviour: Partial<Kernel>) {
 }
 
 test('what is not in memory is read the ordinary way', async (t) => {
-  const { calls, reads } = await sentBy(t, { isResident: () => false })
+  const { calls, reads } = await sentBy(t, { residentTo: (_file, start) => start })
   t.equal(calls, 0, 'no call waits for the disk')
   t.ok(reads > 8)
 })
@@ -258,14 +266,14 @@ test('nor does the small piece after a full socket reach beyond what is in memor
   let known = 0
   await sentBy(t, {
     // The first piece alone, and of that the socket takes all but a little.
-    isResident: (_file, position, count) => {
-      asked.push(position)
-      if (asked.length === 1) known = position + count
-      return asked.length === 1
+    residentTo: (_file, start) => {
+      asked.push(start)
+      if (asked.length === 1) known = start + 512 * 1024
+      return asked.length === 1 ? known : start
     },
     sendFile: (socket, file, position, count) => kernel!.sendFile(socket, file, position, count - 100),
   })
-  t.same(asked.slice(1, 3), [known, known], 'the next one begins where that ends')
+  t.equal(asked[1], known, 'the next one begins where that ends')
 })
 
 test('a socket that never takes a file still gets all of it', async (t) => {
@@ -296,3 +304,33 @@ test('waiting in the kernel is told from working', async (t) => {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
   t.ok(kernel!.waits() > before)
 })
+
+test('what a file has in memory is told without reading it in', async (t) => {
+  const kernel = (await openKernel())!
+  const file = path.join(t.testdir(), 'file')
+  const size = 3 * 2 ** 20
+  writeFileSync(file, randomBytes(size))
+  const descriptor = openSync(file, 'r+')
+  t.teardown(() => closeSync(descriptor))
+  t.equal(kernel.residentTo(descriptor, 0, size), size)
+  t.equal(kernel.residentTo(descriptor, 1000, 1001), 1001)
+  fsyncSync(descriptor)
+  // What is on the disk as well goes out of memory.
+  execFileSync('dd', [`of=${file}`, 'oflag=nocache', 'conv=notrunc', 'count=0'], { stdio: 'ignore' })
+  t.equal(kernel.residentTo(descriptor, size / 2, size), size / 2)
+  readSync(descriptor, Buffer.alloc(size), 0, size, 0)
+  t.equal(kernel.residentTo(descriptor, 0, size), size)
+})
+
+const MUCH = 40 * 2 ** 20
+for (const [who, size, bytesPerMs, expected] of [
+  ['who takes much, and quickly, is given a wider buffer, once', MUCH, 2 ** 20, 1],
+  ['who takes much slowly is not', MUCH, 2 ** 18, 0],
+  ['nor is who takes little', MUCH / 2, 2 ** 20, 0],
+] as const) {
+  test(who, async (t) => {
+    let widened = 0
+    await sentBy(t, { widen: () => widened++ }, { size, bytesPerMs })
+    t.equal(widened, expected)
+  })
+}
