@@ -77,12 +77,12 @@ export class Pieces {
 
   /**
    * Whether a limit that it meets is one of several at once: then there will be fewer, and upstream is asked as ever.
-   * With every complaint the window shrinks, so where upstream has had enough of us as a whole, there soon is a main
-   * run that is alone where one is all that may be: what that one meets is a limit of all.
+   * With every complaint the window shrinks, so where upstream has had enough of us as a whole, there is a main run
+   * before long that is alone, and has been all that may be for a while: what that one meets is a limit of all.
    */
   isSpare(run: Run): boolean {
     const { segments, runs } = this.#options
-    return run.kind !== 'main' || (this.used && (runs.size > 1 || segments.window > 1))
+    return run.kind !== 'main' || (this.used && (runs.size > 1 || !segments.narrowest))
   }
 
   /** What the answer to a main run tells: it has the part it asked for, or all. */

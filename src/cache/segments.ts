@@ -11,6 +11,8 @@ import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 const REFUSAL_MEMORY: Milliseconds = 600_000
 /** After so long without a complaint, one more at once. */
 const RECOVERY: Milliseconds = 30_000
+/** What was too much is counted by some for so long. */
+const SETTLING: Milliseconds = 1_000
 
 interface SegmentsOptions {
   readonly size: Bytes
@@ -26,6 +28,7 @@ export class Segments {
   /** What was taken off the window, one for each complaint's halving, and since when. */
   #missing = 0
   #complainedAt: Milliseconds = Number.NEGATIVE_INFINITY
+  #narrowedAt: Milliseconds = Number.NEGATIVE_INFINITY
 
   constructor(options: SegmentsOptions) {
     this.#options = options
@@ -49,6 +52,11 @@ export class Segments {
     if (this.#refusedUntil > now()) return 1
     const recovered = Math.floor((now() - this.#complainedAt) / RECOVERY)
     return Math.max(1, parallel - Math.max(0, this.#missing - recovered))
+  }
+
+  /** One at a time is all that may be, and not only since a moment ago: fewer there cannot be. */
+  get narrowest(): boolean {
+    return this.window === 1 && this.now - this.#narrowedAt >= SETTLING
   }
 
   /**
@@ -88,7 +96,9 @@ export class Segments {
     if (failure !== 'busy' && status !== 429 && status !== 503 && !full) return false
     if (askedAt < this.#complainedAt) return true
     const { parallel, now } = this.#options
-    this.#missing = parallel - Math.max(1, this.window >> 1)
+    const fewer = Math.max(1, this.window >> 1)
+    if (fewer < this.window) this.#narrowedAt = now()
+    this.#missing = parallel - fewer
     this.#complainedAt = now()
     return true
   }

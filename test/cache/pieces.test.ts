@@ -269,5 +269,9 @@ test('what one alone meets, where one is all that may be, is no limit of several
   }
   t.ok(pieces.isSpare(ask()), 'others are still under way')
   for (const { run } of begun) runs.delete(run)
-  t.notOk(pieces.isSpare(runs.all[0]!))
+  const alone = runs.all[0]!
+  t.ok(pieces.isSpare(alone), 'it may still be for those that were there just now')
+  clock.now += 1000
+  pieces.failed(limited, alone)
+  t.notOk(pieces.isSpare(alone), 'however often it has met that meanwhile')
 })

@@ -77,9 +77,9 @@ test('a limit that a later part of the main run meets is one of several, too', a
   const { upstream, mirror, blobUrl } = await prepare(t, [it], { bytesPerSecond: 8 * MiB })
   upstream.addImage('library/other', '1', image({ layers: [1000], seed: 25 }))
   // The first four are pieces. While there are no further ones, the main run comes to where the last of them began.
-  upstream.fault({ kind: 'blob', when: inside({ from: 4, to: 5 }) }, { status: 429 })
+  upstream.fault({ kind: 'blob', when: inside({ from: 4, to: 6 }) }, { status: 429 })
   const pulled = pull(blobUrl(0))
-  await upstream.log.until((log) => log.count({ kind: 'blob', status: 429 }) === 2)
+  await upstream.log.until((log) => log.count({ kind: 'blob', status: 429 }) === 3)
   t.equal((await pull(`${mirror.url}/v2/library/other/manifests/1`)).status, 200, 'upstream is asked as ever')
   t.ok(isWhole(await pulled, layerOf(it)))
 })
