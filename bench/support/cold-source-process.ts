@@ -9,6 +9,8 @@ import type { SourceOrder, SourceSpeed } from './cold-source.ts'
 
 const MANIFEST = 'application/vnd.oci.image.manifest.v1+json'
 const SLICE = 256 * 1024
+/** What a line that was idle so long may catch up on: as a router's queue does, which no busy processor holds up. */
+const BURST_MS = 20
 
 const blobs = new Map<string, Buffer>()
 /** By `name:tag` and by digest. */
@@ -116,7 +118,7 @@ async function pump(part: Buffer, response: ServerResponse): Promise<void> {
     const now = performance.now()
     let due = perConnection === undefined ? now : began + (at / perConnection) * 1000
     if (inAll !== undefined) {
-      freeAt = Math.max(freeAt, now) + (piece.length / inAll) * 1000
+      freeAt = Math.max(freeAt, now - BURST_MS) + (piece.length / inAll) * 1000
       due = Math.max(due, freeAt)
     }
     // A timer is no finer than that; what is missed is made up for.
