@@ -16,7 +16,7 @@ import type { BufferPool } from './pump.ts'
 import { Rota } from './rota.ts'
 
 /** In one call. */
-const TURN = 8 * 1024 * 1024
+const TURN = 4 * 1024 * 1024
 /**
  * Who has taken so much of one body, and that at half a GB a second, is given a wider buffer: each fill of it costs a
  * turn of the loop. What waits in it is the kernel's memory, so it is for a few, and for nobody who is slow.
