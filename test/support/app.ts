@@ -1,6 +1,8 @@
 /**
  * The whole program on port 0 with a real folder, in front of simulated upstreams.
  */
+import { mkdirSync } from 'node:fs'
+import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { request } from 'undici'
@@ -31,6 +33,18 @@ export interface Mirror extends AsyncDisposable {
   close(): Promise<void>
 }
 
+const folders = new WeakMap<Test, number>()
+
+/** Of this test, and of nobody else in it: `t.testdir()` would empty the folder of whoever runs already. */
+export function ownFolder(t: Test): string {
+  const earlier = folders.get(t) ?? 0
+  folders.set(t, earlier + 1)
+  if (earlier === 0) return t.testdir()
+  const folder = path.join(t.testdirName, `another-${earlier}`)
+  mkdirSync(folder)
+  return folder
+}
+
 /** Starts entrepot with `upstream` as its `docker.io`. */
 export async function startMirror(
   t: Test,
@@ -39,7 +53,7 @@ export async function startMirror(
 ): Promise<Mirror> {
   const lines: Record<string, unknown>[] = []
   const { cache, upstream: settings, config: more, root: folder, log, ...overrides } = options
-  const root = folder ?? t.testdir()
+  const root = folder ?? ownFolder(t)
   const text = JSON.stringify({
     server: { port: 0 },
     storage: { root },

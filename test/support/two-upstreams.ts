@@ -2,7 +2,15 @@
  * entrepot between two simulated registries: `docker.io`, the default, and `quay.io`.
  */
 import type { Test } from 'tap'
-import { pull, simulate, startMirror, type Mirror, type MirrorOptions, type Pulled } from './app.ts'
+import {
+  ownFolder,
+  pull,
+  simulate,
+  startMirror,
+  type Mirror,
+  type MirrorOptions,
+  type Pulled,
+} from './app.ts'
 import { seedLocal, type LocalRepositoryContent } from './local.ts'
 import type { UpstreamOptions, UpstreamSimulator } from './upstream.ts'
 
@@ -29,7 +37,7 @@ export async function startTwoUpstreams(t: Test, options: TwoUpstreamsOptions = 
   const { hub: hubSettings, quay: quaySettings, simulated = {}, local = [], config, ...rest } = options
   const hub = await simulate(t, simulated)
   const quay = await simulate(t, simulated)
-  const root = options.root ?? t.testdir()
+  const root = options.root ?? ownFolder(t)
   if (local.length > 0) await seedLocal(root, local)
   const mirror = await startMirror(t, hub, {
     ...rest,
