@@ -3,7 +3,7 @@
  */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'tap'
 import { commandLine, Entrepot } from '../support/process.ts'
@@ -38,13 +38,18 @@ test(
   async (t) => {
     // One that is valid, and worth a line.
     const config = { push: { anonymous: true } }
-    const { command, args, env } = commandLine({ dir: t.testdir(), config })
-    const line = [command, ...args].map((word) => `'${word}'`).join(' ')
+    const dir = t.testdir()
+    const { command, args, env } = commandLine({ dir, config })
+    const pid = join(dir, 'pid')
+    const line = `echo $$ > '${pid}'; exec ${[command, ...args].map((word) => `'${word}'`).join(' ')}`
     const program = new Program(t, 'script', ['-qec', line, '/dev/null'], { ...env, TERM: 'xterm' })
     await program.ready(() => program.stdout.includes('registry-mirrors'))
     t.match(program.stdout, /^entrepot is ready at http:\/\/127\.0\.0\.1:\d+, mirrors docker\.io, /m)
     t.match(program.stdout, /WARN.*configuration/)
     t.notMatch(program.stdout, /"level"/)
+    // The end of its terminal is none to it: it reads its configuration again.
+    process.kill(Number(readFileSync(pid, 'utf8')), 'SIGTERM')
+    t.match(await program.exited, { code: 0 })
   },
 )
 
