@@ -10,6 +10,7 @@ import type { BlobStore, Bytes } from '../store/blob-store.ts'
 import type { IngestStore } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import { LOCAL, type MetadataStore } from '../store/metadata.ts'
+import { giveBack } from '../store/young-garbage.ts'
 import { CONTENTS_FILE, digestOfName, MOST_CONTENTS, parseContents, type Contents } from './layout.ts'
 import type { Holds } from '../store/holds.ts'
 import { readTar, TarError, type TarEntry } from './tar.ts'
@@ -121,8 +122,10 @@ export class Received implements AsyncDisposable {
       let at = 0
       for await (const chunk of body) {
         signal.throwIfAborted()
+        const { length } = chunk
         await ingest.write([chunk], at)
-        at += chunk.length
+        at += length
+        giveBack([chunk])
       }
       const file = await ingest.verify(at)
       if (file === undefined) throw new TarError(`the bytes of ${digest} are others`)
