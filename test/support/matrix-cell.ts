@@ -120,7 +120,20 @@ export class CellRun {
     this.#made = new Map([...this.#image.manifests, ...this.#image.blobs].map((it) => [it.digest, it.bytes]))
   }
 
-  async run(): Promise<Row> {
+  /** @throws when it has not come to its end by then: nothing in it may wait so long */
+  async run(stuckMs: number): Promise<Row> {
+    const over = new AbortController()
+    const stuck = sleep(stuckMs, undefined, { signal: over.signal }).then(() => {
+      throw new Error(`${this.#cell.key} is stuck: ${this.#cell.fault.name}`)
+    })
+    try {
+      return await Promise.race([this.#run(), stuck])
+    } finally {
+      over.abort()
+    }
+  }
+
+  async #run(): Promise<Row> {
     let begunAt = performance.now()
     try {
       begunAt = await this.#live()

@@ -30,6 +30,8 @@ const VISITED_PAD = 64 * 1024
 const VISITED_LAYERS = [600 * 1024, 20 * 1024]
 /** A little longer than the budget is looked at by itself. */
 const EVICTED_MS = 40_000
+/** Longer than all that any cell waits for. */
+const STUCK_MS = 200_000
 /** A machine that takes longer to say that it lives is busy enough. */
 const BUSY_MS = 150
 
@@ -154,7 +156,7 @@ export class Matrix {
       for (let cell = waiting.shift(); cell !== undefined; cell = waiting.shift()) {
         await this.#oneByOne(() => this.#untilIdle())
         const mirror = this.#mirrorOf(cell)
-        const row = await new CellRun(cell, this.#upstreams.get(cell.key)!, mirror.url).run()
+        const row = await new CellRun(cell, this.#upstreams.get(cell.key)!, mirror.url).run(STUCK_MS)
         const died = (await livesWithin(mirror)) === undefined ? ['the process died'] : []
         rows.set(cell, { ...row, problems: [...row.problems, ...died] })
       }

@@ -1,6 +1,9 @@
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { test } from 'tap'
 import { request } from 'undici'
 import { image, index, randomBytesOf } from './images.ts'
+import { TEST_CERTIFICATE, TEST_KEY } from './upstream-tls.ts'
 import { startUpstream } from './upstream.ts'
 
 async function get(url: string): Promise<{ status: number; bytes: Buffer }> {
@@ -71,6 +74,20 @@ void test('down means down, and up is where it was', async (t) => {
   await upstream.start()
   t.equal(upstream.url, url)
   t.equal((await get(`${url}/v2/`)).status, 200)
+})
+
+void test('a connection that never came to speak TLS does not keep it up', async (t) => {
+  await using upstream = await startUpstream({ tls: { cert: TEST_CERTIFICATE, key: TEST_KEY } })
+  const { hostname, port } = new URL(upstream.url)
+  const silent = connect(Number(port), hostname)
+  silent.on('error', () => undefined)
+  await once(silent, 'connect')
+  // Who comes later is accepted later.
+  const later = connect(Number(port), hostname).end('not TLS')
+  await once(later.resume(), 'close')
+  await upstream.stop()
+  if (!silent.destroyed) await once(silent.resume(), 'close')
+  t.ok(silent.destroyed)
 })
 
 void test('the log knows what was asked, sent and broken off', async (t) => {

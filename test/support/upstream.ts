@@ -9,6 +9,7 @@ import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
+import type { Socket } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Content, Image } from './images.ts'
@@ -50,6 +51,8 @@ export class UpstreamSimulator implements AsyncDisposable {
   readonly holdings = new Holdings()
   readonly tokens = new TokenService(() => this.now())
   readonly #servers: Record<Listener, Server>
+  /** Of each: those as well that still negotiate TLS, which the server itself does not count as its own. */
+  readonly #sockets: Record<Listener, Set<Socket>> = { registry: new Set(), auth: new Set(), cdn: new Set() }
   readonly #ports: Record<Listener, number> = { registry: 0, auth: 0, cdn: 0 }
   readonly #endpoints: RegistryEndpoints
   #options: UpstreamOptions
@@ -144,10 +147,11 @@ export class UpstreamSimulator implements AsyncDisposable {
 
   /** From the next connection on, which all of them will be. Only where it spoke TLS before. */
   useCertificate(pair: { cert: string; key: string }): void {
-    for (const server of Object.values(this.#servers)) {
+    for (const listener of LISTENERS) {
+      const server = this.#servers[listener]
       if (!(server instanceof TlsServer)) throw new Error('this simulator does not speak TLS')
       server.setSecureContext(pair)
-      server.closeAllConnections()
+      this.#cut(listener)
     }
   }
 
@@ -160,7 +164,7 @@ export class UpstreamSimulator implements AsyncDisposable {
         if (!server.listening) return
         await new Promise<void>((resolve) => {
           server.close(() => resolve())
-          server.closeAllConnections()
+          this.#cut(listener)
         })
       }),
     )
@@ -179,6 +183,10 @@ export class UpstreamSimulator implements AsyncDisposable {
     await this.stop()
   }
 
+  #cut(listener: Listener): void {
+    for (const socket of this.#sockets[listener]) socket.destroy()
+  }
+
   #urlOf(listener: Listener): string {
     const scheme = this.#options.tls === undefined ? 'http' : 'https'
     return `${scheme}://${this.#options.host ?? '127.0.0.1'}:${this.#ports[listener]}`
@@ -190,9 +198,13 @@ export class UpstreamSimulator implements AsyncDisposable {
     // A keep-alive that outlives every test: no connection may close just as it is used again.
     const timeouts = { keepAliveTimeout: 600_000, requestTimeout: 0, maxHeaderSize: 65_536 }
     const { tls } = this.#options
-    return tls === undefined
-      ? createServer(timeouts, handle)
-      : createTlsServer({ ...timeouts, ...tls }, handle)
+    const server =
+      tls === undefined ? createServer(timeouts, handle) : createTlsServer({ ...timeouts, ...tls }, handle)
+    const sockets = this.#sockets[listener]
+    return server.on('connection', (socket: Socket) => {
+      sockets.add(socket)
+      socket.once('close', () => sockets.delete(socket))
+    })
   }
 
   async #handle(listener: Listener, request: IncomingMessage, response: ServerResponse): Promise<void> {
