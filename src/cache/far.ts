@@ -10,14 +10,13 @@ import type { Bytes } from '../store/blob-store.ts'
 import type { Ingest } from '../store/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
+import { backoff } from './backoff.ts'
 import { Run, type Runs, type Stretch } from './runs.ts'
 import { Turn } from './turn.ts'
 
 /** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
 const FAR_AHEAD: Bytes = 8 * 1024 * 1024
 const MAX_RUNS = 4
-const BACKOFF_FIRST: Milliseconds = 200
-const BACKOFF_MOST: Milliseconds = 5_000
 
 interface FarOptions {
   readonly slots: TransferSlots
@@ -77,8 +76,7 @@ export class Far {
   async #rest(signal: AbortSignal): Promise<void> {
     this.#failures += 1
     this.#resting = true
-    const pause = Math.min(BACKOFF_FIRST * 2 ** this.#failures, BACKOFF_MOST)
-    await sleep(pause, undefined, { signal, ref: false }).catch(() => undefined)
+    await sleep(backoff(this.#failures), undefined, { signal, ref: false }).catch(() => undefined)
     this.#resting = false
     if (!signal.aborted) this.#options.onChange()
   }

@@ -11,14 +11,13 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { UpstreamError, Milliseconds } from '../upstream/upstream.ts'
+import { backoff } from './backoff.ts'
 import type { Origin } from './origin.ts'
 
 /** Tries in a row that brought less than {@link PROGRESS} before a download is given up. */
 const MAX_IDLE_TRIES = 5
 /** What counts as progress: a body cut after its first byte every time must come to an end. */
 const PROGRESS: Bytes = 16 * 1024
-const BACKOFF_FIRST_MS: Milliseconds = 200
-const BACKOFF_MOST_MS: Milliseconds = 5_000
 /** All that is waited since the last progress, with clients hanging on: upstream says how long, not how often. */
 const PATIENCE_MS: Milliseconds = 60_000
 
@@ -55,8 +54,7 @@ export class Patience {
     const progress = brought >= PROGRESS
     this.#idle = progress ? 0 : this.#idle + 1
     if (progress) this.#waited = 0
-    const pause =
-      error.retryAfterMs ?? Math.min(BACKOFF_FIRST_MS * 2 ** this.#idle, BACKOFF_MOST_MS) * Math.random()
+    const pause = error.retryAfterMs ?? backoff(this.#idle) * Math.random()
     this.#waited += pause
     const enough = this.#idle > MAX_IDLE_TRIES || this.#waited > PATIENCE_MS
     if (!promised || error.failure === 'denied' || enough) {

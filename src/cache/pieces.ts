@@ -11,6 +11,7 @@ import type { Bytes } from '../store/blob-store.ts'
 import type { Ingest } from '../store/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import { backoff } from './backoff.ts'
 import { Run, type Runs, type Stretch } from './runs.ts'
 import type { Segments } from './segments.ts'
 import { Turn } from './turn.ts'
@@ -21,8 +22,6 @@ const WORTH_KEEPING: Bytes = 256 * 1024
 const LONG: Milliseconds = 3_000
 /** What a connection that is given up has on its way is lost: for less than that it is not worth it. */
 const SLOW = 4
-const BACKOFF_FIRST: Milliseconds = 200
-const BACKOFF_MOST: Milliseconds = 5_000
 /** Whoever asks for more has fewer by then, and the layer goes on meanwhile. */
 const LONGEST_PAUSE: Milliseconds = 30_000
 
@@ -165,7 +164,7 @@ export class Pieces {
     segments.failed(error, run.beganAt, this.#isShutOut(run))
     this.#failures += 1
     const told = error instanceof UpstreamError ? error.retryAfterMs : undefined
-    const pause = told ?? Math.min(BACKOFF_FIRST * 2 ** this.#failures, BACKOFF_MOST)
+    const pause = told ?? backoff(this.#failures)
     this.#notBefore = Math.max(this.#notBefore, segments.now + Math.min(pause, LONGEST_PAUSE))
   }
 

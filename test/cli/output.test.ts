@@ -3,7 +3,7 @@
  */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'tap'
 import { commandLine, Entrepot } from '../support/process.ts'
@@ -43,12 +43,15 @@ test(
     const pid = join(dir, 'pid')
     const line = `echo $$ > '${pid}'; exec ${[command, ...args].map((word) => `'${word}'`).join(' ')}`
     const program = new Program(t, 'script', ['-qec', line, '/dev/null'], { ...env, TERM: 'xterm' })
+    // The end of its terminal is none to it: it reads its configuration again.
+    const end = (): boolean => process.kill(Number(readFileSync(pid, 'utf8')), 'SIGTERM')
+    let ended = false
+    t.teardown(() => ended || !existsSync(pid) || end())
     await program.ready(() => program.stdout.includes('registry-mirrors'))
     t.match(program.stdout, /^entrepot is ready at http:\/\/127\.0\.0\.1:\d+, mirrors docker\.io, /m)
     t.match(program.stdout, /WARN.*configuration/)
     t.notMatch(program.stdout, /"level"/)
-    // The end of its terminal is none to it: it reads its configuration again.
-    process.kill(Number(readFileSync(pid, 'utf8')), 'SIGTERM')
+    ended = end()
     t.match(await program.exited, { code: 0 })
   },
 )
