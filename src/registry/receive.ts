@@ -8,8 +8,11 @@ import { giveBack } from '../store/young-garbage.ts'
 
 type Bytes = number
 
-/** Of one body, not yet given to the disk. One write of what has gathered meanwhile costs less than many. */
+/** Of one body, not yet given to the disk. */
 const MOST_HELD: Bytes = 512 * 1024
+/** A write costs a thread's waking, however little it writes: less than this is gathered for so long. */
+const WORTH_WRITING: Bytes = 256 * 1024
+const GATHER_MS = 8
 
 /** The disk did not take it, whatever the body would still have brought. */
 export class WriteError extends Error {
@@ -27,47 +30,91 @@ export async function receive(
   ingest: Pick<UploadIngest, 'prefix' | 'write'>,
   limit: Bytes,
 ): Promise<Bytes> {
+  const writing = new Writing(ingest)
   let received = 0
-  let held = 0
-  let waiting: Buffer[] = []
-  let writing: Promise<void> | undefined
-  let failure: WriteError | undefined
-
-  const writeAll = async (): Promise<void> => {
-    try {
-      while (waiting.length > 0) {
-        const chunks = waiting
-        waiting = []
-        await ingest.write(chunks, ingest.prefix)
-        held -= lengthOf(chunks)
-        giveBack(chunks)
-      }
-    } catch (cause) {
-      failure = new WriteError('an upload could not be written', { cause })
-    } finally {
-      writing = undefined
-    }
-  }
-
   try {
     for await (const chunk of body) {
       const wanted = chunk.subarray(0, Math.max(0, limit - received))
       received += chunk.length
-      if (wanted.length > 0) {
-        waiting.push(wanted)
-        held += wanted.length
-        writing ??= writeAll()
-      }
-      if (held >= MOST_HELD) await writing
-      if (failure !== undefined || received > limit) break
+      if (wanted.length > 0) writing.push(wanted)
+      await writing.room()
+      if (writing.failure !== undefined || received > limit) break
     }
   } finally {
-    await writing
+    await writing.end()
   }
-  if (failure !== undefined) throw failure
+  if (writing.failure !== undefined) throw writing.failure
   return received
 }
 
-function lengthOf(chunks: readonly Buffer[]): Bytes {
-  return chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+/** One write at a time, of all that has come meanwhile. */
+class Writing {
+  failure: WriteError | undefined
+  readonly #ingest: Pick<UploadIngest, 'prefix' | 'write'>
+  #waiting: Buffer[] = []
+  #waitingBytes: Bytes = 0
+  /** The write that is under way, and none after it. */
+  #written: Promise<void> | undefined
+  #all: Promise<void> | undefined
+  #ended = false
+  #stopGathering: (() => void) | undefined
+  #held: Bytes = 0
+
+  constructor(ingest: Pick<UploadIngest, 'prefix' | 'write'>) {
+    this.#ingest = ingest
+  }
+
+  push(chunk: Buffer): void {
+    this.#waiting.push(chunk)
+    this.#waitingBytes += chunk.length
+    this.#held += chunk.length
+    if (this.#waitingBytes >= WORTH_WRITING) this.#stopGathering?.()
+    this.#all ??= this.#run()
+  }
+
+  /** Until no more is held than may be, or nothing can be written any more. */
+  async room(): Promise<void> {
+    while (this.#held >= MOST_HELD && this.failure === undefined) await this.#written
+  }
+
+  /** Resolves when all of it is written, or cannot be. */
+  async end(): Promise<void> {
+    this.#ended = true
+    this.#stopGathering?.()
+    await this.#all
+  }
+
+  /** Never rejects. */
+  async #run(): Promise<void> {
+    while (this.#waiting.length > 0 && this.failure === undefined) {
+      if (this.#waitingBytes < WORTH_WRITING && !this.#ended) await this.#gather()
+      this.#written = this.#write()
+      await this.#written
+    }
+    this.#all = undefined
+  }
+
+  #gather(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, GATHER_MS)
+      this.#stopGathering = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+  }
+
+  async #write(): Promise<void> {
+    const chunks = this.#waiting
+    const bytes = this.#waitingBytes
+    this.#waiting = []
+    this.#waitingBytes = 0
+    try {
+      await this.#ingest.write(chunks, this.#ingest.prefix)
+      this.#held -= bytes
+      giveBack(chunks)
+    } catch (cause) {
+      this.failure = new WriteError('an upload could not be written', { cause })
+    }
+  }
 }
