@@ -11,7 +11,7 @@ import { StorageHealth } from './cache/storage-health.ts'
 import type { Config } from './config.ts'
 import { openControl } from './control/server.ts'
 import { Accel } from './http/accel.ts'
-import { openKernel } from './http/kernel.ts'
+import { openKernel, type Kernel } from './http/kernel.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createEvicting } from './evicting.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
@@ -55,6 +55,8 @@ export interface AppOverrides {
   /** Where Docker Hub's search is. */
   readonly hubSearchUrl?: string
   readonly timeouts?: Partial<HttpTimeouts>
+  /** The system's calls that Node does not have; undefined: nor have we. */
+  readonly kernel?: Kernel | undefined
   /** Whoever keeps the budget. */
   readonly room?: Room
 }
@@ -178,7 +180,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { cert, key } = config.server.tls
     const toldFiles = new ToldFiles(state)
     server = createHttpServer({
-      kernel: config.server.sendfile ? await openKernel() : undefined,
+      kernel: 'kernel' in overrides ? overrides.kernel : await openKernel(),
+      sendfile: config.server.sendfile,
       accel:
         accelRedirect === undefined
           ? undefined

@@ -14,7 +14,8 @@ import type { Exchange } from './exchange.ts'
 import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
 import type { Kernel } from './kernel.ts'
 import { Outlet } from './outlet.ts'
-import { pump, type BufferPool } from './pump.ts'
+import type { BufferPool } from './buffers.ts'
+import { pump } from './pump.ts'
 import { pushTarget } from './pusher.ts'
 import { sendFile, sendGrowing, takesFiles } from './sendfile.ts'
 import {
@@ -44,7 +45,7 @@ export async function deleteBlob(
 export async function serveBlob(
   exchange: Exchange,
   route: RouteTo<'blob'>,
-  { registry, events, metrics, buffers, kernel, accel }: Services,
+  { registry, events, metrics, buffers, kernel, sendfile, accel }: Services,
 ): Promise<void> {
   const { digest } = route
   exchange.fields.digest = digest
@@ -75,7 +76,7 @@ export async function serveBlob(
   metrics.pulls.inc({ upstream: repository.registry, kind: 'blob', cache: answer.cache })
 
   const { size } = answer
-  const sending = { exchange, answer, buffers, kernel }
+  const sending = { exchange, answer, buffers, kernel, sendfile }
   const tell = (): void =>
     pulled(exchange, events, resolution, { kind: 'blob', digest, mediaType: BLOB_TYPE, size })
   if (size === undefined) {
@@ -131,6 +132,7 @@ interface Sending {
   readonly answer: BlobAnswer
   readonly buffers: BufferPool
   readonly kernel: Kernel | undefined
+  readonly sendfile: boolean
 }
 
 function description(length: number): OutgoingHttpHeaders {
@@ -203,7 +205,7 @@ function noteUnverified({ exchange, answer }: Sending, range: ByteRange | undefi
 const WORTH_SENDFILE = 1024 * 1024
 
 async function pumpPart(
-  { exchange, answer, buffers, kernel }: Sending,
+  { exchange, answer, buffers, kernel, sendfile }: Sending,
   source: Awaited<ReturnType<BlobAnswer['open']>>,
   length: number | undefined,
 ): Promise<void> {
@@ -213,9 +215,10 @@ async function pumpPart(
   }
   const { stored, growing } = source
   let left = length
-  if (kernel !== undefined && left !== undefined && left > WORTH_SENDFILE && takesFiles(response)) {
-    const options = { kernel, pool: buffers, signal, onBytes }
-    if (stored !== undefined || growing !== undefined) exchange.fields.sendfile = true
+  if (kernel !== undefined && left !== undefined && left > WORTH_SENDFILE) {
+    const copying = !sendfile || !takesFiles(response)
+    const options = { kernel, pool: buffers, signal, onBytes, copying }
+    if (!copying && (stored !== undefined || growing !== undefined)) exchange.fields.sendfile = true
     if (stored !== undefined) left -= await sendFile(stored, response, options)
     else if (growing !== undefined) left -= await sendGrowing(growing, left, response, options)
   }

@@ -11,7 +11,7 @@ import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
 import type { Kernel } from './kernel.ts'
-import type { BufferPool } from './pump.ts'
+import type { BufferPool } from './buffers.ts'
 
 /** What handlers need besides the exchange and its route. */
 export interface Services {
@@ -21,8 +21,10 @@ export interface Services {
   readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly buffers: BufferPool
-  /** Undefined: bytes are copied. */
+  /** Undefined: bytes are copied, by threads. */
   readonly kernel: Kernel | undefined
+  /** False: bytes are copied. */
+  readonly sendfile: boolean
   /** Undefined: nobody in front of us sends our files. */
   readonly accel: Accel | undefined
   readonly draining: () => boolean

@@ -1,21 +1,11 @@
 /**
- * Bytes from a source into a response, through a few buffers.
- *
- * A buffer is used again only after its write callback: until then the kernel may still read it. What was
- * lent to a read or write that did not come back in order is dropped, never reused.
+ * Bytes from a source into a response, read by whatever thread it takes: small ones, those that are in no file, and
+ * all of them where the kernel cannot be asked what it has in memory.
  */
 import type { ServerResponse } from 'node:http'
 import type { ByteSource } from '../store/blob-store.ts'
+import { Bounce, SMALL, type BufferPool } from './buffers.ts'
 import { Outlet } from './outlet.ts'
-
-const BIG = 1024 * 1024
-const SMALL = 64 * 1024
-
-/** Big buffers in use at once, over all responses: whoever finds none makes do with a small one. */
-const MAX_BIG = 16
-
-/** 10 MiB/s. A client slower than that gains nothing by big pieces and only holds their memory. */
-const QUICK_BYTES_PER_MS = 10 * 1024
 
 interface PumpOptions {
   /** Bytes to send; undefined: until the source ends. */
@@ -27,28 +17,6 @@ interface PumpOptions {
   readonly onBytes: (count: number) => void
   /** Milliseconds; by it a client is found quick or slow. */
   readonly now?: () => number
-}
-
-/** The big buffers, shared by all responses of a process. */
-export class BufferPool {
-  readonly #free: Buffer[] = []
-  #lent = 0
-
-  take(): Buffer | undefined {
-    if (this.#lent >= MAX_BIG) return undefined
-    this.#lent++
-    return this.#free.pop() ?? Buffer.allocUnsafeSlow(BIG)
-  }
-
-  /** @param clean nothing can write to it or read from it any more */
-  giveBack(buffer: Buffer, clean: boolean): void {
-    this.#lent--
-    if (clean) this.#free.push(buffer)
-  }
-
-  get lent(): number {
-    return this.#lent
-  }
 }
 
 /**
@@ -77,28 +45,13 @@ async function pumpFinished(
   pool: BufferPool,
   { length = Infinity, signal, onBytes, now = performance.now.bind(performance) }: PumpOptions,
 ): Promise<number> {
+  const bounce = new Bounce(pool, outlet, { length, now })
   let sent = 0
-  // Taken quickly since the last slow piece: one that the kernel's own buffer swallowed proves nothing yet.
-  let quick = length > SMALL ? BIG : -Infinity
-  let small: Buffer | undefined
   while (sent < length) {
-    const big = quick >= BIG ? pool.take() : undefined
-    const buffer = big ?? (small ??= Buffer.allocUnsafeSlow(Math.min(SMALL, length)))
-    let clean = false
-    try {
-      const count = await source.read(buffer.subarray(0, Math.min(buffer.length, length - sent)), signal)
-      if (count > 0) {
-        const startedAt = now()
-        await outlet.write(buffer.subarray(0, count))
-        quick = count >= (now() - startedAt) * QUICK_BYTES_PER_MS ? quick + count : 0
-        sent += count
-        onBytes(count)
-      }
-      clean = true
-      if (count === 0) break
-    } finally {
-      if (big) pool.giveBack(big, clean)
-    }
+    const count = await bounce.pass(length - sent, (buffer) => source.read(buffer, signal))
+    if (count === 0) break
+    sent += count
+    onBytes(count)
   }
   return sent
 }

@@ -1,5 +1,6 @@
 /**
- * A file into a response, by the kernel alone: our threads never touch the bytes. It may be growing still.
+ * A file into a response, by the kernel alone: our threads never touch the bytes. It may be growing still. Where the
+ * connection is encrypted, or somebody wants it so, the main thread copies them: none is woken for what is in memory.
  *
  * Turn by turn: what the socket takes goes straight from the file; when it takes no more, a small piece goes the
  * ordinary way, and its callback tells that there is room again. So no call of ours ever waits for the client, and
@@ -10,9 +11,9 @@ import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { GrowingRange, StoredRange } from '../store/blob-store.ts'
+import { Bounce, type BufferPool } from './buffers.ts'
 import type { Kernel } from './kernel.ts'
 import { Outlet } from './outlet.ts'
-import type { BufferPool } from './pump.ts'
 import { Rota } from './rota.ts'
 
 /** In one call. */
@@ -38,6 +39,8 @@ const wide = new Set<Socket>()
 interface SendFileOptions {
   readonly kernel: Kernel
   readonly pool: BufferPool
+  /** Through our memory, whatever the connection could take. Encrypted ones must be. */
+  readonly copying: boolean
   readonly signal: AbortSignal
   /** Called with what the kernel has taken. */
   readonly onBytes: (count: number) => void
@@ -85,7 +88,7 @@ export async function sendGrowing(
   // It counts what passes through it, and most of this will not.
   response.strictContentLength = false
   using outlet = new Outlet(response, options.signal)
-  const sender = new Sender(source, response, outlet, options)
+  const sender = new Sender(source, length, response, outlet, options)
   while (sender.sent < length) {
     const range = await source.there(options.signal)
     if (range === undefined) break
@@ -103,17 +106,25 @@ class Sender {
   readonly #outlet: Outlet
   readonly #options: SendFileOptions
   readonly #now: () => number
+  readonly #bounce: Bounce
   readonly #small = Buffer.allocUnsafe(SMALL)
   #isSlow = false
   /** When the head had left; until then the socket may be another answer's. */
   #begunAt: number | undefined
 
-  constructor(source: GrowingRange, response: ServerResponse, outlet: Outlet, options: SendFileOptions) {
+  constructor(
+    source: GrowingRange,
+    length: number,
+    response: ServerResponse,
+    outlet: Outlet,
+    options: SendFileOptions,
+  ) {
     this.#source = source
     this.#response = response
     this.#outlet = outlet
     this.#options = options
     this.#now = options.now ?? performance.now.bind(performance)
+    this.#bounce = new Bounce(options.pool, outlet, { length, now: this.#now })
   }
 
   /** As much of it as goes at once. */
@@ -125,8 +136,12 @@ class Sender {
       this.#outlet.headHasLeft()
       return
     }
+    if (this.#options.copying) {
+      await rota.run(() => this.#copy(range, range.start))
+      return
+    }
     const { position, next } = await rota.run(() => this.#send(range))
-    if (next === 'read') await this.#viaMemory(range, position)
+    if (next === 'read') await this.#copy(range, position)
     else if (next !== undefined) await this.#write(next, position)
   }
 
@@ -144,10 +159,7 @@ class Sender {
     if (limit === start) return { position: start, next: 'read' }
     let position = start
     if (socket !== undefined) {
-      const waits = kernel.waits()
-      const startedAt = performance.now()
-      position += kernel.sendFile(socket, descriptor, start, limit - start)
-      this.#isSlow = performance.now() - startedAt > SLOW_MS && kernel.waits() > waits
+      position += this.#watch(() => kernel.sendFile(socket, descriptor, start, limit - start))
       this.#took(position - start)
     }
     if (position === limit) return { position, next: undefined }
@@ -155,19 +167,32 @@ class Sender {
     return { position, next: this.#small.subarray(0, length) }
   }
 
-  /** A piece that the disk still has to give. */
-  async #viaMemory(range: StoredRange, position: number): Promise<void> {
-    const { pool } = this.#options
-    const left = range.end - position
-    const big = pool.take()
-    const buffer = big ?? Buffer.allocUnsafeSlow(Math.min(64 * 1024, left))
-    let clean = false
-    try {
-      await this.#write(buffer.subarray(0, await range.read(buffer.subarray(0, left), position)), position)
-      clean = true
-    } finally {
-      if (big) pool.giveBack(big, clean)
-    }
+  /** One piece through our memory: it is on its way when this returns, where nobody has to wait for the disk. */
+  async #copy(range: StoredRange, position: number): Promise<void> {
+    const count = await this.#bounce.pass(
+      range.end - position,
+      (buffer) => this.#readNow(range.descriptor, buffer, position) ?? range.read(buffer, position),
+    )
+    if (count === 0) throw new Error(`the file is shorter than it was: ${position} bytes`)
+    this.#took(count)
+  }
+
+  /** What is in memory needs no thread, whose waking costs more than the reading. Undefined where the disk has it. */
+  #readNow(descriptor: number, buffer: Buffer, position: number): number | undefined {
+    if (this.#isSlow) return undefined
+    const end = this.#options.kernel.residentTo(descriptor, position, position + buffer.length)
+    if (end === position) return undefined
+    return this.#watch(() => fs.readSync(descriptor, buffer, 0, end - position, position))
+  }
+
+  /** A call that should take what is in memory: where it waited for the disk after all, there is no other. */
+  #watch(call: () => number): number {
+    const { kernel } = this.#options
+    const waits = kernel.waits()
+    const startedAt = performance.now()
+    const count = call()
+    this.#isSlow = performance.now() - startedAt > SLOW_MS && kernel.waits() > waits
+    return count
   }
 
   async #write(bytes: Buffer, position: number): Promise<void> {

@@ -20,7 +20,7 @@ import { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
 import type { Services } from './pull.ts'
 import type { Kernel } from './kernel.ts'
-import { BufferPool } from './pump.ts'
+import { BufferPool } from './buffers.ts'
 import { parserError, sendRawError } from './raw-error.ts'
 import { report } from './report.ts'
 import { loadTlsPair, watchTlsPair, type TlsFiles } from './tls.ts'
@@ -34,8 +34,10 @@ export interface HttpServerOptions {
   readonly log: Logger
   readonly tls?: TlsFiles | undefined
   readonly timeouts?: Partial<HttpTimeouts>
-  /** What sends files without copying them, where there is such a thing. */
+  /** What knows more of files and sockets than Node, where there is such a thing. */
   readonly kernel?: Kernel | undefined
+  /** By default it sends files without our copying them. */
+  readonly sendfile?: boolean
   /** What lets a proxy in front of us send them, where there is one that can. */
   readonly accel?: Accel | undefined
 }
@@ -122,6 +124,7 @@ class NodeHttpServer implements HttpServer {
       metrics,
       buffers: new BufferPool(),
       kernel: options.kernel,
+      sendfile: options.sendfile ?? true,
       accel: options.accel,
       draining: () => this.#draining,
       listener: () => this.#listener,

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { request } from 'undici'
 import { openKernel } from '../../src/http/kernel.ts'
-import { BufferPool } from '../../src/http/pump.ts'
+import { BufferPool } from '../../src/http/buffers.ts'
 import { sendGrowing } from '../../src/http/sendfile.ts'
 import type { GrowingRange, StoredRange } from '../../src/store/blob-store.ts'
 import { randomBytesOf } from '../support/images.ts'
@@ -67,7 +67,7 @@ interface Sent {
 }
 
 /** @param idleMs after which the response gives up */
-async function send(t: Test, length: number, idleMs = 10_000): Promise<Sent> {
+async function send(t: Test, copying: boolean, length: number, idleMs = 10_000): Promise<Sent> {
   const kernel = await openKernel()
   if (kernel === undefined) throw new Error('there is no FFI here')
   const descriptor = openSync(path.join(t.testdir(), 'file'), 'wx+')
@@ -83,7 +83,7 @@ async function send(t: Test, length: number, idleMs = 10_000): Promise<Sent> {
     response.writeHead(200, { 'content-length': BYTES.length })
     response.flushHeaders()
     const onBytes = (count: number): void => void (counted += count)
-    const options = { kernel, pool: new BufferPool(), signal: leave.signal, onBytes }
+    const options = { kernel, copying, pool: new BufferPool(), signal: leave.signal, onBytes }
     sendGrowing(source, length, response, options).then(outcome.resolve, outcome.reject)
   })
   server.listen(0, '127.0.0.1')
@@ -113,57 +113,61 @@ async function send(t: Test, length: number, idleMs = 10_000): Promise<Sent> {
   }
 }
 
-test('each piece leaves when it comes', async (t) => {
-  const { source, outcome, reached, body, counted } = await send(t, BYTES.length)
-  let there = 0
-  for (const piece of [1, 100, 64 * KiB, 300 * KiB, 2048 * KiB]) {
-    source.grow(piece)
-    there += piece
-    await reached(there)
-    t.equal(body().length, there, `${there} bytes, and none that are not there`)
-  }
-  source.grow(BYTES.length - there)
-  t.equal(await outcome, BYTES.length)
-  await reached(BYTES.length)
-  t.ok(body().equals(BYTES))
-  t.equal(counted(), BYTES.length)
-})
+for (const copying of [false, true]) {
+  const by = copying ? 'by copying' : 'by the kernel'
 
-test('no more is sent than was promised, whatever the file has', async (t) => {
-  const { source, outcome, reached, body } = await send(t, 1000 * KiB + 7)
-  source.grow(BYTES.length)
-  t.equal(await outcome, 1000 * KiB + 7)
-  await reached(1000 * KiB + 7)
-  t.ok(body().equals(BYTES.subarray(0, 1000 * KiB + 7)))
-})
+  test(`each piece leaves when it comes, ${by}`, async (t) => {
+    const { source, outcome, reached, body, counted } = await send(t, copying, BYTES.length)
+    let there = 0
+    for (const piece of [1, 100, 64 * KiB, 300 * KiB, 2048 * KiB]) {
+      source.grow(piece)
+      there += piece
+      await reached(there)
+      t.equal(body().length, there, `${there} bytes, and none that are not there`)
+    }
+    source.grow(BYTES.length - there)
+    t.equal(await outcome, BYTES.length)
+    await reached(BYTES.length)
+    t.ok(body().equals(BYTES))
+    t.equal(counted(), BYTES.length)
+  })
 
-test('what is in no file any more is left to whoever reads', async (t) => {
-  const { source, outcome } = await send(t, BYTES.length)
-  source.grow(700 * KiB)
-  source.change('elsewhere')
-  t.equal(await outcome, 700 * KiB)
-})
+  test(`no more is sent than was promised, whatever the file has, ${by}`, async (t) => {
+    const { source, outcome, reached, body } = await send(t, copying, 1000 * KiB + 7)
+    source.grow(BYTES.length)
+    t.equal(await outcome, 1000 * KiB + 7)
+    await reached(1000 * KiB + 7)
+    t.ok(body().equals(BYTES.subarray(0, 1000 * KiB + 7)))
+  })
 
-test('a source that fails, or ends before its time, is a failure', async (t) => {
-  for (const end of ['nothing', new Error('these bytes were wrong')] as const) {
-    await t.test(async (t) => {
-      const { source, outcome, reached } = await send(t, BYTES.length)
-      source.grow(700 * KiB)
-      await reached(700 * KiB)
-      source.change(end)
-      await t.rejects(outcome, end === 'nothing' ? /ended after 716800 of/ : end)
-    })
-  }
-})
+  test(`what is in no file any more is left to whoever reads, ${by}`, async (t) => {
+    const { source, outcome } = await send(t, copying, BYTES.length)
+    source.grow(700 * KiB)
+    source.change('elsewhere')
+    t.equal(await outcome, 700 * KiB)
+  })
 
-test('a connection that only the kernel sees is not idle', async (t) => {
-  const { source, outcome, reached } = await send(t, BYTES.length, 500)
-  for (let there = 0; there < BYTES.length;) {
-    source.grow(256 * KiB)
-    there += 256 * KiB
-    await reached(there)
-    // Much less than the idle time, and together twice as much.
-    await sleep(60)
-  }
-  t.equal(await outcome, BYTES.length)
-})
+  test(`a source that fails, or ends before its time, is a failure, ${by}`, async (t) => {
+    for (const end of ['nothing', new Error('these bytes were wrong')] as const) {
+      await t.test(async (t) => {
+        const { source, outcome, reached } = await send(t, copying, BYTES.length)
+        source.grow(700 * KiB)
+        await reached(700 * KiB)
+        source.change(end)
+        await t.rejects(outcome, end === 'nothing' ? /ended after 716800 of/ : end)
+      })
+    }
+  })
+
+  test(`a connection that only the kernel sees is not idle, ${by}`, async (t) => {
+    const { source, outcome, reached } = await send(t, copying, BYTES.length, 500)
+    for (let there = 0; there < BYTES.length;) {
+      source.grow(256 * KiB)
+      there += 256 * KiB
+      await reached(there)
+      // Much less than the idle time, and together twice as much.
+      await sleep(60)
+    }
+    t.equal(await outcome, BYTES.length)
+  })
+}

@@ -9,23 +9,25 @@ import path from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { openKernel, type Kernel } from '../../src/http/kernel.ts'
-import { BufferPool } from '../../src/http/pump.ts'
+import { BufferPool } from '../../src/http/buffers.ts'
 import { sendFile } from '../../src/http/sendfile.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { blobPath } from '../../src/store/blob-path.ts'
 import { eventually, pull, startMirror, type Mirror } from '../support/app.ts'
+import { ENGINES, type Engine } from '../support/engines.ts'
 import { content, randomBytesOf } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
 
 const LAYER = content('application/octet-stream', randomBytesOf(14 * 2 ** 20 + 12_345, 'sendfile'))
 const NOTHING = { url: 'http://127.0.0.1:9' }
 
-async function start(t: Test, sendfile: boolean, idleMs?: number): Promise<Mirror & { blob: string }> {
+async function start(t: Test, engine: Engine, idleMs?: number): Promise<Mirror & { blob: string }> {
   const root = t.testdir()
   await seedLocal(root, [{ name: 'team/app', blobs: [LAYER] }])
   const mirror = await startMirror(t, NOTHING, {
     root,
-    config: { server: { port: 0, sendfile } },
+    config: { server: { port: 0, ...engine.server } },
+    ...engine.overrides,
     ...(idleMs === undefined ? {} : { timeouts: { idleMs } }),
   })
   return { ...mirror, blob: `${mirror.url}/v2/team/app/blobs/${LAYER.digest}` }
@@ -86,17 +88,17 @@ async function lineOf(mirror: Mirror, matches: (line: Record<string, unknown>) =
   return found!
 }
 
-for (const sendfile of [true, false]) {
-  const by = sendfile ? 'by the kernel' : 'by copying'
+for (const engine of ENGINES) {
+  const { by } = engine
 
   test(`whole, in parts, and again on the same connection, ${by}`, async (t) => {
-    const mirror = await start(t, sendfile)
+    const mirror = await start(t, engine)
     const whole = await pull(mirror.blob)
     t.equal(whole.status, 200)
     t.ok(whole.body.equals(LAYER.bytes))
     const line = await lineOf(mirror, ({ status }) => status === 200)
     t.equal(line['bytes'], LAYER.bytes.length)
-    t.equal(line['sendfile'], sendfile ? true : undefined, 'by the engine that was asked for')
+    t.equal(line['sendfile'], by === 'by the kernel' ? true : undefined, 'by the engine that was asked for')
 
     const size = LAYER.bytes.length
     for (const [from, to] of [
@@ -125,7 +127,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`requests that come at once are answered in order, ${by}`, async (t) => {
-    const mirror = await start(t, sendfile)
+    const mirror = await start(t, engine)
     const socket = await dial(t, mirror.url)
     socket.write(get(mirror.blob) + get(`${mirror.url}/v2/`) + get(mirror.blob, { range: 'bytes=7-4000000' }))
     t.ok((await answerOn(socket)).body.equals(LAYER.bytes))
@@ -134,7 +136,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`a client that resets its connection costs nobody anything, ${by}`, async (t) => {
-    const mirror = await start(t, sendfile)
+    const mirror = await start(t, engine)
     const before = readdirSync('/proc/self/fd').length
     for (let i = 0; i < 8; i++) {
       const socket = await dial(t, mirror.url)
@@ -154,7 +156,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`a client that takes nothing is left after the idle time, ${by}`, async (t) => {
-    const mirror = await start(t, sendfile, 200)
+    const mirror = await start(t, engine, 200)
     const socket = await dial(t, mirror.url)
     socket.pause()
     socket.write(get(mirror.blob))
@@ -164,7 +166,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`a client that takes little at a time gets everything, ${by}`, async (t) => {
-    const mirror = await start(t, sendfile)
+    const mirror = await start(t, engine)
     const socket = await dial(t, mirror.url)
     socket.write(get(mirror.blob))
     const chunks: Buffer[] = []
@@ -185,7 +187,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`a file that became shorter breaks the transfer off, ${by}`, async (t) => {
-    const mirror = await start(t, sendfile)
+    const mirror = await start(t, engine)
     const socket = await dial(t, mirror.url)
     socket.write(get(mirror.blob))
     await once(socket, 'readable')
@@ -208,7 +210,11 @@ function lines(mirror: Mirror): Record<string, unknown>[] {
 async function sentBy(
   t: Test,
   behaviour: Partial<Kernel>,
-  { size = 9 * 2 ** 20 + 17, bytesPerMs }: { size?: number; bytesPerMs?: number } = {},
+  {
+    size = 9 * 2 ** 20 + 17,
+    bytesPerMs,
+    copying = false,
+  }: { size?: number; bytesPerMs?: number; copying?: boolean } = {},
 ) {
   const kernel = await openKernel()
   if (kernel === undefined) throw new Error('there is no FFI here')
@@ -236,7 +242,7 @@ async function sentBy(
       reads++
       return Promise.resolve(bytes.copy(buffer, 0, position))
     }
-    const options = { kernel: told, pool: new BufferPool(), signal: AbortSignal.timeout(30_000) }
+    const options = { kernel: told, copying, pool: new BufferPool(), signal: AbortSignal.timeout(30_000) }
     const now = bytesPerMs === undefined ? {} : { now: () => counted / bytesPerMs }
     void sendFile({ descriptor, start: 0, end: bytes.length, read }, response, {
       ...options,
@@ -258,6 +264,14 @@ test('what is not in memory is read the ordinary way', async (t) => {
   const { calls, reads } = await sentBy(t, { residentTo: (_file, start) => start })
   t.equal(calls, 0, 'no call waits for the disk')
   t.ok(reads > 8)
+})
+
+test('what is in memory is copied without a thread, what is not is not', async (t) => {
+  const there = await sentBy(t, {}, { copying: true })
+  t.equal(there.calls, 0, 'the kernel is not asked to send it')
+  t.equal(there.reads, 1, 'but for the first piece')
+  const away = await sentBy(t, { residentTo: (_file, start) => start }, { copying: true })
+  t.ok(away.reads > 8)
 })
 
 test('nor does the small piece after a full socket reach beyond what is in memory', async (t) => {

@@ -5,6 +5,7 @@ import { connect, type Socket } from 'node:net'
 import { test, type Test } from 'tap'
 import { HOLD_BACK } from '../../src/cache/hold-back.ts'
 import { eventually, pull, pullSame, settled, simulate, startMirror, type Mirror } from '../support/app.ts'
+import { ENGINES, type Engine } from '../support/engines.ts'
 import { image, type Content } from '../support/images.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
 
@@ -18,12 +19,13 @@ interface Scene {
   readonly blob: string
 }
 
-async function start(t: Test, sendfile: boolean, idleMs?: number): Promise<Scene> {
+async function start(t: Test, engine: Engine, idleMs?: number): Promise<Scene> {
   const upstream = await simulate(t, { bytesPerSecond: 16 * MiB })
   const big = image({ layers: [SIZE], seed: t.name })
   upstream.addImage('library/big', '1', big)
   const mirror = await startMirror(t, upstream, {
-    config: { server: { port: 0, sendfile } },
+    config: { server: { port: 0, ...engine.server } },
+    ...engine.overrides,
     ...(idleMs === undefined ? {} : { timeouts: { idleMs } }),
   })
   const layer = big.layers[0]!
@@ -61,11 +63,11 @@ function answers(mirror: Mirror): Record<string, unknown>[] {
   return mirror.lines.filter(({ route }) => route === 'blob')
 }
 
-for (const sendfile of [true, false]) {
-  const by = sendfile ? 'by the kernel' : 'by copying'
+for (const engine of ENGINES) {
+  const { by } = engine
 
   test(`clients that come early, late and for parts get what they asked for, ${by}`, async (t) => {
-    const { upstream, mirror, layer, blob } = await start(t, sendfile)
+    const { upstream, mirror, layer, blob } = await start(t, engine)
     const early = [pullSame(blob, layer), pullSame(blob, layer)]
     await upstream.log.until(has(3 * MiB))
     const late = pullSame(blob, layer)
@@ -83,11 +85,11 @@ for (const sendfile of [true, false]) {
       [SIZE, SIZE, SIZE, 5 * MiB, 3 * MiB].toSorted(),
       'counted to the byte',
     )
-    t.ok(answers(mirror).every((line) => line['sendfile'] === (sendfile ? true : undefined)))
+    t.ok(answers(mirror).every((line) => line['sendfile'] === (by === 'by the kernel' ? true : undefined)))
   })
 
   test(`what turns out wrong is broken off before its last bytes, ${by}`, async (t) => {
-    const { upstream, mirror, layer, blob } = await start(t, sendfile)
+    const { upstream, mirror, layer, blob } = await start(t, engine)
     upstream.fault({ kind: 'blob' }, { corrupt: 'tail' })
     const pulled = await Promise.all([pull(blob), pull(blob)])
     for (const { status, broken, body } of pulled) {
@@ -100,7 +102,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`a first try that was wrong at its end costs nobody a byte, ${by}`, async (t) => {
-    const { upstream, layer, blob } = await start(t, sendfile)
+    const { upstream, layer, blob } = await start(t, engine)
     upstream.set({ bytesPerSecond: undefined })
     upstream.fault({ kind: 'blob', times: 1 }, { corrupt: 'tail' })
     for (const { status, same } of await Promise.all([pullSame(blob, layer), pullSame(blob, layer)])) {
@@ -110,7 +112,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`a first try that was wrong where it was sent is broken off, ${by}`, async (t) => {
-    const { upstream, blob, layer } = await start(t, sendfile)
+    const { upstream, blob, layer } = await start(t, engine)
     upstream.set({ bytesPerSecond: undefined })
     upstream.fault({ kind: 'blob', times: 1 }, { corrupt: MiB })
     const { status, broken, body } = await pull(blob)
@@ -121,7 +123,7 @@ for (const sendfile of [true, false]) {
   })
 
   test(`clients that reset, stall or take a byte at a time cost the others nothing, ${by}`, async (t) => {
-    const { upstream, mirror, layer, blob } = await start(t, sendfile, 1000)
+    const { upstream, mirror, layer, blob } = await start(t, engine, 1000)
     const [resets, stalls, sips] = [await ask(t, blob), await ask(t, blob), await ask(t, blob)]
     const other = pullSame(blob, layer)
     stalls.pause()

@@ -1,0 +1,18 @@
+/**
+ * The ways by which a blob leaves: no client can tell which it was.
+ */
+import type { Kernel } from '../../src/http/kernel.ts'
+
+interface Engine {
+  readonly by: string
+  readonly server: { readonly sendfile?: boolean }
+  /** Given: there is no FFI. */
+  readonly overrides: { readonly kernel?: Kernel | undefined }
+}
+
+export const ENGINES: readonly Engine[] = [
+  { by: 'by the kernel', server: {}, overrides: {} },
+  { by: 'by copying', server: { sendfile: false }, overrides: {} },
+  { by: 'by threads that copy', server: {}, overrides: { kernel: undefined } },
+]
+export type { Engine }
