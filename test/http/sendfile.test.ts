@@ -8,6 +8,7 @@ import { connect, type AddressInfo, type Socket } from 'node:net'
 import path from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { test, type Test } from 'tap'
+import { Agent, request } from 'undici'
 import { openKernel, type Kernel } from '../../src/http/kernel.ts'
 import { BufferPool } from '../../src/http/buffers.ts'
 import { sendFile } from '../../src/http/sendfile.ts'
@@ -17,6 +18,7 @@ import { eventually, pull, startMirror, type Mirror } from '../support/app.ts'
 import { ENGINES, type Engine } from '../support/engines.ts'
 import { content, randomBytesOf } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
+import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
 
 const LAYER = content('application/octet-stream', randomBytesOf(14 * 2 ** 20 + 12_345, 'sendfile'))
 const NOTHING = { url: 'http://127.0.0.1:9' }
@@ -201,6 +203,26 @@ for (const engine of ENGINES) {
     t.ok(bytes < LAYER.bytes.length)
   })
 }
+
+test('an encrypted connection gets copies', async (t) => {
+  const folder = t.testdir({ 'tls.crt': TEST_CERTIFICATE, 'tls.key': TEST_KEY })
+  const root = path.join(folder, 'data')
+  await seedLocal(root, [{ name: 'team/app', blobs: [LAYER] }])
+  const tls = { cert: path.join(folder, 'tls.crt'), key: path.join(folder, 'tls.key') }
+  const mirror = await startMirror(t, NOTHING, { root, config: { server: { port: 0, tls } } })
+  // One connection, as clients keep it.
+  const agent = new Agent({ connections: 1, connect: { ca: TEST_CERTIFICATE } })
+  t.teardown(() => agent.destroy())
+  const blob = `${mirror.url}/v2/team/app/blobs/${LAYER.digest}`
+  const whole = await request(blob, { dispatcher: agent })
+  t.ok(Buffer.from(await whole.body.arrayBuffer()).equals(LAYER.bytes))
+  const part = await request(blob, { dispatcher: agent, headers: { range: 'bytes=1000-5000000' } })
+  t.equal(part.statusCode, 206)
+  t.ok(Buffer.from(await part.body.arrayBuffer()).equals(LAYER.bytes.subarray(1000, 5_000_001)))
+  const line = await lineOf(mirror, ({ status }) => status === 200)
+  t.equal(line['sendfile'], undefined)
+  t.equal(line['bytes'], LAYER.bytes.length)
+})
 
 function lines(mirror: Mirror): Record<string, unknown>[] {
   return mirror.lines.filter(({ route, status }) => route === 'blob' && status === 200)
