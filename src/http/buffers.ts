@@ -69,7 +69,7 @@ export class Bounce {
    * @returns bytes; 0 at the end
    */
   async pass(most: Bytes, fill: Fill): Promise<Bytes> {
-    const big = this.#quick >= BIG ? this.#pool.take() : undefined
+    const big = most > SMALL && this.#quick >= BIG ? this.#pool.take() : undefined
     const buffer = big ?? (this.#small ??= Buffer.allocUnsafeSlow(this.#smallSize))
     let clean = false
     try {

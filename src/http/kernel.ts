@@ -148,7 +148,7 @@ class LinuxKernel implements Kernel {
     let position = start
     while (position < end) {
       const next = Math.min(position + PIECE, end)
-      if (!this.#canRead(file, position, next)) break
+      if (!this.#mayHold(file, position, next) || !this.#canRead(file, position, next)) break
       position = next
     }
     return position
@@ -164,6 +164,11 @@ class LinuxKernel implements Kernel {
     const { syscall } = this.#library.functions
     this.#counts = syscall(CACHESTAT, file, this.#range.pointer, this.#counted.pointer, 0) === 0n
     return this.#counts && this.#counted.words[0] === BigInt(pages)
+  }
+
+  /** Nobody can say where pages cannot be counted. */
+  #mayHold(file: Descriptor, start: Bytes, end: Bytes): boolean {
+    return !this.#counts || this.#holdsPages(file, start, end)
   }
 
   /** At both ends and in the middle. */

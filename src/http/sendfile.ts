@@ -169,6 +169,8 @@ class Sender {
 
   /** One piece through our memory: it is on its way when this returns, where nobody has to wait for the disk. */
   async #copy(range: StoredRange, position: number): Promise<void> {
+    // It may have waited for its turn: whoever has left needs no buffer.
+    this.#options.signal.throwIfAborted()
     const count = await this.#bounce.pass(
       range.end - position,
       (buffer) => this.#readNow(range.descriptor, buffer, position) ?? range.read(buffer, position),

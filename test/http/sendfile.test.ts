@@ -2,7 +2,16 @@
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { closeSync, fsyncSync, openSync, readdirSync, readSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  fsyncSync,
+  openSync,
+  readdirSync,
+  readSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { createServer } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import path from 'node:path'
@@ -356,6 +365,21 @@ test('what a file has in memory is told without reading it in', async (t) => {
   t.equal(kernel.residentTo(descriptor, size / 2, size), size / 2)
   readSync(descriptor, Buffer.alloc(size), 0, size, 0)
   t.equal(kernel.residentTo(descriptor, 0, size), size)
+})
+
+test('what lacks a little in between is not in memory', async (t) => {
+  const kernel = (await openKernel())!
+  const file = path.join(t.testdir(), 'file')
+  const descriptor = openSync(file, 'wx+')
+  t.teardown(() => closeSync(descriptor))
+  // Page by page: what was written in one go may only go as one.
+  for (let page = 0; page < 256; page++) writeSync(descriptor, randomBytes(4096))
+  fsyncSync(descriptor)
+  t.equal(kernel.residentTo(descriptor, 0, 2 ** 20), 2 ** 20)
+  // Neither at an end of the second half MiB nor in its middle.
+  const part = ['bs=4096', 'skip=160', 'count=16']
+  execFileSync('dd', [`if=${file}`, 'of=/dev/null', 'iflag=nocache', ...part], { stdio: 'ignore' })
+  t.equal(kernel.residentTo(descriptor, 0, 2 ** 20), 2 ** 19)
 })
 
 const MUCH = 40 * 2 ** 20
