@@ -119,7 +119,10 @@ const FAILURES: Record<string, { behaviour?: Behaviour; status: number; code: st
 
 for (const [what, { behaviour, status, code }] of Object.entries(FAILURES)) {
   test(`upstream ${what}: an honest error, never an empty list`, async (t) => {
-    const { hub, get, head } = await startTwoUpstreams(t, { budgetMs: 700 })
+    const { hub, get, head } = await startTwoUpstreams(
+      t,
+      behaviour?.hang === undefined ? {} : { budgetMs: 700 },
+    )
     hub.addImage('library/app', 'a', one)
     if (behaviour === undefined) await hub.stop()
     else hub.fault({ kind: ['tags', 'referrers'] }, behaviour)

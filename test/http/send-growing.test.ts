@@ -160,13 +160,13 @@ for (const copying of [false, true]) {
   })
 
   test(`a connection that only the kernel sees is not idle, ${by}`, async (t) => {
-    const { source, outcome, reached } = await send(t, copying, BYTES.length, 500)
+    const { source, outcome, reached } = await send(t, copying, BYTES.length, 1500)
     for (let there = 0; there < BYTES.length;) {
       source.grow(256 * KiB)
       there += 256 * KiB
       await reached(there)
       // Much less than the idle time, and together twice as much.
-      await sleep(60)
+      await sleep(190)
     }
     t.equal(await outcome, BYTES.length)
   })

@@ -182,7 +182,7 @@ test('a blob whose length nobody knows comes whole in bypass, and not at all whe
 
 test('who has to wait for a turn in bypass has a head within the budget, and the body when it comes', async (t) => {
   const { upstream, layers, url, mirror } = await bypassing(t, [32 * MiB, 20_000], {
-    mirror: { budgetMs: 500 },
+    mirror: { budgetMs: 2_000 },
   })
   const [layer, small] = layers as [Content, Content]
   await pull(url(layer), {}, 'HEAD')
@@ -200,7 +200,7 @@ test('who has to wait for a turn in bypass has a head within the budget, and the
 })
 
 test('an upstream that hangs in bypass is an honest error within the budget', async (t) => {
-  const { upstream, layers, url, mirror } = await bypassing(t, [MiB], { mirror: { budgetMs: 500 } })
+  const { upstream, layers, url, mirror } = await bypassing(t, [MiB], { mirror: { budgetMs: 2_000 } })
   const [layer] = layers as [Content]
   const rule = upstream.fault({ kind: 'blob', method: 'GET' }, { hang: 'headers' })
   t.equal((await pull(url(layer))).status, 503)

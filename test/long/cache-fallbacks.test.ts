@@ -53,8 +53,6 @@ async function setUp(t: Test, options: SettingOptions = {}): Promise<Setting> {
   for (const it of [hub, spare]) it.addImage('library/big', '1', held)
   const mirror = await startMirror(t, hub, {
     now: () => clock.now,
-    staleBudgetMs: 500,
-    budgetMs: 5_000,
     ...rest,
     // Only what these clients ask for is to be seen.
     cache: { prefetch: 'off', ...rest.cache },

@@ -32,7 +32,7 @@ async function setUp(t: Test, budgetMs: number): Promise<Scene> {
 
 for (const [name, blob] of [['large', LARGE] as const, ['small', SMALL] as const]) {
   test(`an upstream that sends heads without bodies is an error before any head: a ${name} blob`, async (t) => {
-    const { upstream, blobs, clock } = await setUp(t, 500)
+    const { upstream, blobs, clock } = await setUp(t, 2_000)
     const url = `${blobs}/${blob.digest}`
     const silence = upstream.fault({ kind: 'blob' }, { hang: 'midBody', hangAfterBytes: 0 })
     const [whole, part] = [pull(url), pull(url, { range: 'bytes=1000-' })]

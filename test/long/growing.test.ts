@@ -123,7 +123,7 @@ for (const engine of ENGINES) {
   })
 
   test(`clients that reset, stall or take a byte at a time cost the others nothing, ${by}`, async (t) => {
-    const { upstream, mirror, layer, blob } = await start(t, engine, 1000)
+    const { upstream, mirror, layer, blob } = await start(t, engine, 2500)
     const [resets, stalls, sips] = [await ask(t, blob), await ask(t, blob), await ask(t, blob)]
     const other = pullSame(blob, layer)
     stalls.pause()

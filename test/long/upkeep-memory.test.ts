@@ -50,7 +50,11 @@ test(
     const start = async (name: string) => {
       const options = { dir: join(dir, name), config }
       const execArgv = ['--max-semi-space-size=8', '--heap-growing-percent=30', '--expose-gc']
-      const server = await Entrepot.start(t, { ...options, env: { MALLOC_ARENA_MAX: '2' }, execArgv })
+      const server = await Entrepot.start(t, {
+        ...options,
+        env: { MALLOC_ARENA_MAX: '2', MALLOC_TRIM_THRESHOLD_: '131072' },
+        execArgv,
+      })
       const command = async (...line: string[]): Promise<void> => {
         const { code, stderr } = await entrepot(options, ...line)
         t.match({ code, stderr }, { code: 0, stderr: '' }, line.join(' '))
