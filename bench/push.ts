@@ -3,9 +3,9 @@
  *
  *     node bench/push.ts [--smoke | --full] [--size 64] [--streams 4] [--rounds 5]     (MiB per layer, layers at once)
  *
- * A layer goes up as dockerd sends it: POST, one PATCH without a length, PUT. entrepot answers 201 when the layer is
- * on the disk, the others when it is in the page cache: so after the last 201 the files of all are synced, and
- * `MB/s`, with that sync, is the figure to compare. `to 201 MB/s` is what a client sees.
+ * A layer goes up as dockerd sends it: POST, one PATCH without a length, PUT. After the last 201 the files of all are
+ * synced, whatever each had synced by then, and `MB/s`, with that sync, is the figure to compare. `to 201 MB/s` is what
+ * a client sees.
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { open, readdir, rm } from 'node:fs/promises'
