@@ -79,7 +79,7 @@ for (const can of [true, false]) {
     let places = 0
     let refused = 0
     for (; disk.untilFull === Infinity; places += 1) {
-      const it = image({ layers: [LAYER], seed: `push ${places}` })
+      const it = image({ layers: [LAYER, 1000], seed: `push ${places}` })
       disk.untilFull = places
       const first = await pushImage(repository, it, String(places))
       if (first.status !== 201) {
