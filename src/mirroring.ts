@@ -2,6 +2,7 @@
  * The mirror's half of the program: what repositories that only pull are made of.
  */
 import type { Logger } from 'pino'
+import { AnswerCache } from './cache/answer-cache.ts'
 import { BlobCache } from './cache/blob-cache.ts'
 import type { FinishAbandoned } from './cache/fill.ts'
 import { InProcessFillLease } from './cache/fill-lease.ts'
@@ -80,14 +81,19 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
       staleIfDeniedMs: staleIfDenied,
     }
   }
-  const manifests = closing.adopt(new ManifestCache({ shelf, metadata, health, freshness, log, now }), (it) =>
+  const answers = new AnswerCache({ metadata, room, log, now })
+  const manifests = closing.adopt(
+    new ManifestCache({ shelf, metadata, answers, health, freshness, log, now }),
+    (it) => it.close(),
+  )
+  const listings = closing.adopt(new Listings({ metadata, answers, shelf, freshness, now }), (it) =>
     it.close(),
   )
   return {
     manifests,
     blobs,
     prefetch: new Prefetch({ blobs, mode: () => live.config.cache.prefetch, log }),
-    listings: new Listings({ repositories: metadata.repositories, budgetMs }),
+    listings,
     repositories: metadata.repositories,
     recency: evicting.recency,
   }

@@ -4,7 +4,7 @@ import { dirname, join, normalize } from 'node:path'
 import { test } from 'tap'
 
 const SRC = join(import.meta.dirname, '../src')
-const STORE = 'blob-store eviction ingest inventory metadata storage-error young-garbage'
+const STORE = 'blob-store eviction ingest inventory metadata storage-error upstream-answers young-garbage'
   .split(' ')
   .map((it) => `store/${it}.ts`)
 const AUDIT = ['store/audit.ts']

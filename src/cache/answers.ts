@@ -54,6 +54,8 @@ export interface TagsAnswer {
   /** Query of the next page. */
   readonly next: URLSearchParams | undefined
   readonly cache: CacheStatus
+  /** As in {@link ManifestHead}. */
+  readonly warning?: string
 }
 
 export interface ReferrersAnswer {
@@ -62,4 +64,6 @@ export interface ReferrersAnswer {
   readonly filtersApplied: string | undefined
   readonly next: URLSearchParams | undefined
   readonly cache: CacheStatus
+  /** As in {@link ManifestHead}. */
+  readonly warning?: string
 }

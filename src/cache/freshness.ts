@@ -3,7 +3,7 @@
  * not be asked. DESIGN "Freshness".
  */
 import { matchesAny } from '../oci/glob.ts'
-import type { TagRecord } from '../store/metadata.ts'
+import type { Tag } from '../oci/reference.ts'
 import type { Milliseconds, UpstreamError } from '../upstream/upstream.ts'
 import type { MirroredName, Origin } from './origin.ts'
 
@@ -15,6 +15,11 @@ export interface FreshnessSettings {
   readonly staleBudgetMs: Milliseconds
   /** How long it may take where nothing can. dockerd and podman wait for ever, so we must not. */
   readonly budgetMs: Milliseconds
+}
+
+/** What upstream confirmed at some time. */
+interface Checked {
+  readonly checkedAt: Milliseconds
 }
 
 /** Goes with an answer that upstream has not confirmed. */
@@ -36,27 +41,29 @@ export class Freshness {
     return this.#settings()
   }
 
-  isFresh({ origin }: MirroredName, record: TagRecord): boolean {
-    if (matchesAny(origin.immutableTags, record.tag)) return true
-    const age = this.#now() - record.checkedAt
+  isFresh({ origin }: MirroredName, record: Checked & { readonly tag: Tag }): boolean {
+    return matchesAny(origin.immutableTags, record.tag) || this.isYoung(record, origin.tagTtlMs)
+  }
+
+  /** Whether what was confirmed then is still believed. */
+  isYoung({ checkedAt }: Checked, ttlMs: Milliseconds): boolean {
+    const age = this.#now() - checkedAt
     // A clock that was set back would keep it young for as long.
-    return age >= 0 && age < origin.tagTtlMs
+    return age >= 0 && age < ttlMs
   }
 
   /** How it answers all the same; undefined: it was confirmed too long ago. */
-  stale({ origin, name }: MirroredName, record: TagRecord, failure: UpstreamError): Stale | undefined {
+  stale({ origin, name }: MirroredName, record: Checked, failure: UpstreamError): Stale | undefined {
     const denied = failure.failure === 'denied'
     const age = this.#now() - record.checkedAt
     // Who is offline on purpose wants what is here, for as long as that lasts.
     if (!failure.offline && age > this.#longest(origin, denied)) return undefined
     if (denied) origin.state.servedDenied(name, failure.message)
-    const why = denied ? 'denies access' : cannot(failure)
-    const confirmed = `confirmed ${String(Math.round(age / 1000))} s ago`
-    return { cache: 'stale', warning: `${origin.upstream.key} ${why}; ${confirmed}` }
+    return marked(origin, failure, `confirmed ${String(Math.round(age / 1000))} s ago`)
   }
 
   /** Whether it could answer, should no pull be spent on what it names now. */
-  mayStandIn({ origin }: MirroredName, record: TagRecord): boolean {
+  mayStandIn({ origin }: MirroredName, record: Checked): boolean {
     return this.#now() - record.checkedAt <= this.#longest(origin, false)
   }
 
@@ -68,6 +75,12 @@ export class Freshness {
   }
 }
 
+/** A stale answer in place of what upstream did not say, with what there is to know of it. */
+export function marked({ upstream }: Origin, failure: UpstreamError, what: string): Stale {
+  const why = failure.failure === 'denied' ? 'denies access' : cannot(failure)
+  return { cache: 'stale', warning: `${upstream.key} ${why}; ${what}` }
+}
+
 function cannot({ offline, failure, ofPulls }: UpstreamError): string {
   if (offline) return 'is offline by configuration'
   if (failure !== 'busy') return 'cannot be asked'
@@ -77,4 +90,12 @@ function cannot({ offline, failure, ofPulls }: UpstreamError): string {
 /** For a tag that upstream says is gone, and that is kept. */
 export function gone({ upstream }: Origin): Stale {
   return { cache: 'stale', warning: `${upstream.key} says that this tag is gone; what it named is kept here` }
+}
+
+/** For the tags of a repository that upstream says is gone, and that are kept. */
+export function goneList({ upstream }: Origin): Stale {
+  return {
+    cache: 'stale',
+    warning: `${upstream.key} says that this repository is gone; its tags are kept here`,
+  }
 }

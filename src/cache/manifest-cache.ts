@@ -11,13 +11,17 @@ import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { isDigestReference, type Reference, type Tag } from '../oci/reference.ts'
 import type { MetadataStore, TagRecord } from '../store/metadata.ts'
+import { tagQuestion } from '../store/upstream-answers.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { ManifestHead } from './answers.ts'
 import type { CacheStatus } from './cache-status.ts'
-import { Freshness, gone, type FreshnessSettings, type Stale } from './freshness.ts'
+import type { AnswerCache } from './answer-cache.ts'
+import { ATTESTATION_TTL_MS, isAttestation } from './attestation.ts'
+import { Freshness, gone, marked, type FreshnessSettings, type Stale } from './freshness.ts'
 import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
 import { headOf, ManifestSource, type Checked, type Fetched } from './manifest-source.ts'
 import { flightKey, repositoryKey, type MirroredName } from './origin.ts'
+import { subjectHere } from './referrers-tag.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
@@ -29,6 +33,7 @@ const WORK_BUDGETS = 2
 interface ManifestCacheOptions {
   readonly shelf: ManifestShelf
   readonly metadata: MetadataStore
+  readonly answers: AnswerCache
   readonly health: StorageHealth
   readonly freshness: () => FreshnessSettings
   readonly log: Logger
@@ -66,6 +71,8 @@ export class ManifestCache {
     const what = `${repository.name}:${reference}`
     const record = await this.#record(repository, reference, what)
     if (record === 'absent') return undefined
+    const absence = record === undefined ? await this.#absence(repository, reference) : undefined
+    if (absence?.fresh === true) return undefined
     if (record !== undefined && this.#freshness.isFresh(repository, record)) {
       const found = await this.#getDigest(repository, record.digest, signal)
       // Not there any more: then the tag has moved since a HEAD told us of it.
@@ -76,18 +83,21 @@ export class ManifestCache {
     if (held !== undefined && this.#source.isGone(repository, reference)) {
       return { manifest: held, ...gone(repository.origin) }
     }
-    const stale = (failure: UpstreamError): CachedManifest | undefined =>
-      record !== undefined && held !== undefined
+    const stale = (failure: UpstreamError): CachedManifest | undefined => {
+      if (absence !== undefined) this.#assertNotAbsent(repository, reference, absence, failure)
+      return record !== undefined && held !== undefined
         ? mark(this.#freshness.stale(repository, record, failure), (marked) => ({
             manifest: held,
             ...marked,
           }))
         : undefined
+    }
     const spared = this.spares(repository, reference)
     const instead = spared === undefined ? undefined : stale(spared)
     if (instead !== undefined) return instead
     const spare = held !== undefined && record !== undefined && this.#freshness.mayStandIn(repository, record)
-    return this.#within(repository, held !== undefined, stale, signal, async (budget) => {
+    const inStead = held !== undefined || absence !== undefined
+    return this.#within(repository, inStead, stale, signal, async (budget) => {
       const { answer, joined } = await this.#fetches.join(flightKey(repository.origin, what), budget, () =>
         this.#work(repository, (work) =>
           record === undefined
@@ -111,18 +121,22 @@ export class ManifestCache {
     if (record === 'absent') return undefined
     if (record === undefined && this.#source.rememberedHead(repository, reference) === 'absent')
       return undefined
+    const absence = record === undefined ? await this.#absence(repository, reference) : undefined
+    if (absence?.fresh === true) return undefined
     const promised = record !== undefined && !(await this.#isLost(repository, record.digest))
     if (promised && this.#freshness.isFresh(repository, record)) return { ...headOf(record), cache: 'hit' }
     if (promised && this.#source.isGone(repository, reference)) {
       return { ...headOf(record), ...gone(repository.origin) }
     }
-    const stale = (failure: UpstreamError): ManifestHead | undefined =>
-      !promised
+    const stale = (failure: UpstreamError): ManifestHead | undefined => {
+      if (absence !== undefined) this.#assertNotAbsent(repository, reference, absence, failure)
+      return !promised
         ? undefined
         : mark(this.#freshness.stale(repository, record, failure), (marked) => ({
             ...headOf(record),
             ...marked,
           }))
+    }
     const spared = this.spares(repository, reference)
     const instead = spared === undefined ? undefined : stale(spared)
     if (instead !== undefined) return instead
@@ -131,7 +145,7 @@ export class ManifestCache {
       return { ...headOf(told), cache: 'hit' }
     }
     const spare = promised && this.#freshness.mayStandIn(repository, record)
-    return this.#within(repository, promised, stale, signal, async (budget) => {
+    return this.#within(repository, promised || absence !== undefined, stale, signal, async (budget) => {
       const { answer } = await this.#checks.join(flightKey(repository.origin, what), budget, () =>
         this.#work(repository, (work) => this.#source.checkTag(repository, reference, record, spare, work)),
       )
@@ -248,6 +262,44 @@ export class ManifestCache {
   }
 
   /**
+   * What is known of a tag that is not here: since when upstream says that there is none, and whether it is the
+   * referrers tag of a manifest that is here. Undefined: nothing.
+   */
+  async #absence(repository: MirroredName, tag: Tag): Promise<Absence | undefined> {
+    const { metadata, answers, shelf } = this.#options
+    const key = repositoryKey(repository)
+    const answer = await answers.get(key, tagQuestion(tag))
+    const tombstone = await metadata.tags.get(key, tag)
+    const checkedAt = answer?.checkedAt ?? tombstone?.deletedAt
+    const subject = await subjectHere(shelf, repository, tag)
+    if (checkedAt === undefined) return subject === undefined ? undefined : { subject, fresh: false }
+    const attestation = subject !== undefined && isAttestation(await shelf.namedManifest(repository, subject))
+    const ttlMs = attestation ? ATTESTATION_TTL_MS : this.#freshness.settings.negativeTtlMs
+    return { checkedAt, subject, fresh: this.#freshness.isYoung({ checkedAt }, ttlMs) }
+  }
+
+  /** @throws OciError MANIFEST_UNKNOWN, marked stale, where upstream's "there is none" still counts */
+  #assertNotAbsent(repository: MirroredName, tag: Tag, absence: Absence, failure: UpstreamError): void {
+    const { checkedAt, subject } = absence
+    const stale =
+      checkedAt === undefined ? undefined : this.#freshness.stale(repository, { checkedAt }, failure)
+    // It is asked for with a manifest that is served for as long as it is here: then so is this.
+    const { warning } =
+      stale ??
+      (subject === undefined
+        ? { warning: undefined }
+        : marked(repository.origin, failure, 'no list of referrers is here'))
+    if (warning === undefined) return
+    const what = { name: repository.name, reference: tag }
+    throw new OciError('MANIFEST_UNKNOWN', what, { staleWarning: warning, cause: failure })
+  }
+
+  /** Since when that tag is known not to be there, as far as it still counts without asking. For people. */
+  async isKnownAbsent(repository: MirroredName, tag: Tag): Promise<boolean> {
+    return (await this.#absence(repository, tag))?.fresh === true
+  }
+
+  /**
    * Why what the tag has become, as upstream said within the TTL, is not fetched now; undefined: nobody said so, or
    * nothing keeps us from it.
    */
@@ -316,6 +368,13 @@ export class ManifestCache {
       throw failure
     }
   }
+}
+
+interface Absence {
+  /** Undefined: upstream was never asked. */
+  readonly checkedAt?: Milliseconds
+  readonly subject: Digest | undefined
+  readonly fresh: boolean
 }
 
 function mark<T>(marked: Stale | undefined, build: (marked: Stale) => T): T | undefined {

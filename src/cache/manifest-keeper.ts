@@ -8,15 +8,18 @@ import { parseManifest } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { MetadataStore, TagRecord } from '../store/metadata.ts'
 import { StorageError } from '../store/storage-error.ts'
+import { tagQuestion } from '../store/upstream-answers.ts'
 import { UpstreamError, type Milliseconds, type UpstreamManifest } from '../upstream/upstream.ts'
 import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
 import { MovedTags } from './moved-tags.ts'
+import type { AnswerCache } from './answer-cache.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 import type { StorageHealth } from './storage-health.ts'
 
 export interface ManifestKeeperOptions {
   readonly shelf: ManifestShelf
   readonly metadata: MetadataStore
+  readonly answers: Pick<AnswerCache, 'get' | 'putAbsent'>
   readonly health: StorageHealth
   readonly log: Logger
   readonly now: () => Milliseconds
@@ -83,11 +86,15 @@ export class ManifestKeeper {
     )
   }
 
-  bury(repository: MirroredName, tag: Tag): Promise<void> {
+  /** @param about the manifest that it is the referrers tag of, if it is */
+  async bury(repository: MirroredName, tag: Tag, about: Digest | undefined): Promise<void> {
     this.moves.forget(repository, tag)
-    return this.#remember((metadata, at) =>
-      metadata.transaction((tx) => tx.buryTag(repositoryKey(repository), tag, at)),
-    )
+    const { answers, now } = this.#options
+    const key = repositoryKey(repository)
+    // A slow disk does not make what upstream said any newer.
+    const at = now()
+    await this.#remember((metadata) => metadata.transaction((tx) => tx.buryTag(key, tag, at)))
+    await answers.putAbsent(key, tagQuestion(tag), about, at)
   }
 
   /** Tags that have moved there name it from now on. */

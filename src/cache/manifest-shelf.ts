@@ -123,6 +123,20 @@ export class ManifestShelf {
     return this.#metadata.manifests.get(repositoryKey(repository), digest)
   }
 
+  /** The first that this repository holds whose digest begins like that. */
+  async heldWith(repository: MirroredName, start: string): Promise<Digest | undefined> {
+    for (const { manifest } of this.#keptFor(repository)) {
+      if (manifest.digest.startsWith(start)) return manifest.digest
+    }
+    const { manifests } = this.#metadata
+    const key = repositoryKey(repository)
+    // A whole digest is no other's start.
+    const whole = start as Digest
+    if ((await manifests.get(key, whole)) !== undefined) return whole
+    const [next] = await manifests.list(key, { last: start, limit: 1 })
+    return next?.startsWith(start) === true ? next : undefined
+  }
+
   /** The descriptor by which an index of this repository names that manifest. */
   async namedManifest(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {

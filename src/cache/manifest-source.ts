@@ -15,6 +15,7 @@ import { gone } from './freshness.ts'
 import { ManifestKeeper, type ManifestKeeperOptions } from './manifest-keeper.ts'
 import type { Manifest } from './manifest-shelf.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
+import { subjectHere } from './referrers-tag.ts'
 import type { Flight } from './single-flight.ts'
 
 interface ManifestSourceOptions extends ManifestKeeperOptions {
@@ -258,7 +259,8 @@ export class ManifestSource {
       }
     }
     origin.state.rememberAbsent(`${name}:${tag}`, negativeTtlMs())
-    return { answer: false, after: this.#keeper.bury(repository, tag) }
+    const about = await subjectHere(shelf, repository, tag)
+    return { answer: false, after: this.#keeper.bury(repository, tag, about) }
   }
 
   /** Answers at once; writing it down goes on behind. */

@@ -33,8 +33,13 @@ export async function refusalOf(
   return refusal(error)
 }
 
-export function nameUnknown(repository: MirroredName, cause?: unknown): OciError {
-  return new OciError('NAME_UNKNOWN', { name: repository.name }, { cause })
+/** @param staleWarning why that has not been confirmed */
+export function nameUnknown(repository: MirroredName, cause?: unknown, staleWarning?: string): OciError {
+  return new OciError(
+    'NAME_UNKNOWN',
+    { name: repository.name },
+    { cause, ...(staleWarning === undefined ? {} : { staleWarning }) },
+  )
 }
 
 /** An UpstreamError becomes what the client is told; anything else comes back as it is. */

@@ -17,6 +17,7 @@ import type {
   TagIndex,
 } from '../store/metadata.ts'
 import type { EvictionIndex } from '../store/eviction.ts'
+import type { UpstreamAnswerIndex } from '../store/upstream-answers.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { Outage } from './outage.ts'
@@ -30,6 +31,7 @@ export class TolerantMetadata implements MetadataStore {
   readonly garbage: GarbageIndex
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
+  readonly upstreamAnswers: UpstreamAnswerIndex
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
   readonly #writes: Outage
@@ -71,6 +73,7 @@ export class TolerantMetadata implements MetadataStore {
       get: (repository, tag) => or(undefined, inner.tags.get(repository, tag)),
       list: (repository, page) => or([], inner.tags.list(repository, page)),
       naming: (repository, digest) => or([], inner.tags.naming(repository, digest)),
+      lastChecked: (repository) => or(undefined, inner.tags.lastChecked(repository)),
     }
     this.manifests = {
       get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
@@ -85,6 +88,12 @@ export class TolerantMetadata implements MetadataStore {
       linkedAt: (repository, digest) => or(undefined, inner.blobs.linkedAt(repository, digest)),
       deliveredBy: (registry, digest) => or(false, inner.blobs.deliveredBy(registry, digest)),
       size: (digest) => or(undefined, inner.blobs.size(digest)),
+    }
+    const answers = inner.upstreamAnswers
+    this.upstreamAnswers = {
+      get: (repository, question) => or(undefined, answers.get(repository, question)),
+      body: (repository, question) => or(undefined, answers.body(repository, question)),
+      weight: () => or(0, answers.weight()),
     }
   }
 

@@ -9,6 +9,7 @@ import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:
 import { OciError } from '../oci/errors.ts'
 import type { Endpoint } from '../oci/route.ts'
 import type { ManifestHead } from '../registry/repository.ts'
+import { warningHeader } from './warning.ts'
 
 /** What handlers learn on the way; becomes part of the request's log line. */
 interface ExchangeFields {
@@ -171,8 +172,12 @@ export class Exchange {
     }
     const told = error instanceof OciError ? error : new OciError('UNKNOWN')
     this.#discardBody()
+    if (told.staleWarning !== undefined) this.fields.cache = 'stale'
     this.sendJson(told.status, told, {
       ...headers,
+      ...(told.staleWarning === undefined
+        ? {}
+        : { 'X-Cache': 'stale', Warning: warningHeader(told.staleWarning) }),
       ...(told.status === 405 ? { Allow: (told.allow ?? []).join(', ') } : {}),
       ...(told.retryAfterSeconds === undefined ? {} : { 'Retry-After': Math.ceil(told.retryAfterSeconds) }),
     })

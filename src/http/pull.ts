@@ -8,6 +8,7 @@ import type { Search } from '../registry/search.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { causeOf } from './cause.ts'
+import { warningHeader } from './warning.ts'
 import type { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
 import type { Kernel } from './kernel.ts'
@@ -31,9 +32,6 @@ export interface Services {
   /** The address we listen on. */
   readonly listener: () => string
 }
-
-/** RFC 9111 § 5.5 and distribution-spec: a client shows it to its user. The whole of it at most 4096 bytes. */
-const MAX_WARNING_LENGTH = 1024
 
 /** @throws OciError NAME_UNKNOWN when no rule takes the name */
 export async function resolveRepository(
@@ -75,7 +73,7 @@ export function pullHeaders(
   return {
     'X-Cache': answer.cache,
     ...(resolution.namespace === undefined ? {} : { 'OCI-Namespace': resolution.namespace }),
-    ...(answer.warning === undefined ? {} : { Warning: `299 - "${quotable(answer.warning)}"` }),
+    ...(answer.warning === undefined ? {} : { Warning: warningHeader(answer.warning) }),
   }
 }
 
@@ -88,11 +86,4 @@ export function pulled(
 ): void {
   const upstream = repository.kind === 'mirror' ? repository.registry : undefined
   events.pulled({ action: 'pull', repository: listedAs, upstream, ...what }, causeOf(exchange))
-}
-
-function quotable(text: string): string {
-  return text
-    .slice(0, MAX_WARNING_LENGTH)
-    .replace(/[^\x20-\x7e]/g, ' ')
-    .replace(/["\\]/g, "'")
 }

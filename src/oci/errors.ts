@@ -53,6 +53,8 @@ interface OciErrorOptions {
   retryAfterSeconds?: number
   /** The methods that would have been understood; sent as `Allow` beside a 405. */
   allow?: readonly string[]
+  /** Why what is said to be absent has not been confirmed; sent as `Warning: 299`, and marked stale. */
+  staleWarning?: string
   /** What really happened; goes to the log, never to the wire. */
   cause?: unknown
 }
@@ -66,6 +68,7 @@ export class OciError extends Error {
   readonly detail: Readonly<Record<string, unknown>> | undefined
   readonly retryAfterSeconds: number | undefined
   readonly allow: readonly string[] | undefined
+  readonly staleWarning: string | undefined
 
   constructor(code: OciErrorCode, detail?: Readonly<Record<string, unknown>>, options: OciErrorOptions = {}) {
     super(options.message ?? OCI_ERRORS[code].message, { cause: options.cause })
@@ -74,6 +77,7 @@ export class OciError extends Error {
     this.detail = detail
     this.retryAfterSeconds = options.retryAfterSeconds
     this.allow = options.allow
+    this.staleWarning = options.staleWarning
   }
 
   /** The body of distribution-spec § Error codes. */

@@ -24,7 +24,7 @@ import {
   type RepositoryKey,
 } from '../store/metadata.ts'
 import { damaged, type PushedBytes } from './pushed-bytes.ts'
-import { referrersPage } from './referrers.ts'
+import { referrersPage } from '../oci/referrers.ts'
 import type { Repository } from './repository.ts'
 
 /** A page when the client names no number. */

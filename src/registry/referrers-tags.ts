@@ -11,7 +11,7 @@ import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { MetadataStore, RepositoryKey } from '../store/metadata.ts'
 import type { PushedBytes } from './pushed-bytes.ts'
-import { referrersTag, withReferrer } from './referrers.ts'
+import { referrersTag, withReferrer } from '../oci/referrers.ts'
 
 /** A manifest, and the tags that are to name it. */
 export interface Kept {

@@ -9,7 +9,7 @@ import type { Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { EpochMs, RepositoryKey } from './metadata.ts'
 
-/** Bytes in the index. */
+/** Bytes in the index: of blobs, and of the answers of upstreams that it keeps itself. */
 interface StoredBytes {
   /** By the registry that they are reckoned to, which is the first that gave them; empty: nobody did. */
   readonly mirrored: ReadonlyMap<string, Bytes>

@@ -12,6 +12,7 @@ import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { BlobInfo, Bytes } from './blob-store.ts'
 import type { EvictionIndex } from './eviction.ts'
 import type { InventoryIndex } from './inventory.ts'
+import type { NewUpstreamAnswer, UpstreamAnswerIndex, UpstreamQuestion } from './upstream-answers.ts'
 
 /** The registry of pushed repositories; no upstream may have this key. */
 export const LOCAL = 'local'
@@ -70,6 +71,8 @@ export interface TagIndex {
   list(repository: RepositoryKey, page: Page): Promise<Tag[]>
   /** Tags of that manifest, without tombstones. */
   naming(repository: RepositoryKey, digest: Digest): Promise<Tag[]>
+  /** When upstream last confirmed any of them that is no tombstone; undefined when there is none. */
+  lastChecked(repository: RepositoryKey): Promise<EpochMs | undefined>
 }
 
 export interface ManifestIndex {
@@ -188,7 +191,7 @@ export interface MetadataTransaction {
     content: ManifestContent,
     at: EpochMs,
   ): void
-  /** A manifest that a tag names is not released any more. */
+  /** A manifest that a tag names is not released any more. That upstream had no such tag is forgotten. */
   putTag(repository: RepositoryKey, record: TagRecord): void
   /** `checkedAt` of a tag that still names `digest`. */
   confirmTag(repository: RepositoryKey, tag: Tag, digest: Digest, checkedAt: EpochMs): void
@@ -236,6 +239,23 @@ export interface MetadataTransaction {
   markPulled(digest: Digest, at: EpochMs): void
   /** After a blob's file turned out to be gone or torn. */
   forgetBlob(digest: Digest): void
+  /** In place of the answer that this question had before. */
+  putUpstreamAnswer(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    answer: NewUpstreamAnswer,
+    at: EpochMs,
+  ): void
+  /** Upstream has said the same again. Nothing when there is no answer, or when its body came at another time. */
+  confirmUpstreamAnswer(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    storedAt: EpochMs,
+    checkedAt: EpochMs,
+  ): void
+  forgetUpstreamAnswer(repository: RepositoryKey, question: UpstreamQuestion): void
+  /** Forgets those that were confirmed longest ago, until the rest weighs no more than that. */
+  trimUpstreamAnswers(toWeight: Bytes): void
   /** They get their numbers in this order, after all that were committed before. */
   queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void
   /** Those of that end-point with a number of at most `upTo`. */
@@ -251,6 +271,7 @@ export interface MetadataStore {
   readonly garbage: GarbageIndex
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
+  readonly upstreamAnswers: UpstreamAnswerIndex
   /**
    * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several
    * callers queue meanwhile shares one sync.

@@ -20,6 +20,7 @@ import type {
   RepositoryKey,
   TagIndex,
 } from './metadata.ts'
+import type { UpstreamAnswerIndex } from './upstream-answers.ts'
 
 /** Half a kilobyte each: a few thousand images whose every tag and manifest is asked for. */
 const MOST = 10_000
@@ -33,6 +34,7 @@ export class RememberedMetadata implements MetadataStore {
   readonly garbage: GarbageIndex
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
+  readonly upstreamAnswers: UpstreamAnswerIndex
   readonly #inner: MetadataStore
   readonly #version: () => number
   /** The reads themselves: who asks while one is under way waits for that one. */
@@ -44,7 +46,7 @@ export class RememberedMetadata implements MetadataStore {
   constructor(inner: MetadataStore, version: () => number) {
     this.#inner = inner
     this.#version = version
-    const { repositories, tags, manifests, blobs } = inner
+    const { repositories, tags, manifests, blobs, upstreamAnswers } = inner
     this.repositories = {
       get: (repository) => this.#read(`repository ${of(repository)}`, () => repositories.get(repository)),
       list: (registry, page) => repositories.list(registry, page),
@@ -54,6 +56,7 @@ export class RememberedMetadata implements MetadataStore {
       get: (repository, tag) => this.#read(`tag ${of(repository)}:${tag}`, () => tags.get(repository, tag)),
       list: (repository, page) => tags.list(repository, page),
       naming: (repository, digest) => tags.naming(repository, digest),
+      lastChecked: (repository) => tags.lastChecked(repository),
     }
     this.manifests = {
       get: (repository, digest) =>
@@ -78,6 +81,13 @@ export class RememberedMetadata implements MetadataStore {
     this.garbage = inner.garbage
     this.eviction = inner.eviction
     this.inventory = inner.inventory
+    this.upstreamAnswers = {
+      get: (repository, question) =>
+        this.#read(`answer ${of(repository)} ${question}`, () => upstreamAnswers.get(repository, question)),
+      // As large as lists are, whoever reads them keeps what he needs.
+      body: (repository, question) => upstreamAnswers.body(repository, question),
+      weight: () => upstreamAnswers.weight(),
+    }
   }
 
   async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {

@@ -12,6 +12,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { EpochMs } from './metadata.ts'
+import type { UpstreamQuestion } from './upstream-answers.ts'
 
 declare const brand: unique symbol
 export type RepositoryId = string & { readonly [brand]: 'RepositoryId' }
@@ -91,6 +92,21 @@ export interface Tables {
   blob_source: { registry: string; digest: Digest; delivered_at: EpochMs }
   /** The outbox of notifications. */
   event: { id: Generated<number>; endpoint: string; body: string; queued_at: EpochMs }
+  /** What upstreams answered that is no content. */
+  upstream_answer: {
+    repository: RepositoryId
+    question: UpstreamQuestion
+    registry: string
+    /** The manifest that it is about. */
+    subject: Digest | null
+    /** Null: there is no such thing. */
+    body: Uint8Array | null
+    etag: string | null
+    /** Of the row, about. */
+    weight: Bytes
+    stored_at: EpochMs
+    checked_at: EpochMs
+  }
   schema_version: { version: number }
 }
 
@@ -234,6 +250,39 @@ const MIGRATIONS: readonly Migration[] = [
       .addColumn('size', 'bigint', (column) => column.notNull())
       .addColumn('found_at', 'bigint', (column) => column.notNull())
       .addColumn('path', 'text')
+      .execute()
+  },
+  async (db) => {
+    const { schema } = db
+    await schema
+      .createTable('upstream_answer')
+      .addColumn('repository', 'text', (column) => column.notNull())
+      .addColumn('question', 'text', (column) => column.notNull())
+      .addColumn('registry', 'text', (column) => column.notNull())
+      .addColumn('subject', 'text')
+      .addColumn('body', 'blob')
+      .addColumn('etag', 'text')
+      .addColumn('weight', 'bigint', (column) => column.notNull())
+      .addColumn('stored_at', 'bigint', (column) => column.notNull())
+      .addColumn('checked_at', 'bigint', (column) => column.notNull())
+      .addPrimaryKeyConstraint('upstream_answer_key', ['repository', 'question'])
+      .execute()
+    await schema
+      .createIndex('upstream_answer_by_registry')
+      .on('upstream_answer')
+      .columns(['registry', 'weight'])
+      .execute()
+    // All that a trim reads: bodies stay where they are.
+    await schema
+      .createIndex('upstream_answer_by_checked_at')
+      .on('upstream_answer')
+      .columns(['checked_at', 'repository', 'question', 'weight'])
+      .execute()
+    await schema
+      .createIndex('upstream_answer_by_subject')
+      .on('upstream_answer')
+      .columns(['subject', 'repository'])
+      .where(sql.ref('subject'), 'is not', null)
       .execute()
   },
 ]

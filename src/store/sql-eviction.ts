@@ -30,6 +30,12 @@ export class SqlEviction implements EvictionIndex {
       if (registry === null) pushed = bytes
       else mirrored.set(registry, bytes)
     }
+    const answers = await this.#db
+      .selectFrom('upstream_answer')
+      .select(({ fn }) => ['registry', fn.sum<number>('weight').as('bytes')])
+      .groupBy('registry')
+      .execute()
+    for (const { registry, bytes } of answers) mirrored.set(registry, (mirrored.get(registry) ?? 0) + bytes)
     return { mirrored, pushed }
   }
 

@@ -1,7 +1,7 @@
 /**
  * What a metadata transaction writes, as queries that nobody has run yet.
  */
-import type { Compilable, Kysely } from 'kysely'
+import { sql, type Compilable, type Kysely } from 'kysely'
 import { mirroredBy, referenceRows, repositoryId, toJson } from './sql-rows.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
@@ -9,9 +9,13 @@ import type { Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { EpochMs, MetadataTransaction, RepositoryKey, TagRecord } from './metadata.ts'
 import type { RepositoryId, Tables } from './schema.ts'
+import { tagQuestion, type NewUpstreamAnswer, type UpstreamQuestion } from './upstream-answers.ts'
 
 /** Rows of one insert. An index of 4 MiB may name thousands, and a statement takes only so many parameters. */
 const ROWS_PER_INSERT = 50
+
+/** What a row of an upstream's answer takes beside its body: its key stands in four places. */
+const ANSWER_OVERHEAD: Bytes = 512
 
 export class SqlTransaction implements MetadataTransaction {
   readonly #db: Kysely<Tables>
@@ -104,6 +108,7 @@ export class SqlTransaction implements MetadataTransaction {
         .where('digest', '=', record.digest)
         .where('released_at', 'is not', null),
     )
+    this.forgetUpstreamAnswer(repository, tagQuestion(record.tag))
   }
 
   confirmTag(repository: RepositoryKey, tag: Tag, digest: Digest, checkedAt: EpochMs): void {
@@ -149,6 +154,7 @@ export class SqlTransaction implements MetadataTransaction {
         .where('digest', 'not in', others),
     )
     this.#add(this.#db.deleteFrom('tag').where('repository', '=', id).where('tag', '=', tag))
+    this.forgetUpstreamAnswer(repository, tagQuestion(tag))
   }
 
   touchManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void {
@@ -197,7 +203,17 @@ export class SqlTransaction implements MetadataTransaction {
         .where('digest', '=', digest)
         .$if(storedBy !== undefined, (query) => query.where('stored_at', '<=', storedBy ?? 0)),
     )
+    this.#forgetAnswersAbout(id, digest)
     this.#moved.add(digest)
+  }
+
+  /** With a manifest goes what upstream said about it; with the last one, what it said about the repository. */
+  #forgetAnswersAbout(id: RepositoryId, digest: Digest): void {
+    const answers = this.#db.deleteFrom('upstream_answer').where('repository', '=', id)
+    const held = this.#db.selectFrom('manifest').select('digest').where('repository', '=', id)
+    const same = held.where('digest', '=', digest)
+    this.#add(answers.where('subject', '=', digest).where((eb) => eb.not(eb.exists(same))))
+    this.#add(answers.where((eb) => eb.not(eb.exists(held))))
   }
 
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void {
@@ -228,6 +244,7 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(this.#db.deleteFrom('tag').where('repository', '=', id))
     this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id))
     this.#add(this.#db.deleteFrom('repository_blob').where('repository', '=', id))
+    this.#add(this.#db.deleteFrom('upstream_answer').where('repository', '=', id))
   }
 
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void {
@@ -334,6 +351,70 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(this.#db.deleteFrom('repository_blob').where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('blob_source').where('digest', '=', digest))
     this.#add(this.#db.deleteFrom('blob').where('digest', '=', digest))
+  }
+
+  putUpstreamAnswer(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    { body, etag, subject }: NewUpstreamAnswer,
+    at: EpochMs,
+  ): void {
+    const facts = {
+      registry: repository.registry,
+      subject: subject ?? null,
+      body: body ?? null,
+      etag: etag ?? null,
+      weight: (body?.length ?? 0) + ANSWER_OVERHEAD,
+      stored_at: at,
+      checked_at: at,
+    }
+    this.#add(
+      this.#db
+        .insertInto('upstream_answer')
+        .values({ repository: repositoryId(repository), question, ...facts })
+        .onConflict((conflict) => conflict.columns(['repository', 'question']).doUpdateSet(facts)),
+    )
+  }
+
+  confirmUpstreamAnswer(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    storedAt: EpochMs,
+    checkedAt: EpochMs,
+  ): void {
+    this.#add(
+      this.#db
+        .updateTable('upstream_answer')
+        .set({ checked_at: checkedAt })
+        .where('repository', '=', repositoryId(repository))
+        .where('question', '=', question)
+        .where('stored_at', '=', storedAt),
+    )
+  }
+
+  forgetUpstreamAnswer(repository: RepositoryKey, question: UpstreamQuestion): void {
+    this.#add(
+      this.#db
+        .deleteFrom('upstream_answer')
+        .where('repository', '=', repositoryId(repository))
+        .where('question', '=', question),
+    )
+  }
+
+  trimUpstreamAnswers(toWeight: Bytes): void {
+    const weighed = this.#db
+      .selectFrom('upstream_answer')
+      .select([
+        'repository',
+        'question',
+        sql<number>`sum(weight) over (order by checked_at desc, repository, question)`.as('so_far'),
+      ])
+      .as('weighed')
+    const over = this.#db
+      .selectFrom(weighed)
+      .select(['weighed.repository', 'weighed.question'])
+      .where('so_far', '>', toWeight)
+    this.#add(this.#db.deleteFrom('upstream_answer').where(sql<boolean>`(repository, question) in ${over}`))
   }
 
   queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void {

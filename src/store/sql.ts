@@ -10,6 +10,7 @@ import { SqlGarbage } from './sql-garbage.ts'
 import { SqlInventory } from './sql-inventory.ts'
 import { childOf, descriptorOf, repositoryId } from './sql-rows.ts'
 import { SqlTransaction } from './sql-transaction.ts'
+import { SqlUpstreamAnswers } from './sql-upstream-answers.ts'
 import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
@@ -17,6 +18,7 @@ import type { Bytes } from './blob-store.ts'
 import type { EvictionIndex } from './eviction.ts'
 import type { InventoryIndex } from './inventory.ts'
 import { LOCAL } from './metadata.ts'
+import type { UpstreamAnswerIndex } from './upstream-answers.ts'
 import type {
   BlobIndex,
   ChildDescriptor,
@@ -51,6 +53,7 @@ export class SqlMetadata implements MetadataStore {
   readonly garbage: GarbageIndex
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
+  readonly upstreamAnswers: UpstreamAnswerIndex
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
 
@@ -65,6 +68,7 @@ export class SqlMetadata implements MetadataStore {
     this.garbage = new SqlGarbage(db)
     this.eviction = new SqlEviction(db)
     this.inventory = new SqlInventory(db)
+    this.upstreamAnswers = new SqlUpstreamAnswers(db)
   }
 
   async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
@@ -201,6 +205,16 @@ class SqlTags implements TagIndex {
       .orderBy('tag')
       .execute()
     return rows.map((row) => row.tag)
+  }
+
+  async lastChecked(repository: RepositoryKey): Promise<EpochMs | undefined> {
+    const row = await this.#db
+      .selectFrom('tag')
+      .select(({ fn }) => fn.max<EpochMs | null>('checked_at').as('at'))
+      .where('repository', '=', repositoryId(repository))
+      .where('deleted_at', 'is', null)
+      .executeTakeFirst()
+    return row?.at ?? undefined
   }
 }
 

@@ -99,8 +99,13 @@ export class AccountsUpstream implements Upstream {
     return this.#ask({ name, ask: (client) => client.blob(name, digest, request), isAbsent: isUndefined })
   }
 
-  tags(name: RepositoryName, query: URLSearchParams, signal: AbortSignal): Promise<TagPage | undefined> {
-    return this.#ask({ name, ask: (client) => client.tags(name, query, signal), isAbsent: isUndefined })
+  tags(
+    name: RepositoryName,
+    query: URLSearchParams,
+    signal: AbortSignal,
+    etag?: string,
+  ): Promise<TagPage | undefined> {
+    return this.#ask({ name, ask: (client) => client.tags(name, query, signal, etag), isAbsent: isUndefined })
   }
 
   referrers(
@@ -108,10 +113,11 @@ export class AccountsUpstream implements Upstream {
     subject: Digest,
     query: URLSearchParams,
     signal: AbortSignal,
+    etag?: string,
   ): Promise<ReferrersPage | undefined> {
     return this.#ask({
       name,
-      ask: (client) => client.referrers(name, subject, query, signal),
+      ask: (client) => client.referrers(name, subject, query, signal, etag),
       isAbsent: isUndefined,
       // "None" may be the registry's word on what it can do, and not on what there is.
       isDoubtful: isUndefined,

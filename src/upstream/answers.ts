@@ -122,6 +122,12 @@ export function digestHeaderOf(headers: ResponseHeaders): Digest | undefined {
   return header !== undefined && isDigest(header) ? header : undefined
 }
 
+/** RFC 9110 § 8.8.3, as it came. Undefined also for one that no registry would send. */
+export function etagOf(headers: ResponseHeaders): string | undefined {
+  const header = headerOf(headers, 'etag')?.trim()
+  return header !== undefined && /^(?:W\/)?"[\x21\x23-\x7e]{1,256}"$/.test(header) ? header : undefined
+}
+
 interface ContentRange {
   readonly start: Bytes
   /** Exclusive. */

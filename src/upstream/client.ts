@@ -14,6 +14,7 @@ import {
   brokenAnswer,
   contentLengthOf,
   digestHeaderOf,
+  etagOf,
   isEncoded,
   isHtml,
   mediaTypeOf,
@@ -179,15 +180,20 @@ export class RegistryClient implements Upstream {
     name: RepositoryName,
     query: URLSearchParams,
     signal: AbortSignal,
+    etag?: string,
   ): Promise<TagPage | undefined> {
     const answer = await this.#asking.ask({
       kind: 'tags',
       name,
       path: 'tags/list',
       query,
-      headers: { accept: 'application/json' },
+      headers: { accept: 'application/json', ...ifNoneMatch(etag) },
       signal,
     })
+    if (answer.status === 304 && etag !== undefined) {
+      answer.body.cancel()
+      return { tags: [], next: undefined, etag, unchanged: true }
+    }
     if (answer.status === 404) {
       await this.#confirmAbsent(answer)
       return undefined
@@ -195,7 +201,7 @@ export class RegistryClient implements Upstream {
     if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
     const tags = tagsIn(await this.#read(answer, MAX_LIST_BYTES))
     if (tags === undefined) throw brokenAnswer(this.key, answer, 'sent something that is no list of tags')
-    return { tags, next: nextPageOf(answer.headers, answer.url) }
+    return { tags, next: nextPageOf(answer.headers, answer.url), etag: etagOf(answer.headers) }
   }
 
   async referrers(
@@ -203,15 +209,21 @@ export class RegistryClient implements Upstream {
     subject: Digest,
     query: URLSearchParams,
     signal: AbortSignal,
+    etag?: string,
   ): Promise<ReferrersPage | undefined> {
     const answer = await this.#asking.ask({
       kind: 'referrers',
       name,
       path: `referrers/${subject}`,
       query,
-      headers: { accept: MEDIA_TYPES.ociIndex },
+      headers: { accept: MEDIA_TYPES.ociIndex, ...ifNoneMatch(etag) },
       signal,
     })
+    if (answer.status === 304 && etag !== undefined) {
+      answer.body.cancel()
+      const nothing = { bytes: Buffer.alloc(0), filtersApplied: undefined, next: undefined }
+      return { ...nothing, etag, unchanged: true }
+    }
     if (answer.status === 200 && mediaTypeOf(answer.headers) === MEDIA_TYPES.ociIndex) {
       const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
       if (!isIndex(bytes)) throw brokenAnswer(this.key, answer, 'sent referrers that are no index')
@@ -219,6 +231,7 @@ export class RegistryClient implements Upstream {
         bytes,
         filtersApplied: headerOf(answer.headers, 'oci-filters-applied'),
         next: nextPageOf(answer.headers, answer.url),
+        etag: etagOf(answer.headers),
       }
     }
     // ghcr.io sends whoever asks to a web page elsewhere. Here a web page is a captive portal's.
@@ -280,6 +293,10 @@ export class RegistryClient implements Upstream {
       throw error
     }
   }
+}
+
+function ifNoneMatch(etag: string | undefined): Record<string, string> {
+  return etag === undefined ? {} : { 'if-none-match': etag }
 }
 
 function isLate({ cause }: UpstreamError): boolean {

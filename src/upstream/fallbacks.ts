@@ -135,8 +135,13 @@ export class FallbackUpstream implements Upstream {
     this.#givers.delete(digest)
   }
 
-  tags(name: RepositoryName, query: URLSearchParams, signal: AbortSignal): Promise<TagPage | undefined> {
-    return this.#first.upstream.tags(name, query, signal)
+  tags(
+    name: RepositoryName,
+    query: URLSearchParams,
+    signal: AbortSignal,
+    etag?: string,
+  ): Promise<TagPage | undefined> {
+    return this.#first.upstream.tags(name, query, signal, etag)
   }
 
   referrers(
@@ -144,8 +149,9 @@ export class FallbackUpstream implements Upstream {
     subject: Digest,
     query: URLSearchParams,
     signal: AbortSignal,
+    etag?: string,
   ): Promise<ReferrersPage | undefined> {
-    return this.#first.upstream.referrers(name, subject, query, signal)
+    return this.#first.upstream.referrers(name, subject, query, signal, etag)
   }
 
   /** Of the first: what a fallback has left for us is not its figure. */

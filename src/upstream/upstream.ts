@@ -46,15 +46,25 @@ export interface Upstream {
   /** What came for that blob was wrong: whoever has it from more than one place asks another next time. */
   distrust?(digest: Digest): void
 
-  /** One page, as it came. `query` is handed on as it is (cursors are opaque). */
-  tags(name: RepositoryName, query: URLSearchParams, signal: AbortSignal): Promise<TagPage | undefined>
+  /**
+   * One page, as it came. `query` is handed on as it is (cursors are opaque).
+   *
+   * @param etag of the page that is known: with it upstream may answer that nothing has changed
+   */
+  tags(
+    name: RepositoryName,
+    query: URLSearchParams,
+    signal: AbortSignal,
+    etag?: string,
+  ): Promise<TagPage | undefined>
 
-  /** `undefined`: that registry has no referrers API. */
+  /** `undefined`: that registry has no referrers API. `etag` as in {@link tags}. */
   referrers(
     name: RepositoryName,
     subject: Digest,
     query: URLSearchParams,
     signal: AbortSignal,
+    etag?: string,
   ): Promise<ReferrersPage | undefined>
 
   /** How it does. Cheap: asks nobody. */
@@ -124,18 +134,23 @@ export interface UpstreamBlob {
   cancel(): void
 }
 
-export interface TagPage {
-  readonly tags: readonly string[]
+interface ListPage {
   /** Query of the next page, from `Link`. */
   readonly next: URLSearchParams | undefined
+  readonly etag?: string | undefined
+  /** What is known by the ETag that came with the question is still so: nothing else is in this page. */
+  readonly unchanged?: true
 }
 
-export interface ReferrersPage {
+export interface TagPage extends ListPage {
+  readonly tags: readonly string[]
+}
+
+export interface ReferrersPage extends ListPage {
   /** An image index, verbatim. */
   readonly bytes: Buffer
   /** `OCI-Filters-Applied`, as it came. */
   readonly filtersApplied: string | undefined
-  readonly next: URLSearchParams | undefined
 }
 
 /**

@@ -1,4 +1,4 @@
-/** tags/list and referrers of mirrored repositories: upstream's own words on our own paths. */
+/** tags/list and referrers of mirrored repositories, while upstream answers: whole, in order, on our own paths. */
 import { test } from 'tap'
 import { image } from '../support/images.ts'
 import { pagesOf, tagsOf } from '../support/pages.ts'
@@ -14,7 +14,7 @@ function referrersOf({ body }: Pulled): unknown[] {
 }
 
 for (const linkStyle of ['relative', 'absolute', 'opaque'] as const) {
-  test(`tagsList: paged: pages follow each other on the client's own path (${linkStyle} links)`, async (t) => {
+  test(`tagsList: paged: pages are put together, and paged anew on the client's own path (${linkStyle} links)`, async (t) => {
     const two = await startTwoUpstreams(t, {
       simulated: { linkStyle, pageSize: 2 },
       quay: { aliases: ['quay.example'] },
@@ -25,12 +25,14 @@ for (const linkStyle of ['relative', 'absolute', 'opaque'] as const) {
     }
     const hubs = [['a', 'b'], ['c', 'd'], ['e']]
     const quays = [['qa', 'qb'], ['qc', 'qd'], ['qe']]
-    t.same(await pagesOf(two, 'app/tags/list', tagsOf), hubs)
-    t.same(await pagesOf(two, 'docker.io/app/tags/list', tagsOf), hubs)
+    t.same(await pagesOf(two, 'app/tags/list', tagsOf), [hubs.flat()])
+    t.same(await pagesOf(two, 'docker.io/app/tags/list', tagsOf), [hubs.flat()])
     t.same(await pagesOf(two, 'index.docker.io/library/app/tags/list?n=2', tagsOf), hubs)
-    t.same(await pagesOf(two, 'quay.io/team/app/tags/list', tagsOf), quays)
-    t.same(await pagesOf(two, 'team/app/tags/list?ns=quay.example', tagsOf), quays)
+    t.same(await pagesOf(two, 'quay.io/team/app/tags/list', tagsOf), [quays.flat()])
+    t.same(await pagesOf(two, 'team/app/tags/list?ns=quay.example', tagsOf), [quays.flat()])
     t.same(await pagesOf(two, 'quay.io/team/app/tags/list?n=2&ns=quay.io', tagsOf), quays)
+    t.equal(two.hub.log.count({ kind: 'tags' }), 3, 'each page of upstream is fetched once')
+    t.equal(two.quay.log.count({ kind: 'tags' }), 3)
 
     const page = await two.get('quay.io/team/app/tags/list?n=2&ns=quay.io')
     t.match(JSON.parse(page.body.toString()), { name: 'quay.io/team/app' }, 'the name the client used')
@@ -50,10 +52,15 @@ test('tagsList: cursors are opaque, and whatever host a link names is not ours t
     { headers: { link: '<https://elsewhere.example/v2/x/tags/list?next_page=gAAA%2Bx%3D%3D>; rel="next"' } },
   )
   const page = await get('app/tags/list?ns=docker.io&n=7')
-  t.equal(page.headers['link'], '</v2/app/tags/list?next_page=gAAA%2Bx%3D%3D&ns=docker.io>; rel="next"')
+  t.same(tagsOf(page), ['a'])
+  t.equal(page.headers['link'], undefined, 'a page that names itself as the next one is the last')
+  const urls = (): (string | undefined)[] => hub.log.of('tags').map(({ url }) => url)
+  t.same(urls(), ['/v2/library/app/tags/list?n=1000', '/v2/library/app/tags/list?next_page=gAAA%2Bx%3D%3D'])
+  const handedOn = await get('app/tags/list?next_page=mine&ns=docker.io')
+  t.equal(handedOn.headers['link'], '</v2/app/tags/list?next_page=gAAA%2Bx%3D%3D&ns=docker.io>; rel="next"')
   rule.remove()
   await get('app/tags/list?next_page=gAAA%2Bx%3D%3D&ns=docker.io')
-  t.equal(hub.log.of('tags').at(-1)?.url, '/v2/library/app/tags/list?next_page=gAAA%2Bx%3D%3D')
+  t.equal(urls().at(-1), '/v2/library/app/tags/list?next_page=gAAA%2Bx%3D%3D')
 })
 
 test('tagsList: a registry that sends all of them every time is paged for it', async (t) => {
@@ -66,12 +73,21 @@ test('tagsList: a registry that sends all of them every time is paged for it', a
   t.same(await pagesOf(two, 'app/tags/list?last=c', tagsOf), [['d', 'e']])
   t.same(await pagesOf(two, 'app/tags/list?last=e&n=1', tagsOf), [[]])
   t.same(await pagesOf(two, 'app/tags/list?last=bb&n=3', tagsOf), [['c', 'd', 'e']], 'a tag that has gone')
+  t.equal(two.hub.log.count({ kind: 'tags' }), 1)
   rule.remove()
-  two.hub.fault(
-    { kind: 'tags' },
-    { status: 200, body: { text: list('d', 'B', 'c'), type: 'application/json' } },
-  )
-  t.same(await pagesOf(two, 'app/tags/list?last=a&n=3', tagsOf), [['d', 'B', 'c']], 'its own pages stay')
+})
+
+test('tagsList: a registry that takes no pages of our size is asked for those of its own', async (t) => {
+  for (const status of [400, 405]) {
+    const { hub, get } = await startTwoUpstreams(t)
+    hub.addImage('library/app', 'a', one)
+    const text = '{"errors":[{"code":"UNSUPPORTED","message":"n must be less than or equal to 100"}]}'
+    hub.fault(
+      { kind: 'tags', when: ({ url }) => url.includes('n=1000') },
+      { status, body: { text, type: 'application/json' } },
+    )
+    t.same(tagsOf(await get('app/tags/list?n=10000')), ['a'], String(status))
+  }
 })
 
 test('tagsList: null: a list of no tags is a list', async (t) => {
@@ -101,8 +117,14 @@ test('"no such repository" in the words of Docker Hub is 404, unless something o
   await eventually('it is kept', async () => (await get('app/manifests/1')).cache === 'hit')
   hub.deleteRepository('library/app')
   hub.tokens.revokeTokens()
-  t.equal((await get('app/tags/list')).status, 403)
-  t.equal((await get(`app/referrers/${subject}`)).status, 403)
+  const tags = await get('app/tags/list')
+  t.same(tagsOf(tags), ['1'], 'a tag of it would be answered stale, and so is the list')
+  t.equal(tags.cache, 'stale')
+  const referrers = await get(`app/referrers/${subject}`)
+  t.same(referrersOf(referrers), [])
+  t.equal(referrers.cache, 'stale')
+  const other = image({ layers: [10], seed: 'other' }).manifest.digest
+  t.equal((await get(`app/referrers/${other}`)).status, 403, 'of what is not here nothing is said')
 })
 
 const FAILURES: Record<string, { behaviour?: Behaviour; status: number; code: string }> = {
@@ -181,10 +203,9 @@ test('referrers: ok, unfiltered: they come as upstream wrote them', async (t) =>
   t.equal(filtered.headers['oci-filters-applied'], 'artifactType')
   t.equal(filtered.headers['oci-namespace'], 'docker.io')
 
+  t.equal(hub.log.count({ kind: 'referrers' }), 1, 'who filters is answered from the whole list')
   hub.set({ referrers: 'unfiltered' })
-  const unfiltered = await get(`${path}?${type}`)
-  t.equal(referrersOf(unfiltered).length, 2)
-  t.equal(unfiltered.headers['oci-filters-applied'], undefined)
+  t.same(referrersOf(await get(`${path}?${type}`)), [bill.manifest.digest])
 
   // Who has referrers of nothing has an empty list of them.
   t.same(referrersOf(await get(`app/referrers/${bill.manifest.digest}`)), [])
@@ -192,14 +213,16 @@ test('referrers: ok, unfiltered: they come as upstream wrote them', async (t) =>
   t.ok((await get(`app/manifests/${bill.manifest.digest}`)).body.equals(bill.manifest.bytes))
 })
 
-test('referrers: paged: pages follow each other on our own path', async (t) => {
+test('referrers: paged: pages are put together, and paged anew on our own path', async (t) => {
   const two = await startTwoUpstreams(t, { simulated: { pageSize: 1, linkStyle: 'absolute' } })
   const signatures = [1, 2, 3].map((seed) => image({ layers: [10], seed, subject: one.manifest }))
   for (const it of signatures) two.quay.addImage('team/app', undefined, it)
-  const expected = signatures.map(({ manifest }) => [manifest.digest])
+  const digests = signatures.map(({ manifest }) => manifest.digest)
   const path = `team/app/referrers/${one.manifest.digest}`
-  t.same(await pagesOf(two, `quay.io/${path}`, referrersOf), expected)
-  t.same(await pagesOf(two, `${path}?ns=quay.io`, referrersOf), expected)
+  t.same(await pagesOf(two, `quay.io/${path}`, referrersOf), [digests])
+  const paged = digests.toSorted().map((digest) => [digest])
+  t.same(await pagesOf(two, `${path}?ns=quay.io&n=1`, referrersOf), paged)
+  t.equal(two.quay.log.count({ kind: 'referrers' }), 3, 'each page of upstream is fetched once')
 })
 
 test('fallbackTag: an upstream without the referrers API is 404, and the tag schema is a tag like any other', async (t) => {

@@ -29,14 +29,15 @@ test('referrers: emptyOnError: an error with an empty list in it is an error', a
   t.equal((await get('app/manifests/1')).status, 200)
 })
 
-test('tagsList: unsorted: what is all there is comes sorted, and pages go by the order of their cursors', async (t) => {
+test('tagsList: unsorted: whatever order upstream lists them in, they come sorted', async (t) => {
   const two = await startTwoUpstreams(t, { simulated: { tagsList: 'unsorted' } })
   const tags = ['1.10', '1.9', 'B', 'a', 'latest']
   for (const tag of tags) two.hub.addImage('library/app', tag, one)
-  t.same(tagsOf(await two.get('app/tags/list')), tags)
   two.hub.set({ pageSize: 2 })
-  const pages = await pagesOf(two, 'app/tags/list', tagsOf)
-  t.same(pages, [['latest', 'a'], ['B', '1.9'], ['1.10']])
+  t.same(tagsOf(await two.get('app/tags/list')), tags)
+  t.equal(two.hub.log.count({ kind: 'tags' }), 3)
+  const pages = await pagesOf(two, 'app/tags/list?n=2', tagsOf)
+  t.same(pages, [['1.10', '1.9'], ['B', 'a'], ['latest']])
 })
 
 test('tagsList: n=0 is an empty page without a next one, also where upstream minds no n', async (t) => {
@@ -56,10 +57,29 @@ test('tagsList: 10k: a list of many tags comes whole, in one piece or in pages',
     (_, at) => `build-${String(at).padStart(6, '0')}-${'x'.repeat(100)}`,
   )
   for (const tag of tags) held.set(tag, one.manifest.digest)
-  t.same(tagsOf(await two.get('app/tags/list')), tags)
   two.hub.set({ pageSize: 5000, linkStyle: 'opaque' })
+  t.same(tagsOf(await two.get('app/tags/list')), tags)
   const pages = await pagesOf(two, 'app/tags/list?n=9999', tagsOf)
-  t.equal(pages.length, 4)
+  t.equal(pages.length, 3)
+  t.same(pages.flat(), tags)
+  t.equal(two.hub.log.count({ kind: 'tags' }), 5, 'the first page is as small as was asked for')
+})
+
+test('tagsList: a list that is too large to be kept is handed on, page by page', async (t) => {
+  const two = await startTwoUpstreams(t)
+  const held = two.hub.holdings.repository('library/app').tags
+  const tags = Array.from(
+    { length: 40_000 },
+    (_, at) => `build-${String(at).padStart(6, '0')}-${'x'.repeat(110)}`,
+  )
+  for (const tag of tags) held.set(tag, one.manifest.digest)
+  t.same(tagsOf(await two.get('app/tags/list')), tags)
+  two.hub.set({ pageSize: 20_000, linkStyle: 'opaque' })
+  const pages = await pagesOf(two, 'app/tags/list?n=20000', tagsOf)
+  t.same(
+    pages.map((page) => page.length),
+    [20_000, 20_000],
+  )
   t.same(pages.flat(), tags)
 })
 

@@ -7,6 +7,7 @@ import { MEDIA_TYPES, type Descriptor } from '../../src/oci/descriptor.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { LOCAL, type MetadataStore, type RepositoryKey, type TagRecord } from '../../src/store/metadata.ts'
 import type { ManifestContent } from '../../src/oci/manifest.ts'
+import { referrersQuestion, TAG_LIST, tagQuestion } from '../../src/store/upstream-answers.ts'
 
 const alpine = repository('docker.io', 'library/alpine')
 const sameNameElsewhere = repository('quay.io', 'library/alpine')
@@ -331,5 +332,90 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
       store.transaction((tx) => tx.putRepository(alpine, 1)),
       { code: 'CLOSED' },
     )
+  })
+
+  void t.test('an answer of an upstream is kept with its time, and goes with what it is about', async (t) => {
+    const store = await make(t)
+    const answers = store.upstreamAnswers
+    const subject = named('manifest')
+    const about = referrersQuestion(subject)
+    const absent = tagQuestion(latest)
+    t.equal(await answers.get(alpine, TAG_LIST), undefined)
+    t.equal(await answers.weight(), 0)
+    await store.transaction((tx) => {
+      tx.putManifest(alpine, subject, 8, image([]), 1000)
+      tx.putManifest(alpine, named('other'), 8, image([]), 1000)
+      tx.putUpstreamAnswer(alpine, TAG_LIST, { body: Buffer.from('["1"]'), etag: '"a"' }, 1000)
+      tx.putUpstreamAnswer(alpine, about, { body: Buffer.from('{}'), subject }, 1000)
+      tx.putUpstreamAnswer(alpine, absent, {}, 1000)
+    })
+    t.same(await answers.get(alpine, TAG_LIST), { storedAt: 1000, checkedAt: 1000, bodySize: 5, etag: '"a"' })
+    t.equal((await answers.body(alpine, TAG_LIST))?.toString(), '["1"]')
+    t.same(await answers.get(alpine, absent), {
+      storedAt: 1000,
+      checkedAt: 1000,
+      bodySize: undefined,
+      etag: undefined,
+    })
+    t.equal(await answers.body(alpine, absent), undefined)
+    t.equal(await answers.get(sameNameElsewhere, TAG_LIST), undefined)
+    t.ok((await answers.weight()) > 7)
+    t.equal((await store.eviction.stored()).mirrored.get('docker.io'), await answers.weight())
+
+    await store.transaction((tx) => {
+      tx.confirmUpstreamAnswer(alpine, TAG_LIST, 1000, 2000)
+      tx.confirmUpstreamAnswer(alpine, about, 999, 2000)
+    })
+    t.equal((await answers.get(alpine, TAG_LIST))?.checkedAt, 2000)
+    t.equal((await answers.get(alpine, about))?.checkedAt, 1000, 'another body was confirmed')
+
+    await store.transaction((tx) => tx.putTag(alpine, tagRecord(subject)))
+    t.equal(await answers.get(alpine, absent), undefined, 'there is one now')
+    await store.transaction((tx) => tx.deleteManifest(alpine, subject, 3000))
+    t.equal(await answers.get(alpine, about), undefined)
+    t.not(await answers.get(alpine, TAG_LIST), undefined)
+    await store.transaction((tx) => tx.deleteManifest(alpine, named('other'), 3000))
+    t.equal(await answers.get(alpine, TAG_LIST), undefined, 'nothing of the repository is here')
+
+    await store.transaction((tx) => tx.putUpstreamAnswer(alpine, TAG_LIST, {}, 1000))
+    await store.transaction((tx) => tx.forgetUpstreamAnswer(alpine, TAG_LIST))
+    t.equal(await answers.get(alpine, TAG_LIST), undefined)
+    await store.transaction((tx) => tx.putUpstreamAnswer(alpine, TAG_LIST, {}, 1000))
+    await store.transaction((tx) => tx.buryRepository(alpine, 2000))
+    t.equal(await answers.get(alpine, TAG_LIST), undefined)
+  })
+
+  void t.test(
+    'answers of upstreams are trimmed to a weight, those that were confirmed longest ago first',
+    async (t) => {
+      const store = await make(t)
+      const tags = ['a', 'b', 'c', 'd'].map((tag) => parseTag(tag))
+      await store.transaction((tx) => {
+        for (const [at, tag] of tags.entries()) {
+          tx.putUpstreamAnswer(alpine, tagQuestion(tag), { body: Buffer.alloc(1000) }, at)
+        }
+        tx.confirmUpstreamAnswer(alpine, tagQuestion(parseTag('a')), 0, 10)
+      })
+      const half = (await store.upstreamAnswers.weight()) / 2
+      await store.transaction((tx) => tx.trimUpstreamAnswers(half))
+      const left = []
+      for (const tag of tags) {
+        if ((await store.upstreamAnswers.get(alpine, tagQuestion(tag))) !== undefined) left.push(tag)
+      }
+      t.same(left, ['a', 'd'])
+      t.equal(await store.upstreamAnswers.weight(), half)
+    },
+  )
+
+  void t.test('the last look at any tag of a repository', async (t) => {
+    const store = await make(t)
+    t.equal(await store.tags.lastChecked(alpine), undefined)
+    await store.transaction((tx) => {
+      tx.putTag(alpine, tagRecord(named('a'), { tag: parseTag('a'), checkedAt: 5 }))
+      tx.putTag(alpine, tagRecord(named('a'), { tag: parseTag('b'), checkedAt: 7 }))
+      tx.putTag(alpine, tagRecord(named('a'), { tag: parseTag('gone'), checkedAt: 9, deletedAt: 10 }))
+    })
+    t.equal(await store.tags.lastChecked(alpine), 7)
+    t.equal(await store.tags.lastChecked(sameNameElsewhere), undefined)
   })
 }

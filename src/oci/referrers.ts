@@ -3,10 +3,10 @@
  *
  * Spec: distribution-spec § Listing referrers, § Referrers tag schema.
  */
-import { MAX_MANIFEST_BYTES, MEDIA_TYPES, type Descriptor } from '../oci/descriptor.ts'
-import { algorithmOf, hexOf, type Digest } from '../oci/digest.ts'
-import { parsePage } from '../oci/pagination.ts'
-import { parseTag, type Tag } from '../oci/reference.ts'
+import { MAX_MANIFEST_BYTES, MEDIA_TYPES, type Descriptor } from './descriptor.ts'
+import { algorithmOf, hexOf, type Digest } from './digest.ts'
+import { parsePage } from './pagination.ts'
+import { parseTag, type Tag } from './reference.ts'
 
 /** Clients read no larger index; some room for what is around the descriptors. */
 const MAX_PAGE_BYTES = MAX_MANIFEST_BYTES - 64 * 1024
@@ -18,12 +18,15 @@ interface ReferrersPage {
 }
 
 /**
- * One page of `all`, in the order of their digests.
+ * One page of `all`, in the order of their digests. What else their descriptors say stays as it is.
  *
  * @param query of the request: `artifactType`, and `n` and `last` as tag lists have them
  * @throws OciError PAGINATION_NUMBER_INVALID
  */
-export function referrersPage(all: readonly Descriptor[], query: URLSearchParams): ReferrersPage {
+export function referrersPage(
+  all: readonly Pick<Descriptor, 'digest' | 'artifactType'>[],
+  query: URLSearchParams,
+): ReferrersPage {
   const { n = Infinity, last = '' } = parsePage(query)
   const wanted = query.get('artifactType')
   const rest = all
@@ -40,7 +43,7 @@ export function referrersPage(all: readonly Descriptor[], query: URLSearchParams
   }
 }
 
-function firstOf(descriptors: readonly Descriptor[], n: number): readonly Descriptor[] {
+function firstOf<T>(descriptors: readonly T[], n: number): readonly T[] {
   let bytes = 0
   const end = descriptors.findIndex((descriptor, at) => {
     bytes += Buffer.byteLength(JSON.stringify(descriptor)) + 1
@@ -49,13 +52,22 @@ function firstOf(descriptors: readonly Descriptor[], n: number): readonly Descri
   return end < 0 ? descriptors : descriptors.slice(0, end)
 }
 
-function indexOf(manifests: readonly Descriptor[]): Buffer {
+function indexOf(manifests: readonly unknown[]): Buffer {
   return Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests }))
 }
 
 /** `sha256-…`: at most 32 characters of the algorithm, and 64 of the rest. */
 export function referrersTag(subject: Digest): Tag {
   return parseTag(`${algorithmOf(subject)}-${hexOf(subject).slice(0, 64)}`)
+}
+
+/**
+ * What the digest of the subject begins with, whose referrers tag that is; undefined: it is another tag. Of a sha256
+ * that is the whole digest, of a sha512 half of it.
+ */
+export function subjectOfReferrersTag(tag: Tag): string | undefined {
+  const match = /^(sha256|sha512)-([0-9a-f]{64})$/.exec(tag)
+  return match === null ? undefined : `${String(match[1])}:${String(match[2])}`
 }
 
 /**

@@ -1,0 +1,128 @@
+/**
+ * Durable cache of what upstreams answer beside content: lists, and "there is none" (a negative cache).
+ *
+ * It lives in the index, within a weight of its own, so that what strangers make us ask can never take the room of
+ * images. What cannot be written down is answered all the same, and asked again.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Logger } from 'pino'
+import type { Bytes } from '../store/blob-store.ts'
+import type { MetadataStore, RepositoryKey } from '../store/metadata.ts'
+import type { NewUpstreamAnswer, UpstreamAnswer, UpstreamQuestion } from '../store/upstream-answers.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import type { Room } from './room.ts'
+
+/** A body that is larger is not kept: a list of a hundred thousand tags is about that size. */
+export const MAX_KEPT_BODY: Bytes = 4 * 1024 * 1024
+
+/** Thousands of lists of a common size. */
+const MAX_WEIGHT: Bytes = 64 * 1024 * 1024
+/** A trim goes so far that the next write does not begin another. */
+const TRIM_TO = 0.9
+
+/** Parsed lists in memory; an array of strings takes several times the room of its JSON. */
+const HOT_WEIGHT: Bytes = 32 * 1024 * 1024
+const PARSED_FACTOR = 4
+
+interface AnswerCacheOptions {
+  readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction' | 'repositories'>
+  /** Told when there is more in the index. */
+  readonly room: Pick<Room, 'grew'>
+  readonly log: Logger
+  readonly now: () => Milliseconds
+  /** For tests. */
+  readonly maxWeight?: Bytes | undefined
+}
+
+export class AnswerCache {
+  readonly #options: AnswerCacheOptions
+  readonly #maxWeight: Bytes
+  readonly #hot = new LRUCache<string, { readonly value: object }>({ maxSize: HOT_WEIGHT })
+  /** About what is in the index; undefined: it has to be looked at. */
+  #weight: Bytes | undefined
+
+  constructor(options: AnswerCacheOptions) {
+    this.#options = options
+    this.#maxWeight = options.maxWeight ?? MAX_WEIGHT
+  }
+
+  get(repository: RepositoryKey, question: UpstreamQuestion): Promise<UpstreamAnswer | undefined> {
+    return this.#options.metadata.upstreamAnswers.get(repository, question)
+  }
+
+  /**
+   * What the body of that answer says, parsed once for however many ask.
+   *
+   * @returns undefined when it is not there any more, or cannot be parsed
+   */
+  async value<T extends object>(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    { storedAt, bodySize }: UpstreamAnswer,
+    parse: (body: Buffer) => T | undefined,
+  ): Promise<T | undefined> {
+    if (bodySize === undefined) return undefined
+    const key = `${repository.registry}/${repository.name} ${question} ${String(storedAt)} ${String(bodySize)}`
+    const hot = this.#hot.get(key)
+    if (hot !== undefined) return hot.value as T
+    const body = await this.#options.metadata.upstreamAnswers.body(repository, question)
+    const value = body === undefined ? undefined : parse(body)
+    if (value !== undefined) this.#hot.set(key, { value }, { size: bodySize * PARSED_FACTOR + 1 })
+    return value
+  }
+
+  /** Resolves when it is written down, or when that failed. */
+  async put(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    answer: NewUpstreamAnswer,
+    at: Milliseconds,
+  ): Promise<void> {
+    const { metadata, room, log } = this.#options
+    const size = answer.body?.length ?? 0
+    try {
+      this.#weight ??= await metadata.upstreamAnswers.weight()
+      this.#weight += size
+      const full = this.#weight > this.#maxWeight
+      // What is forgotten, and what is replaced, is not subtracted here: a look at the index tells.
+      if (full) this.#weight = undefined
+      await metadata.transaction((tx) => {
+        tx.putUpstreamAnswer(repository, question, answer, at)
+        if (full) tx.trimUpstreamAnswers(Math.floor(this.#maxWeight * TRIM_TO))
+      })
+      room.grew()
+    } catch (error) {
+      log.debug({ err: error }, 'what upstream answered was not remembered')
+    }
+  }
+
+  /**
+   * That there is none. Only of a repository of which something was served: else whoever invents names would fill
+   * the index.
+   */
+  async putAbsent(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    subject: NewUpstreamAnswer['subject'],
+    at: Milliseconds,
+  ): Promise<void> {
+    const known = await this.#options.metadata.repositories.get(repository)
+    if (known?.servedAt === undefined || known.deletedAt !== undefined) return
+    await this.put(repository, question, { subject }, at)
+  }
+
+  /** Upstream has said the same again. Resolves as {@link put} does. */
+  async confirm(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    { storedAt }: UpstreamAnswer,
+    at: Milliseconds,
+  ): Promise<void> {
+    const { metadata, log } = this.#options
+    try {
+      await metadata.transaction((tx) => tx.confirmUpstreamAnswer(repository, question, storedAt, at))
+    } catch (error) {
+      log.debug({ err: error }, 'what upstream confirmed was not remembered')
+    }
+  }
+}

@@ -1,0 +1,163 @@
+/**
+ * Puts the pages of an upstream's list together: all its tags, or all referrers of a manifest.
+ *
+ * Bounded in pages and bytes. Cursors are upstream's own words and are followed as they are; one that leads to where we
+ * have been ends the list.
+ */
+import { MEDIA_TYPES } from '../oci/descriptor.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { Bytes } from '../store/blob-store.ts'
+import { UpstreamError, type Milliseconds, type Upstream } from '../upstream/upstream.ts'
+import { MAX_KEPT_BODY } from './answer-cache.ts'
+
+/** What every registry is known to give at once. Many refuse more. */
+const PAGE_SIZE = '1000'
+const MAX_PAGES = 1_000
+
+/** How a registry says that it does not like the size of a page. */
+const REFUSES_PAGE_SIZE: readonly (number | undefined)[] = [400, 405, 416, 422, 501]
+
+/**
+ * - `absent`: there is no such list
+ * - `unchanged`: it is what the ETag stands for
+ * - `too large`: more than is kept
+ */
+export type Collected =
+  | { readonly is: 'list'; readonly body: Buffer; readonly etag: string | undefined }
+  | { readonly is: 'absent' }
+  | { readonly is: 'unchanged' }
+  | { readonly is: 'too large' }
+
+export interface CollectOptions {
+  readonly upstream: Upstream
+  readonly name: RepositoryName
+  /** Of the list that is known. */
+  readonly etag: string | undefined
+  /** Of one page. */
+  readonly pageTimeoutMs: Milliseconds
+  /** Called with the number of pages that have come, after each. */
+  readonly onPage: (pages: number) => void
+  readonly signal: AbortSignal
+}
+
+/** @returns a JSON array of strings, in the order of their characters, each once */
+export async function collectTags(options: CollectOptions): Promise<Collected> {
+  const { upstream, name } = options
+  const tags = new Set<string>()
+  const end = await followPages(options, async (query, signal, etag) => {
+    const page = await pageOfTags(upstream, name, query, signal, etag)
+    if (page === undefined || page.unchanged === true) return page
+    let bytes = 0
+    for (const tag of page.tags) {
+      if (tags.has(tag)) continue
+      tags.add(tag)
+      bytes += tag.length + 3
+    }
+    return { ...page, newBytes: bytes }
+  })
+  if (end.is !== 'list') return end
+  return { is: 'list', body: Buffer.from(JSON.stringify([...tags].sort())), etag: end.etag }
+}
+
+async function pageOfTags(
+  upstream: Upstream,
+  name: RepositoryName,
+  query: URLSearchParams,
+  signal: AbortSignal,
+  etag: string | undefined,
+): ReturnType<Upstream['tags']> {
+  // Whoever gave us a cursor knows how large a page of it is.
+  if (query.size > 0) return upstream.tags(name, query, signal, etag)
+  try {
+    return await upstream.tags(name, new URLSearchParams({ n: PAGE_SIZE }), signal, etag)
+  } catch (error) {
+    if (!(error instanceof UpstreamError) || !REFUSES_PAGE_SIZE.includes(error.status)) throw error
+    return await upstream.tags(name, query, signal, etag)
+  }
+}
+
+/** @returns an image index: upstream's own bytes where one page is all */
+export async function collectReferrers(subject: Digest, options: CollectOptions): Promise<Collected> {
+  const { upstream, name } = options
+  const pages: Buffer[] = []
+  const end = await followPages(options, async (query, signal, etag) => {
+    const page = await upstream.referrers(name, subject, query, signal, etag)
+    if (page === undefined || page.unchanged === true) return page
+    if (manifestsIn(page.bytes) === undefined) {
+      throw new UpstreamError('broken', upstream.key, 'its list of referrers is no index')
+    }
+    pages.push(page.bytes)
+    return { ...page, newBytes: page.bytes.length }
+  })
+  if (end.is !== 'list') return end
+  const [only] = pages
+  if (only !== undefined && pages.length === 1) return { is: 'list', body: only, etag: end.etag }
+  const manifests = pages.flatMap((page) => manifestsIn(page) ?? [])
+  const index = { schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests }
+  return { is: 'list', body: Buffer.from(JSON.stringify(index)), etag: undefined }
+}
+
+/** A descriptor of a list, with all that it says. */
+export interface ListedReferrer {
+  readonly digest: Digest
+  readonly artifactType?: string
+}
+
+/** Undefined where it is no index. Clients take whatever has no `manifests` for an empty list. */
+export function manifestsIn(index: Buffer): readonly ListedReferrer[] | undefined {
+  try {
+    const document = JSON.parse(index.toString()) as { manifests?: unknown } | null
+    if (!Array.isArray(document?.manifests)) return undefined
+    return (document.manifests as ({ digest?: unknown } | null)[]).filter(
+      (it): it is ListedReferrer => typeof it?.digest === 'string',
+    )
+  } catch {
+    return undefined
+  }
+}
+
+interface CollectedPage {
+  readonly next: URLSearchParams | undefined
+  readonly etag?: string | undefined
+  readonly unchanged?: true
+  /** What it brought that was not known. */
+  readonly newBytes?: Bytes
+}
+
+async function followPages(
+  { etag, pageTimeoutMs, onPage, signal, upstream }: CollectOptions,
+  ask: (
+    query: URLSearchParams,
+    signal: AbortSignal,
+    etag: string | undefined,
+  ) => Promise<CollectedPage | undefined>,
+): Promise<Exclude<Collected, { is: 'list' }> | { readonly is: 'list'; readonly etag: string | undefined }> {
+  const asked = new Set<string>()
+  let bytes = 0
+  let query = new URLSearchParams()
+  for (let pages = 1; ; pages += 1) {
+    asked.add(query.toString())
+    const timeout = AbortSignal.timeout(pageTimeoutMs)
+    let page: CollectedPage | undefined
+    try {
+      // Of a list in several pages the ETag of the first says nothing of the others.
+      page = await ask(query, AbortSignal.any([signal, timeout]), pages === 1 ? etag : undefined)
+    } catch (error) {
+      if (error !== timeout.reason) throw error
+      throw new UpstreamError('unreachable', upstream.key, 'no answer in time')
+    }
+    // A repository that goes away in the middle of its list is gone.
+    if (page === undefined) return { is: 'absent' }
+    if (page.unchanged === true) return { is: 'unchanged' }
+    onPage(pages)
+    bytes += page.newBytes ?? 0
+    if (bytes > MAX_KEPT_BODY) return { is: 'too large' }
+    const { next } = page
+    if (next === undefined || page.newBytes === 0 || asked.has(next.toString())) {
+      return { is: 'list', etag: pages === 1 ? page.etag : undefined }
+    }
+    if (pages === MAX_PAGES) return { is: 'too large' }
+    query = next
+  }
+}

@@ -1,0 +1,294 @@
+/** Tag lists, referrers and "there is none", cached as tags are: fresh, old, and while upstream cannot say. */
+import { test, type Test } from 'tap'
+import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
+import { tagQuestion } from '../../src/store/upstream-answers.ts'
+import { manifestDigest } from '../support/cached-lists.ts'
+import { eventually, ownFolder, pull, type Pulled } from '../support/app.ts'
+import { image } from '../support/images.ts'
+import { tagsOf } from '../support/pages.ts'
+import { startTwoUpstreams, type TwoUpstreams, type TwoUpstreamsOptions } from '../support/two-upstreams.ts'
+import type { Behaviour } from '../support/upstream-rules.ts'
+
+const one = image({ layers: [10], seed: 'one' })
+const signature = image({ layers: [10], seed: 'signature', subject: one.manifest })
+const subject = one.manifest.digest
+const FALLBACK = subject.replace(':', '-')
+
+/** What clients ask beside content, of a manifest that is here. */
+const LIST = 'app/tags/list'
+const REFERRERS = `app/referrers/${subject}`
+const ABSENT = 'app/manifests/nothing'
+
+const APP = { registry: 'docker.io', name: parseRepositoryName('library/app') }
+const MINUTE = 60_000
+const DAY = 86_400_000
+
+interface Scene extends TwoUpstreams {
+  /** The wall clock goes on by so much. */
+  readonly pass: (ms: number) => void
+  readonly restart: (options?: TwoUpstreamsOptions) => Promise<void>
+  readonly root: string
+}
+
+/** `library/app` has one image, with a signature; a client has pulled it, and all is written down. */
+async function scene(t: Test, options: TwoUpstreamsOptions = {}): Promise<Scene> {
+  let now = Date.now()
+  const root = ownFolder(t)
+  const all = { root, now: () => now, budgetMs: 1_500, staleBudgetMs: 700, ...options }
+  const two = await startTwoUpstreams(t, all)
+  two.hub.addImage('library/app', '1', one)
+  two.hub.addImage('library/app', undefined, signature)
+  let { url } = two.mirror
+  let close = (): Promise<void> => two.mirror.close()
+  const get = (path: string): Promise<Pulled> => pull(`${url}/v2/${path}`)
+  await eventually('it is kept', async () => (await get('app/manifests/1')).cache === 'hit')
+  return {
+    ...two,
+    root,
+    get,
+    head: (path) => pull(`${url}/v2/${path}`, {}, 'HEAD'),
+    pass: (ms) => {
+      now += ms
+    },
+    restart: async (more = {}) => {
+      await close()
+      const { startMirror } = await import('../support/app.ts')
+      const { cache, ...rest } = { ...all, ...more }
+      const mirror = await startMirror(t, two.hub, { ...rest, ...(cache === undefined ? {} : { cache }) })
+      url = mirror.url
+      close = () => mirror.close()
+    },
+  }
+}
+
+/** Asked until the answer is written down, which goes on behind it. */
+async function ask(scene: Pick<Scene, 'get' | 'mirror'>, path: string): Promise<Pulled> {
+  const answer = await scene.get(path)
+  await eventually(`${path} is remembered`, async () => {
+    const again = await scene.get(path)
+    if (again.status !== 404) return again.cache === 'hit'
+    const tag = tagQuestion(parseTag(path.split('/').at(-1) ?? ''))
+    return (await scene.mirror.app.metadata.upstreamAnswers.get(APP, tag)) !== undefined
+  })
+  return answer
+}
+
+function isStale(t: Test, answer: Pulled, status: number): void {
+  t.equal(answer.status, status)
+  t.equal(answer.cache, 'stale')
+  t.match(answer.headers['warning'], /^299 - "docker\.io /)
+}
+
+test('a list is asked for once, and answers from here for the TTL of tags', async (t) => {
+  const it = await scene(t)
+  const count = (kind: 'tags' | 'referrers'): number => it.hub.log.count({ kind })
+  const before = count('referrers')
+  t.equal((await ask(it, LIST)).cache, 'miss')
+  await ask(it, REFERRERS)
+  for (let round = 0; round < 3; round += 1) {
+    t.same(tagsOf(await it.get(LIST)), ['1'])
+    t.same(manifestDigest(await it.get(REFERRERS)), [signature.manifest.digest])
+  }
+  t.equal(count('tags'), 1)
+  t.ok(count('referrers') - before <= 1)
+
+  const asked = count('referrers')
+  it.hub.addImage('library/app', '2', one)
+  it.pass(2 * MINUTE)
+  t.same(tagsOf(await it.get(LIST)), ['1', '2'], 'an old one is asked about')
+  await it.get(REFERRERS)
+  t.equal(count('tags'), 2)
+  t.equal(count('referrers'), asked + 1)
+})
+
+test('however many ask for a list at once, upstream is asked once', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  for (const [kind, path] of [
+    ['tags', LIST],
+    ['referrers', REFERRERS],
+  ] as const) {
+    it.hub.fault({ kind }, { latencyMs: 200 })
+    const answers = await Promise.all(Array.from({ length: 10 }, () => it.get(path)))
+    t.same(
+      answers.map(({ status }) => status),
+      Array.from({ length: 10 }, () => 200),
+    )
+    t.equal(it.hub.log.count({ kind }), 1)
+    await ask(it, path)
+    it.pass(2 * MINUTE)
+    await Promise.all(Array.from({ length: 10 }, () => it.get(path)))
+    t.equal(it.hub.log.count({ kind }), 2, 'also about an old one')
+  }
+})
+
+test('an ETag is asked with, and what has not changed is not sent again', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  for (const [kind, path] of [
+    ['tags', LIST],
+    ['referrers', REFERRERS],
+  ] as const) {
+    const rule = it.hub.fault({ kind }, { headers: { etag: '"version-1"' } })
+    await ask(it, path)
+    const sent: (string | undefined)[] = []
+    const unchanged = it.hub.fault(
+      {
+        kind,
+        when: ({ headers }) => {
+          sent.push(headers['if-none-match'])
+          return true
+        },
+      },
+      { status: 304, body: 'empty' },
+    )
+    it.pass(2 * MINUTE)
+    const answer = await it.get(path)
+    t.equal(answer.status, 200)
+    t.equal(answer.cache, 'hit')
+    t.same(sent, ['"version-1"'])
+    await eventually('it is written down', async () => {
+      await it.get(path)
+      return true
+    })
+    t.equal(it.hub.log.count({ kind }), 2, 'and it is young again')
+    unchanged.remove()
+    rule.remove()
+  }
+})
+
+/** What upstream does while it cannot say; `status` is the answer where nothing here can stand in. */
+const TROUBLES: Record<string, { behaviour?: Behaviour; status: number; options?: TwoUpstreamsOptions }> = {
+  'is down': { status: 503 },
+  hangs: { behaviour: { hang: 'headers' }, status: 503 },
+  'answers 500': { behaviour: { status: 500 }, status: 503 },
+  'limits us': { behaviour: { status: 429, retryAfter: 600 }, status: 503 },
+  'denies access': { behaviour: { status: 403 }, status: 403 },
+}
+
+async function trouble(it: Scene, behaviour: Behaviour | undefined): Promise<void> {
+  if (behaviour === undefined) await it.hub.stop()
+  else it.hub.fault({}, behaviour)
+}
+
+for (const [what, { behaviour, status }] of Object.entries(TROUBLES)) {
+  test(`upstream ${what}: what was listed answers stale, also after a restart`, async (t) => {
+    const it = await scene(t)
+    await ask(it, LIST)
+    await ask(it, REFERRERS)
+    t.equal((await ask(it, ABSENT)).status, 404)
+    await trouble(it, behaviour)
+    for (const restarted of [false, true]) {
+      if (restarted) await it.restart()
+      it.pass(2 * MINUTE)
+      const list = await it.get(LIST)
+      isStale(t, list, 200)
+      t.same(tagsOf(list), ['1'])
+      const referrers = await it.get(`${REFERRERS}?artifactType=x%2Fy`)
+      isStale(t, referrers, 200)
+      t.same(manifestDigest(referrers), [])
+      isStale(t, await it.get(ABSENT), 404)
+      isStale(t, await it.head(ABSENT), 404)
+    }
+    it.pass(status === 403 ? 2 * DAY : 31 * DAY)
+    t.equal((await it.get(LIST)).status, status, 'but not for ever')
+    t.equal((await it.get(ABSENT)).status, status)
+    isStale(t, await it.get(REFERRERS), 200)
+  })
+
+  test(`upstream ${what}: what was never listed is what is here`, async (t) => {
+    const it = await scene(t, { cache: { prefetch: 'off' } })
+    await trouble(it, behaviour)
+    const list = await it.get(LIST)
+    isStale(t, list, 200)
+    t.same(tagsOf(list), ['1'])
+    const referrers = await it.get(REFERRERS)
+    isStale(t, referrers, 200)
+    t.same(manifestDigest(referrers), [])
+    isStale(t, await it.get(`app/manifests/${FALLBACK}`), 404)
+    isStale(t, await it.head(`app/manifests/${FALLBACK}`), 404)
+
+    const strange = signature.manifest.digest
+    t.equal((await it.get(`app/referrers/${strange}`)).status, status, 'of what is not here nothing is said')
+    t.equal((await it.get(`app/manifests/${strange.replace(':', '-')}`)).status, status)
+    t.equal((await it.get('other/tags/list')).status, status, 'never an empty list')
+    t.equal((await it.get(ABSENT)).status, status)
+  })
+}
+
+test('offline: what is here answers however old it is', async (t) => {
+  const it = await scene(t)
+  await ask(it, LIST)
+  await ask(it, REFERRERS)
+  await ask(it, ABSENT)
+  const asked = it.asked()
+  await it.restart({ cache: { offline: true } })
+  it.pass(400 * DAY)
+  isStale(t, await it.get(LIST), 200)
+  isStale(t, await it.get(REFERRERS), 200)
+  isStale(t, await it.get(ABSENT), 404)
+  isStale(t, await it.get(`app/manifests/${FALLBACK}`), 404)
+  t.equal(it.asked(), asked)
+})
+
+test('a list of an upstream that hangs answers at once for some time, and the question goes on behind', async (t) => {
+  const it = await scene(t)
+  await ask(it, LIST)
+  it.pass(2 * MINUTE)
+  const rule = it.hub.fault({ kind: 'tags' }, { hang: 'headers' })
+  isStale(t, await it.get(LIST), 200)
+  const asked = it.hub.log.count({ kind: 'tags' })
+  isStale(t, await it.get(LIST), 200)
+  t.equal(it.hub.log.count({ kind: 'tags' }), asked, 'the failure is remembered')
+  rule.remove()
+  t.equal((await it.get('app/manifests/1')).status, 200, 'and says nothing about pulls')
+})
+
+test('a tag that is not there is asked for again only when that is old', async (t) => {
+  const it = await scene(t)
+  t.equal((await ask(it, ABSENT)).status, 404)
+  const asked = it.hub.log.count({ ref: 'nothing' })
+  t.equal((await it.get(ABSENT)).status, 404)
+  await it.restart()
+  t.equal((await it.get(ABSENT)).status, 404, 'also after a restart')
+  t.equal(it.hub.log.count({ ref: 'nothing' }), asked)
+  it.pass(MINUTE)
+  t.equal((await it.get(ABSENT)).status, 404)
+  t.ok(it.hub.log.count({ ref: 'nothing' }) > asked)
+
+  it.hub.addImage('library/app', 'nothing', one)
+  it.pass(MINUTE)
+  await eventually('it is kept', async () => (await it.get(ABSENT)).cache === 'hit')
+  await it.restart({ cache: { offline: true } })
+  t.equal((await it.get(ABSENT)).status, 200, 'that there was none is forgotten when there is one')
+})
+
+test('what was listed goes with its repository, and counts until then', async (t) => {
+  const it = await scene(t)
+  await ask(it, LIST)
+  await ask(it, REFERRERS)
+  const { metadata } = it.mirror.app
+  const held = await metadata.eviction.stored()
+  t.ok((await metadata.upstreamAnswers.weight()) > 0)
+  const blobs = one.manifest.bytes.length
+  t.ok((held.mirrored.get('docker.io') ?? 0) >= blobs + (await metadata.upstreamAnswers.weight()))
+  await metadata.transaction((tx) => tx.deleteManifest(APP, subject, Date.now()))
+  t.equal(await metadata.upstreamAnswers.weight(), 0)
+})
+
+test('names that nobody was ever served anything of leave nothing behind', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  for (let at = 0; at < 5; at += 1) t.equal((await it.get(`stranger-${String(at)}/manifests/1`)).status, 404)
+  t.equal((await it.get('stranger/tags/list')).status, 404)
+  t.equal(await it.mirror.app.metadata.upstreamAnswers.weight(), 0)
+})
+
+test('on404: keep: the list of a repository that is gone is kept', async (t) => {
+  const it = await scene(t, { hub: { on404: 'keep' } })
+  await ask(it, LIST)
+  it.hub.deleteRepository('library/app')
+  it.pass(2 * MINUTE)
+  for (let round = 0; round < 2; round += 1) {
+    const list = await it.get(LIST)
+    isStale(t, list, 200)
+    t.same(tagsOf(list), ['1'])
+  }
+})
