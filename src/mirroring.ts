@@ -10,6 +10,7 @@ import { Listings } from './cache/listings.ts'
 import { ManifestCache } from './cache/manifest-cache.ts'
 import { ManifestShelf } from './cache/manifest-shelf.ts'
 import { Prefetch } from './cache/prefetch.ts'
+import { ReferrersPrefetch } from './cache/prefetch-referrers.ts'
 import type { Room } from './cache/room.ts'
 import type { StorageHealth } from './cache/storage-health.ts'
 import { TolerantMetadata } from './cache/tolerant-metadata.ts'
@@ -89,10 +90,15 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
   const listings = closing.adopt(new Listings({ metadata, answers, shelf, freshness, now }), (it) =>
     it.close(),
   )
+  const mode = () => live.config.cache.prefetch
+  const referrers = closing.adopt(
+    new ReferrersPrefetch({ manifests, listings, blobs, answers, mode, metrics, log }),
+    (it) => it.close(),
+  )
   return {
     manifests,
     blobs,
-    prefetch: new Prefetch({ blobs, mode: () => live.config.cache.prefetch, log }),
+    prefetch: new Prefetch({ blobs, referrers, mode, log }),
     listings,
     repositories: metadata.repositories,
     recency: evicting.recency,

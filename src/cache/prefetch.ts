@@ -9,11 +9,10 @@ import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import type { Descriptor } from '../oci/descriptor.ts'
-import type { ManifestContent } from '../oci/manifest.ts'
 import type { BlobCache } from './blob-cache.ts'
+import type { Manifest } from './manifest-shelf.ts'
 import type { MirroredName } from './origin.ts'
-
-type PrefetchMode = 'layers' | 'config' | 'off'
+import type { PrefetchMode, ReferrersPrefetch } from './prefetch-referrers.ts'
 
 /** Cold layers asked for before the others follow. */
 const LAYERS_THAT_TELL = 2
@@ -23,6 +22,7 @@ const LOOK_AGAIN_MS = 10_000
 const MOST_AHEAD = 128
 
 interface Image {
+  readonly digest: Digest
   readonly layers: readonly Descriptor[]
   readonly asked: Set<Digest>
   started: boolean
@@ -30,6 +30,7 @@ interface Image {
 
 export class Prefetch {
   readonly #blobs: Pick<BlobCache, 'ahead'>
+  readonly #referrers: Pick<ReferrersPrefetch, 'manifestServed' | 'imageFetched'>
   readonly #mode: () => PrefetchMode
   readonly #log: Logger
   /** By repository and layer: the image last served that has it. */
@@ -37,14 +38,22 @@ export class Prefetch {
   /** By repository and config: it is here, or was started. */
   readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })
 
-  constructor(options: { blobs: Pick<BlobCache, 'ahead'>; mode: () => PrefetchMode; log: Logger }) {
+  constructor(options: {
+    blobs: Pick<BlobCache, 'ahead'>
+    referrers: Pick<ReferrersPrefetch, 'manifestServed' | 'imageFetched'>
+    mode: () => PrefetchMode
+    log: Logger
+  }) {
     this.#blobs = options.blobs
+    this.#referrers = options.referrers
     this.#mode = options.mode
     this.#log = options.log
   }
 
   /** A client got this manifest by GET. */
-  manifestServed(repository: MirroredName, content: ManifestContent): void {
+  manifestServed(repository: MirroredName, manifest: Manifest): void {
+    this.#referrers.manifestServed(repository, manifest)
+    const { digest, content } = manifest
     const mode = this.#mode()
     if (mode === 'off' || content.kind !== 'image') return
     if (content.config !== undefined) this.#startConfig(repository, content.config)
@@ -52,7 +61,7 @@ export class Prefetch {
     const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
     // A herd counts together. What was started already is another pull's: something may be missing again.
     if (known !== undefined && !known.started && sameLayers(known.layers, content.layers)) return
-    const image: Image = { layers: content.layers, asked: new Set(), started: false }
+    const image: Image = { digest, layers: content.layers, asked: new Set(), started: false }
     for (const layer of content.layers) this.#images.set(imageKey(repository, layer.digest), image)
   }
 
@@ -60,6 +69,7 @@ export class Prefetch {
   coldBlob(repository: MirroredName, digest: Digest): void {
     const image = this.#images.get(imageKey(repository, digest))
     if (image === undefined || image.started) return
+    if (image.asked.size === 0) this.#referrers.imageFetched(repository, image.digest)
     image.asked.add(digest)
     if (image.asked.size < LAYERS_THAT_TELL) return
     image.started = true

@@ -59,7 +59,7 @@ export class MirrorRepository implements Repository {
     if (found === undefined) return undefined
     const { digest, bytes, content } = found.manifest
     this.#context.recency.touch(digest)
-    this.#context.prefetch.manifestServed(this.#mirrored, content)
+    this.#context.prefetch.manifestServed(this.#mirrored, found.manifest)
     return {
       digest,
       bytes,

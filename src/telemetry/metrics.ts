@@ -95,6 +95,11 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       help: 'Downloads running.',
       registers,
     }),
+    prefetchesInFlight: new Gauge({
+      name: 'entrepot_prefetches_in_flight',
+      help: 'Questions and fetches ahead of any client, of what refers to an image: running and waiting.',
+      registers,
+    }),
     fillDuration: new Histogram({
       name: 'entrepot_fill_duration_seconds',
       help: 'From the start of a download to its adoption or failure.',

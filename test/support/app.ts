@@ -175,11 +175,13 @@ export function isWhole(pulled: Pulled, content: Content): boolean {
   return pulled.broken === undefined && digestOf(pulled.body) === content.digest
 }
 
-/** Every fill has been adopted and written down, or given up. */
+/** Every fill has been adopted and written down, or given up, and nothing is fetched ahead any more. */
 export async function settled(mirror: Pick<Mirror, 'url'>): Promise<void> {
   await eventually('all fills have settled', async () => {
     const metrics = await pull(`${mirror.url}/metrics`)
-    return metrics.body.includes('entrepot_fills_in_flight 0')
+    return ['entrepot_fills_in_flight 0', 'entrepot_prefetches_in_flight 0'].every((it) =>
+      metrics.body.includes(it),
+    )
   })
 }
 

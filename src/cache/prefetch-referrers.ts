@@ -1,0 +1,217 @@
+/**
+ * Fetch-ahead of what refers to an image: its attestation manifests, its signatures and bills of materials.
+ *
+ * Docker 29 and later fetches the attestation manifest of the platform it pulls and asks what refers to that; whoever
+ * verifies a signature asks what refers to the image. Both must be answered with the line cut, also where the client
+ * that filled the cache never asked. Work in the background, bounded in number and bytes, and none that the quota of
+ * pulls does not allow: what is left out is asked for when a client asks.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Logger } from 'pino'
+import type { Descriptor } from '../oci/descriptor.ts'
+import type { Digest } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import type { ManifestContent } from '../oci/manifest.ts'
+import type { Reference } from '../oci/reference.ts'
+import { referrersTag } from '../oci/referrers.ts'
+import type { Bytes } from '../store/blob-store.ts'
+import { referrersQuestion } from '../store/upstream-answers.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Milliseconds } from '../upstream/upstream.ts'
+import type { AnswerCache } from './answer-cache.ts'
+import { subjectOfAttestation } from './attestation.ts'
+import type { BlobCache } from './blob-cache.ts'
+import type { Listings } from './listings.ts'
+import type { ManifestCache } from './manifest-cache.ts'
+import type { Manifest } from './manifest-shelf.ts'
+import { repositoryKey, type MirroredName } from './origin.ts'
+
+/** Of a hot image, what refers to it is not looked at again so soon. */
+const LOOK_AGAIN_MS: Milliseconds = 600_000
+
+/** Real indexes have a few dozen platforms. */
+const MOST_PLATFORMS = 256
+/** Of one subject so many manifests are brought, and so many bytes with them. */
+const MOST_REFERRERS = 16
+const MOST_BYTES: Bytes = 32 * 1024 * 1024
+
+const TASKS_AT_ONCE = 2
+/** What is beyond it is left out. */
+const MOST_WAITING = 500
+
+/** Room for what is remembered of indexes; each entry is two or three digests and a name. */
+const PLATFORMS_WEIGHT: Bytes = 8 * 1024 * 1024
+const DIGEST_WEIGHT: Bytes = 128
+
+export type PrefetchMode = 'layers' | 'config' | 'off'
+
+/** What an index says of one of its platforms. */
+interface Platform {
+  readonly index: Digest
+  readonly attestations: readonly Digest[]
+}
+
+interface ReferrersPrefetchOptions {
+  readonly manifests: Pick<ManifestCache, 'get'>
+  readonly listings: Pick<Listings, 'allReferrers'>
+  readonly blobs: Pick<BlobCache, 'ahead'>
+  readonly answers: Pick<AnswerCache, 'get'>
+  readonly mode: () => PrefetchMode
+  readonly metrics: Pick<Metrics, 'prefetchesInFlight'>
+  readonly log: Logger
+}
+
+type Task = () => Promise<void>
+
+export class ReferrersPrefetch {
+  readonly #options: ReferrersPrefetchOptions
+  readonly #closing = new AbortController()
+  readonly #platforms = new LRUCache<string, Platform>({
+    maxSize: PLATFORMS_WEIGHT,
+    sizeCalculation: ({ attestations }, key) => key.length + DIGEST_WEIGHT * (1 + attestations.length),
+  })
+  /** Indexes and subjects that were looked at a short while ago. */
+  readonly #looked = new LRUCache<string, true>({ max: 10_000, ttl: LOOK_AGAIN_MS })
+  readonly #waiting: Task[] = []
+  readonly #running = new Set<Promise<void>>()
+
+  constructor(options: ReferrersPrefetchOptions) {
+    this.#options = options
+  }
+
+  /** A client got this manifest by GET. */
+  manifestServed(repository: MirroredName, { digest, content }: Manifest): void {
+    if (this.#options.mode() === 'off') return
+    if (content.kind === 'index') this.#remember(repository, digest, content)
+    else this.#bringAttestations(repository, digest)
+  }
+
+  /** Layers of that image are being fetched: what refers to it follows. */
+  imageFetched(repository: MirroredName, image: Digest): void {
+    if (this.#options.mode() !== 'layers') return
+    const platform = this.#platforms.get(keyOf(repository, image))
+    for (const subject of platform === undefined ? [image] : [image, platform.index]) {
+      this.#once(repository, `referrers ${subject}`, () => this.#bringReferrers(repository, subject))
+    }
+  }
+
+  /** Starts nothing more; resolves when nothing runs. */
+  async close(): Promise<void> {
+    this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))
+    this.#waiting.length = 0
+    await Promise.all(this.#running)
+  }
+
+  #remember(repository: MirroredName, index: Digest, { manifests }: ManifestContent): void {
+    const looked = keyOf(repository, index)
+    if (this.#looked.has(looked)) return
+    this.#looked.set(looked, true)
+    const some = manifests.slice(0, MOST_PLATFORMS)
+    const attestations = Map.groupBy(
+      some.filter((it) => subjectOfAttestation(it) !== undefined),
+      subjectOfAttestation,
+    )
+    for (const { digest } of some) {
+      const about = attestations.get(digest) ?? []
+      this.#platforms.set(keyOf(repository, digest), {
+        index,
+        attestations: about.map((it) => it.digest),
+      })
+    }
+  }
+
+  #bringAttestations(repository: MirroredName, image: Digest): void {
+    const platform = this.#platforms.get(keyOf(repository, image))
+    for (const attestation of platform?.attestations ?? []) {
+      this.#once(repository, `attestation ${attestation}`, () =>
+        this.#bringAttestation(repository, attestation),
+      )
+    }
+  }
+
+  #once(repository: MirroredName, what: string, task: Task): void {
+    const key = keyOf(repository, what)
+    if (this.#looked.has(key) || this.#waiting.length >= MOST_WAITING || this.#closing.signal.aborted) return
+    this.#looked.set(key, true)
+    this.#options.metrics.prefetchesInFlight.inc()
+    this.#waiting.push(async () => {
+      try {
+        await task()
+      } catch (error) {
+        // It was not here, or cannot be had now: the next pull after a while tries again.
+        this.#options.log.debug({ err: error, what }, 'fetch-ahead of referrers ended early')
+      } finally {
+        this.#options.metrics.prefetchesInFlight.dec()
+      }
+    })
+    this.#next()
+  }
+
+  #next(): void {
+    while (this.#running.size < TASKS_AT_ONCE) {
+      const task = this.#waiting.shift()
+      if (task === undefined) return
+      const run: Promise<void> = task().finally(() => {
+        this.#running.delete(run)
+        this.#next()
+      })
+      this.#running.add(run)
+    }
+  }
+
+  /** The manifest with what it names, and what refers to it: all that Docker asks for. */
+  async #bringAttestation(repository: MirroredName, attestation: Digest): Promise<void> {
+    const limit = { bytes: MOST_BYTES }
+    await this.#bringManifest(repository, attestation, limit)
+    await this.#bringReferrers(repository, attestation, limit)
+  }
+
+  /** The question is asked once, by whoever comes first; what it brought is brought with it. */
+  async #bringReferrers(
+    repository: MirroredName,
+    subject: Digest,
+    limit = { bytes: MOST_BYTES },
+  ): Promise<void> {
+    const { answers, listings } = this.#options
+    const { signal } = this.#closing
+    if ((await answers.get(repositoryKey(repository), referrersQuestion(subject))) !== undefined) return
+    const listed = await listings.allReferrers(repository, subject, signal)
+    const referrers = listed ?? (await this.#fallback(repository, subject))
+    for (const { digest } of referrers.slice(0, MOST_REFERRERS)) {
+      if (!(await this.#bringManifest(repository, digest, limit))) return
+    }
+  }
+
+  /** Without that API upstream: what the referrers tag names, where there is one. */
+  async #fallback(repository: MirroredName, subject: Digest): Promise<readonly Pick<Descriptor, 'digest'>[]> {
+    const found = await this.#get(repository, referrersTag(subject))
+    return found?.content.manifests ?? []
+  }
+
+  /** @returns false when no more may be brought */
+  async #bringManifest(repository: MirroredName, digest: Digest, limit: { bytes: Bytes }): Promise<boolean> {
+    const found = await this.#get(repository, digest)
+    if (found === undefined) return false
+    const { bytes, content } = found
+    limit.bytes -= bytes.length
+    if (this.#options.mode() !== 'layers') return true
+    for (const blob of [content.config, ...content.layers]) {
+      if (blob === undefined) continue
+      limit.bytes -= blob.size
+      if (limit.bytes < 0) return false
+      await this.#options.blobs.ahead(repository, blob)
+    }
+    return true
+  }
+
+  /** Undefined also where no pull is to be spent on it. */
+  async #get(repository: MirroredName, reference: Reference): Promise<Manifest | undefined> {
+    const { upstream, reserve } = repository.origin
+    if (upstream.sparing(reserve) !== undefined) return undefined
+    return (await this.#options.manifests.get(repository, reference, this.#closing.signal))?.manifest
+  }
+}
+
+function keyOf({ origin, name }: MirroredName, what: string): string {
+  return `${origin.upstream.key} ${name} ${what}`
+}
