@@ -50,6 +50,10 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
       containerd: HUNG,
       // Its one time-out, for the tag and for both manifests.
       'containerd 2.3 (parallel)': { ending: 'pulled', took: 90 },
+      'containerd 2.4': { ending: 'pulled', took: 90 },
+      'Docker 29': { ending: 'pulled', took: 90 },
+      // There is no other host: it waits as often as it may ask.
+      'Docker 29 (prefix)': { ...FAILED, took: 30 },
       podman: HUNG,
       BuildKit: HUNG,
       crane: HUNG,
@@ -61,6 +65,8 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
       dockerd: ELSEWHERE,
       // Each request for itself: the blobs are had there.
       containerd: { ending: 'pulled', share: 99.8 },
+      'Docker 29': { ending: 'pulled', share: 99.8 },
+      'Docker 29 (prefix)': FAILED,
       podman: ELSEWHERE,
       BuildKit: { ending: 'pulled', share: 99.8 },
       crane: { ...FAILED, took: 4 },
@@ -74,6 +80,10 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
       'containerd 1.6': { ending: 'pulled', share: 0.4, asked: 1 },
       'containerd 2.1': { ending: 'pulled', share: 0.4, asked: 1 },
       'containerd 2.3 (parallel)': { ending: 'pulled', share: 0.4, asked: 1 },
+      'containerd 2.4': { ending: 'pulled', share: 0.4, asked: 1 },
+      'Docker 29': { ending: 'pulled', share: 0.4, asked: 1 },
+      // The last host is asked a second time.
+      'Docker 29 (prefix)': { ...FAILED, asked: 2 },
       podman: { ...FAILED, took: 14, asked: 4 },
       BuildKit: { ending: 'pulled', share: 0.4, asked: 1 },
       crane: { ...FAILED, took: 4, asked: 3 },
@@ -85,6 +95,8 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
       dockerd: { ending: 'pulled', asked: 2 },
       'containerd 1.6': { ending: 'pulled', asked: 6 },
       containerd: { ending: 'pulled', asked: 5 },
+      'Docker 29': { ending: 'pulled', asked: 5 },
+      'Docker 29 (prefix)': { ...FAILED, asked: 5 },
       podman: { ...FAILED, took: 30, asked: 20 },
       BuildKit: { ending: 'pulled', asked: 5 },
       crane: { ...FAILED, took: 4, asked: 3 },
@@ -95,7 +107,9 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
     expect: {
       dockerd: { ending: 'pulled', took: 75, asked: 6 },
       'containerd 2.3 (parallel)': { ending: 'pulled', share: 100 },
+      'containerd 2.4': { ending: 'pulled', share: 100 },
       containerd: { ending: 'pulled', share: 100, asked: 7 },
+      Docker: { ending: 'pulled', share: 100, asked: 7 },
       BuildKit: { ending: 'pulled', share: 100, asked: 7 },
       // Once more, then only after a megabyte; four times in all.
       podman: { ...FAILED, took: 18, asked: 8 },
@@ -111,6 +125,8 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
       dockerd: { ending: 'pulled', share: 100, took: 5, asked: 2 },
       containerd: { ...FAILED, asked: 1 },
       'containerd 2.3 (parallel)': FAILED,
+      'containerd 2.4': FAILED,
+      Docker: { ...FAILED, asked: 1 },
       podman: { ending: 'pulled', share: 100, took: 1, asked: 2 },
       BuildKit: { ending: 'pulled', share: 100, took: 1, asked: 2 },
       crane: { ...FAILED, asked: 1 },
@@ -121,6 +137,7 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
     expect: {
       dockerd: { ending: 'pulled', asked: 1 },
       containerd: { ...FAILED, asked: 1 },
+      Docker: { ...FAILED, asked: 1 },
       podman: { ...FAILED, asked: 1 },
       BuildKit: { ...FAILED, asked: 1 },
       crane: { ...FAILED, asked: 1 },
@@ -131,6 +148,7 @@ const BAD_MIRRORS: Readonly<Record<string, { fault: [Matcher, Behaviour]; expect
     expect: {
       dockerd: { ending: 'pulled', asked: 1 },
       containerd: FAILED,
+      Docker: { ...FAILED, asked: 1 },
       podman: { ...FAILED, asked: 1 },
       BuildKit: { ...FAILED, asked: 1 },
       crane: { ...FAILED, asked: 1 },

@@ -21,6 +21,8 @@ export interface Descriptor {
   readonly mediaType: string
   readonly digest: string
   readonly size: number
+  readonly artifactType?: string
+  readonly annotations?: Readonly<Record<string, string>>
 }
 
 export interface Pulling {
@@ -37,7 +39,11 @@ export interface Client {
   /** What it asks the other endpoint for when the mirror fails; `manifests`: only as long as it has none. */
   readonly elsewhere: 'everything' | 'manifests' | 'nothing'
   readonly keepAlive: boolean
-  /** @throws PullError */
+  /**
+   * The command of that client: a pull, or something else that it does with the image.
+   *
+   * @throws PullError
+   */
   readonly pull: (pulling: Pulling) => Promise<void>
 }
 
@@ -94,6 +100,10 @@ export class Shelf {
   readonly contents = new Map<string, Download>()
   /** What came and was not what it should be. */
   readonly rejected: Download[] = []
+  /** Of the repository, as they were listed for the client. */
+  tags: readonly string[] | undefined
+  /** Digests, where finding them was all that the client wanted. */
+  referrers: readonly string[] | undefined
 
   has(digest: string): boolean {
     return this.contents.has(digest)
@@ -159,6 +169,16 @@ export function readManifest(bytes: Buffer): ParsedManifest {
   return { child, config: parsed.config, layers: parsed.layers ?? [] }
 }
 
+/** @throws PullError when it is no index */
+export function readReferrers(bytes: Buffer): readonly Descriptor[] {
+  try {
+    const { manifests } = JSON.parse(bytes.toString()) as { manifests?: Descriptor[] | null }
+    return manifests ?? []
+  } catch {
+    throw new PullError('a list of referrers that is no JSON')
+  }
+}
+
 export interface Outcome {
   readonly ending: 'pulled' | 'failed' | 'hung'
   readonly error: Error | undefined
@@ -179,15 +199,17 @@ export interface RunOptions {
   readonly tag: string
   /** Default 10 s. */
   readonly hangMs?: number
+  /** What the client has from an earlier pull. Default: nothing yet. */
+  readonly shelf?: Shelf
 }
 
-/** One pull by a client that has nothing yet. */
+/** One pull, or whatever that client does instead. */
 export async function run(client: Client, options: RunOptions): Promise<Outcome> {
   const { mirror, real, registry = 'docker.io', repository, tag, hangMs = 10_000 } = options
+  const { shelf = new Shelf() } = options
   const { keepAlive } = client
   const wire = new Wire({ endpoints: { mirror, real }, keepAlive, hangMs })
   const strand = new Strand(wire, new AbortController().signal)
-  const shelf = new Shelf()
   const startedAt = performance.now()
   let error: Error | undefined
   try {

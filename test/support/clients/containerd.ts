@@ -1,5 +1,5 @@
 /**
- * containerd 1.6, 2.1 and 2.3, and the resolver that others have from it.
+ * containerd 1.6, 2.1, 2.3 and 2.4, and the resolver that others have from it.
  *
  * Each request goes through all hosts, the mirror first, until one answers; a body that breaks off is continued
  * the same way. What arrives is only looked at when all of it is there: then there is no other host any more.
@@ -8,7 +8,9 @@
 import { openParallel, type Pieces } from './containerd-parallel.ts'
 import {
   Download,
+  expectOk,
   readManifest,
+  readReferrers,
   refusalOf,
   RefusedError,
   type Client,
@@ -23,6 +25,8 @@ export interface Version {
   readonly userAgent: string
   /** The registry is named between `/v2` and the repository. */
   readonly prefix?: boolean
+  /** The image is named after the mirror itself, so that no other host is known, and no `ns` is sent. */
+  readonly alone?: boolean
   readonly acceptEncoding: boolean
   /** `bytes=0-` on whatever is fetched. */
   readonly alwaysRange?: boolean
@@ -30,6 +34,10 @@ export interface Version {
   readonly most: { readonly requests: number; readonly layers: number }
   /** 500, 503 and 504 of the last host once more. */
   readonly secondChance: boolean
+  /** The last host is asked again when it is late, or closes the connection before it answers. */
+  readonly patient?: boolean
+  /** HEAD that is forbidden is followed by a GET, for what its body says of the reason. */
+  readonly asksWhyForbidden?: boolean
   readonly parallel?: Pieces
 }
 
@@ -38,6 +46,7 @@ const RESOLVE_ACCEPT =
   'application/vnd.docker.distribution.manifest.list.v2+json, ' +
   'application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*'
 const IDLE_TRIES = 3
+const PATIENT_PAUSE_MS = 50
 
 export const containerd16 = containerd('containerd 1.6', {
   userAgent: 'containerd/1.6.20',
@@ -58,6 +67,16 @@ export const containerd23 = containerd('containerd 2.3 (parallel)', {
   headersMs: 30_000,
   most: { requests: 5, layers: 3 },
   secondChance: true,
+  parallel: { size: 256 * 1024, atOnce: 3 },
+})
+export const containerd24 = containerd('containerd 2.4', {
+  userAgent: 'containerd/v2.4.2',
+  acceptEncoding: true,
+  headersMs: 30_000,
+  most: { requests: 5, layers: 3 },
+  secondChance: true,
+  patient: true,
+  asksWhyForbidden: true,
   parallel: { size: 256 * 1024, atOnce: 3 },
 })
 
@@ -102,6 +121,11 @@ export class Resolver {
         await answer.discard()
         answer = await this.#ask(strand, endpoint, 'GET', `manifests/${tag}`, head, last)
       }
+      if (answer.status === 403 && this.#version.asksWhyForbidden === true) {
+        await answer.discard()
+        answer = await this.#ask(strand, endpoint, 'GET', `manifests/${tag}`, head, false)
+        throw await refusalOf(answer)
+      }
       if (!answer.ok) throw await refusalOf(answer)
       await answer.discard()
       const [mediaType = '', digest, size] = ['content-type', 'docker-content-digest', 'content-length'].map(
@@ -134,6 +158,51 @@ export class Resolver {
     shelf.keep(digest, download)
   }
 
+  /**
+   * What refers to `subject`. The tag is looked at when no host knows the API, or none answers; where that tag is
+   * not there, nothing refers to it, whatever was said before.
+   *
+   * @throws PullError when no host can say
+   */
+  async referrers(strand: Strand, subject: string): Promise<readonly Descriptor[]> {
+    let first: PullError | undefined
+    const tag = subject.replace(':', '-')
+    for (const what of [`referrers/${subject}`, `manifests/${tag}`]) {
+      for (const endpoint of this.#endpoints()) {
+        let bytes: Buffer
+        try {
+          bytes = await this.#index(strand, endpoint, what)
+        } catch (error) {
+          if (!(error instanceof PullError)) throw error
+          const absent = error instanceof RefusedError && error.status === 404
+          if (absent && what.startsWith('manifests/')) return []
+          if (!absent) first ??= error
+          continue
+        }
+        return readReferrers(bytes)
+      }
+    }
+    throw first ?? new PullError('no referrers hosts')
+  }
+
+  async #index(strand: Strand, endpoint: Endpoint, what: string): Promise<Buffer> {
+    const head: Head = [['Accept', 'application/vnd.oci.image.index.v1+json, */*'], ...this.#encodings()]
+    const answer = await this.#ask(strand, endpoint, 'GET', what, head, this.#isLast(endpoint))
+    return await (await expectOk(answer)).bytes()
+  }
+
+  #endpoints(): readonly Endpoint[] {
+    return this.#version.alone === true ? ['mirror'] : ['mirror', 'real']
+  }
+
+  #isLast(endpoint: Endpoint): boolean {
+    return endpoint === this.#endpoints().at(-1)
+  }
+
+  #encodings(): Head {
+    return this.#version.acceptEncoding ? [['Accept-Encoding', 'zstd;q=1.0, gzip;q=0.8, deflate;q=0.5']] : []
+  }
+
   /** What is too much, or too early, is sent again at once, without a pause. */
   async #ask(
     strand: Strand,
@@ -143,16 +212,23 @@ export class Resolver {
     head: Head,
     last: boolean,
   ): Promise<Answer> {
-    const { userAgent, most, secondChance, headersMs } = this.#version
+    const { userAgent, most, secondChance, headersMs, alone, prefix: prefixed, patient } = this.#version
     const { registry, repository } = this.#pulling
-    const prefix = endpoint === 'mirror' && this.#version.prefix === true ? `${registry}/` : ''
+    const prefix = endpoint === 'mirror' && prefixed === true ? `${registry}/` : ''
     // Wherever the host is not the one that the image is named after.
-    const query = endpoint === 'mirror' ? `?ns=${encodeURIComponent(registry)}` : ''
+    const query = endpoint === 'mirror' && alone !== true ? `?ns=${encodeURIComponent(registry)}` : ''
     const path = `/v2/${prefix}${repository}/${what}${query}`
     const heads: Head = [['User-Agent', userAgent], ...head]
     let chances = secondChance && last ? 1 : 0
     for (let requests = 1; ; requests += 1) {
-      const answer = await strand.ask(endpoint, method, path, heads, headersMs)
+      let answer: Answer
+      try {
+        answer = await strand.ask(endpoint, method, path, heads, headersMs)
+      } catch (error) {
+        if (patient !== true || !last || !mayPass(error) || requests === most.requests) throw error
+        await strand.pause(PATIENT_PAUSE_MS)
+        continue
+      }
       const { status } = answer
       const again = status === 408 || status === 429 || ([500, 503, 504].includes(status) && chances-- > 0)
       if (!again || requests === most.requests) return answer
@@ -165,11 +241,11 @@ export class Resolver {
     { mediaType, digest }: Descriptor,
     offset: number,
   ): Promise<{ endpoint: Endpoint; chunks: AsyncIterable<Buffer> }> {
-    const { acceptEncoding, alwaysRange, parallel } = this.#version
+    const { alwaysRange, parallel } = this.#version
     const what = `${/manifest|index/.test(mediaType) ? 'manifests' : 'blobs'}/${digest}`
     const heads = (from: number): Head => [
       ['Accept', `${mediaType}, */*`],
-      ...(acceptEncoding ? ([['Accept-Encoding', 'zstd;q=1.0, gzip;q=0.8, deflate;q=0.5']] as const) : []),
+      ...this.#encodings(),
       ...(from > 0 || alwaysRange === true || parallel !== undefined
         ? ([['Range', `bytes=${String(from)}-`]] as const)
         : []),
@@ -196,9 +272,9 @@ export class Resolver {
   /** The first error is what it reports in the end. */
   async #firstOf<T>(work: (endpoint: Endpoint, last: boolean) => Promise<T>): Promise<T> {
     let first: PullError | undefined
-    for (const endpoint of ['mirror', 'real'] as const) {
+    for (const endpoint of this.#endpoints()) {
       try {
-        return await work(endpoint, endpoint === 'real')
+        return await work(endpoint, this.#isLast(endpoint))
       } catch (error) {
         if (!(error instanceof PullError)) throw error
         first ??= error
@@ -206,6 +282,10 @@ export class Resolver {
     }
     throw first ?? new PullError('no hosts')
   }
+}
+
+function mayPass(error: unknown): boolean {
+  return error instanceof ConnectionError && ['late', 'eof', 'unexpected eof'].includes(error.breakage)
 }
 
 /** Somebody sent everything instead of a part. */

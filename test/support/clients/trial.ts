@@ -9,7 +9,8 @@ import path from 'node:path'
 import type { Test } from 'tap'
 import { startMirror } from '../app.ts'
 import type { Fault } from '../faults/fault.ts'
-import { image, index, type Image } from '../images.ts'
+import { attestedIndex } from '../artifacts.ts'
+import { image, type Image } from '../images.ts'
 import { startUpstream, type UpstreamSimulator } from '../upstream.ts'
 import { run, WrongBytesError, type Client, type Outcome } from './client.ts'
 import { CanceledError } from './containerd-parallel.ts'
@@ -103,7 +104,7 @@ const images = new Map<Client, Image>()
 function imageOf(client: Client): Image {
   let made = images.get(client)
   if (made === undefined) {
-    made = index({ images: { amd64: image({ layers: LAYERS, seed: client.name }) } })
+    made = attestedIndex({ amd64: image({ layers: LAYERS, seed: client.name }) })
     images.set(client, made)
   }
   return made
