@@ -17,6 +17,7 @@ import {
   type ParsedManifest,
   type Pulling,
 } from './client.ts'
+import { nextPageOf, readTags } from './pages.ts'
 import { readParts } from './podman-parts.ts'
 import type { Strand } from './strand.ts'
 import { ConnectionError, PullError, type Answer, type Endpoint, type Head } from './wire.ts'
@@ -89,7 +90,7 @@ async function pullOnce(pulling: Pulling, partial: boolean): Promise<void> {
   throw first ?? new PullError('no endpoints')
 }
 
-class Source {
+export class Source {
   readonly #pulling: Pulling
   readonly #endpoint: Endpoint
 
@@ -114,19 +115,30 @@ class Source {
     return readManifest(download.bytes())
   }
 
+  async tags(): Promise<readonly string[]> {
+    const tags: string[] = []
+    for (let path: string | undefined = this.#path('tags', 'list'); path !== undefined;) {
+      const answer = await this.#ask(this.#pulling.strand, path)
+      if (answer.status !== 200) throw await refusalOf(answer)
+      tags.push(...readTags(await answer.bytes()))
+      path = nextPageOf(answer)
+    }
+    return tags
+  }
+
   /** No other endpoint any more. */
   async rest(top: ParsedManifest, partial: boolean): Promise<void> {
     const { strand, shelf } = this.#pulling
     const { config, layers } = top.child === undefined ? top : await this.manifest(top.child.digest)
     if (config === undefined) throw new PullError('an index in an index')
     const missing = layers.filter(({ digest }) => !shelf.has(digest))
-    await this.#blob(strand, config)
+    await this.blob(strand, config)
     await strand.all(LAYERS_AT_ONCE, missing, (layer, strand) =>
-      partial && layer.size >= PARTS ? this.#parts(strand, layer) : this.#blob(strand, layer),
+      partial && layer.size >= PARTS ? this.#parts(strand, layer) : this.blob(strand, layer),
     )
   }
 
-  async #blob(strand: Strand, { digest }: Descriptor): Promise<void> {
+  async blob(strand: Strand, { digest }: Descriptor): Promise<void> {
     const download = new Download()
     let answer = await this.#ask(strand, this.#path('blobs', digest))
     if (answer.status !== 200) throw await refusalOf(answer)
@@ -176,7 +188,7 @@ class Source {
     this.#pulling.shelf.keep(digest, download)
   }
 
-  #path(kind: 'manifests' | 'blobs', reference: string): string {
+  #path(kind: 'manifests' | 'blobs' | 'tags', reference: string): string {
     const { registry, repository } = this.#pulling
     const prefix = this.#endpoint === 'mirror' ? `${registry}/` : ''
     return `/v2/${prefix}${repository}/${kind}/${reference}`
