@@ -2,8 +2,17 @@
  * Tags and referrers as the simulated registry lists them.
  */
 import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
+import { digestOf } from '../../src/oci/digest.ts'
 import type { Holdings } from './upstream-content.ts'
-import { PAGE, sendError, sendJson, sendSmall, type Call } from './upstream-send.ts'
+import {
+  PAGE,
+  sendError,
+  sendJson,
+  sendSmall,
+  writeHead,
+  type Call,
+  type HeaderMap,
+} from './upstream-send.ts'
 
 export interface ListOptions {
   /** Most tags (or referrers) on one page, whatever was asked for. */
@@ -20,6 +29,8 @@ export interface ListOptions {
    * to a web page elsewhere (ghcr.io). `emptyOnError`: an empty index, and status 500.
    */
   referrers?: 'ok' | 'unsupported' | '303html' | '400' | '501' | 'unfiltered' | 'emptyOnError' | undefined
+  /** Lists have an `ETag`, and whoever brings it is answered 304. */
+  listEtags?: boolean | undefined
   /** How `/v2/_catalog` is refused. Default 404. */
   catalog?: 401 | 404 | undefined
 }
@@ -55,9 +66,9 @@ export class ListEndpoints {
       options.linkStyle === 'opaque'
         ? new URLSearchParams({ next_page: Buffer.from(from).toString('base64') })
         : new URLSearchParams({ n: String(size), last: from })
-    sendJson(
+    sendList(
       call,
-      200,
+      options,
       {
         name: repo,
         tags: tagsList === 'null' && page.length === 0 ? null : page,
@@ -94,9 +105,9 @@ export class ListEndpoints {
     query.set('from', String(from + pageSize))
     const more = from + pageSize < matching.length
     const manifests = matching.slice(from, from + pageSize)
-    sendJson(
+    sendList(
       call,
-      200,
+      options,
       { ...EMPTY_INDEX, manifests },
       {
         'content-type': MEDIA_TYPES.ociIndex,
@@ -114,6 +125,20 @@ export class ListEndpoints {
     const prefix = linkStyle === 'absolute' ? this.#urls.url : ''
     return { link: `<${prefix}${target}>; rel="next"` }
   }
+}
+
+function sendList(call: Call, { listEtags }: ListOptions, list: unknown, headers: HeaderMap): void {
+  if (listEtags !== true) {
+    sendJson(call, 200, list, headers)
+    return
+  }
+  const etag = `"${digestOf(Buffer.from(JSON.stringify(list)))}"`
+  if (call.entry.headers['if-none-match'] === etag) {
+    writeHead(call, 304, { etag })
+    call.response.end()
+    return
+  }
+  sendJson(call, 200, list, { ...headers, etag })
 }
 
 function isBehind(tag: string, last: string, tagsList: ListOptions['tagsList']): boolean {
