@@ -2,18 +2,24 @@
  * What the clients of the field make of the mirror on a good day, and that the emulators keep their own rules.
  */
 import { test, type Test } from 'tap'
-import { settled, simulate, startMirror } from './support/app.ts'
+import { ownFolder, pull, settled, simulate, startMirror, type Mirror } from './support/app.ts'
+import { attestedIndex } from './support/artifacts.ts'
 import { CLIENTS } from './support/clients/all.ts'
 import { run, type Outcome } from './support/clients/client.ts'
+import { containerd24 } from './support/clients/containerd.ts'
 import { craneDigest } from './support/clients/crane.ts'
+import { docker29, docker29Prefix } from './support/clients/docker29.ts'
 import type { Exchange } from './support/clients/wire.ts'
-import { image, index } from './support/images.ts'
-import type { UpstreamSimulator } from './support/upstream.ts'
+import { image, index, type Image } from './support/images.ts'
+import { quiet } from './support/quiet.ts'
+import type { UpstreamOptions, UpstreamSimulator } from './support/upstream.ts'
 
 const LAYERS = [700_000, 150_000, 40_000, 1_000]
 const AMD64 = image({ layers: LAYERS })
 const ARM64 = image({ layers: LAYERS, architecture: 'arm64', seed: 'arm64' })
 const GREETING = index({ images: { amd64: AMD64, arm64: ARM64 } })
+/** As buildx makes it. */
+const ATTESTED = attestedIndex({ amd64: AMD64, arm64: ARM64 })
 const NAME = { repository: 'library/greeting', tag: '1' }
 /** Nobody listens there. */
 const NOWHERE = 'http://127.0.0.1:1'
@@ -50,12 +56,16 @@ for (const client of CLIENTS) {
   })
 }
 
-function isWhole(t: Test, { ending, error, share, shelf, exchanges }: Outcome): void {
+function isWhole(
+  t: Test,
+  { ending, error, share, shelf, exchanges }: Outcome,
+  wanted = [GREETING.manifest, AMD64.manifest, ...AMD64.blobs],
+): void {
   t.equal(ending, 'pulled', error?.message ?? 'pulled')
   t.equal(share, 1, 'all of it from the mirror')
-  const wanted = [GREETING.manifest, AMD64.manifest, ...AMD64.blobs]
   t.strictSame([...shelf.contents.keys()].sort(), wanted.map(({ digest }) => digest).sort())
-  t.notOk(exchanges.some(({ endpoint }) => endpoint === 'real'))
+  // Where the mirror knows no such API, Docker goes on to the registry itself.
+  t.notOk(exchanges.some(({ endpoint, path }) => endpoint === 'real' && !path.includes('/referrers/')))
 }
 
 function hasRightHeaders(t: Test, { method, path, head, status, headers, bytes, ended }: Exchange): void {
@@ -94,3 +104,135 @@ test('crane digest is content with a HEAD', async (t) => {
     ['GET', 'HEAD'],
   )
 })
+
+/** What Docker 29 takes of it. */
+const WITH_ATTESTATION = [
+  ATTESTED.manifest,
+  AMD64.manifest,
+  ...AMD64.blobs,
+  ...ATTESTED.attestations.slice(0, 1).flatMap(({ manifests, blobs }: Image) => [...manifests, ...blobs]),
+]
+/** Longer than a tag is believed, which is a minute; and longer than "not there" is, which is half of one. */
+const LATER_MS = 120_000
+const SOON_MS = 45_000
+
+interface Scene {
+  readonly upstream: UpstreamSimulator
+  readonly clock: { now: number }
+  readonly mirror: () => Mirror
+  readonly restart: () => Promise<void>
+  /** Requests that upstream saw since it was last asked about them, once all is quiet. */
+  readonly asked: () => Promise<string[]>
+}
+
+async function scene(t: Test, options: UpstreamOptions, cache: Record<string, unknown> = {}): Promise<Scene> {
+  const upstream = await simulate(t, options)
+  upstream.addImage(NAME.repository, NAME.tag, ATTESTED)
+  const clock = { now: Date.now() }
+  const root = ownFolder(t)
+  const start = (): Promise<Mirror> => startMirror(t, upstream, { root, cache, now: () => clock.now })
+  let mirror = await start()
+  return {
+    upstream,
+    clock,
+    mirror: () => mirror,
+    restart: async () => {
+      await mirror.close()
+      mirror = await start()
+    },
+    asked: async () => {
+      await quiet(mirror, upstream)
+      const urls = upstream.log.of().map(({ method, url, status }) => `${method} ${url} ${String(status)}`)
+      upstream.log.clear()
+      return urls
+    },
+  }
+}
+
+const REGISTRIES: Readonly<Record<string, UpstreamOptions>> = {
+  'with a referrers API': { listEtags: true },
+  'without a referrers API': { referrers: 'unsupported' },
+}
+
+for (const [kind, options] of Object.entries(REGISTRIES)) {
+  for (const client of [docker29, docker29Prefix]) {
+    test(`${client.name} that pulls again costs a registry ${kind} nothing, and later a HEAD`, async (t) => {
+      const { clock, mirror, restart, asked } = await scene(t, options)
+      const pullAgain = async (): Promise<void> => {
+        const outcome = await run(client, { mirror: mirror().url, real: NOWHERE, ...NAME })
+        isWhole(t, outcome, WITH_ATTESTATION)
+      }
+      await pullAgain()
+      await asked()
+      for (const life of ['', ', after a restart']) {
+        await pullAgain()
+        t.strictSame(await asked(), [], `at once${life}`)
+        clock.now += SOON_MS
+        await pullAgain()
+        t.strictSame(await asked(), [], `as long as the tag is believed${life}`)
+        clock.now += LATER_MS
+        await pullAgain()
+        t.strictSame(await asked(), [`HEAD /v2/${NAME.repository}/manifests/${NAME.tag} 200`], `later${life}`)
+        await restart()
+      }
+    })
+  }
+
+  test(`a cache that containerd warmed serves Docker 29 without a registry ${kind}`, async (t) => {
+    const { upstream, clock, mirror, restart, asked } = await scene(t, options)
+    const where = { real: NOWHERE, ...NAME }
+    isWhole(t, await run(containerd24, { mirror: mirror().url, ...where }), [
+      ATTESTED.manifest,
+      AMD64.manifest,
+      ...AMD64.blobs,
+    ])
+    const urls = await asked()
+    const questions = urls.filter((url) => url.includes('/referrers/') || url.includes('/manifests/sha256-'))
+    t.ok(
+      questions.length <= 2,
+      `one question ahead, and the tag where there is no API: ${questions.join(', ')}`,
+    )
+    for (const { digest } of ARM64.blobs) t.notOk(urls.some((url) => url.includes(digest)))
+    await upstream.stop()
+    for (const life of ['', ', after a restart']) {
+      for (const client of [docker29, docker29Prefix]) {
+        clock.now += LATER_MS
+        const outcome = await run(client, { mirror: mirror().url, ...where })
+        t.equal(outcome.ending, 'pulled', `${client.name}${life}: ${outcome.error?.message ?? ''}`)
+        t.equal(outcome.shelf.contents.size, WITH_ATTESTATION.length, `${client.name}${life}`)
+      }
+      await restart()
+    }
+  })
+
+  test(`ten who ask for lists at once cost a registry ${kind} one request each`, async (t) => {
+    const { upstream, clock, mirror, restart, asked } = await scene(t, options, { prefetch: 'off' })
+    const { digest } = AMD64.manifest
+    const known = options.listEtags === true
+    const questions = {
+      'tags/list': 200,
+      [`referrers/${digest}`]: known ? 200 : 404,
+      [`manifests/${digest.replace(':', '-')}`]: 404,
+    }
+    upstream.set({ latencyMs: 50 })
+    for (const life of ['', ', after a restart']) {
+      for (const [path, status] of Object.entries(questions)) {
+        // Those that come after the ten find what these have brought.
+        for (let times = 1; times <= 2; times += 1) {
+          const answers = await Promise.all(
+            Array.from({ length: 10 }, () => pull(`${mirror().url}/v2/${NAME.repository}/${path}`)),
+          )
+          t.strictSame([...new Set(answers.map((it) => it.status))], [status], `${path}${life}`)
+          if (status === 200) t.equal(new Set(answers.map((it) => it.body.toString())).size, 1)
+        }
+      }
+      const urls = await asked()
+      t.equal(urls.length, 3, `one request for each list${life}: ${urls.join(', ')}`)
+      if (known && life !== '') {
+        t.equal(urls.filter((url) => url.endsWith(' 304')).length, 2, `what is known is not sent again`)
+      }
+      await restart()
+      clock.now += LATER_MS
+    }
+  })
+}

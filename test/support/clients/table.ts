@@ -8,7 +8,8 @@
  */
 import type { Test } from 'tap'
 import { loadConfig } from '../../../src/config.ts'
-import { eventually, ownFolder, settled, simulate, startMirror, type Mirror } from '../app.ts'
+import { ownFolder, simulate, startMirror, type Mirror } from '../app.ts'
+import { quiet } from '../quiet.ts'
 import type { UpstreamSimulator } from '../upstream.ts'
 import { run, Shelf, type Outcome } from './client.ts'
 import { TAG, type Registry, type Row } from './rows.ts'
@@ -21,8 +22,6 @@ const TIMEOUTS = { connect: '300ms', headers: '1s', idle: '1s' }
 const HANG_MS = 20_000
 /** Longer than any answer is fresh, and than any failure is remembered. */
 const LATER_MS = 10 * 60_000
-/** Nothing has been asked ahead for so long: nothing more will be. */
-const QUIET_MS = 300
 
 export const BAD_DAYS = ['killed', 'hanging', '429', 'offline'] as const
 export type BadDay = (typeof BAD_DAYS)[number]
@@ -79,11 +78,11 @@ class Table {
   async fill(): Promise<void> {
     let mirror = await this.#start()
     await this.#column('cold', mirror, (row) => row.broughtBy !== 'nobody')
-    await this.#quiet(mirror)
+    await quiet(mirror, ...Object.values(this.#upstreams))
     for (const { log } of Object.values(this.#upstreams)) log.clear()
     // Who asks more than what was brought would bring it.
     await this.#column('hot', mirror, (row) => row.broughtBy === row.client)
-    await this.#quiet(mirror)
+    await quiet(mirror, ...Object.values(this.#upstreams))
     this.#t.strictSame(this.#asked(), [], 'what is hot costs upstream nothing')
     for (const day of BAD_DAYS) {
       await this.#on(day, mirror, () => this.#column(day, mirror))
@@ -170,19 +169,6 @@ class Table {
     return Object.values(this.#upstreams).flatMap(({ log }) =>
       log.of({ listener: 'registry' }).map(({ method, url }) => `${method} ${url}`),
     )
-  }
-
-  /** All that was asked ahead is here. */
-  async #quiet(mirror: Mirror): Promise<void> {
-    let asked = -1
-    let since = performance.now()
-    await eventually('nothing is asked ahead any more', () => {
-      const count = this.#asked().length
-      if (count !== asked) since = performance.now()
-      asked = count
-      return performance.now() - since > QUIET_MS
-    })
-    await settled(mirror)
   }
 }
 
