@@ -25,7 +25,7 @@ const HOT_WEIGHT: Bytes = 32 * 1024 * 1024
 const PARSED_FACTOR = 4
 
 interface AnswerCacheOptions {
-  readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction' | 'repositories'>
+  readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction'>
   /** Told when there is more in the index. */
   readonly room: Pick<Room, 'grew'>
   readonly log: Logger
@@ -94,21 +94,6 @@ export class AnswerCache {
     } catch (error) {
       log.debug({ err: error }, 'what upstream answered was not remembered')
     }
-  }
-
-  /**
-   * That there is none. Only of a repository of which something was served: else whoever invents names would fill
-   * the index.
-   */
-  async putAbsent(
-    repository: RepositoryKey,
-    question: UpstreamQuestion,
-    subject: NewUpstreamAnswer['subject'],
-    at: Milliseconds,
-  ): Promise<void> {
-    const known = await this.#options.metadata.repositories.get(repository)
-    if (known?.servedAt === undefined || known.deletedAt !== undefined) return
-    await this.put(repository, question, { subject }, at)
   }
 
   /** Upstream has said the same again. Resolves as {@link put} does. */

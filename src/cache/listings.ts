@@ -54,7 +54,7 @@ const MOST_HERE = 100_000
 interface ListingsOptions {
   readonly metadata: Pick<MetadataStore, 'repositories' | 'tags' | 'manifests'>
   readonly answers: AnswerCache
-  readonly shelf: Pick<ManifestShelf, 'record' | 'namedManifest'>
+  readonly shelf: Pick<ManifestShelf, 'record' | 'namedManifest' | 'serves'>
   readonly freshness: () => FreshnessSettings
   readonly now: () => Milliseconds
 }
@@ -330,7 +330,7 @@ export class Listings {
     value: T | undefined,
     flight: string,
   ): Promise<Flight<Collected>> {
-    const { answers, now, freshness } = this.#options
+    const { answers, shelf, now, freshness } = this.#options
     const { origin, name } = repository
     const { budgetMs, negativeTtlMs } = freshness()
     const key = repositoryKey(repository)
@@ -359,7 +359,9 @@ export class Listings {
           return { answer }
         }
         origin.state.rememberAbsent(what, negativeTtlMs)
-        return { answer, after: answers.putAbsent(key, question, subject, at) }
+        // Whoever makes names up must not fill the index.
+        if (!(await shelf.serves(repository))) return { answer }
+        return { answer, after: answers.put(key, question, { subject }, at) }
       }
       if (answer.is === 'too large') {
         this.#tooLarge.set(flight, at + TOO_LARGE_MEMORY_MS)

@@ -19,7 +19,7 @@ import type { StorageHealth } from './storage-health.ts'
 export interface ManifestKeeperOptions {
   readonly shelf: ManifestShelf
   readonly metadata: MetadataStore
-  readonly answers: Pick<AnswerCache, 'get' | 'putAbsent'>
+  readonly answers: Pick<AnswerCache, 'put'>
   readonly health: StorageHealth
   readonly log: Logger
   readonly now: () => Milliseconds
@@ -89,12 +89,13 @@ export class ManifestKeeper {
   /** @param about the manifest that it is the referrers tag of, if it is */
   async bury(repository: MirroredName, tag: Tag, about: Digest | undefined): Promise<void> {
     this.moves.forget(repository, tag)
-    const { answers, now } = this.#options
+    const { answers, shelf, now } = this.#options
     const key = repositoryKey(repository)
     // A slow disk does not make what upstream said any newer.
     const at = now()
     await this.#remember((metadata) => metadata.transaction((tx) => tx.buryTag(key, tag, at)))
-    await answers.putAbsent(key, tagQuestion(tag), about, at)
+    // Whoever makes names up must not fill the index.
+    if (await shelf.serves(repository)) await answers.put(key, tagQuestion(tag), { subject: about }, at)
   }
 
   /** Tags that have moved there name it from now on. */

@@ -123,6 +123,13 @@ export class ManifestShelf {
     return this.#metadata.manifests.get(repositoryKey(repository), digest)
   }
 
+  /** Whether anything of this repository was served: else it may be a name that somebody made up. */
+  async serves(repository: MirroredName): Promise<boolean> {
+    for (const _ of this.#keptFor(repository)) return true
+    const known = await this.#metadata.repositories.get(repositoryKey(repository))
+    return known?.servedAt !== undefined && known.deletedAt === undefined
+  }
+
   /** The first that this repository holds whose digest begins like that. */
   async heldWith(repository: MirroredName, start: string): Promise<Digest | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
