@@ -215,6 +215,7 @@ test('a list that changed upstream is noticed when it is no longer fresh', async
   t.strictSame(referrersOf(await get(`referrers/${BUNDLE.manifest.digest}`)), [])
   upstream.addImage(REPOSITORY, '4', APP)
   upstream.addImage(REPOSITORY, undefined, late)
+  await quiet(scene.mirror, upstream)
   t.strictSame(tagsOf(await get('tags/list')), TAGS, 'as long as it is fresh')
   clock.now += 2 * MINUTE
   t.strictSame(tagsOf(await get('tags/list')), [...TAGS, '4'])

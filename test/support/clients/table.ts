@@ -20,8 +20,8 @@ const NOWHERE = 'http://127.0.0.1:1'
 const BUDGETS = { budgetMs: 1_500, staleBudgetMs: 400 }
 const TIMEOUTS = { connect: '300ms', headers: '1s', idle: '1s' }
 const HANG_MS = 20_000
-/** Longer than any answer is fresh, and than any failure is remembered. */
-const LATER_MS = 10 * 60_000
+/** Longer than any answer is fresh, and than any failure is remembered; in all not so long that it is too old. */
+const LATER_MS = 25 * 3_600_000
 
 export const BAD_DAYS = ['killed', 'hanging', '429', 'offline'] as const
 export type BadDay = (typeof BAD_DAYS)[number]
