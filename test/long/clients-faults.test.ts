@@ -5,7 +5,7 @@
  */
 import { test } from 'tap'
 import { simulate } from '../support/app.ts'
-import { CLIENTS } from '../support/clients/all.ts'
+import { ASKERS, CLIENTS } from '../support/clients/all.ts'
 import type { Client } from '../support/clients/client.ts'
 import { tableOf, tryFault, type Trial } from '../support/clients/trial.ts'
 import { FAULTS } from '../support/faults/all.ts'
@@ -33,7 +33,7 @@ const FOR_EVERYBODY = [
 ]
 
 function clientsFor(fault: Fault, position: number): readonly Client[] {
-  if (ALL || FOR_EVERYBODY.includes(fault.name)) return CLIENTS
+  if (ALL || FOR_EVERYBODY.includes(fault.name)) return [...CLIENTS, ...ASKERS]
   // What the mirror hides entirely is the same for all; the fault matrix looks after that.
   if (fault.endings.cold === undefined) return []
   return CLIENTS.filter(({ name }) => name === SOME[position % SOME.length])

@@ -9,7 +9,7 @@ import path from 'node:path'
 import type { Test } from 'tap'
 import { startMirror } from '../app.ts'
 import type { Fault } from '../faults/fault.ts'
-import { attestedIndex } from '../artifacts.ts'
+import { attestedIndex, bundleOf, chart, fallbackIndex, fallbackTag, notationOf } from '../artifacts.ts'
 import { image, type Image } from '../images.ts'
 import { startUpstream, type UpstreamSimulator } from '../upstream.ts'
 import { run, WrongBytesError, type Client, type Outcome } from './client.ts'
@@ -57,8 +57,8 @@ export async function tryFault(
       const held = imageOf(client)
       const repository = `${REPOSITORY}-${String(position)}`
       const upstream = await startUpstream(fault.upstream)
-      upstream.addImage(repository, TAG, held)
-      real.addImage(repository, TAG, held)
+      hold(upstream, repository, held)
+      hold(real, repository, held)
       return { client, held, repository, upstream, registry: `registry-${String(position)}.example` }
     }),
   )
@@ -88,6 +88,15 @@ export async function tryFault(
     await mirror.close()
     await Promise.all(stands.map(({ upstream }) => upstream.close()))
   }
+}
+
+/** The image, and beside it what others ask for: its signatures, and a chart. */
+function hold(registry: UpstreamSimulator, repository: string, held: Image): void {
+  const referrers = [bundleOf(held.manifest), notationOf(held.manifest)]
+  registry.addImage(repository, TAG, held)
+  registry.addImage(repository, '1.0.0', chart('1.0.0', repository))
+  for (const referrer of referrers) registry.addImage(repository, undefined, referrer)
+  registry.holdings.addManifest(repository, fallbackTag(held.manifest), fallbackIndex(referrers))
 }
 
 /** They are the same registry on two days: what is new in one by digest is there in the other. */
