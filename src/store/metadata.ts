@@ -225,7 +225,7 @@ export interface MetadataTransaction {
   /** These were read from end to end, and are what their digests say. */
   markChecked(digests: readonly Digest[], at: EpochMs): void
   /**
-   * What was pushed is damaged, or gone.
+   * What was pushed is damaged, or gone. Nothing when nobody has it pushed any more; it ends when the last lets go.
    *
    * @param damage `path` is where what is left of it was put aside; undefined: there was nothing. The date of an
    *   earlier one stays, and where nothing is left now, its place as well.

@@ -24,6 +24,8 @@ export class SqlTransaction implements MetadataTransaction {
   queuedEvents = false
   /** Whose they are may be another now. */
   readonly #moved = new Set<Digest>()
+  /** Something that was pushed may be nobody's any more, or was found damaged after that. */
+  #letGo = false
 
   constructor(db: Kysely<Tables>, add: (query: Compilable) => void) {
     this.#db = db
@@ -35,6 +37,7 @@ export class SqlTransaction implements MetadataTransaction {
     for (const digest of this.#moved) {
       this.#add(this.#db.updateTable('blob').set({ mirrored_by: mirroredBy() }).where('digest', '=', digest))
     }
+    if (this.#letGo) this.#endQuarantinesOfNobody()
   }
 
   putRepository(repository: RepositoryKey, servedAt: EpochMs): void {
@@ -205,6 +208,7 @@ export class SqlTransaction implements MetadataTransaction {
     )
     this.#forgetAnswersAbout(id, digest)
     this.#moved.add(digest)
+    this.#letGo = true
   }
 
   /** With a manifest goes what upstream said about it; with the last one, what it said about the repository. */
@@ -245,6 +249,7 @@ export class SqlTransaction implements MetadataTransaction {
     this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id))
     this.#add(this.#db.deleteFrom('repository_blob').where('repository', '=', id))
     this.#add(this.#db.deleteFrom('upstream_answer').where('repository', '=', id))
+    this.#letGo = true
   }
 
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void {
@@ -296,6 +301,7 @@ export class SqlTransaction implements MetadataTransaction {
         .$if(linkedAt !== undefined, (query) => query.where('linked_at', '=', linkedAt ?? 0)),
     )
     this.#moved.add(digest)
+    this.#letGo = true
   }
 
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void {
@@ -333,6 +339,7 @@ export class SqlTransaction implements MetadataTransaction {
           return path === null ? known.doNothing() : known.doUpdateSet({ size, path })
         }),
     )
+    this.#letGo = true
   }
 
   markPulled(digest: Digest, at: EpochMs): void {
@@ -431,6 +438,23 @@ export class SqlTransaction implements MetadataTransaction {
 
   #endQuarantine(digest: Digest): void {
     this.#add(this.#db.deleteFrom('quarantine').where('digest', '=', digest))
+  }
+
+  /** There are never many. */
+  #endQuarantinesOfNobody(): void {
+    this.#add(
+      this.#db
+        .deleteFrom('quarantine')
+        .where((eb) =>
+          eb.exists(
+            eb
+              .selectFrom('blob')
+              .select('blob.digest')
+              .whereRef('blob.digest', '=', 'quarantine.digest')
+              .where('mirrored_by', 'is not', null),
+          ),
+        ),
+    )
   }
 
   #putBlob(digest: Digest, size: Bytes, at: EpochMs): void {

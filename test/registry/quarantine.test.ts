@@ -194,3 +194,18 @@ test('what was deleted is no damage', async (t) => {
   t.equal((await get(`team/app/manifests/${APP.manifest.digest}`)).status, 404)
   t.equal((await ready()).quarantine.count, 0)
 })
+
+test('what was damaged and is deleted, by whatever name, is damage no more', async (t) => {
+  const { get, repository, file, ready } = await start(t)
+  const many = repository.replace('app', 'many')
+  const { manifest } = MANY['0']!
+  rmSync(file(LAYER))
+  rmSync(file(manifest))
+  t.equal((await get(`team/app/blobs/${LAYER.digest}`)).status, 500)
+  t.equal((await get('team/many/manifests/0')).status, 500)
+  await eventually('both are told', async () => (await ready()).quarantine.count === 2)
+  t.equal((await send(`${repository}/blobs/${LAYER.digest}`, 'DELETE')).status, 202)
+  t.match(await ready(), { quarantine: { count: 1, blobs: [{ digest: manifest.digest }] } })
+  t.equal((await send(`${many}/manifests/${manifest.digest}`, 'DELETE')).status, 202)
+  t.match(await ready(), { status: 'ok', quarantine: { count: 0, blobs: [] } })
+})

@@ -4,11 +4,13 @@ import { test, type Test } from 'tap'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
-import { LOCAL, type MetadataStore } from '../../src/store/metadata.ts'
+import { LOCAL, type MetadataStore, type MetadataTransaction } from '../../src/store/metadata.ts'
 import type { ScrubIndex } from '../../src/store/audit.ts'
 import { openScrub } from '../../src/store/sqlite-audit.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { image } from '../support/images.ts'
+
+type Write = (tx: MetadataTransaction) => void
 
 const KEY = { registry: LOCAL, name: parseRepositoryName('team/app') }
 const named = (text: string): Digest => digestOf(Buffer.from(text))
@@ -50,7 +52,7 @@ test('a quarantine is kept until the bytes are said to be here, by whoever says 
   const app = image()
   const { digest, bytes, mediaType } = app.manifest
   const content = parseManifest(bytes, mediaType)
-  const ends: ((tx: Parameters<Parameters<MetadataStore['transaction']>[0]>[0]) => void)[] = [
+  const ends: Write[] = [
     (tx) => tx.linkBlob(KEY, digest, 5, 2),
     (tx) => tx.recordDelivery('docker.io', digest, 5, 2),
     (tx) => tx.recordBlob(digest, 5, 2),
@@ -63,6 +65,35 @@ test('a quarantine is kept until the bytes are said to be here, by whoever says 
     await metadata.transaction(end)
     t.notOk(await scrub.isQuarantined(digest))
     t.same(await scrub.quarantined(9), { count: 0, first: [] })
+  }
+})
+
+test('a quarantine ends when the last who had it pushed lets go of it, and does not begin after that', async (t) => {
+  const { metadata, scrub } = await open(t)
+  const other = { registry: LOCAL, name: parseRepositoryName('team/other') }
+  const mirrored = { registry: 'docker.io', name: parseRepositoryName('library/app') }
+  const { digest, bytes, mediaType } = image().manifest
+  const content = parseManifest(bytes, mediaType)
+  const quarantine: Write = (tx) => tx.putQuarantine(digest, { size: 3, path: undefined }, 1)
+  const ways: Record<string, [hold: Write, letGo: Write]> = {
+    blob: [(tx) => tx.linkBlob(KEY, digest, 5, 2), (tx) => tx.unlinkBlob(KEY, digest)],
+    manifest: [(tx) => tx.putManifest(KEY, digest, 5, content, 2), (tx) => tx.deleteManifest(KEY, digest, 3)],
+    buried: [(tx) => tx.linkBlob(KEY, digest, 5, 2), (tx) => tx.buryRepository(KEY, 3)],
+    released: [(tx) => tx.putManifest(KEY, digest, 5, content, 2), (tx) => tx.releaseRepository(KEY)],
+  }
+  for (const [name, [hold, letGo]] of Object.entries(ways)) {
+    await metadata.transaction((tx) => {
+      tx.linkBlob(other, digest, 5, 2)
+      tx.linkBlob(mirrored, digest, 5, 2)
+      hold(tx)
+    })
+    await metadata.transaction(quarantine)
+    await metadata.transaction(letGo)
+    t.ok(await scrub.isQuarantined(digest), `${name}: somebody has it pushed still`)
+    await metadata.transaction((tx) => tx.unlinkBlob(other, digest))
+    t.notOk(await scrub.isQuarantined(digest), name)
+    await metadata.transaction(quarantine)
+    t.notOk(await scrub.isQuarantined(digest), `${name}: found after it was let go`)
   }
 })
 
