@@ -22,8 +22,11 @@ export interface Warehouse {
   /** What of it is on the disk. */
   readonly here: (image: Image) => 'all' | 'some' | 'none'
   readonly has: (content: Content) => boolean
-  /** Waits until all that is mirrored has at most that much, and no eviction is half-way. */
-  readonly within: (bytes: number) => Promise<void>
+  /**
+   * Waits until all that is mirrored has at most that much, and nothing is here any more of what has to go, which was
+   * told. Sizes alone do not tell that an eviction is through: in the middle of it they can be those before a download.
+   */
+  readonly within: (bytes: number, ...gone: readonly (Image | Content)[]) => Promise<void>
 }
 
 export async function openWarehouse(t: Test, options: MirrorOptions = {}): Promise<Warehouse> {
@@ -62,19 +65,22 @@ export async function openWarehouse(t: Test, options: MirrorOptions = {}): Promi
   }
 }
 
-export function lookingAt({ app, url, root }: Mirror): Pick<Warehouse, 'has' | 'here' | 'within'> {
+export function lookingAt({ app, url, root, lines }: Mirror): Pick<Warehouse, 'has' | 'here' | 'within'> {
   const has = ({ digest }: Content): boolean => existsSync(blobFile(root, digest))
+  const here = ({ manifests, blobs }: Image): 'all' | 'some' | 'none' => {
+    const all = [...manifests, ...blobs]
+    const found = all.filter(has).length
+    return found === 0 ? 'none' : found === all.length ? 'all' : 'some'
+  }
   return {
     has,
-    here: ({ manifests, blobs }) => {
-      const all = [...manifests, ...blobs]
-      const found = all.filter(has).length
-      return found === 0 ? 'none' : found === all.length ? 'all' : 'some'
-    },
-    within: (bytes) =>
+    here,
+    within: (bytes, ...gone) =>
       eventually(`at most ${bytes} bytes are here, and that is known`, async () => {
         const found = blobBytes(root) - (await app.metadata.eviction.stored()).pushed
-        return found <= bytes && found === (await cacheBytes(url))
+        const stays = gone.some((it) => ('manifest' in it ? here(it) !== 'none' : has(it)))
+        const told = gone.length === 0 || lines.some(({ msg }) => msg === 'evicted')
+        return !stays && told && found <= bytes && found === (await cacheBytes(url))
       }),
   }
 }
