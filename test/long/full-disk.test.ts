@@ -42,14 +42,23 @@ async function kept(mirror: Mirror, images: readonly Image[]): Promise<boolean[]
   return images.map(({ layers }) => names.has(layers[0]!.digest.slice('sha256:'.length)))
 }
 
-/** Takes all of the disk but so much. */
+/** Takes all of the disk but so much, or a little less where somebody else takes of it at the same time. */
 function ballast({ folder }: Volume): { leave(bytes: number): void; remove(): void } {
   const file = path.join(folder, 'ballast')
   return {
     leave(bytes) {
-      const { bsize, bavail } = statfsSync(folder)
-      for (let rest = bsize * bavail - bytes; rest > 0; rest -= MiB) {
-        appendFileSync(file, Buffer.alloc(Math.min(rest, MiB)))
+      // What a download takes meanwhile is taken as well.
+      for (;;) {
+        const { bsize, bavail } = statfsSync(folder)
+        const rest = bsize * bavail - bytes
+        if (rest <= 0) return
+        try {
+          appendFileSync(file, Buffer.alloc(Math.min(rest, MiB)))
+        } catch (error) {
+          // Somebody else was faster: there is even less.
+          if ((error as NodeJS.ErrnoException).code === 'ENOSPC') return
+          throw error
+        }
       }
     },
     remove: () => {
