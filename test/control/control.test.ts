@@ -13,6 +13,7 @@ import { Refused } from '../../src/registry/refused.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { eventually } from '../support/app.ts'
 import { shortDir } from '../support/programs.ts'
+import { standstill } from '../support/stalled.ts'
 
 const NEVER = new AbortController().signal
 type Gc = (args: { readonly dryRun: boolean }, signal: AbortSignal) => AsyncGenerator
@@ -125,13 +126,7 @@ test('who does not read holds the operation back, and nothing piles up', async (
   })
   const events = keeper.gc({ dryRun: true }, NEVER)[Symbol.asyncIterator]()
   await events.next()
-  let before = -1
-  await eventually('no more is made', async () => {
-    const still = made === before
-    before = made
-    await new Promise((resolve) => setTimeout(resolve, 50))
-    return still
-  })
+  await standstill(() => made)
   t.ok(made < 200, `${made} events of 64 KiB`)
   await events.return?.()
 })

@@ -14,6 +14,7 @@ import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { StorageError } from '../../src/store/storage-error.ts'
 import { KiB, MiB, openStore, randomBytes, readAll, type Store } from '../store/support.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
+import { standstill } from '../support/stalled.ts'
 
 const APP = parseRepositoryName('team/app')
 const OTHER = parseRepositoryName('team/other')
@@ -246,11 +247,8 @@ test('while the disk stands still little more than half a MiB is read', async (t
   }
   await using session = await uploads.start(APP)
   const appending = session.append(counted(), undefined)
-  for (let before = -1; read !== before;) {
-    before = read
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-  t.ok(read > 0 && read <= 640 * KiB, `${read} bytes`)
+  await standstill(() => read)
+  t.ok(read <= 640 * KiB, `${read} bytes`)
   open = true
   gate.resolve(undefined)
   await appending

@@ -4,6 +4,7 @@ import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
 import { nodeFiles, type Files } from '../../src/store/files.ts'
 import { identityOf, KiB, land, MiB, openStore, pour, randomBytes, readAll } from './support.ts'
+import { standstill } from '../support/stalled.ts'
 
 const SMALL = 100 * KiB
 const LARGE = 5 * MiB + 17
@@ -363,11 +364,7 @@ test('a writer does not run away from the hasher, nor from the disk', async (t) 
   const content = randomBytes(LARGE)
   const ingest = await store.ingests.open(identityOf(content))
   const pouring = pour(ingest, content)
-  let before = -1
-  while (ingest.prefix !== before) {
-    before = ingest.prefix
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
+  await standstill(() => ingest.prefix)
   t.ok(ingest.prefix >= 256 * KiB && ingest.prefix <= 2 * MiB, 'it waits for the sync')
   gate.resolve(undefined)
   await pouring

@@ -156,7 +156,7 @@ export class Program {
   }
 
   /** Waits until `ready` answers true; fails when the program ends before, or after `timeoutMs`. */
-  async ready(ready: () => boolean | Promise<boolean>, timeoutMs = 20_000): Promise<void> {
+  async ready(ready: () => boolean | Promise<boolean>, timeoutMs = 60_000): Promise<void> {
     const deadline = performance.now() + timeoutMs
     while (!(await ready())) {
       if (!this.#running)

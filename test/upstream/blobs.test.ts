@@ -2,6 +2,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { test } from 'tap'
 import { image } from '../support/images.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
+import { standstill } from '../support/stalled.ts'
 
 const MiB = 1024 * 1024
 const large = image({ layers: [64 * MiB], seed: 'large' })
@@ -11,11 +12,7 @@ void test('a reader that does not read holds up the upstream, not memory', async
   const { client, upstream, metrics, signal } = await connect(t, {}, {}, large)
   const blob = await client.blob(NAME, digest, { from: 0, signal })
   // More than this host's socket buffers hold has to be stuck on the other side; when it moves no more, look.
-  let sent = -1
-  while (sent !== upstream.log.bytesSent('blob')) {
-    sent = upstream.log.bytesSent('blob')
-    await new Promise((resolve) => setTimeout(resolve, 100))
-  }
+  const sent = await standstill(() => upstream.log.bytesSent('blob'))
   const received = await valueOf(metrics.upstreamBytes, {})
   t.ok(received <= 3 * MiB, `${received} bytes are held here`)
   t.ok(sent < 32 * MiB, `${sent} bytes have left the upstream`)
