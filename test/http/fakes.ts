@@ -227,6 +227,9 @@ export class FakeRegistry implements Registry {
   }
 }
 
+/** A test that waits for what is never said would take all that come after it along. */
+const LINE_MS = 60_000
+
 export type LogLine = Record<string, unknown> & { msg: string; level: number }
 
 export interface Served {
@@ -240,7 +243,7 @@ export interface Served {
   readonly url: string
   /** Everything logged so far. */
   readonly lines: LogLine[]
-  /** The next line that is not there yet, or is `nth` already. */
+  /** The line of that number, which may be there already. Rejects when it does not come within a minute. */
   readonly line: (nth: number) => Promise<LogLine>
 }
 
@@ -266,15 +269,19 @@ export async function serveFake(t: Test, options: Partial<HttpServerOptions> = {
   const { port } = await server.listen('127.0.0.1', 0)
   t.teardown(() => server.close(0))
   const line = async (nth: number): Promise<LogLine> => {
-    for (;;) {
+    const { promise, resolve, reject } = Promise.withResolvers<LogLine>()
+    const wake = (): void => {
       const found = lines[nth]
-      if (found) return found
-      const { promise, resolve } = Promise.withResolvers<undefined>()
-      const wake = (): void => resolve(undefined)
-      waiting.add(wake)
-      await promise
-      waiting.delete(wake)
+      if (found) resolve(found)
     }
+    const never = (): void => reject(new Error(`no line ${nth} after ${JSON.stringify(lines)}`))
+    const timer = setTimeout(never, LINE_MS)
+    waiting.add(wake)
+    wake()
+    return await promise.finally(() => {
+      waiting.delete(wake)
+      clearTimeout(timer)
+    })
   }
   const { repository } = registry
   const url = `http://127.0.0.1:${port}`

@@ -27,6 +27,7 @@ import { eventually, pull, startMirror, type Mirror } from '../support/app.ts'
 import { ENGINES, type Engine } from '../support/engines.ts'
 import { content, randomBytesOf } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
+import { askAndTakeNothing } from '../support/stalled.ts'
 import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
 
 const LAYER = content('application/octet-stream', randomBytesOf(14 * 2 ** 20 + 12_345, 'sendfile'))
@@ -168,10 +169,8 @@ for (const engine of ENGINES) {
 
   test(`a client that takes nothing is left after the idle time, ${by}`, async (t) => {
     const mirror = await start(t, engine, 200)
-    const socket = await dial(t, mirror.url)
-    socket.pause()
-    socket.write(get(mirror.blob))
-    const line = await lineOf(mirror, () => true)
+    await askAndTakeNothing(t, mirror.url, get(mirror.blob))
+    const line = await lineOf(mirror, ({ status }) => status === 200)
     t.equal(line['timedOut'], true)
     t.ok(Number(line['bytes']) < LAYER.bytes.length)
   })
