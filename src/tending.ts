@@ -42,10 +42,10 @@ export function createTending(options: TendingOptions): Tending {
     ...{ registry, store, metadata, fills: blobs, manifests, latest, serving, now },
     inUse: (digest) => holds.has(digest),
     settings: () => {
-      const { pin, staleIfError, staleIfDenied } = live.config.cache
+      const { pin, negativeTtl, staleIfError, staleIfDenied } = live.config.cache
       return {
         ...{ local: live.config.local, pin },
-        ...{ staleIfErrorMs: staleIfError, staleIfDeniedMs: staleIfDenied },
+        ...{ negativeTtlMs: negativeTtl, staleIfErrorMs: staleIfError, staleIfDeniedMs: staleIfDenied },
       }
     },
   })

@@ -27,13 +27,14 @@ export function explain(ref: string, options: ExplainOptions, edge: Edge): Promi
   })
 }
 
-function* lines({ ref, route, pull, tag, image, keeping, upstream }: Explanation): Generator<string> {
+function* lines({ ref, route, pull, tag, image, lists, keeping, upstream }: Explanation): Generator<string> {
   const at = ref.reference.includes(':') ? '@' : ':'
   yield `${route.listedAs ?? ref.name}${at}${ref.reference}`
   yield* section('name', [route.number === undefined ? route.why : `rule ${route.number}: ${route.why}`])
   yield* section('pull', pull.sentences)
   if (tag !== undefined) yield* section('tag', [tagSentence(tag)])
   if (image !== undefined) yield* section('image', imageSentences(image))
+  if (lists !== undefined) yield* section('lists', lists.sentences)
   if (keeping !== undefined) yield* section('keeping', [keeping.sentence])
   if (upstream !== undefined) yield* section('upstream', upstream.sentences)
   if (image !== undefined) yield* rows(image)

@@ -21,12 +21,13 @@ import type {
 } from './explanation.ts'
 import { forecast } from './forecast.ts'
 import { ImageHere, type ImageHereOptions } from './image-here.ts'
+import { listsHere } from './lists-here.ts'
 import { keepingOf } from './retention.ts'
 import { refusing, type Destination, type NameRegistry, type UpstreamEntry } from './registry.ts'
 import { explainUpstream, silenceOf } from './upstream-words.ts'
 
 interface ExplainerOptions extends ImageHereOptions {
-  readonly manifests: Pick<ManifestCache, 'spares'>
+  readonly manifests: Pick<ManifestCache, 'spares' | 'isKnownAbsent'>
   readonly registry: Pick<NameRegistry, 'route'>
   readonly metadata: MetadataStore
   readonly settings: () => {
@@ -34,6 +35,7 @@ interface ExplainerOptions extends ImageHereOptions {
     readonly local: readonly string[]
     /** Globs over full names that are never evicted. */
     readonly pin: readonly string[]
+    readonly negativeTtlMs: number
     readonly staleIfErrorMs: number
     readonly staleIfDeniedMs: number
   }
@@ -143,20 +145,22 @@ export class Explainer {
     entry: UpstreamEntry,
     { name }: Pick<Destination, 'name'>,
     reference: Reference,
-  ): Promise<Pick<Explanation, 'tag' | 'image' | 'keeping' | 'upstream' | 'pull'>> {
-    const { settings, serving, manifests } = this.#options
+  ): Promise<Pick<Explanation, 'tag' | 'image' | 'lists' | 'keeping' | 'upstream' | 'pull'>> {
+    const { settings, serving, manifests, metadata, now } = this.#options
     const mirrored: MirroredName = { origin: entry.origin, name }
     const { origin } = mirrored
     const key = repositoryKey(mirrored)
     const byDigest = isDigestReference(reference)
     const tag = byDigest ? undefined : await this.#tag(mirrored, reference)
     const image = await this.#image(mirrored, reference, tag)
-    const { staleIfErrorMs, staleIfDeniedMs } = settings()
+    const { negativeTtlMs, staleIfErrorMs, staleIfDeniedMs } = settings()
     const silence = silenceOf(mirrored)
     const longest = origin.on404 === 'keep' || silence?.offline === true ? Infinity : staleIfErrorMs
+    const isHere = tag !== undefined && tag.goneMsAgo === undefined
+    const knownAbsent = !byDigest && !isHere && (await manifests.isKnownAbsent(mirrored, reference))
     const pull = forecast({
       ...{ upstream: origin.upstream.key, reference, tag, image, silence },
-      absent: absenceOf(mirrored, reference),
+      absent: absenceOf(mirrored, reference) ?? (knownAbsent ? 'reference' : undefined),
       pullsRefused: origin.upstream.sparing(0)?.message,
       pullsSpared: origin.upstream.sparing(origin.reserve)?.message,
       movedAndSpared: !byDigest && manifests.spares(mirrored, reference) !== undefined,
@@ -164,7 +168,9 @@ export class Explainer {
     })
     const open = image?.held === true || !byDigest
     const keeping = image && open ? await this.#keeping(key, image, reference) : undefined
-    return { pull, tag, image, keeping, upstream: explainUpstream(mirrored, serving) }
+    const held = image?.held === true ? image.digest : undefined
+    const lists = await listsHere({ metadata, negativeTtlMs, now }, mirrored, held)
+    return { pull, tag, image, lists, keeping, upstream: explainUpstream(mirrored, serving) }
   }
 
   async #tag(mirrored: MirroredName, tag: Tag): Promise<TagExplained | undefined> {

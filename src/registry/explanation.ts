@@ -25,6 +25,8 @@ export interface Explanation {
   readonly tag?: TagExplained | undefined
   /** Only of a manifest that was heard of. */
   readonly image?: ImageExplained | undefined
+  /** Only where the name is an upstream's. */
+  readonly lists?: ListsExplained | undefined
   /** Only of what is here. */
   readonly keeping?: KeepingExplained | undefined
   /** Only where the name is an upstream's. */
@@ -60,6 +62,24 @@ export interface TagExplained {
   readonly immutable?: true | undefined
   /** Since upstream said that it is gone. */
   readonly goneMsAgo?: Milliseconds | undefined
+}
+
+/** What is here of an upstream's lists. */
+export interface ListsExplained {
+  /** Of the repository; undefined: upstream was never asked. */
+  readonly tags?: ListExplained | undefined
+  /** Of the image; undefined: upstream was never asked, or the image is not here. */
+  readonly referrers?: (ListExplained & { readonly held: number }) | undefined
+  readonly sentences: readonly string[]
+}
+
+export interface ListExplained {
+  /** Undefined: upstream says that there is no such list. */
+  readonly count?: number | undefined
+  /** Since upstream last said so. */
+  readonly checkedMsAgo: Milliseconds
+  readonly freshForMs?: Milliseconds | undefined
+  readonly oldForMs?: Milliseconds | undefined
 }
 
 export interface ImageExplained {

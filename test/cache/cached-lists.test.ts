@@ -1,6 +1,7 @@
 /** Tag lists, referrers and "there is none", cached as tags are: fresh, old, and while upstream cannot say. */
 import { test, type Test } from 'tap'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
+import type { Explanation } from '../../src/registry/explanation.ts'
 import { tagQuestion } from '../../src/store/upstream-answers.ts'
 import { manifestDigest } from '../support/cached-lists.ts'
 import { eventually, ownFolder, pull, type Pulled } from '../support/app.ts'
@@ -291,4 +292,29 @@ test('on404: keep: the list of a repository that is gone is kept', async (t) => 
     isStale(t, list, 200)
     t.same(tagsOf(list), ['1'])
   }
+})
+
+test('explain says what of lists and referrers is here', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  const explain = async (): Promise<Explanation> => {
+    const answer = await it.get('../_entrepot/explain?ref=app:1')
+    return JSON.parse(answer.body.toString()) as Explanation
+  }
+  t.match((await explain()).lists, {
+    sentences: [
+      'docker.io was never asked for the list of tags; 1 tag would be listed if it cannot say',
+      'docker.io was never asked what refers to it; 0 referrers here',
+    ],
+  })
+  await ask(it, LIST)
+  await ask(it, REFERRERS)
+  t.match((await explain()).lists, {
+    tags: { count: 1, checkedMsAgo: 0, freshForMs: MINUTE },
+    referrers: { count: 1, held: 0 },
+    sentences: [/^1 tag in the list: said less than a second ago, believed/, /^1 referrer, 0 of them here: /],
+  })
+  await it.get(`app/manifests/${signature.manifest.digest}`)
+  it.pass(2 * MINUTE)
+  await eventually('it is kept', async () => (await explain()).lists?.referrers?.held === 1)
+  t.match((await explain()).lists, { sentences: [/to be asked again$/, /^1 referrer, 1 of them here: /] })
 })
