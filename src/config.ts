@@ -45,7 +45,7 @@ const accountSchema = section(accountKeys)
 const upstreamSchema = section({
   url: origin().optional(),
   fallbacks: z.array(origin(), 'a list of http or https URLs').prefault([]),
-  default: flag().prefault(false),
+  default: flag().optional(),
   aliases: z
     .array(text('a registry name: host or host:port, lower case', HOST), 'a list of registry names')
     .prefault([]),
@@ -116,7 +116,7 @@ export const configSchema = section({
     scrubInterval: duration().prefault('30d'),
   }).prefault({}),
   upstreams: z.record(z.string(), upstreamSchema, 'a map of registries').prefault({
-    'docker.io': { default: true },
+    'docker.io': {},
     'quay.io': {},
     'gcr.io': {},
     'ghcr.io': {},
@@ -168,7 +168,6 @@ export interface UpstreamConfig extends DeepReadonly<
   Pick<
     ParsedUpstream,
     | 'fallbacks'
-    | 'default'
     | 'aliases'
     | 'deny'
     | 'maxConnections'
@@ -184,6 +183,8 @@ export interface UpstreamConfig extends DeepReadonly<
   readonly key: string
   /** An origin: `https://quay.io`. */
   readonly url: string
+  /** Names without a registry go there; of one at most. */
+  readonly default: boolean
   /** Where those of each account come from; files and programs are asked when they are needed. */
   readonly credentials: readonly CredentialSettings[]
   readonly tagTtl: Milliseconds
@@ -309,13 +310,14 @@ function keysAt(schema: z.core.$ZodType, path: Path): string[] {
 }
 
 function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
+  const standard = defaultKey(parsed.upstreams)
   const upstreams = Object.entries(parsed.upstreams).map(([key, upstream]): UpstreamConfig => {
-    const { default: standard, allow, deny, maxSize, proxy, maxConnections } = upstream
+    const { allow, deny, maxSize, proxy, maxConnections } = upstream
     return {
       key,
       url: upstream.url ?? defaultUrlOf(key),
       fallbacks: upstream.fallbacks,
-      default: standard,
+      default: key === standard,
       aliases: [...new Set([...(ALIASES.get(key) ?? []), ...upstream.aliases])],
       credentials: [upstream, ...upstream.credentials].flatMap((it) => credentialsOf(it) ?? []),
       tagTtl: upstream.tagTtl ?? parsed.cache.tagTtl,
@@ -340,6 +342,15 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
   }
   const push = { ...parsed.push, gcGrace: parsed.push.gcGrace ?? parsed.push.sessionTtl }
   return { ...parsed, upstreams, push, proxyEnvironment }
+}
+
+/**
+ * A name without a registry means Docker Hub to every client, so whoever mirrors it need not say so; a client that
+ * is told 404 instead goes there itself.
+ */
+function defaultKey(upstreams: Parsed['upstreams']): string | undefined {
+  const chosen = Object.keys(upstreams).find((key) => upstreams[key]?.default === true)
+  return chosen ?? (upstreams['docker.io']?.default === false ? undefined : 'docker.io')
 }
 
 function credentialsOf(account: z.output<typeof accountSchema>): CredentialSettings | undefined {

@@ -58,15 +58,25 @@ export async function serve(options: CommonOptions, edge: Edge): Promise<number>
   return 0
 }
 
-/** Where it is, what it mirrors, where it keeps it, and how to point a Docker daemon at it. */
+/** Where it is, what it mirrors, where it keeps it, and how to point Docker at it. */
 function readyLine(config: Config, url: string): string {
   const address = new URL(url)
   // What we listen on is no address to reach us by.
   if (address.hostname === '0.0.0.0' || address.hostname === '[::]') address.hostname = hostname()
   const reach = config.server.publicUrl ?? address.origin
   const names = config.upstreams.map(({ key }) => key).join(', ')
-  return (
-    `entrepot is ready at ${reach}, mirrors ${names === '' ? 'nothing' : names}, keeps it in ${resolve(config.storage.root)}; ` +
-    `/etc/docker/daemon.json: { "registry-mirrors": ["${reach}"] }`
-  )
+  const line =
+    `entrepot is ready at ${reach}, mirrors ${names === '' ? 'nothing' : names}, ` +
+    `keeps it in ${resolve(config.storage.root)}`
+  const hint = hintFor(config, reach)
+  return hint === undefined ? line : `${line}; ${hint}`
+}
+
+/** A daemon asks its `registry-mirrors` for names of Docker Hub, so that is offered only where they are found. */
+function hintFor({ upstreams }: Config, reach: string): string | undefined {
+  if (upstreams.some((it) => it.default && it.key === 'docker.io'))
+    return `/etc/docker/daemon.json: { "registry-mirrors": ["${reach}"] }`
+  // A port in the middle of a name is no part of a name.
+  const prefix = upstreams.find(({ key }) => !key.includes(':'))?.key
+  return prefix === undefined ? undefined : `docker pull ${new URL(reach).host}/${prefix}/NAME`
 }

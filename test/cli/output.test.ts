@@ -6,24 +6,51 @@ import type { AddressInfo } from 'node:net'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'tap'
+import { serve } from '../../src/cli/serve.ts'
+import { eventually, ownFolder } from '../support/app.ts'
+import { recordedEdge } from '../support/edge.ts'
 import { commandLine, Entrepot } from '../support/process.ts'
 import { missing, Program } from '../support/programs.ts'
 
 test('the start line says where, what, and how to point a Docker daemon at it', async (t) => {
   const dir = t.testdir()
-  const entrepot = await Entrepot.start(t, { dir, config: { upstreams: { 'quay.io': {}, 'gcr.io': {} } } })
+  const entrepot = await Entrepot.start(t, { dir, config: { upstreams: { 'quay.io': {}, 'docker.io': {} } } })
   const line = entrepot.log.at(-1)!
   t.match(line, {
     level: 'info',
     url: entrepot.url,
-    upstreams: ['quay.io', 'gcr.io'],
+    upstreams: ['quay.io', 'docker.io'],
     root: join(dir, 'data'),
   })
-  t.match(
+  t.equal(
     line['msg'],
-    `entrepot is ready at ${entrepot.url}, mirrors quay.io, gcr.io, keeps it in ${join(dir, 'data')}`,
+    `entrepot is ready at ${entrepot.url}, mirrors quay.io, docker.io, keeps it in ${join(dir, 'data')}; ` +
+      `/etc/docker/daemon.json: { "registry-mirrors": ["${entrepot.url}"] }`,
   )
-  t.match(line['msg'], `/etc/docker/daemon.json: { "registry-mirrors": ["${entrepot.url}"] }`)
+})
+
+test('the start line offers no mirror of Docker Hub where names without a registry do not go there', async (t) => {
+  for (const [upstreams, hint] of [
+    [{ 'docker.io': { default: false }, 'quay.io': {} }, 'docker pull HOST/docker.io/NAME'],
+    [{ 'docker.io': {}, 'quay.io': { default: true } }, 'docker pull HOST/docker.io/NAME'],
+    [{ 'a.test:5000': {}, 'quay.io': {} }, 'docker pull HOST/quay.io/NAME'],
+    // Nothing comes by a prefix with a port, nor from nobody.
+    [{ 'a.test:5000': {} }, undefined],
+    [{}, undefined],
+  ] as const) {
+    const dir = ownFolder(t)
+    const { args } = commandLine({ dir, config: { upstreams, log: { level: 'silent' } } })
+    const edge = recordedEdge({ terminal: true })
+    const ended = serve({ config: args.at(-1)! }, edge)
+    await eventually('it has started', () => edge.printed.length > 0)
+    edge.interrupt()
+    t.equal(await ended, 0)
+    const [line = ''] = edge.printed
+    t.notMatch(line, 'registry-mirrors')
+    const host = /at http:\/\/(\S+),/.exec(line)?.[1] ?? ''
+    const end = hint === undefined ? '/data' : `/data; ${hint.replace('HOST', host)}`
+    t.ok(line.endsWith(end), `${line} ends with ${end}`)
+  }
 })
 
 test('a server of the whole network names itself by something that can be reached', async (t) => {

@@ -112,6 +112,29 @@ test('a bad file changes nothing, and is told', async (t) => {
   t.ok(entrepot.log.every(({ level }) => level !== 'fatal'))
 })
 
+test('docker.io is the default until another upstream is, and again when that goes', async (t) => {
+  const { entrepot, hub, reload, config } = await run(t)
+  const other = await simulate(t)
+  other.addImage('library/app', '1', image({ seed: 'of another' }))
+  const from = async (): Promise<unknown> => {
+    const { headers } = await pull(`${entrepot.url}/v2/library/app/manifests/1`)
+    return headers['docker-content-digest'] === image({ seed: 'of another' }).manifest.digest
+      ? 'other.test'
+      : 'docker.io'
+  }
+  const mine = { 'docker.io': { url: hub.url } }
+  t.match(await reload(config({}, mine)), { applied: [] }, 'it need not be said')
+  t.equal(await from(), 'docker.io')
+  const another = config({}, { ...mine, 'other.test': { url: other.url, default: true } })
+  t.match(await reload(another), { applied: ['upstreams.docker.io.default', 'upstreams.other.test'] })
+  t.equal(await from(), 'other.test')
+  await reload(config({}, mine))
+  t.equal(await from(), 'docker.io')
+  const nobody = config({}, { 'docker.io': { url: hub.url, default: false } })
+  t.match(await reload(nobody), { applied: ['upstreams.docker.io.default'] })
+  t.equal((await pull(`${entrepot.url}/v2/library/app/manifests/1`)).status, 404)
+})
+
 test('what only a start can change is told, and stays', async (t) => {
   const { entrepot, reload, config } = await run(t)
   const text = config({ server: { port: 1 }, push: { gcGrace: '48h', deny: [] } })

@@ -219,6 +219,13 @@ test('rule 5: the default upstream takes the rest', async (t) => {
   t.equal(quay.log.count(), 0)
 })
 
+test('rule 5: that is docker.io where nobody says which', async (t) => {
+  const { hub, quay, get } = await startTwoUpstreams(t, { hub: { default: undefined } })
+  hub.addImage('library/app', '1', small('hub'))
+  t.ok((await get('app/manifests/1')).body.equals(small('hub').manifest.bytes))
+  t.equal(quay.log.count(), 0)
+})
+
 test('rule 5: without a default upstream the rest is unknown', async (t) => {
   const local = small('local')
   const { get, head, asked } = await startTwoUpstreams(t, {
