@@ -108,6 +108,7 @@ export class LocalPushes implements PushTarget {
     const { locks } = this.#context
     const { bytes } = pushed
     const content = parseManifest(bytes, pushed.mediaType)
+    assertTakable(content)
     assertDeclared(content, pushed.mediaType)
     const byDigest = isDigestReference(reference)
     const digest = digestOf(bytes, byDigest ? algorithmOf(reference) : 'sha256')
@@ -299,6 +300,25 @@ export class LocalPushes implements PushTarget {
       throw refusal(error)
     }
   }
+}
+
+/**
+ * Whoever made a schema 1 manifest knows it by the digest of what was signed, which is not that of its bytes: it could
+ * only be kept under one that nobody asks for. What layers it has is written in a way of its own, which we do not read.
+ *
+ * @throws OciError MANIFEST_INVALID, upon which a client that may choose tries another format
+ */
+function assertTakable({ kind, mediaType }: ManifestContent): void {
+  if (kind !== 'schema1') return
+  throw new OciError(
+    'MANIFEST_INVALID',
+    { mediaType },
+    {
+      message:
+        'manifests of Docker schema 1 are not taken, for their digest is not that of their bytes; ' +
+        'push the image as OCI, or as Docker schema 2',
+    },
+  )
 }
 
 /** @throws OciError MANIFEST_INVALID when the document and its `Content-Type` do not agree */

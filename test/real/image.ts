@@ -47,6 +47,8 @@ export async function writeLayout(dir: string, layers: readonly LayerFiles[]): P
     os: 'linux',
     config: { Cmd: ['/bin/echo', GREETING] },
     rootfs: { type: 'layers', diff_ids: built.map(({ diffId }) => diffId) },
+    // Without one there is nothing that a schema 1 manifest could be made of.
+    history: layers.map((files) => ({ created_by: Object.keys(files).join(' ') })),
   })
   const manifestType = 'application/vnd.oci.image.manifest.v1+json'
   const manifest = writeBlob(blobs, manifestType, {

@@ -105,6 +105,20 @@ test('what skopeo deletes is gone from the disk after a collection', { skip: nee
   await copied(t, `docker://${host}/team/other:1`, `dir:${join(dir, 'other')}`)
 })
 
+test('skopeo is told why schema 1 is not taken, and what is', { skip: needs }, async (t) => {
+  const { dir, host, entrepot } = await start(t)
+  const layout = join(dir, 'layout')
+  await writeLayout(layout, [BUSYBOX])
+  const insecure = ['--insecure-policy', 'copy', '-q', '--dest-tls-verify=false']
+  const to = `docker://${host}/team/app:1`
+  const refused = await run('skopeo', [...insecure, '--format', 'v2s1', `oci:${layout}:1`, to])
+  t.not(refused.code, 0)
+  t.match(refused.stderr, /schema 1 are not taken.* schema 2/)
+  t.equal((await send(`${entrepot.url}/v2/team/app/manifests/1`, 'GET')).status, 404)
+  const taken = await run('skopeo', [...insecure, '--format', 'v2s2', `oci:${layout}:1`, to])
+  t.equal(taken.code, 0, taken.stderr)
+})
+
 const EMPTY = content('application/vnd.oci.empty.v1+json', Buffer.from('{}'))
 const CHART = {
   config: content(

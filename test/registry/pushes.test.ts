@@ -6,7 +6,7 @@ import { MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { settled } from '../support/app.ts'
 import { blobFile } from '../support/folder.ts'
-import { content, image, index, layer, ZERO_BLOB, type Content } from '../support/images.ts'
+import { content, image, index, layer, schema1, ZERO_BLOB, type Content } from '../support/images.ts'
 import { pushBlob, pushImage, pushManifest, send } from '../support/push.ts'
 import { codeOf, messageOf, startTwoUpstreams } from '../support/two-upstreams.ts'
 
@@ -65,6 +65,35 @@ test('a manifest is what its digest says, and its type what Content-Type says', 
     })
     t.same([nonsense.status, codeOf(nonsense)], [400, 'MANIFEST_INVALID'], text)
   }
+})
+
+test('schema 1 is refused with a sentence, however it is called, and nothing of it is kept', async (t) => {
+  const { mirror, get } = await startTwoUpstreams(t)
+  const repository = `${mirror.url}/v2/team/app`
+  await pushImage(repository, app, '1')
+  const signed = schema1()
+  const plain = schema1({ plain: true })
+  for (const [manifest, declared] of [
+    [signed, signed.mediaType],
+    [plain, plain.mediaType],
+    [signed, `${signed.mediaType}; charset=utf-8`],
+    // Only its own words say what it is.
+    [signed, 'application/json'],
+    [plain, ''],
+  ] as const) {
+    const { bytes } = manifest
+    for (const reference of ['old', digestOf(bytes)]) {
+      const url = `${repository}/manifests/${reference}`
+      const refused = await send(url, 'PUT', bytes, declared === '' ? {} : { 'content-type': declared })
+      t.same([refused.status, codeOf(refused)], [400, 'MANIFEST_INVALID'], declared)
+      t.match(messageOf(refused), /schema 1 are not taken.* as OCI, .* schema 2/)
+      t.equal((await get(`team/app/manifests/${reference}`)).status, 404)
+    }
+  }
+  // What it is called by those who made it is no digest of its bytes, and that is the sentence that helps.
+  const url = `${repository}/manifests/${signed.digest}`
+  const named = await send(url, 'PUT', signed.bytes, { 'content-type': signed.mediaType })
+  t.same([named.status, codeOf(named)], [400, 'MANIFEST_INVALID'])
 })
 
 test('a manifest names blobs of its own repository only', async (t) => {
