@@ -159,7 +159,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         openLocal: (name) =>
           new LocalRepository({ bytes: local.bytes, metadata: index, touchEveryMs, log, now }, name),
         openPushes: (name, { cause }) => new LocalPushes(local, name, cause),
-        openMirror: (mirrored, maybeFirstPush) => new MirrorRepository(mirror, mirrored, maybeFirstPush),
+        openMirror: (mirrored, pushRefusal) => new MirrorRepository(mirror, mirrored, pushRefusal),
       },
       upstreams.entries,
     )

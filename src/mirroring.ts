@@ -100,7 +100,6 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
     blobs,
     prefetch: new Prefetch({ blobs, referrers, mode, log }),
     listings,
-    repositories: metadata.repositories,
     recency: evicting.recency,
   }
 }

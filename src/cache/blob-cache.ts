@@ -115,6 +115,15 @@ export class BlobCache {
     return this.#access.isKnown(repository, digest, named)
   }
 
+  /**
+   * Whether somebody may want it for what was pulled under that name: a manifest that names it, or itself. While the
+   * disk takes nothing, nobody knows.
+   */
+  async mayBePulled(repository: MirroredName, digest: Digest): Promise<boolean> {
+    if (this.#options.health.failing || (await this.#named(repository, digest)) !== undefined) return true
+    return this.#access.isKnown(repository, digest, false)
+  }
+
   async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
     const running = this.#running.get(flightKey(repository.origin, digest))
     if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {

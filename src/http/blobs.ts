@@ -16,7 +16,7 @@ import type { Kernel } from './kernel.ts'
 import { Outlet } from './outlet.ts'
 import type { BufferPool } from './buffers.ts'
 import { pump } from './pump.ts'
-import { pushTarget } from './pusher.ts'
+import { headOf, pushTarget } from './pusher.ts'
 import { sendFile, sendGrowing, takesFiles } from './sendfile.ts'
 import {
   contentRange,
@@ -45,11 +45,12 @@ export async function deleteBlob(
 export async function serveBlob(
   exchange: Exchange,
   route: RouteTo<'blob'>,
-  { registry, events, metrics, buffers, kernel, sendfile, accel }: Services,
+  services: Services,
 ): Promise<void> {
+  const { registry, events, metrics, buffers, kernel, sendfile, accel } = services
   const { digest } = route
   exchange.fields.digest = digest
-  const resolution = await resolveRepository(exchange, registry, route)
+  const resolution = await resolveRepository(exchange, registry, route, headOf(exchange, services))
   const { repository } = resolution
   const unknown = (): OciError => new OciError('BLOB_UNKNOWN', { name: route.repository, digest })
   const identity = { 'Docker-Content-Digest': digest, ETag: etagOf(digest) }

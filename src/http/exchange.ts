@@ -180,6 +180,8 @@ export class Exchange {
         : { 'X-Cache': 'stale', Warning: warningHeader(told.staleWarning) }),
       ...(told.status === 405 ? { Allow: (told.allow ?? []).join(', ') } : {}),
       ...(told.retryAfterSeconds === undefined ? {} : { 'Retry-After': Math.ceil(told.retryAfterSeconds) }),
+      // An answer to HEAD has no body to say in why.
+      ...(this.isHead && told.code === 'DENIED' ? { Warning: warningHeader(told.message) } : {}),
     })
   }
 

@@ -13,16 +13,17 @@ import type { ManifestHead } from '../registry/repository.ts'
 import type { Exchange } from './exchange.ts'
 import { readBody } from './body.ts'
 import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
-import { pushTarget } from './pusher.ts'
+import { headOf, pushTarget } from './pusher.ts'
 import { etagOf, matchesNone } from './range.ts'
 
 export async function serveManifest(
   exchange: Exchange,
   route: RouteTo<'manifest'>,
-  { registry, events, metrics }: Services,
+  services: Services,
 ): Promise<void> {
+  const { registry, events, metrics } = services
   exchange.fields.ref = route.reference
-  const resolution = await resolveRepository(exchange, registry, route)
+  const resolution = await resolveRepository(exchange, registry, route, headOf(exchange, services))
   const { repository } = resolution
   const { signal } = exchange
   const head = exchange.isHead ? await repository.headManifest(route.reference, signal) : undefined

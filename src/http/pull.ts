@@ -1,6 +1,7 @@
 /** What the answers to all pulls have in common. */
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../oci/reference.ts'
+import type { Pusher } from '../registry/pushes.ts'
 import type { Registry, Resolution } from '../registry/registry.ts'
 import type { Explainer } from '../registry/explain.ts'
 import type { Events, Happening } from '../registry/events.ts'
@@ -33,13 +34,17 @@ export interface Services {
   readonly listener: () => string
 }
 
-/** @throws OciError NAME_UNKNOWN when no rule takes the name */
+/**
+ * @param head who asks, where it is a HEAD that a push may begin with
+ * @throws OciError NAME_UNKNOWN when no rule takes the name
+ */
 export async function resolveRepository(
   exchange: Exchange,
   registry: Registry,
   route: { repository: RepositoryName; query: URLSearchParams },
+  head?: () => Pusher,
 ): Promise<Resolution> {
-  const resolution = await registry.resolve(route.repository, namespaceOf(route.query))
+  const resolution = await registry.resolve(route.repository, namespaceOf(route.query), head)
   exchange.fields.upstream = resolution.repository.registry
   return resolution
 }

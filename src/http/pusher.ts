@@ -35,22 +35,27 @@ export function isLoopback(host: string): boolean {
 export function pushTarget(
   exchange: Exchange,
   route: { readonly repository: RepositoryName; readonly query: URLSearchParams },
-  { registry, listener, accel }: Services,
+  services: Services,
 ): Promise<PushTarget> {
   exchange.fields.upstream = 'local'
-  const pusher = pusherOf(exchange, accel === undefined ? listener() : undefined)
-  return registry.pushTo(route.repository, namespaceOf(route.query), pusher)
+  const pusher = pusherOf(exchange, services)
+  return services.registry.pushTo(route.repository, namespaceOf(route.query), pusher)
 }
 
-/** @param listener the address we listen on; undefined: a proxy of our own speaks to it, for anybody */
-function pusherOf(exchange: Exchange, listener: string | undefined): Pusher {
+/** Who asks by HEAD may be about to push what it asks for. */
+export function headOf(exchange: Exchange, services: Services): (() => Pusher) | undefined {
+  return exchange.isHead ? () => pusherOf(exchange, services) : undefined
+}
+
+function pusherOf(exchange: Exchange, { listener, accel }: Services): Pusher {
   const { request, remote = '' } = exchange
   const forOthers = Object.keys(request.headers).some(
     (name) => FOR_OTHERS.has(name) || name.startsWith('x-forwarded-') || name.startsWith('sec-fetch-'),
   )
   const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
   return {
-    onThisMachine: !forOthers && [listener ?? '', remote, host].every(isLoopback),
+    // With an nginx of our own in front, it is that which speaks to us, for anybody.
+    onThisMachine: accel === undefined && !forOthers && [listener(), remote, host].every(isLoopback),
     cause: causeOf(exchange),
   }
 }

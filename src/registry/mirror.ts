@@ -12,13 +12,13 @@ import type {
 import type { BlobCache } from '../cache/blob-cache.ts'
 import type { Listings } from '../cache/listings.ts'
 import type { ManifestCache } from '../cache/manifest-cache.ts'
-import { repositoryKey, type MirroredName } from '../cache/origin.ts'
+import type { MirroredName } from '../cache/origin.ts'
 import type { Recency } from '../cache/recency.ts'
 import type { Prefetch } from '../cache/prefetch.ts'
 import type { Digest } from '../oci/digest.ts'
-import { OciError } from '../oci/errors.ts'
+import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import type { Reference } from '../oci/reference.ts'
-import type { RepositoryIndex } from '../store/metadata.ts'
+import type { PushRefusal } from './push-rules.ts'
 import type { Repository } from './repository.ts'
 
 /** What all mirrored repositories share. */
@@ -27,31 +27,33 @@ export interface MirrorContext {
   readonly blobs: BlobCache
   readonly prefetch: Prefetch
   readonly listings: Listings
-  readonly repositories: RepositoryIndex
   /** Told of all that is pulled. */
   readonly recency: Pick<Recency, 'touch'>
 }
+
+/** Upstream did not answer what was asked. */
+const CANNOT_SAY: ReadonlySet<OciErrorCode> = new Set(['DENIED', 'UNAVAILABLE'])
 
 export class MirrorRepository implements Repository {
   readonly kind = 'mirror'
   readonly registry: string
   readonly #context: MirrorContext
   readonly #mirrored: MirroredName
-  readonly #maybeFirstPush: boolean
+  readonly #pushRefusal: PushRefusal | undefined
 
-  /**
-   * @param maybeFirstPush the name came to the default upstream only because nobody else claims it: it may be
-   *   the first push of a new local name, which begins with HEADs that must come back 404
-   */
-  constructor(context: MirrorContext, mirrored: MirroredName, maybeFirstPush: boolean) {
+  /** @param pushRefusal for whoever asks by HEAD, and may be about to push */
+  constructor(context: MirrorContext, mirrored: MirroredName, pushRefusal?: PushRefusal) {
     this.registry = mirrored.origin.upstream.key
     this.#context = context
     this.#mirrored = mirrored
-    this.#maybeFirstPush = maybeFirstPush
+    this.#pushRefusal = pushRefusal
   }
 
   headManifest(reference: Reference, signal: AbortSignal): Promise<ManifestHead | undefined> {
-    return this.#head(() => this.#context.manifests.head(this.#mirrored, reference, signal))
+    return this.#head(
+      () => this.#context.manifests.head(this.#mirrored, reference, signal),
+      () => Promise.resolve(true),
+    )
   }
 
   async manifest(reference: Reference, signal: AbortSignal): Promise<ManifestAnswer | undefined> {
@@ -71,7 +73,10 @@ export class MirrorRepository implements Repository {
   }
 
   headBlob(digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
-    return this.#head(() => this.#context.blobs.head(this.#mirrored, digest, signal))
+    return this.#head(
+      () => this.#context.blobs.head(this.#mirrored, digest, signal),
+      () => this.#context.blobs.mayBePulled(this.#mirrored, digest),
+    )
   }
 
   holds(digest: Digest): Promise<boolean> {
@@ -101,16 +106,26 @@ export class MirrorRepository implements Repository {
     return this.#context.listings.referrers(this.#mirrored, subject, query, signal)
   }
 
-  /** DESIGN "Where pushes go": so that a first push can begin, "cannot say" is "not there" for a HEAD. */
-  async #head<T>(ask: () => Promise<T | undefined>): Promise<T | undefined> {
+  /**
+   * DESIGN "Where pushes go": so that a push can begin, "cannot say" is "not there" for a HEAD, where one would be taken.
+   *
+   * Where it would not, a client that is told to come back later would come back in vain. Whoever asks for a blob that
+   * nothing here names has no manifest from here either, so it is about to push: it is told why that is refused.
+   */
+  async #head<T>(
+    ask: () => Promise<T | undefined>,
+    maybePull: () => Promise<boolean>,
+  ): Promise<T | undefined> {
     try {
       return await ask()
     } catch (error) {
-      const cannotSay = error instanceof OciError && (error.code === 'DENIED' || error.code === 'UNAVAILABLE')
-      if (!this.#maybeFirstPush || !cannotSay) throw error
-      const known = await this.#context.repositories.get(repositoryKey(this.#mirrored))
-      if (known?.servedAt !== undefined) throw error
-      return undefined
+      if (!(error instanceof OciError) || !CANNOT_SAY.has(error.code)) throw error
+      if (this.#pushRefusal === undefined) throw error
+      const failure: OciError = error
+      // An index that cannot be read takes no push either, and upstream's failure is what there is to tell.
+      const refusal = await this.#pushRefusal().catch(() => failure)
+      if (refusal === undefined) return undefined
+      throw (await maybePull()) ? failure : refusal
     }
   }
 }

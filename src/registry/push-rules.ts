@@ -31,19 +31,22 @@ export type PushDestination =
   /** The default upstream answers for it; `served` when something of it is here already. */
   | { readonly is: 'default'; readonly upstream: string; readonly served: boolean }
 
-/** @throws OciError DENIED */
-export function assertMayPush(
+/** What whoever asks would be told if they pushed now; undefined: it would be taken. */
+export type PushRefusal = () => Promise<OciError | undefined>
+
+/** DENIED, in words for the person who pushes; undefined: it is taken. */
+export function refusalOfPush(
   name: RepositoryName,
   destination: PushDestination,
   pusher: Pusher,
   settings: PushSettings,
-): void {
-  const problem =
-    claim(name, destination, settings) ?? reservation(name, settings) ?? stranger(pusher, settings)
-  if (problem !== undefined) throw new OciError('DENIED', { name }, { message: problem })
-  if (destination.is === 'local' || destination.is === 'existing' || settings.loopbackListener) return
-  const message = `this server is open to the network, where only names of \`local\` take pushes; ${whatWorks(settings)}`
-  throw new OciError('DENIED', { name }, { message })
+): OciError | undefined {
+  const message =
+    claim(name, destination, settings) ??
+    reservation(name, settings) ??
+    stranger(pusher, settings) ??
+    openness(destination, settings)
+  return message === undefined ? undefined : new OciError('DENIED', { name }, { message })
 }
 
 function claim(
@@ -75,6 +78,11 @@ function stranger(pusher: Pusher, settings: PushSettings): string | undefined {
     ? 'pushes are taken from programs on this machine that speak to us directly, under a name such as localhost; ' +
         'push.anonymous: true opens them to whoever reaches the port'
     : 'pushes are not open to the network; push.anonymous: true in the configuration opens them'
+}
+
+function openness({ is }: PushDestination, settings: PushSettings): string | undefined {
+  if (is === 'local' || is === 'existing' || settings.loopbackListener) return undefined
+  return `this server is open to the network, where only names of \`local\` take pushes; ${whatWorks(settings)}`
 }
 
 function whatWorks({ local, loopbackListener, deny }: PushSettings): string {

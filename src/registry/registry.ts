@@ -14,7 +14,7 @@ import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
 import type { LocalNames } from './local-names.ts'
-import { assertMayPush, type PushDestination, type PushSettings } from './push-rules.ts'
+import { refusalOfPush, type PushDestination, type PushRefusal, type PushSettings } from './push-rules.ts'
 import type { Pusher, PushTarget } from './pushes.ts'
 import type { Repository } from './repository.ts'
 
@@ -32,8 +32,11 @@ export interface Resolution {
 }
 
 export interface Registry {
-  /** @throws OciError NAME_UNKNOWN when no rule takes the name, DENIED when the upstream's globs refuse it */
-  resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution>
+  /**
+   * @param head who asks, where it is a HEAD: that may be the beginning of a push
+   * @throws OciError NAME_UNKNOWN when no rule takes the name, DENIED when the upstream's globs refuse it
+   */
+  resolve(name: RepositoryName, namespace: string | undefined, head?: () => Pusher): Promise<Resolution>
   /**
    * Where a write to that name goes.
    *
@@ -91,7 +94,8 @@ interface NameRegistryOptions {
   readonly catalog: Registry['catalog']
   readonly openLocal: (name: RepositoryName) => Repository
   readonly openPushes: (name: RepositoryName, pusher: Pusher) => PushTarget
-  readonly openMirror: (mirrored: MirroredName, maybeFirstPush: boolean) => Repository
+  /** @param pushRefusal by the name that was asked for; undefined where nobody may be about to push */
+  readonly openMirror: (mirrored: MirroredName, pushRefusal: PushRefusal | undefined) => Repository
 }
 
 /** The registry whose one-component names live under `library/`. */
@@ -126,7 +130,11 @@ export class NameRegistry implements Registry {
     this.#default = upstreams.find((it) => it.default)
   }
 
-  async resolve(name: RepositoryName, namespace: string | undefined): Promise<Resolution> {
+  async resolve(
+    name: RepositoryName,
+    namespace: string | undefined,
+    head?: () => Pusher,
+  ): Promise<Resolution> {
     const destination = await this.route(name, namespace)
     if (destination === undefined) throw new OciError('NAME_UNKNOWN', { name })
     if (!('entry' in destination)) {
@@ -134,6 +142,8 @@ export class NameRegistry implements Registry {
       return { repository: this.#options.openLocal(local), listedAs: local, namespace: undefined, rule }
     }
     const { entry, rule } = destination
+    const pushRefusal =
+      head === undefined ? undefined : () => this.#refusalOfPush(name, namespace, destination, head())
     if (refusing(entry, destination.name) !== undefined) {
       throw new OciError(
         'DENIED',
@@ -143,7 +153,7 @@ export class NameRegistry implements Registry {
     }
     const mirrored = { origin: entry.origin, name: destination.name }
     const listedAs = `${entry.origin.upstream.key}/${destination.name}`
-    return { repository: this.#options.openMirror(mirrored, rule === 'default'), listedAs, namespace, rule }
+    return { repository: this.#options.openMirror(mirrored, pushRefusal), listedAs, namespace, rule }
   }
 
   /** Whether a pull by that name may read the blob, and its bytes are here. Asks no upstream. */
@@ -159,8 +169,9 @@ export class NameRegistry implements Registry {
   }
 
   async pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
-    const destination = await this.#pushDestination(name, namespace)
-    assertMayPush(name, destination, pusher, this.#options.pushes)
+    const destination = await this.route(name, namespace)
+    const refusal = await this.#refusalOfPush(name, namespace, destination, pusher)
+    if (refusal !== undefined) throw refusal
     return this.#options.openPushes(name, pusher)
   }
 
@@ -168,8 +179,21 @@ export class NameRegistry implements Registry {
     return this.#options.catalog(page)
   }
 
-  async #pushDestination(name: RepositoryName, namespace: string | undefined): Promise<PushDestination> {
-    const destination = await this.route(name, namespace)
+  async #refusalOfPush(
+    name: RepositoryName,
+    namespace: string | undefined,
+    destination: Destination | undefined,
+    pusher: Pusher,
+  ): Promise<OciError | undefined> {
+    const wanted = await this.#pushDestination(name, namespace, destination)
+    return refusalOfPush(name, wanted, pusher, this.#options.pushes)
+  }
+
+  async #pushDestination(
+    name: RepositoryName,
+    namespace: string | undefined,
+    destination: Destination | undefined,
+  ): Promise<PushDestination> {
     if (destination === undefined) return { is: 'unclaimed' }
     if (!('entry' in destination)) return { is: destination.rule }
     const { origin } = destination.entry

@@ -140,6 +140,8 @@ function existenceChecks(name: string, query = ''): string[] {
   ]
 }
 
+const isOfBlob = (path: string): boolean => path.includes('/blobs/')
+
 for (const [what, { behaviour, honest }] of Object.entries(OUTAGES)) {
   test(`upstream ${what}: a HEAD in a name that may be a first push is 404`, async (t) => {
     const hangs = behaviour?.hang !== undefined
@@ -148,21 +150,22 @@ for (const [what, { behaviour, honest }] of Object.entries(OUTAGES)) {
       if (behaviour === undefined) await it.stop()
       else it.fault({ kind: ['manifest', 'blob', 'ping'] }, behaviour)
     }
-    const names = ['new', 'team/new', 'library/new']
-    const answers = await Promise.all(names.flatMap((name) => existenceChecks(name)).map(head))
+    const answers = await Promise.all(['new', 'team/new'].flatMap((name) => existenceChecks(name)).map(head))
     t.same(new Set(answers.map(({ status }) => status)), new Set([404]))
 
-    // A pull is told the truth, and so is a HEAD in a name that an upstream owns.
+    // A pull is told the truth, and so is a HEAD in a name that takes no push; but who asks for a blob before its
+    // manifest is about to push it, and is told at once that it will not be taken.
     const owned = [
       ...existenceChecks('docker.io/new'),
       ...existenceChecks('quay.io/team/new'),
       ...existenceChecks('team/new', '?ns=docker.io'),
+      ...existenceChecks('library/new'),
     ]
     const pulls = existenceChecks('new')
     const told = await Promise.all([...owned.map(head), ...pulls.map((path) => get(path))])
     t.same(
       told.map(({ status }) => status),
-      told.map(() => honest),
+      [...owned.map((path) => (isOfBlob(path) ? 403 : honest)), ...pulls.map(() => honest)],
     )
   })
 }
@@ -185,7 +188,7 @@ async function outage(
   denial.remove()
   await two.hub.stop()
   for (const path of [...existenceChecks('app').slice(1), 'app/manifests/2']) {
-    t.equal((await two.head(path)).status, 503, path)
+    t.equal((await two.head(path)).status, isOfBlob(path) ? 403 : 503, path)
   }
 }
 

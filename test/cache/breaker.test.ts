@@ -178,13 +178,13 @@ test('a name of which only answers are known is not taken for a first push', asy
   const disk = new FaultyFiles()
   const mirror = await startMirror(t, hub, { files: disk.files, cache: { prefetch: 'off' } })
   const head = (name: string): Promise<{ status: number }> =>
-    pull(`${mirror.url}/v2/library/${name}/blobs/${app.config.digest}`, {}, 'HEAD')
+    pull(`${mirror.url}/v2/${name}/blobs/${app.config.digest}`, {}, 'HEAD')
   disk.failing.set('create', 'EIO')
   // The second time the disk is not even asked.
   for (const reference of ['1', app.manifest.digest]) {
     t.match(await pull(`${mirror.url}/v2/library/app/manifests/${reference}`), { status: 200 })
   }
   await hub.stop()
-  await eventually('it is written down', async () => (await head('app')).status === 503)
+  await eventually('it is written down', async () => (await head('library/app')).status === 503)
   t.match(await head('never-seen'), { status: 404 }, 'somebody may begin to push it')
 })

@@ -129,7 +129,7 @@ test('a database that stays locked: answered, said once, counted, and blobs are 
 
 for (const damage of ['garbage', 'dropped tables'] as const) {
   test(`a database that becomes unreadable (${damage}) fails no pull`, async (t) => {
-    const { mirror, pullImage, images, v2 } = await setUp(t)
+    const { mirror, upstream, pullImage, images, v2 } = await setUp(t)
     t.ok((await pullImage(0)).right)
     await settled(mirror)
     const file = path.join(mirror.root, 'metadata.sqlite')
@@ -147,6 +147,11 @@ for (const damage of ['garbage', 'dropped tables'] as const) {
     await settled(mirror)
     t.ok(said(mirror, 'warn').length <= 2, said(mirror, 'warn').join())
     t.same(said(mirror, 'error'), [])
+    // Nobody knows whether a push could begin there: what is known is that upstream cannot say.
+    await upstream.stop()
+    for (const what of [`blobs/${ZERO_BLOB.digest}`, 'manifests/2']) {
+      t.equal((await pull(`${v2(2)}/${what}`, {}, 'HEAD')).status, 503, what)
+    }
   })
 }
 

@@ -119,6 +119,23 @@ test('skopeo is told why schema 1 is not taken, and what is', { skip: needs }, a
   t.equal(taken.code, 0, taken.stderr)
 })
 
+test('a name that takes no push is no reason to wait for its upstream', { skip: needs }, async (t) => {
+  const { dir, host, entrepot } = await start(t)
+  const layout = join(dir, 'layout')
+  await writeLayout(layout, [BUSYBOX])
+  for (const name of ['docker.io/team/app', 'library/tool']) {
+    const { code, stderr } = await copyImage(`oci:${layout}:1`, `docker://${host}/${name}:1`)
+    t.not(code, 0)
+    t.match(stderr, '403 (Forbidden)', 'it asks for a blob first, and an answer to HEAD has no words')
+  }
+  await entrepot.program.stop()
+  t.same(
+    entrepot.log.filter(({ status }) => Number(status) >= 500),
+    [],
+    'and nothing that it would ask again for',
+  )
+})
+
 const EMPTY = content('application/vnd.oci.empty.v1+json', Buffer.from('{}'))
 const CHART = {
   config: content(
