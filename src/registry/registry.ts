@@ -145,6 +145,10 @@ export class NameRegistry implements Registry {
     const pushRefusal =
       head === undefined ? undefined : () => this.#refusalOfPush(name, namespace, destination, head())
     if (refusing(entry, destination.name) !== undefined) {
+      // That it must not be pulled keeps nobody from pushing it here, and a push goes on only after a 404.
+      if (pushRefusal !== undefined && (await pushRefusal()) === undefined) {
+        throw new OciError('NAME_UNKNOWN', { name })
+      }
       throw new OciError(
         'DENIED',
         { name: destination.name, upstream: entry.origin.upstream.key },

@@ -2,7 +2,7 @@
 import { test, type Test } from 'tap'
 import { eventually, pull, settled } from '../support/app.ts'
 import { image } from '../support/images.ts'
-import { messageOf, startTwoUpstreams, type TwoUpstreamsOptions } from '../support/two-upstreams.ts'
+import { codeOf, messageOf, startTwoUpstreams, type TwoUpstreamsOptions } from '../support/two-upstreams.ts'
 
 const fresh = image({ layers: [200], seed: 'about to be pushed' })
 const BLOB = `blobs/${fresh.layers[0]!.digest}`
@@ -84,6 +84,16 @@ test('whoever must not push begins none', async (t) => {
   t.equal(blob.status, 403)
   t.match(blob.told, /push\.anonymous: true opens them/)
   t.equal((await ask(`team/new/${BLOB}`)).status, 404, 'somebody else may')
+})
+
+test('a first push begins also where the configuration keeps the name from being pulled', async (t) => {
+  const { ask, get } = await startAlone(t, { hub: { allow: ['library/**'] } })
+  for (const path of [BLOB, 'manifests/1']) {
+    t.equal((await ask(`team/new/${path}`)).status, 404)
+    const pulled = await get(`team/new/${path}`)
+    t.same([pulled.status, codeOf(pulled)], [403, 'DENIED'], 'a pull is told that')
+    t.equal((await ask(`docker.io/team/new/${path}`)).status, 403, 'and so is who can push nothing there')
+  }
 })
 
 test('a HEAD of a blob that was pulled, or that a manifest here names, is the HEAD of a pull', async (t) => {
