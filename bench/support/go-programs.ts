@@ -1,30 +1,27 @@
 /**
  * Registries that no package brings: built by `go install`, once, into the user's cache folder.
  */
-import { execFile } from 'node:child_process'
-import { existsSync, mkdirSync } from 'node:fs'
-import { homedir } from 'node:os'
-import path from 'node:path'
-import { promisify } from 'node:util'
+import { findInstalled, goInstall, type GoInstall } from '../../test/support/go.ts'
 import { findCommand } from '../../test/support/programs.ts'
 
 const PROGRAMS = {
-  distribution: { file: 'registry', module: 'github.com/distribution/distribution/v3/cmd/registry@v3.1.1' },
-  zot: { file: 'zot', module: 'zotregistry.dev/zot/v2/cmd/zot@v2.1.21' },
-}
+  distribution: {
+    module: 'github.com/distribution/distribution/v3',
+    version: 'v3.1.1',
+    commands: { registry: 'cmd/registry' },
+  },
+  zot: { module: 'zotregistry.dev/zot/v2', version: 'v2.1.21', commands: { zot: 'cmd/zot' } },
+} satisfies Record<string, GoInstall>
+const FILES = { distribution: 'registry', zot: 'zot' } as const
 export type GoProgram = keyof typeof PROGRAMS
 export const GO_PROGRAMS = Object.keys(PROGRAMS) as GoProgram[]
-
-/** zot has hundreds of dependencies. */
-const BUILD_MS = 900_000
 
 /** Who has failed once fails for good: nobody waits for it again in this process. */
 const builds = new Map<GoProgram, Promise<string>>()
 
 /** @returns its file; undefined when it was never built here */
 export function builtProgram(name: GoProgram): string | undefined {
-  const file = path.join(folderOf(name), PROGRAMS[name].file)
-  return existsSync(file) ? file : undefined
+  return findInstalled(PROGRAMS[name], FILES[name])
 }
 
 /** @returns its file, which may take minutes to build */
@@ -35,22 +32,11 @@ export function goProgram(name: GoProgram): Promise<string> {
 }
 
 async function build(name: GoProgram): Promise<string> {
-  const { file, module } = PROGRAMS[name]
   const built = builtProgram(name)
   if (built !== undefined) return built
-  const go = findCommand('go')
-  if (go === undefined) throw new Error('it is not built here, and there is no Go')
-  const folder = folderOf(name)
-  mkdirSync(folder, { recursive: true })
-  const env = { ...process.env, GOBIN: folder }
-  await promisify(execFile)(go, ['install', module], { env, timeout: BUILD_MS }).catch((error: unknown) => {
-    const { stderr } = error as { stderr?: string }
-    throw new Error(stderr?.trim().split('\n').at(-1) ?? String(error))
+  if (findCommand('go') === undefined) throw new Error('it is not built here, and there is no Go')
+  const folder = await goInstall(PROGRAMS[name]).catch((error: unknown) => {
+    throw new Error(String(error).trim().split('\n').at(-1))
   })
-  return path.join(folder, file)
-}
-
-function folderOf(name: GoProgram): string {
-  const cache = process.env['XDG_CACHE_HOME'] ?? path.join(homedir(), '.cache')
-  return path.join(cache, 'entrepot-bench', encodeURIComponent(PROGRAMS[name].module))
+  return `${folder}/${FILES[name]}`
 }

@@ -3,10 +3,10 @@
  * conformance/go.mod (what it downloads is checked against conformance/go.sum), and kept in the user's cache.
  */
 import { createHash } from 'node:crypto'
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { copyFileSync, existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { buildOnce } from '../support/built.ts'
 import { run, shortDir, succeed } from '../support/programs.ts'
 
 const PACKAGE = 'github.com/opencontainers/distribution-spec/conformance'
@@ -33,13 +33,7 @@ export interface SuiteResult {
 export async function buildSuite(): Promise<string> {
   const pin = createHash('sha256')
   for (const file of FILES) pin.update(readFileSync(join(PINNED, file)))
-  const cache = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'entrepot-conformance')
-  const program = join(cache, `${pin.digest('hex').slice(0, 16)}.test`)
-  if (existsSync(program)) return program
-  mkdirSync(cache, { recursive: true })
-  // Its own folder until it is whole: go writes there, and another run may build at the same time.
-  const dir = mkdtempSync(join(cache, 'build-'))
-  try {
+  const folder = await buildOnce(`conformance-${pin.digest('hex').slice(0, 16)}`, async (dir) => {
     for (const file of FILES) copyFileSync(join(PINNED, file), join(dir, file))
     await succeed('go', ['test', '-c', '-o', 'suite.test', PACKAGE], {
       cwd: dir,
@@ -47,11 +41,8 @@ export async function buildSuite(): Promise<string> {
       env: { CGO_ENABLED: '0', GOFLAGS: '-mod=readonly', GOWORK: 'off', GOTOOLCHAIN: 'local' },
       timeoutMs: 240_000,
     })
-    renameSync(join(dir, 'suite.test'), program)
-    return program
-  } finally {
-    rmSync(dir, { recursive: true, force: true })
-  }
+  })
+  return join(folder, 'suite.test')
 }
 
 /**
