@@ -1,0 +1,194 @@
+/**
+ * The table of real clients: each of their commands, in each state of the cache and of the registry behind it.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Test } from 'tap'
+import { ACCEPT_MANIFESTS } from '../../../src/oci/descriptor.ts'
+import { Entrepot } from '../../support/process.ts'
+import { shortDir } from '../../support/programs.ts'
+import { startUpstream, type UpstreamSimulator } from '../../support/upstream.ts'
+import type { Place, RealClient, Verb } from './client.ts'
+import { NEWEST_ONE, stock, stockChart, TAGS, type Goods } from './goods.ts'
+
+/** What a column says of a command. */
+export const STATES = ['cold', 'hot', 'stopped', 'restarted', 'first asked'] as const
+export type State = (typeof STATES)[number]
+
+export interface Cell {
+  readonly tookMs: number
+  /** What the client said; none: it got what it asked for. */
+  readonly failure: string | undefined
+}
+
+export interface Row {
+  readonly client: string
+  readonly verb: Verb
+  /** Whether the registry behind has an API of referrers. */
+  readonly referrersApi: boolean
+  readonly cells: Map<State, Cell>
+}
+
+/** A registry that has the API, and one that has not: clients ask them differently. */
+const REGISTRIES = [
+  { registry: 'quay.io', referrersApi: true },
+  { registry: 'ghcr.io', referrersApi: false },
+]
+
+interface Line {
+  readonly row: Row
+  readonly registry: string
+  /** Pulled by this command alone, and one that it asks for only when upstream is gone. */
+  readonly asked: Stand
+  readonly warmed: Stand
+}
+
+interface Stand {
+  readonly repository: string
+  readonly goods: Goods
+}
+
+/** Runs all commands of a client through all states. */
+export async function tryClient(t: Test, client: RealClient): Promise<Row[]> {
+  const upstreams = new Map<string, UpstreamSimulator>()
+  for (const { registry, referrersApi } of REGISTRIES) {
+    const upstream = await startUpstream({ referrers: referrersApi ? 'ok' : 'unsupported' })
+    t.teardown(() => upstream.close())
+    upstreams.set(registry, upstream)
+  }
+  const urls = [...upstreams].map(([registry, { url }]) => [registry, { url }])
+  const options = {
+    dir: shortDir(t),
+    // Whatever can be asked again is: a dead upstream is noticed at once.
+    config: { cache: { tagTtl: 0, negativeTtl: 0 }, upstreams: Object.fromEntries(urls) as object },
+  }
+  let entrepot = await Entrepot.start(t, options)
+  const verbs = await client.open(t)
+  const lines = REGISTRIES.flatMap(({ registry, referrersApi }) =>
+    verbs.map((verb, position): Line => {
+      const fill = (folder: string): Stand => {
+        const upstream = upstreams.get(registry)!
+        const repository = `${folder}/${client.name.replaceAll(/[^a-z0-9]+/g, '-')}-${position}`
+        if (verb.chart) stockChart(upstream, repository)
+        return {
+          repository,
+          goods: stock(upstream, verb.chart ? `${repository}/none` : repository, referrersApi),
+        }
+      }
+      const row = { client: client.name, verb, referrersApi, cells: new Map<State, Cell>() }
+      return { row, registry, asked: fill('asked'), warmed: fill('warmed') }
+    }),
+  )
+  const runAll = async (state: State, stand: 'asked' | 'warmed' = 'asked'): Promise<void> => {
+    for (const line of lines) {
+      const where = { ...line[stand], entrepot, registry: line.registry, complete: stand === 'asked' }
+      line.row.cells.set(state, await tryVerb(line.row.verb, where))
+    }
+  }
+
+  await runAll('cold')
+  await runAll('hot')
+  for (const { registry, warmed, row } of lines) await warm(entrepot, registry, warmed, row.verb)
+  await quiet([...upstreams.values()])
+  for (const upstream of upstreams.values()) await upstream.stop()
+  await runAll('stopped')
+  await entrepot.program.stop()
+  entrepot = await Entrepot.start(t, options)
+  await runAll('restarted')
+  await runAll('first asked', 'warmed')
+  await entrepot.program.stop()
+  return lines.map(({ row }) => row)
+}
+
+async function tryVerb(
+  verb: Verb,
+  {
+    entrepot,
+    registry,
+    repository,
+    goods,
+    complete,
+  }: Stand & {
+    entrepot: Entrepot
+    registry: string
+    complete: boolean
+  },
+): Promise<Cell> {
+  const dir = mkdtempSync(join(tmpdir(), 'e-'))
+  const host = `127.0.0.1:${entrepot.port}`
+  const place: Place = {
+    ...{ host, registry, repository, goods, dir, complete },
+    name: `${host}/${registry}/${repository}`,
+  }
+  const began = performance.now()
+  let failure: string | undefined
+  try {
+    await verb.run(place)
+  } catch (error) {
+    failure = error instanceof Error ? error.message : String(error)
+  } finally {
+    rmSync(dir, { recursive: true, force: true, maxRetries: 5 })
+  }
+  return { tookMs: performance.now() - began, failure }
+}
+
+/** Somebody else's pull of all platforms, who asks for no list and no referrer. */
+async function warm(entrepot: Entrepot, registry: string, { repository }: Stand, verb: Verb): Promise<void> {
+  const base = `${entrepot.url}/v2/${registry}/${repository}`
+  const seen = new Set<string>()
+  const bring = async (kind: 'manifests' | 'blobs', reference: string): Promise<void> => {
+    if (seen.has(reference)) return
+    seen.add(reference)
+    const headers = { accept: ACCEPT_MANIFESTS }
+    const answer = await fetch(`${base}/${kind}/${reference}`, { headers })
+    const text = await answer.text()
+    if (!answer.ok) throw new Error(`${kind}/${reference} of ${repository}: ${answer.status} ${text}`)
+    if (kind === 'blobs') return
+    const {
+      manifests = [],
+      config,
+      layers = [],
+    } = JSON.parse(text) as Record<'manifests' | 'layers', { digest: string }[] | undefined> & {
+      config?: { digest: string }
+    }
+    for (const { digest } of manifests) await bring('manifests', digest)
+    for (const { digest } of [...(config ? [config] : []), ...layers]) await bring('blobs', digest)
+  }
+  for (const tag of verb.chart ? [NEWEST_ONE] : TAGS) await bring('manifests', tag)
+}
+
+/** What follows a pull in the background has ended when nobody has asked upstream for a while. */
+async function quiet(upstreams: readonly UpstreamSimulator[]): Promise<void> {
+  const count = (): number => upstreams.reduce((sum, { log }) => sum + log.count(), 0)
+  for (let before = -1; before !== count();) {
+    before = count()
+    await sleep(1_500)
+  }
+}
+
+/** Lines that a person can read. */
+export function tableOf(rows: readonly Row[]): string[] {
+  const cells = rows.map(({ client, verb, referrersApi, cells }) => [
+    client,
+    verb.kind,
+    verb.what,
+    referrersApi ? 'yes' : 'no',
+    ...STATES.map((state) => wordsOf(cells.get(state))),
+  ])
+  const table = [['client', 'kind', 'command', 'referrers API', ...STATES], ...cells]
+  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)))
+  return table.map((row) =>
+    row
+      .map((text, column) => text.padEnd(widths[column]!))
+      .join('  ')
+      .trimEnd(),
+  )
+}
+
+function wordsOf(cell: Cell | undefined): string {
+  if (cell === undefined) return '-'
+  const took = `${(cell.tookMs / 1000).toFixed(1)} s`
+  return cell.failure === undefined ? `got it, ${took}` : `REFUSED, ${took}`
+}
