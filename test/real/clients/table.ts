@@ -67,19 +67,22 @@ export async function tryClient(t: Test, client: RealClient): Promise<Row[]> {
   let entrepot = await Entrepot.start(t, options)
   const verbs = await client.open(t)
   const lines = REGISTRIES.flatMap(({ registry, referrersApi }) =>
-    verbs.map((verb, position): Line => {
-      const fill = (folder: string): Stand => {
-        const upstream = upstreams.get(registry)!
-        const repository = `${folder}/${client.name.replaceAll(/[^a-z0-9]+/g, '-')}-${position}`
-        if (verb.chart) stockChart(upstream, repository)
-        return {
-          repository,
-          goods: stock(upstream, verb.chart ? `${repository}/none` : repository, referrersApi),
+    // Who asks for no referrers meets no difference.
+    verbs
+      .filter(({ kind }) => referrersApi || kind === 'verify')
+      .map((verb, position): Line => {
+        const fill = (folder: string): Stand => {
+          const upstream = upstreams.get(registry)!
+          const repository = `${folder}/${client.name.replaceAll(/[^a-z0-9]+/g, '-')}-${position}`
+          if (verb.chart) stockChart(upstream, repository)
+          return {
+            repository,
+            goods: stock(upstream, verb.chart ? `${repository}/none` : repository, referrersApi),
+          }
         }
-      }
-      const row = { client: client.name, verb, referrersApi, cells: new Map<State, Cell>() }
-      return { row, registry, asked: fill('asked'), warmed: fill('warmed') }
-    }),
+        const row = { client: client.name, verb, referrersApi, cells: new Map<State, Cell>() }
+        return { row, registry, asked: fill('asked'), warmed: fill('warmed') }
+      }),
   )
   const runAll = async (state: State, stand: 'asked' | 'warmed' = 'asked'): Promise<void> => {
     for (const line of lines) {
@@ -166,6 +169,10 @@ async function quiet(upstreams: readonly UpstreamSimulator[]): Promise<void> {
     before = count()
     await sleep(1_500)
   }
+}
+
+export function titleOf({ client, verb, referrersApi }: Row): string {
+  return `${client} ${verb.what}${referrersApi ? '' : ', of a registry without referrers'}`
 }
 
 /** Lines that a person can read. */
