@@ -5,25 +5,38 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Test } from 'tap'
+import { test, type Test } from 'tap'
 import { ACCEPT_MANIFESTS } from '../../../src/oci/descriptor.ts'
 import { Entrepot } from '../../support/process.ts'
 import { shortDir } from '../../support/programs.ts'
+import type { Behaviour } from '../../support/upstream-rules.ts'
 import { startUpstream, type UpstreamSimulator } from '../../support/upstream.ts'
 import type { Place, RealClient, Verb } from './client.ts'
 import { NEWEST_ONE, stock, stockChart, TAGS, type Goods } from './goods.ts'
 
-/** What a column says of a command. */
-export const STATES = ['cold', 'hot', 'stopped', 'restarted', 'first asked'] as const
-export type State = (typeof STATES)[number]
+/**
+ * What each column stands for: with nothing here, with all of it, and then under what befalls upstream. `first asked`
+ * is of what somebody else pulled: the registry is gone before the command, and what it asks for, was ever heard of.
+ */
+const STATES = [
+  'cold',
+  'hot',
+  'stopped',
+  'restarted',
+  'first asked',
+  'hanging',
+  'limited',
+  'offline',
+] as const
+type State = (typeof STATES)[number]
 
-export interface Cell {
+interface Cell {
   readonly tookMs: number
   /** What the client said; none: it got what it asked for. */
   readonly failure: string | undefined
 }
 
-export interface Row {
+interface Row {
   readonly client: string
   readonly verb: Verb
   /** Whether the registry behind has an API of referrers. */
@@ -36,6 +49,11 @@ const REGISTRIES = [
   { registry: 'quay.io', referrersApi: true },
   { registry: 'ghcr.io', referrersApi: false },
 ]
+
+const TROUBLES: Partial<Record<State, Behaviour>> = {
+  hanging: { hang: 'headers' },
+  limited: { status: 429, retryAfter: 60 },
+}
 
 interface Line {
   readonly row: Row
@@ -50,21 +68,36 @@ interface Stand {
   readonly goods: Goods
 }
 
+/** What a test of one client is: the table of it, and that nothing which is here is refused. */
+export function testClient(client: RealClient): void {
+  const title = `${client.name} gets what is here, whatever becomes of the registry`
+  test(title, { skip: client.missing }, async (t) => {
+    const rows = await tryClient(t, client)
+    for (const line of tableOf(rows)) t.comment(line)
+    for (const row of rows) {
+      for (const state of STATES) {
+        const { failure } = row.cells.get(state) ?? { failure: 'it was not tried' }
+        t.equal(failure, undefined, `${titleOf(row)}, ${state}${failure === undefined ? '' : `: ${failure}`}`)
+      }
+    }
+  })
+}
+
 /** Runs all commands of a client through all states. */
-export async function tryClient(t: Test, client: RealClient): Promise<Row[]> {
+async function tryClient(t: Test, client: RealClient): Promise<Row[]> {
   const upstreams = new Map<string, UpstreamSimulator>()
   for (const { registry, referrersApi } of REGISTRIES) {
     const upstream = await startUpstream({ referrers: referrersApi ? 'ok' : 'unsupported' })
     t.teardown(() => upstream.close())
     upstreams.set(registry, upstream)
   }
-  const urls = [...upstreams].map(([registry, { url }]) => [registry, { url }])
-  const options = {
-    dir: shortDir(t),
-    // Whatever can be asked again is: a dead upstream is noticed at once.
-    config: { cache: { tagTtl: 0, negativeTtl: 0 }, upstreams: Object.fromEntries(urls) as object },
-  }
-  let entrepot = await Entrepot.start(t, options)
+  const registries = Object.fromEntries([...upstreams].map(([name, { url }]) => [name, { url }]))
+  const dir = shortDir(t)
+  // Whatever can be asked again is: what has befallen upstream is noticed at once.
+  const cache = { tagTtl: 0, negativeTtl: 0 }
+  const start = (offline = false): Promise<Entrepot> =>
+    Entrepot.start(t, { dir, config: { cache: { ...cache, offline }, upstreams: registries } })
+  let entrepot = await start()
   const verbs = await client.open(t)
   const lines = REGISTRIES.flatMap(({ registry, referrersApi }) =>
     // Who asks for no referrers meets no difference.
@@ -91,18 +124,34 @@ export async function tryClient(t: Test, client: RealClient): Promise<Row[]> {
     }
   }
 
+  const all = [...upstreams.values()]
+
   await runAll('cold')
   await runAll('hot')
   for (const { registry, warmed, row } of lines) await warm(entrepot, registry, warmed, row.verb)
-  await quiet([...upstreams.values()])
-  for (const upstream of upstreams.values()) await upstream.stop()
+  await quiet(all)
+  for (const upstream of all) await upstream.stop()
   await runAll('stopped')
-  await entrepot.program.stop()
-  entrepot = await Entrepot.start(t, options)
+  // From here on each begins with a process that knows of no trouble.
+  entrepot = await restart(entrepot, start)
   await runAll('restarted')
   await runAll('first asked', 'warmed')
+  for (const upstream of all) await upstream.start()
+  for (const [state, behaviour] of Object.entries(TROUBLES)) {
+    entrepot = await restart(entrepot, start)
+    const rules = all.map((upstream) => upstream.fault({}, behaviour))
+    await runAll(state as State)
+    for (const rule of rules) rule.remove()
+  }
+  entrepot = await restart(entrepot, () => start(true))
+  await runAll('offline')
   await entrepot.program.stop()
   return lines.map(({ row }) => row)
+}
+
+async function restart(entrepot: Entrepot, start: () => Promise<Entrepot>): Promise<Entrepot> {
+  await entrepot.program.stop()
+  return start()
 }
 
 async function tryVerb(
@@ -171,12 +220,12 @@ async function quiet(upstreams: readonly UpstreamSimulator[]): Promise<void> {
   }
 }
 
-export function titleOf({ client, verb, referrersApi }: Row): string {
+function titleOf({ client, verb, referrersApi }: Row): string {
   return `${client} ${verb.what}${referrersApi ? '' : ', of a registry without referrers'}`
 }
 
 /** Lines that a person can read. */
-export function tableOf(rows: readonly Row[]): string[] {
+function tableOf(rows: readonly Row[]): string[] {
   const cells = rows.map(({ client, verb, referrersApi, cells }) => [
     client,
     verb.kind,
@@ -197,5 +246,5 @@ export function tableOf(rows: readonly Row[]): string[] {
 function wordsOf(cell: Cell | undefined): string {
   if (cell === undefined) return '-'
   const took = `${(cell.tookMs / 1000).toFixed(1)} s`
-  return cell.failure === undefined ? `got it, ${took}` : `REFUSED, ${took}`
+  return cell.failure === undefined ? took : `REFUSED ${took}`
 }
