@@ -170,8 +170,9 @@ export function tableOf(trials: readonly Trial[]): string[] {
 function cellOf(trial: Trial | undefined): string {
   if (trial === undefined) return ''
   const { outcome, problems } = trial
-  const share = outcome.ending === 'pulled' ? `${String(Math.floor(outcome.share * 100))} %` : outcome.ending
-  return `${share} ${seconds(outcome.tookMs)}${problems.length === 0 ? '' : ' !'}`
+  const { ending, shelf } = outcome
+  const share = shelf.contents.size === 0 ? 'listed' : `${String(Math.floor(outcome.share * 100))} %`
+  return `${ending === 'pulled' ? share : ending} ${seconds(outcome.tookMs)}${problems.length === 0 ? '' : ' !'}`
 }
 
 function seconds(ms: number): string {
