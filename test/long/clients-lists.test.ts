@@ -124,6 +124,25 @@ test('lists are as stale as the tags beside them', async (t) => {
   }
 })
 
+test('ten who ask while upstream hangs wait no longer than one, and make it be asked once', async (t) => {
+  const scene = await setUp(t, {})
+  const { upstream, clock, get } = scene
+  await scene.bring('1')
+  for (const path of ['tags/list', `referrers/${SUBJECT}`]) t.equal((await get(path)).status, 200)
+  await quiet(scene.mirror, upstream)
+  clock.now += 10 * MINUTE
+  upstream.fault({}, { hang: 'headers' })
+  upstream.log.clear()
+  for (const path of ['tags/list', `referrers/${SUBJECT}`]) {
+    const startedAt = performance.now()
+    const answers = await Promise.all(Array.from({ length: 10 }, () => get(path)))
+    t.ok(performance.now() - startedAt < 5_000, path)
+    for (const answer of answers) t.match([answer.status, answer.cache], [200, 'stale'])
+  }
+  t.ok(upstream.log.count('tags') <= 1, 'tags')
+  t.ok(upstream.log.count('referrers') <= 1, 'referrers')
+})
+
 test('nobody ever asked for a list: it is what is here, and says so', async (t) => {
   const scene = await setUp(t, { prefetch: 'off' })
   const { upstream, get } = scene

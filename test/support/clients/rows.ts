@@ -17,9 +17,11 @@ import { CLIENTS } from './all.ts'
 import type { Client } from './client.ts'
 import { containerd24 } from './containerd.ts'
 import { cosign } from './cosign.ts'
-import { craneDigest, craneLs } from './crane.ts'
+import { crane, craneDigest, craneLs } from './crane.ts'
 import { docker29, docker29All, docker29Prefix } from './docker29.ts'
+import { dockerd28 } from './dockerd.ts'
 import { helmRange, notation, orasDiscover } from './oras.ts'
+import { podman } from './podman.ts'
 import { skopeoInspect, skopeoListTags } from './skopeo.ts'
 
 /** `quay.io` has no referrers API here, and lists its tags in pages. */
@@ -62,15 +64,16 @@ function row(verb: Verb, client: Client, make: (seed: string) => Subject, option
     ...(again ? ['again'] : []),
     ...(make === signedPull ? ['signed'] : []),
     ...(make === bySimpleSignature ? ['tag .sig'] : []),
+    ...(make === byBundleOfOneLayer ? ['one layer'] : []),
     ...(broughtBy === client ? [] : [broughtBy === 'nobody' ? 'not here' : `after ${broughtBy.name}`]),
   ]
   const name = words.join(', ')
   return { name, verb, client, registry, broughtBy, again, subject: make(`${verb} ${name}`) }
 }
 
-function attested(seed: string): ReturnType<typeof attestedIndex> {
+function attested(seed: string, layers: readonly number[] = LAYERS): ReturnType<typeof attestedIndex> {
   const arm64 = image({ layers: [2_000], architecture: 'arm64', seed: `${seed} arm64` })
-  return attestedIndex({ amd64: image({ layers: LAYERS, seed }), arm64 })
+  return attestedIndex({ amd64: image({ layers, seed }), arm64 })
 }
 
 /** The index, the image for amd64, and all of that. */
@@ -170,9 +173,12 @@ function charts(seed: string): Subject {
 }
 
 /** Signed in every way that refers to it, with an SBOM beside. */
-function signed(needed: (index: Image, bundle: Image, notation: Image) => string[]) {
+function signed(
+  needed: (index: Image, bundle: Image, notation: Image) => string[],
+  layers: readonly number[] = LAYERS,
+) {
   return (seed: string): Subject => {
-    const index = attested(seed)
+    const index = attested(seed, layers)
     const [bundle, notation, sbom] = [bundleOf, notationOf, sbomOf].map((of) => of(index.manifest))
     if (bundle === undefined || notation === undefined || sbom === undefined) throw new Error('three of them')
     const signedSbom = bundleOf(sbom.manifest)
@@ -187,11 +193,13 @@ function signed(needed: (index: Image, bundle: Image, notation: Image) => string
   }
 }
 
-const byBundle = signed(({ manifest }, bundle) => [
-  manifest.digest,
-  bundle.manifest.digest,
-  ...bundle.layers.map(({ digest }) => digest),
-])
+function bundleIn({ manifest }: Image, bundle: Image): string[] {
+  return [manifest, bundle.manifest, ...bundle.layers].map(({ digest }) => digest)
+}
+
+const byBundle = signed(bundleIn)
+/** Many images have but one layer, and no second one that is asked for. */
+const byBundleOfOneLayer = signed(bundleIn, [5_000])
 const byNotation = signed((_, __, { manifest, layers }) => [manifest, ...layers].map(({ digest }) => digest))
 
 function discovered(seed: string): Subject {
@@ -246,15 +254,18 @@ const OWN: readonly Row[] = [
   row('verify', cosign, bySimpleSignature),
 ]
 
-/** containerd pulled it, and that is all that was ever asked. */
+/** Another client pulled it, and that is all that was ever asked. */
 const AHEAD: readonly Row[] = [
   ...DOCKERS.map((client) => row('pull', client, attestedPull, BROUGHT)),
   row('pull', docker29Prefix, attestedPull, { ...BROUGHT, ...NO_API }),
-  row('pull', docker29Prefix, signedPull, BROUGHT),
+  ...[{}, NO_API].map((options) => row('pull', docker29Prefix, signedPull, { ...BROUGHT, ...options })),
+  ...[dockerd28, podman, crane].map((broughtBy) => row('pull', docker29Prefix, attestedPull, { broughtBy })),
   // What nobody ever listed is what is here.
   row('inspect', skopeoInspect, tagged(inspectedOf, [TAG]), BROUGHT),
   row('list', craneLs, tagged(nothingOf, [TAG]), BROUGHT),
   row('verify', cosign, byBundle, BROUGHT),
+  row('verify', cosign, byBundleOfOneLayer, BROUGHT),
+  row('verify', cosign, byBundle, { ...BROUGHT, ...NO_API }),
   row('verify', notation, byNotation, BROUGHT),
 ]
 
