@@ -212,16 +212,30 @@ for (const engine of ENGINES) {
   })
 }
 
-test('an encrypted connection gets copies', async (t) => {
+/** The same layer, behind a certificate. */
+async function startTls(t: Test, timeouts: { idleMs?: number } = {}): Promise<Mirror & { blob: string }> {
   const folder = t.testdir({ 'tls.crt': TEST_CERTIFICATE, 'tls.key': TEST_KEY })
   const root = path.join(folder, 'data')
   await seedLocal(root, [{ name: 'team/app', blobs: [LAYER] }])
   const tls = { cert: path.join(folder, 'tls.crt'), key: path.join(folder, 'tls.key') }
-  const mirror = await startMirror(t, NOTHING, { root, config: { server: { port: 0, tls } } })
+  const mirror = await startMirror(t, NOTHING, { root, config: { server: { port: 0, tls } }, timeouts })
+  return { ...mirror, blob: `${mirror.url}/v2/team/app/blobs/${LAYER.digest}` }
+}
+
+test('a client that takes nothing of an encrypted connection is left after the idle time', async (t) => {
+  const mirror = await startTls(t, { idleMs: 500 })
+  await askAndTakeNothing(t, mirror.url, get(mirror.blob))
+  const line = await lineOf(mirror, ({ status }) => status === 200)
+  t.equal(line['timedOut'], true)
+  t.ok(Number(line['bytes']) < LAYER.bytes.length)
+})
+
+test('an encrypted connection gets copies', async (t) => {
+  const mirror = await startTls(t)
   // One connection, as clients keep it.
   const agent = new Agent({ connections: 1, connect: { ca: TEST_CERTIFICATE } })
   t.teardown(() => agent.destroy())
-  const blob = `${mirror.url}/v2/team/app/blobs/${LAYER.digest}`
+  const { blob } = mirror
   const whole = await request(blob, { dispatcher: agent })
   t.ok(Buffer.from(await whole.body.arrayBuffer()).equals(LAYER.bytes))
   const part = await request(blob, { dispatcher: agent, headers: { range: 'bytes=1000-5000000' } })

@@ -1,7 +1,9 @@
 /** What stands still: clients that ask and then take nothing, and counts that do not change any more. */
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
 import type { Test } from 'tap'
+import { TEST_CERTIFICATE } from './upstream-tls.ts'
 
 /** Looks that have to see the same, so that a busy machine is not taken for one that has nothing to do. */
 const LOOKS = 10
@@ -14,9 +16,10 @@ const EVERY_MS = 30
  * asked, the connection is gone without a word, and it is asked again.
  */
 export async function askAndTakeNothing(t: Test, server: string, text: string): Promise<Socket> {
-  const { hostname, port } = new URL(server)
+  const { protocol, hostname, port } = new URL(server)
+  const address = { port: Number(port), host: hostname }
   for (;;) {
-    const socket = connect(Number(port), hostname)
+    const socket = protocol === 'https:' ? connectTls({ ...address, ca: TEST_CERTIFICATE }) : connect(address)
     t.teardown(() => socket.destroy())
     socket.on('error', () => undefined)
     const { promise: begun, resolve } = Promise.withResolvers<boolean>()
