@@ -278,11 +278,12 @@ test('Quay: an upstream that hangs costs nobody more than the header budget', as
   upstream.fault({}, { hang: 'headers' })
   const began = performance.now()
   t.equal((await get('manifests/1')).cache, 'stale')
-  const paths = ['manifests/2', `blobs/${layers[1]!.digest}`, 'tags/list']
+  const paths = ['manifests/2', `blobs/${layers[1]!.digest}`]
   for (const refused of await Promise.all(paths.map((path) => get(path)))) {
     t.equal(refused.status, 503)
     t.ok(Number(refused.headers['retry-after']) > 0)
   }
+  t.equal((await get('tags/list')).cache, 'stale', 'the tags that are here')
   t.ok(performance.now() - began < 20_000, 'did not hang')
 })
 
