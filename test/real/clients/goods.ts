@@ -36,13 +36,19 @@ export interface Goods {
   readonly contents: readonly Content[]
 }
 
-/**
- * Fills a repository. Nothing of it is in any other, so it is cold there.
- *
- * @param referrersApi whether the registry has one; where it has not, a tag stands for it, as clients push it then
- */
-export function stock(upstream: UpstreamSimulator, repository: string, referrersApi: boolean): Goods {
-  const words = `this is ${repository}`
+interface StockOptions {
+  /** Whether the registry has one; where it has not, a tag stands for it, as clients push it then. */
+  readonly referrersApi: boolean
+  /** Each its own: what a mirror holds of another repository is not cold in this one. */
+  readonly words: string
+}
+
+/** Fills a repository. */
+export function stock(
+  upstream: UpstreamSimulator,
+  repository: string,
+  { referrersApi, words }: StockOptions,
+): Goods {
   const shelf: Content[] = []
   const put = (it: Content, tag?: string): Content => {
     shelf.push(it)
@@ -55,7 +61,7 @@ export function stock(upstream: UpstreamSimulator, repository: string, referrers
   const [amd64, arm64] = ['amd64', 'arm64'].map((architecture) => {
     const files = {
       'greeting.txt': Buffer.from(words),
-      bytes: randomBytesOf(20_000, repository + architecture),
+      bytes: randomBytesOf(20_000, words + architecture),
     }
     const tar = tarOf(files)
     const layer = put(content(LAYER, gzipSync(tar)))
