@@ -63,6 +63,7 @@ export async function tryClient(t: Test, client: RealClient, { quick }: { quick:
   const trial = new Trial(t)
   await trial.open(client)
   await trial.run('cold')
+  await trial.settle()
   const fetched = trial.blobsSent
   await trial.run('hot')
   t.equal(trial.blobsSent, fetched, 'hot: no blob came again')
@@ -74,6 +75,7 @@ export async function tryClient(t: Test, client: RealClient, { quick }: { quick:
     await trial.run('limited', LIMITED)
     await trial.restart()
     await trial.warm()
+    await trial.settle()
   }
   await trial.stopUpstreams()
   await trial.run('stopped')
@@ -139,11 +141,15 @@ class Trial {
       const base = `${this.#running.url}/v2/${registry}/${warmed.repository}`
       for (const tag of row.verb.chart ? [NEWEST_ONE] : TAGS) await pullAll(base, 'manifests', tag)
     }
-    // What follows a pull in the background has ended when nobody has asked upstream for a while.
+  }
+
+  /** What follows a pull in the background ends when nothing is left of it and upstream is not asked any more. */
+  async settle(): Promise<void> {
     const asked = (): number => this.#count((upstream) => upstream.log.count())
-    for (let before = -1; before !== asked();) {
+    const running = (): Promise<number> => this.#running.metric('entrepot_prefetches_in_flight')
+    for (let before = -1; before !== asked() || (await running()) > 0;) {
       before = asked()
-      await sleep(1_500)
+      await sleep(500)
     }
   }
 
