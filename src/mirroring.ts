@@ -92,7 +92,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
   )
   const mode = () => live.config.cache.prefetch
   const referrers = closing.adopt(
-    new ReferrersPrefetch({ manifests, listings, blobs, answers, mode, metrics, log }),
+    new ReferrersPrefetch({ manifests, listings, blobs, answers, mode, metrics, log, now }),
     (it) => it.close(),
   )
   return {

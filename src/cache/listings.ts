@@ -160,6 +160,15 @@ export class Listings {
     return found === 'too large' ? [] : found.value?.manifests
   }
 
+  /** The same, as far as it is here; asks nobody. */
+  async storedReferrers(repository: MirroredName, subject: Digest): Promise<readonly ListedReferrer[]> {
+    const { answers } = this.#options
+    const { question, parse } = await this.#referrersOf(repository, subject)
+    const key = repositoryKey(repository)
+    const known = await answers.get(key, question)
+    return (known && (await answers.value(key, question, known, parse)))?.manifests ?? []
+  }
+
   /** Asks upstream nothing more; resolves when everything that was listed is written down. */
   async close(): Promise<void> {
     this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))

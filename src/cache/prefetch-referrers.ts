@@ -29,6 +29,9 @@ import { repositoryKey, type MirroredName } from './origin.ts'
 /** Of a hot image, what refers to it is not looked at again so soon. */
 const LOOK_AGAIN_MS: Milliseconds = 600_000
 
+/** An image may be signed after it was first pulled. */
+const ASK_AGAIN_MS: Milliseconds = 86_400_000
+
 /** Real indexes have a few dozen platforms. */
 const MOST_PLATFORMS = 256
 /** Of one subject so many manifests are brought, and so many bytes with them. */
@@ -53,11 +56,12 @@ interface Platform {
 
 interface ReferrersPrefetchOptions {
   readonly manifests: Pick<ManifestCache, 'get'>
-  readonly listings: Pick<Listings, 'allReferrers'>
+  readonly listings: Pick<Listings, 'allReferrers' | 'storedReferrers'>
   readonly blobs: Pick<BlobCache, 'ahead'>
   readonly answers: Pick<AnswerCache, 'get'>
   readonly mode: () => PrefetchMode
   readonly metrics: Pick<Metrics, 'prefetchesInFlight'>
+  readonly now: () => Milliseconds
   readonly log: Logger
 }
 
@@ -86,7 +90,7 @@ export class ReferrersPrefetch {
     else this.#bringAttestations(repository, digest)
   }
 
-  /** Layers of that image are being fetched: what refers to it follows. */
+  /** A client pulls that image: what refers to it follows. */
   imageFetched(repository: MirroredName, image: Digest): void {
     if (this.#options.mode() !== 'layers') return
     const platform = this.#platforms.get(keyOf(repository, image))
@@ -166,17 +170,20 @@ export class ReferrersPrefetch {
     await this.#bringReferrers(repository, attestation, limit)
   }
 
-  /** The question is asked once, by whoever comes first; what it brought is brought with it. */
+  /** Asks when nobody did for long, and brings what is listed and not here: an earlier time may have been cut off. */
   async #bringReferrers(
     repository: MirroredName,
     subject: Digest,
     limit = { bytes: MOST_BYTES },
   ): Promise<void> {
-    const { answers, listings } = this.#options
+    const { answers, listings, now } = this.#options
     const { signal } = this.#closing
-    if ((await answers.get(repositoryKey(repository), referrersQuestion(subject))) !== undefined) return
-    const listed = await listings.allReferrers(repository, subject, signal)
-    const referrers = listed ?? (await this.#fallback(repository, subject))
+    const known = await answers.get(repositoryKey(repository), referrersQuestion(subject))
+    const asksAgain = known === undefined || now() - known.checkedAt > ASK_AGAIN_MS
+    const referrers = asksAgain
+      ? ((await listings.allReferrers(repository, subject, signal)) ??
+        (await this.#fallback(repository, subject)))
+      : await listings.storedReferrers(repository, subject)
     for (const { digest } of referrers.slice(0, MOST_REFERRERS)) {
       if (!(await this.#bringManifest(repository, digest, limit))) return
     }

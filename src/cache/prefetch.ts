@@ -25,7 +25,10 @@ interface Image {
   readonly digest: Digest
   readonly layers: readonly Descriptor[]
   readonly asked: Set<Digest>
+  /** Its other layers were started. */
   started: boolean
+  /** What refers to it was started. */
+  followed: boolean
 }
 
 export class Prefetch {
@@ -35,6 +38,8 @@ export class Prefetch {
   readonly #log: Logger
   /** By repository and layer: the image last served that has it. */
   readonly #images = new LRUCache<string, Image>({ max: 20_000 })
+  /** By repository and config. */
+  readonly #byConfig = new LRUCache<string, Image>({ max: 20_000 })
   /** By repository and config: it is here, or was started. */
   readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })
 
@@ -61,15 +66,22 @@ export class Prefetch {
     const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
     // A herd counts together. What was started already is another pull's: something may be missing again.
     if (known !== undefined && !known.started && sameLayers(known.layers, content.layers)) return
-    const image: Image = { digest, layers: content.layers, asked: new Set(), started: false }
+    const image: Image = { digest, layers: content.layers, asked: new Set(), started: false, followed: false }
     for (const layer of content.layers) this.#images.set(imageKey(repository, layer.digest), image)
+    if (content.config !== undefined) this.#byConfig.set(imageKey(repository, content.config.digest), image)
   }
 
-  /** A client asked for this blob, whole, and it was not here. */
-  coldBlob(repository: MirroredName, digest: Digest): void {
-    const image = this.#images.get(imageKey(repository, digest))
-    if (image === undefined || image.started) return
-    if (image.asked.size === 0) this.#referrers.imageFetched(repository, image.digest)
+  /**
+   * A client asked for this blob, whole.
+   *
+   * @param cold it was not here
+   */
+  blobServed(repository: MirroredName, digest: Digest, cold: boolean): void {
+    const key = imageKey(repository, digest)
+    const image = this.#images.get(key)
+    // Also where all of it is here already: it may have come under another name, for which nothing was asked.
+    this.#follow(repository, image ?? this.#byConfig.get(key))
+    if (!cold || image === undefined || image.started) return
     image.asked.add(digest)
     if (image.asked.size < LAYERS_THAT_TELL) return
     image.started = true
@@ -77,6 +89,12 @@ export class Prefetch {
       repository,
       image.layers.filter((layer) => !image.asked.has(layer.digest)).slice(0, MOST_AHEAD),
     )
+  }
+
+  #follow(repository: MirroredName, image: Image | undefined): void {
+    if (image === undefined || image.followed) return
+    image.followed = true
+    this.#referrers.imageFetched(repository, image.digest)
   }
 
   #startConfig(repository: MirroredName, config: Descriptor): void {

@@ -90,7 +90,7 @@ export class MirrorRepository implements Repository {
     const answer = await this.#context.blobs.get(this.#mirrored, digest, signal)
     if (answer !== undefined) this.#context.recency.touch(digest)
     const cold = answer?.cache === 'miss' || answer?.cache === 'join'
-    if (cold && !ranged) this.#context.prefetch.coldBlob(this.#mirrored, digest)
+    if (answer !== undefined && !ranged) this.#context.prefetch.blobServed(this.#mirrored, digest, cold)
     return answer
   }
 
