@@ -8,7 +8,8 @@ import { attestedIndex, bundleOf, notationOf, NOTATION_SIGNATURE, sbomOf } from 
 import { run } from '../support/clients/client.ts'
 import { containerd24 } from '../support/clients/containerd.ts'
 import { cosign } from '../support/clients/cosign.ts'
-import { orasDiscover } from '../support/clients/oras.ts'
+import { docker29Prefix } from '../support/clients/docker29.ts'
+import { notation, orasDiscover } from '../support/clients/oras.ts'
 import { warningsShown } from '../support/clients/warnings.ts'
 import { image } from '../support/images.ts'
 import { tagsOf } from '../support/pages.ts'
@@ -264,4 +265,32 @@ test('whoever verifies is told when signatures may be missing, and never that th
   const lists = exchanges.filter(({ path }) => path.includes('/referrers/'))
   t.ok(lists.length > 0)
   for (const { headers } of lists) t.match(headers['warning'], /^299 - "/)
+})
+
+test('signatures come with the image also when they were listed before it was pulled', async (t) => {
+  const scene = await setUp(t, {})
+  const where = { mirror: scene.mirror.url, real: NOWHERE, repository: REPOSITORY, tag: '1' }
+  t.equal((await run(orasDiscover, where)).ending, 'pulled')
+  await quiet(scene.mirror, scene.upstream)
+  await scene.bring('1')
+  await scene.upstream.stop()
+  scene.clock.now += 10 * MINUTE
+  for (const client of [cosign, notation]) {
+    const { ending, error } = await run(client, where)
+    t.equal(ending, 'pulled', `${client.name}: ${error?.message ?? ''}`)
+  }
+})
+
+test('what was cut off while it was fetched ahead comes with the next pull, also of an image that is here', async (t) => {
+  const scene = await setUp(t, {}, { latencyMs: 30 })
+  await run(containerd24, { mirror: scene.mirror.url, real: NOWHERE, repository: REPOSITORY, tag: '1' })
+  const again = await scene.restart()
+  await again.bring('1')
+  await again.upstream.stop()
+  again.clock.now += 10 * MINUTE
+  for (const client of [docker29Prefix, cosign, notation]) {
+    const where = { mirror: again.mirror.url, real: NOWHERE, repository: REPOSITORY, tag: '1' }
+    const { ending, error } = await run(client, where)
+    t.equal(ending, 'pulled', `${client.name}: ${error?.message ?? ''}`)
+  }
 })
