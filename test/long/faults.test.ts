@@ -8,7 +8,7 @@ import { describeFootprint, growthOf, wrongAtRest } from '../support/matrix-foot
 import { problemsOf, tableOf } from '../support/matrix-table.ts'
 
 // A minute or two on two cores that do nothing else; a machine that is busy may take its time.
-file.setTimeout(600_000)
+file.setTimeout(1_200_000)
 
 test('the fault matrix', async (t) => {
   const matrix = await Matrix.start(t, t.testdir(), FAULTS)

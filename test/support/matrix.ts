@@ -31,7 +31,7 @@ const VISITED_LAYERS = [600 * 1024, 20 * 1024]
 /** A little longer than the budget is looked at by itself. */
 const EVICTED_MS = 40_000
 /** Longer than all that any cell waits for. */
-const STUCK_MS = 200_000
+const STUCK_MS = 400_000
 /** A machine that takes longer to say that it lives is busy enough. */
 const BUSY_MS = 150
 
@@ -154,8 +154,8 @@ export class Matrix {
     const rows = new Map<Cell, Row>()
     const worker = async (): Promise<void> => {
       for (let cell = waiting.shift(); cell !== undefined; cell = waiting.shift()) {
-        await this.#oneByOne(() => this.#untilIdle())
         const mirror = this.#mirrorOf(cell)
+        await this.#oneByOne(() => this.#untilIdle(mirror))
         const row = await new CellRun(cell, this.#upstreams.get(cell.key)!, mirror.url).run(STUCK_MS)
         const died = (await livesWithin(mirror)) === undefined ? ['the process died'] : []
         rows.set(cell, { ...row, problems: [...row.problems, ...died] })
@@ -170,8 +170,8 @@ export class Matrix {
   }
 
   /** So that no answer is late because too much is asked at once. */
-  async #untilIdle(): Promise<void> {
-    while (((await livesWithin(this.entrepot)) ?? 0) > BUSY_MS) await sleep(10)
+  async #untilIdle(mirror: Entrepot): Promise<void> {
+    while (((await livesWithin(mirror)) ?? 0) > BUSY_MS) await sleep(10)
   }
 
   #mirrorOf({ state }: Cell): Entrepot {
