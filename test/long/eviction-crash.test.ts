@@ -41,7 +41,7 @@ async function pullImage(url: string, name: string, { blobs }: Image): Promise<v
 test('killed wherever it is, it reckons with what is on the disk', async (t) => {
   const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
   t.comment(`SEED=${seed}`)
-  t.setTimeout(100_000)
+  t.setTimeout(600_000)
   const random = randomOf(seed)
   const upstream = await simulate(t, { bytesPerSecond: 20 * MiB })
   const dir = t.testdir()

@@ -6,7 +6,7 @@ import { image } from '../support/images.ts'
 import { commandLine, Entrepot } from '../support/process.ts'
 import { missingAsRoot, Program, run } from '../support/programs.ts'
 
-file.setTimeout(100_000)
+file.setTimeout(600_000)
 
 /** In the namespace; a client has to be there as well. */
 const CLIENT = `

@@ -92,7 +92,7 @@ function sidecarIn(root: string, signal: AbortSignal): Promise<void> {
 test('fifty fills, killed wherever they are: nothing torn, finished ones are hits, half ones go on', async (t) => {
   const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
   t.comment(`SEED=${seed}`)
-  t.setTimeout(100_000)
+  t.setTimeout(600_000)
   const random = randomOf(seed)
   const upstream = await simulate(t, { bytesPerSecond: 30 * MiB })
   const dir = t.testdir()

@@ -195,7 +195,7 @@ async function examineOnline(world: World, root: string): Promise<string[]> {
 test('whenever the power goes: nothing torn, nothing lost that was finished, half ones go on', async (t) => {
   const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
   t.comment(`SEED=${seed}`)
-  t.setTimeout(100_000)
+  t.setTimeout(600_000)
   const world = new World(t, await simulate(t), randomOf(seed))
   const { random } = world
   world.addImage('library/whole', [900 * KiB, 40 * KiB, 10])

@@ -242,7 +242,7 @@ function checkFiles(root: string, ledger: Ledger, known: Set<string>): string[] 
 test('two hundred pushes, killed wherever they are: what was acknowledged is here, and half ones go on', async (t) => {
   const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
   t.comment(`SEED=${seed}`)
-  t.setTimeout(110_000)
+  t.setTimeout(600_000)
   const random = randomOf(seed)
   const dir = t.testdir()
   const root = path.join(dir, 'data')

@@ -10,7 +10,7 @@ import { Entrepot } from '../support/process.ts'
 import { messageOf, codeOf } from '../support/two-upstreams.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
 
-file.setTimeout(100_000)
+file.setTimeout(600_000)
 
 const READ_AGAIN = 'the configuration was read again'
 const OLD_STAYS = 'the configuration was read again, and the old one stays'
