@@ -4,6 +4,7 @@ import { test, type Test } from 'tap'
 import { parse } from 'yaml'
 import * as z from 'zod'
 import { ConfigError, configSchema, loadConfig, type Config } from '../src/config.ts'
+import './support/folders-last.ts'
 
 const EXAMPLE = join(import.meta.dirname, '../config.example.yaml')
 

@@ -18,6 +18,7 @@ import { loopDelayP99Ms } from '../../bench/support/metrics.ts'
 import { belongsTo, keep, readResults } from '../../bench/support/results.ts'
 import { loopGoal } from '../../bench/support/spent.ts'
 import { markdownOf } from '../../bench/support/table.ts'
+import '../support/folders-last.ts'
 
 test('candidates take turns, every second round backwards, and the first round does not count', async (t) => {
   const asked: string[] = []

@@ -15,6 +15,7 @@ import type { MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { StorageError } from '../../src/store/storage-error.ts'
 import { image } from '../support/images.ts'
+import '../support/folders-last.ts'
 
 const KEY = { registry: 'docker.io', name: 'library/app' as never }
 const { manifest: MANIFEST } = image({ layers: [] })

@@ -11,6 +11,7 @@ import { eventually, ownFolder } from '../support/app.ts'
 import { recordedEdge } from '../support/edge.ts'
 import { commandLine, Entrepot } from '../support/process.ts'
 import { missing, Program } from '../support/programs.ts'
+import '../support/folders-last.ts'
 
 test('the start line says where, what, and how to point a Docker daemon at it', async (t) => {
   const dir = t.testdir()

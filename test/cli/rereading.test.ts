@@ -6,6 +6,7 @@ import { createRereading } from '../../src/cli/rereading.ts'
 import { loadConfig, type Config } from '../../src/config.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { recordedEdge } from '../support/edge.ts'
+import '../support/folders-last.ts'
 
 interface Scene {
   readonly write: (text: string) => void

@@ -7,6 +7,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
 import { commandLine, Entrepot, type EntrepotOptions } from '../support/process.ts'
 import { run, type Finished } from '../support/programs.ts'
+import '../support/folders-last.ts'
 
 async function start(options: EntrepotOptions, ...more: string[]): Promise<Finished> {
   const { command, args, env } = commandLine(options)

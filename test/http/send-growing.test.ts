@@ -12,6 +12,7 @@ import { BufferPool } from '../../src/http/buffers.ts'
 import { sendGrowing } from '../../src/http/sendfile.ts'
 import type { GrowingRange, StoredRange } from '../../src/store/blob-store.ts'
 import { randomBytesOf } from '../support/images.ts'
+import '../support/folders-last.ts'
 
 const KiB = 1024
 const BYTES = randomBytesOf(4 * 1024 * KiB, 'growing')

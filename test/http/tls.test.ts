@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { connect } from 'node:tls'
 import { test } from 'tap'
 import { raw, replies, serveFake, type Served } from './fakes.ts'
+import '../support/folders-last.ts'
 
 const skip = spawnSync('openssl', ['version']).error ? 'openssl is missing' : false
 

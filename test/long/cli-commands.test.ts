@@ -11,6 +11,7 @@ import { image } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
 import { commandLine, Entrepot, entrepot } from '../support/process.ts'
 import { Program } from '../support/programs.ts'
+import '../support/folders-last.ts'
 
 const app = image({ seed: 'app' })
 const orphan = image({ seed: 'orphan' })

@@ -9,6 +9,7 @@ import { test, type Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
 import { commandLine, Entrepot } from '../support/process.ts'
 import { missing, Program } from '../support/programs.ts'
+import '../support/folders-last.ts'
 
 const BLOB = Buffer.alloc(1_000_000, 'entrepot ')
 const HALF = BLOB.length / 2

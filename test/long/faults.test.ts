@@ -6,6 +6,7 @@ import { FAULTS } from '../support/faults/all.ts'
 import { Matrix } from '../support/matrix.ts'
 import { describeFootprint, growthOf, wrongAtRest } from '../support/matrix-footprint.ts'
 import { problemsOf, tableOf } from '../support/matrix-table.ts'
+import '../support/folders-last.ts'
 
 // A minute or two on two cores that do nothing else; a machine that is busy may take its time.
 file.setTimeout(1_200_000)

@@ -10,6 +10,7 @@ import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
 import { LOCAL } from '../../src/store/metadata.ts'
 import { image, index, type Image } from '../support/images.ts'
 import { startLocalRegistry, type LocalRegistry } from '../support/local-registry.ts'
+import '../support/folders-last.ts'
 
 /** Short, for a clock that is moved by hand. */
 const GRACE = 10

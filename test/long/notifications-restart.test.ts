@@ -8,6 +8,7 @@ import { Listener } from '../support/listener.ts'
 import { Entrepot } from '../support/process.ts'
 import { succeed } from '../support/programs.ts'
 import { pushBlob } from '../support/push.ts'
+import '../support/folders-last.ts'
 
 test('a push that was acknowledged is told although the process was killed before', async (t) => {
   const listener = await Listener.start(t)

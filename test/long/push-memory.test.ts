@@ -5,6 +5,7 @@ import { Readable } from 'node:stream'
 import { test } from 'tap'
 import { request } from 'undici'
 import { Entrepot } from '../support/process.ts'
+import '../support/folders-last.ts'
 
 const MiB = 1024 * 1024
 const GiB = 1024 * MiB

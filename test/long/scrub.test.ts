@@ -31,6 +31,7 @@ import { Scrub } from '../../src/upkeep/scrub.ts'
 import { blobFile, seedMirrored } from '../support/folder.ts'
 import { image } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
+import '../support/folders-last.ts'
 
 const NEVER = new AbortController().signal
 const DAY = 24 * 3_600_000

@@ -11,6 +11,7 @@ import { seedLocal } from '../support/local.ts'
 import { commandLine, Entrepot, entrepot } from '../support/process.ts'
 import { missing, succeed } from '../support/programs.ts'
 import { pushImage } from '../support/push.ts'
+import '../support/folders-last.ts'
 
 const APP = image({ seed: 'app', layers: [300_000, 1000] })
 const BASE = image({ seed: 'base' })

@@ -8,6 +8,7 @@ import { request } from 'undici'
 import { content, image, type Content } from '../support/images.ts'
 import { Entrepot, entrepot } from '../support/process.ts'
 import { pushBlob, pushManifest } from '../support/push.ts'
+import '../support/folders-last.ts'
 
 const MiB = 1024 * 1024
 const GiB = 1024 * MiB

@@ -19,6 +19,7 @@ import { verify } from '../../src/upkeep/verify.ts'
 import { blobFile } from '../support/folder.ts'
 import { image, layer } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
+import '../support/folders-last.ts'
 
 const NEVER = new AbortController().signal
 const KEY = { registry: LOCAL, name: parseRepositoryName('team/app') }

@@ -5,6 +5,7 @@ import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { LOCAL } from '../../src/store/metadata.ts'
 import { image, layer } from '../support/images.ts'
 import { startLocalRegistry } from '../support/local-registry.ts'
+import '../support/folders-last.ts'
 
 const unwilling: Events['queue'] = () => {
   throw new Error('no room for events')

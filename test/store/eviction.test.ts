@@ -12,6 +12,7 @@ import {
 } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { image, index, type Image } from '../support/images.ts'
+import '../support/folders-last.ts'
 
 const HUB: RepositoryKey = { registry: 'docker.io', name: parseRepositoryName('library/app') }
 const QUAY: RepositoryKey = { registry: 'quay.io', name: parseRepositoryName('team/app') }

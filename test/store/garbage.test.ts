@@ -7,6 +7,7 @@ import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { LOCAL, type GarbagePart, type GarbagePlace, type MetadataStore } from '../../src/store/metadata.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { image } from '../support/images.ts'
+import '../support/folders-last.ts'
 
 const AT = 1_700_000_000_000
 const key = (registry: string, name: string) => ({ registry, name: parseRepositoryName(name) })

@@ -6,6 +6,7 @@ import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { inDatabase, seedMirrored } from '../support/folder.ts'
 import { image, index, type Content } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
+import '../support/folders-last.ts'
 
 const amd64 = image({ seed: 'amd64', layers: [1000, 2000] })
 const arm64 = image({ seed: 'arm64', layers: [3000] })

@@ -3,6 +3,7 @@ import path from 'node:path'
 import { test, type Test } from 'tap'
 import { nodeFiles, type Files } from '../../src/store/files.ts'
 import { OpenFile } from '../../src/store/open-file.ts'
+import '../support/folders-last.ts'
 
 /** Reads wait until told to go on; closings are counted. */
 function slowFile(t: Test) {

@@ -7,6 +7,7 @@ import type { MetadataStore } from '../../src/store/metadata.ts'
 import { RememberedMetadata } from '../../src/store/remembered.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { named, repository, tagRecord } from '../suites/metadata.ts'
+import '../support/folders-last.ts'
 
 const app = repository('local', 'team/app')
 const latest = parseTag('latest')

@@ -11,6 +11,7 @@ import { openReader, sqliteDialect } from '../../src/store/sqlite.ts'
 import { Writer } from '../../src/store/writer.ts'
 import type { MetadataStore } from '../../src/store/metadata.ts'
 import type { Tables } from '../../src/store/schema.ts'
+import '../support/folders-last.ts'
 
 test('a database is made once and opened again', async (t) => {
   const file = path.join(t.testdir(), 'metadata.sqlite')

@@ -9,6 +9,7 @@ import type { ScrubIndex } from '../../src/store/audit.ts'
 import { openScrub } from '../../src/store/sqlite-audit.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { image } from '../support/images.ts'
+import '../support/folders-last.ts'
 
 type Write = (tx: MetadataTransaction) => void
 

@@ -2,6 +2,7 @@ import path from 'node:path'
 import { test } from 'tap'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { metadataSuite } from '../suites/metadata.ts'
+import '../support/folders-last.ts'
 
 test('metadata on SQLite', async (t) => {
   metadataSuite(t, async (t) => {

@@ -2,6 +2,7 @@ import path from 'node:path'
 import { Kysely } from 'kysely'
 import { test, type Test } from 'tap'
 import { openReader, openWriter, sqliteDialect } from '../../src/store/sqlite.ts'
+import '../support/folders-last.ts'
 
 interface Items {
   item: { id: number }

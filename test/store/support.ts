@@ -14,6 +14,7 @@ import { nodeFiles, type Files } from '../../src/store/files.ts'
 import { Hashers } from '../../src/store/hasher.ts'
 import type { BlobStore } from '../../src/store/blob-store.ts'
 import type { GrowingSource, Ingest, IngestIdentity, IngestStore } from '../../src/store/ingest.ts'
+import '../support/folders-last.ts'
 
 export const KiB = 1024
 export const MiB = 1024 * KiB

@@ -11,6 +11,7 @@ import { loadConfig } from '../../src/config.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import type { Content } from './images.ts'
+import './folders-last.ts'
 import { startUpstream, type UpstreamOptions, type UpstreamSimulator } from './upstream.ts'
 
 export interface MirrorOptions extends Omit<AppOverrides, 'log'> {

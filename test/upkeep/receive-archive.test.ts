@@ -15,6 +15,7 @@ import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { blobName } from '../../src/upkeep/layout.ts'
 import { Received } from '../../src/upkeep/receive-archive.ts'
 import { tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
+import '../support/folders-last.ts'
 
 test('bytes that are just being taken away are not said to be here', async (t) => {
   const root = t.testdir()

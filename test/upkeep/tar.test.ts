@@ -4,6 +4,7 @@ import path from 'node:path'
 import { test } from 'tap'
 import { END_OF_ARCHIVE, readTar, TarError, tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
 import { missing, succeed } from '../support/programs.ts'
+import '../support/folders-last.ts'
 
 const AT = new Date(1_700_000_000_000)
 

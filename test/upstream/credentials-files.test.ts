@@ -6,6 +6,7 @@ import { credentialSource } from '../../src/upstream/credential-source.ts'
 import { basicHeader, Account, IDENTITY_TOKEN, type Credentials } from '../../src/upstream/credentials.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
+import '../support/folders-last.ts'
 
 const signal = new AbortController().signal
 
