@@ -26,6 +26,9 @@ import type { Metrics } from './telemetry/metrics.ts'
 /** How long upstream gets where something stale can answer, and where nothing can. DESIGN "Freshness". */
 export const BUDGETS = { staleBudgetMs: 5_000, budgetMs: 15_000 }
 
+/** Thousands of lists of a common size. */
+const MOST_ANSWERS = 64 * 1024 * 1024
+
 interface MirroringOptions {
   readonly live: LiveConfig
   readonly state: State
@@ -82,7 +85,8 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
       staleIfDeniedMs: staleIfDenied,
     }
   }
-  const answers = new AnswerCache({ metadata, room, log, now })
+  const maxWeight = () => answersShare(live.config)
+  const answers = new AnswerCache({ metadata, room, maxWeight, log, now })
   const manifests = closing.adopt(
     new ManifestCache({ shelf, metadata, answers, health, freshness, log, now }),
     (it) => it.close(),
@@ -92,7 +96,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
   )
   const mode = () => live.config.cache.prefetch
   const referrers = closing.adopt(
-    new ReferrersPrefetch({ manifests, listings, blobs, answers, mode, metrics, log, now }),
+    new ReferrersPrefetch({ metadata, manifests, listings, blobs, answers, mode, metrics, log, now }),
     (it) => it.close(),
   )
   return {
@@ -102,6 +106,12 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
     listings,
     recency: evicting.recency,
   }
+}
+
+/** What upstreams answered beside content never takes the room of images: a small part of the smallest budget. */
+function answersShare({ cache, upstreams }: Config): number {
+  const budgets = [cache.maxSize, ...upstreams.map(({ maxSize }) => maxSize)]
+  return Math.min(MOST_ANSWERS, ...budgets.map((it) => (it?.bytes ?? Infinity) / 16))
 }
 
 function finishAbandoned({ cache }: Config): FinishAbandoned {

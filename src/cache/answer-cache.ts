@@ -8,15 +8,18 @@ import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { Bytes } from '../store/blob-store.ts'
 import type { MetadataStore, RepositoryKey } from '../store/metadata.ts'
-import type { NewUpstreamAnswer, UpstreamAnswer, UpstreamQuestion } from '../store/upstream-answers.ts'
+import {
+  answerWeight,
+  type NewUpstreamAnswer,
+  type UpstreamAnswer,
+  type UpstreamQuestion,
+} from '../store/upstream-answers.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import type { Room } from './room.ts'
 
-/** A body that is larger is not kept: a list of a hundred thousand tags is about that size. */
-export const MAX_KEPT_BODY: Bytes = 4 * 1024 * 1024
+/** A body that is larger is not kept: reading it takes some 30 ms. It has room for 50,000 tags of a common length. */
+export const MAX_KEPT_BODY: Bytes = 1024 * 1024
 
-/** Thousands of lists of a common size. */
-const MAX_WEIGHT: Bytes = 64 * 1024 * 1024
 /** A trim goes so far that the next write does not begin another. */
 const TRIM_TO = 0.9
 
@@ -30,20 +33,18 @@ interface AnswerCacheOptions {
   readonly room: Pick<Room, 'grew'>
   readonly log: Logger
   readonly now: () => Milliseconds
-  /** For tests. */
-  readonly maxWeight?: Bytes | undefined
+  /** Of all answers in the index. */
+  readonly maxWeight: () => Bytes
 }
 
 export class AnswerCache {
   readonly #options: AnswerCacheOptions
-  readonly #maxWeight: Bytes
   readonly #hot = new LRUCache<string, { readonly value: object }>({ maxSize: HOT_WEIGHT })
   /** About what is in the index; undefined: it has to be looked at. */
   #weight: Bytes | undefined
 
   constructor(options: AnswerCacheOptions) {
     this.#options = options
-    this.#maxWeight = options.maxWeight ?? MAX_WEIGHT
   }
 
   get(repository: RepositoryKey, question: UpstreamQuestion): Promise<UpstreamAnswer | undefined> {
@@ -62,13 +63,24 @@ export class AnswerCache {
     parse: (body: Buffer) => T | undefined,
   ): Promise<T | undefined> {
     if (bodySize === undefined) return undefined
-    const key = `${repository.registry}/${repository.name} ${question} ${String(storedAt)} ${String(bodySize)}`
+    const key = hotKey(repository, question, storedAt, bodySize)
     const hot = this.#hot.get(key)
     if (hot !== undefined) return hot.value as T
     const body = await this.#options.metadata.upstreamAnswers.body(repository, question)
     const value = body === undefined ? undefined : parse(body)
-    if (value !== undefined) this.#hot.set(key, { value }, { size: bodySize * PARSED_FACTOR + 1 })
+    if (value !== undefined) this.#hot.set(key, { value }, { size: hotSize(bodySize) })
     return value
+  }
+
+  /** So that whoever asks next need not read what was just written. */
+  warm(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    at: Milliseconds,
+    body: Buffer,
+    value: object,
+  ): void {
+    this.#hot.set(hotKey(repository, question, at, body.length), { value }, { size: hotSize(body.length) })
   }
 
   /** Resolves when it is written down, or when that failed. */
@@ -78,22 +90,29 @@ export class AnswerCache {
     answer: NewUpstreamAnswer,
     at: Milliseconds,
   ): Promise<void> {
-    const { metadata, room, log } = this.#options
-    const size = answer.body?.length ?? 0
+    const { metadata, room, log, maxWeight } = this.#options
     try {
-      this.#weight ??= await metadata.upstreamAnswers.weight()
-      this.#weight += size
-      const full = this.#weight > this.#maxWeight
+      if (this.#weight === undefined) {
+        const weight = await metadata.upstreamAnswers.weight()
+        this.#weight ??= weight
+      }
+      this.#weight += answerWeight(answer)
+      const full = this.#weight > maxWeight()
       // What is forgotten, and what is replaced, is not subtracted here: a look at the index tells.
       if (full) this.#weight = undefined
       await metadata.transaction((tx) => {
         tx.putUpstreamAnswer(repository, question, answer, at)
-        if (full) tx.trimUpstreamAnswers(Math.floor(this.#maxWeight * TRIM_TO))
+        if (full) tx.trimUpstreamAnswers(Math.floor(maxWeight() * TRIM_TO))
       })
       room.grew()
     } catch (error) {
       log.debug({ err: error }, 'what upstream answered was not remembered')
     }
+  }
+
+  /** The bytes themselves; undefined when they are not there any more. */
+  body(repository: RepositoryKey, question: UpstreamQuestion): Promise<Buffer | undefined> {
+    return this.#options.metadata.upstreamAnswers.body(repository, question)
   }
 
   /** Upstream has said the same again. Resolves as {@link put} does. */
@@ -110,4 +129,17 @@ export class AnswerCache {
       log.debug({ err: error }, 'what upstream confirmed was not remembered')
     }
   }
+}
+
+function hotKey(
+  { registry, name }: RepositoryKey,
+  question: UpstreamQuestion,
+  storedAt: Milliseconds,
+  size: Bytes,
+): string {
+  return `${registry}/${name} ${question} ${String(storedAt)} ${String(size)}`
+}
+
+function hotSize(bodySize: Bytes): Bytes {
+  return bodySize * PARSED_FACTOR + 1
 }

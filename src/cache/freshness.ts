@@ -52,13 +52,20 @@ export class Freshness {
     return age >= 0 && age < ttlMs
   }
 
-  /** How it answers all the same; undefined: it was confirmed too long ago. */
-  stale({ origin, name }: MirroredName, record: Checked, failure: UpstreamError): Stale | undefined {
+  /** How it answers all the same, which `/readyz` hears of; undefined: it was confirmed too long ago. */
+  stale(repository: MirroredName, record: Checked, failure: UpstreamError): Stale | undefined {
+    const stale = this.staleList(repository, record, failure)
+    const { origin, name } = repository
+    if (stale !== undefined && failure.failure === 'denied') origin.state.servedDenied(name, failure.message)
+    return stale
+  }
+
+  /** The same for a list: that one is denied says nothing about pulls. */
+  staleList({ origin }: MirroredName, record: Checked, failure: UpstreamError): Stale | undefined {
     const denied = failure.failure === 'denied'
     const age = this.#now() - record.checkedAt
     // Who is offline on purpose wants what is here, for as long as that lasts.
     if (!failure.offline && age > this.#longest(origin, denied)) return undefined
-    if (denied) origin.state.servedDenied(name, failure.message)
     return marked(origin, failure, `confirmed ${String(Math.round(age / 1000))} s ago`)
   }
 
@@ -92,10 +99,10 @@ export function gone({ upstream }: Origin): Stale {
   return { cache: 'stale', warning: `${upstream.key} says that this tag is gone; what it named is kept here` }
 }
 
-/** For the tags of a repository that upstream says is gone, and that are kept. */
+/** For a list that upstream says is gone, and that is kept. */
 export function goneList({ upstream }: Origin): Stale {
   return {
     cache: 'stale',
-    warning: `${upstream.key} says that this repository is gone; its tags are kept here`,
+    warning: `${upstream.key} says that this list is gone; what it said is kept here`,
   }
 }

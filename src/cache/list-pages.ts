@@ -13,7 +13,10 @@ import { MAX_KEPT_BODY } from './answer-cache.ts'
 
 /** What every registry is known to give at once. Many refuse more. */
 const PAGE_SIZE = '1000'
-const MAX_PAGES = 1_000
+/** Upstream is asked for so many, whoever asked for whatever little of the list. */
+const MAX_PAGES = 100
+/** Pages without anything new; a registry may filter what it has cut already. */
+const MAX_FRUITLESS = 3
 
 /** How a registry says that it does not like the size of a page. */
 const REFUSES_PAGE_SIZE: readonly (number | undefined)[] = [400, 405, 416, 422, 501]
@@ -52,9 +55,9 @@ export async function collectTags(options: CollectOptions): Promise<Collected> {
     for (const tag of page.tags) {
       if (tags.has(tag)) continue
       tags.add(tag)
-      bytes += tag.length + 3
+      bytes += Buffer.byteLength(JSON.stringify(tag)) + 1
     }
-    return { ...page, newBytes: bytes }
+    return { ...page, newBytes: bytes, items: page.tags.length }
   })
   if (end.is !== 'list') return end
   return { is: 'list', body: Buffer.from(JSON.stringify([...tags].sort())), etag: end.etag }
@@ -84,11 +87,12 @@ export async function collectReferrers(subject: Digest, options: CollectOptions)
   const end = await followPages(options, async (query, signal, etag) => {
     const page = await upstream.referrers(name, subject, query, signal, etag)
     if (page === undefined || page.unchanged === true) return page
-    if (manifestsIn(page.bytes) === undefined) {
+    const manifests = manifestsIn(page.bytes)
+    if (manifests === undefined) {
       throw new UpstreamError('broken', upstream.key, 'its list of referrers is no index')
     }
     pages.push(page.bytes)
-    return { ...page, newBytes: page.bytes.length }
+    return { ...page, newBytes: page.bytes.length, items: manifests.length }
   })
   if (end.is !== 'list') return end
   const [only] = pages
@@ -123,6 +127,7 @@ interface CollectedPage {
   readonly unchanged?: true
   /** What it brought that was not known. */
   readonly newBytes?: Bytes
+  readonly items?: number
 }
 
 async function followPages(
@@ -135,6 +140,7 @@ async function followPages(
 ): Promise<Exclude<Collected, { is: 'list' }> | { readonly is: 'list'; readonly etag: string | undefined }> {
   const asked = new Set<string>()
   let bytes = 0
+  let fruitless = 0
   let query = new URLSearchParams()
   for (let pages = 1; ; pages += 1) {
     asked.add(query.toString())
@@ -147,17 +153,25 @@ async function followPages(
       if (error !== timeout.reason) throw error
       throw new UpstreamError('unreachable', upstream.key, 'no answer in time')
     }
-    // A repository that goes away in the middle of its list is gone.
+    if (page === undefined && pages > 1) {
+      throw new UpstreamError('broken', upstream.key, 'its list ends in the middle')
+    }
     if (page === undefined) return { is: 'absent' }
     if (page.unchanged === true) return { is: 'unchanged' }
     onPage(pages)
     bytes += page.newBytes ?? 0
     if (bytes > MAX_KEPT_BODY) return { is: 'too large' }
     const { next } = page
-    if (next === undefined || page.newBytes === 0 || asked.has(next.toString())) {
-      return { is: 'list', etag: pages === 1 ? page.etag : undefined }
+    fruitless = page.newBytes === 0 ? fruitless + 1 : 0
+    if (next === undefined || fruitless === MAX_FRUITLESS || asked.has(next.toString())) {
+      return { is: 'list', etag: pages === 1 && !mayBeFull(page) ? page.etag : undefined }
     }
     if (pages === MAX_PAGES) return { is: 'too large' }
     query = next
   }
+}
+
+/** The ETag of a page that is full stays what it is when more follows it: such a list is asked for whole. */
+function mayBeFull({ items = 0 }: CollectedPage): boolean {
+  return items > 0 && items % 10 === 0
 }

@@ -96,7 +96,7 @@ export class ManifestCache {
     const instead = spared === undefined ? undefined : stale(spared)
     if (instead !== undefined) return instead
     const spare = held !== undefined && record !== undefined && this.#freshness.mayStandIn(repository, record)
-    const inStead = held !== undefined || absence !== undefined
+    const inStead = held !== undefined || this.#wouldStandIn(repository, absence)
     return this.#within(repository, inStead, stale, signal, async (budget) => {
       const { answer, joined } = await this.#fetches.join(flightKey(repository.origin, what), budget, () =>
         this.#work(repository, (work) =>
@@ -145,14 +145,20 @@ export class ManifestCache {
       return { ...headOf(told), cache: 'hit' }
     }
     const spare = promised && this.#freshness.mayStandIn(repository, record)
-    return this.#within(repository, promised || absence !== undefined, stale, signal, async (budget) => {
-      const { answer } = await this.#checks.join(flightKey(repository.origin, what), budget, () =>
-        this.#work(repository, (work) => this.#source.checkTag(repository, reference, record, spare, work)),
-      )
-      if (answer === false) return undefined
-      const { head, ...marked } = answer
-      return { ...head, ...marked }
-    })
+    return this.#within(
+      repository,
+      promised || this.#wouldStandIn(repository, absence),
+      stale,
+      signal,
+      async (budget) => {
+        const { answer } = await this.#checks.join(flightKey(repository.origin, what), budget, () =>
+          this.#work(repository, (work) => this.#source.checkTag(repository, reference, record, spare, work)),
+        )
+        if (answer === false) return undefined
+        const { head, ...marked } = answer
+        return { ...head, ...marked }
+      },
+    )
   }
 
   /**
@@ -276,6 +282,14 @@ export class ManifestCache {
     const attestation = subject !== undefined && isAttestation(await shelf.namedManifest(repository, subject))
     const ttlMs = attestation ? ATTESTATION_TTL_MS : this.#freshness.settings.negativeTtlMs
     return { checkedAt, subject, fresh: this.#freshness.isYoung({ checkedAt }, ttlMs) }
+  }
+
+  /** Whether "there is none" could answer, should upstream not say. */
+  #wouldStandIn(repository: MirroredName, absence: Absence | undefined): boolean {
+    if (absence === undefined) return false
+    const { checkedAt, subject } = absence
+    if (subject !== undefined) return true
+    return checkedAt !== undefined && this.#freshness.mayStandIn(repository, { checkedAt })
   }
 
   /** @throws OciError MANIFEST_UNKNOWN, marked stale, where upstream's "there is none" still counts */

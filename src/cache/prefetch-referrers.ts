@@ -15,6 +15,7 @@ import type { ManifestContent } from '../oci/manifest.ts'
 import type { Reference } from '../oci/reference.ts'
 import { referrersTag } from '../oci/referrers.ts'
 import type { Bytes } from '../store/blob-store.ts'
+import type { MetadataStore } from '../store/metadata.ts'
 import { referrersQuestion } from '../store/upstream-answers.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
@@ -37,6 +38,9 @@ const MOST_PLATFORMS = 256
 /** Of one subject so many manifests are brought, and so many bytes with them. */
 const MOST_REFERRERS = 16
 const MOST_BYTES: Bytes = 32 * 1024 * 1024
+/** Where upstream counts pulls, so many, and none of the last half of them: those are for people. */
+const MOST_COUNTED = 4
+const SHARE_FOR_PEOPLE = 1 / 2
 
 const TASKS_AT_ONCE = 2
 /** What is beyond it is left out. */
@@ -55,6 +59,7 @@ interface Platform {
 }
 
 interface ReferrersPrefetchOptions {
+  readonly metadata: Pick<MetadataStore, 'garbage' | 'manifests'>
   readonly manifests: Pick<ManifestCache, 'get'>
   readonly listings: Pick<Listings, 'allReferrers' | 'storedReferrers'>
   readonly blobs: Pick<BlobCache, 'ahead'>
@@ -102,6 +107,7 @@ export class ReferrersPrefetch {
   /** Starts nothing more; resolves when nothing runs. */
   async close(): Promise<void> {
     this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))
+    this.#options.metrics.prefetchesInFlight.dec(this.#waiting.length)
     this.#waiting.length = 0
     await Promise.all(this.#running)
   }
@@ -126,11 +132,26 @@ export class ReferrersPrefetch {
 
   #bringAttestations(repository: MirroredName, image: Digest): void {
     const platform = this.#platforms.get(keyOf(repository, image))
-    for (const attestation of platform?.attestations ?? []) {
+    if (platform === undefined) {
+      this.#once(repository, `platform ${image}`, () => this.#recall(repository, image))
+      return
+    }
+    for (const attestation of platform.attestations) {
       this.#once(repository, `attestation ${attestation}`, () =>
         this.#bringAttestation(repository, attestation),
       )
     }
+  }
+
+  /** What an index said that was served before a restart, or long ago. */
+  async #recall(repository: MirroredName, image: Digest): Promise<void> {
+    const { garbage, manifests } = this.#options.metadata
+    const [index] = await garbage.namedBy(repositoryKey(repository), image, 'manifest')
+    if (index === undefined) return
+    const children = await manifests.children(index)
+    const about = children.filter((it) => subjectOfAttestation(it) === image).map(({ digest }) => digest)
+    this.#platforms.set(keyOf(repository, image), { index, attestations: about })
+    this.#bringAttestations(repository, image)
   }
 
   #once(repository: MirroredName, what: string, task: Task): void {
@@ -184,13 +205,15 @@ export class ReferrersPrefetch {
       ? ((await listings.allReferrers(repository, subject, signal)) ??
         (await this.#fallback(repository, subject)))
       : await listings.storedReferrers(repository, subject)
-    for (const { digest } of referrers.slice(0, MOST_REFERRERS)) {
-      if (!(await this.#bringManifest(repository, digest, limit))) return
+    const most = isCounted(repository) ? MOST_COUNTED : MOST_REFERRERS
+    for (const { digest } of referrers.slice(0, most)) {
+      if (isForPeople(repository) || !(await this.#bringManifest(repository, digest, limit))) return
     }
   }
 
   /** Without that API upstream: what the referrers tag names, where there is one. */
   async #fallback(repository: MirroredName, subject: Digest): Promise<readonly Pick<Descriptor, 'digest'>[]> {
+    if (isForPeople(repository)) return []
     const found = await this.#get(repository, referrersTag(subject))
     return found?.content.manifests ?? []
   }
@@ -221,4 +244,19 @@ export class ReferrersPrefetch {
 
 function keyOf({ origin, name }: MirroredName, what: string): string {
   return `${origin.upstream.key} ${name} ${what}`
+}
+
+/** Each manifest costs one of a limited number of pulls. */
+function isCounted({ origin }: MirroredName): boolean {
+  return origin.upstream.status().accounts.some(({ pulls }) => pulls !== undefined)
+}
+
+/** What is left of those pulls is for what somebody asks for. */
+function isForPeople({ origin }: MirroredName): boolean {
+  const { accounts } = origin.upstream.status()
+  return accounts.some(
+    ({ pulls }) =>
+      pulls?.limit !== undefined &&
+      pulls.remaining <= Math.max(pulls.limit * SHARE_FOR_PEOPLE, origin.reserve),
+  )
 }

@@ -73,7 +73,7 @@ export class TolerantMetadata implements MetadataStore {
       get: (repository, tag) => or(undefined, inner.tags.get(repository, tag)),
       list: (repository, page) => or([], inner.tags.list(repository, page)),
       naming: (repository, digest) => or([], inner.tags.naming(repository, digest)),
-      lastChecked: (repository) => or(undefined, inner.tags.lastChecked(repository)),
+      held: (repository, limit) => or([], inner.tags.held(repository, limit)),
     }
     this.manifests = {
       get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
@@ -93,7 +93,8 @@ export class TolerantMetadata implements MetadataStore {
     this.upstreamAnswers = {
       get: (repository, question) => or(undefined, answers.get(repository, question)),
       body: (repository, question) => or(undefined, answers.body(repository, question)),
-      weight: () => or(0, answers.weight()),
+      // Whoever bounds it must not take what cannot be read for nothing.
+      weight: () => answers.weight(),
     }
   }
 

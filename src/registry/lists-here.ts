@@ -20,6 +20,8 @@ interface ListsHereOptions {
 
 /** More are not counted. */
 const MOST_TAGS = 10_000
+/** Of a list so many are looked for. */
+const MOST_LOOKS = 256
 
 /** @param manifest undefined: none is here */
 export async function listsHere(
@@ -33,7 +35,7 @@ export async function listsHere(
   const repository = repositoryKey(mirrored)
   const count = (body: Buffer): number => (JSON.parse(body.toString()) as unknown[]).length
   const tags = await listHere(options, mirrored, TAG_LIST, origin.tagTtlMs, count)
-  const heldTags = (await metadata.tags.list(repository, { limit: MOST_TAGS })).length
+  const heldTags = (await metadata.tags.held(repository, MOST_TAGS)).length
   const ofTags = tagsSentence(key, tags, heldTags)
   if (manifest === undefined) return { ...(tags && { tags }), sentences: [ofTags] }
 
@@ -45,7 +47,7 @@ export async function listsHere(
     return listed.length
   })
   let held = 0
-  for (const digest of listed) {
+  for (const digest of listed.slice(0, MOST_LOOKS)) {
     if ((await metadata.manifests.get(repository, digest)) !== undefined) held += 1
   }
   if (referrers === undefined) held = (await metadata.manifests.referrers(repository, manifest)).length

@@ -71,8 +71,8 @@ export interface TagIndex {
   list(repository: RepositoryKey, page: Page): Promise<Tag[]>
   /** Tags of that manifest, without tombstones. */
   naming(repository: RepositoryKey, digest: Digest): Promise<Tag[]>
-  /** When upstream last confirmed any of them that is no tombstone; undefined when there is none. */
-  lastChecked(repository: RepositoryKey): Promise<EpochMs | undefined>
+  /** Those whose manifest this repository holds, and when each was last confirmed. Lexical, without tombstones. */
+  held(repository: RepositoryKey, limit: number): Promise<Pick<TagRecord, 'tag' | 'checkedAt'>[]>
 }
 
 export interface ManifestIndex {
@@ -254,7 +254,10 @@ export interface MetadataTransaction {
     checkedAt: EpochMs,
   ): void
   forgetUpstreamAnswer(repository: RepositoryKey, question: UpstreamQuestion): void
-  /** Forgets those that were confirmed longest ago, until the rest weighs no more than that. */
+  /**
+   * Forgets until the rest weighs no more than that: first what is about nothing that is here, then what was confirmed
+   * longest ago.
+   */
   trimUpstreamAnswers(toWeight: Bytes): void
   /** They get their numbers in this order, after all that were committed before. */
   queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void

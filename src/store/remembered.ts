@@ -56,7 +56,7 @@ export class RememberedMetadata implements MetadataStore {
       get: (repository, tag) => this.#read(`tag ${of(repository)}:${tag}`, () => tags.get(repository, tag)),
       list: (repository, page) => tags.list(repository, page),
       naming: (repository, digest) => tags.naming(repository, digest),
-      lastChecked: (repository) => tags.lastChecked(repository),
+      held: (repository, limit) => tags.held(repository, limit),
     }
     this.manifests = {
       get: (repository, digest) =>

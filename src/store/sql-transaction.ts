@@ -9,13 +9,16 @@ import type { Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { EpochMs, MetadataTransaction, RepositoryKey, TagRecord } from './metadata.ts'
 import type { RepositoryId, Tables } from './schema.ts'
-import { tagQuestion, type NewUpstreamAnswer, type UpstreamQuestion } from './upstream-answers.ts'
+import {
+  answerWeight,
+  TAG_LIST,
+  tagQuestion,
+  type NewUpstreamAnswer,
+  type UpstreamQuestion,
+} from './upstream-answers.ts'
 
 /** Rows of one insert. An index of 4 MiB may name thousands, and a statement takes only so many parameters. */
 const ROWS_PER_INSERT = 50
-
-/** What a row of an upstream's answer takes beside its body: its key stands in four places. */
-const ANSWER_OVERHEAD: Bytes = 512
 
 export class SqlTransaction implements MetadataTransaction {
   readonly #db: Kysely<Tables>
@@ -363,15 +366,16 @@ export class SqlTransaction implements MetadataTransaction {
   putUpstreamAnswer(
     repository: RepositoryKey,
     question: UpstreamQuestion,
-    { body, etag, subject }: NewUpstreamAnswer,
+    answer: NewUpstreamAnswer,
     at: EpochMs,
   ): void {
+    const { body, etag, subject } = answer
     const facts = {
       registry: repository.registry,
       subject: subject ?? null,
       body: body ?? null,
       etag: etag ?? null,
-      weight: (body?.length ?? 0) + ANSWER_OVERHEAD,
+      weight: answerWeight(answer),
       stored_at: at,
       checked_at: at,
     }
@@ -409,12 +413,18 @@ export class SqlTransaction implements MetadataTransaction {
   }
 
   trimUpstreamAnswers(toWeight: Bytes): void {
+    const held = sql`select 1 from manifest where manifest.repository = upstream_answer.repository`
+    // What is about something that is here outlives what strangers can make up: other names, tags and digests.
+    const wanted = sql`exists (${held}) and (question = ${TAG_LIST}
+      or subject is not null and exists (${held} and manifest.digest = subject))`
     const weighed = this.#db
       .selectFrom('upstream_answer')
       .select([
         'repository',
         'question',
-        sql<number>`sum(weight) over (order by checked_at desc, repository, question)`.as('so_far'),
+        sql<number>`sum(weight) over (
+          order by case when ${wanted} then 0 else 1 end, checked_at desc, repository, question
+        )`.as('so_far'),
       ])
       .as('weighed')
     const over = this.#db

@@ -207,14 +207,18 @@ class SqlTags implements TagIndex {
     return rows.map((row) => row.tag)
   }
 
-  async lastChecked(repository: RepositoryKey): Promise<EpochMs | undefined> {
-    const row = await this.#db
+  async held(repository: RepositoryKey, limit: number): Promise<Pick<TagRecord, 'tag' | 'checkedAt'>[]> {
+    return await this.#db
       .selectFrom('tag')
-      .select(({ fn }) => fn.max<EpochMs | null>('checked_at').as('at'))
-      .where('repository', '=', repositoryId(repository))
-      .where('deleted_at', 'is', null)
-      .executeTakeFirst()
-    return row?.at ?? undefined
+      .innerJoin('manifest', (join) =>
+        join.onRef('manifest.repository', '=', 'tag.repository').onRef('manifest.digest', '=', 'tag.digest'),
+      )
+      .select(['tag.tag', 'tag.checked_at as checkedAt'])
+      .where('tag.repository', '=', repositoryId(repository))
+      .where('tag.deleted_at', 'is', null)
+      .orderBy('tag.tag')
+      .limit(limit)
+      .execute()
   }
 }
 

@@ -43,6 +43,14 @@ export interface UpstreamAnswerIndex {
   weight(): Promise<Bytes>
 }
 
+/** What a row takes beside its body: its key stands in four places. */
+const ROW_WEIGHT: Bytes = 512
+
+/** What an answer weighs in the index, about. */
+export function answerWeight({ body }: NewUpstreamAnswer): Bytes {
+  return (body?.length ?? 0) + ROW_WEIGHT
+}
+
 /** What is written down of an answer. */
 export interface NewUpstreamAnswer {
   /** Undefined: there is none. */

@@ -192,7 +192,10 @@ export class RegistryClient implements Upstream {
     })
     if (answer.status === 304 && etag !== undefined) {
       answer.body.cancel()
-      return { tags: [], next: undefined, etag, unchanged: true }
+      // A page may be the same, and have got one behind it.
+      const next = nextPageOf(answer.headers, answer.url)
+      if (next !== undefined) return await this.tags(name, query, signal)
+      return { tags: [], next, etag, unchanged: true }
     }
     if (answer.status === 404) {
       await this.#confirmAbsent(answer)

@@ -2,7 +2,7 @@
 import { test, type Test } from 'tap'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import type { Explanation } from '../../src/registry/explanation.ts'
-import { tagQuestion } from '../../src/store/upstream-answers.ts'
+import { TAG_LIST, tagQuestion } from '../../src/store/upstream-answers.ts'
 import { manifestDigest } from '../support/cached-lists.ts'
 import { eventually, ownFolder, pull, type Pulled } from '../support/app.ts'
 import { image } from '../support/images.ts'
@@ -317,4 +317,159 @@ test('explain says what of lists and referrers is here', async (t) => {
   it.pass(2 * MINUTE)
   await eventually('it is kept', async () => (await explain()).lists?.referrers?.held === 1)
   t.match((await explain()).lists, { sentences: [/to be asked again$/, /^1 referrer, 1 of them here: /] })
+})
+
+test('the index holds no more answers than their share, however small each of them is', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off', maxSize: '1600KiB' } })
+  const { metadata } = it.mirror.app
+  await ask(it, LIST)
+  for (let round = 0; round < 12; round += 1) {
+    const tags = Array.from({ length: 25 }, (_, at) => `app/manifests/stranger-${String(round * 25 + at)}`)
+    const answers = await Promise.all(tags.map((path) => it.get(path)))
+    t.ok(answers.every(({ status }) => status === 404))
+  }
+  await eventually('they are written down', async () => (await metadata.upstreamAnswers.weight()) > 50_000)
+  t.ok((await metadata.upstreamAnswers.weight()) <= 102_400 + 25 * 512)
+  it.pass(2 * MINUTE)
+  await it.hub.stop()
+  isStale(t, await it.get(LIST), 200)
+})
+
+test('a list that takes long is handed on page by page, to its end, and never cut short', async (t) => {
+  const it = await scene(t, {
+    simulated: { pageSize: 2, tagsList: 'unsorted' },
+    cache: { prefetch: 'off' },
+    ...{ budgetMs: 6_000, staleBudgetMs: 2_000 },
+  })
+  for (const tag of ['2', '3', '4', '5', '6', '7', '8']) it.hub.addImage('library/app', tag, one)
+  const rule = it.hub.fault({ kind: 'tags' }, { latencyMs: 1_200 })
+  const pages: string[][] = []
+  let next: string | undefined = `${LIST}?n=2`
+  while (next !== undefined && pages.length < 10) {
+    const page: Pulled = await it.get(next)
+    t.equal(page.status, 200)
+    t.not(page.cache, 'stale')
+    pages.push(tagsOf(page))
+    next = /^<\/v2\/([^>]+)>/.exec(String(page.headers['link']))?.[1]
+  }
+  t.same(pages, [
+    ['8', '7'],
+    ['6', '5'],
+    ['4', '3'],
+    ['2', '1'],
+  ])
+  rule.remove()
+})
+
+test('a list that is handed on is what is here when upstream is gone', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  const held = it.hub.holdings.repository('library/app').tags
+  for (let at = 0; at < 12_000; at += 1) held.set(`large-${String(at)}-${'x'.repeat(100)}`, subject)
+  t.equal(tagsOf(await it.get(LIST)).length, 12_001)
+  await it.hub.stop()
+  const list = await it.get(LIST)
+  isStale(t, list, 200)
+  t.same(tagsOf(list), ['1'])
+})
+
+test('tags that came here after a list was kept are in it, and it is dated by itself', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  await ask(it, LIST)
+  it.hub.addImage('library/app', '2', one)
+  it.pass(100 * DAY)
+  await eventually('it is kept', async () => (await it.get('app/manifests/2')).cache === 'hit')
+  await it.hub.stop()
+  const list = await it.get(LIST)
+  isStale(t, list, 200)
+  t.same(tagsOf(list), ['1', '2'])
+  t.notMatch(list.headers['warning'], /confirmed/)
+})
+
+test('"no such repository" is no answer where a tag of it is here', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  const rule = it.hub.fault({ kind: 'tags' }, { status: 404, code: 'NAME_UNKNOWN' })
+  t.equal((await it.get(LIST)).status, 404)
+  const { upstreamAnswers } = it.mirror.app.metadata
+  await eventually('it is written down', async () => (await upstreamAnswers.get(APP, TAG_LIST)) !== undefined)
+  await eventually('nobody joins it any more', async () => (await it.get(LIST)).cache === undefined)
+  rule.remove()
+  it.pass(2 * MINUTE)
+  await it.hub.stop()
+  const list = await it.get(LIST)
+  isStale(t, list, 200)
+  t.same(tagsOf(list), ['1'])
+})
+
+test('who joins a question that confirms what went meanwhile gets it all the same', async (t) => {
+  const it = await scene(t, { simulated: { listEtags: true }, cache: { prefetch: 'off' } })
+  await ask(it, LIST)
+  it.pass(2 * MINUTE)
+  let reached: (() => void) | undefined
+  const asking = new Promise<void>((resolve) => (reached = resolve))
+  it.hub.fault(
+    {
+      kind: 'tags',
+      when: () => {
+        reached?.()
+        return true
+      },
+    },
+    { latencyMs: 500 },
+  )
+  const first = it.get(LIST)
+  await asking
+  await it.mirror.app.metadata.transaction((tx) => tx.deleteManifest(APP, subject, Date.now()))
+  const second = await it.get(LIST)
+  t.same(tagsOf(second), ['1'])
+  t.same(tagsOf(await first), ['1'])
+})
+
+test('an old "there is none" takes nobody time away', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  await ask(it, ABSENT)
+  it.pass(60 * DAY)
+  it.hub.addImage('library/app', 'nothing', one)
+  it.hub.fault({ kind: 'manifest', ref: 'nothing' }, { latencyMs: 1_000 })
+  t.equal((await it.get(ABSENT)).status, 200)
+})
+
+test('a page with nothing in it does not end a list, and a list that breaks off is none', async (t) => {
+  const it = await scene(t, { simulated: { pageSize: 1 }, cache: { prefetch: 'off' } })
+  for (const tag of ['2', '3']) it.hub.addImage('library/app', tag, one)
+  const empty = it.hub.fault(
+    { kind: 'tags', when: ({ url }) => url.includes('last=1') },
+    {
+      status: 200,
+      body: { text: '{"name":"library/app","tags":[]}', type: 'application/json' },
+      headers: { link: '</v2/library/app/tags/list?n=1&last=2>; rel="next"' },
+    },
+  )
+  t.same(tagsOf(await it.get(LIST)), ['1', '3'])
+  empty.remove()
+  it.pass(2 * MINUTE)
+  it.hub.fault({ kind: 'tags', when: ({ url }) => url.includes('last=2') }, { status: 404 })
+  isStale(t, await it.get(LIST), 200)
+})
+
+test('that lists are denied is no trouble with pulls', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  it.hub.fault({ kind: 'tags' }, { status: 403 })
+  isStale(t, await it.get(LIST), 200)
+  const ready = await it.get('../readyz')
+  t.notMatch(ready.body.toString(), /denied/)
+})
+
+test('what upstream says is gone replaces what it listed, also of what was never pulled', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' } })
+  it.hub.addImage('library/other', '1', one)
+  const other = 'other/tags/list'
+  t.equal((await it.get(other)).status, 200)
+  await eventually('it is kept', async () => (await it.get(other)).cache === 'hit')
+  it.hub.deleteRepository('library/other')
+  it.pass(2 * MINUTE)
+  t.equal((await it.get(other)).status, 404)
+  await it.restart()
+  await it.hub.stop()
+  it.pass(2 * MINUTE)
+  isStale(t, await it.get(other), 404)
 })

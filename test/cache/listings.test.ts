@@ -57,9 +57,10 @@ test('tagsList: cursors are opaque, and whatever host a link names is not ours t
   const urls = (): (string | undefined)[] => hub.log.of('tags').map(({ url }) => url)
   t.same(urls(), ['/v2/library/app/tags/list?n=1000', '/v2/library/app/tags/list?next_page=gAAA%2Bx%3D%3D'])
   const handedOn = await get('app/tags/list?next_page=mine&ns=docker.io')
-  t.equal(handedOn.headers['link'], '</v2/app/tags/list?next_page=gAAA%2Bx%3D%3D&ns=docker.io>; rel="next"')
+  const link = /^<\/v2\/([^>]+)>; rel="next"$/.exec(String(handedOn.headers['link']))?.[1] ?? ''
+  t.match(link, /^app\/tags\/list\?.*ns=docker\.io/)
   rule.remove()
-  await get('app/tags/list?next_page=gAAA%2Bx%3D%3D&ns=docker.io')
+  await get(link)
   t.equal(urls().at(-1), '/v2/library/app/tags/list?next_page=gAAA%2Bx%3D%3D')
 })
 

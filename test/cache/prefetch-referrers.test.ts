@@ -1,6 +1,14 @@
 /** Fetch-ahead of attestations and referrers: what sets it in motion, what does not, and where it ends. */
 import { test, type Test } from 'tap'
-import { pull, settled, simulate, startMirror, type MirrorOptions, type Pulled } from '../support/app.ts'
+import {
+  ownFolder,
+  pull,
+  settled,
+  simulate,
+  startMirror,
+  type MirrorOptions,
+  type Pulled,
+} from '../support/app.ts'
 import {
   artifact,
   attestedIndex,
@@ -141,4 +149,33 @@ test('of many referrers some are brought, and of large ones so many bytes', asyn
   await pullImage()
   t.equal(many.filter(({ manifest }) => count(manifest, 'manifest') > 0).length, 16)
   t.equal(large.filter(({ layers }) => count(layers[0]!, 'blob') > 0).length, 1)
+})
+
+test('where pulls are counted few of them are spent ahead, and none of the last half', async (t) => {
+  const many = Array.from({ length: 10 }, (_, at) =>
+    artifact({ artifactType: SPDX, layerType: SPDX, subject: AMD64.manifest, seed: `many ${String(at)}` }),
+  )
+  for (const [limit, brought] of [
+    [1_000, 4],
+    [9, 1],
+  ] as const) {
+    const { pullImage, count } = await setUp(t, { hub: { rateLimit: { limit } } }, many)
+    await pullImage()
+    t.equal(count(ATTESTATION.manifest, 'manifest'), 1, 'what Docker needs comes')
+    t.equal(many.filter(({ manifest }) => count(manifest, 'manifest') > 0).length, brought)
+  }
+})
+
+test('what an index said before a restart is not forgotten', async (t) => {
+  const root = ownFolder(t)
+  const first = await setUp(t, { root })
+  await first.get('manifests/1')
+  await settled(first.mirror)
+  await first.mirror.close()
+  const mirror = await startMirror(t, first.upstream, { root })
+  const get = (path: string): Promise<Pulled> => pull(`${mirror.url}/v2/library/app/${path}`)
+  t.equal((await get(`manifests/${AMD64.manifest.digest}`)).status, 200)
+  await settled(mirror)
+  t.equal(first.count(ATTESTATION.manifest, 'manifest'), 1)
+  t.equal(first.count(ATTESTATION.manifest, 'referrers'), 1)
 })

@@ -407,15 +407,46 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     },
   )
 
-  void t.test('the last look at any tag of a repository', async (t) => {
+  void t.test('tags whose manifest is here', async (t) => {
     const store = await make(t)
-    t.equal(await store.tags.lastChecked(alpine), undefined)
+    t.same(await store.tags.held(alpine, 10), [])
     await store.transaction((tx) => {
+      tx.putManifest(alpine, named('a'), 8, image([]), 1000)
       tx.putTag(alpine, tagRecord(named('a'), { tag: parseTag('a'), checkedAt: 5 }))
       tx.putTag(alpine, tagRecord(named('a'), { tag: parseTag('b'), checkedAt: 7 }))
+      tx.putTag(alpine, tagRecord(named('elsewhere'), { tag: parseTag('c'), checkedAt: 8 }))
       tx.putTag(alpine, tagRecord(named('a'), { tag: parseTag('gone'), checkedAt: 9, deletedAt: 10 }))
     })
-    t.equal(await store.tags.lastChecked(alpine), 7)
-    t.equal(await store.tags.lastChecked(sameNameElsewhere), undefined)
+    t.same(await store.tags.held(alpine, 10), [
+      { tag: 'a', checkedAt: 5 },
+      { tag: 'b', checkedAt: 7 },
+    ])
+    t.equal((await store.tags.held(alpine, 1)).length, 1)
+    t.same(await store.tags.held(sameNameElsewhere, 10), [])
+  })
+
+  void t.test('what strangers can make us ask is trimmed before what is about something here', async (t) => {
+    const store = await make(t)
+    const subject = named('manifest')
+    await store.transaction((tx) => {
+      tx.putManifest(alpine, subject, 8, image([]), 1000)
+      tx.putUpstreamAnswer(alpine, TAG_LIST, { body: Buffer.alloc(1000) }, 1)
+      tx.putUpstreamAnswer(alpine, referrersQuestion(subject), { body: Buffer.alloc(1000), subject }, 1)
+      const unknown = named('unknown')
+      tx.putUpstreamAnswer(
+        alpine,
+        referrersQuestion(unknown),
+        { body: Buffer.alloc(1000), subject: unknown },
+        9,
+      )
+      tx.putUpstreamAnswer(alpine, tagQuestion(latest), {}, 9)
+      tx.putUpstreamAnswer(sameNameElsewhere, TAG_LIST, { body: Buffer.alloc(1000) }, 9)
+    })
+    await store.transaction((tx) => tx.trimUpstreamAnswers(3_100))
+    const { upstreamAnswers } = store
+    t.not(await upstreamAnswers.get(alpine, TAG_LIST), undefined)
+    t.not(await upstreamAnswers.get(alpine, referrersQuestion(subject)), undefined)
+    t.equal(await upstreamAnswers.get(alpine, tagQuestion(latest)), undefined)
+    t.equal(await upstreamAnswers.get(sameNameElsewhere, TAG_LIST), undefined)
   })
 }
