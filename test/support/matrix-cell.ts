@@ -54,6 +54,11 @@ const HEAD_BUDGET_MS: Readonly<Record<CacheState, number>> = {
 }
 /** A breaker that has opened stays so a little longer than that. */
 const OPEN_MS = 9_000
+/**
+ * Until upstream's word is written down. Where a pull joined an earlier one it never is, and another has to be made; but
+ * on a machine that is busy a write takes long, and whoever looks too few times would pull again for ever.
+ */
+const CONFIRMING_LOOKS = 100
 /** For what must work without a fault, however many other cells get ready beside it on a machine that is busy. */
 const GOOD_DAY_MS = 180_000
 
@@ -290,7 +295,7 @@ export class CellRun {
   async #confirmed(repository: string, since: number): Promise<boolean> {
     const url = new URL('/_entrepot/explain', this.#base)
     url.searchParams.set('ref', `${this.#cell.key}/${repository}:${TAG}`)
-    for (let look = 0; look < 20; look += 1) {
+    for (let look = 0; look < CONFIRMING_LOOKS; look += 1) {
       const { body } = await request(url, { dispatcher: this.#agent })
       const { tag } = (await body.json()) as { tag?: { checkedMsAgo: number } }
       if (tag !== undefined && tag.checkedMsAgo < performance.now() - since) return true
