@@ -49,7 +49,7 @@ export interface Listed<T> {
 }
 
 /** Upstream pages it better than we do; there are so many ms of the header budget left. */
-export interface HandOn {
+interface HandOn {
   readonly handOnMs: Milliseconds
 }
 

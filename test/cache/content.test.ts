@@ -1,7 +1,7 @@
 /** Manifests and names that are odd: what clients get is exact, or an honest error. */
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import { eventually, pull } from '../support/app.ts'
+import { eventually, pull, settled } from '../support/app.ts'
 import { ODD_HEADERS } from '../support/faults/content.ts'
 import { content, image, schema1, type Content } from '../support/images.ts'
 import { isConsistent, REPO, startTagged } from '../support/tagged.ts'
@@ -162,6 +162,7 @@ test('unknownAlgo: what nobody could verify is refused, and a manifest that name
   upstream.holdings.addManifest(REPO, 'strange', strange)
   t.ok((await get('strange')).body.equals(strange.bytes))
   t.equal((await blob(first.config.digest)).status, 200)
+  await settled(mirror)
   const asked = upstream.log.count()
   for (const path of [`blobs/${digest}`, `manifests/${digest}`, `referrers/${digest}`]) {
     for (const method of ['GET', 'HEAD'] as const) {

@@ -165,10 +165,7 @@ test('a fallback without the image is no proof that there is none', async (t) =>
   const stale = await pull(url.tag)
   t.equal(stale.cache, 'stale')
   t.ok(stale.body.equals(manifest.bytes))
-  for (const url of [
-    `${mirror.url}/v2/library/big/manifests/2`,
-    `${mirror.url}/v2/library/none/manifests/1`,
-  ]) {
+  for (const url of [`${mirror.url}/v2/library/big/manifests/2`, `${mirror.url}/v2/team/none/manifests/1`]) {
     for (const method of ['GET', 'HEAD'] as const) {
       const refused = await pull(url, {}, method)
       // A HEAD may begin a first push, which a 503 would end.

@@ -14,6 +14,9 @@ export const REPO = 'library/app'
 /** What is not valid in a URL, a header or a line. */
 export const ROBOT = { username: 'office+robot', password: 'p:ä"ss\nword' }
 
+/** A page of a list that is not kept here. */
+const HANDED_ON = 'tags/list?next_page=~'
+
 export interface Guarded {
   readonly upstream: UpstreamSimulator
   readonly mirror: Mirror
@@ -22,7 +25,7 @@ export interface Guarded {
   readonly image: Image
   /** `path` is what follows `/v2/library/app/`. */
   readonly get: (path?: string) => Promise<Pulled>
-  /** Asks upstream each time, as lists do. */
+  /** Asks upstream each time, as pages of lists do that are handed on. */
   readonly list: () => Promise<number>
   /** Whether all of the image comes whole and right. */
   readonly pullAll: () => Promise<boolean>
@@ -62,7 +65,7 @@ export async function guard(
     clock,
     image: held,
     get,
-    list: async () => (await get('tags/list')).status,
+    list: async () => (await get(HANDED_ON)).status,
     pullAll,
     grownStale: async () => {
       if (!(await pullAll())) throw new Error('the good days are none')
