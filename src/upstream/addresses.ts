@@ -9,10 +9,27 @@
 import { lookup as systemLookup } from 'node:dns'
 import { BlockList, isIP, type LookupFunction } from 'node:net'
 
-/** From far to near. `never`: link-local, multicast, reserved. */
+/** From far to near. `never`: link-local, multicast, reserved, what clouds tell secrets at. */
 type AddressClass = 'public' | 'private' | 'loopback' | 'never'
 
 const SUBNETS: Record<Exclude<AddressClass, 'public'>, readonly (readonly [string, number])[]> = {
+  // The first that holds an address says what it is.
+  never: [
+    ['169.254.0.0', 16],
+    ['224.0.0.0', 3],
+    ['fe80::', 10],
+    ['ff00::', 8],
+    // No registry has a place there: protocols of the IETF (and Oracle's metadata), what a network translates as it
+    // likes (RFC 8215), and 6to4 (RFC 7526), which carry any IPv4 address.
+    ['192.0.0.0', 24],
+    ['64:ff9b:1::', 48],
+    ['2002::', 16],
+    // Clouds tell their machines secrets there: Alibaba, Azure, AWS, Google.
+    ['100.100.100.200', 32],
+    ['168.63.129.16', 32],
+    ['fd00:ec2::254', 128],
+    ['fd20:ce::254', 128],
+  ],
   // 0.0.0.0 and :: reach this machine on Linux.
   loopback: [
     ['127.0.0.0', 8],
@@ -25,13 +42,10 @@ const SUBNETS: Record<Exclude<AddressClass, 'public'>, readonly (readonly [strin
     ['172.16.0.0', 12],
     ['192.168.0.0', 16],
     ['100.64.0.0', 10],
+    // Of benchmarks (RFC 2544), which networks use as if it were private.
+    ['198.18.0.0', 15],
     ['fc00::', 7],
-  ],
-  never: [
-    ['169.254.0.0', 16],
-    ['224.0.0.0', 3],
-    ['fe80::', 10],
-    ['ff00::', 8],
+    ['fec0::', 10],
   ],
 }
 
