@@ -155,7 +155,9 @@ export function nextPageOf(headers: ResponseHeaders, base: URL): URLSearchParams
   const values = headers['link']
   const joined = typeof values === 'string' ? values : (values ?? []).join(',')
   for (const [, target = '', parameters = ''] of joined.matchAll(/<([^<>]*)>([^<]*)/g)) {
-    if (!/;\s*rel\s*=\s*("[^"]*\bnext\b[^"]*"|next\b)/i.test(parameters)) continue
+    // One look at each character: what looks for a word within quotes that never end looks at them again and again.
+    const [, quoted, plain = ''] = /;\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))/i.exec(parameters) ?? []
+    if (!(quoted ?? plain).toLowerCase().split(/\s+/).includes('next')) continue
     return URL.parse(target, base)?.searchParams
   }
   return undefined

@@ -1,5 +1,6 @@
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
+import { nextPageOf } from '../../src/upstream/answers.ts'
 import { image } from '../support/images.ts'
 import { connect, failureOf, NAME } from '../support/upstream-client.ts'
 
@@ -27,6 +28,8 @@ void test('cursors are handed on unread, and other links passed over', async (t)
     ['<https://quay.io/v2/x/tags/list?n=100&last=b>;rel=next', 'n=100&last=b'],
     ['</first>; rel="first", </v2/x?last=z>; title="a, b"; rel="next"', 'last=z'],
     ['</first>; rel="first"', undefined],
+    ['</v2/x?last=z>; REL = "prev NEXT"', 'last=z'],
+    ['</v2/x?last=z>; rel="nextish"', undefined],
     ['nonsense', undefined],
     ['<http://>; rel="next"', undefined],
   ] as const) {
@@ -113,4 +116,17 @@ void test('referrers: paged: they come in pages, too', async (t) => {
   const second = await client.referrers(NAME, subject.manifest.digest, first!.next!, signal)
   t.equal(second?.next, undefined)
   t.notSame(first?.bytes, second?.bytes)
+})
+
+void test('a long Link is read once, whatever it is made of', (t) => {
+  const started = performance.now()
+  for (const piece of ['next ', '<', '<a>', '; ', ';rel="', ';rel = ', '; rel= "next', ' next"']) {
+    for (const before of ['', '<a>;rel="', '<a>;rel=', '<a>;']) {
+      const link = before + piece.repeat(60_000 / piece.length)
+      for (let nth = 0; nth < 10; nth++) nextPageOf({ link }, new URL('http://127.0.0.1/'))
+    }
+  }
+  const took = performance.now() - started
+  t.ok(took < 2_000, `${took} ms; where it is quadratic one of them takes half a second`)
+  t.end()
 })
