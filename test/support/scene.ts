@@ -2,7 +2,9 @@
  * One image at one simulated registry, a mirror in front of it, and a clock.
  */
 import path from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import type { Test } from 'tap'
+import type { Digest } from '../../src/oci/digest.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import {
   eventually,
@@ -84,12 +86,16 @@ export async function tagWritten(
   tag: string,
   at: number,
 ): Promise<void> {
+  let digest: Digest | undefined
   await eventually(`${name}:${tag} is written down`, async () => {
     const record = await app.metadata.tags.get({ registry, name: parseRepositoryName(name) }, parseTag(tag))
-    return record?.checkedAt === at
+    if (record?.checkedAt === at) digest = record.digest
+    return digest !== undefined
   })
-  // Behind it in the same queue: when this is done, whoever wrote it has heard so.
-  await app.metadata.transaction(() => undefined)
+  // Behind it in the same queue, and of no effect: when this is done, whoever wrote it has heard so. One that writes
+  // nothing at all is not queued.
+  await app.metadata.transaction((tx) => tx.markPulled(digest!, 0))
+  await turn()
 }
 
 /** Where the bytes of that blob lie. */
