@@ -1,84 +1,25 @@
-/** Tag lists, referrers and "there is none", cached as tags are: fresh, old, and while upstream cannot say. */
-import { test, type Test } from 'tap'
-import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
+/** Tag lists, referrers and "there is none", cached as tags are: fresh, old, and handed on. */
+import { test } from 'tap'
 import type { Explanation } from '../../src/registry/explanation.ts'
-import { TAG_LIST, tagQuestion } from '../../src/store/upstream-answers.ts'
-import { manifestDigest } from '../support/cached-lists.ts'
-import { eventually, ownFolder, pull, type Pulled } from '../support/app.ts'
-import { image } from '../support/images.ts'
+import { TAG_LIST } from '../../src/store/upstream-answers.ts'
+import { eventually } from '../support/app.ts'
+import {
+  ABSENT,
+  APP,
+  ask,
+  DAY,
+  FALLBACK,
+  isStale,
+  LIST,
+  manifestDigest,
+  MINUTE,
+  one,
+  REFERRERS,
+  scene,
+  signature,
+  subject,
+} from '../support/cached-lists.ts'
 import { tagsOf } from '../support/pages.ts'
-import { startTwoUpstreams, type TwoUpstreams, type TwoUpstreamsOptions } from '../support/two-upstreams.ts'
-import type { Behaviour } from '../support/upstream-rules.ts'
-
-const one = image({ layers: [10], seed: 'one' })
-const signature = image({ layers: [10], seed: 'signature', subject: one.manifest })
-const subject = one.manifest.digest
-const FALLBACK = subject.replace(':', '-')
-
-/** What clients ask beside content, of a manifest that is here. */
-const LIST = 'app/tags/list'
-const REFERRERS = `app/referrers/${subject}`
-const ABSENT = 'app/manifests/nothing'
-
-const APP = { registry: 'docker.io', name: parseRepositoryName('library/app') }
-const MINUTE = 60_000
-const DAY = 86_400_000
-
-interface Scene extends TwoUpstreams {
-  /** The wall clock goes on by so much. */
-  readonly pass: (ms: number) => void
-  readonly restart: (options?: TwoUpstreamsOptions) => Promise<void>
-  readonly root: string
-}
-
-/** `library/app` has one image, with a signature; a client has pulled it, and all is written down. */
-async function scene(t: Test, options: TwoUpstreamsOptions = {}): Promise<Scene> {
-  let now = Date.now()
-  const root = ownFolder(t)
-  const all = { root, now: () => now, budgetMs: 1_500, staleBudgetMs: 700, ...options }
-  const two = await startTwoUpstreams(t, all)
-  two.hub.addImage('library/app', '1', one)
-  two.hub.addImage('library/app', undefined, signature)
-  let { url } = two.mirror
-  let close = (): Promise<void> => two.mirror.close()
-  const get = (path: string): Promise<Pulled> => pull(`${url}/v2/${path}`)
-  await eventually('it is kept', async () => (await get('app/manifests/1')).cache === 'hit')
-  return {
-    ...two,
-    root,
-    get,
-    head: (path) => pull(`${url}/v2/${path}`, {}, 'HEAD'),
-    pass: (ms) => {
-      now += ms
-    },
-    restart: async (more = {}) => {
-      await close()
-      const { startMirror } = await import('../support/app.ts')
-      const { cache, ...rest } = { ...all, ...more }
-      const mirror = await startMirror(t, two.hub, { ...rest, ...(cache === undefined ? {} : { cache }) })
-      url = mirror.url
-      close = () => mirror.close()
-    },
-  }
-}
-
-/** Asked until the answer is written down, which goes on behind it. */
-async function ask(scene: Pick<Scene, 'get' | 'mirror'>, path: string): Promise<Pulled> {
-  const answer = await scene.get(path)
-  await eventually(`${path} is remembered`, async () => {
-    const again = await scene.get(path)
-    if (again.status !== 404) return again.cache === 'hit'
-    const tag = tagQuestion(parseTag(path.split('/').at(-1) ?? ''))
-    return (await scene.mirror.app.metadata.upstreamAnswers.get(APP, tag)) !== undefined
-  })
-  return answer
-}
-
-function isStale(t: Test, answer: Pulled, status: number): void {
-  t.equal(answer.status, status)
-  t.equal(answer.cache, 'stale')
-  t.match(answer.headers['warning'], /^299 - "docker\.io /)
-}
 
 test('a list is asked for once, and answers from here for the TTL of tags', async (t) => {
   const it = await scene(t)
@@ -155,65 +96,6 @@ test('an ETag is asked with, and what has not changed is not sent again', async 
     rule.remove()
   }
 })
-
-/** What upstream does while it cannot say; `status` is the answer where nothing here can stand in. */
-const TROUBLES: Record<string, { behaviour?: Behaviour; status: number; options?: TwoUpstreamsOptions }> = {
-  'is down': { status: 503 },
-  hangs: { behaviour: { hang: 'headers' }, status: 503 },
-  'answers 500': { behaviour: { status: 500 }, status: 503 },
-  'limits us': { behaviour: { status: 429, retryAfter: 600 }, status: 503 },
-  'denies access': { behaviour: { status: 403 }, status: 403 },
-}
-
-async function trouble(it: Scene, behaviour: Behaviour | undefined): Promise<void> {
-  if (behaviour === undefined) await it.hub.stop()
-  else it.hub.fault({}, behaviour)
-}
-
-for (const [what, { behaviour, status }] of Object.entries(TROUBLES)) {
-  test(`upstream ${what}: what was listed answers stale, also after a restart`, async (t) => {
-    const it = await scene(t)
-    await ask(it, LIST)
-    await ask(it, REFERRERS)
-    t.equal((await ask(it, ABSENT)).status, 404)
-    await trouble(it, behaviour)
-    for (const restarted of [false, true]) {
-      if (restarted) await it.restart()
-      it.pass(2 * MINUTE)
-      const list = await it.get(LIST)
-      isStale(t, list, 200)
-      t.same(tagsOf(list), ['1'])
-      const referrers = await it.get(`${REFERRERS}?artifactType=x%2Fy`)
-      isStale(t, referrers, 200)
-      t.same(manifestDigest(referrers), [])
-      isStale(t, await it.get(ABSENT), 404)
-      isStale(t, await it.head(ABSENT), 404)
-    }
-    it.pass(status === 403 ? 2 * DAY : 31 * DAY)
-    t.equal((await it.get(LIST)).status, status, 'but not for ever')
-    t.equal((await it.get(ABSENT)).status, status)
-    isStale(t, await it.get(REFERRERS), 200)
-  })
-
-  test(`upstream ${what}: what was never listed is what is here`, async (t) => {
-    const it = await scene(t, { cache: { prefetch: 'off' } })
-    await trouble(it, behaviour)
-    const list = await it.get(LIST)
-    isStale(t, list, 200)
-    t.same(tagsOf(list), ['1'])
-    const referrers = await it.get(REFERRERS)
-    isStale(t, referrers, 200)
-    t.same(manifestDigest(referrers), [])
-    isStale(t, await it.get(`app/manifests/${FALLBACK}`), 404)
-    isStale(t, await it.head(`app/manifests/${FALLBACK}`), 404)
-
-    const strange = signature.manifest.digest
-    t.equal((await it.get(`app/referrers/${strange}`)).status, status, 'of what is not here nothing is said')
-    t.equal((await it.get(`app/manifests/${strange.replace(':', '-')}`)).status, status)
-    t.equal((await it.get('other/tags/list')).status, status, 'never an empty list')
-    t.equal((await it.get(ABSENT)).status, status)
-  })
-}
 
 test('offline: what is here answers however old it is', async (t) => {
   const it = await scene(t)
@@ -333,32 +215,6 @@ test('the index holds no more answers than their share, however small each of th
   it.pass(2 * MINUTE)
   await it.hub.stop()
   isStale(t, await it.get(LIST), 200)
-})
-
-test('a list that takes long is handed on page by page, to its end, and never cut short', async (t) => {
-  const it = await scene(t, {
-    simulated: { pageSize: 2, tagsList: 'unsorted' },
-    cache: { prefetch: 'off' },
-    ...{ budgetMs: 6_000, staleBudgetMs: 2_000 },
-  })
-  for (const tag of ['2', '3', '4', '5', '6', '7', '8']) it.hub.addImage('library/app', tag, one)
-  const rule = it.hub.fault({ kind: 'tags' }, { latencyMs: 1_200 })
-  const pages: string[][] = []
-  let next: string | undefined = `${LIST}?n=2`
-  while (next !== undefined && pages.length < 10) {
-    const page: Pulled = await it.get(next)
-    t.equal(page.status, 200)
-    t.not(page.cache, 'stale')
-    pages.push(tagsOf(page))
-    next = /^<\/v2\/([^>]+)>/.exec(String(page.headers['link']))?.[1]
-  }
-  t.same(pages, [
-    ['8', '7'],
-    ['6', '5'],
-    ['4', '3'],
-    ['2', '1'],
-  ])
-  rule.remove()
 })
 
 test('a list that is handed on is what is here when upstream is gone', async (t) => {
