@@ -416,7 +416,7 @@ export class SqlTransaction implements MetadataTransaction {
     const held = sql`select 1 from manifest where manifest.repository = upstream_answer.repository`
     // What is about something that is here outlives what strangers can make up: other names, tags and digests.
     const wanted = sql`exists (${held}) and (question = ${TAG_LIST}
-      or subject is not null and exists (${held} and manifest.digest = subject))`
+      or exists (${held} and manifest.digest = upstream_answer.subject))`
     const weighed = this.#db
       .selectFrom('upstream_answer')
       .select([
