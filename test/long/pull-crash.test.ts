@@ -62,7 +62,8 @@ function judge(answers: readonly Answer[], before: AtRest, upstream: UpstreamSim
     if (pulled?.status === 200 && pulled.broken === undefined && !pulled.body.equals(bytes)) {
       faults.push(`a torn ${mediaType} was served whole`)
     }
-    const asked = upstream.log.of((entry) => entry.ref === digest)
+    // What refers to it is another question than what it is.
+    const asked = upstream.log.of(({ ref, kind }) => ref === digest && kind !== 'referrers')
     const [fetched] = asked.filter(({ method }) => method === 'GET')
     if (before.blobs.has(digest)) {
       if (fetched) faults.push(`a finished ${mediaType} was fetched again`)
