@@ -46,6 +46,9 @@ export async function startTagged(t: Test, options: MirrorOptions = {}, hub: Ups
         const record = await mirror.app.metadata.tags.get({ registry: 'docker.io', name }, tag)
         return record?.checkedAt === clock.now && (await get()).cache === 'hit'
       })
+      // Who reads the index sees a commit before the writer has said so: until then whoever asks joins the first.
+      const record = await mirror.app.metadata.tags.get({ registry: 'docker.io', name }, tag)
+      if (record !== undefined) await mirror.app.metadata.transaction((tx) => tx.markPulled(record.digest, 0))
     },
     /** Tags are old now, and failures forgotten. */
     age: (): void => {
