@@ -35,7 +35,7 @@ console.log(
 )
 console.log(`fds        ${String(start.descriptors)}, ${String(end.descriptors)}`)
 console.log(
-  `account    ${inMiB(end.mirroredBytes)} MiB mirrored and ${inMiB(end.pushedBytes)} pushed, ${inMiB(disk.blobs + disk.parts)} on the disk`,
+  `account    ${inMiB(end.mirroredBytes)} MiB mirrored and ${inMiB(end.pushedBytes)} pushed, ${inMiB(disk.blobs + disk.parts + disk.answers)} on the disk and in the index`,
 )
 console.log(`evicted    ${inMiB(end.evictedBytes)} MiB; read again by the scrub ${inMiB(end.scrubbedBytes)}`)
 console.log(

@@ -18,6 +18,8 @@ import type { PrefetchMode, ReferrersPrefetch } from './prefetch-referrers.ts'
 const LAYERS_THAT_TELL = 2
 /** Whether a config is here is not looked at again so soon: a hot manifest is asked for thousands of times a second. */
 const LOOK_AGAIN_MS = 10_000
+/** A manifest that was looked at in the last second, the same. */
+const SERVED_AGAIN_MS = 1000
 /** No runtime takes more layers; a manifest that names thousands is no reason to fetch them. */
 const MOST_AHEAD = 128
 
@@ -31,6 +33,15 @@ interface Image {
   followed: boolean
 }
 
+/** When a manifest was last looked at, and for which repository: several may share one. */
+interface Served {
+  readonly origin: MirroredName['origin']
+  readonly name: string
+  /** By the monotonic clock. */
+  readonly atMs: number
+  readonly image: Image | undefined
+}
+
 export class Prefetch {
   readonly #blobs: Pick<BlobCache, 'ahead'>
   readonly #referrers: Pick<ReferrersPrefetch, 'manifestServed' | 'imageFetched'>
@@ -42,6 +53,8 @@ export class Prefetch {
   readonly #byConfig = new LRUCache<string, Image>({ max: 20_000 })
   /** By repository and config: it is here, or was started. */
   readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })
+  /** By the object that all who pull a hot manifest share: one look instead of one for each of its names. */
+  readonly #served = new WeakMap<Manifest, Served>()
 
   constructor(options: {
     blobs: Pick<BlobCache, 'ahead'>
@@ -57,18 +70,29 @@ export class Prefetch {
 
   /** A client got this manifest by GET. */
   manifestServed(repository: MirroredName, manifest: Manifest): void {
+    const { origin, name } = repository
+    const atMs = performance.now()
+    const last = this.#served.get(manifest)
+    if (last !== undefined && last.origin === origin && last.name === name && isRecent(last, atMs)) return
+    const image = this.#look(repository, manifest)
+    this.#served.set(manifest, { origin, name, atMs, image })
+  }
+
+  /** @returns the image whose layers are counted from now on, if any is */
+  #look(repository: MirroredName, manifest: Manifest): Image | undefined {
     this.#referrers.manifestServed(repository, manifest)
     const { digest, content } = manifest
     const mode = this.#mode()
-    if (mode === 'off' || content.kind !== 'image') return
+    if (mode === 'off' || content.kind !== 'image') return undefined
     if (content.config !== undefined) this.#startConfig(repository, content.config)
-    if (mode !== 'layers') return
+    if (mode !== 'layers') return undefined
     const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
     // A herd counts together. What was started already is another pull's: something may be missing again.
-    if (known !== undefined && !known.started && sameLayers(known.layers, content.layers)) return
+    if (known !== undefined && !known.started && sameLayers(known.layers, content.layers)) return known
     const image: Image = { digest, layers: content.layers, asked: new Set(), started: false, followed: false }
     for (const layer of content.layers) this.#images.set(imageKey(repository, layer.digest), image)
     if (content.config !== undefined) this.#byConfig.set(imageKey(repository, content.config.digest), image)
+    return image
   }
 
   /**
@@ -114,6 +138,10 @@ export class Prefetch {
       }
     }
   }
+}
+
+function isRecent({ atMs, image }: Served, nowMs: number): boolean {
+  return nowMs - atMs < SERVED_AGAIN_MS && image?.started !== true
 }
 
 function imageKey({ origin, name }: MirroredName, digest: Digest): string {

@@ -121,7 +121,7 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
     }),
     cacheBytes: new Gauge({
       name: 'entrepot_cache_bytes',
-      help: 'Bytes of mirrored blobs and manifests on the disk, and of downloads that are not whole.',
+      help: 'Bytes of mirrored blobs, manifests and answers, and of downloads that are not whole.',
       labelNames: ['upstream'] as const,
       registers,
     }),

@@ -3,6 +3,7 @@
  */
 import { readdirSync, statSync } from 'node:fs'
 import path from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { residentBytes } from '../measured.ts'
 import { metricsOf } from '../metrics.ts'
 import type { Server } from '../server.ts'
@@ -36,23 +37,35 @@ export async function sampleOf(server: Server): Promise<Sample> {
   }
 }
 
-/** What a listing of the folders adds up to. */
+/** What a listing of the folders adds up to, and what the index keeps of upstreams' answers. */
 export interface Disk {
   readonly blobs: number
   /** Parts of downloads. */
   readonly parts: number
   /** Parts of pushes: nobody's budget. */
   readonly uploads: number
+  /** Lists and "there is none", as they weigh in the budget. */
+  readonly answers: number
 }
 
 export function diskOf(root: string): Disk {
-  const disk = { blobs: 0, parts: 0, uploads: 0 }
+  const disk = { blobs: 0, parts: 0, uploads: 0, answers: answersIn(path.join(root, 'metadata.sqlite')) }
   for (const { size } of filesBelow(path.join(root, 'blobs'))) disk.blobs += size
   for (const { name, size } of filesBelow(path.join(root, 'ingest'))) {
     if (name.startsWith('upload-')) disk.uploads += size
     else if (name.endsWith('.part')) disk.parts += size
   }
   return disk
+}
+
+function answersIn(index: string): number {
+  const database = new DatabaseSync(index, { readOnly: true })
+  try {
+    const row = database.prepare('SELECT coalesce(sum(weight), 0) AS bytes FROM upstream_answer').get()
+    return Number(row?.['bytes'])
+  } finally {
+    database.close()
+  }
 }
 
 function filesBelow(folder: string): { name: string; size: number }[] {

@@ -129,7 +129,7 @@ class Run implements AsyncDisposable {
     await this.#asking.leave()
     const end = await this.#rest(start)
     const disk = diskOf(this.#server.root)
-    if (disk.blobs + disk.parts !== end.mirroredBytes + end.pushedBytes) {
+    if (disk.blobs + disk.parts + disk.answers !== end.mirroredBytes + end.pushedBytes) {
       const account = `${String(end.mirroredBytes)} and ${String(end.pushedBytes)}`
       this.#asking.fail('the account', `${account} is not what is on the disk: ${JSON.stringify(disk)}`)
     }
