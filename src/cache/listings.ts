@@ -64,37 +64,19 @@ export class Listings {
     signal: AbortSignal,
   ): Promise<TagsAnswer | undefined> {
     const { upstream } = repository.origin
-    const handOn = async (
-      ofUpstream: URLSearchParams,
-      limitMs: Milliseconds,
-    ): Promise<TagsAnswer | undefined> => {
-      const page = await this.#handOn(repository, limitMs, signal, (limit) =>
-        upstream.tags(repository.name, ofUpstream, limit),
-      )
-      if (page === undefined) return undefined
-      const { tags, next } = inOrder(page, ofUpstream)
-      return { tags, next: cursorOf(next), cache: 'miss' }
-    }
-    // A cursor of upstream's own says nothing to us.
-    const cursor = upstreamQueryOf(query)
-    if (cursor !== undefined) {
-      return this.#handedOn(repository, handOn(cursor, this.#options.freshness().budgetMs))
-    }
-    const asked = this.#tagList(repository)
-    let found = await this.#lists.list(asked, signal)
-    if ('handOnMs' in found) {
-      try {
-        return await handOn(query, found.handOnMs)
-      } catch (error) {
-        found = await this.#lists.insteadOf(error, asked)
-      }
-    }
-    const { value, cache, warning } = found
-    if (value === undefined) {
-      if (warning === undefined) return undefined
-      throw nameUnknown(repository, undefined, warning)
-    }
-    return { ...pageOf(value, query), cache, ...(warning === undefined ? {} : { warning }) }
+    return this.#answer<readonly string[], TagsAnswer>(this.#tagList(repository), query, signal, {
+      handOn: async (ofUpstream, limit) => {
+        const page = await upstream.tags(repository.name, ofUpstream, limit)
+        if (page === undefined) return undefined
+        const { tags, next } = inOrder(page, ofUpstream)
+        return { tags, next: cursorOf(next), cache: 'miss' }
+      },
+      fromHere: ({ value, ...marks }) => {
+        if (value !== undefined) return { ...pageOf(value, query), ...marks }
+        if (marks.warning === undefined) return undefined
+        throw nameUnknown(repository, undefined, marks.warning)
+      },
+    })
   }
 
   /**
@@ -108,42 +90,30 @@ export class Listings {
     signal: AbortSignal,
   ): Promise<ReferrersAnswer | undefined> {
     const { upstream } = repository.origin
-    const handOn = async (
-      ofUpstream: URLSearchParams,
-      limitMs: Milliseconds,
-    ): Promise<ReferrersAnswer | undefined> => {
-      const page = await this.#handOn(repository, limitMs, signal, (limit) =>
-        upstream.referrers(repository.name, subject, ofUpstream, limit),
-      )
-      if (page === undefined) return undefined
-      const { bytes, filtersApplied, next } = page
-      return { bytes, filtersApplied, next: cursorOf(next), cache: 'miss' }
-    }
-    const cursor = upstreamQueryOf(query)
-    if (cursor !== undefined) {
-      return this.#handedOn(repository, handOn(cursor, this.#options.freshness().budgetMs))
-    }
-    const asked = await this.#referrersOf(repository, subject)
-    let found = await this.#lists.list(asked, signal)
-    if ('handOnMs' in found) {
-      try {
-        return await handOn(query, found.handOnMs)
-      } catch (error) {
-        found = await this.#lists.insteadOf(error, asked)
-      }
-    }
-    const { value, cache, warning } = found
-    const marks = { cache, ...(warning === undefined ? {} : { warning }) }
-    if (value === undefined) {
-      if (warning === undefined) return undefined
-      const message = 'no referrers API for this repository'
-      throw new OciError('NOT_FOUND', undefined, { message, staleWarning: warning })
-    }
-    const { bytes, manifests } = value
-    const asItCame = ['artifactType', 'n', 'last'].every((name) => !query.has(name))
-    if (asItCame && bytes !== undefined)
-      return { bytes, filtersApplied: undefined, next: undefined, ...marks }
-    return { ...referrersPage(manifests, query), ...marks }
+    return this.#answer<Referrers, ReferrersAnswer>(
+      await this.#referrersOf(repository, subject),
+      query,
+      signal,
+      {
+        handOn: async (ofUpstream, limit) => {
+          const page = await upstream.referrers(repository.name, subject, ofUpstream, limit)
+          if (page === undefined) return undefined
+          const { bytes, filtersApplied, next } = page
+          return { bytes, filtersApplied, next: cursorOf(next), cache: 'miss' }
+        },
+        fromHere: ({ value, ...marks }) => {
+          if (value === undefined) {
+            if (marks.warning === undefined) return undefined
+            const message = 'no referrers API for this repository'
+            throw new OciError('NOT_FOUND', undefined, { message, staleWarning: marks.warning })
+          }
+          const { bytes, manifests } = value
+          const asItCame = ['artifactType', 'n', 'last'].every((name) => !query.has(name))
+          if (!asItCame || bytes === undefined) return { ...referrersPage(manifests, query), ...marks }
+          return { bytes, filtersApplied: undefined, next: undefined, ...marks }
+        },
+      },
+    )
   }
 
   /** The descriptors of all that refers to it, as {@link referrers} would list them; undefined: there is no such API. */
@@ -242,17 +212,41 @@ export class Listings {
     return { ...marked(repository.origin, failure, warning), value: { bytes: undefined, manifests } }
   }
 
-  /** @throws OciError where upstream cannot say */
-  async #handedOn<T>(repository: MirroredName, page: Promise<T>): Promise<T> {
-    try {
-      return await page
-    } catch (error) {
-      throw await refusalOf(error, repository, this.#options.metadata.repositories)
+  /** From what is listed here; upstream's own cursors, and lists that it pages better than we do, are its to answer. */
+  async #answer<T extends object, A>(
+    asked: ListQuestion<T>,
+    query: URLSearchParams,
+    client: AbortSignal,
+    from: {
+      readonly handOn: (ofUpstream: URLSearchParams, limit: AbortSignal) => Promise<A | undefined>
+      readonly fromHere: (listed: Listed<T>) => A | undefined
+    },
+  ): Promise<A | undefined> {
+    const { repository } = asked
+    const handOn = (ofUpstream: URLSearchParams, limitMs: Milliseconds): Promise<A | undefined> =>
+      this.#withinLimit(repository, limitMs, client, (limit) => from.handOn(ofUpstream, limit))
+    const cursor = upstreamQueryOf(query)
+    if (cursor !== undefined) {
+      try {
+        return await handOn(cursor, this.#options.freshness().budgetMs)
+      } catch (error) {
+        // The cursor says nothing to us: nothing here can stand in.
+        throw await refusalOf(error, repository, this.#options.metadata.repositories)
+      }
     }
+    let found = await this.#lists.list(asked, client)
+    if ('handOnMs' in found) {
+      try {
+        return await handOn(query, found.handOnMs)
+      } catch (error) {
+        found = await this.#lists.insteadOf(error, asked)
+      }
+    }
+    return from.fromHere(found)
   }
 
-  /** A page as upstream has it. */
-  async #handOn<T>(
+  /** @throws UpstreamError when the limit is over first */
+  async #withinLimit<T>(
     { origin: { upstream } }: MirroredName,
     limitMs: Milliseconds,
     client: AbortSignal,
