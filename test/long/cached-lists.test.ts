@@ -104,3 +104,24 @@ test('a list that takes long is handed on page by page, to its end, and never cu
   ])
   rule.remove()
 })
+
+test('a list of more pages than are put together is handed on, and not tried again at once', async (t) => {
+  const it = await scene(t, { simulated: { pageSize: 1 }, cache: { prefetch: 'off' } })
+  const tags = Array.from({ length: 100 }, (_, at) => `v${String(at + 100)}`)
+  for (const tag of tags) it.hub.addImage('library/app', tag, one)
+  const readAll = async (): Promise<string[]> => {
+    const all: string[] = []
+    let next: string | undefined = LIST
+    while (next !== undefined) {
+      const page: Pulled = await it.get(next)
+      all.push(...tagsOf(page))
+      next = /^<\/v2\/([^>]+)>/.exec(String(page.headers['link']))?.[1]
+    }
+    return all
+  }
+  t.same(await readAll(), ['1', ...tags], 'to its end')
+  const questions = it.hub.log.count({ kind: 'tags' })
+  t.ok(questions <= 100 + 101, `${String(questions)} questions`)
+  t.same(await readAll(), ['1', ...tags])
+  t.equal(it.hub.log.count({ kind: 'tags' }), questions + 101, 'page by page')
+})
