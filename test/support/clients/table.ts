@@ -17,8 +17,8 @@ import { TAG, type Registry, type Row } from './rows.ts'
 /** Nobody listens there. */
 const NOWHERE = 'http://127.0.0.1:1'
 /** 15 s and 5 s shortened: waiting for them proves nothing more. A machine that is busy answers within the first. */
-const BUDGETS = { budgetMs: 5_000, staleBudgetMs: 400 }
-const TIMEOUTS = { connect: '2s', headers: '4s', idle: '4s' }
+const BUDGETS = { budgetMs: 8_000, staleBudgetMs: 1_500 }
+const TIMEOUTS = { connect: '3s', headers: '6s', idle: '6s' }
 const HANG_MS = 20_000
 /** Longer than any answer is fresh, and than any failure is remembered; in all not so long that it is too old. */
 const LATER_MS = 25 * 3_600_000
