@@ -95,7 +95,8 @@ export interface LocalSnapshot extends AsyncDisposable {
   manifests(
     name: RepositoryName,
   ): Promise<(Omit<HeldManifest, 'repository'> & { readonly releasedAt: EpochMs | undefined })[]>
-  links(name: RepositoryName): Promise<Digest[]>
+  /** What it may read as blobs; `size` is undefined where the index does not say. */
+  links(name: RepositoryName): Promise<{ readonly digest: Digest; readonly size: Bytes | undefined }[]>
   children(manifest: Digest): Promise<ChildDescriptor[]>
 }
 

@@ -185,16 +185,14 @@ export class SqlAudit implements Omit<AuditIndex, 'problems' | typeof Symbol.asy
       .where((eb) =>
         eb.not(
           eb.or([
-            eb.and([
-              eb('n.role', '!=', 'manifest'),
-              eb.exists(
-                eb
-                  .selectFrom('repository_blob as l')
-                  .select('l.digest')
-                  .where('l.repository', '=', id)
-                  .whereRef('l.digest', '=', 'n.digest'),
-              ),
-            ]),
+            // BuildKit's cache is an index that names layers where others name manifests.
+            eb.exists(
+              eb
+                .selectFrom('repository_blob as l')
+                .select('l.digest')
+                .where('l.repository', '=', id)
+                .whereRef('l.digest', '=', 'n.digest'),
+            ),
             eb.and([
               eb('n.role', '=', 'manifest'),
               eb.exists(

@@ -109,13 +109,14 @@ class SqlSnapshot implements LocalSnapshot {
     }))
   }
 
-  async links(name: RepositoryName): Promise<Digest[]> {
+  async links(name: RepositoryName): ReturnType<LocalSnapshot['links']> {
     const rows = await this.#db
-      .selectFrom('repository_blob')
-      .select('digest')
-      .where('repository', '=', repositoryId({ registry: LOCAL, name }))
+      .selectFrom('repository_blob as l')
+      .leftJoin('blob as b', 'b.digest', 'l.digest')
+      .select(['l.digest', 'b.size'])
+      .where('l.repository', '=', repositoryId({ registry: LOCAL, name }))
       .execute()
-    return rows.map(({ digest }) => digest)
+    return rows.map(({ digest, size }) => ({ digest, size: size ?? undefined }))
   }
 
   async children(manifest: Digest): ReturnType<LocalSnapshot['children']> {

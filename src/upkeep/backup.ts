@@ -19,6 +19,7 @@ import {
   indexBytes,
   LAYOUT,
   LAYOUT_FILE,
+  type SavedRepository,
 } from './layout.ts'
 import type { Holds } from '../store/holds.ts'
 import { END_OF_ARCHIVE, tarHeader, tarPadding } from './tar.ts'
@@ -97,7 +98,7 @@ async function* archive(
 ): AsyncGenerator<Uint8Array | BackupEvent, void, undefined> {
   const { openSnapshot, holds, now } = options
   using pinned = new DisposableStack()
-  const { repositories, named, sizes } = await (async () => {
+  const { repositories, named, sizes, lacking } = await (async () => {
     using _everything = holds.everything()
     await using snapshot = await openSnapshot()
     const contents = await contentsOf(snapshot)
@@ -107,6 +108,7 @@ async function* archive(
   const at = new Date(now())
   const totalBytes = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const lost: Digest[] = []
+  const found = new Map<Digest, Bytes>()
   const buffer = Buffer.allocUnsafeSlow(piece)
   let bytes = 0
   yield* small(LAYOUT_FILE, LAYOUT, at)
@@ -116,10 +118,9 @@ async function* archive(
     await using reader = why === undefined ? await options.store.open(digest) : undefined
     if (reader === undefined) {
       lost.push(digest)
-      await using index = options.openIndex()
-      const { uses } = await usesOf(index, digest)
-      yield { lost: { digest, why: why ?? 'its file is gone', uses } }
+      yield { lost: { digest, why: why ?? 'its file is gone', uses: await usesNow(options, digest) } }
     } else {
+      found.set(digest, reader.size)
       yield tarHeader(blobName(digest), reader.size, at)
       yield* bytesOf(reader, buffer)
       yield tarPadding(reader.size)
@@ -127,7 +128,10 @@ async function* archive(
     bytes += size
     yield { progress: { bytes, totalBytes } }
   }
-  const contents = { repositories, lost }
+  for (const { name, digest } of lacking) {
+    yield { lost: { digest, why: `it is not in ${name}`, uses: await usesNow(options, digest) } }
+  }
+  const contents = { repositories: repositories.map((it) => withSizes(it, found)), lost }
   yield* small(INDEX_FILE, indexBytes(contents, named), at)
   yield* small(CONTENTS_FILE, contentsBytes(contents, at), at)
   yield END_OF_ARCHIVE
@@ -135,6 +139,20 @@ async function* archive(
     repositories.reduce((sum, it) => sum + of(it), 0)
   const totals = { tags: count((it) => it.tags.length), manifests: count((it) => it.manifests.length) }
   yield { saved: { repositories: repositories.length, ...totals, blobs: sizes.size - lost.length, bytes } }
+}
+
+/** The index, or a manifest, may have a size wrong; the bytes that were just checked have not. */
+function withSizes(saved: SavedRepository, found: ReadonlyMap<Digest, Bytes>): SavedRepository {
+  const sized = <T extends { readonly digest: Digest; readonly size: Bytes }>(it: T): T => ({
+    ...it,
+    size: found.get(it.digest) ?? it.size,
+  })
+  return { ...saved, manifests: saved.manifests.map(sized), blobs: saved.blobs.map(sized) }
+}
+
+async function usesNow({ openIndex }: BackupOptions, digest: Digest): Promise<readonly string[]> {
+  await using index = openIndex()
+  return (await usesOf(index, digest)).uses
 }
 
 async function problemOf(

@@ -2,6 +2,7 @@
  * What of the local repositories is worth keeping: what a tag, an index or a subject leads to, and what was pushed
  * by digest alone. What was let go of, and only waits for a collection, is not.
  */
+import { isNonDistributable } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { LocalSnapshot } from '../store/audit.ts'
@@ -15,26 +16,32 @@ interface SnapshotContents {
   readonly named: (name: RepositoryName, digest: Digest) => boolean
   /** Everything, manifests first. */
   readonly sizes: ReadonlyMap<Digest, Bytes>
+  /** What a tag names, or an image needs, and its repository does not hold. */
+  readonly lacking: readonly { readonly name: RepositoryName; readonly digest: Digest }[]
 }
 
 export async function contentsOf(snapshot: LocalSnapshot): Promise<SnapshotContents> {
   const repositories: SavedRepository[] = []
   const named = new Set<string>()
+  const lacking: { name: RepositoryName; digest: Digest }[] = []
   for (const { name, deletedAt } of await snapshot.repositories()) {
-    const { children, ...saved } = await contentsIn(snapshot, name)
+    const { children, lacking: lacks, ...saved } = await contentsIn(snapshot, name)
     for (const child of children) named.add(`${name}@${child}`)
+    for (const digest of lacks) lacking.push({ name, digest })
     repositories.push({ ...saved, ...(deletedAt === undefined ? {} : { deletedAt }) })
   }
   const sizes = new Map<Digest, Bytes>()
   for (const { manifests } of repositories) for (const it of manifests) sizes.set(it.digest, it.size)
   for (const { blobs } of repositories) for (const it of blobs) sizes.set(it.digest, it.size)
-  return { repositories, named: (name, digest) => named.has(`${name}@${digest}`), sizes }
+  return { repositories, named: (name, digest) => named.has(`${name}@${digest}`), sizes, lacking }
 }
 
 async function contentsIn(
   snapshot: LocalSnapshot,
   name: RepositoryName,
-): Promise<SavedRepository & { readonly children: ReadonlySet<Digest> }> {
+): Promise<
+  SavedRepository & { readonly children: ReadonlySet<Digest>; readonly lacking: ReadonlySet<Digest> }
+> {
   const tags = await snapshot.tags(name)
   const all = new Map((await snapshot.manifests(name)).map((it) => [it.digest, it]))
   const below = new Map<Digest, readonly ChildDescriptor[]>()
@@ -59,12 +66,19 @@ async function contentsIn(
     for (const { digest } of referrers.get(next) ?? []) open.push(digest)
   }
 
-  const links = new Set(await snapshot.links(name))
+  const links = new Map((await snapshot.links(name)).map(({ digest, size }) => [digest, size]))
   const blobs = new Map<Digest, Bytes>()
+  const lacking = new Set(tags.flatMap(({ digest }) => (all.has(digest) ? [] : [digest])))
   for (const manifest of kept) {
-    for (const { role, digest, size } of below.get(manifest) ?? []) {
-      if (role !== 'manifest' && links.has(digest)) blobs.set(digest, size)
+    for (const child of below.get(manifest) ?? []) {
+      const { role, digest, size } = child
+      // BuildKit's cache is an index that names layers where others name manifests.
+      if (links.has(digest)) blobs.set(digest, links.get(digest) ?? size)
+      else if (role !== 'manifest' && !isNonDistributable(child)) lacking.add(digest)
     }
+    const subject = all.get(manifest)?.subject
+    const size = subject === undefined ? undefined : links.get(subject)
+    if (subject !== undefined && size !== undefined) blobs.set(subject, size)
   }
   return {
     name,
@@ -74,5 +88,6 @@ async function contentsIn(
       .map(({ digest, size, mediaType }) => ({ digest, size, mediaType })),
     blobs: [...blobs].map(([digest, size]) => ({ digest, size })),
     children,
+    lacking,
   }
 }

@@ -3,6 +3,7 @@
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { test } from 'tap'
 import { eventually, pull, startMirror } from '../support/app.ts'
 import {
@@ -26,7 +27,9 @@ import {
   toEnd,
 } from '../support/backups.ts'
 import { alone, blobFile, filesBelow, seedMirrored } from '../support/folder.ts'
-import { image, index, type Content } from '../support/images.ts'
+import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
+import { content, descriptorOf, image, index, layer, type Content } from '../support/images.ts'
+import { seedLocal } from '../support/local.ts'
 import { missing, succeed } from '../support/programs.ts'
 import { pushImage, pushManifest, send } from '../support/push.ts'
 
@@ -85,6 +88,74 @@ test('what was deleted, and what is mirrored, is not saved', async (t) => {
     repositories[0]?.manifests.map(({ digest }) => digest),
     [PLAIN.manifest.digest],
   )
+})
+
+const CACHE_LAYER = layer({ size: 4000, seed: 'cache' })
+const CACHE_CONFIG = content('application/vnd.buildkit.cacheconfig.v0', Buffer.from('{"layers":[]}'))
+/** As BuildKit's `type=registry` writes it without `image-manifest=true`: the index names blobs. */
+const CACHE = content(
+  MEDIA_TYPES.ociIndex,
+  Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: MEDIA_TYPES.ociIndex,
+      manifests: [CACHE_LAYER, CACHE_CONFIG].map(descriptorOf),
+    }),
+  ),
+)
+
+test("BuildKit's cache, an index of layers, comes back whole", async (t) => {
+  const { root, file, other } = await saved(t)
+  const cache = { manifest: CACHE, manifests: [CACHE], blobs: [CACHE_LAYER, CACHE_CONFIG] }
+  await seedLocal(root, [
+    { name: 'team/cache', tags: { main: { ...cache, config: CACHE_CONFIG, layers: [CACHE_LAYER] } } },
+  ])
+  t.same(await findings(root), [], 'nothing of it is missing')
+  t.match(await alone(root, (keeper) => save(keeper, file)), [{ saved: { repositories: 4, tags: 5 } }])
+  await alone(other, (keeper) => bringBack(keeper, file))
+  const server = await startMirror(t, NOBODY, { root: other })
+  const repository = `${server.url}/v2/team/cache`
+  t.ok(isSame(await pull(`${repository}/manifests/main`), CACHE))
+  for (const blob of [CACHE_LAYER, CACHE_CONFIG]) {
+    t.ok(isSame(await pull(`${repository}/blobs/${blob.digest}`), blob), blob.mediaType)
+  }
+})
+
+test('a size that the index has wrong is saved as the file has it', async (t) => {
+  const { root, file, other } = await saved(t)
+  const [big] = APP.layers
+  const database = new DatabaseSync(path.join(root, 'metadata.sqlite'))
+  database.prepare('update blob set size = size + 1 where digest = ?').run(big!.digest)
+  database.close()
+  t.match(await alone(root, (keeper) => save(keeper, file)), [{ saved: { repositories: 3 } }])
+  t.same(
+    (await alone(other, (keeper) => bringBack(keeper, file))).filter((it) => !('restored' in it)),
+    [],
+  )
+  const server = await startMirror(t, NOBODY, { root: other })
+  await serves(t, `${server.url}/v2/team/app`, APP, '1')
+})
+
+test('what an image needs, and its repository has lost, is told', async (t) => {
+  const { root, file } = await saved(t)
+  const [big] = APP.layers
+  const database = new DatabaseSync(path.join(root, 'metadata.sqlite'))
+  database.prepare('delete from repository_blob where digest = ?').run(big!.digest)
+  database
+    .prepare("delete from manifest where repository = 'local/team/long' and digest = ?")
+    .run(LONG.manifest.digest)
+  database.close()
+  t.match(await alone(root, (keeper) => save(keeper, file)), [
+    {
+      lost: {
+        digest: big!.digest,
+        why: 'it is not in team/app',
+        uses: ['team/app:1', 'team/app:latest', 'team/app:multi'],
+      },
+    },
+    { lost: { digest: LONG.manifest.digest, why: 'it is not in team/long' } },
+    { saved: { repositories: 3 } },
+  ])
 })
 
 test('skopeo finds every image in an unpacked backup', { skip: missing('skopeo', 'tar') }, async (t) => {
