@@ -5,12 +5,14 @@
  * lock, a blob adopted and linked under its digest's: the collector takes the same ones before it lets go of
  * anything.
  */
+import { setImmediate as immediate } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
+import { subjectOfReferrersTag } from '../oci/referrers.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { Ingest, IngestStore } from '../store/ingest.ts'
 import type { Holds } from '../store/holds.ts'
@@ -51,6 +53,9 @@ export interface LocalContext {
 }
 
 const NEVER = new AbortController().signal
+
+/** What can still be done with a blob that must not be deleted. */
+const READS = ['GET', 'HEAD']
 
 /** Told of a repository that is to be released and still has some. */
 const SOME_TAGS = 11
@@ -146,6 +151,7 @@ export class LocalPushes implements PushTarget {
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
       for (const tag of await metadata.tags.naming(this.#key, reference)) this.#assertMayUntag(tag)
+      await this.#assertNotPinned(await metadata.garbage.namedBy(this.#key, reference, 'manifest'))
       const unlisted = await this.#referrersTags.unlisted(reference)
       await this.#keep(unlisted, (tx) => {
         tx.deleteManifest(this.#key, reference, now())
@@ -167,6 +173,15 @@ export class LocalPushes implements PushTarget {
     const { locks, metadata } = this.#context
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     if (!(await metadata.blobs.linked(this.#key, digest))) return false
+    const naming = await metadata.garbage.namedBy(this.#key, digest)
+    await this.#assertNotPinned(naming)
+    if (naming.length > 0) {
+      throw new OciError(
+        'UNSUPPORTED',
+        { digest, manifest: naming[0] },
+        { message: 'a manifest of this repository names the blob; delete the manifest first', allow: READS },
+      )
+    }
     await this.#commit((tx) => {
       tx.unlinkBlob(this.#key, digest)
       this.#tell(tx, { action: 'delete', kind: 'blob', digest })
@@ -283,6 +298,26 @@ export class LocalPushes implements PushTarget {
   /** A tag that is deleted and pushed again has moved. */
   #assertMayUntag(tag: Tag): void {
     assertMayMove(this.name, tag, this.#context.settings)
+  }
+
+  /**
+   * What an immutable tag leads to is as immutable as the tag. A referrers tag is not asked: its list follows what is
+   * deleted here.
+   *
+   * @throws OciError DENIED when such a tag names one of them, or an index that leads to one
+   */
+  async #assertNotPinned(manifests: readonly Digest[]): Promise<void> {
+    const { metadata, settings } = this.#context
+    if (settings.immutable.length === 0) return
+    const seen = new Set(manifests)
+    for (const manifest of seen) {
+      for (const tag of await metadata.tags.naming(this.#key, manifest)) {
+        if (subjectOfReferrersTag(tag) === undefined) this.#assertMayUntag(tag)
+      }
+      for (const parent of await metadata.garbage.namedBy(this.#key, manifest, 'manifest')) seen.add(parent)
+      // A read blocks the thread.
+      await immediate()
+    }
   }
 
   /** @throws OciError when the disk does not take it */

@@ -41,8 +41,12 @@ export interface PushTarget {
 
   /** @throws OciError MANIFEST_INVALID, DIGEST_INVALID, MANIFEST_BLOB_UNKNOWN, DENIED for a tag that must not move */
   putManifest(reference: Reference, manifest: PushedManifest): Promise<KeptManifest>
-  /** @returns false when there is none. @throws OciError DENIED for a tag that must not move */
+  /** @returns false when there is none. @throws OciError DENIED for what a tag leads to that must not move */
   deleteManifest(reference: Reference): Promise<boolean>
+  /**
+   * @returns false when there is none. @throws OciError DENIED for what a tag leads to that must not move, UNSUPPORTED
+   *   for what any manifest of the repository names, in whatever role: who pulls that one would find it gone
+   */
   deleteBlob(digest: Digest): Promise<boolean>
   /** All of it; the name stays local. @returns false when nothing of it is there, not even the repository */
   deleteRepository(): Promise<boolean>

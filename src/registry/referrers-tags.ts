@@ -3,6 +3,9 @@
  * deleted here. It says what is to be kept besides; whoever commits the push commits that with it, under the lock of
  * the repository.
  *
+ * `push.immutable` does not hold it here: the tag is a list that the specification lets grow, and what the list says is
+ * no more than what the referrers API says. A client may not move or delete it under such a glob, as any other tag.
+ *
  * Spec: distribution-spec § Referrers tag schema.
  */
 import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'

@@ -187,14 +187,14 @@ test('a push to another repository heals as well, and so does what an upstream g
 
 test('what was deleted is no damage', async (t) => {
   const { get, repository, file, ready } = await start(t)
-  rmSync(file(LAYER))
-  await send(`${repository}/blobs/${LAYER.digest}`, 'DELETE')
-  t.equal((await get(`team/app/blobs/${LAYER.digest}`)).status, 404)
   rmSync(file(APP.manifest))
   await send(`${repository}/manifests/1`, 'DELETE')
   t.equal((await get('team/app/manifests/1')).status, 404)
   await send(`${repository}/manifests/${APP.manifest.digest}`, 'DELETE')
   t.equal((await get(`team/app/manifests/${APP.manifest.digest}`)).status, 404)
+  rmSync(file(LAYER))
+  await send(`${repository}/blobs/${LAYER.digest}`, 'DELETE')
+  t.equal((await get(`team/app/blobs/${LAYER.digest}`)).status, 404)
   t.equal((await ready()).quarantine.count, 0)
 })
 
@@ -207,6 +207,7 @@ test('what was damaged and is deleted, by whatever name, is damage no more', asy
   t.equal((await get(`team/app/blobs/${LAYER.digest}`)).status, 500)
   t.equal((await get('team/many/manifests/0')).status, 500)
   await eventually('both are told', async () => (await ready()).quarantine.count === 2)
+  t.equal((await send(`${repository}/manifests/${APP.manifest.digest}`, 'DELETE')).status, 202)
   t.equal((await send(`${repository}/blobs/${LAYER.digest}`, 'DELETE')).status, 202)
   t.match(await ready(), { quarantine: { count: 1, blobs: [{ digest: manifest.digest }] } })
   t.equal((await send(`${many}/manifests/${manifest.digest}`, 'DELETE')).status, 202)

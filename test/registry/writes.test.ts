@@ -4,8 +4,10 @@ import path from 'node:path'
 import type { Test } from 'tap'
 import { test } from 'tap'
 import { eventually } from '../support/app.ts'
-import { image, type Image } from '../support/images.ts'
-import { pushBlob, pushImage, send } from '../support/push.ts'
+import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
+import { referrersTag } from '../../src/oci/referrers.ts'
+import { content, descriptorOf, image, index, layer, type Image } from '../support/images.ts'
+import { pushBlob, pushImage, pushManifest, send } from '../support/push.ts'
 import { codeOf, messageOf, startTwoUpstreams } from '../support/two-upstreams.ts'
 
 const pushed = image({ layers: [100], seed: 'pushed' })
@@ -198,6 +200,67 @@ test('tags of push.immutable are not deleted by clients, to be pushed as somethi
   }
   t.same((await get('team/app/manifests/v1')).body, pushed.manifest.bytes)
   t.equal((await send(`${repository}/manifests/latest`, 'DELETE')).status, 202)
+})
+
+test('what an immutable tag leads to is not deleted either, however far down it is', async (t) => {
+  const { mirror, get } = await startTwoUpstreams(t, { config: { push: { immutable: ['v*'] } } })
+  const repository = `${mirror.url}/v2/team/app`
+  const multi = index({ images: { amd64: pushed, arm64: index({ images: { v8: image({ seed: 'arm' }) } }) } })
+  const parts = [
+    ...multi.manifests.map((it) => `manifests/${it.digest}`),
+    ...multi.blobs.map((it) => `blobs/${it.digest}`),
+  ]
+  await pushImage(repository, multi, 'v1')
+  for (const part of parts) {
+    const refused = await send(`${repository}/${part}`, 'DELETE')
+    t.same([refused.status, codeOf(refused)], [403, 'DENIED'], part)
+    t.match(messageOf(refused), /push\.immutable .* keeps the tag v1/)
+    t.equal((await get(`team/app/${part}`)).status, 200)
+  }
+})
+
+test('a blob is not deleted while a manifest of its repository names it, in whatever role', async (t) => {
+  const { mirror, get } = await startTwoUpstreams(t)
+  const repository = `${mirror.url}/v2/team/app`
+  const cached = layer({ size: 50, seed: 'cached' })
+  const document = { schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests: [descriptorOf(cached)] }
+  const cache = content(MEDIA_TYPES.ociIndex, Buffer.from(JSON.stringify(document)))
+  await pushImage(repository, pushed, '1')
+  await pushBlob(repository, cached)
+  await pushManifest(repository, cache, 'cache')
+  await send(`${repository}/manifests/1`, 'DELETE')
+  for (const { digest } of [...pushed.blobs, cached]) {
+    const refused = await send(`${repository}/blobs/${digest}`, 'DELETE')
+    t.same([refused.status, codeOf(refused), refused.headers['allow']], [405, 'UNSUPPORTED', 'GET, HEAD'])
+    t.equal((await get(`team/app/blobs/${digest}`)).status, 200)
+  }
+  for (const it of [pushed.manifest, cache]) {
+    t.equal((await send(`${repository}/manifests/${it.digest}`, 'DELETE')).status, 202)
+  }
+  for (const { digest } of [...pushed.blobs, cached]) {
+    t.equal((await send(`${repository}/blobs/${digest}`, 'DELETE')).status, 202)
+  }
+})
+
+test('a referrers tag follows what is pushed and deleted, whatever push.immutable holds', async (t) => {
+  const { mirror, get } = await startTwoUpstreams(t, { config: { push: { immutable: ['*'] } } })
+  const repository = `${mirror.url}/v2/team/app`
+  const listed = async (): Promise<unknown> =>
+    (JSON.parse((await get(`team/app/manifests/${tag}`)).body.toString()) as { manifests: unknown }).manifests
+  const tag = referrersTag(pushed.manifest.digest)
+  const signature = image({ seed: 'signature', subject: pushed.manifest, artifactType: 'application/x-sig' })
+  const list = content(
+    MEDIA_TYPES.ociIndex,
+    Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests: [] })),
+  )
+  await pushImage(repository, pushed, '1')
+  t.equal((await pushManifest(repository, list, tag)).status, 201)
+  t.equal((await pushImage(repository, signature)).status, 201)
+  t.match(await listed(), [{ digest: signature.manifest.digest }])
+  t.equal((await pushManifest(repository, list, tag)).status, 403, 'clients do not move it')
+  t.equal((await send(`${repository}/manifests/${tag}`, 'DELETE')).status, 403)
+  t.equal((await send(`${repository}/manifests/${signature.manifest.digest}`, 'DELETE')).status, 202)
+  t.same(await listed(), [])
 })
 
 test('without a default upstream a free name takes pushes too', async (t) => {
