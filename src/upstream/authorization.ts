@@ -8,6 +8,7 @@ import { LRUCache } from 'lru-cache'
 import { discardBody, readBody } from './body.ts'
 import { bearerOf, parseChallenges, type BearerChallenge } from './challenge.ts'
 import { basicHeader, saysExpired, type Account, type Credentials } from './credentials.ts'
+import { pauseFor } from './manners.ts'
 import type { Answer } from './redirects.ts'
 import type { Token, TokenCache } from './tokens.ts'
 import { headerOf } from './transport.ts'
@@ -24,6 +25,10 @@ interface AuthorizationOptions {
 
 /** A refusal of a token this young means the account, not the token. */
 const FRESH: Milliseconds = 10_000
+/** Some registries take a token only from the next second on, or when all of their replicas know it. */
+const SETTLED_AFTER: Milliseconds = 1_500
+/** How long nobody waits for tokens of a repository that refused one of that age. */
+const SETTLED_MEMORY: Milliseconds = 600_000
 const MAX_REFUSAL_BYTES = 64 * 1024
 /** ghcr.io's ping names this repository, which is an example, whatever is asked for. */
 const EXAMPLE_SCOPE = 'repository:user/image:pull'
@@ -42,6 +47,8 @@ export class Authorization {
   readonly #options: AuthorizationOptions
   /** By repository. */
   readonly #challenges = new LRUCache<string, BearerChallenge>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  /** By repository: until when what it refuses is refused for good, and no token is waited for. */
+  readonly #refusesSettled = new LRUCache<string, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
   /** What the ping said, for all repositories whose own 401 says nothing. */
   #pinged: Scheme | undefined
   #basic = false
@@ -51,7 +58,7 @@ export class Authorization {
   }
 
   /**
-   * The answer of `send`, called with the `Authorization` to use (undefined: none), at most three times.
+   * The answer of `send`, called with the `Authorization` to use (undefined: none), at most four times.
    *
    * @throws UpstreamError `denied` when it stays at 401 or 403; those of a redirect's target are passed on
    */
@@ -62,21 +69,42 @@ export class Authorization {
   ): Promise<Answer> {
     const { account } = this.#options
     let sent = await this.#upFront(name, signal)
+    let waited = false
     for (let renewed = false; ;) {
       const answer = await send(sent?.header)
       if (!isRefusal(answer)) {
         // Whoever stumbles has not looked at them.
         const looked = answer.status < 500 && answer.status !== 429
         if (sent?.credentials !== undefined && looked) account.accepted()
+        if (sent?.token !== undefined && looked) this.#refusesSettled.delete(name)
         return answer
       }
       const challenge = bearerOf(challengesOf(answer))
       const insufficient = answer.status === 401 && challenge?.error?.toLowerCase() === 'insufficient_scope'
+      const unsettled = insufficient ? 0 : this.#unsettledFor(name, answer, sent)
+      if (!waited && unsettled > 0) {
+        discardBody(answer.body)
+        await pauseFor(unsettled, signal)
+        waited = true
+        continue
+      }
+      // Whoever waited for nothing is not followed by others.
+      if (waited) this.#refusesSettled.set(name, this.#options.now() + SETTLED_MEMORY)
       const next = await this.#next(name, answer, sent, { renewed, insufficient }, signal)
       if (next === undefined) throw this.#denied(name, answer, insufficient && sent?.token !== undefined)
       renewed = renewed || sent !== undefined
       sent = next
     }
+  }
+
+  /** How long until the token that was refused with 401 is old enough to mean it; 0: it is meant. */
+  #unsettledFor(name: string, answer: Answer, sent: Sent | undefined): Milliseconds {
+    if (answer.status !== 401 || sent?.token === undefined || sent.challenge === undefined) return 0
+    const now = this.#options.now()
+    if ((this.#refusesSettled.get(name) ?? now) > now) return 0
+    const given = schemeOf(answer)
+    const same = given === undefined || (given !== 'basic' && isSame(scopedFor(name, given), sent.challenge))
+    return same ? SETTLED_AFTER - (now - sent.token.issuedAt) : 0
   }
 
   async #upFront(name: string, signal: AbortSignal): Promise<Sent | undefined> {

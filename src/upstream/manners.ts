@@ -46,7 +46,8 @@ export async function withRetries<T>(attempt: () => Promise<T>, options: RetryOp
   }
 }
 
-async function pauseFor(duration: Milliseconds, signal: AbortSignal): Promise<void> {
+/** @throws the signal's reason */
+export async function pauseFor(duration: Milliseconds, signal: AbortSignal): Promise<void> {
   await sleep(duration, undefined, { signal }).catch(() => {
     signal.throwIfAborted()
   })

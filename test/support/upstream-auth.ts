@@ -13,6 +13,8 @@ export interface TokenOptions {
   ttl?: number
   /** Requests a token is good for. */
   uses?: number
+  /** A token is refused for so long after it was given out. */
+  settleMs?: number
   fields?: 'token' | 'access_token' | 'both'
   /** Leaves `expires_in` and `issued_at` out. */
   noExpiry?: boolean
@@ -86,6 +88,7 @@ interface Grant {
   readonly scope: string
   /** Empty: the token is good for nothing. */
   readonly granted: boolean
+  readonly settledAt: number
   readonly expiresAt: number
   usesLeft: number
 }
@@ -130,6 +133,7 @@ export class TokenService {
     this.#grants.set(token, {
       scope,
       granted: !hidden,
+      settledAt: this.#now() + (options.settleMs ?? 0),
       expiresAt: this.#now() + ttl * 1000,
       usesLeft: options.uses ?? Infinity,
     })
@@ -175,7 +179,8 @@ export class TokenService {
     const wanted = own ?? (entry.repo === undefined ? '' : `repository:${entry.repo}:pull`)
     const token = /^Bearer (.+)$/i.exec(entry.headers.authorization ?? '')?.[1]
     const grant = token === undefined ? undefined : this.#grants.get(token)
-    const live = grant !== undefined && grant.expiresAt > this.#now() && grant.usesLeft > 0
+    const now = this.#now()
+    const live = grant !== undefined && grant.settledAt <= now && grant.expiresAt > now && grant.usesLeft > 0
     if (live && (ping || (grant.granted && covers(grant.scope, wanted)))) {
       grant.usesLeft -= 1
       return true

@@ -215,6 +215,53 @@ void test('revokeTokens: is noticed once for everybody', async (t) => {
   t.equal(upstream.log.count('token'), 1)
 })
 
+/** A clock that goes on: the mirror's own stands still in these tests. */
+const settling = { now: () => performance.now() }
+for (const [said, challenge] of [
+  ['invalid_token', (it: string) => it],
+  ['nothing', (it: string) => it.replace(/,error="[^"]*"/, '')],
+] as const) {
+  void test(`settleMs: a token that is refused at first, with ${said}, is kept and tried again`, async (t) => {
+    const token = { settleMs: 1000, challenge }
+    const { upstream, image, get, list } = await guard(t, { token, ...settling })
+    const { digest } = image.layers[0]!
+    const answers = await Promise.all([
+      get(),
+      list(),
+      get(`blobs/${digest}`),
+      ...Array.from({ length: 10 }, () => list()),
+    ])
+    t.same(
+      answers.map((it) => (typeof it === 'number' ? it : it.status)),
+      answers.map(() => 200),
+    )
+    t.equal(upstream.log.count('token'), 1)
+  })
+}
+
+void test('settleMs: those who come again quickly do not make it young for ever', async (t) => {
+  const { upstream, list } = await guard(t, { token: { settleMs: 1000 }, ...settling })
+  const lists = [list(), upstream.log.until((log) => log.count({ kind: 'tags', status: 401 }) > 1)] as const
+  await lists[1]
+  t.equal(await list(), 200)
+  t.equal(await lists[0], 200)
+  t.equal(upstream.log.count('token'), 1)
+})
+
+void test('settleMs: what stays a refusal is waited for once, and not by whoever asks next', async (t) => {
+  const challenge = (it: string): string => it.replace(/,error="[^"]*"/, '')
+  const secret = { insufficientScope: { repos: [REPO] }, challenge }
+  const { upstream, list } = await guard(t, { token: secret })
+  t.equal(await list(), 403)
+  const before = upstream.log.count('tags')
+  t.ok(before <= 4)
+  t.equal(await list(), 403)
+  t.ok(upstream.log.count('tags') - before <= 2)
+  upstream.set({ token: { challenge } })
+  upstream.tokens.revokeTokens()
+  t.equal(await list(), 200)
+})
+
 void test('clockSkewMs, issuedAtPast: other clocks cost no tokens', async (t) => {
   for (const token of [{ clockSkewMs: 3_600_000 }, { clockSkewMs: -3_600_000 }, { issuedAtPast: true }]) {
     const { upstream, clock, list, pullAll } = await guard(t, { token })
