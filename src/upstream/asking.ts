@@ -13,6 +13,7 @@ import { AddressRule } from './addresses.ts'
 import { refusalOf, saysLimit } from './answers.ts'
 import { Authorization } from './authorization.ts'
 import { Account } from './credentials.ts'
+import { ForeignRegistries } from './foreign-registries.ts'
 import { Guard, type Journey } from './guard.ts'
 import { withRetries } from './manners.ts'
 import type { ProxyEnvironment } from './proxy.ts'
@@ -22,7 +23,14 @@ import { Silence } from './silence.ts'
 import type { AccountStatus } from './status.ts'
 import { TokenService, type TokenRequest } from './token-service.ts'
 import { TokenCache } from './tokens.ts'
-import { Transport, type Headers, type Request, type RequestKind, type Timeouts } from './transport.ts'
+import {
+  Transport,
+  type Headers,
+  type Request,
+  type RequestKind,
+  type Response,
+  type Timeouts,
+} from './transport.ts'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
 
 export interface AskingOptions {
@@ -85,6 +93,7 @@ export class Asking {
   readonly #addresses: AddressRule
   readonly #transport: Transport
   readonly #authorization: Authorization
+  readonly #foreign: ForeignRegistries
   readonly #account: Account
   /** Undefined for a fallback: that one's figures are not those of the upstream. */
   readonly #budget: RateBudget | undefined
@@ -106,7 +115,12 @@ export class Asking {
     this.#guard = new Guard({ ...options, account: isFallback ? undefined : account.label, now })
     const service = new TokenService({ key, send: (request) => this.#askTokenService(request) })
     const upstream = this.#base
-    const tokens = new TokenCache({ key, upstream, account, service, timeoutMs: timeouts.headers, now })
+    const timeoutMs = timeouts.headers
+    const tokens = new TokenCache({ key, upstream, account, service, timeoutMs, now })
+    this.#foreign = new ForeignRegistries({
+      ...{ key, metrics, service, timeoutMs, now },
+      ping: (url, signal) => this.#follow({ kind: 'ping', method: 'GET', url, headers: {}, signal }),
+    })
     this.#authorization = new Authorization({
       key,
       account,
@@ -227,8 +241,17 @@ export class Asking {
         return this.#transport.send(it)
       },
     }
-    const follower = { key: this.#options.key, transport, addresses: this.#addresses }
+    const follower = {
+      ...{ key: this.#options.key, transport, addresses: this.#addresses },
+      // A token service that sends us elsewhere must not make us ask for tokens for ever.
+      ...(request.kind === 'token' || request.kind === 'ping' ? {} : { abroad: this.#abroad(request) }),
+    }
     return await follow(follower, this.#withManners(request))
+  }
+
+  #abroad({ signal }: Request) {
+    return (response: Response, send: (authorization: string) => Promise<Response>): Promise<Response> =>
+      this.#foreign.answered(response, signal, send)
   }
 
   #withManners(request: Request): Request {
@@ -264,6 +287,7 @@ export class Asking {
     this.#budget?.close()
     this.#guard.close()
     this.#account.close()
+    this.#foreign.close()
     await this.#transport.close()
   }
 }

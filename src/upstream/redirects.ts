@@ -24,6 +24,11 @@ interface Follower {
   readonly key: string
   readonly transport: Pick<Transport, 'send'>
   readonly addresses: Pick<AddressRule, 'allows'>
+  /** Another origin than the first may ask who is there. Default: its 401 is the answer. */
+  readonly abroad?: (
+    response: Response,
+    send: (authorization: string) => Promise<Response>,
+  ) => Promise<Response>
 }
 
 /** @throws UpstreamError, or the signal's reason */
@@ -32,7 +37,14 @@ export async function follow(follower: Follower, request: Request): Promise<Answ
   let { url, headers } = request
   let elsewhere = false
   for (let hops = 0; ; hops += 1) {
-    const response = await follower.transport.send({ ...request, url, headers })
+    const send = (): Promise<Response> => follower.transport.send({ ...request, url, headers })
+    let response = await send()
+    if (elsewhere && follower.abroad !== undefined) {
+      response = await follower.abroad(response, (authorization) => {
+        headers = { ...headers, authorization }
+        return send()
+      })
+    }
     if (!REDIRECTS.has(response.status) || isHeadOfBlob(request)) {
       return { ...decoded(follower.key, response, request.method !== 'HEAD'), hops, elsewhere }
     }

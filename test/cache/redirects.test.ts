@@ -1,6 +1,6 @@
 /** Where upstream sends us, how far we go, and what we take along: never our credentials. */
 import { test, type Test } from 'tap'
-import { eventually, isWhole, pull, settled } from '../support/app.ts'
+import { eventually, isWhole, pull, settled, simulate } from '../support/app.ts'
 import { Trials, type Seen, type Trial } from '../support/trials.ts'
 import type { CdnOptions } from '../support/upstream-cdn.ts'
 
@@ -213,4 +213,24 @@ test('redirectManifests: the repository is the one that was asked for', async (t
     return again.every(({ cache }) => cache === 'hit')
   })
   t.equal((await pull(`${world.mirror.url}/v2/mirrored/images/${repo}/manifests/1`)).status, 404)
+})
+
+test('elsewhere: a vanity name in front of a registry with tokens of its own', async (t) => {
+  const there = await simulate(t, { token: {}, cdn: {} })
+  const world = await Trials.start(t, { upstream: { elsewhere: ({ url }) => there.url + url } })
+  const { repo, layer } = world.add()
+  there.holdings.repositories.set(repo, world.upstream.holdings.repository(repo))
+  const base = `${world.mirror.url}/v2/${repo}`
+  t.match(await pull(`${base}/manifests/1`, {}, 'HEAD'), { status: 200 })
+  t.match(await pull(`${base}/manifests/1`), { status: 200, cache: 'miss' })
+  const blob = await pull(`${base}/blobs/${layer.digest}`)
+  t.equal(blob.status, 200)
+  t.ok(isWhole(blob, layer))
+  t.equal((await pull(`${base}/tags/list`)).status, 200)
+  t.equal((await pull(`${base}/manifests/2`)).status, 404, 'an absence is told from there')
+  await settled(world.mirror)
+  there.set({ token: { insufficientScope: { repos: [repo] } } })
+  there.tokens.revokeTokens()
+  const refused = await pull(`${base}/blobs/sha256:${'1'.repeat(64)}`)
+  t.equal(refused.status, 403)
 })

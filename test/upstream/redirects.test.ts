@@ -1,6 +1,8 @@
-import { test } from 'tap'
+import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
+import type { UpstreamOptions } from '../support/upstream.ts'
+import type { LogEntry } from '../support/upstream-log.ts'
 import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
 
 void test('a CDN never sees our credentials, and still the range', async (t) => {
@@ -134,4 +136,68 @@ void test('a registry that sends us on within itself, and wants a token there, g
   }
   t.equal(upstream.log.count('token'), 1)
   t.equal(upstream.log.count({ status: 401 }), 1)
+})
+
+const ROBOT = { username: 'robot', password: 'secret' }
+
+/** A name of their own in front of another registry, which asks who is there; the first has our credentials. */
+async function vanity(t: Test, target: UpstreamOptions = {}) {
+  const there = await connect(t, { token: {}, cdn: {}, ...target })
+  const elsewhere = ({ kind, url, headers }: LogEntry): string | undefined =>
+    kind === 'token' || headers.authorization === undefined ? undefined : `${there.upstream.url}${url}`
+  const here = await connect(
+    t,
+    { basic: ROBOT, elsewhere },
+    { credentials: ROBOT, ...(target.now === undefined ? {} : { now: target.now }) },
+    there.image,
+  )
+  return { there: there.upstream, here: here.upstream, ...here }
+}
+
+void test('another registry that we are sent to, and that asks who is there, gets nobody', async (t) => {
+  const { client, here, there, image, signal } = await vanity(t)
+  const { digest, bytes } = image.layers[0]!
+  t.match(await client.headManifest(NAME, LATEST, signal), { digest: image.manifest.digest })
+  t.equal((await client.manifest(NAME, LATEST, signal))?.digest, image.manifest.digest)
+  t.ok((await bytesOf(await client.blob(NAME, digest, { from: 0, signal }))).equals(bytes))
+  const rest = await bytesOf(await client.blob(NAME, digest, { from: 1000, signal }))
+  t.ok(rest.equals(bytes.subarray(1000)), 'the rest of it as well')
+  t.same((await client.tags(NAME, new URLSearchParams(), signal))?.tags, [LATEST])
+  t.ok(here.log.count({ status: 307 }) > 4)
+  t.equal(there.log.count('token'), 1)
+  const [asked] = there.log.of('token')
+  t.equal(new URL(asked!.url, 'http://auth').searchParams.get('scope'), `repository:${NAME}:pull`)
+  t.notOk(there.log.entries.some(({ headers }) => headers.authorization?.startsWith('Basic')))
+  t.equal(there.log.authorizationSeenBy('auth'), 0)
+  t.equal(there.log.authorizationSeenBy('cdn'), 0)
+  t.notOk(here.log.entries.some(({ headers }) => headers.authorization?.startsWith('Bearer')))
+})
+
+void test('what another registry refuses us once more is denied, of that name alone', async (t) => {
+  const { client, there, image, signal } = await vanity(t, {
+    token: { insufficientScope: { repos: [NAME] } },
+  })
+  for (const asked of [
+    () => client.manifest(NAME, LATEST, signal),
+    () => client.blob(NAME, image.layers[0]!.digest, { from: 0, signal }),
+  ]) {
+    const before = there.log.count('manifest') + there.log.count('blob')
+    t.match(await failureOf(asked()), { failure: 'denied', status: 401, ofTheWhole: false })
+    t.ok(there.log.count('manifest') + there.log.count('blob') - before <= 2)
+  }
+})
+
+void test('a token service of another registry that is down is no failure of the upstream', async (t) => {
+  for (const [tokenEndpoint, realm] of [
+    [{ status: 503 }, undefined],
+    [{ status: 429 }, undefined],
+    [undefined, 'http://127.0.0.1:1/token'],
+    [undefined, 'http://169.254.169.254/token'],
+  ] as const) {
+    const token = realm === undefined ? {} : { realm }
+    const { client, signal } = await vanity(t, { token, tokenEndpoint })
+    const error = await failureOf(client.manifest(NAME, LATEST, signal))
+    t.match(error, { failure: 'broken', ofTheWhole: false })
+    t.match(client.status().accounts, [{ breaker: { state: 'closed' }, stoppedForMs: undefined }])
+  }
 })
