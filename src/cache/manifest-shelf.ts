@@ -7,7 +7,7 @@ import { LRUCache } from 'lru-cache'
 import { MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
+import { contentWeight, parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { BlobStore, Bytes } from '../store/blob-store.ts'
 import type { Holds } from '../store/holds.ts'
@@ -38,8 +38,8 @@ export class ManifestShelf {
   readonly #now: () => Milliseconds
   readonly #hot = new LRUCache<Digest, Manifest>({
     maxSize: HOT_BYTES,
-    // The parsed form weighs about as much again.
-    sizeCalculation: ({ bytes }) => bytes.length * 2 + 1,
+    // What is read of one that names thousands weighs several times as much as its bytes.
+    sizeCalculation: ({ bytes, content }) => bytes.length + contentWeight(content),
   })
 
   /** Given out already, and just being written down: the index does not know them yet. */

@@ -12,6 +12,7 @@ export interface Descriptor {
   /** Bytes. */
   readonly size: number
   readonly artifactType?: string
+  /** Of one that a manifest names only those of {@link ATTESTATION}. */
   readonly annotations?: Readonly<Record<string, string>>
   /** Where a non-distributable layer may be had instead. */
   readonly urls?: readonly string[]
@@ -26,6 +27,12 @@ export const MEDIA_TYPES = {
   dockerManifest: 'application/vnd.docker.distribution.manifest.v2+json',
   dockerSchema1: 'application/vnd.docker.distribution.manifest.v1+json',
   dockerSchema1Signed: 'application/vnd.docker.distribution.manifest.v1+prettyjws',
+} as const
+
+/** How an index of BuildKit's tells what one of its manifests is, and about which other. */
+export const ATTESTATION = {
+  type: 'vnd.docker.reference.type',
+  subject: 'vnd.docker.reference.digest',
 } as const
 
 /**

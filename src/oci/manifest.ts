@@ -6,10 +6,10 @@
  * to name is taken where it makes sense and never refused.
  * Spec: image-spec manifest.md, image-index.md; Docker image manifest v2 schema 2.
  */
-import { isIndexType, MEDIA_TYPES, type Descriptor } from './descriptor.ts'
+import { ATTESTATION, isIndexType, MEDIA_TYPES, type Descriptor } from './descriptor.ts'
 import { isDigest } from './digest.ts'
 import { OciError } from './errors.ts'
-import { isObject, JsonError, parseJsonObject, type JsonObject } from './json.ts'
+import { isObject, JsonError, parseJsonObject, type JsonObject, type Selection } from './json.ts'
 
 export interface ManifestContent {
   /** `mediaType` of the document, else the type its shape tells; never with parameters. */
@@ -30,6 +30,47 @@ export interface ManifestContent {
 const MAX_CHILDREN = 10_000
 /** Room for so many children, each with its platform and annotations. */
 const MAX_ITEMS = 100_000
+/** Of the annotations of a manifest so many are read, and of them as many as have room in so many characters. */
+const MAX_ANNOTATIONS = 256
+const MAX_ANNOTATION_CHARACTERS = 64 * 1024
+
+/**
+ * Of the annotations of a child only those that decide something here: what is pulled brings the others along verbatim.
+ */
+const DESCRIPTOR: Selection = {
+  members: {
+    mediaType: 'scalar',
+    digest: 'scalar',
+    size: 'scalar',
+    artifactType: 'scalar',
+    annotations: { members: { [ATTESTATION.type]: 'scalar', [ATTESTATION.subject]: 'scalar' } },
+    // One says that the bytes may be had elsewhere; nobody goes there.
+    urls: { each: 'scalar', most: 1 },
+  },
+}
+/** One more than may be, to be refused. */
+const DESCRIPTORS: Selection = { each: DESCRIPTOR, most: MAX_CHILDREN + 1 }
+const DOCUMENT: Selection = {
+  members: {
+    schemaVersion: 'scalar',
+    mediaType: 'scalar',
+    artifactType: 'scalar',
+    signatures: 'scalar',
+    annotations: { any: 'text', most: MAX_ANNOTATIONS },
+    config: DESCRIPTOR,
+    subject: DESCRIPTOR,
+    layers: DESCRIPTORS,
+    blobs: DESCRIPTORS,
+    manifests: DESCRIPTORS,
+  },
+}
+const PLATFORM_MEMBERS: Selection = { members: { os: 'scalar', architecture: 'scalar', variant: 'scalar' } }
+const PLATFORMS: Selection = {
+  members: { manifests: { each: { members: { digest: 'scalar', platform: PLATFORM_MEMBERS } } } },
+}
+
+/** What a descriptor weighs in memory beside its texts, about. */
+const DESCRIPTOR_WEIGHT = 512
 
 /** RFC 6838 § 4.2. What does not match could not be sent as a `Content-Type`. */
 const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i
@@ -98,12 +139,24 @@ export function parseManifest(bytes: Uint8Array, declaredType?: string): Manifes
   }
 }
 
+/** What it weighs in memory, about: of a manifest that names thousands several times what its bytes do. */
+export function contentWeight({ config, subject, layers, manifests, annotations }: ManifestContent): number {
+  let weight = DESCRIPTOR_WEIGHT
+  for (const [name, text] of Object.entries(annotations ?? {})) weight += 2 * (name.length + text.length)
+  for (const it of [config, subject, ...layers, ...manifests]) {
+    if (it === undefined) continue
+    weight += DESCRIPTOR_WEIGHT
+    for (const text of [...(it.urls ?? []), ...Object.values(it.annotations ?? {})]) weight += 2 * text.length
+  }
+  return weight
+}
+
 /** For people: `linux/arm64/v8`, by the digest of the manifest that an index names so. Nothing for what is no index. */
 export function platformsOf(bytes: Uint8Array): ReadonlyMap<string, string> {
   const platforms = new Map<string, string>()
   let manifests: unknown
   try {
-    manifests = parseJsonObject(bytes, MAX_ITEMS)['manifests']
+    manifests = parseJsonObject(bytes, MAX_ITEMS, PLATFORMS)['manifests']
   } catch (error) {
     if (!(error instanceof JsonError)) throw error
   }
@@ -124,7 +177,7 @@ function invalid(reason: string, cause?: unknown): OciError {
 
 function parseDocument(bytes: Uint8Array): JsonObject {
   try {
-    return parseJsonObject(bytes, MAX_ITEMS)
+    return parseJsonObject(bytes, MAX_ITEMS, DOCUMENT)
   } catch (cause) {
     if (!(cause instanceof JsonError)) throw cause
     throw invalid(cause.message, cause.cause)
@@ -239,10 +292,15 @@ function problemOf(value: unknown): string | undefined {
   return undefined
 }
 
-/** Only its strings: the specification allows nothing else. */
+/** Only its strings, as many as have room: the specification allows nothing else. */
 function stringMap(value: unknown): Record<string, string> | undefined {
   if (!isObject(value)) return undefined
-  return Object.fromEntries(
-    Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === 'string'),
-  )
+  let room = MAX_ANNOTATION_CHARACTERS
+  const strings = Object.entries(value).filter((entry): entry is [string, string] => {
+    const [name, text] = entry
+    if (typeof text !== 'string' || name.length + text.length > room) return false
+    room -= name.length + text.length
+    return true
+  })
+  return Object.fromEntries(strings)
 }

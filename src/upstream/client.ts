@@ -6,7 +6,7 @@
  */
 import { ACCEPT_MANIFESTS, MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
-import { parseJsonObject } from '../oci/json.ts'
+import { parseJsonObject, type Selection } from '../oci/json.ts'
 import { parseManifest } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -49,6 +49,7 @@ import {
 const MAX_LIST_BYTES = 16 * 1024 * 1024
 /** Reading that many takes a tenth of a second. */
 const MAX_LIST_ITEMS = 500_000
+const TAGS: Selection = { members: { tags: { each: 'scalar' } } }
 
 export type RegistryClientOptions = AskingOptions
 
@@ -320,7 +321,7 @@ function contradicts(one: Digest, other: Digest): boolean {
 /** `null` is what older registries say for none. */
 function tagsIn(bytes: Buffer): string[] | undefined {
   try {
-    const { tags } = parseJsonObject(bytes, MAX_LIST_ITEMS)
+    const { tags } = parseJsonObject(bytes, MAX_LIST_ITEMS, TAGS)
     if (tags === null) return []
     return Array.isArray(tags) ? tags.filter((tag) => typeof tag === 'string') : undefined
   } catch {

@@ -7,7 +7,7 @@
  */
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
-import { isObject, parseJsonObject } from '../oci/json.ts'
+import { isObject, parseJsonObject, type Selection } from '../oci/json.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { AddressRule } from './addresses.ts'
 import { brokenAnswer, refusalOf } from './answers.ts'
@@ -50,6 +50,16 @@ const MOST_AT_ONCE = 4
 const PAGE_SIZE = 100
 const MAX_BYTES = 1024 * 1024
 const MAX_ITEMS = 10_000
+const RESULT: Selection = {
+  members: {
+    repo_name: 'scalar',
+    short_description: 'scalar',
+    star_count: 'scalar',
+    is_official: 'scalar',
+    is_automated: 'scalar',
+  },
+}
+const RESULTS: Selection = { members: { results: { each: RESULT, most: PAGE_SIZE } } }
 
 export class HubSearch {
   readonly #options: HubSearchOptions
@@ -124,7 +134,7 @@ export class HubSearch {
     if (response.status !== 200) throw refusalOf(key, response)
     const bytes = await readBody(response.body, MAX_BYTES)
     if (bytes === undefined) throw brokenAnswer(key, response, 'gave more than a page of results')
-    const { results } = parseJsonObject(bytes, MAX_ITEMS)
+    const { results } = parseJsonObject(bytes, MAX_ITEMS, RESULTS)
     if (!Array.isArray(results)) throw brokenAnswer(key, response, 'gave no list of results')
     return results.slice(0, PAGE_SIZE).flatMap(repositoryOf)
   }

@@ -4,7 +4,7 @@ import { test } from 'tap'
 import { isNonDistributable, MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf, isDigest } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
-import { parseManifest, type ManifestContent } from '../../src/oci/manifest.ts'
+import { contentWeight, parseManifest, type ManifestContent } from '../../src/oci/manifest.ts'
 
 const LAYER = 'application/vnd.oci.image.layer.v1.tar+gzip'
 const CONFIG = 'application/vnd.oci.image.config.v1+json'
@@ -38,10 +38,15 @@ test('a Docker image names its config and its layers, in order and with their du
   t.end()
 })
 
-test('an index names manifests, with their annotations and artifact types', (t) => {
+const ATTESTED = {
+  'vnd.docker.reference.type': 'attestation-manifest',
+  'vnd.docker.reference.digest': digestOf(Buffer.from('attested')),
+}
+
+test('an index names manifests, with their artifact types and what they attest', (t) => {
   const child = named('child', MEDIA_TYPES.ociManifest, {
     artifactType: 'application/x.sbom',
-    annotations: { a: 'b', __proto__: null },
+    annotations: { a: 'b', ...ATTESTED, __proto__: null },
     platform: { os: 'linux', architecture: 'arm64' },
     data: 'e30=',
   })
@@ -53,7 +58,10 @@ test('an index names manifests, with their annotations and artifact types', (t) 
   })
   t.equal(content.kind, 'index')
   t.same(content.manifests, [
-    named('child', MEDIA_TYPES.ociManifest, { artifactType: 'application/x.sbom', annotations: { a: 'b' } }),
+    named('child', MEDIA_TYPES.ociManifest, {
+      artifactType: 'application/x.sbom',
+      annotations: ATTESTED,
+    }),
   ])
   t.equal(content.artifactType, undefined, 'an index has only its own')
   t.same(content.layers, [])
@@ -194,6 +202,27 @@ test('a descriptor keeps its urls and may lack a media type', (t) => {
   t.same(layers[0]?.urls, ['https://mcr.example/x'])
   t.ok(layers[0] && isNonDistributable(layers[0]))
   t.equal(layers[1]?.mediaType, 'application/octet-stream')
+  t.end()
+})
+
+test('of annotations only so many are read, and of those that decide nothing none', (t) => {
+  const many = Object.fromEntries(Array.from({ length: 5000 }, (_, at) => [`a${at}`, 'b']))
+  const document = (annotations: object) => ({
+    mediaType: MEDIA_TYPES.ociManifest,
+    config: named('c', CONFIG, { annotations }),
+    layers: [named('x', LAYER, { annotations })],
+    annotations,
+  })
+  const read = parse(document(many))
+  t.equal(Object.keys(read.annotations ?? {}).length, 256)
+  t.same(read.layers[0]?.annotations, {})
+  const long = parse(
+    document({ long: 'x'.repeat(100_000), half: 'x'.repeat(40_000), other: 'x'.repeat(40_000), last: 'y' }),
+  )
+  t.same(Object.keys(long.annotations ?? {}), ['half', 'last'])
+  const plain = contentWeight(parse(document({ a: 'b' })))
+  t.ok(contentWeight(read) < plain + 10_000)
+  t.ok(contentWeight(parse({ ...document({}), layers: Array(1000).fill(named('x')) })) > 200_000)
   t.end()
 })
 
