@@ -23,7 +23,7 @@ export interface State {
   readonly files: Files
   /** The file of the index. */
   readonly database: string
-  /** When it came into being, by the clock of the disk. */
+  /** When it came into being. */
   readonly indexSince: number
   readonly hashers: Hashers
   readonly index: MetadataStore
@@ -79,12 +79,11 @@ export async function openState(
     }),
     (it) => it.close(),
   )
-  const since = await indexSince(database)
   return {
     root,
     files,
     database,
-    indexSince: since,
+    indexSince: indexSince(database),
     hashers,
     index,
     metadata,

@@ -21,7 +21,7 @@ interface ReconciliationOptions {
   readonly index: EvictionIndex
   readonly locks: Locks
   readonly holds: Pick<Holds, 'has'>
-  /** By the clock of the disk. */
+  /** When the index came into being: it cannot know the files that were there before. */
   readonly indexSince: EpochMs
   readonly log: Logger
   readonly now: () => EpochMs

@@ -32,7 +32,7 @@ interface CollectorOptions {
   readonly pinned?: (digest: Digest) => boolean
   /** How long what is not named is kept, from the last time anybody was told that it is here. */
   readonly graceMs: Milliseconds
-  /** When the index came into being, by the clock of the disk: it cannot know the files that were there before. */
+  /** When the index came into being: it cannot know the files that were there before. */
   readonly indexSince?: EpochMs
   readonly metrics: Pick<Metrics, 'collections' | 'collectedBytes'>
   readonly log: Logger

@@ -5,6 +5,7 @@
  * and a write needs no id that only a read could tell. Lists and maps that are only ever read whole are JSON.
  * Migrations are never edited once released; a new one is added at the end.
  */
+import { randomUUID } from 'node:crypto'
 import { sql, type Generated, type Kysely, type Transaction } from 'kysely'
 import { mirroredBy } from './sql-rows.ts'
 import { StorageError } from './storage-error.ts'
@@ -108,7 +109,31 @@ export interface Tables {
     checked_at: EpochMs
   }
   schema_version: { version: number }
+  /** One row: which index this is. */
+  index_identity: {
+    identity: string
+    /** It cannot know files that were there before. */
+    created_at: EpochMs
+    /** Grows with every start and every clean stop. */
+    generation: number
+  }
 }
+
+/** All tables that there have to be. */
+export const TABLES = Object.keys({
+  repository: true,
+  tag: true,
+  manifest: true,
+  manifest_reference: true,
+  blob: true,
+  quarantine: true,
+  repository_blob: true,
+  blob_source: true,
+  event: true,
+  upstream_answer: true,
+  schema_version: true,
+  index_identity: true,
+} satisfies Record<keyof Tables, true>)
 
 type Migration = (db: Transaction<Tables>) => Promise<void>
 
@@ -285,14 +310,23 @@ const MIGRATIONS: readonly Migration[] = [
       .where(sql.ref('subject'), 'is not', null)
       .execute()
   },
+  async (db) => {
+    await db.schema
+      .createTable('index_identity')
+      .addColumn('identity', 'text', (column) => column.notNull())
+      .addColumn('created_at', 'bigint', (column) => column.notNull())
+      .addColumn('generation', 'bigint', (column) => column.notNull())
+      .execute()
+  },
 ]
 
 /**
- * Brings the tables to the present schema, in one transaction.
+ * Brings the tables to the present schema, in one transaction, and gives an index that has none its identity.
  *
+ * @param bornAt when the tables of an earlier version were made; those that are made now are made now
  * @throws StorageError NEWER_SCHEMA; nothing was touched then
  */
-export async function migrate(db: Kysely<Tables>): Promise<void> {
+export async function migrate(db: Kysely<Tables>, bornAt: EpochMs): Promise<void> {
   await db.transaction().execute(async (tx) => {
     await tx.schema
       .createTable('schema_version')
@@ -309,7 +343,15 @@ export async function migrate(db: Kysely<Tables>): Promise<void> {
       )
     }
     for (const migration of MIGRATIONS.slice(version)) await migration(tx)
-    if (found) await tx.updateTable('schema_version').set({ version: MIGRATIONS.length }).execute()
-    else await tx.insertInto('schema_version').values({ version: MIGRATIONS.length }).execute()
+    if (!found) await tx.insertInto('schema_version').values({ version: MIGRATIONS.length }).execute()
+    else if (version < MIGRATIONS.length)
+      await tx.updateTable('schema_version').set({ version: MIGRATIONS.length }).execute()
+    const known = await tx.selectFrom('index_identity').select('identity').executeTakeFirst()
+    if (known) return
+    const createdAt = version === 0 ? Date.now() : Math.floor(bornAt)
+    await tx
+      .insertInto('index_identity')
+      .values({ identity: randomUUID(), created_at: createdAt, generation: 0 })
+      .execute()
   })
 }

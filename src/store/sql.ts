@@ -85,8 +85,9 @@ export class SqlMetadata implements MetadataStore {
   }
 
   async close(): Promise<void> {
-    await this.#writer.close()
+    // The connection that closes last writes the log into the database, and a reading one cannot.
     await this.#db.destroy()
+    await this.#writer.close()
   }
 }
 

@@ -1,33 +1,85 @@
 /**
  * The metadata database on SQLite: one file, one writing connection in its own thread, one reading one here.
  */
-import { stat } from 'node:fs/promises'
+import { statSync } from 'node:fs'
 import { Kysely } from 'kysely'
+import {
+  assertFilesAreThere,
+  assertHasTables,
+  assertIsMarked,
+  beginGeneration,
+  CLEAN_STOP,
+  markOf,
+  openingError,
+} from './index-identity.ts'
 import { migrate, type Tables } from './schema.ts'
 import { RememberedMetadata } from './remembered.ts'
 import { SqlMetadata } from './sql.ts'
-import { openReader, openWriter, sqliteDialect } from './sqlite.ts'
+import { openReader, openWriter, sqliteDialect, type Statements } from './sqlite.ts'
 import { Writer, type WriterOptions } from './writer.ts'
-import type { MetadataStore } from './metadata.ts'
+import type { EpochMs, MetadataStore } from './metadata.ts'
 
-/** When the database came into being, in milliseconds since 1970 by the clock of the disk; 0 where it does not say. */
-export async function indexSince(path: string): Promise<number> {
-  return (await stat(path)).birthtimeMs
+/** When the index came into being: it cannot know the files that were there before. */
+export function indexSince(path: string): EpochMs {
+  const reader = openReader(path)
+  try {
+    const [row] = reader.prepare('select created_at from index_identity').all([])
+    return (row as { created_at: EpochMs }).created_at
+  } finally {
+    reader.close()
+  }
 }
 
 /**
- * Makes the database when it is not there; its folder must be.
+ * Makes the database when it is not there; its folder must be. What is closed has all of it in the one file.
  *
- * @throws StorageError NEWER_SCHEMA
+ * @throws StorageError NEWER_SCHEMA, LOST_INDEX, NOT_PERMITTED
  */
 export async function openMetadata(path: string, options?: WriterOptions): Promise<MetadataStore> {
-  const migrating = new Kysely<Tables>({ dialect: sqliteDialect(openWriter(path)) })
-  try {
-    await migrate(migrating)
-  } finally {
-    await migrating.destroy()
-  }
-  const reader = openReader(path)
+  const reader = await openIndex(path)
   const reading = new Kysely<Tables>({ dialect: sqliteDialect(reader) })
-  return new RememberedMetadata(new SqlMetadata(reading, new Writer(path, options)), () => reader.version())
+  const writer = new Writer(path, options)
+  const closing = {
+    write: writer.write.bind(writer),
+    close: () => {
+      // Of a connection that was never used kysely knows nothing.
+      reader.close()
+      return writer.close(CLEAN_STOP)
+    },
+  }
+  return new RememberedMetadata(new SqlMetadata(reading, closing), () => reader.version())
+}
+
+/** As it has to be, and begun; the connection that is given back is for reading. */
+async function openIndex(path: string): Promise<Statements> {
+  let opened: Statements | undefined
+  let begun = false
+  try {
+    const mark = markOf(path)
+    assertFilesAreThere(path, mark)
+    opened = openWriter(path)
+    if (mark !== undefined) assertIsMarked(path, opened, mark)
+    await migrate(new Kysely<Tables>({ dialect: sqliteDialect(opened) }), statSync(path).birthtimeMs)
+    assertHasTables(path, opened)
+    begun = true
+    beginGeneration(path, opened)
+    const reader = openReader(path)
+    // From its first read on its log stays, though the other connection is closed.
+    reader.version()
+    return reader
+  } catch (error) {
+    // It closes with everything in the main file, as a clean stop does.
+    if (begun) endGeneration(opened)
+    throw openingError(path, error)
+  } finally {
+    opened?.close()
+  }
+}
+
+function endGeneration(opened: Statements | undefined): void {
+  try {
+    for (const { sql } of CLEAN_STOP) opened?.run(sql)
+  } catch {
+    // The reason why it ends is told already.
+  }
 }

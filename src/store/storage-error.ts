@@ -3,6 +3,8 @@
  *
  * - `LOCKED`: another process owns the folder
  * - `NEWER_SCHEMA`: written by a later version of us
+ * - `LOST_INDEX`: the index is not the one that knows the files that are here
+ * - `NOT_PERMITTED`: a file may not be read, or not be written
  * - `BUSY`: a write waited too long; it may still happen
  * - `FULL`: a write did not happen, for the disk is full
  * - `WRITE_FAILED`: a write did not happen; `cause` says why
@@ -10,7 +12,8 @@
  */
 export class StorageError extends Error {
   override readonly name = 'StorageError'
-  readonly code: 'LOCKED' | 'NEWER_SCHEMA' | 'BUSY' | 'FULL' | 'WRITE_FAILED' | 'CLOSED'
+  readonly code:
+    'LOCKED' | 'NEWER_SCHEMA' | 'LOST_INDEX' | 'NOT_PERMITTED' | 'BUSY' | 'FULL' | 'WRITE_FAILED' | 'CLOSED'
 
   constructor(code: StorageError['code'], message: string, cause?: unknown) {
     super(message, { cause })

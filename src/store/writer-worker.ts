@@ -4,6 +4,7 @@
  * What is queued when it gets round to it is committed together: one sync however many units. Each unit has
  * its own savepoint, so one that fails takes no other with it. An answer is sent after the commit, never before.
  */
+import { existsSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 import { openWriter, type Statements } from './sqlite.ts'
 
@@ -14,7 +15,7 @@ export interface WriteQuery {
 
 export type WriterRequest =
   | { readonly type: 'write'; readonly unit: number; readonly queries: readonly WriteQuery[] }
-  | { readonly type: 'close' }
+  | { readonly type: 'close'; readonly last: readonly WriteQuery[] }
 
 export interface WriterReply {
   readonly unit: number
@@ -33,6 +34,9 @@ interface Unit {
   readonly queries: readonly WriteQuery[]
 }
 
+/** Whoever holds the lock at the end is not waited for: the next start writes down what this one could not. */
+const PATIENCE_MS = 250
+
 /** SQLITE_FULL, and SQLITE_IOERR_SHMSIZE where the memory that connections share cannot grow. */
 const FULL: unknown[] = [13, 4874]
 
@@ -43,7 +47,7 @@ let queue: Unit[] = []
 parentPort?.on('message', (request: WriterRequest) => {
   if (request.type === 'close') {
     commitQueue()
-    database?.close()
+    end(request.last)
     parentPort?.close()
     return
   }
@@ -74,6 +78,26 @@ function commitQueue(): void {
   }
   for (const { unit } of units) {
     parentPort?.postMessage({ unit, error: error ?? failed.get(unit) } satisfies WriterReply)
+  }
+}
+
+/** Brings everything into the main file, so that nothing has to be beside it. */
+function end(last: readonly WriteQuery[]): void {
+  try {
+    // A file that somebody took away meanwhile is not made anew.
+    if (last.length > 0 && existsSync(path)) database ??= openWriter(path)
+    database?.run(`pragma busy_timeout = ${String(PATIENCE_MS)}`)
+    if (last.length > 0) database?.run('begin immediate')
+    for (const { sql, parameters } of last) database?.run(sql, parameters)
+    if (last.length > 0) database?.run('commit')
+    database?.run('pragma wal_checkpoint(truncate)')
+  } catch {
+    // What was committed is in the log, and stays there.
+  }
+  try {
+    database?.close()
+  } catch {
+    // The thread ends anyway.
   }
 }
 

@@ -62,14 +62,18 @@ export class Writer {
     })
   }
 
-  /** Commits what is queued first. */
-  close(): Promise<void> {
+  /**
+   * Commits what is queued first. Then, when nobody else has the database open, all of it is in its main file.
+   *
+   * @param last written after everything else; whether it was nobody is told
+   */
+  close(last: readonly WriteQuery[] = []): Promise<void> {
     this.#closing ??= (async () => {
-      const worker = this.#worker
+      const worker = this.#worker ?? (last.length > 0 ? this.#start() : undefined)
       if (!worker) return
       const ended = new Promise((resolve) => worker.once('exit', resolve))
       worker.ref()
-      worker.postMessage({ type: 'close' } satisfies WriterRequest)
+      worker.postMessage({ type: 'close', last } satisfies WriterRequest)
       const timer = setTimeout(() => void worker.terminate(), this.#timeoutMs)
       await ended
       clearTimeout(timer)

@@ -1,12 +1,15 @@
 /**
  * How a start goes wrong: one clear sentence, and the exit code that says whose fault it was.
  */
+import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
-import { commandLine, Entrepot, type EntrepotOptions } from '../support/process.ts'
+import { image } from '../support/images.ts'
+import { commandLine, Entrepot, entrepot, type EntrepotOptions } from '../support/process.ts'
 import { run, type Finished } from '../support/programs.ts'
+import { pushImage } from '../support/push.ts'
 import '../support/folders-last.ts'
 
 async function start(options: EntrepotOptions, ...more: string[]): Promise<Finished> {
@@ -111,6 +114,32 @@ test('a database from a later version', async (t) => {
   database.exec('update schema_version set version = 9999')
   database.close()
   await refuses(t, { dir }, /schema 9999, written by a later version/)
+})
+
+test('a lost index: no start, and no command that would act by another one', async (t) => {
+  const dir = t.testdir()
+  const root = join(dir, 'data')
+  const first = await Entrepot.start(t, { dir })
+  await pushImage(`${first.url}/v2/team/x`, image({ layers: [1000] }), '1')
+  await first.program.stop()
+  t.same(
+    readdirSync(root).filter((name) => /-(wal|shm)$/.test(name)),
+    [],
+    'a clean stop leaves all of it in one file',
+  )
+  const blobs = readdirSync(join(root, 'blobs'), { recursive: true }).sort()
+  const kept = readFileSync(join(root, 'metadata.sqlite'))
+  truncateSync(join(root, 'metadata.sqlite'))
+  await refuses(t, { dir }, /metadata\.sqlite is empty;.* `restore FILE`,.* `verify --rebuild`,/)
+  for (const command of ['gc', 'verify', 'evict']) {
+    const { code, stderr } = await entrepot({ dir }, command)
+    t.equal(code, 1)
+    t.match(stderr, /^entrepot: the index [^\n]*metadata\.sqlite is empty; [^\n]+\n$/)
+  }
+  t.same(readdirSync(join(root, 'blobs'), { recursive: true }).sort(), blobs)
+  writeFileSync(join(root, 'metadata.sqlite'), kept)
+  const again = await Entrepot.start(t, { dir })
+  t.equal((await fetch(`${again.url}/v2/team/x/manifests/1`)).status, 200)
 })
 
 test('a certificate that is not there, or is none', async (t) => {

@@ -81,6 +81,9 @@ test('an index that was lost takes nothing of what was pushed with it', async (t
   for (const file of readdirSync(root)) if (file.startsWith('metadata.sqlite')) rmSync(join(root, file))
   const blobs = (): string[] => readdirSync(join(root, 'blobs'), { recursive: true, encoding: 'utf8' }).sort()
   const before = blobs()
+  t.match(await entrepot({ dir }, 'gc'), { code: 1, stdout: '', stderr: /metadata\.sqlite is gone/ })
+  // Nothing tells any more that there was one.
+  rmSync(join(root, 'index.json'))
   t.match(await entrepot({ dir }, 'gc'), { code: 0, stdout: total(0, 0, 'freed') })
   t.match(await entrepot({ dir }, 'gc'), { code: 0, stdout: total(0, 0, 'freed') }, 'nor later')
   t.same(blobs(), before)
