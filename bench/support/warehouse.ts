@@ -18,7 +18,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import path from 'node:path'
-import { MEDIA_TYPES, type Descriptor } from '../../src/oci/descriptor.ts'
+import { MEDIA_TYPES, type Descriptor as AnyDescriptor } from '../../src/oci/descriptor.ts'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
@@ -217,6 +217,8 @@ class Filling {
     return file
   }
 }
+
+type Descriptor = AnyDescriptor & { readonly size: number }
 
 interface Place {
   readonly registry: string

@@ -132,10 +132,12 @@ export class BlobCache {
     await using reader = await this.#stored(repository, digest, signal)
     if (reader !== undefined) return { digest, size: reader.size, cache: 'hit' }
     const descriptor = await this.#named(repository, digest)
+    const size = descriptor?.size
+    const isForeign = descriptor !== undefined && isNonDistributable(descriptor)
     // What is not distributable is in the manifest and in nobody's store: only upstream knows.
     // Nor is it promised by what was here and is not: whether a GET would get it, only upstream knows.
-    if (descriptor !== undefined && !isNonDistributable(descriptor) && !(await this.#isLost(digest))) {
-      return { digest, size: descriptor.size, cache: 'hit' }
+    if (size !== undefined && !isForeign && !(await this.#isLost(digest))) {
+      return { digest, size, cache: 'hit' }
     }
     const found = await this.#access.ask(repository, digest, signal)
     if (found === undefined) return undefined

@@ -40,7 +40,7 @@ interface DownloadOptions {
   readonly name: RepositoryName
   readonly digest: Digest
   readonly ingest: Ingest
-  /** From a descriptor; an upstream that says another length is not believed. */
+  /** From a descriptor, which may be wrong: its digest decides, not its size. */
   readonly size: Bytes | undefined
   /** For the first request; given back when that is over. */
   readonly turn: Turn
@@ -67,6 +67,9 @@ export class Download {
   readonly #far: Far | undefined
   readonly #progress = new Waiters()
   #size: Bytes | undefined
+  /** Upstream's own word. */
+  #told: Bytes | undefined
+  #contested = false
   /** Where a body of untold length ended. */
   #found: Bytes | undefined
   #answered = false
@@ -98,7 +101,12 @@ export class Download {
 
   /** Of the blob, from the descriptor or from upstream's word; where a body happened to end is neither. */
   get size(): Bytes | undefined {
-    return this.#size
+    return this.#contested ? undefined : this.#size
+  }
+
+  /** Upstream says another size than the descriptor: until the digest is verified nobody knows who is wrong. */
+  get contested(): boolean {
+    return this.#contested
   }
 
   /** Where this download ends, as far as anybody knows. */
@@ -223,7 +231,7 @@ export class Download {
       // A part is not worth skipping through what the main run brings anyway.
       onlyPart: run.kind !== 'main',
       spare: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
-      size: this.#size,
+      size: this.#told,
       promised: this.#answered,
       signal,
     })
@@ -293,17 +301,21 @@ export class Download {
     return new UpstreamError('broken', this.#options.origin.upstream.key, message, { wrongContent: true })
   }
 
-  /** @throws UpstreamError when upstream's length is not the descriptor's */
+  /** @throws UpstreamError when upstream says another size than before */
   #learn(size: Bytes | undefined): void {
-    if (size !== undefined && this.#size !== undefined && size !== this.#size) {
+    if (size !== undefined && this.#told !== undefined && size !== this.#told) {
       throw new UpstreamError(
         'broken',
         this.#options.origin.upstream.key,
-        `the blob is said to be ${String(size)} bytes instead of ${String(this.#size)}`,
+        `the blob is said to be ${String(size)} bytes instead of ${String(this.#told)}`,
         { wrongContent: true },
       )
     }
-    this.#size ??= size
+    if (size !== undefined) {
+      this.#contested ||= this.#size !== undefined && this.#size !== size
+      this.#told = size
+      this.#size = size
+    }
     this.#answered = true
     this.#options.origin.state.answered(this.#options.name)
     this.#changed()

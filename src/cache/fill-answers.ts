@@ -132,7 +132,8 @@ export class FillAnswers {
       return await fill.begun(AbortSignal.any([client, budget]))
     } catch (error) {
       if (!budget.aborted || client.aborted || error !== budget.reason) throw error
-      if (fill.queued && fill.size !== undefined) return 'begun'
+      // What cannot be verified in time begins without a size.
+      if ((fill.queued && fill.size !== undefined) || fill.contested) return 'begun'
       const { upstream, state } = fill.origin
       const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
       state.failed(fill.name, late)

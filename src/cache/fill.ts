@@ -109,7 +109,13 @@ export class Fill {
   get size(): Bytes | undefined {
     const download = this.#attempt?.download
     if (this.#phase.is === 'verified') return download?.ingest.prefix
+    if (this.contested) return undefined
     return download?.size ?? this.#expectedSize
+  }
+
+  /** What the manifest and upstream say of its size are two things, and it is not verified yet. */
+  get contested(): boolean {
+    return this.#phase.is !== 'verified' && this.#attempt?.download.contested === true
   }
 
   /** The bytes that followers read now. */
@@ -158,7 +164,7 @@ export class Fill {
   /** Of a blob that is held back as a whole nothing is given out before it is verified. */
   get #givesOut(): boolean {
     const download = this.#attempt?.download
-    if (download?.answered !== true) return false
+    if (download?.answered !== true || download.contested) return false
     const { prefix } = download.ingest
     return prefix > 0 && (download.size ?? prefix) > HOLD_BACK
   }

@@ -131,8 +131,9 @@ export class Follower implements ByteSource, GrowingRange {
 
   /** Upstream said one size, sent wrong bytes, and says another now. What was promised can never come. */
   #assertSize(): void {
-    const { size } = this.#fill
-    if (this.#size === undefined || size === undefined || size === this.#size) return
+    const { size, contested } = this.#fill
+    if (this.#size === undefined || (size === this.#size && !contested)) return
+    if (size === undefined && !contested) return
     throw new OciError('BAD_GATEWAY', undefined, { message: 'upstream said the blob had another size' })
   }
 

@@ -236,8 +236,9 @@ export class ManifestCache {
     const { shelf } = this.#options
     // What an index of this repository says of its child is as good as upstream's own word.
     const known = (await shelf.record(repository, digest)) ?? (await shelf.namedManifest(repository, digest))
-    if (known !== undefined && !(await this.#isLost(repository, digest))) {
-      return { digest, size: known.size, mediaType: known.mediaType, cache: 'hit' }
+    const size = known?.size
+    if (known !== undefined && size !== undefined && !(await this.#isLost(repository, digest))) {
+      return { digest, size, mediaType: known.mediaType, cache: 'hit' }
     }
     const what = `${repository.name}@${digest}`
     const remembered = this.#source.rememberedHead(repository, digest)

@@ -227,7 +227,7 @@ export class ReferrersPrefetch {
     if (this.#options.mode() !== 'layers') return true
     for (const blob of [content.config, ...content.layers]) {
       if (blob === undefined) continue
-      limit.bytes -= blob.size
+      limit.bytes -= blob.size ?? 0
       if (limit.bytes < 0) return false
       await this.#options.blobs.ahead(repository, blob)
     }

@@ -97,7 +97,7 @@ function* rows({ platforms, parts }: ImageExplained): Generator<string> {
     yield `  ${platform.padEnd(width)}  ${short(digest)}  ${size.padStart(9)}  ${state}${lacks}`
   }
   for (const part of parts) {
-    yield `  ${part.role.padEnd(width)}  ${short(part.digest)}  ${sizeText(part.size).padStart(9)}  ${partWords(part)}`
+    yield `  ${part.role.padEnd(width)}  ${short(part.digest)}  ${(part.size === undefined ? '-' : sizeText(part.size)).padStart(9)}  ${partWords(part)}`
   }
 }
 
@@ -105,7 +105,7 @@ function partWords(part: PartExplained): string {
   const { state, fetching, found, inUse, unconfirmed, silentForMs, foreign, size } = part
   const words: string[] = [state === 'missing' && foreign === true ? 'kept by no registry' : state]
   if (fetching !== undefined) {
-    const share = size === 0 ? '' : ` (${Math.floor((fetching.bytes / size) * 100)}%)`
+    const share = size === undefined || size === 0 ? '' : ` (${Math.floor((fetching.bytes / size) * 100)}%)`
     words[0] = fetching.queued
       ? 'waits for its turn to be fetched'
       : `fetching: ${sizeText(fetching.bytes)}${share}`

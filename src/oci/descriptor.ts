@@ -9,8 +9,8 @@ import type { Digest } from './digest.ts'
 export interface Descriptor {
   readonly mediaType: string
   readonly digest: Digest
-  /** Bytes. */
-  readonly size: number
+  /** Bytes, as the manifest says; its digest is what decides. Undefined: it does not say. */
+  readonly size: number | undefined
   readonly artifactType?: string
   /** Of one that a manifest names only those of {@link ATTESTATION}. */
   readonly annotations?: Readonly<Record<string, string>>

@@ -86,7 +86,8 @@ const PLATFORM = /^[A-Za-z0-9._-]{1,64}$/
 const GENERIC_TYPES = /^(?:text\/.*|application\/(?:json|octet-stream)|binary\/octet-stream)$/i
 
 /**
- * A child whose digest is of an algorithm we cannot verify is left out: no request could name it here.
+ * A child whose digest is of an algorithm we cannot verify is left out: no request could name it here. One without a
+ * size is no reason to refuse what others hold: clients pull by digests.
  *
  * @param declaredType the `Content-Type` it came with, parameters and all; the document's own `mediaType` wins
  * @throws OciError MANIFEST_INVALID when it is not JSON of an object, or a descriptor in it is malformed
@@ -268,13 +269,16 @@ function descriptor(value: unknown, field: string, strict = true): Descriptor | 
   const { digest, size, mediaType, artifactType, annotations, urls } = value as JsonObject
   if (!isDigest(digest as string)) return undefined
   const strings = Array.isArray(urls) ? urls.filter((url) => typeof url === 'string') : undefined
+  const told = (size ?? undefined) as number | undefined
+  // What only looks like a descriptor, in a document of who knows what, names nothing.
+  if (told === undefined && !strict) return undefined
   const artifact = mediaTypeText(artifactType)
   const map = stringMap(annotations)
   return {
     // Required by the specification, absent in some old documents; nothing is decided by guessing it.
     mediaType: mediaTypeText(mediaType) ?? 'application/octet-stream',
     digest: digest as Descriptor['digest'],
-    size: size as number,
+    size: told,
     ...(artifact === undefined ? {} : { artifactType: artifact }),
     ...(map === undefined ? {} : { annotations: map }),
     ...(strings === undefined ? {} : { urls: strings }),
@@ -286,7 +290,9 @@ function problemOf(value: unknown): string | undefined {
   const { digest, size, mediaType } = value
   if (typeof digest !== 'string' || !ANY_DIGEST.test(digest)) return 'malformed digest'
   if (OUR_ALGORITHMS.test(digest) && !isDigest(digest)) return 'malformed digest'
-  if (!Number.isSafeInteger(size) || (size as number) < 0) return 'malformed size'
+  if (size !== undefined && size !== null && (!Number.isSafeInteger(size) || (size as number) < 0)) {
+    return 'malformed size'
+  }
   if (mediaType !== undefined && mediaType !== null && typeof mediaType !== 'string')
     return 'malformed mediaType'
   return undefined

@@ -105,7 +105,8 @@ export type PartState = 'present' | 'missing' | 'wrong size' | 'fetching' | 'qua
 export interface PartExplained {
   readonly role: 'config' | 'layer' | 'manifest'
   readonly digest: Digest
-  readonly size: Bytes
+  /** Undefined: its manifest does not say. */
+  readonly size?: Bytes | undefined
   readonly mediaType: string
   readonly state: PartState
   /** While it is fetched: what has come, whether somebody waits for it, and whether it waits itself for its turn. */

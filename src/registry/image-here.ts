@@ -229,13 +229,13 @@ class Found {
 
 /** Of a manifest and all that it names, as far as that is known. */
 function totalsOf(
-  root: { readonly digest: Digest; readonly size: Bytes },
+  root: { readonly digest: Digest; readonly size: Bytes | undefined },
   tree: ReadonlyMap<Digest, readonly ChildDescriptor[]>,
   state: (digest: Digest, size?: Bytes) => PartState,
 ): Totals {
   const totals = { presentBytes: 0, missingBytes: 0, presentParts: 0, missingParts: 0 }
   const seen = new Set<Digest>()
-  const count = ({ digest, size }: { digest: Digest; size: Bytes }): void => {
+  const count = ({ digest, size = 0 }: { digest: Digest; size: Bytes | undefined }): void => {
     if (seen.has(digest)) return
     seen.add(digest)
     const present = state(digest, size) === 'present'

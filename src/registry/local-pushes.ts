@@ -343,7 +343,11 @@ export class LocalPushes implements PushTarget {
  *
  * @throws OciError MANIFEST_INVALID, upon which a client that may choose tries another format
  */
-function assertTakable({ kind, mediaType }: ManifestContent): void {
+function assertTakable({ kind, mediaType, ...named }: ManifestContent): void {
+  const { config, subject, layers, manifests } = named
+  if ([config, subject, ...layers, ...manifests].some((it) => it !== undefined && it.size === undefined)) {
+    throw new OciError('MANIFEST_INVALID', { reason: 'malformed size' })
+  }
   if (kind !== 'schema1') return
   throw new OciError(
     'MANIFEST_INVALID',

@@ -32,6 +32,9 @@ export function mirroredBy(without = '' as RepositoryId) {
 }
 
 /** What a manifest names, config first, in its order. */
+/** In place of a size that a manifest does not tell. */
+const UNTOLD = -1
+
 export function referenceRows(
   manifest: Digest,
   content: ManifestContent,
@@ -43,7 +46,7 @@ export function referenceRows(
       position: rows.length,
       role,
       digest: descriptor.digest,
-      size: descriptor.size,
+      size: descriptor.size ?? UNTOLD,
       media_type: descriptor.mediaType,
       artifact_type: descriptor.artifactType ?? null,
       annotations: toJson(descriptor.annotations),
@@ -68,7 +71,7 @@ export function descriptorOf(
   return {
     mediaType: row.media_type,
     digest: row.digest,
-    size: row.size,
+    size: row.size === UNTOLD ? undefined : row.size,
     ...(artifactType === null ? {} : { artifactType }),
     ...(annotations === null ? {} : { annotations: JSON.parse(annotations) as Record<string, string> }),
     ...(urls == null ? {} : { urls: JSON.parse(urls) as string[] }),

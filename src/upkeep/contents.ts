@@ -70,10 +70,10 @@ async function contentsIn(
   const blobs = new Map<Digest, Bytes>()
   const lacking = new Set(tags.flatMap(({ digest }) => (all.has(digest) ? [] : [digest])))
   for (const manifest of kept) {
-    for (const child of below.get(manifest) ?? []) {
-      const { role, digest, size } = child
+      const { role, digest } = child
+      const held = links.get(digest)
       // BuildKit's cache is an index that names layers where others name manifests.
-      if (links.has(digest)) blobs.set(digest, links.get(digest) ?? size)
+      if (held !== undefined) blobs.set(digest, held)
       else if (role !== 'manifest' && !isNonDistributable(child)) lacking.add(digest)
     }
     const subject = all.get(manifest)?.subject

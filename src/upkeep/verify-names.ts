@@ -145,10 +145,11 @@ async function* verifyChildren(
       if (!wrong) return { remains: false }
       const blob = await store.stat(child.digest)
       const sound =
-        blob?.size === child.size &&
+        blob !== undefined &&
+        blob.size === child.size &&
         (await disk.check(child.digest, { signal, resting: false })).is === 'sound'
       if (!sound) return { remains: true }
-      await metadata.transaction((tx) => tx.linkBlob(repository, child.digest, child.size, now()))
+      await metadata.transaction((tx) => tx.linkBlob(repository, child.digest, blob.size, now()))
       return { repair: 'its bytes are here: linked again', remains: false }
     })
     if (found === undefined) continue

@@ -173,7 +173,6 @@ test('a malformed descriptor makes a known manifest invalid', (t) => {
     { ...named('x'), size: 1.5 },
     { ...named('x'), size: 2 ** 53 },
     { ...named('x'), size: '1' },
-    { ...named('x'), size: undefined },
     { ...named('x'), mediaType: 7 },
   ]
   for (const descriptor of bad) {
@@ -190,6 +189,21 @@ test('a malformed descriptor makes a known manifest invalid', (t) => {
   }
   t.throws(() => parse({ mediaType: MEDIA_TYPES.ociIndex, manifests: {} }), { code: 'MANIFEST_INVALID' })
   t.throws(() => parse({ mediaType: MEDIA_TYPES.ociIndex, manifests: [null] }), { code: 'MANIFEST_INVALID' })
+  t.end()
+})
+
+test('a size that is not told is unknown, and what only looks like a descriptor names nothing', (t) => {
+  for (const size of [null, undefined]) {
+    const unsized = { ...named('x'), size }
+    const { config, layers } = parse({
+      mediaType: MEDIA_TYPES.ociManifest,
+      config: unsized,
+      layers: [unsized],
+    })
+    t.same([config?.digest, config?.size], [unsized.digest, undefined])
+    t.same([layers[0]?.digest, layers[0]?.size], [unsized.digest, undefined])
+    t.same(parse({ mediaType: 'application/vnd.example', layers: [unsized] }).layers, [])
+  }
   t.end()
 })
 
@@ -246,7 +260,7 @@ test('what is no JSON object is no manifest', (t) => {
   t.end()
 })
 
-test('no document makes it throw anything but its error, and every child has a digest and a size', (t) => {
+test('no document makes it throw anything but its error, and every child has a digest and, if any, a real size', (t) => {
   const sane = fc.record({
     mediaType: fc.oneof(fc.string(), fc.constant(LAYER)),
     digest: fc.uint8Array({ maxLength: 4 }).map((bytes) => digestOf(bytes)),
@@ -284,7 +298,7 @@ test('no document makes it throw anything but its error, and every child has a d
         return (
           /^[\x21-\x7e]+\/[\x21-\x7e]+$/.test(content.mediaType) &&
           !content.mediaType.includes(';') &&
-          children.every((child) => !child || (isDigest(child.digest) && Number.isSafeInteger(child.size)))
+          children.every((child) => !child || (isDigest(child.digest) && isSize(child.size)))
         )
       } catch (error) {
         return error instanceof OciError && error.code === 'MANIFEST_INVALID'
@@ -295,3 +309,7 @@ test('no document makes it throw anything but its error, and every child has a d
   t.ok(read > 100, `${read} documents were read`)
   t.end()
 })
+
+function isSize(size: number | undefined): boolean {
+  return size === undefined || (Number.isSafeInteger(size) && size >= 0)
+}

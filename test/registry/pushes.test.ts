@@ -117,11 +117,13 @@ test('a blob of another size than the manifest says is refused, layers that nobo
   const repository = `${mirror.url}/v2/team/app`
   const foreign = image({ layers: [{ size: 100, urls: ['https://example.com/layer'] }, 5], seed: 'foreign' })
   t.equal((await pushImage(repository, foreign, 'foreign')).status, 201)
-  const text = foreign.manifest.bytes.toString().replace('"size": 5\n', '"size": 6\n')
-  const lying = await send(`${repository}/manifests/lying`, 'PUT', text, {
-    'content-type': MEDIA_TYPES.ociManifest,
-  })
-  t.same([lying.status, codeOf(lying)], [400, 'MANIFEST_INVALID'])
+  for (const size of ['"size": 6\n', '"sighs": 5\n', '"size": null\n']) {
+    const text = foreign.manifest.bytes.toString().replace('"size": 5\n', size)
+    const lying = await send(`${repository}/manifests/lying`, 'PUT', text, {
+      'content-type': MEDIA_TYPES.ociManifest,
+    })
+    t.same([lying.status, codeOf(lying)], [400, 'MANIFEST_INVALID'], size)
+  }
 })
 
 test('an index may come before what it names', async (t) => {
