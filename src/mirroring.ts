@@ -61,6 +61,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
       ingests,
       metadata,
       named: (repository, digest) => shelf.namedBlob(repository, digest),
+      isManifest: (repository, digest) => shelf.knows(repository, digest),
       lease: new InProcessFillLease(),
       locks,
       holds,

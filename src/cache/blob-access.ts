@@ -6,7 +6,7 @@
  * its yes is remembered. DESIGN "Blobs are shared, access is not".
  */
 import type { Logger } from 'pino'
-import type { Descriptor } from '../oci/descriptor.ts'
+import { MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
@@ -90,6 +90,19 @@ export class BlobAccess {
     }
   }
 
+  /** Registries give manifests out as blobs, too: what is as small as one, and named by nothing here, may be one. */
+  async #isManifest(
+    repository: MirroredName,
+    digest: Digest,
+    { size = 0 }: NonNullable<Found>,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    if (size > MAX_MANIFEST_BYTES || (await this.#options.named(repository, digest)) !== undefined)
+      return false
+    const { upstream } = repository.origin
+    return (await upstream.headManifest(repository.name, digest, signal)).result === 'present'
+  }
+
   /**
    * Upstream's word for that name, asked once however many want it.
    *
@@ -107,7 +120,10 @@ export class BlobAccess {
           const budget = AbortSignal.timeout(headerBudgetMs)
           try {
             const answer = await upstream.headBlob(repository.name, digest, budget)
-            if (answer === undefined || here === undefined) return { answer }
+            if (answer === undefined || (await this.#isManifest(repository, digest, answer, budget))) {
+              return { answer: undefined }
+            }
+            if (here === undefined) return { answer }
             return { answer, after: this.#grant(repository, digest, here) }
           } catch (error) {
             throw error === budget.reason

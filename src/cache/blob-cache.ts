@@ -19,6 +19,7 @@ import { Fill, type FillContext, type FillProgress } from './fill.ts'
 import { FillAnswers } from './fill-answers.ts'
 import { flightKey, type MirroredName, type Origin } from './origin.ts'
 import { corruptRefusal } from './refusals.ts'
+import { isManifestIn } from './disguised-manifest.ts'
 import { ReaderSource } from './reader-source.ts'
 import { abandonable } from './waiters.ts'
 
@@ -30,6 +31,8 @@ interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly metadata: MetadataStore
   /** The descriptor by which a manifest of that repository names that config or layer. */
   readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
+  /** Whether the repository has a manifest by that digest, as far as we know. */
+  readonly isManifest: (repository: MirroredName, digest: Digest) => Promise<boolean>
   /** Looks more closely at what cannot be what its name says, and takes it away. */
   readonly suspect: (digest: Digest) => void
   readonly metrics: Metrics
@@ -64,8 +67,33 @@ export class BlobCache {
     this.#context = { ...options, onAdopted: (fill, blob) => this.#link(fill, blob) }
   }
 
-  /** @throws OciError when upstream is needed and cannot; `undefined` when it says that there is none */
+  /**
+   * `undefined` when upstream says that there is none; and for a manifest, which registries give out as a blob, too:
+   * whoever takes it for one keeps a type that is wrong (containerd for good).
+   *
+   * @throws OciError when upstream is needed and cannot
+   */
   async get(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobAnswer | undefined> {
+    const descriptor = await this.#named(repository, digest)
+    if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
+    const answer = await this.#get(repository, digest, descriptor, signal)
+    if (answer === undefined || descriptor !== undefined || answer.cache === 'bypass') return answer
+    try {
+      if (!(await isManifestIn(answer, signal))) return answer
+    } catch (error) {
+      await answer[Symbol.asyncDispose]()
+      throw error
+    }
+    await answer[Symbol.asyncDispose]()
+    return undefined
+  }
+
+  async #get(
+    repository: MirroredName,
+    digest: Digest,
+    descriptor: Descriptor | undefined,
+    signal: AbortSignal,
+  ): Promise<BlobAnswer | undefined> {
     const key = flightKey(repository.origin, digest)
     for (;;) {
       const running = this.#running.get(key)
@@ -78,19 +106,18 @@ export class BlobCache {
         // It may have ended while we asked; then the disk has it, or a new one starts.
         if (running !== this.#running.get(key)) continue
         if (running.name === repository.name) return this.#answers.follow(running, 'join', repository, signal)
-        const size = (await this.#named(repository, digest))?.size
+        const size = descriptor?.size
         const delivers = await this.#answers.delivers(running, size, signal)
         if (running !== this.#running.get(key)) continue
         if (delivers) return this.#answers.follow(running, 'join', repository, signal)
         // Asked for under another name, to no avail so far: that is no answer for this one.
         return this.#answers.follow(this.#start(repository, digest, size), 'miss', repository, signal)
       }
-      const reader = await this.#stored(repository, digest, signal)
+      const reader = await this.#stored(repository, digest, descriptor, signal)
       if (reader !== undefined) return hit(digest, reader)
       const { state, upstream } = repository.origin
       const silence = state.corruptFor(digest)
       if (silence !== undefined) throw corruptRefusal(upstream.key, silence)
-      const descriptor = await this.#named(repository, digest)
       // No `await` between this look and the start: that is all the single-flight there is.
       if (this.#running.has(key)) continue
       return this.#answers.follow(
@@ -125,13 +152,17 @@ export class BlobCache {
   }
 
   async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
+    const descriptor = await this.#named(repository, digest)
+    if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
     const running = this.#running.get(flightKey(repository.origin, digest))
     if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {
       return { digest, size: running.size, cache: 'join' }
     }
-    await using reader = await this.#stored(repository, digest, signal)
-    if (reader !== undefined) return { digest, size: reader.size, cache: 'hit' }
-    const descriptor = await this.#named(repository, digest)
+    await using reader = await this.#stored(repository, digest, descriptor, signal)
+    if (reader !== undefined) {
+      if (descriptor === undefined && (await isManifestIn(hit(digest, reader), signal))) return undefined
+      return { digest, size: reader.size, cache: 'hit' }
+    }
     const size = descriptor?.size
     const isForeign = descriptor !== undefined && isNonDistributable(descriptor)
     // What is not distributable is in the manifest and in nobody's store: only upstream knows.
@@ -225,13 +256,14 @@ export class BlobCache {
   async #stored(
     repository: MirroredName,
     digest: Digest,
+    descriptor: Descriptor | undefined,
     signal: AbortSignal,
   ): Promise<BlobReader | undefined> {
     const { store, metadata, log, suspect } = this.#options
     const reader = await store.open(digest)
     if (reader === undefined) return undefined
     try {
-      const named = (await this.#named(repository, digest))?.size === reader.size
+      const named = descriptor?.size === reader.size
       // A descriptor of another size is wrong, or the file is: what was verified tells which.
       const expected = named ? undefined : await metadata.blobs.size(digest)
       if (expected !== undefined && expected !== reader.size) {

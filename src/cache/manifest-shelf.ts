@@ -4,7 +4,7 @@
  * Keyed by digest only. Which repository may read one, and what a tag names, is asked of the index each time.
  */
 import { LRUCache } from 'lru-cache'
-import { MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
+import { isManifestType, MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { contentWeight, parseManifest, type ManifestContent } from '../oci/manifest.ts'
@@ -152,6 +152,13 @@ export class ManifestShelf {
     }
     const named = await this.#metadata.manifests.named(repositoryKey(repository), digest)
     return named?.role === 'manifest' ? named : undefined
+  }
+
+  /** It holds that manifest, or an index of it names one: what BuildKit's cache lists there are layers. */
+  async knows(repository: MirroredName, digest: Digest): Promise<boolean> {
+    if ((await this.record(repository, digest)) !== undefined) return true
+    const named = await this.namedManifest(repository, digest)
+    return named !== undefined && isManifestType(named.mediaType)
   }
 
   /** The descriptor by which a manifest of this repository names that config or layer. */

@@ -35,6 +35,8 @@ export const ATTESTATION = {
   subject: 'vnd.docker.reference.digest',
 } as const
 
+const MANIFEST_TYPES: ReadonlySet<string> = new Set(Object.values(MEDIA_TYPES))
+
 /**
  * What an upstream is always asked for. Quay converts and others answer 404 when a type is missing from
  * the list, and wildcards do not count there (WIRE.md §3.2, §3.4). Schema 1 is left out on purpose:
@@ -51,6 +53,10 @@ export const ACCEPT_MANIFESTS = [
 
 export function isIndexType(mediaType: string): boolean {
   return mediaType === MEDIA_TYPES.ociIndex || mediaType === MEDIA_TYPES.dockerIndex
+}
+
+export function isManifestType(mediaType: string): boolean {
+  return MANIFEST_TYPES.has(mediaType)
 }
 
 /** Layers that registries are not expected to hold: their bytes live at `urls`, or nowhere. */

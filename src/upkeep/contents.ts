@@ -70,6 +70,7 @@ async function contentsIn(
   const blobs = new Map<Digest, Bytes>()
   const lacking = new Set(tags.flatMap(({ digest }) => (all.has(digest) ? [] : [digest])))
   for (const manifest of kept) {
+    for (const child of below.get(manifest) ?? []) {
       const { role, digest } = child
       const held = links.get(digest)
       // BuildKit's cache is an index that names layers where others name manifests.
