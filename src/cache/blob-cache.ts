@@ -181,14 +181,9 @@ export class BlobCache {
   }
 
   /** Starts to fetch what will be asked for soon; behind everything that is asked for now. */
-  async ahead(repository: MirroredName, descriptor: Descriptor): Promise<void> {
+  async ahead(repository: MirroredName, descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<void> {
     const { origin } = repository
-    if (
-      isNonDistributable(descriptor) ||
-      origin.state.failing(repository.name) !== undefined ||
-      this.#options.health.resting
-    )
-      return
+    if (origin.state.failing(repository.name) !== undefined || this.#options.health.resting) return
     if (origin.state.corruptFor(descriptor.digest) !== undefined) return
     if ((await this.#options.store.stat(descriptor.digest)) !== undefined) return
     if (this.#closed || this.#running.has(flightKey(repository.origin, descriptor.digest))) return

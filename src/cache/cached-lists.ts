@@ -8,6 +8,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import type { Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
 import type { UpstreamAnswer, UpstreamQuestion } from '../store/upstream-answers.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
@@ -32,6 +33,10 @@ const FAILURE_MEMORY_MS: Milliseconds = 10_000
 
 /** A list that is too large to be kept is handed on page by page; for so long it is not put together again. */
 const TOO_LARGE_MEMORY_MS: Milliseconds = 600_000
+
+/** Room for what is remembered of failures, and what one takes beside its texts. */
+const MEMORY_WEIGHT: Bytes = 1024 * 1024
+const ENTRY_WEIGHT: Bytes = 256
 
 export interface CachedListsOptions {
   readonly metadata: Pick<MetadataStore, 'repositories'>
@@ -85,7 +90,8 @@ export class CachedLists {
   /** Pages that have come, of what is being put together. */
   readonly #pages = new Map<string, number>()
   readonly #failures = new LRUCache<string, { readonly error: UpstreamError; readonly until: Milliseconds }>({
-    max: 1_000,
+    maxSize: MEMORY_WEIGHT,
+    sizeCalculation: ({ error }, key) => ENTRY_WEIGHT + key.length + error.message.length,
   })
   readonly #tooLarge = new LRUCache<string, Milliseconds>({ max: 1_000 })
 

@@ -7,6 +7,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import { isDigestReference, type Reference, type Tag } from '../oci/reference.ts'
+import type { Bytes } from '../store/blob-store.ts'
 import type { TagRecord } from '../store/metadata.ts'
 import type { Milliseconds, UpstreamManifest } from '../upstream/upstream.ts'
 import type { ManifestHead } from './answers.ts'
@@ -23,6 +24,10 @@ interface ManifestSourceOptions extends ManifestKeeperOptions {
   readonly negativeTtlMs: () => Milliseconds
 }
 
+/** Room for what HEADs said, and what one of them takes beside its texts. */
+const HEADS_WEIGHT: Bytes = 8 * 1024 * 1024
+const HEAD_WEIGHT: Bytes = 256
+
 type Head = Omit<ManifestHead, 'cache'>
 /** `false`: upstream says that there is none. */
 export type Fetched =
@@ -32,7 +37,10 @@ export type Checked = { readonly head: Head; readonly cache: CacheStatus; readon
 export class ManifestSource {
   readonly #options: ManifestSourceOptions
   /** By digest, what HEAD said of manifests that are not here. */
-  readonly #heads = new LRUCache<string, Head>({ max: 10_000 })
+  readonly #heads = new LRUCache<string, Head>({
+    maxSize: HEADS_WEIGHT,
+    sizeCalculation: ({ mediaType }, key) => HEAD_WEIGHT + key.length + mediaType.length,
+  })
   readonly #keeper: ManifestKeeper
 
   constructor(options: ManifestSourceOptions) {
@@ -302,7 +310,7 @@ function headFlight({ answer, after }: Flight<Fetched>): Flight<Checked> {
 
 const VAGUE = new Set(['application/json', 'application/octet-stream', 'text/plain'])
 /** RFC 6838 § 4.2. */
-const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]*\/[a-z0-9][a-z0-9!#$&^_.+-]*$/i
+const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i
 
 /** Types that say nothing: only the bytes tell what the manifest is. */
 function isVague(mediaType: string): boolean {

@@ -8,7 +8,7 @@
  */
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
-import type { Descriptor } from '../oci/descriptor.ts'
+import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
@@ -49,6 +49,7 @@ const MOST_WAITING = 500
 /** Room for what is remembered of indexes; each entry is two or three digests and a name. */
 const PLATFORMS_WEIGHT: Bytes = 8 * 1024 * 1024
 const DIGEST_WEIGHT: Bytes = 128
+const LOOKED_WEIGHT: Bytes = 4 * 1024 * 1024
 
 export type PrefetchMode = 'layers' | 'config' | 'off'
 
@@ -80,7 +81,11 @@ export class ReferrersPrefetch {
     sizeCalculation: ({ attestations }, key) => key.length + DIGEST_WEIGHT * (1 + attestations.length),
   })
   /** Indexes and subjects that were looked at a short while ago. */
-  readonly #looked = new LRUCache<string, true>({ max: 10_000, ttl: LOOK_AGAIN_MS })
+  readonly #looked = new LRUCache<string, true>({
+    maxSize: LOOKED_WEIGHT,
+    sizeCalculation: (_looked, key) => DIGEST_WEIGHT + key.length,
+    ttl: LOOK_AGAIN_MS,
+  })
   readonly #waiting: Task[] = []
   readonly #running = new Set<Promise<void>>()
 
@@ -226,7 +231,7 @@ export class ReferrersPrefetch {
     limit.bytes -= bytes.length
     if (this.#options.mode() !== 'layers') return true
     for (const blob of [content.config, ...content.layers]) {
-      if (blob === undefined) continue
+      if (blob === undefined || isNonDistributable(blob)) continue
       limit.bytes -= blob.size ?? 0
       if (limit.bytes < 0) return false
       await this.#options.blobs.ahead(repository, blob)

@@ -8,7 +8,8 @@
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import type { Descriptor } from '../oci/descriptor.ts'
+import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
+import type { Bytes } from '../store/blob-store.ts'
 import type { BlobCache } from './blob-cache.ts'
 import type { Manifest } from './manifest-shelf.ts'
 import type { MirroredName } from './origin.ts'
@@ -20,12 +21,21 @@ const LAYERS_THAT_TELL = 2
 const LOOK_AGAIN_MS = 10_000
 /** A manifest that was looked at in the last second, the same. */
 const SERVED_AGAIN_MS = 1000
-/** No runtime takes more layers; a manifest that names thousands is no reason to fetch them. */
+/** No runtime takes more layers; a manifest that names thousands is no reason to fetch or to remember them. */
 const MOST_AHEAD = 128
+
+/** Room for what is remembered of images: so much for each layer and config, beside the names it is known by. */
+const IMAGES_WEIGHT: Bytes = 16 * 1024 * 1024
+const LAYER_WEIGHT: Bytes = 512
+/** Whoever pulls an image asks for its layers within that time. */
+const REMEMBERED_MS = 3_600_000
+
+/** What is needed of a descriptor; the rest of it is as large as whoever made it wants. */
+type WantedBlob = Pick<Descriptor, 'digest' | 'size'>
 
 interface Image {
   readonly digest: Digest
-  readonly layers: readonly Descriptor[]
+  readonly layers: readonly WantedBlob[]
   readonly asked: Set<Digest>
   /** Its other layers were started. */
   started: boolean
@@ -48,9 +58,9 @@ export class Prefetch {
   readonly #mode: () => PrefetchMode
   readonly #log: Logger
   /** By repository and layer: the image last served that has it. */
-  readonly #images = new LRUCache<string, Image>({ max: 20_000 })
+  readonly #images = rememberedImages()
   /** By repository and config. */
-  readonly #byConfig = new LRUCache<string, Image>({ max: 20_000 })
+  readonly #byConfig = rememberedImages()
   /** By repository and config: it is here, or was started. */
   readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })
   /** By the object that all who pull a hot manifest share: one look instead of one for each of its names. */
@@ -86,11 +96,18 @@ export class Prefetch {
     if (mode === 'off' || content.kind !== 'image') return undefined
     if (content.config !== undefined) this.#startConfig(repository, content.config)
     if (mode !== 'layers') return undefined
-    const known = content.layers[0] && this.#images.get(imageKey(repository, content.layers[0].digest))
+    const layers = content.layers.filter((it) => !isNonDistributable(it)).slice(0, MOST_AHEAD)
+    const known = layers[0] && this.#images.get(imageKey(repository, layers[0].digest))
     // A herd counts together. What was started already is another pull's: something may be missing again.
-    if (known !== undefined && !known.started && sameLayers(known.layers, content.layers)) return known
-    const image: Image = { digest, layers: content.layers, asked: new Set(), started: false, followed: false }
-    for (const layer of content.layers) this.#images.set(imageKey(repository, layer.digest), image)
+    if (known !== undefined && !known.started && sameLayers(known.layers, layers)) return known
+    const image: Image = {
+      digest,
+      layers: layers.map((layer) => ({ digest: layer.digest, size: layer.size })),
+      asked: new Set(),
+      started: false,
+      followed: false,
+    }
+    for (const layer of image.layers) this.#images.set(imageKey(repository, layer.digest), image)
     if (content.config !== undefined) this.#byConfig.set(imageKey(repository, content.config.digest), image)
     return image
   }
@@ -111,7 +128,7 @@ export class Prefetch {
     image.started = true
     void this.#start(
       repository,
-      image.layers.filter((layer) => !image.asked.has(layer.digest)).slice(0, MOST_AHEAD),
+      image.layers.filter((layer) => !image.asked.has(layer.digest)),
     )
   }
 
@@ -123,13 +140,13 @@ export class Prefetch {
 
   #startConfig(repository: MirroredName, config: Descriptor): void {
     const key = imageKey(repository, config.digest)
-    if (this.#configs.has(key)) return
+    if (isNonDistributable(config) || this.#configs.has(key)) return
     this.#configs.set(key, true)
     void this.#start(repository, [config])
   }
 
   /** One after the other: they queue in the order in which a client will ask for them. */
-  async #start(repository: MirroredName, descriptors: readonly Descriptor[]): Promise<void> {
+  async #start(repository: MirroredName, descriptors: readonly WantedBlob[]): Promise<void> {
     for (const descriptor of descriptors) {
       try {
         await this.#blobs.ahead(repository, descriptor)
@@ -148,6 +165,14 @@ function imageKey({ origin, name }: MirroredName, digest: Digest): string {
   return `${origin.upstream.key} ${name} ${digest}`
 }
 
-function sameLayers(left: readonly Descriptor[], right: readonly Descriptor[]): boolean {
+function rememberedImages(): LRUCache<string, Image> {
+  return new LRUCache({
+    maxSize: IMAGES_WEIGHT,
+    sizeCalculation: (_image, key) => LAYER_WEIGHT + key.length,
+    ttl: REMEMBERED_MS,
+  })
+}
+
+function sameLayers(left: readonly WantedBlob[], right: readonly WantedBlob[]): boolean {
   return left.length === right.length && left.every((layer, index) => layer.digest === right[index]?.digest)
 }

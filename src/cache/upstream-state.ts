@@ -7,6 +7,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
+import type { Bytes } from '../store/blob-store.ts'
 import type { Milliseconds, UpstreamError } from '../upstream/upstream.ts'
 
 export interface UpstreamState {
@@ -42,6 +43,10 @@ const FAILURE_MEMORY_MS = 10_000
 const CORRUPT_FIRST_MS = 10_000
 const CORRUPT_MOST_MS = 600_000
 
+/** Room for each of the memories of one upstream, and what an entry takes beside its texts. */
+const MEMORY_WEIGHT: Bytes = 512 * 1024
+const ENTRY_WEIGHT: Bytes = 256
+
 interface Failure {
   readonly error: UpstreamError
   readonly until: Milliseconds
@@ -50,10 +55,20 @@ interface Failure {
 export class InProcessUpstreamState implements UpstreamState {
   readonly #now: () => Milliseconds
   #failure: Failure | undefined
-  // lru-cache lays out all of its room at once, and there is one of each for every upstream.
-  readonly #absent = new LRUCache<string, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
-  readonly #failures = new LRUCache<RepositoryName, Failure>({ maxSize: 1_000, sizeCalculation: () => 1 })
-  readonly #servedDenied = new LRUCache<RepositoryName, string>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  // What is said of a failure may hold a whole header of somebody else's, and names are as long as strangers like.
+  readonly #absent = new LRUCache<string, Milliseconds>({
+    maxSize: MEMORY_WEIGHT,
+    sizeCalculation: (_until, what) => ENTRY_WEIGHT + what.length,
+  })
+  readonly #failures = new LRUCache<RepositoryName, Failure>({
+    maxSize: MEMORY_WEIGHT,
+    sizeCalculation: ({ error }, name) => ENTRY_WEIGHT + name.length + error.message.length,
+  })
+  readonly #servedDenied = new LRUCache<RepositoryName, string>({
+    maxSize: MEMORY_WEIGHT,
+    sizeCalculation: (message, name) => ENTRY_WEIGHT + name.length + message.length,
+  })
+  // By count it would lay out all of its room at once, and there is one for every upstream.
   readonly #corrupt = new LRUCache<Digest, { until: Milliseconds; silence: Milliseconds }>({
     maxSize: 1_000,
     sizeCalculation: () => 1,

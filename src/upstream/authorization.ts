@@ -12,7 +12,7 @@ import { pauseFor } from './manners.ts'
 import type { Answer } from './redirects.ts'
 import type { Token, TokenCache } from './tokens.ts'
 import { headerOf } from './transport.ts'
-import { UpstreamError, type Milliseconds } from './upstream.ts'
+import { UpstreamError, type Bytes, type Milliseconds } from './upstream.ts'
 
 interface AuthorizationOptions {
   readonly key: string
@@ -30,6 +30,9 @@ const SETTLED_AFTER: Milliseconds = 1_500
 /** How long nobody waits for tokens of a repository that refused one of that age. */
 const SETTLED_MEMORY: Milliseconds = 600_000
 const MAX_REFUSAL_BYTES = 64 * 1024
+/** Room for challenges, any of which may be as long as a header, and what one takes beside its texts. */
+const CHALLENGES_WEIGHT: Bytes = 1024 * 1024
+const CHALLENGE_WEIGHT: Bytes = 256
 /** ghcr.io's ping names this repository, which is an example, whatever is asked for. */
 const EXAMPLE_SCOPE = 'repository:user/image:pull'
 
@@ -46,9 +49,13 @@ type Scheme = BearerChallenge | 'basic'
 export class Authorization {
   readonly #options: AuthorizationOptions
   /** By repository. */
-  readonly #challenges = new LRUCache<string, BearerChallenge>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #challenges = new LRUCache<string, BearerChallenge>({
+    maxSize: CHALLENGES_WEIGHT,
+    sizeCalculation: ({ realm, service = '', scope = '', error = '' }, name) =>
+      CHALLENGE_WEIGHT + name.length + realm.length + service.length + scope.length + error.length,
+  })
   /** By repository: until when what it refuses is refused for good, and no token is waited for. */
-  readonly #refusesSettled = new LRUCache<string, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #refusesSettled = new LRUCache<string, Milliseconds>({ max: 1_000 })
   /** What the ping said, for all repositories whose own 401 says nothing. */
   #pinged: Scheme | undefined
   #basic = false

@@ -18,6 +18,8 @@ export function toUpstreamError(upstream: string, host: string, error: unknown):
       cause: error,
     })
   }
+  // What the parser could not read is up to 64 KiB, and errors are remembered.
+  if (error instanceof Error && 'data' in error) delete error.data
   const failure = failureOf(error)
   const what = failure === 'broken' ? 'gave no usable answer' : 'could not be reached, or broke off'
   return new UpstreamError(failure, upstream, `${host} ${what}: ${messageOf(error)}`, { cause: error })

@@ -16,7 +16,7 @@ import { readBody } from './body.ts'
 import { abortable } from './manners.ts'
 import type { ProxyChoice } from './proxy.ts'
 import { Transport } from './transport.ts'
-import { UpstreamError, type Milliseconds } from './upstream.ts'
+import { UpstreamError, type Bytes, type Milliseconds } from './upstream.ts'
 
 interface HubRepository {
   /** Without a registry: `library/nginx`, `bitnami/nginx`. Not checked. */
@@ -43,7 +43,9 @@ const PATIENCE: Milliseconds = 2000
 const KEPT_FOR: Milliseconds = 60_000
 /** Without a word from the other side about when to come back. */
 const REST_AFTER_FAILURE: Milliseconds = 10_000
-const MOST_TERMS = 200
+/** Room for what was found for terms, and what each takes beside its texts. */
+const TERMS_WEIGHT: Bytes = 4 * 1024 * 1024
+const RESULT_WEIGHT: Bytes = 256
 /** Searches under way; one more finds nothing there. */
 const MOST_AT_ONCE = 4
 /** The most that the other side gives at once. */
@@ -79,7 +81,8 @@ export class HubSearch {
       addresses: new AddressRule(this.#url),
     })
     this.#found = new LRUCache({
-      max: MOST_TERMS,
+      maxSize: TERMS_WEIGHT,
+      sizeCalculation: (found, term) => term.length + weightOf(found),
       ttl: KEPT_FOR,
       ttlResolution: 0,
       perf: { now: options.now },
@@ -138,6 +141,13 @@ export class HubSearch {
     if (!Array.isArray(results)) throw brokenAnswer(key, response, 'gave no list of results')
     return results.slice(0, PAGE_SIZE).flatMap(repositoryOf)
   }
+}
+
+function weightOf(found: readonly HubRepository[]): Bytes {
+  return found.reduce(
+    (weight, { name, description }) => weight + RESULT_WEIGHT + name.length + description.length,
+    RESULT_WEIGHT,
+  )
 }
 
 function repositoryOf(result: unknown): HubRepository[] {

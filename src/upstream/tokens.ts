@@ -10,7 +10,7 @@ import type { Account } from './credentials.ts'
 import { abortable } from './manners.ts'
 import { credentialsMayGo, isAcceptableRealm } from './realm.ts'
 import type { IssuedToken, TokenService } from './token-service.ts'
-import { UpstreamError, type Milliseconds } from './upstream.ts'
+import { UpstreamError, type Bytes, type Milliseconds } from './upstream.ts'
 
 export interface Token {
   readonly value: string
@@ -30,6 +30,9 @@ interface TokenOptions {
 
 /** What the specification says of an answer without `expires_in`. */
 const DEFAULT_LIFETIME_SECONDS = 60
+/** Room for tokens, and what one takes beside its texts. */
+const TOKENS_WEIGHT: Bytes = 8 * 1024 * 1024
+const TOKEN_WEIGHT: Bytes = 256
 const LIFETIME_SECONDS = { min: 5, max: 24 * 60 * 60 }
 /** Ten per cent early: a token has to last until the request has arrived. */
 const USABLE_MS_PER_SECOND = 900
@@ -41,8 +44,8 @@ export class TokenCache {
   constructor(options: TokenOptions) {
     this.#options = options
     this.#cache = new LRUCache({
-      maxSize: 1000,
-      sizeCalculation: () => 1,
+      maxSize: TOKENS_WEIGHT,
+      sizeCalculation: ({ value }, key) => TOKEN_WEIGHT + key.length + value.length,
       ttl: LIFETIME_SECONDS.min * 1000,
       ttlResolution: 0,
       perf: { now: options.now },
