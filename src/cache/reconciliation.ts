@@ -1,9 +1,10 @@
 /**
  * Makes the index and the disk agree again after a process that ended in the midst of its work.
  *
- * Files that the index has never heard of are written down as nobody's: they count, the next pull of theirs is a hit,
- * and who does not pull them sees them evicted. Not those from before the index: it was lost, and what was pushed may
- * be in them. What was mirrored and has no file, or one of another size, is forgotten: a miss that heals. What was
+ * Files that the index has never heard of are written down as nobody's, from the moment at which they are found: they
+ * count, the next pull of theirs is a hit, and they go when they are evicted, as what was pulled at that moment, or
+ * collected, when the grace period has passed since. Nobody was told that they are here: a push is answered when the
+ * index has it. Not those from before the index: it was lost, and what was pushed may be in them. What was mirrored and has no file, or one of another size, is forgotten: a miss that heals. What was
  * pushed is left to the scrub, whatever has become of it.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -80,7 +81,7 @@ export class Reconciliation {
         await this.#alone(digest, signal, () => this.#lose(digest))
     }
     for (const { digest, writtenAt } of strays.values()) {
-      if (writtenAt >= indexSince) await this.#alone(digest, signal, () => this.#find(digest, writtenAt))
+      if (writtenAt >= indexSince) await this.#alone(digest, signal, () => this.#find(digest))
     }
     log.trace({ folder, files: files.size }, 'compared')
   }
@@ -98,11 +99,11 @@ export class Reconciliation {
     }
   }
 
-  async #find(digest: Digest, writtenAt: EpochMs): Promise<void> {
-    const { store, metadata } = this.#options
+  async #find(digest: Digest): Promise<void> {
+    const { store, metadata, now } = this.#options
     const file = await store.stat(digest)
     if (file === undefined || (await metadata.blobs.size(digest)) !== undefined) return
-    await metadata.transaction((tx) => tx.recordBlob(digest, file.size, Math.floor(writtenAt)))
+    await metadata.transaction((tx) => tx.recordBlob(digest, file.size, now()))
     this.#found += 1
   }
 

@@ -22,7 +22,7 @@ const TITLES: Record<FindingKind, string> = {
   manifest: 'Manifests that the index has wrong',
   size: 'Sizes that the index has wrong',
   quarantine: 'In quarantine',
-  orphan: 'Unknown to the index (no fault: a collection removes them)',
+  orphan: 'Unknown to the index (no fault: a collection removes them after push.gcGrace)',
   child: 'Indexes that name manifests not pushed here (no fault)',
   partial: 'Partial files (no fault)',
   foreign: 'Not blobs (no fault)',

@@ -63,11 +63,11 @@ export class CollectionPlan {
 
   /** Once {@link links} has come to its end; those the index has never heard of are not among them. */
   async *blobs(): AsyncGenerator<BlobInfo> {
-    const { metadata, signal } = this.#options
+    const { metadata, before, signal } = this.#options
     const told = new Set<Digest>()
     for (let from: Digest | undefined; ;) {
       await breathe(signal)
-      const { found, next } = await metadata.garbage.blobs(from)
+      const { found, next } = await metadata.garbage.blobs(before, from)
       for (const it of found) told.add(it.digest)
       yield* found
       if (next === undefined) break

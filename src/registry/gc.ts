@@ -2,14 +2,15 @@
  * The collector: frees what nobody names any more, while pushes go on.
  *
  * Three sweeps, each making garbage for the next: manifests that were let go, links of blobs that no manifest
- * needs, bytes that no repository holds. Each waits for its grace period, and each looks once more under the very
+ * needs, bytes that no repository holds. Before them, files that the index does not know are written down. Each waits
+ * for its grace period, and each looks once more under the very
  * lock that a push holds from its check to its commit, so a push or a mount that needs the thing wins. Nothing
  * that was mirrored is collected.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
+import type { BlobStore, Bytes } from '../store/blob-store.ts'
 import type { Locks } from '../store/locks.ts'
 import type {
   EpochMs,
@@ -123,10 +124,10 @@ export class Collector {
   }
 
   async *#collect(signal: AbortSignal): AsyncGenerator<Collected> {
+    await this.#findStrays(signal)
     yield* this.#sweep(this.#manifests(), signal)
     yield* this.#sweep(this.#links(), signal)
     yield* this.#sweepBlobs(signal)
-    yield* this.#sweepStrays(signal)
   }
 
   async *#plan(signal: AbortSignal): AsyncGenerator<Collected> {
@@ -136,16 +137,6 @@ export class Collector {
     for await (const it of plan.manifests()) yield manifests.told(it)
     for await (const it of plan.links()) yield links.told(it)
     for await (const { digest, size } of plan.blobs()) if (!pinned(digest)) yield unheld(digest, size)
-    for await (const { digest, size } of this.#strays(signal)) {
-      if (!pinned(digest) && (await this.#isStray(digest, signal))) yield unknown(digest, size)
-    }
-  }
-
-  /** Not just on its way from its file to the index. */
-  async #isStray(digest: Digest, signal: AbortSignal): Promise<boolean> {
-    const { locks, metadata } = this.#options
-    using _held = await locks.exclusive(`blob ${digest}`, signal)
-    return (await metadata.blobs.size(digest)) === undefined
   }
 
   #manifests(): Sweep {
@@ -218,7 +209,7 @@ export class Collector {
     const { garbage } = this.#options.metadata
     for (let from: Digest | undefined; ;) {
       await breathe(signal)
-      const { found, next } = await garbage.blobs(from)
+      const { found, next } = await garbage.blobs(this.#before(), from)
       for (const { digest, size } of found) {
         if (await this.#remove(digest, signal)) yield unheld(digest, size)
       }
@@ -227,27 +218,34 @@ export class Collector {
     }
   }
 
-  async *#sweepStrays(signal: AbortSignal): AsyncGenerator<Collected> {
-    for await (const { digest, size } of this.#strays(signal)) {
-      if (await this.#remove(digest, signal)) yield unknown(digest, size)
+  /**
+   * Writes down as nobody's, from now on, files that the index has never heard of: a process ended between the file and
+   * the commit, and their grace period begins when they are found. Not those from before the index: it was lost, and
+   * what was pushed is in them.
+   */
+  async #findStrays(signal: AbortSignal): Promise<void> {
+    const { store, metadata, log, indexSince = 0 } = this.#options
+    let older = 0
+    for await (const { digest, writtenAt } of store.list()) {
+      signal.throwIfAborted()
+      if ((await metadata.blobs.size(digest)) !== undefined) continue
+      if (writtenAt < indexSince) older += 1
+      else await this.#writeDown(digest, signal)
+    }
+    if (older > 0) {
+      const told =
+        'files are older than the index, and it does not know them: they stay until verify --rebuild'
+      log.warn({ files: older }, told)
     }
   }
 
-  /**
-   * Files that the index has never heard of: a process ended between the file and the commit. Not those from before
-   * the index: it was lost, and what was pushed is in them.
-   */
-  async *#strays(signal: AbortSignal): AsyncGenerator<BlobInfo> {
-    const { store, metadata, log, indexSince = 0 } = this.#options
-    let older = 0
-    for await (const it of store.list()) {
-      signal.throwIfAborted()
-      if ((await metadata.blobs.size(it.digest)) !== undefined) continue
-      if (it.writtenAt < indexSince) older += 1
-      else yield it
-    }
-    if (older > 0)
-      log.warn({ files: older }, 'files are older than the index, and it does not know them: they stay')
+  /** Unless it is just on its way from its file to the index. */
+  async #writeDown(digest: Digest, signal: AbortSignal): Promise<void> {
+    const { store, metadata, locks, now } = this.#options
+    using _held = await locks.exclusive(`blob ${digest}`, signal)
+    const file = await store.stat(digest)
+    if (file === undefined || (await metadata.blobs.size(digest)) !== undefined) return
+    await metadata.transaction((tx) => tx.recordBlob(digest, file.size, now()))
   }
 
   /** @returns false when somebody wants it after all */
@@ -269,11 +267,6 @@ export class Collector {
 const unheld = (digest: Digest, bytes: Bytes): Collected => ({
   ...{ what: 'blob', digest, bytes },
   why: 'no repository holds it',
-})
-
-const unknown = (digest: Digest, bytes: Bytes): Collected => ({
-  ...{ what: 'blob', digest, bytes },
-  why: 'the index does not know it',
 })
 
 function keyOf({ repository, digest, since }: Garbage): string {

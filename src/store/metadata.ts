@@ -131,8 +131,11 @@ export interface GarbageIndex {
   manifests(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart>
   /** Blobs of local repositories, last uploaded, mounted or looked at before `before`, that no manifest there names. */
   links(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart>
-  /** Bytes that no repository holds and no upstream gave. */
-  blobs(from?: Digest): Promise<{ readonly found: readonly BlobInfo[]; readonly next: Digest | undefined }>
+  /** Bytes that no repository holds and no upstream gave, and that came, or were found, before `before`. */
+  blobs(
+    before: EpochMs,
+    from?: Digest,
+  ): Promise<{ readonly found: readonly BlobInfo[]; readonly next: Digest | undefined }>
   /** Whether anybody holds these bytes, or an upstream gave them. */
   wanted(digest: Digest): Promise<boolean>
   /** What keeps a manifest in its repository; undefined when it is not there. */

@@ -126,7 +126,7 @@ export class SqlGarbage implements GarbageIndex {
     return partOf(rows, scanned)
   }
 
-  async blobs(from = '' as Digest): ReturnType<GarbageIndex['blobs']> {
+  async blobs(before: EpochMs, from = '' as Digest): ReturnType<GarbageIndex['blobs']> {
     const scanned = await this.#db
       .selectFrom('blob')
       .select('digest')
@@ -138,6 +138,7 @@ export class SqlGarbage implements GarbageIndex {
     if (to === undefined) return { found: [], next: undefined }
     const found = await this.#unheld()
       .select(['b.digest', 'b.size'])
+      .where('b.stored_at', '<=', before)
       .where('b.digest', '>', from)
       .where('b.digest', '<=', to.digest)
       .execute()

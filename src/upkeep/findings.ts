@@ -18,7 +18,7 @@ type Bytes = number
  * - `tag`: a pushed tag names a manifest that its repository does not hold
  *
  * and, which is no fault:
- * - `orphan`: a file that the index has never heard of; a collection removes it
+ * - `orphan`: a file that the index has never heard of; a collection removes it, in its time
  * - `foreign`: a file among the blobs that cannot be one
  * - `child`: a pushed index names a manifest that was not pushed, as it may
  * - `partial`: files of uploads and downloads that may still be continued

@@ -1,12 +1,14 @@
 /** After a crash the index and the disk agree again, and nothing is lost by it. */
-import { mkdirSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { test } from 'tap'
 import { eventually, pull, simulate, startMirror } from '../support/app.ts'
-import { blobFile, seedMirrored } from '../support/folder.ts'
+import { alone, blobFile, inDatabase, seedMirrored } from '../support/folder.ts'
 import { image, layer, type Content } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
 import { blobBytes, cacheBytes } from '../support/warehouse.ts'
+
+const DAY = 86_400_000
 
 const app = image({ layers: [3000, 4000, 5000], seed: 'app' })
 const gone = image({ layers: [700], seed: 'gone' })
@@ -71,4 +73,36 @@ test('what a crash left is counted, and what it took is fetched again', async (t
   }
   const pulled = await pull(`${mirror.url}/v2/library/gone/manifests/1`)
   t.match([pulled.status, pulled.cache], [200, 'miss'])
+})
+
+test('what a crash left is kept for the grace period, counted from when it was found', async (t) => {
+  const root = t.testdir()
+  await seedMirrored(root, { registry: 'docker.io', name: 'library/app', tag: '1', image: app }, Date.now())
+  const stray = layer({ size: 2000, seed: 'stray' })
+  const file = blobFile(root, stray.digest)
+  mkdirSync(dirname(file), { recursive: true })
+  writeFileSync(file, stray.bytes)
+  const collected = (): Promise<string[]> =>
+    alone(root, async (keeper, signal) => {
+      const digests: string[] = []
+      for await (const { digest } of keeper.gc({ dryRun: false }, signal)) digests.push(digest)
+      return digests
+    })
+
+  // Long after it was written: what counts is when it is found.
+  const clock = { now: Date.now() + 10 * DAY }
+  const upstream = await simulate(t)
+  const mirror = await startMirror(t, upstream, { root, now: () => clock.now, cache: { minFree: '0' } })
+  await eventually('it is found', async () => (await mirror.app.metadata.blobs.size(stray.digest)) === 2000)
+  const { pulledAt } = (await mirror.app.metadata.eviction.mirrored(stray.digest))!
+  t.equal(pulledAt, clock.now, 'it is evicted as what was pulled when it was found')
+  await mirror.close()
+  t.same(await collected(), [], 'and not collected')
+  inDatabase(root, `update blob set stored_at = ${String(Date.now() - DAY)} where digest = '${stray.digest}'`)
+  t.same(await collected(), [stray.digest])
+  t.notOk(existsSync(file))
+
+  writeFileSync(file, stray.bytes)
+  t.same(await collected(), [], 'a collection that finds it first does not free it either')
+  t.ok(existsSync(file))
 })

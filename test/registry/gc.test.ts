@@ -186,14 +186,20 @@ test('bytes that another repository holds, or an upstream gave, stay', async (t)
   t.ok(await registry.reader('team/two').holds(mounted.digest))
 })
 
-test('a file that the index has never heard of goes', async (t) => {
+test('a file that the index has never heard of goes when the grace period has passed since it was found', async (t) => {
   const registry = await startLocalRegistry(t)
   await registry.pushImage('team/app', app, '1')
   const stray = image({ layers: [50], seed: 'stray' }).layers[0]!
   await registry.pushBlob('team/app', stray)
   await registry.metadata.transaction((tx) => tx.forgetBlob(stray.digest))
+  registry.now += 10 * DAY
+  t.same(await registry.collect(), [], 'it is found')
+  registry.now += DAY - 1
+  t.same(await registry.collect(), [])
+  t.same(await bytesHere(registry, [stray]), [true])
+  registry.now += 1
   const collected = await collectAsPlanned(t, registry)
-  t.match(collected, [{ what: 'blob', digest: stray.digest, bytes: 50, why: 'the index does not know it' }])
+  t.match(collected, [{ what: 'blob', digest: stray.digest, bytes: 50, why: 'no repository holds it' }])
   t.same(await bytesHere(registry, [stray]), [false])
 })
 

@@ -44,19 +44,20 @@ test('links and bytes come in parts, each once, and all of them', async (t) => {
     names.flatMap((name) => digests.map((digest) => `local/${name}@${digest}`)),
   )
   t.same(await all((from) => metadata.garbage.links(AT - 1, from)), [], 'none is too young')
-  t.same((await metadata.garbage.blobs()).found, [], 'they hold the bytes')
+  t.same((await metadata.garbage.blobs(AT)).found, [], 'they hold the bytes')
 
   await metadata.transaction((tx) => {
     for (const name of names) tx.releaseRepository(key(LOCAL, name))
   })
   const blobs: Digest[] = []
   for (let from: Digest | undefined; ;) {
-    const { found, next } = await metadata.garbage.blobs(from)
+    const { found, next } = await metadata.garbage.blobs(AT, from)
     blobs.push(...found.map(({ digest }) => digest))
     if (next === undefined) break
     from = next
   }
   t.same(blobs, digests)
+  t.same((await metadata.garbage.blobs(AT - 1)).found, [], 'none is too young')
 })
 
 test('manifests that were let go come in parts, those that something names not at all', async (t) => {
@@ -101,5 +102,5 @@ test('what was mirrored is never listed, whatever its registry is called', async
   })
   t.same(await all((from) => metadata.garbage.links(AT, from)), [])
   t.same(await all((from) => metadata.garbage.manifests(AT, from)), [])
-  t.same((await metadata.garbage.blobs()).found, [])
+  t.same((await metadata.garbage.blobs(AT)).found, [])
 })
