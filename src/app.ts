@@ -5,7 +5,6 @@
  */
 import path from 'node:path'
 import type { Logger } from 'pino'
-import { repositoryKey } from './cache/origin.ts'
 import type { Room } from './cache/room.ts'
 import { StorageHealth } from './cache/storage-health.ts'
 import type { Config } from './config.ts'
@@ -153,12 +152,11 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         localNames,
         storageFailing: () => health.failing,
         quarantine,
-        served: async (mirrored) =>
-          (await index.repositories.get(repositoryKey(mirrored)))?.servedAt !== undefined,
+        served: (mirrored) => mirror.served.has(mirrored),
         catalog: (page) => index.repositories.catalog(page),
         openLocal: (name) =>
           new LocalRepository({ bytes: local.bytes, metadata: index, touchEveryMs, log, now }, name),
-        openPushes: (name, { cause }) => new LocalPushes(local, name, cause),
+        openPushes: (name, { cause }, assertFree) => new LocalPushes(local, name, { cause, assertFree }),
         openMirror: (mirrored, pushRefusal) => new MirrorRepository(mirror, mirrored, pushRefusal),
       },
       upstreams.entries,

@@ -20,6 +20,7 @@ import type { Evicting } from './evicting.ts'
 import type { LiveConfig } from './live-config.ts'
 import type { Digest } from './oci/digest.ts'
 import type { MirrorContext } from './registry/mirror.ts'
+import { ServedNames } from './registry/served-names.ts'
 import type { State } from './state.ts'
 import type { Metrics } from './telemetry/metrics.ts'
 
@@ -106,6 +107,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
     prefetch: new Prefetch({ blobs, referrers, mode, log }),
     listings,
     recency: evicting.recency,
+    served: new ServedNames(state.index),
   }
 }
 

@@ -31,7 +31,7 @@ import type { PushedBytes } from './pushed-bytes.ts'
 import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './pushes.ts'
 import { ReferrersTags, type Kept } from './referrers-tags.ts'
 import { refusal } from './refusal.ts'
-import type { Uploads } from './uploads.ts'
+import type { UploadHooks, Uploads } from './uploads.ts'
 
 /** What all local repositories share. */
 export interface LocalContext {
@@ -60,28 +60,38 @@ const READS = ['GET', 'HEAD']
 /** Told of a repository that is to be released and still has some. */
 const SOME_TAGS = 11
 
+interface LocalPushesOptions {
+  /** The request that all of it is done by. */
+  readonly cause?: Cause | undefined
+  /**
+   * Asked again before a first commit takes the name: bytes take their time to come.
+   *
+   * @throws OciError DENIED when something of that name came from elsewhere meanwhile
+   */
+  readonly assertFree?: (() => Promise<void>) | undefined
+}
+
 export class LocalPushes implements PushTarget {
   readonly name: RepositoryName
   readonly #context: LocalContext
   readonly #key: RepositoryKey
-  readonly #cause: Cause | undefined
+  readonly #options: LocalPushesOptions
   readonly #referrersTags: ReferrersTags
 
-  /** @param cause the request that all of it is done by */
-  constructor(context: LocalContext, name: RepositoryName, cause?: Cause) {
+  constructor(context: LocalContext, name: RepositoryName, options: LocalPushesOptions = {}) {
     this.name = name
     this.#context = context
     this.#key = { registry: LOCAL, name }
-    this.#cause = cause
+    this.#options = options
     this.#referrersTags = new ReferrersTags(context, this.#key)
   }
 
   startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession> {
-    return this.#context.uploads.start(this.name, algorithm, this.#linked)
+    return this.#context.uploads.start(this.name, algorithm, this.#hooks)
   }
 
   openUpload(id: string): Promise<UploadSession> {
-    return this.#context.uploads.open(this.name, id, this.#linked)
+    return this.#context.uploads.open(this.name, id, this.#hooks)
   }
 
   async mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean> {
@@ -92,6 +102,7 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`blob ${digest}`, NEVER)
     const blob = await bytes.stat(digest)
     if (blob === undefined) return false
+    await this.#options.assertFree?.()
     localNames.add(this.name)
     await this.#commit((tx) => {
       tx.putRepository(this.#key, now())
@@ -217,7 +228,7 @@ export class LocalPushes implements PushTarget {
     this.#context.events.queue(
       tx,
       happenings.map((it) => ({ ...it, repository })),
-      this.#cause,
+      this.#options.cause,
     )
   }
 
@@ -230,8 +241,11 @@ export class LocalPushes implements PushTarget {
     }
   }
 
-  readonly #linked = (tx: MetadataTransaction, digest: Digest, size: number): void => {
-    this.#tell(tx, { action: 'push', kind: 'blob', digest, size, mediaType: BLOB_TYPE })
+  readonly #hooks: UploadHooks = {
+    assertFree: () => this.#options.assertFree?.() ?? Promise.resolve(),
+    linked: (tx, digest, size) => {
+      this.#tell(tx, { action: 'push', kind: 'blob', digest, size, mediaType: BLOB_TYPE })
+    },
   }
 
   /** Durably, all of it or nothing; what is stored and not committed is collected. */
@@ -246,6 +260,7 @@ export class LocalPushes implements PushTarget {
       held.use(await locks.exclusive(`blob ${digest}`, NEVER))
       await this.#store(digest, bytes)
     }
+    await this.#options.assertFree?.()
     localNames.add(this.name)
     await this.#commit((tx) => {
       const at = now()

@@ -17,9 +17,10 @@ import type { Recency } from '../cache/recency.ts'
 import type { Prefetch } from '../cache/prefetch.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
-import type { Reference } from '../oci/reference.ts'
+import { isDigestReference, type Reference } from '../oci/reference.ts'
 import type { PushRefusal } from './push-rules.ts'
 import type { Repository } from './repository.ts'
+import type { ServedNames } from './served-names.ts'
 
 /** What all mirrored repositories share. */
 export interface MirrorContext {
@@ -29,6 +30,8 @@ export interface MirrorContext {
   readonly listings: Listings
   /** Told of all that is pulled. */
   readonly recency: Pick<Recency, 'touch'>
+  /** Told of names before something of them is answered; also of a hit, for its bytes may have come by another name. */
+  readonly served: ServedNames
 }
 
 /** Upstream did not answer what was asked. */
@@ -49,16 +52,20 @@ export class MirrorRepository implements Repository {
     this.#pushRefusal = pushRefusal
   }
 
-  headManifest(reference: Reference, signal: AbortSignal): Promise<ManifestHead | undefined> {
-    return this.#head(
+  async headManifest(reference: Reference, signal: AbortSignal): Promise<ManifestHead | undefined> {
+    const found = await this.#head(
       () => this.#context.manifests.head(this.#mirrored, reference, signal),
       () => Promise.resolve(true),
     )
+    // A push begins with questions about digests, and what upstream says to them is not written down either.
+    if (found !== undefined && !isDigestReference(reference)) this.#context.served.add(this.#mirrored)
+    return found
   }
 
   async manifest(reference: Reference, signal: AbortSignal): Promise<ManifestAnswer | undefined> {
     const found = await this.#context.manifests.get(this.#mirrored, reference, signal)
     if (found === undefined) return undefined
+    this.#context.served.add(this.#mirrored)
     const { digest, bytes, content } = found.manifest
     this.#context.recency.touch(digest)
     this.#context.prefetch.manifestServed(this.#mirrored, found.manifest)
@@ -88,7 +95,10 @@ export class MirrorRepository implements Repository {
     { ranged, signal }: { ranged: boolean; signal: AbortSignal },
   ): Promise<BlobAnswer | undefined> {
     const answer = await this.#context.blobs.get(this.#mirrored, digest, signal)
-    if (answer !== undefined) this.#context.recency.touch(digest)
+    if (answer !== undefined) {
+      this.#context.served.add(this.#mirrored)
+      this.#context.recency.touch(digest)
+    }
     const cold = answer?.cache === 'miss' || answer?.cache === 'join'
     if (answer !== undefined && !ranged) this.#context.prefetch.blobServed(this.#mirrored, digest, cold)
     return answer

@@ -93,7 +93,12 @@ interface NameRegistryOptions {
   readonly served: (mirrored: MirroredName) => Promise<boolean>
   readonly catalog: Registry['catalog']
   readonly openLocal: (name: RepositoryName) => Repository
-  readonly openPushes: (name: RepositoryName, pusher: Pusher) => PushTarget
+  /** @param assertFree throws when somebody pulled the name meanwhile; undefined: nobody can have */
+  readonly openPushes: (
+    name: RepositoryName,
+    pusher: Pusher,
+    assertFree: (() => Promise<void>) | undefined,
+  ) => PushTarget
   /** @param pushRefusal by the name that was asked for; undefined where nobody may be about to push */
   readonly openMirror: (mirrored: MirroredName, pushRefusal: PushRefusal | undefined) => Repository
 }
@@ -174,9 +179,13 @@ export class NameRegistry implements Registry {
 
   async pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
     const destination = await this.route(name, namespace)
-    const refusal = await this.#refusalOfPush(name, namespace, destination, pusher)
-    if (refusal !== undefined) throw refusal
-    return this.#options.openPushes(name, pusher)
+    const refuse = async (to: Destination | undefined): Promise<void> => {
+      const refusal = await this.#refusalOfPush(name, namespace, to, pusher)
+      if (refusal !== undefined) throw refusal
+    }
+    await refuse(destination)
+    const assertFree = async (): Promise<void> => refuse(await this.route(name, namespace))
+    return this.#options.openPushes(name, pusher, destination?.rule === 'default' ? assertFree : undefined)
   }
 
   catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]> {

@@ -45,8 +45,12 @@ interface UploadsOptions {
   readonly now: () => EpochMs
 }
 
-/** Called within the commit that makes an upload a blob of its repository. */
-type Linked = (tx: MetadataTransaction, digest: Digest, size: Bytes) => void
+export interface UploadHooks {
+  /** Called before that commit. @throws OciError DENIED when the repository may not be pushed to any more */
+  assertFree(): Promise<void>
+  /** Called within the commit that makes an upload a blob of its repository. */
+  linked(tx: MetadataTransaction, digest: Digest, size: Bytes): void
+}
 
 /** A session whose file is open; shared by all who use it at the moment. */
 interface OpenUpload {
@@ -71,24 +75,24 @@ export class Uploads {
   async start(
     repository: RepositoryName,
     algorithm: DigestAlgorithm = 'sha256',
-    linked?: Linked,
+    hooks?: UploadHooks,
   ): Promise<UploadSession> {
     const session = `${REPLICA}.${randomBytes(16).toString('base64url')}`
     try {
       const ingest = await this.#options.ingests.createUpload({ session, repository, algorithm })
-      return this.#use(session, this.#opened(session, ingest), linked)
+      return this.#use(session, this.#opened(session, ingest), hooks)
     } catch (error) {
       throw refusal(error)
     }
   }
 
   /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository */
-  async open(repository: RepositoryName, session: string, linked?: Linked): Promise<UploadSession> {
+  async open(repository: RepositoryName, session: string, hooks?: UploadHooks): Promise<UploadSession> {
     const upload = this.#open.get(session) ?? (await this.#reopen(repository, session))
     if (upload?.ingest.identity.repository !== repository) {
       throw new OciError('BLOB_UPLOAD_UNKNOWN', { name: repository })
     }
-    return this.#use(session, upload, linked)
+    return this.#use(session, upload, hooks)
   }
 
   async #reopen(repository: RepositoryName, session: string): Promise<OpenUpload | undefined> {
@@ -109,11 +113,11 @@ export class Uploads {
     return upload
   }
 
-  #use(session: string, upload: OpenUpload, linked: Linked | undefined): UploadSession {
+  #use(session: string, upload: OpenUpload, hooks: UploadHooks | undefined): UploadSession {
     clearTimeout(upload.timer)
     upload.users++
     return new Session(this.#options, session, upload, {
-      linked,
+      push: hooks,
       end: () => this.#end(session, upload),
       release: () => this.#release(session, upload),
     })
@@ -150,7 +154,7 @@ export class Uploads {
 }
 
 interface SessionHooks {
-  readonly linked: Linked | undefined
+  readonly push: UploadHooks | undefined
   /** Nobody may use this ingest any more. */
   readonly end: () => void
   readonly release: () => void
@@ -236,6 +240,7 @@ class Session implements UploadSession {
       await this.#keep()
       throw error
     })
+    await this.#hooks.push?.assertFree()
     const { size } = file
     const repository = { registry: LOCAL, name: this.#ingest.identity.repository }
     await store.adopt(file, () => {
@@ -243,7 +248,7 @@ class Session implements UploadSession {
       return metadata.transaction((tx) => {
         tx.putRepository(repository, now())
         tx.linkBlob(repository, digest, size, now())
-        this.#hooks.linked?.(tx, digest, size)
+        this.#hooks.push?.linked(tx, digest, size)
       })
     })
     this.#hooks.end()

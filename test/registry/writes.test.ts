@@ -1,8 +1,11 @@
 /** Where writes go, and the words in which they are refused. */
 import { readdirSync, statSync } from 'node:fs'
 import path from 'node:path'
+import { Readable } from 'node:stream'
 import type { Test } from 'tap'
 import { test } from 'tap'
+import { request } from 'undici'
+import { nodeFiles, type Files } from '../../src/store/files.ts'
 import { eventually } from '../support/app.ts'
 import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { referrersTag } from '../../src/oci/referrers.ts'
@@ -121,6 +124,51 @@ test('a name under which the default upstream was served here is refused', async
   // It is answered before it is written down.
   await eventually('it is cached', async () => (await get('team/app/manifests/1')).cache === 'hit')
   await assertDenied(t, `${mirror.url}/v2/team/app`, ['was pulled from docker.io', 'would hide it'])
+})
+
+test('so is a name of which something was answered, and not written down yet', async (t) => {
+  const theirs = image({ layers: [200_000], seed: 'of the hub' })
+  const writable = Promise.withResolvers<undefined>()
+  const datasync: Files['datasync'] = async (file) => {
+    await writable.promise
+    await nodeFiles.datasync(file)
+  }
+  const { mirror, hub, get, head } = await startTwoUpstreams(t, {
+    files: { ...nodeFiles, datasync },
+    cache: { prefetch: 'off' },
+  })
+  using _stopping = { [Symbol.dispose]: () => writable.resolve(undefined) }
+  for (const [name, pull] of [
+    ['team/manifest', () => get('team/manifest/manifests/1')],
+    ['team/digest', () => get(`team/digest/manifests/${theirs.manifest.digest}`)],
+    ['team/blob', () => get(`team/blob/blobs/${theirs.layers[0]!.digest}`)],
+    ['team/head', () => head('team/head/manifests/1')],
+  ] as const) {
+    hub.addImage(name, '1', theirs)
+    t.equal((await pull()).status, 200)
+    await assertDenied(t, `${mirror.url}/v2/${name}`, ['was pulled from docker.io', 'would hide it'])
+  }
+})
+
+test('so is a push that began before that pull, and ends after it', async (t) => {
+  const theirs = image({ layers: [10], seed: 'of the hub' })
+  const { mirror, hub, get } = await startTwoUpstreams(t)
+  const repository = `${mirror.url}/v2/team/app`
+  hub.addImage('team/app', '1', theirs)
+  const blob = layer({ size: 1000, seed: 'ours' })
+  const begun = await send(`${repository}/blobs/uploads/`, 'POST')
+  t.equal(begun.status, 202)
+  const location = new URL(String(begun.headers['location']), repository)
+  location.searchParams.set('digest', blob.digest)
+  async function* slowly(): AsyncGenerator<Buffer> {
+    yield blob.bytes.subarray(0, 400)
+    t.equal((await get('team/app/manifests/1')).status, 200)
+    yield blob.bytes.subarray(400)
+  }
+  const ended = await request(location, { method: 'PUT', body: Readable.from(slowly()) })
+  t.equal(ended.statusCode, 403)
+  await ended.body.dump()
+  t.same((await get('team/app/manifests/1')).body, theirs.manifest.bytes)
 })
 
 test('whatever tells of another hop, or of another host, is no program on this machine', async (t) => {
