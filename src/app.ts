@@ -201,7 +201,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     listeningPort = port
     const operations = createOperations({
       ...{ live, state, local, collector, evictor },
-      tending: tending.operations,
+      tending,
       serving: true,
     })
     evicting.start()

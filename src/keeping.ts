@@ -15,6 +15,7 @@ import { createPushing } from './pushing.ts'
 import type { Collector } from './registry/gc.ts'
 import { namesHiddenBy } from './hiding.ts'
 import type { LocalContext } from './registry/local-pushes.ts'
+import { reservingGlob } from './registry/push-rules.ts'
 import { Refused } from './registry/refused.ts'
 import { startError } from './start-error.ts'
 import { openState, type State } from './state.ts'
@@ -25,6 +26,7 @@ import { NewFile, openOutside } from './store/outside-file.ts'
 import { StorageError } from './store/storage-error.ts'
 import { openAudit, openSnapshot } from './store/sqlite-audit.ts'
 import { createMetrics } from './telemetry/metrics.ts'
+import type { Tending } from './tending.ts'
 import { openTending } from './tending-alone.ts'
 import { createNotifier } from './telling.ts'
 import { backup } from './upkeep/backup.ts'
@@ -41,13 +43,13 @@ interface KeepingParts {
   readonly collector: Collector
   readonly evictor: Evictor
   /** What is done about single images. */
-  readonly tending: Pick<Operations, 'explain' | 'ls' | 'rm' | 'release' | 'refresh'>
+  readonly tending: Tending
   /** Somebody pulls and pushes meanwhile. */
   readonly serving: boolean
 }
 
 export function createOperations(parts: KeepingParts): Operations {
-  const { live, local, collector, evictor, serving } = parts
+  const { live, local, collector, evictor, tending, serving } = parts
   const { root, database, hashers, holds, index } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, settings, now } = local
@@ -57,7 +59,7 @@ export function createOperations(parts: KeepingParts): Operations {
     async *evict({ dryRun, to }, signal) {
       yield* evictor.evict({ dryRun, to: to === undefined ? undefined : shareOf(to) }, signal)
     },
-    ...parts.tending,
+    ...tending.operations,
     verify: (args, signal) =>
       verify(
         // Without room: a look that holds a blob must not wait for an eviction that waits for that blob.
@@ -80,6 +82,11 @@ export function createOperations(parts: KeepingParts): Operations {
         {
           ...{ disk, store, ingests, metadata, locks, localNames, settings, holds, now },
           hidden: (names) => namesHiddenBy(live.config, names),
+          denied: async (name) => {
+            const glob = reservingGlob(name, live.config.push)
+            if (glob !== undefined) return `push.deny (${glob}) reserves ${name}`
+            return tending.pulledFromElsewhere(name)
+          },
           open: openOutside,
         },
         args,

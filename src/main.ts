@@ -192,7 +192,11 @@ program
   .argument('<file>')
   .option(...CONFIG)
   .option('--overwrite', 'also move tags that name something else here')
-  .action(async (file: string, options: { config?: string; overwrite?: boolean }) => {
+  .option(
+    '--allow-denied',
+    'also names that no push could take: reserved ones, and such as would hide an upstream',
+  )
+  .action(async (file: string, options: { config?: string; overwrite?: boolean; allowDenied?: boolean }) => {
     process.exit(await restore(file, options, edge))
   })
 

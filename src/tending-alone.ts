@@ -28,7 +28,7 @@ interface TendingParts {
 }
 
 /** What it opens is closed by `closing`. */
-export function openTending(parts: TendingParts, closing: AsyncDisposableStack): Tending['operations'] {
+export function openTending(parts: TendingParts, closing: AsyncDisposableStack): Tending {
   const { config, state, local, evicting, metrics, log, now } = parts
   const monotonic = (): number => performance.now()
   const live = new LiveConfig(config)
@@ -65,8 +65,5 @@ export function openTending(parts: TendingParts, closing: AsyncDisposableStack):
     },
     upstreams.entries,
   )
-  const { operations } = createTending({
-    ...{ live, state, registry, mirror, evicting, local, serving: false, now },
-  })
-  return operations
+  return createTending({ ...{ live, state, registry, mirror, evicting, local, serving: false, now } })
 }

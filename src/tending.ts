@@ -4,7 +4,12 @@
 import type { Operations } from './control/operations.ts'
 import type { Evicting } from './evicting.ts'
 import type { LiveConfig } from './live-config.ts'
-import { parseImageReference, parseReference, parseRepositoryName } from './oci/reference.ts'
+import {
+  parseImageReference,
+  parseReference,
+  parseRepositoryName,
+  type RepositoryName,
+} from './oci/reference.ts'
 import { Explainer } from './registry/explain.ts'
 import { Listing } from './registry/listing.ts'
 import { LocalPushes, type LocalContext } from './registry/local-pushes.ts'
@@ -19,7 +24,7 @@ interface TendingOptions {
   readonly live: LiveConfig
   readonly state: State
   readonly registry: Pick<NameRegistry, 'route'>
-  readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs'>
+  readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs' | 'served'>
   readonly evicting: Evicting
   readonly local: LocalContext
   /** Upstreams are asked meanwhile, so that it is known how they do. */
@@ -30,6 +35,8 @@ interface TendingOptions {
 export interface Tending {
   readonly explainer: Explainer
   readonly operations: Pick<Operations, 'explain' | 'ls' | 'rm' | 'release' | 'refresh'>
+  /** That a repository of that name here would hide what the default upstream was seen to have; in words. */
+  readonly pulledFromElsewhere: (name: RepositoryName) => Promise<string | undefined>
 }
 
 export function createTending(options: TendingOptions): Tending {
@@ -63,6 +70,15 @@ export function createTending(options: TendingOptions): Tending {
   const refresher = new Refresher({ registry, manifests, blobs, metadata, store })
   return {
     explainer,
+    async pulledFromElsewhere(name) {
+      const destination = await registry.route(name, undefined)
+      if (destination?.rule !== 'default') return undefined
+      const { origin } = destination.entry
+      const served = await mirror.served.has({ origin, name: destination.name })
+      return served
+        ? `${name} was pulled from ${origin.upstream.key} through here, and would be hidden`
+        : undefined
+    },
     operations: {
       async *explain({ ref, namespace }) {
         yield await explainer.explain(parseImageReference(ref), namespace)

@@ -87,6 +87,7 @@ const VALUES: Record<string, string[]> = {
       'pushing.ts',
       'start-error.ts',
       'state.ts',
+      'tending.ts',
       'tending-alone.ts',
       'telling.ts',
     ],

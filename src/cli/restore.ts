@@ -14,15 +14,15 @@ import { count, sizeText } from './units.ts'
 /** @returns the exit code */
 export function restore(
   file: string,
-  options: CommonOptions & { readonly overwrite?: boolean },
+  options: CommonOptions & { readonly overwrite?: boolean; readonly allowDenied?: boolean },
   edge: Edge,
 ): Promise<number> {
   return withKeeper(options, edge, async (keeper, signal) => {
-    const { overwrite = false } = options
+    const { overwrite = false, allowDenied = false } = options
     let failed = 0
     let unchanged = 0
     using bar = new ProgressBar(edge)
-    for await (const event of keeper.restore({ from: path.resolve(file), overwrite }, signal)) {
+    for await (const event of keeper.restore({ from: path.resolve(file), overwrite, allowDenied }, signal)) {
       if ('progress' in event) {
         const { bytes, totalBytes } = event.progress
         bar.show(bytes / totalBytes, `${sizeText(bytes)} of ${sizeText(totalBytes)}`)

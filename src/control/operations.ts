@@ -58,8 +58,13 @@ export interface Operations {
   verify(args: { readonly repair: boolean }, signal: AbortSignal): AsyncIterable<VerifyEvent>
   /** Everything that was pushed, in one archive: at `to`, or, without it, in pieces. */
   backup(args: { readonly to?: string | undefined }, signal: AbortSignal): AsyncIterable<BackupEvent>
+  /** @param args.allowDenied also names that no push could take. @throws Refused for them without it */
   restore(
-    args: { readonly from: string; readonly overwrite: boolean },
+    args: {
+      readonly from: string
+      readonly overwrite: boolean
+      readonly allowDenied?: boolean | undefined
+    },
     signal: AbortSignal,
   ): AsyncIterable<RestoreEvent>
 }

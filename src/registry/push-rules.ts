@@ -68,8 +68,16 @@ function claim(
 }
 
 function reservation(name: RepositoryName, settings: PushSettings): string | undefined {
-  const glob = settings.deny.find((it) => matchesAny([it], name))
+  const glob = reservingGlob(name, settings)
   return glob === undefined ? undefined : `push.deny reserves ${glob}; ${whatWorks(settings)}`
+}
+
+/** The glob that keeps everybody from pushing that name. */
+export function reservingGlob(
+  name: RepositoryName,
+  { deny }: Pick<PushSettings, 'deny'>,
+): string | undefined {
+  return deny.find((it) => matchesAny([it], name))
 }
 
 function stranger(pusher: Pusher, settings: PushSettings): string | undefined {

@@ -2,6 +2,7 @@
  * Backups that come back into folders in use, and those that are not whole.
  */
 import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
 import { test } from 'tap'
 import { pull, startMirror } from '../support/app.ts'
 import {
@@ -11,6 +12,7 @@ import {
   contentsOf,
   filesIn,
   findings,
+  keeperOf,
   LONG,
   news,
   NOBODY,
@@ -20,7 +22,7 @@ import {
   serves,
   toEnd,
 } from '../support/backups.ts'
-import { alone, blobFile, filesBelow, inDatabase } from '../support/folder.ts'
+import { alone, blobFile, filesBelow, inDatabase, seedMirrored } from '../support/folder.ts'
 import { seedLocal } from '../support/local.ts'
 import { missing, succeed } from '../support/programs.ts'
 import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
@@ -195,6 +197,38 @@ test('what was damaged is healed by a backup', async (t) => {
   await alone(root, (keeper) => bringBack(keeper, file))
   t.match(await findings(root), [{ kind: 'quarantine', wrong: false }])
   t.same(readFileSync(path), layer!.bytes)
+})
+
+test('what no push could take comes back only when a person says so', async (t) => {
+  const { dir, root, file, other } = await saved(t)
+  await seedLocal(root, [{ name: 'library/nginx', tags: { 1: PLAIN } }])
+  await alone(root, (keeper) => save(keeper, file))
+  // There it was pulled from Docker Hub before anybody pushed it.
+  await seedMirrored(other, { registry: 'docker.io', name: 'team/long', tag: '9', image: ARM })
+  const server = path.join(dir, 'server')
+  const running = await startMirror(t, NOBODY, { root: server })
+  const keepers = [
+    { to: other, restore: (allow: boolean) => alone(other, (it) => bringBack(it, file, false, allow)) },
+    {
+      to: server,
+      restore: async (allow: boolean) => bringBack(await keeperOf(server), file, false, allow),
+    },
+  ]
+  for (const { to, restore } of keepers) {
+    await t.rejects(restore(false), {
+      name: 'Refused',
+      message: /push\.deny \(library\/\*\*\) reserves library\/nginx.*--allow-denied.*nothing was restored/,
+    })
+    if (to === other) {
+      await t.rejects(restore(false), { message: /team\/long was pulled from docker\.io through here/ })
+    }
+    t.match(news(await restore(true)), { length: 4 })
+  }
+  await serves(t, `${running.url}/v2/library/nginx`, PLAIN, '1')
+  // What is local already hides nothing more.
+  t.match(await alone(other, (keeper) => bringBack(keeper, file, false, false), { push: { deny: [] } }), {
+    length: 4,
+  })
 })
 
 test('rows that were lost come back', async (t) => {

@@ -47,9 +47,10 @@ export async function bringBack(
   keeper: Operations,
   from: string,
   overwrite = false,
+  allowDenied = false,
 ): Promise<RestoreEvent[]> {
   const events: RestoreEvent[] = []
-  for await (const event of keeper.restore({ from, overwrite }, new AbortController().signal)) {
+  for await (const event of keeper.restore({ from, overwrite, allowDenied }, new AbortController().signal)) {
     if (!('progress' in event)) events.push(event)
   }
   return events
