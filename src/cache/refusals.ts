@@ -68,7 +68,7 @@ export function refusal(error: unknown): unknown {
         unreachable: error.offline ? 'is offline by configuration' : 'cannot be reached',
       }[error.failure]
       return new OciError('UNAVAILABLE', facts, {
-        message: `${error.upstream} ${why}, and this is not cached`,
+        message: `${error.upstream} ${error.byProxy ? 'is kept from us by a proxy' : why}, and this is not cached`,
         retryAfterSeconds:
           error.retryAfterMs === undefined ? DEFAULT_RETRY_AFTER_SECONDS : error.retryAfterMs / 1000,
         cause: error,

@@ -3,6 +3,7 @@
  */
 import { isDigest, type Digest } from '../oci/digest.ts'
 import { discardBody, readBody, ResponseBody, type Body } from './body.ts'
+import { proxyName } from './failures.ts'
 import { parseRetryAfter } from './manners.ts'
 import { headerOf, type Response, type ResponseHeaders } from './transport.ts'
 import { UpstreamError, type Bytes, type Milliseconds, type UpstreamFailure } from './upstream.ts'
@@ -39,6 +40,24 @@ export function refusalOf(
       ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     },
   )
+}
+
+/**
+ * What a proxy or a portal on the way says in place of who was asked; undefined for any other answer, which is left as
+ * it is. No registry sends a web page to say that something is not for us.
+ *
+ * @param proxy that the question went through, as far as we know of one
+ */
+export function proxyRefusalOf(
+  key: string,
+  response: Response,
+  proxy: string | undefined,
+): UpstreamError | undefined {
+  const { status, headers, url } = response
+  if (status !== 403 || !isHtml(headers) || headers['www-authenticate'] !== undefined) return undefined
+  discardBody(response.body)
+  const message = `${proxyName(proxy)} answered 403 with a web page in place of ${url.host}`
+  return new UpstreamError('broken', key, message, { status, byProxy: true })
 }
 
 /** Like {@link refusalOf}, of an answer of the registry itself. Quay says with 405 what others say with 403. */

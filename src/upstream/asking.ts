@@ -10,13 +10,13 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Activity } from './activity.ts'
 import { AddressRule } from './addresses.ts'
-import { refusalOf, saysLimit } from './answers.ts'
+import { proxyRefusalOf, refusalOf, saysLimit } from './answers.ts'
 import { Authorization } from './authorization.ts'
 import { Account } from './credentials.ts'
 import { ForeignRegistries } from './foreign-registries.ts'
 import { Guard, type Journey } from './guard.ts'
 import { withRetries } from './manners.ts'
-import type { ProxyEnvironment } from './proxy.ts'
+import { proxyFor, type ProxyEnvironment } from './proxy.ts'
 import { RateBudget } from './rate-budget.ts'
 import { follow, type Answer } from './redirects.ts'
 import { Silence } from './silence.ts'
@@ -246,7 +246,12 @@ export class Asking {
       // A token service that sends us elsewhere must not make us ask for tokens for ever.
       ...(request.kind === 'token' || request.kind === 'ping' ? {} : { abroad: this.#abroad(request) }),
     }
-    return await follow(follower, this.#withManners(request))
+    const answer = await follow(follower, this.#withManners(request))
+    // A page in place of a blob is read there: a CDN may send one, too.
+    if (answer.elsewhere) return answer
+    const refusal = proxyRefusalOf(this.#options.key, answer, proxyFor(answer.url, this.#options))
+    if (refusal !== undefined) throw refusal
+    return answer
   }
 
   #abroad({ signal }: Request) {

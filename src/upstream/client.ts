@@ -309,7 +309,9 @@ function isLate({ cause }: UpstreamError): boolean {
 
 /** "No such repository", in the words of Docker Hub, is none. */
 function mayBeHeadsFault(error: UpstreamError, { kind }: Question): boolean {
-  const { failure, insufficientScope, ofTheAccount } = error
+  const { failure, insufficientScope, ofTheAccount, byProxy, status } = error
+  // There are walls that let no HEAD pass.
+  if (byProxy) return status === 403
   return failure === 'denied' && !ofTheAccount && !(kind === 'manifest' && insufficientScope)
 }
 

@@ -126,11 +126,12 @@ function verdictOn(
   { elsewhere }: Journey,
 ): Verdict {
   if (signal.aborted || further || !(error instanceof UpstreamError)) return 'nothing'
-  const { failure, status, ofTheAccount } = error
+  const { failure, status, ofTheAccount, byProxy } = error
   const { code, name } = (error.cause ?? {}) as { code?: unknown; name?: unknown }
   if (typeof code === 'string' && OURS.has(code)) return 'nothing'
   if (elsewhere || failure === 'denied' || failure === 'busy') return 'answer'
   if (failure === 'broken') {
+    if (byProxy) return 'error'
     if (status === undefined) return 'nothing'
     return status >= 500 ? 'error' : 'answer'
   }

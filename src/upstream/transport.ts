@@ -204,7 +204,9 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   onResponseError(_controller: Dispatcher.DispatchController, cause: Error): void {
     this.#settled()
-    const error = toUpstreamError(this.#options.key, this.#request.url.host, cause)
+    const { key } = this.#options
+    const { url } = this.#request
+    const error = toUpstreamError(key, url.host, cause, proxyFor(url, this.#options))
     if (this.#body !== undefined) {
       this.#body.fail(error)
     } else if (!this.#request.signal.aborted) {

@@ -178,6 +178,8 @@ export class UpstreamError extends Error {
   readonly ofPulls: boolean
   /** It answered, with something else than what was asked for: another length, another name, a web page. */
   readonly wrongContent: boolean
+  /** Said by somebody on the way, a proxy or a portal: the registry was not heard. */
+  readonly byProxy: boolean
   /** It is not to be asked at all: the configuration says so. */
   readonly offline: boolean
 
@@ -192,6 +194,7 @@ export class UpstreamError extends Error {
       ofTheAccount?: boolean
       ofPulls?: boolean
       wrongContent?: boolean
+      byProxy?: boolean
       offline?: boolean
       cause?: unknown
     } = {},
@@ -205,12 +208,14 @@ export class UpstreamError extends Error {
     this.ofTheAccount = facts.ofTheAccount ?? false
     this.ofPulls = facts.ofPulls ?? false
     this.wrongContent = facts.wrongContent ?? false
+    this.byProxy = facts.byProxy ?? false
     this.offline = facts.offline ?? false
   }
 
   /** No answer, no more requests, or a server error; anything else was said about one name, or of pulls alone. */
   get ofTheWhole(): boolean {
-    const { failure, status, ofPulls } = this
+    const { failure, status, ofPulls, byProxy } = this
+    if (byProxy) return true
     if (failure === 'busy') return !ofPulls
     return failure === 'unreachable' || (failure === 'broken' && (status ?? 0) >= 500)
   }

@@ -3,6 +3,9 @@ import { connect as connectSocket, type AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { test, type Test } from 'tap'
 import { proxyFor } from '../../src/upstream/proxy.ts'
+import { pull, startMirror } from '../support/app.ts'
+import { everythingSaid, guard } from '../support/guarded.ts'
+import { codeOf, messageOf } from '../support/two-upstreams.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
 
@@ -98,6 +101,104 @@ void test('a proxy that is down, refuses, or says nothing makes the upstream unr
       }
     }),
   )
+})
+
+interface Wall {
+  url: string
+  /** What it says in place of passing anything on; undefined: it passes everything on. */
+  says: { status: number; html: boolean } | undefined
+}
+
+async function startWall(t: Test): Promise<Wall> {
+  const wall: Wall = { url: '', says: undefined }
+  const proxy = createServer((incoming, response) => {
+    const { says } = wall
+    if (says !== undefined) {
+      const type = says.html ? 'text/html; charset=utf-8' : 'text/plain'
+      response.writeHead(says.status, { 'content-type': type, 'proxy-authenticate': 'Basic realm="wall"' })
+      response.end('<h1>Blocked by policy</h1>')
+      return
+    }
+    const { port, pathname, search } = new URL(incoming.url ?? '')
+    const { headers, method } = incoming
+    const outgoing = request(
+      { host: '127.0.0.1', port, path: pathname + search, headers, method },
+      (answer) => {
+        response.writeHead(answer.statusCode ?? 502, answer.rawHeaders)
+        answer.pipe(response)
+      },
+    )
+    outgoing.end()
+  })
+  proxy.on('connect', (_incoming, socket) => {
+    const { says } = wall
+    socket.on('error', () => undefined)
+    socket.end(`HTTP/1.1 ${says?.status ?? 502} No\r\ncontent-length: 0\r\n\r\n`)
+  })
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => {
+    proxy.closeAllConnections()
+    proxy.close()
+  })
+  wall.url = `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`
+  return wall
+}
+
+for (const says of [
+  { status: 403, html: true },
+  { status: 407, html: true },
+  { status: 407, html: false },
+]) {
+  const { status, html } = says
+  void test(`what a proxy says is not the registry's word: ${status}${html ? ' with a page' : ''}`, async (t) => {
+    const wall = await startWall(t)
+    const { upstream, mirror, image, get, readyz, clock, grownStale } = await guard(
+      t,
+      { token: {}, cdn: {} },
+      { upstream: { proxy: wall.url } },
+    )
+    upstream.addImage('library/cold', '1', image)
+    await grownStale()
+    upstream.log.clear()
+    wall.says = says
+    const cold = `${mirror.url}/v2/library/cold`
+    for (const path of ['manifests/1', `blobs/${image.layers[0]!.digest}`, 'tags/list']) {
+      const refused = await pull(`${cold}/${path}`)
+      t.same([refused.status, codeOf(refused)], [503, 'UNAVAILABLE'], path)
+      if (path === 'manifests/1') t.match(messageOf(refused), /proxy/)
+    }
+    t.equal((await pull(`${cold}/manifests/1`, {}, 'HEAD')).status, 503)
+    t.match(await get(), { status: 200, cache: 'stale' })
+    const { upstreams } = await readyz()
+    const named = new RegExp(`the proxy ${new URL(wall.url).host} answered ${status}`)
+    t.match(upstreams, [{ key: 'docker.io', state: 'failing', message: named }])
+    t.ok(named.test(everythingSaid(mirror)))
+    t.equal(upstream.log.count(), 0)
+    wall.says = undefined
+    clock.now += 400_000
+    t.equal((await pull(`${cold}/manifests/1`)).status, 200, 'and it is over when it is over')
+  })
+}
+
+void test("a tunnel that a proxy refuses is named, and not the registry's word", async (t) => {
+  const wall = await startWall(t)
+  wall.says = { status: 407, html: false }
+  const mirror = await startMirror(t, { url: 'https://registry.test' }, { upstream: { proxy: wall.url } })
+  const refused = await pull(`${mirror.url}/v2/library/app/manifests/1`)
+  t.same([refused.status, codeOf(refused)], [503, 'UNAVAILABLE'])
+  t.match(messageOf(refused), /proxy/)
+  const ready = await pull(`${mirror.url}/readyz`)
+  t.match(ready.body.toString(), /the proxy 127.0.0.1:\d+ answered 407/)
+})
+
+void test('a web page of somebody on the way that nobody told us of is no refusal of the registry', async (t) => {
+  const { upstream, get, grownStale, readyz } = await guard(t, { token: {} })
+  await grownStale()
+  upstream.fault({}, { status: 403, body: 'html' })
+  t.match(await get(), { status: 200, cache: 'stale' })
+  const refused = await get('manifests/2')
+  t.same([refused.status, codeOf(refused)], [503, 'UNAVAILABLE'])
+  t.match((await readyz()).upstreams, [{ state: 'failing', message: /a proxy answered 403/ }])
 })
 
 void test('which requests go through which proxy', (t) => {
