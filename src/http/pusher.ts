@@ -34,12 +34,20 @@ export function isLoopback(host: string): boolean {
  */
 export function pushTarget(
   exchange: Exchange,
-  route: { readonly repository: RepositoryName; readonly query: URLSearchParams },
+  route: {
+    readonly repository: RepositoryName
+    readonly query: URLSearchParams
+    readonly access?: string
+  },
   services: Services,
 ): Promise<PushTarget> {
   exchange.fields.upstream = 'local'
   const pusher = pusherOf(exchange, services)
-  return services.registry.pushTo(route.repository, namespaceOf(route.query), pusher)
+  const { registry } = services
+  const namespace = namespaceOf(route.query)
+  return route.access === 'delete'
+    ? registry.deleteFrom(route.repository, namespace, pusher)
+    : registry.pushTo(route.repository, namespace, pusher)
 }
 
 /** Who asks by HEAD may be about to push what it asks for. */

@@ -49,6 +49,17 @@ export function refusalOfPush(
   return message === undefined ? undefined : new OciError('DENIED', { name }, { message })
 }
 
+/** Of what is mirrored there is nothing for clients to delete, whoever asks; undefined: it is not mirrored. */
+export function refusalOfDelete(name: RepositoryName, destination: PushDestination): OciError | undefined {
+  const mirrored =
+    destination.is === 'claimed' || (destination.is === 'default' && destination.served)
+      ? destination.upstream
+      : undefined
+  if (mirrored === undefined) return undefined
+  const message = `${name} is mirrored from ${mirrored}: it can be deleted there, and here by the command \`rm\``
+  return new OciError('UNSUPPORTED', { name }, { message, allow: ['GET', 'HEAD'] })
+}
+
 function claim(
   name: RepositoryName,
   destination: PushDestination,

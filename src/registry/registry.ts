@@ -14,7 +14,13 @@ import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
 import type { LocalNames } from './local-names.ts'
-import { refusalOfPush, type PushDestination, type PushRefusal, type PushSettings } from './push-rules.ts'
+import {
+  refusalOfDelete,
+  refusalOfPush,
+  type PushDestination,
+  type PushRefusal,
+  type PushSettings,
+} from './push-rules.ts'
 import type { Pusher, PushTarget } from './pushes.ts'
 import type { Repository } from './repository.ts'
 
@@ -44,6 +50,12 @@ export interface Registry {
    *   namespace
    */
   pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget>
+  /**
+   * Like {@link pushTo}, of what is to be deleted.
+   *
+   * @throws OciError UNSUPPORTED for what is mirrored
+   */
+  deleteFrom(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget>
   /** @param page `last` is exclusive. @returns names as they are pulled here, local and cached ones */
   catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]>
   /** For `/readyz`: what works less than it should; never a reason to be restarted. */
@@ -186,6 +198,13 @@ export class NameRegistry implements Registry {
     await refuse(destination)
     const assertFree = async (): Promise<void> => refuse(await this.route(name, namespace))
     return this.#options.openPushes(name, pusher, destination?.rule === 'default' ? assertFree : undefined)
+  }
+
+  async deleteFrom(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
+    const destination = await this.route(name, namespace)
+    const refusal = refusalOfDelete(name, await this.#pushDestination(name, namespace, destination))
+    if (refusal !== undefined) throw refusal
+    return await this.pushTo(name, namespace, pusher)
   }
 
   catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]> {

@@ -218,6 +218,10 @@ export class FakeRegistry implements Registry {
     return this.target
   }
 
+  deleteFrom(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
+    return this.pushTo(name, namespace, pusher)
+  }
+
   async catalog({ last = '', limit }: { last?: string; limit: number }): Promise<string[]> {
     return ['docker.io/library/one', 'team/app', 'team/more'].filter((name) => name > last).slice(0, limit)
   }
