@@ -34,7 +34,8 @@ interface Pushing {
 export function createPushing(options: PushingOptions): Pushing {
   const { config, state, events, settings, readableHere, suspect, metrics, log, now } = options
   const { store, ingests, metadata, locks, holds, localNames, indexSince } = state
-  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, log, now })
+  const { sessionTtl: sessionTtlMs } = config.push
+  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, sessionTtlMs, log, now })
   const collector = new Collector({
     ...{ store, metadata: state.index, locks, indexSince, metrics, log, now },
     pinned: (digest: Digest) => holds.has(digest),

@@ -9,6 +9,7 @@ import type { InventoryIndex } from '../store/inventory.ts'
 import type {
   BlobIndex,
   EventQueue,
+  FinishedUploadIndex,
   GarbageIndex,
   ManifestIndex,
   MetadataStore,
@@ -32,6 +33,7 @@ export class TolerantMetadata implements MetadataStore {
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
   readonly upstreamAnswers: UpstreamAnswerIndex
+  readonly finishedUploads: FinishedUploadIndex
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
   readonly #writes: Outage
@@ -58,6 +60,7 @@ export class TolerantMetadata implements MetadataStore {
     this.garbage = inner.garbage
     this.eviction = inner.eviction
     this.inventory = inner.inventory
+    this.finishedUploads = inner.finishedUploads
     this.#metrics = options.metrics
     this.#writes = new Outage({
       ...options,

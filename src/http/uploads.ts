@@ -1,8 +1,9 @@
 /**
  * …/blobs/uploads/ and …/blobs/uploads/<session>: how a blob gets here.
  *
- * A session's location never changes, so none is ever stale; where it stands says `Range`. A body is asked for and
- * read only when who sends it, where to, and from which byte on have been found right.
+ * A session's location ends with the number of bytes that were here when it was told, so whoever uses it says how much
+ * he knows to be here; without a number that is nothing. None is ever stale, and where the session stands says `Range`.
+ * A body is asked for and read only when who sends it, where to, and from which byte on have been found right.
  * Spec: distribution-spec § Pushing blobs, § Mounting.
  */
 import type { OutgoingHttpHeaders } from 'node:http'
@@ -18,6 +19,9 @@ import { pushTarget } from './pusher.ts'
 
 /** As the specification has it, and as RFC 9110 § 14.4 would. */
 const CONTENT_RANGE = /^(?:bytes )?(\d{1,15})-(\d{1,15})(?:\/(?:\d+|\*))?$/
+
+/** The session, and what was told of it. */
+const TOLD = /^([0-9A-Za-z]+\.[0-9A-Za-z_-]+)\.(\d{1,15})$/
 
 /** POST: a new session, or at once the whole blob, or a blob of another repository. */
 export async function serveUploads(
@@ -52,20 +56,19 @@ export async function serveUpload(
   services: Services,
 ): Promise<void> {
   const target = await pushTarget(exchange, route, services)
-  await using session = await target.openUpload(route.session)
+  const { id, told } = toldIn(route.session)
+  if (exchange.method === 'PUT') {
+    const digest = digestIn(route.query)
+    exchange.fields.digest = digest
+    if (await finish(exchange, target, { id, told, digest })) sendBlob(exchange, target.name, digest)
+    return
+  }
+  await using session = await target.openUpload(id)
   switch (exchange.method) {
     case 'PATCH':
-      if (!(await append(exchange, target, session))) return
+      if (!(await placed(exchange, target, session, () => append(exchange, session, told)))) return
       exchange.sendEmpty(202, { ...position(target, session), 'Content-Length': 0 })
       return
-    case 'PUT': {
-      const digest = digestIn(route.query)
-      exchange.fields.digest = digest
-      if (exchange.hasBody && !(await append(exchange, target, session))) return
-      await session.finish(digest)
-      sendBlob(exchange, target.name, digest)
-      return
-    }
     case 'DELETE':
       await session.cancel()
       exchange.sendEmpty(204, {})
@@ -73,6 +76,41 @@ export async function serveUpload(
     default:
       exchange.sendEmpty(204, position(target, session))
   }
+}
+
+/**
+ * Also for the second time: the answer to the first may be lost.
+ *
+ * @returns false when it was refused, with where the client has to go on
+ */
+async function finish(
+  exchange: Exchange,
+  target: PushTarget,
+  { id, told, digest }: { id: string; told: number; digest: Digest },
+): Promise<boolean> {
+  try {
+    await using session = await target.openUpload(id)
+    return await placed(exchange, target, session, async () => {
+      if (exchange.hasBody) await append(exchange, session, told)
+      await session.finish(digest, exchange.hasBody ? 0 : told)
+    })
+  } catch (error) {
+    const over = error instanceof OciError && error.code === 'BLOB_UPLOAD_UNKNOWN'
+    if (!over || !(await target.finishedUpload(id, digest))) throw error
+  }
+  await readAway(exchange)
+  return true
+}
+
+/** Of a body whose bytes are here. Who waits for leave to send it, or has sent it, hears the answer without. */
+async function readAway(exchange: Exchange): Promise<void> {
+  if (!exchange.hasBody || exchange.request.complete) return
+  if (exchange.header('expect') !== undefined) {
+    exchange.endConnection()
+    return
+  }
+  const chunks = streamBody(exchange)
+  while ((await chunks.next()).done !== true);
 }
 
 /** A session that nobody hears of: when it comes to nothing, nothing is left. */
@@ -100,9 +138,14 @@ async function giveUp(target: PushTarget, id: string): Promise<void> {
 }
 
 /** @returns false when it was refused, with where the client has to go on */
-async function append(exchange: Exchange, target: PushTarget, session: UploadSession): Promise<boolean> {
+async function placed(
+  exchange: Exchange,
+  target: PushTarget,
+  session: UploadSession,
+  change: () => Promise<void>,
+): Promise<boolean> {
   try {
-    await session.append(streamBody(exchange), rangeOf(exchange))
+    await change()
     return true
   } catch (error) {
     const misplaced =
@@ -111,6 +154,15 @@ async function append(exchange: Exchange, target: PushTarget, session: UploadSes
     exchange.fail(error, position(target, session))
     return false
   }
+}
+
+function append(exchange: Exchange, session: UploadSession, told: number): Promise<void> {
+  return session.append(streamBody(exchange), rangeOf(exchange), told)
+}
+
+function toldIn(session: string): { id: string; told: number } {
+  const [, id = session, told = '0'] = TOLD.exec(session) ?? []
+  return { id, told: Number(told) }
 }
 
 /** @throws OciError BLOB_UPLOAD_INVALID, RANGE_INVALID, or SIZE_INVALID when the body has another length */
@@ -147,7 +199,7 @@ function algorithmIn(query: URLSearchParams): DigestAlgorithm | undefined {
 /** Nothing at all and one byte look the same, by design of the specification. */
 function position({ name }: PushTarget, { id, offset }: UploadSession): OutgoingHttpHeaders {
   return {
-    Location: `/v2/${name}/blobs/uploads/${id}`,
+    Location: `/v2/${name}/blobs/uploads/${id}${offset === 0 ? '' : `.${offset}`}`,
     Range: `0-${Math.max(0, offset - 1)}`,
     'Docker-Upload-UUID': id,
   }

@@ -94,6 +94,15 @@ export class LocalPushes implements PushTarget {
     return this.#context.uploads.open(this.name, id, this.#hooks)
   }
 
+  async finishedUpload(id: string, digest: Digest): Promise<boolean> {
+    const { uploads, bytes, metadata, now } = this.#context
+    if (!(await uploads.finishedAs(this.name, id, digest, this.#hooks))) return false
+    if ((await bytes.stat(digest)) === undefined) return false
+    // Whoever hears that it is here names it in a manifest next: until then it is not collected.
+    await this.#commit((tx) => tx.touchBlob(this.#key, digest, now()))
+    return metadata.blobs.linked(this.#key, digest)
+  }
+
   async mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean> {
     const { bytes, locks, localNames, readableHere, now } = this.#context
     // A digest alone opens nothing: without a repository that holds it there is nothing to go by.

@@ -28,8 +28,10 @@ export interface PushTarget {
    * @param algorithm of the digest it will be finished with, if the client has said so
    */
   startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession>
-  /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository */
+  /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository, and one that is finished */
   openUpload(id: string): Promise<UploadSession>
+  /** Whether that session ended as that blob, a while ago, and the blob is here still. */
+  finishedUpload(id: string, digest: Digest): Promise<boolean>
 
   /**
    * Makes a blob of another repository readable here, without moving its bytes.
@@ -83,19 +85,26 @@ export interface UploadSession extends AsyncDisposable {
   readonly offset: Bytes
 
   /**
-   * Takes a body to its end; what came before it broke off is kept.
+   * Takes a body to its end; what came before it broke off is kept. Without a range, bytes that the client sends
+   * again are taken once.
    *
-   * @param range of a chunk, inclusive as in `Content-Range`; undefined: whatever comes, appended
+   * @param range of a chunk, inclusive as in `Content-Range`; a body of another length leaves nothing
+   * @param told where the client knows the session to stand, from the last answer that it got
    * @throws OciError RANGE_INVALID when it does not begin at `offset` (nothing was taken then), SIZE_INVALID
    */
-  append(body: AsyncIterable<Buffer>, range: { first: Bytes; last: Bytes } | undefined): Promise<void>
+  append(
+    body: AsyncIterable<Buffer>,
+    range: { first: Bytes; last: Bytes } | undefined,
+    told?: Bytes,
+  ): Promise<void>
 
   /**
    * The bytes are the blob `digest`, durable and linked in the repository when it resolves; ends the session.
    *
-   * @throws OciError DIGEST_INVALID; the session has ended then, too
+   * @param told as for {@link append}, of a client that sends no more
+   * @throws OciError DIGEST_INVALID; the session has ended then, too. RANGE_INVALID when less is here than was told
    */
-  finish(digest: Digest): Promise<void>
+  finish(digest: Digest, told?: Bytes): Promise<void>
 
   cancel(): Promise<void>
 }

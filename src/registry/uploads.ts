@@ -1,46 +1,54 @@
 /**
  * Upload sessions: started, continued, finished as a blob of a local repository, or given up.
  *
- * A session's bytes are a partial file and nothing else; it outlives this process. While somebody uses it, and
- * for a minute more, its file stays open, so that its hash need not be begun again. Of all that changes a session
- * one thing happens at a time.
+ * A session's bytes are a partial file and nothing else; it outlives this process. Before its first byte it has no
+ * file: its name says all that there is to know. While somebody uses it, and for a minute more, its file stays open,
+ * so that its hash need not be begun again. Of all that changes a session one thing happens at a time. As which blob
+ * it ended stays in the index for as long as a session lasts, for clients that did not hear of it.
  */
-import { randomBytes } from 'node:crypto'
+import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { BlobStore } from '../store/blob-store.ts'
+import type { BlobInfo, BlobStore } from '../store/blob-store.ts'
 import type { Holds } from '../store/holds.ts'
-import type { IngestStore, UploadIngest } from '../store/ingest.ts'
+import type { AdoptedUpload, IngestStore, UploadIngest, VerifiedFile } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
 import type { LocalNames } from './local-names.ts'
 import type { UploadSession } from './pushes.ts'
 import { receive, WriteError } from './receive.ts'
 import { refusal } from './refusal.ts'
+import { Retransmission, withRepetitions, type Repetition } from './retransmission.ts'
+import { newSessionId, parseSessionId } from './session-id.ts'
 
 type Bytes = number
-
-/** This process among those that could share a store one day. */
-const REPLICA = '0'
 
 /** Files that nobody writes at the moment and that are open nevertheless. */
 const MOST_OPEN = 64
 
 const STAY_OPEN_MS = 60_000
 
+/** Sessions that came to nothing, of which this process remembers that. */
+const MOST_ENDED = 10_000
+
+/** Of one session; of more, a wrong guess is found out by the digest. */
+const MOST_REPETITIONS = 1000
+
 /** For whoever finds a session, or a blob, in use. */
 const LOCK_MS = 30_000
 
 interface UploadsOptions {
-  readonly store: Pick<BlobStore, 'adopt'>
-  readonly ingests: Pick<IngestStore, 'createUpload' | 'openUpload'>
-  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly store: Pick<BlobStore, 'adopt' | 'stat'>
+  readonly ingests: Pick<IngestStore, 'createUpload' | 'openUpload' | 'adoptedUpload' | 'forgetAdopted'>
+  readonly metadata: Pick<MetadataStore, 'transaction' | 'finishedUploads'>
   readonly locks: Locks
   /** Nothing takes away what is just being pushed, though it was mirrored until now. */
   readonly holds: Pick<Holds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
+  /** For so long a session without a file lasts, and is known as which blob one ended. */
+  readonly sessionTtlMs: number
   readonly log: Logger
   readonly now: () => EpochMs
 }
@@ -52,9 +60,22 @@ export interface UploadHooks {
   linked(tx: MetadataTransaction, digest: Digest, size: Bytes): void
 }
 
-/** A session whose file is open; shared by all who use it at the moment. */
+interface FinishedSession {
+  readonly session: string
+  readonly repository: RepositoryName
+  readonly push: UploadHooks | undefined
+}
+
+/** A session that is in use, or was a moment ago; shared by all who use it. */
 interface OpenUpload {
-  readonly ingest: UploadIngest
+  readonly repository: RepositoryName
+  readonly algorithm: DigestAlgorithm
+  /** Undefined: no byte has come yet. */
+  ingest: UploadIngest | undefined
+  /** Where the last request began. */
+  lastStart: Bytes | undefined
+  /** What was taken for sent twice; if the digest says otherwise, it was not. */
+  readonly repetitions: Repetition[]
   users: number
   /** Closes the file when nobody came back. */
   timer: NodeJS.Timeout | undefined
@@ -66,33 +87,68 @@ export class Uploads {
   readonly #options: UploadsOptions
   /** Those that were used last come last. */
   readonly #open = new Map<string, OpenUpload>()
+  /** Their names would say that they have no bytes yet. */
+  readonly #ended = new LRUCache<string, true>({ max: MOST_ENDED })
 
   constructor(options: UploadsOptions) {
     this.#options = options
   }
 
   /** @param algorithm of the digest it will be finished with, if the client has said so */
-  async start(
+  start(
     repository: RepositoryName,
     algorithm: DigestAlgorithm = 'sha256',
     hooks?: UploadHooks,
   ): Promise<UploadSession> {
-    const session = `${REPLICA}.${randomBytes(16).toString('base64url')}`
-    try {
-      const ingest = await this.#options.ingests.createUpload({ session, repository, algorithm })
-      return this.#use(session, this.#opened(session, ingest), hooks)
-    } catch (error) {
-      throw refusal(error)
-    }
+    const session = newSessionId(repository, { algorithm, startedAt: this.#options.now() })
+    return Promise.resolve(this.#use(session, this.#opened(session, repository, algorithm), hooks))
   }
 
   /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository */
   async open(repository: RepositoryName, session: string, hooks?: UploadHooks): Promise<UploadSession> {
     const upload = this.#open.get(session) ?? (await this.#reopen(repository, session))
-    if (upload?.ingest.identity.repository !== repository) {
+    if (upload?.repository !== repository) {
       throw new OciError('BLOB_UPLOAD_UNKNOWN', { name: repository })
     }
     return this.#use(session, upload, hooks)
+  }
+
+  /** Whether that session of that repository ended as that blob, not longer ago than a session lasts. */
+  async finishedAs(
+    repository: RepositoryName,
+    session: string,
+    digest: Digest,
+    hooks?: UploadHooks,
+  ): Promise<boolean> {
+    const { metadata, ingests, sessionTtlMs, now } = this.#options
+    const finished = await metadata.finishedUploads.get(session)
+    if (finished !== undefined) {
+      const same = finished.name === repository && finished.digest === digest
+      return same && now() - finished.finishedAt <= sessionTtlMs
+    }
+    const adopted = ingests.adoptedUpload(session)
+    if (adopted?.repository !== repository || adopted.digest !== digest) return false
+    return this.#linkAdopted(session, adopted, hooks)
+  }
+
+  /** @returns false when its file has been collected */
+  async #linkAdopted(
+    session: string,
+    { repository, digest }: AdoptedUpload,
+    push: UploadHooks | undefined,
+  ): Promise<boolean> {
+    const { store, ingests, locks, holds } = this.#options
+    using _kept = holds.hold(digest)
+    using _held = await acquire(locks, `blob ${digest}`)
+    const blob = await store.stat(digest)
+    try {
+      await push?.assertFree()
+      if (blob !== undefined) await link(this.#options, { session, repository, push }, blob)
+    } catch (error) {
+      throw refusal(error)
+    }
+    await ingests.forgetAdopted(session)
+    return blob !== undefined
   }
 
   async #reopen(repository: RepositoryName, session: string): Promise<OpenUpload | undefined> {
@@ -101,14 +157,35 @@ export class Uploads {
     if (other !== undefined) return other
     try {
       const ingest = await this.#options.ingests.openUpload(session, repository)
-      return ingest && this.#opened(session, ingest)
+      if (ingest !== undefined) return this.#opened(session, repository, ingest.identity.algorithm, ingest)
     } catch (error) {
       throw refusal(error)
     }
+    const empty = await this.#withoutBytes(repository, session)
+    return empty && this.#opened(session, repository, empty)
   }
 
-  #opened(session: string, ingest: UploadIngest): OpenUpload {
-    const upload = { ingest, users: 0, timer: undefined, over: false }
+  /** @returns the algorithm of a session that was started, and has no file */
+  async #withoutBytes(repository: RepositoryName, session: string): Promise<DigestAlgorithm | undefined> {
+    const { metadata, ingests, sessionTtlMs, now } = this.#options
+    const given = parseSessionId(session, repository)
+    if (given === undefined || this.#ended.has(session) || now() - given.startedAt > sessionTtlMs) {
+      return undefined
+    }
+    if (ingests.adoptedUpload(session) !== undefined) return undefined
+    return (await metadata.finishedUploads.get(session)) === undefined ? given.algorithm : undefined
+  }
+
+  #opened(
+    session: string,
+    repository: RepositoryName,
+    algorithm: DigestAlgorithm,
+    ingest?: UploadIngest,
+  ): OpenUpload {
+    const upload: OpenUpload = {
+      ...{ repository, algorithm, ingest, lastStart: undefined, repetitions: [] },
+      ...{ users: 0, timer: undefined, over: false },
+    }
     this.#open.set(session, upload)
     return upload
   }
@@ -118,12 +195,16 @@ export class Uploads {
     upload.users++
     return new Session(this.#options, session, upload, {
       push: hooks,
-      end: () => this.#end(session, upload),
+      end: () => {
+        this.#ended.set(session, true)
+        this.#leave(session, upload)
+      },
+      leave: () => this.#leave(session, upload),
       release: () => this.#release(session, upload),
     })
   }
 
-  #end(session: string, upload: OpenUpload): void {
+  #leave(session: string, upload: OpenUpload): void {
     if (upload.over) return
     upload.over = true
     this.#open.delete(session)
@@ -131,6 +212,10 @@ export class Uploads {
 
   #release(session: string, upload: OpenUpload): void {
     if (--upload.users > 0 || upload.over) return
+    if (upload.ingest === undefined) {
+      this.#leave(session, upload)
+      return
+    }
     this.#open.delete(session)
     this.#open.set(session, upload)
     upload.timer = setTimeout(() => void this.#close(session, upload), STAY_OPEN_MS).unref()
@@ -145,18 +230,30 @@ export class Uploads {
       if (upload.users > 0 || upload.over) return
       clearTimeout(upload.timer)
       // Whoever comes now waits for the lock, and opens it again.
-      this.#end(session, upload)
-      await upload.ingest.keep()
+      this.#leave(session, upload)
+      await upload.ingest?.keep()
     } catch (err) {
       this.#options.log.debug({ err }, 'an upload stays open')
     }
   }
 }
 
+/** Of which the file is undefined when the digest is another. */
+interface Verified extends AsyncDisposable {
+  readonly file: VerifiedFile | undefined
+}
+
+const nothingToDo = (): Promise<void> => Promise.resolve()
+
+/** What is here of a session before its first byte. */
+const NOTHING = { prefix: 0, read: () => Promise.resolve(0) }
+
 interface SessionHooks {
   readonly push: UploadHooks | undefined
-  /** Nobody may use this ingest any more. */
+  /** There is no such session any more. */
   readonly end: () => void
+  /** Nobody may use what is open of it any more. */
+  readonly leave: () => void
   readonly release: () => void
 }
 
@@ -164,7 +261,6 @@ class Session implements UploadSession {
   readonly id: string
   readonly #options: UploadsOptions
   readonly #upload: OpenUpload
-  readonly #ingest: UploadIngest
   readonly #hooks: SessionHooks
   #lock: Disposable | undefined
   #disposed = false
@@ -173,34 +269,64 @@ class Session implements UploadSession {
     this.id = id
     this.#options = options
     this.#upload = upload
-    this.#ingest = upload.ingest
     this.#hooks = hooks
   }
 
   get offset(): Bytes {
-    return this.#ingest.prefix
+    return this.#upload.ingest?.prefix ?? 0
   }
 
-  async append(body: AsyncIterable<Buffer>, range: { first: Bytes; last: Bytes } | undefined): Promise<void> {
+  async append(
+    body: AsyncIterable<Buffer>,
+    range: { first: Bytes; last: Bytes } | undefined,
+    told?: Bytes,
+  ): Promise<void> {
     await this.#alone()
     const { offset } = this
-    if (range !== undefined && range.first !== offset) throw new OciError('RANGE_INVALID', { offset })
-    const limit = range === undefined ? Infinity : range.last - range.first + 1
-    let received: Bytes
+    const begins = range?.first ?? Math.max(told ?? offset, offset)
+    if (begins !== offset) throw new OciError('RANGE_INVALID', { offset })
     try {
-      received = await receive(body, this.#ingest, limit)
+      if (range === undefined) await this.#receive(body, told ?? offset)
+      else await this.#receiveChunk(body, range)
     } catch (error) {
       if (!(error instanceof WriteError)) throw error
       await this.#keep()
       throw refusal(error.cause)
     }
-    if (range !== undefined && received !== limit) {
-      throw new OciError('SIZE_INVALID', { ...range, offset: this.offset })
-    }
   }
 
-  async finish(digest: Digest): Promise<void> {
+  /** Of what was sent before, only what is not here yet. */
+  async #receive(body: AsyncIterable<Buffer>, told: Bytes): Promise<void> {
+    const { ingest, lastStart, repetitions } = this.#upload
+    const upload = this.#upload
+    // A client that goes on using the first location it was given may repeat its last request as well.
+    const starts = told === this.offset ? [] : [told, ...(lastStart === undefined ? [] : [lastStart])]
+    const sent = new Retransmission(ingest ?? NOTHING, starts)
+    try {
+      await receive(sent.newBytes(body), this.#sink, Infinity)
+    } finally {
+      upload.lastStart = sent.start ?? lastStart
+    }
+    if (sent.repetition === undefined) return
+    if (repetitions.length < MOST_REPETITIONS) repetitions.push(sent.repetition)
+  }
+
+  async #receiveChunk(body: AsyncIterable<Buffer>, range: { first: Bytes; last: Bytes }): Promise<void> {
+    const limit = range.last - range.first + 1
+    this.#upload.lastStart = range.first
+    if ((await receive(body, this.#sink, limit)) === limit) return
+    try {
+      await this.#upload.ingest?.rewind(range.first)
+    } catch (cause) {
+      throw new WriteError('a chunk could not be taken back', { cause })
+    }
+    throw new OciError('SIZE_INVALID', { ...range, offset: this.offset })
+  }
+
+  async finish(digest: Digest, told: Bytes = 0): Promise<void> {
     await this.#alone()
+    const { offset } = this
+    if (told > offset) throw new OciError('RANGE_INVALID', { offset })
     try {
       await this.#finish(digest)
       this.#letGo()
@@ -214,7 +340,7 @@ class Session implements UploadSession {
   async cancel(): Promise<void> {
     await this.#alone()
     this.#hooks.end()
-    await this.#ingest.discard()
+    await this.#upload.ingest?.discard()
     this.#letGo()
   }
 
@@ -228,9 +354,9 @@ class Session implements UploadSession {
   }
 
   async #finish(digest: Digest): Promise<void> {
-    const { store, metadata, locks, holds, localNames, now } = this.#options
-    const file = await this.#ingest.verifyAs(digest)
-    if (file === undefined) {
+    const { store, locks, holds } = this.#options
+    await using verified = await this.#verify(await this.#file(), digest)
+    if (verified.file === undefined) {
       await this.cancel()
       throw new OciError('DIGEST_INVALID', { digest })
     }
@@ -240,24 +366,62 @@ class Session implements UploadSession {
       await this.#keep()
       throw error
     })
-    await this.#hooks.push?.assertFree()
-    const { size } = file
-    const repository = { registry: LOCAL, name: this.#ingest.identity.repository }
-    await store.adopt(file, () => {
-      localNames.add(repository.name)
-      return metadata.transaction((tx) => {
-        tx.putRepository(repository, now())
-        tx.linkBlob(repository, digest, size, now())
-        this.#hooks.push?.linked(tx, digest, size)
-      })
-    })
+    const { size } = verified.file
+    const { repository } = this.#upload
+    const { push } = this.#hooks
+    await push?.assertFree()
+    const finished = { session: this.id, repository, push }
+    await store.adopt(verified.file, () => link(this.#options, finished, { digest, size }))
     this.#hooks.end()
+    // Of bytes that were adopted from another file.
+    await this.#upload.ingest?.discard()
+  }
+
+  /** What it gives is in the session's file, or in another one, which goes when it is disposed unless it was adopted. */
+  async #verify(ingest: UploadIngest, digest: Digest): Promise<Verified> {
+    const file = await ingest.verifyAs(digest)
+    const { repository, algorithm, repetitions } = this.#upload
+    if (file !== undefined || repetitions.length === 0) return { file, [Symbol.asyncDispose]: nothingToDo }
+    const session = newSessionId(repository, { algorithm, startedAt: this.#options.now() })
+    const other = await this.#options.ingests.createUpload({ session, repository, algorithm })
+    const verified = (all?: VerifiedFile): Verified => ({
+      file: all,
+      [Symbol.asyncDispose]: () => other.discard(),
+    })
+    try {
+      await receive(withRepetitions(ingest, repetitions), other, Infinity)
+      return verified(await other.verifyAs(digest))
+    } catch (error) {
+      await other.discard()
+      throw error instanceof WriteError ? error.cause : error
+    }
+  }
+
+  /** Made with the first byte, or for a blob that has none. */
+  async #file(): Promise<UploadIngest> {
+    const { repository, algorithm } = this.#upload
+    this.#upload.ingest ??= await this.#options.ingests.createUpload({
+      session: this.id,
+      repository,
+      algorithm,
+    })
+    return this.#upload.ingest
+  }
+
+  get #sink(): Pick<UploadIngest, 'prefix' | 'write'> {
+    const prefix = (): Bytes => this.offset
+    return {
+      get prefix() {
+        return prefix()
+      },
+      write: async (chunks, position) => (await this.#file()).write(chunks, position),
+    }
   }
 
   /** An ingest that failed, or was verified, takes no more bytes: it has to be opened again. */
   async #keep(): Promise<void> {
-    this.#hooks.end()
-    await this.#ingest.keep()
+    this.#hooks.leave()
+    await this.#upload.ingest?.keep()
     this.#letGo()
   }
 
@@ -271,6 +435,23 @@ class Session implements UploadSession {
     this.#lock ??= await acquire(this.#options.locks, uploadLock(this.id))
     if (this.#upload.over) throw new OciError('BLOB_UPLOAD_UNKNOWN')
   }
+}
+
+/** Commits that the blob is its repository's, and that the session ended as it. */
+function link(
+  { metadata, localNames, sessionTtlMs, now }: UploadsOptions,
+  { session, repository: name, push }: FinishedSession,
+  { digest, size }: BlobInfo,
+): Promise<void> {
+  const repository = { registry: LOCAL, name }
+  localNames.add(name)
+  return metadata.transaction((tx) => {
+    const at = now()
+    tx.putRepository(repository, at)
+    tx.linkBlob(repository, digest, size, at)
+    tx.putFinishedUpload(session, { name, digest, finishedAt: at }, at - sessionTtlMs)
+    push?.linked(tx, digest, size)
+  })
 }
 
 function uploadLock(session: string): string {

@@ -31,10 +31,12 @@ import {
 } from './partial-identity.ts'
 import { readSidecar } from './sidecar.ts'
 import { isDiskFull } from './storage-error.ts'
+import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Hashers } from './hasher.ts'
 import type {
+  AdoptedUpload,
   Ingest,
   IngestIdentity,
   IngestStore,
@@ -92,6 +94,8 @@ class DiskIngests implements IngestStore {
   readonly #report: (error: unknown) => void
   readonly #live = new Set<PartialFile>()
   readonly #idle = new Map<string, Idle>()
+  /** By session. */
+  readonly #adopted = new Map<string, AdoptedUpload & { readonly stem: string; readonly since: number }>()
   /** What could not be removed. None of these names is used again. */
   readonly #litter = new Set<string>()
   readonly #sweeping: NodeJS.Timeout
@@ -150,7 +154,7 @@ class DiskIngests implements IngestStore {
     for (const stem of stems) {
       const idle = await this.#examine(stem).catch(this.#report)
       if (idle) await this.#park(idle)
-      else await this.#remove(stem)
+      else if (!(await this.#findAdopted(stem).catch(this.#report))) await this.#remove(stem)
     }
   }
 
@@ -203,6 +207,16 @@ class DiskIngests implements IngestStore {
     return resumed
   }
 
+  adoptedUpload(session: string): AdoptedUpload | undefined {
+    return this.#adopted.get(session)
+  }
+
+  async forgetAdopted(session: string): Promise<void> {
+    const adopted = this.#adopted.get(session)
+    this.#adopted.delete(session)
+    if (adopted !== undefined) await this.#remove(adopted.stem)
+  }
+
   async close(): Promise<void> {
     this.#closed = true
     clearInterval(this.#sweeping)
@@ -242,6 +256,20 @@ class DiskIngests implements IngestStore {
     return this.#isExpired(idle) ? undefined : idle
   }
 
+  /** @returns whether the bytes of an upload left from there, to become a blob */
+  async #findAdopted(stem: string): Promise<boolean> {
+    const info = await this.#files.stat(`${stem}.adopted`)
+    if (info === undefined || (await this.#files.stat(`${stem}.part`)) !== undefined) return false
+    if (this.#now() - info.modifiedAt > this.#sessionTtlMs) return false
+    const sidecar = await readSidecar(this.#files, `${stem}.adopted`)
+    if (sidecar?.digest === undefined || !isNamedFor(path.basename(stem), sidecar.identity)) return false
+    if (!isUpload(sidecar.identity)) return false
+    await this.#removeFile(`${stem}.json`)
+    const { session, repository } = sidecar.identity
+    this.#adopted.set(session, { repository, digest: sidecar.digest, stem, since: info.modifiedAt })
+    return true
+  }
+
   /** One per identity: the one that has more. */
   async #park(idle: Idle): Promise<void> {
     const key = keyOf(idle.identity)
@@ -263,6 +291,9 @@ class DiskIngests implements IngestStore {
       if (!this.#isExpired(idle)) continue
       this.#idle.delete(key)
       await this.#remove(idle.stem)
+    }
+    for (const [session, { since }] of [...this.#adopted]) {
+      if (this.#now() - since > this.#sessionTtlMs) await this.forgetAdopted(session)
     }
   }
 
@@ -317,19 +348,17 @@ class DiskIngests implements IngestStore {
     make: (options: PartialFileOptions<Identity>) => Ingest,
   ): Ingest {
     let ingest: Ingest
-    const ended = async (extents: ExtentMap | undefined): Promise<void> => {
+    const ended = async (left: ExtentMap | Digest | undefined): Promise<void> => {
       this.#live.delete(ingest)
-      if (!extents) return
-      const { bytes } = extents
-      await this.#park({
-        stem,
-        identity,
-        extents,
-        bytes,
-        onDisk: bytes,
-        unsynced: 0,
-        modifiedAt: this.#now(),
-      })
+      const now = this.#now()
+      if (left instanceof ExtentMap) {
+        const { bytes } = left
+        const extents = left
+        await this.#park({ stem, identity, extents, bytes, onDisk: bytes, unsynced: 0, modifiedAt: now })
+      } else if (left !== undefined && isUpload(identity)) {
+        const { session, repository } = identity
+        this.#adopted.set(session, { repository, digest: left, stem, since: now })
+      }
     }
     try {
       ingest = make({
@@ -356,8 +385,7 @@ class DiskIngests implements IngestStore {
   }
 
   async #remove(stem: string): Promise<void> {
-    await this.#removeFile(`${stem}.json`)
-    await this.#removeFile(`${stem}.part`)
+    for (const ending of ['.json', '.part', '.adopted']) await this.#removeFile(stem + ending)
   }
 
   async #removeFile(file: string): Promise<void> {

@@ -78,10 +78,10 @@ export class DiskBlobStore implements BlobStore {
       } catch (error) {
         // Nobody else takes away what nobody knows. Of other failures it is not certain that nothing was committed.
         if (before === undefined && isDiskFull(error)) await this.#files.rename(target, file.path)
-        else await file.adopted()
+        else await file.adopted(false)
         throw error
       }
-      await file.adopted()
+      await file.adopted(true)
       return { digest, size }
     })
   }

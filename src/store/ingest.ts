@@ -35,8 +35,12 @@ export interface VerifiedFile {
   readonly path: string
   /** fdatasync, unless nothing was written since the last. */
   sync(): Promise<void>
-  /** For the BlobStore, once nothing is left at `path`: ends the ingest and removes what belonged to it. */
-  adopted(): Promise<void>
+  /**
+   * For the BlobStore, once nothing is left at `path`: ends the ingest and removes what belonged to it.
+   *
+   * @param known false: it is not certain that the index has heard of the blob
+   */
+  adopted(known: boolean): Promise<void>
 }
 
 export interface Ingest extends GrowingSource {
@@ -84,12 +88,20 @@ export interface UploadIdentity {
  *
  * What was written outlives the process, killed in whatever way; a power cut, only as far as it was synced.
  */
-export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'discard'> {
+export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'read' | 'discard'> {
   readonly identity: UploadIdentity
+  /** Takes back all that was written from `to` on; nobody may be writing. @throws the system's error */
+  rewind(to: Bytes): Promise<void>
   /** Like {@link Ingest.verify}, of all that was written. */
   verifyAs(digest: Digest): Promise<VerifiedFile | undefined>
   /** Syncs and leaves the session for {@link IngestStore.openUpload}, also without bytes. Ends this ingest. */
   keep(): Promise<void>
+}
+
+/** An upload whose bytes became a blob of which the index may not know: the process died in between, or the index failed. */
+export interface AdoptedUpload {
+  readonly repository: RepositoryName
+  readonly digest: Digest
 }
 
 /** A part of a blob that is on the disk, as the disk sees it. */
@@ -112,6 +124,9 @@ export interface IngestStore {
    * @returns undefined when there is none of that repository, or somebody else has it open
    */
   openUpload(session: string, repository: RepositoryName): Promise<UploadIngest | undefined>
+  adoptedUpload(session: string): AdoptedUpload | undefined
+  /** Of {@link adoptedUpload}: the index knows. */
+  forgetAdopted(session: string): Promise<void>
   /**
    * A new one, or the one an earlier process left (its prefix is hashed again, behind the writer).
    * `fresh` never inherits.

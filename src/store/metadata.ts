@@ -105,6 +105,17 @@ export interface BlobIndex {
   size(digest: Digest): Promise<Bytes | undefined>
 }
 
+/** Upload sessions that became a blob. */
+export interface FinishedUploadIndex {
+  get(session: string): Promise<FinishedUpload | undefined>
+}
+
+export interface FinishedUpload {
+  readonly name: RepositoryName
+  readonly digest: Digest
+  readonly finishedAt: EpochMs
+}
+
 /** Events on their way to one end-point, in the order in which they happened. */
 export interface EventQueue {
   /** The oldest ones, those with a higher number than `after`. */
@@ -262,6 +273,8 @@ export interface MetadataTransaction {
    * longest ago.
    */
   trimUpstreamAnswers(toWeight: Bytes): void
+  /** Beside it only the newest ones are kept, and of them those that were finished after `before`. */
+  putFinishedUpload(session: string, upload: FinishedUpload, before: EpochMs): void
   /** They get their numbers in this order, after all that were committed before. */
   queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void
   /** Those of that end-point with a number of at most `upTo`. */
@@ -278,6 +291,7 @@ export interface MetadataStore {
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
   readonly upstreamAnswers: UpstreamAnswerIndex
+  readonly finishedUploads: FinishedUploadIndex
   /**
    * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several
    * callers queue meanwhile shares one sync.

@@ -46,8 +46,8 @@ export interface PartialFileOptions<Identity extends PartialIdentity> {
   /** How much of that was never synced. */
   readonly unsynced: Bytes
   readonly limits: PartialLimits
-  /** Called once, when the ingest ends; with the extents when it was kept. */
-  readonly ended: (kept: ExtentMap | undefined) => Promise<void>
+  /** Called once, when the ingest ends; with the extents when it was kept, the digest when its bytes left for one. */
+  readonly ended: (left: ExtentMap | Digest | undefined) => Promise<void>
   /** Of a file that is no longer needed. Never rejects. */
   readonly remove: (file: string) => Promise<void>
   /** Failures that cost only the chance to resume. */
@@ -64,7 +64,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   readonly #extents: ExtentMap
   /** Written or just being written. */
   readonly #claimed: ExtentMap
-  readonly #hash: PartialHash
+  #hash: PartialHash
   readonly #writing = new Set<Promise<void>>()
   #state: 'open' | 'sealed' | 'ended' = 'open'
   #ending: Promise<void> | undefined
@@ -157,8 +157,16 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     this.#state = 'sealed'
     const hex = await this.#hash.finish(algorithmOf(digest), size)
     if (hex !== hexOf(digest)) return undefined
-    const sync = (): Promise<void> => this.#sync()
-    const adopted = (): Promise<void> => this.#end(async () => this.#remove('.json'))
+    const sync = async (): Promise<void> => {
+      await this.#sync()
+      if (isUpload(this.identity)) await this.#noteDigest(digest)
+    }
+    const adopted = (known: boolean): Promise<void> =>
+      this.#end(async () => {
+        await this.#remove('.json')
+        if (!known && isUpload(this.identity)) return digest
+        await this.#remove('.adopted')
+      })
     return { digest, size, path: this.path, sync, adopted } as VerifiedFile
   }
 
@@ -181,17 +189,17 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
       } catch (error) {
         this.#options.report(error)
       }
-      await this.#remove('.json', '.part')
+      await this.#remove('.json', '.part', '.adopted')
     })
   }
 
   async discard(): Promise<void> {
     // The sidecar first: a partial file without one counts for nothing.
-    await this.#end(async () => this.#remove('.json', '.part'))
+    await this.#end(async () => this.#remove('.json', '.part', '.adopted'))
   }
 
   /** The first who ends it says how; everybody else waits for that. Never throws. */
-  #end(finish: () => Promise<ExtentMap | undefined>): Promise<void> {
+  #end(finish: () => Promise<ExtentMap | Digest | undefined>): Promise<void> {
     this.#ending ??= (async () => {
       this.#state = 'ended'
       this.#hash.cancel()
@@ -265,16 +273,42 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
 
   /** What is here now survives a power loss once this resolves. Never throws: it costs the chance to resume. */
   async save(): Promise<void> {
-    const { files, stem, folder, identity, boot, report } = this.#options
+    try {
+      await this.#save()
+    } catch (error) {
+      this.#options.report(error)
+    }
+  }
+
+  async #save(): Promise<void> {
+    const { files, stem, folder, identity, boot } = this.#options
     // First what is there, then the sync: the sidecar never mentions a byte that came in between.
     const extents = this.#extents.copy()
     this.#unsaved = 0
+    await this.#sync()
+    await writeSidecar(files, `${stem}.json`, { identity, boot, extents })
+    await files.syncFolder(folder)
+  }
+
+  /**
+   * Takes back all that was written from `to` on; nobody may be writing. An ingest of which it fails takes no more
+   * bytes.
+   */
+  async rewind(to: Bytes): Promise<void> {
+    this.#assertWritable()
+    await this.#saving
+    const { hashers, identity } = this.#options
     try {
-      await this.#sync()
-      await writeSidecar(files, `${stem}.json`, { identity, boot, extents })
-      await files.syncFolder(folder)
+      this.#extents.clip(to)
+      this.#claimed.clip(to)
+      // No sidecar may vouch for bytes that are about to be replaced by others.
+      await this.#save()
+      await this.#file.truncate(to)
+      this.#hash.cancel()
+      this.#hash = new PartialHash(hashers, hashedBy(identity), this.#file, to)
     } catch (error) {
-      report(error)
+      this.#error ??= asError(error)
+      throw error
     }
   }
 
@@ -284,8 +318,22 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     await noteSidecar(files, `${stem}.json`, { identity, boot, extents: this.#extents })
   }
 
-  async #remove(...endings: readonly ('.json' | '.part')[]): Promise<undefined> {
-    for (const ending of endings) await this.#options.remove(this.#options.stem + ending)
+  /** So that whoever asks for the same end again is understood, should the process die before the index knows of it. */
+  async #noteDigest(digest: Digest): Promise<void> {
+    const { files, stem, identity, boot, report } = this.#options
+    try {
+      await files.remove(`${stem}.adopted`)
+      await noteSidecar(files, `${stem}.adopted`, { identity, boot, extents: this.#extents, digest })
+    } catch (error) {
+      report(error)
+    }
+  }
+
+  async #remove(...endings: readonly ('.json' | '.part' | '.adopted')[]): Promise<undefined> {
+    for (const ending of endings) {
+      if (ending !== '.adopted' || isUpload(this.identity))
+        await this.#options.remove(this.#options.stem + ending)
+    }
   }
 }
 

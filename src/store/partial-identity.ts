@@ -13,7 +13,7 @@ const SESSION = /^[0-9A-Za-z]+\.[0-9A-Za-z_-]{22}$/
 
 /** Of files that are ours: their name without the ending, and the ending. */
 const OUR_NAMES =
-  /^((?:sha256|sha512)-[0-9a-f]+\.[0-9a-f]+|upload-[0-9A-Za-z]+\.[0-9A-Za-z_-]{22})\.(part|json|json\.tmp)$/
+  /^((?:sha256|sha512)-[0-9a-f]+\.[0-9a-f]+|upload-[0-9A-Za-z]+\.[0-9A-Za-z_-]{22})\.(part|json|json\.tmp|adopted)$/
 
 export function parseFileName(name: string): { base: string; ending: string } | undefined {
   const [, base, ending] = OUR_NAMES.exec(name) ?? []

@@ -12,6 +12,7 @@ import type { InventoryIndex } from './inventory.ts'
 import type {
   BlobIndex,
   EventQueue,
+  FinishedUploadIndex,
   GarbageIndex,
   ManifestIndex,
   MetadataStore,
@@ -35,6 +36,7 @@ export class RememberedMetadata implements MetadataStore {
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
   readonly upstreamAnswers: UpstreamAnswerIndex
+  readonly finishedUploads: FinishedUploadIndex
   readonly #inner: MetadataStore
   readonly #version: () => number
   /** The reads themselves: who asks while one is under way waits for that one. */
@@ -78,6 +80,7 @@ export class RememberedMetadata implements MetadataStore {
       size: (digest) => this.#read(`size ${digest}`, () => blobs.size(digest)),
     }
     this.events = inner.events
+    this.finishedUploads = inner.finishedUploads
     this.garbage = inner.garbage
     this.eviction = inner.eviction
     this.inventory = inner.inventory

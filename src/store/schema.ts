@@ -108,6 +108,14 @@ export interface Tables {
     stored_at: EpochMs
     checked_at: EpochMs
   }
+  /** Sessions whose last answer may have to be given again. */
+  finished_upload: {
+    id: Generated<number>
+    session: string
+    name: RepositoryName
+    digest: Digest
+    finished_at: EpochMs
+  }
   schema_version: { version: number }
   /** One row: which index this is. */
   index_identity: {
@@ -131,6 +139,7 @@ export const TABLES = Object.keys({
   blob_source: true,
   event: true,
   upstream_answer: true,
+  finished_upload: true,
   schema_version: true,
   index_identity: true,
 } satisfies Record<keyof Tables, true>)
@@ -316,6 +325,23 @@ const MIGRATIONS: readonly Migration[] = [
       .addColumn('identity', 'text', (column) => column.notNull())
       .addColumn('created_at', 'bigint', (column) => column.notNull())
       .addColumn('generation', 'bigint', (column) => column.notNull())
+      .execute()
+  },
+  async (db) => {
+    const { schema } = db
+    await schema
+      .createTable('finished_upload')
+      // In the order in which they were finished.
+      .addColumn('id', 'integer', (column) => column.primaryKey().autoIncrement())
+      .addColumn('session', 'text', (column) => column.notNull().unique())
+      .addColumn('name', 'text', (column) => column.notNull())
+      .addColumn('digest', 'text', (column) => column.notNull())
+      .addColumn('finished_at', 'bigint', (column) => column.notNull())
+      .execute()
+    await schema
+      .createIndex('finished_upload_by_finished_at')
+      .on('finished_upload')
+      .column('finished_at')
       .execute()
   },
 ]

@@ -4,6 +4,7 @@
  * Written only after the data was synced, to another name, synced and renamed: whatever the moment of a crash,
  * a sidecar that can be read tells the truth, and bytes it does not mention do not count.
  */
+import { isDigest, type Digest } from '../oci/digest.ts'
 import { ExtentMap } from './extents.ts'
 import { OpenFile } from './open-file.ts'
 import { parseIdentity, type PartialIdentity } from './partial-identity.ts'
@@ -19,6 +20,8 @@ interface Sidecar {
   /** The run of the machine in which it was written. */
   readonly boot: string | undefined
   readonly extents: ExtentMap
+  /** As which blob its bytes were about to leave. */
+  readonly digest?: Digest | undefined
 }
 
 export async function writeSidecar(files: Files, path: string, sidecar: Sidecar): Promise<void> {
@@ -35,7 +38,7 @@ export async function writeSidecar(files: Files, path: string, sidecar: Sidecar)
   }
 }
 
-/** The first one, of a file without bytes: it need only outlive the process, so nothing is synced. */
+/** Of a file without bytes, or one that leaves: it need only outlive the process, so nothing is synced. */
 export async function noteSidecar(files: Files, path: string, sidecar: Sidecar): Promise<void> {
   using file = await OpenFile.open(files, path, 'wx+')
   await file.write([textOf(sidecar)], 0)
@@ -56,12 +59,17 @@ export async function readSidecar(files: Files, path: string): Promise<Sidecar |
   const identity = members['version'] === VERSION ? parseIdentity(members) : undefined
   const extents = ExtentMap.parse(members['extents'])
   if (identity === undefined || extents === undefined) return undefined
-  const boot = members['boot']
-  return { identity, boot: typeof boot === 'string' ? boot : undefined, extents }
+  const { boot, adopted } = members
+  return {
+    identity,
+    boot: typeof boot === 'string' ? boot : undefined,
+    extents,
+    digest: typeof adopted === 'string' && isDigest(adopted) ? adopted : undefined,
+  }
 }
 
-function textOf({ identity, boot, extents }: Sidecar): Buffer {
-  return Buffer.from(`${JSON.stringify({ version: VERSION, ...identity, boot, extents })}\n`)
+function textOf({ identity, boot, extents, digest }: Sidecar): Buffer {
+  return Buffer.from(`${JSON.stringify({ version: VERSION, ...identity, boot, extents, adopted: digest })}\n`)
 }
 
 async function readWhole(files: Files, path: string): Promise<string | undefined> {

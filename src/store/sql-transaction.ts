@@ -7,7 +7,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { Bytes } from './blob-store.ts'
-import type { EpochMs, MetadataTransaction, RepositoryKey, TagRecord } from './metadata.ts'
+import type { EpochMs, FinishedUpload, MetadataTransaction, RepositoryKey, TagRecord } from './metadata.ts'
 import type { RepositoryId, Tables } from './schema.ts'
 import {
   answerWeight,
@@ -19,6 +19,9 @@ import {
 
 /** Rows of one insert. An index of 4 MiB may name thousands, and a statement takes only so many parameters. */
 const ROWS_PER_INSERT = 50
+
+/** At most half a kilobyte each. */
+const MOST_FINISHED_UPLOADS = 20_000
 
 export class SqlTransaction implements MetadataTransaction {
   readonly #db: Kysely<Tables>
@@ -432,6 +435,21 @@ export class SqlTransaction implements MetadataTransaction {
       .select(['weighed.repository', 'weighed.question'])
       .where('so_far', '>', toWeight)
     this.#add(this.#db.deleteFrom('upstream_answer').where(sql<boolean>`(repository, question) in ${over}`))
+  }
+
+  putFinishedUpload(session: string, { name, digest, finishedAt }: FinishedUpload, before: EpochMs): void {
+    const table = 'finished_upload'
+    this.#add(
+      this.#db
+        .insertInto(table)
+        .values({ session, name, digest, finished_at: finishedAt })
+        .onConflict((conflict) => conflict.column('session').doNothing()),
+    )
+    this.#add(this.#db.deleteFrom(table).where('finished_at', '<', before))
+    const oldest = this.#db
+      .selectFrom(table)
+      .select(({ fn }) => [sql<number>`${fn.max('id')} - ${MOST_FINISHED_UPLOADS}`.as('id')])
+    this.#add(this.#db.deleteFrom(table).where('id', '<=', oldest))
   }
 
   queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void {

@@ -24,6 +24,8 @@ import type {
   ChildDescriptor,
   EpochMs,
   EventQueue,
+  FinishedUpload,
+  FinishedUploadIndex,
   GarbageIndex,
   ManifestIndex,
   ManifestRecord,
@@ -54,6 +56,7 @@ export class SqlMetadata implements MetadataStore {
   readonly eviction: EvictionIndex
   readonly inventory: InventoryIndex
   readonly upstreamAnswers: UpstreamAnswerIndex
+  readonly finishedUploads: FinishedUploadIndex
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
 
@@ -69,6 +72,7 @@ export class SqlMetadata implements MetadataStore {
     this.eviction = new SqlEviction(db)
     this.inventory = new SqlInventory(db)
     this.upstreamAnswers = new SqlUpstreamAnswers(db)
+    this.finishedUploads = new SqlFinishedUploads(db)
   }
 
   async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
@@ -389,5 +393,22 @@ class SqlEvents implements EventQueue {
   /** Something was committed. */
   queued(): void {
     for (const listener of this.#listeners) listener()
+  }
+}
+
+class SqlFinishedUploads implements FinishedUploadIndex {
+  readonly #db: Kysely<Tables>
+
+  constructor(db: Kysely<Tables>) {
+    this.#db = db
+  }
+
+  async get(session: string): Promise<FinishedUpload | undefined> {
+    const row = await this.#db
+      .selectFrom('finished_upload')
+      .select(['name', 'digest', 'finished_at'])
+      .where('session', '=', session)
+      .executeTakeFirst()
+    return row && { name: row.name, digest: row.digest, finishedAt: row.finished_at }
   }
 }

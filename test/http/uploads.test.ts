@@ -2,63 +2,16 @@
 import { once } from 'node:events'
 import { Agent, request as httpRequest } from 'node:http'
 import { connect } from 'node:net'
-import { test, type Test } from 'tap'
+import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import { eventually, startMirror, type Mirror, type MirrorOptions } from '../support/app.ts'
+import { eventually } from '../support/app.ts'
 import { partialsIn } from '../support/at-rest.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
 import { randomBytesOf, ZERO_BLOB } from '../support/images.ts'
-import { call, raw, replies, type Reply, type RequestOptions } from './fakes.ts'
+import { raw, replies, type Reply } from './fakes.ts'
+import { chunk, start, UPLOADS } from './uploading.ts'
 
 const MiB = 1024 * 1024
-
-const UPLOADS = '/v2/team/app/blobs/uploads/'
-
-/** Nobody listens there; a local name never gets that far. */
-const NO_UPSTREAM = { url: 'http://127.0.0.1:9' }
-
-interface Client {
-  readonly mirror: Mirror
-  readonly port: number
-  readonly ask: (method: string, path: string, options?: Omit<RequestOptions, 'method'>) => Promise<Reply>
-  /** Starts a session; its location. */
-  readonly begin: (query?: string) => Promise<string>
-  /** How many bytes are here, by the session's status. */
-  readonly standing: (location: string) => Promise<string | undefined>
-  /** The bytes of a blob of the repository, if it can be pulled. */
-  readonly pulled: (digest: string) => Promise<Buffer | undefined>
-}
-
-async function start(t: Test, options: MirrorOptions = {}): Promise<Client> {
-  const mirror = await startMirror(t, NO_UPSTREAM, { config: { local: ['team/**'] }, ...options })
-  const ask: Client['ask'] = (method, path, more) => call(`${mirror.url}${path}`, { ...more, method })
-  return {
-    mirror,
-    port: Number(new URL(mirror.url).port),
-    ask,
-    begin: async (query = '') => {
-      const { status, headers } = await ask('POST', `${UPLOADS}${query}`)
-      t.equal(status, 202)
-      return headers.location ?? ''
-    },
-    standing: async (location) => {
-      const { status, headers } = await ask('GET', location)
-      return status === 204 ? headers.range : String(status)
-    },
-    pulled: async (digest) => {
-      const { status, body } = await ask('GET', `/v2/team/app/blobs/${digest}`)
-      return status === 200 ? body : undefined
-    },
-  }
-}
-
-function chunk(content: Buffer, first: number, last: number, unit = ''): Omit<RequestOptions, 'method'> {
-  const body = content.subarray(first, last + 1)
-  return {
-    body,
-    headers: { 'Content-Range': `${unit}${first}-${last}`, 'Content-Length': String(body.length) },
-  }
-}
 
 test('a session begins with nothing, at a place of its own', async (t) => {
   const { ask, standing } = await start(t)
@@ -233,7 +186,19 @@ test('a chunk whose length is not that of its range is refused before it is read
     headers: { 'Content-Range': '0-49', 'Transfer-Encoding': 'chunked' },
   })
   t.same([streamed.status, streamed.code], [400, 'SIZE_INVALID'])
-  t.match(streamed.headers, { range: '0-49', location })
+  t.match(streamed.headers, { range: '0-0', location })
+  t.equal((await ask('PATCH', location, chunk(content, 0, 49))).status, 202)
+  for (const body of [content.subarray(50, 99), Buffer.concat([content.subarray(50), content])]) {
+    const headers = { 'Content-Range': '50-99', 'Transfer-Encoding': 'chunked' }
+    for (const [method, path] of [
+      ['PATCH', location],
+      ['PUT', `${location}?digest=${digestOf(content)}`],
+    ] as const) {
+      const refused = await ask(method, path, { body, headers })
+      t.same([refused.status, refused.code], [400, 'SIZE_INVALID'])
+      t.equal(await standing(location), '0-49', 'it leaves no byte')
+    }
+  }
   t.equal((await ask('PATCH', location, chunk(content, 50, 99))).status, 202)
   t.equal((await ask('PUT', `${location}?digest=${digestOf(content)}`)).status, 201)
 })

@@ -237,7 +237,9 @@ test(
       t.ok(at >= 4 * MiB && at < 12 * MiB, `${at} bytes have come`)
       weight.leave(0)
       const other = image({ layers: [], seed: 'other' })
-      t.equal((await send(`${repository()}/blobs/uploads/`, 'POST')).status, 507)
+      const full = await send(`${repository()}/blobs/uploads/`, 'POST')
+      const where = new URL(String(full.headers['location']), mirror.url).href
+      t.equal((await send(where, 'PATCH', Buffer.alloc(100))).status, 507)
       t.equal((await pushManifest(repository(), other.manifest, '2')).status, 404, 'its config is not here')
       const copy = await pushManifest(
         repository(),

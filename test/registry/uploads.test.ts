@@ -1,74 +1,14 @@
+import { cpSync } from 'node:fs'
 import path from 'node:path'
-import { pino } from 'pino'
-import { test, type Test } from 'tap'
+import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import { parseRepositoryName, type RepositoryName } from '../../src/oci/reference.ts'
 import type { UploadSession } from '../../src/registry/pushes.ts'
-import { Uploads } from '../../src/registry/uploads.ts'
-import type { IngestOptions } from '../../src/store/disk-ingest.ts'
 import type { Files } from '../../src/store/files.ts'
-import { Holds } from '../../src/store/holds.ts'
-import { InProcessLocks } from '../../src/store/locks.ts'
-import { LOCAL, type MetadataStore } from '../../src/store/metadata.ts'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { StorageError } from '../../src/store/storage-error.ts'
-import { KiB, MiB, openStore, randomBytes, readAll, type Store } from '../store/support.ts'
+import { KiB, MiB, openStore, randomBytes, readAll } from '../store/support.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
 import { standstill } from '../support/stalled.ts'
-
-const APP = parseRepositoryName('team/app')
-const OTHER = parseRepositoryName('team/other')
-const LARGE = 3 * MiB + 17
-
-interface Pushing {
-  readonly uploads: Uploads
-  readonly store: Store
-  readonly metadata: MetadataStore
-  readonly locks: InProcessLocks
-  /** Local by now. */
-  readonly names: Set<RepositoryName>
-  readonly linked: (repository: RepositoryName, content: Buffer) => Promise<boolean>
-}
-
-async function openUploads(
-  t: Test,
-  options: Partial<IngestOptions> & { transaction?: MetadataStore['transaction'] } = {},
-): Promise<Pushing> {
-  const store = await openStore(t, options)
-  const metadata = await openMetadata(path.join(store.root, 'metadata.sqlite'))
-  t.teardown(() => metadata.close())
-  const locks = new InProcessLocks()
-  const names = new Set<RepositoryName>()
-  const uploads = new Uploads({
-    store: store.blobs,
-    ingests: store.ingests,
-    metadata: { transaction: options.transaction ?? ((fill) => metadata.transaction(fill)) },
-    locks,
-    holds: new Holds(),
-    localNames: { add: (name) => void names.add(name) },
-    log: pino({ level: 'silent' }),
-    now: () => 1000,
-  })
-  const linked = (name: RepositoryName, content: Buffer): Promise<boolean> =>
-    metadata.blobs.linked({ registry: LOCAL, name }, digestOf(content))
-  return { uploads, store, metadata, locks, names, linked }
-}
-
-async function* body(content: Buffer, piece = 64 * KiB): AsyncGenerator<Buffer> {
-  for (let at = 0; at < content.length; at += piece) yield content.subarray(at, at + piece)
-}
-
-async function push(uploads: Uploads, name: RepositoryName, content: Buffer): Promise<void> {
-  await using session = await uploads.start(name)
-  await session.append(body(content), undefined)
-  await session.finish(digestOf(content))
-}
-
-/** Ends like a client that leaves. */
-async function* brokenBody(content: Buffer): AsyncGenerator<Buffer> {
-  yield content
-  throw new Error('ECONNRESET')
-}
+import { APP, body, brokenBody, LARGE, openUploads, OTHER, push, uploadsOf } from './uploading.ts'
 
 /** Gives its one piece, and then nothing until it is told to end. */
 function slowBody(content: Buffer) {
@@ -179,17 +119,48 @@ test('a chunk that begins elsewhere is not even read', async (t) => {
   await session.finish(digestOf(content))
 })
 
-test('of a chunk that is longer or shorter than it said, what it said is kept', async (t) => {
-  const { uploads } = await openUploads(t)
-  const content = randomBytes(100)
-  await using session = await uploads.start(APP)
-  await t.rejects(session.append(body(content, 7), { first: 0, last: 49 }), { code: 'SIZE_INVALID' })
-  t.equal(session.offset, 50)
-  const short = body(content.subarray(50, 60))
-  await t.rejects(session.append(short, { first: 50, last: 99 }), { code: 'SIZE_INVALID' })
-  t.equal(session.offset, 60)
-  await part(session, content, 60, 99)
-  await session.finish(digestOf(content))
+test('a chunk that is longer or shorter than it said leaves no byte, and the session goes on', async (t) => {
+  for (const { size, chunk } of [
+    { size: 100, chunk: 50 },
+    { size: LARGE, chunk: 2 * MiB },
+  ]) {
+    const { uploads, linked } = await openUploads(t)
+    const content = randomBytes(size)
+    const wrong = randomBytes(size)
+    await using session = await uploads.start(APP)
+    for (const first of [0, chunk]) {
+      for (const length of [chunk - 10, size]) {
+        const last = first + chunk - 1
+        await t.rejects(session.append(body(wrong.subarray(0, length)), { first, last }), {
+          code: 'SIZE_INVALID',
+        })
+        t.equal(session.offset, first)
+      }
+      await part(session, content, first, Math.min(first + chunk, size) - 1)
+    }
+    await session.finish(digestOf(content))
+    t.ok(await linked(APP, content))
+  }
+})
+
+test('what was taken back stays so after a restart, and what came instead is whole', async (t) => {
+  const folder = t.testdir({ before: {} })
+  const limits = { saveEvery: 64 * KiB } as const
+  const before = await openUploads(t, { root: path.join(folder, 'before'), limits })
+  const content = randomBytes(MiB)
+  await using session = await before.uploads.start(APP)
+  await part(session, content, 0, 100 * KiB - 1)
+  const wrong = session.append(body(randomBytes(MiB)), { first: 100 * KiB, last: 200 * KiB - 1 })
+  await t.rejects(wrong, { code: 'SIZE_INVALID' })
+  for (const { name, ...boot } of [{ name: 'killed' }, { name: 'power cut', boot: 'another' }]) {
+    const root = path.join(folder, name)
+    cpSync(before.store.root, root, { recursive: true })
+    const { ingests } = await openStore(t, { root, ...boot })
+    const ingest = await ingests.openUpload(session.id, APP)
+    t.equal(ingest?.prefix, 100 * KiB)
+    await ingest?.write([content.subarray(100 * KiB)], 100 * KiB)
+    t.ok(await ingest?.verifyAs(digestOf(content)))
+  }
 })
 
 test('a second client of a session waits for the first, and sees how far it is', async (t) => {
@@ -266,7 +237,8 @@ test('a full disk is told as it is, and the session goes on when there is room',
     disk.room = MiB
     const refused = { code: 'INSUFFICIENT_STORAGE', status: 507 }
     await t.rejects(session.append(body(content), undefined), refused)
-    await t.rejects(uploads.start(APP), refused)
+    await using other = await uploads.start(APP)
+    await t.rejects(other.append(body(content), undefined), refused)
   }
   disk.heal()
   await using session = await uploads.open(APP, id)
@@ -413,16 +385,7 @@ test('a session of an earlier process goes on', async (t) => {
   await using session = await before.uploads.start(APP)
   await part(session, content, 0, 2 * MiB - 1)
   const store = await openStore(t, { root: before.store.root })
-  const uploads = new Uploads({
-    store: store.blobs,
-    ingests: store.ingests,
-    metadata: before.metadata,
-    locks: new InProcessLocks(),
-    holds: new Holds(),
-    localNames: { add: () => undefined },
-    log: pino({ level: 'silent' }),
-    now: () => 1000,
-  })
+  const uploads = uploadsOf(store, before.metadata)
   await using again = await uploads.open(APP, session.id)
   t.equal(again.offset, 2 * MiB)
   await again.append(body(content.subarray(2 * MiB)), undefined)

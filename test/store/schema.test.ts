@@ -71,7 +71,7 @@ test('every question is answered from an index', async (t) => {
   }
 })
 
-const ALL_QUESTIONS = 11
+const ALL_QUESTIONS = 12
 
 async function askEverything(store: MetadataStore): Promise<void> {
   const a = repository('docker.io', 'a')
@@ -87,4 +87,5 @@ async function askEverything(store: MetadataStore): Promise<void> {
   await store.blobs.linked(a, named('x'))
   await store.blobs.deliveredBy('docker.io', named('x'))
   await store.blobs.size(named('x'))
+  await store.finishedUploads.get('x')
 }

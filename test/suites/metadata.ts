@@ -407,6 +407,22 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     },
   )
 
+  void t.test('the newest of finished uploads are known, and those of their time', async (t) => {
+    const store = await make(t)
+    const { name } = alpine
+    const finished = (nth: number) => ({ name, digest: named(`blob ${nth}`), finishedAt: nth })
+    t.equal(await store.finishedUploads.get('1'), undefined)
+    await store.transaction((tx) => {
+      for (let nth = 1; nth <= 20_010; nth++) tx.putFinishedUpload(String(nth), finished(nth), 5)
+      tx.putFinishedUpload('20010', finished(1), 5)
+    })
+    for (const nth of [1, 4, 10]) t.equal(await store.finishedUploads.get(String(nth)), undefined, `${nth}`)
+    for (const nth of [11, 20_010]) t.same(await store.finishedUploads.get(String(nth)), finished(nth))
+    await store.transaction((tx) => tx.putFinishedUpload('next', finished(20_011), 20_010))
+    t.equal(await store.finishedUploads.get('20009'), undefined)
+    t.same(await store.finishedUploads.get('20010'), finished(20_010))
+  })
+
   void t.test('tags whose manifest is here', async (t) => {
     const store = await make(t)
     t.same(await store.tags.held(alpine, 10), [])

@@ -69,7 +69,8 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const clock = { now: 1_700_000_000_000 }
   const now = (): number => clock.now
   const holds = new Holds()
-  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, log, now })
+  const sessionTtlMs = 24 * HOUR
+  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, sessionTtlMs, log, now })
   const touchEveryMs = Math.min(HOUR, graceMs / 24)
   const bytes = new PushedBytes({ store, metadata, suspect: () => undefined })
   const reader = (name: string): LocalRepository =>
