@@ -7,6 +7,7 @@ import { LRUCache } from 'lru-cache'
 import { isManifestType, MAX_MANIFEST_BYTES, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { turnFor } from '../oci/large-document.ts'
 import { contentWeight, parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { BlobStore, Bytes } from '../store/blob-store.ts'
@@ -80,6 +81,7 @@ export class ManifestShelf {
     }
     const bytes = await this.#read(digest)
     if (bytes === undefined) return undefined
+    await turnFor(bytes.length)
     if (digestOf(bytes, algorithmOf(digest)) !== digest) {
       this.#suspect(digest)
       return undefined

@@ -10,6 +10,7 @@ import type { Logger } from 'pino'
 import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { turnFor } from '../oci/large-document.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
 import { subjectOfReferrersTag } from '../oci/referrers.ts'
@@ -132,6 +133,7 @@ export class LocalPushes implements PushTarget {
   async putManifest(reference: Reference, pushed: PushedManifest): Promise<KeptManifest> {
     const { locks } = this.#context
     const { bytes } = pushed
+    await turnFor(bytes.length)
     const content = parseManifest(bytes, pushed.mediaType)
     assertTakable(content)
     assertDeclared(content, pushed.mediaType)

@@ -10,6 +10,7 @@ import { LRUCache } from 'lru-cache'
 import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { turnFor } from '../oci/large-document.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
 
@@ -56,6 +57,7 @@ export class PushedBytes {
     await using reader = await this.open(digest)
     if (reader === undefined) return undefined
     const bytes = reader.size > MAX_MANIFEST_BYTES ? undefined : await readAll(reader)
+    await turnFor(bytes?.length ?? 0)
     if (bytes === undefined || digestOf(bytes, algorithmOf(digest)) !== digest) {
       this.#options.suspect(digest)
       return undefined

@@ -7,6 +7,7 @@
 import { ACCEPT_MANIFESTS, MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { parseJsonObject, type Selection } from '../oci/json.ts'
+import { turnFor } from '../oci/large-document.ts'
 import { parseManifest } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -132,6 +133,8 @@ export class RegistryClient implements Upstream {
     if (!/^\s*\{/.test(bytes.toString('latin1', 0, 1024))) {
       throw brokenAnswer(this.key, answer, 'sent something that is no manifest')
     }
+    // Also for whoever parses it: nothing is waited for in between.
+    await turnFor(bytes.length)
     const declared = digestHeaderOf(answer.headers)
     const wanted = isDigestReference(reference) ? reference : declared
     const digest = digestOf(bytes, wanted === undefined ? 'sha256' : algorithmOf(wanted))
@@ -203,7 +206,9 @@ export class RegistryClient implements Upstream {
       return undefined
     }
     if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
-    const tags = tagsIn(await this.#read(answer, MAX_LIST_BYTES))
+    const bytes = await this.#read(answer, MAX_LIST_BYTES)
+    await turnFor(bytes.length)
+    const tags = tagsIn(bytes)
     if (tags === undefined) throw brokenAnswer(this.key, answer, 'sent something that is no list of tags')
     return { tags, next: nextPageOf(answer.headers, answer.url), etag: etagOf(answer.headers) }
   }
@@ -230,6 +235,7 @@ export class RegistryClient implements Upstream {
     }
     if (answer.status === 200 && mediaTypeOf(answer.headers) === MEDIA_TYPES.ociIndex) {
       const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
+      await turnFor(bytes.length)
       if (!isIndex(bytes)) throw brokenAnswer(this.key, answer, 'sent referrers that are no index')
       return {
         bytes,
