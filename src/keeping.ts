@@ -22,6 +22,7 @@ import { openState, type State } from './state.ts'
 import type { AuditIndex } from './store/audit.ts'
 import { DiskBlobAudit } from './store/disk-audit.ts'
 import { nodeFiles } from './store/files.ts'
+import { finishIndex } from './store/index-identity.ts'
 import { NewFile, openOutside } from './store/outside-file.ts'
 import { StorageError } from './store/storage-error.ts'
 import { openAudit, openSnapshot } from './store/sqlite-audit.ts'
@@ -95,17 +96,32 @@ export function createOperations(parts: KeepingParts): Operations {
   }
 }
 
+interface Alone extends Operations, AsyncDisposable {
+  /** Where it took the place of one that was lost: it may be used from now on. */
+  finishIndex(): void
+}
+
 /**
  * The operations without a server: the folder is ours until it is disposed.
  *
+ * @param options.replaceLostIndex another index may take the place of one that was lost; it has to be finished then
  * @throws StorageError LOCKED, StartError for what else keeps it from being used
  */
-export async function openAlone(config: Config, log: Logger): Promise<Operations & AsyncDisposable> {
+export async function openAlone(
+  config: Config,
+  log: Logger,
+  { replaceLostIndex = false } = {},
+): Promise<Alone> {
   const root = path.resolve(config.storage.root)
   await using opening = new AsyncDisposableStack()
   try {
     const now = Date.now
-    const state = await openState(config, opening)
+    let replaced = false
+    const lostIndex = (kept: string): void => {
+      replaced = true
+      log.warn({ kept }, 'the index was lost: another one takes its place')
+    }
+    const state = await openState(config, opening, replaceLostIndex ? { lostIndex } : {})
     const metrics = createMetrics()
     // What brings bytes here makes room for them, as it does while somebody serves.
     const evicting = createEvicting({ live: { config }, state, metrics, log, now }, opening)
@@ -126,6 +142,9 @@ export async function openAlone(config: Config, log: Logger): Promise<Operations
     const closing = opening.move()
     return {
       ...createOperations({ live: { config }, state, local, collector, evictor, tending, serving: false }),
+      finishIndex: () => {
+        if (replaced) finishIndex(state.database)
+      },
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {

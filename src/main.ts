@@ -170,7 +170,8 @@ program
   )
   .option(...CONFIG)
   .option('--repair', 'drop what can be fetched again, and put aside what cannot')
-  .action(async (options: { config?: string; repair?: boolean }) => {
+  .option('--rebuild', 'make a lost index anew from the files that are here, and repair it; without a server')
+  .action(async (options: { config?: string; repair?: boolean; rebuild?: boolean }) => {
     process.exit(await verify(options, edge))
   })
 

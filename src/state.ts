@@ -12,9 +12,11 @@ import { Hashers } from './store/hasher.ts'
 import { Holds } from './store/holds.ts'
 import { acquireRootLock } from './store/lock.ts'
 import { InProcessLocks, type Locks } from './store/locks.ts'
+import { replaceLostIndex } from './store/lost-index.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
 import { indexSince, openMetadata } from './store/sqlite-metadata.ts'
+import { StorageError } from './store/storage-error.ts'
 
 const DATABASE = 'metadata.sqlite'
 
@@ -45,23 +47,28 @@ interface StateOptions {
   readonly report?: (error: unknown) => void
   /** For what is measured, not for what is written down. */
   readonly monotonic?: () => number
+  /**
+   * A person has said that another index takes the place of one that was lost. Told where that one is kept; until
+   * `finishIndex` nobody else can start. Left out: one that was lost is an error.
+   */
+  readonly lostIndex?: ((kept: string) => void) | undefined
 }
 
 /**
  * Everything in it is closed by `closing`, in the reverse order.
  *
- * @throws StorageError LOCKED, or what the system said
+ * @throws StorageError LOCKED, LOST_INDEX, or what the system said
  */
 export async function openState(
   config: Config,
   closing: AsyncDisposableStack,
-  { files: plain = nodeFiles, partialLimits, report, monotonic }: StateOptions = {},
+  { files: plain = nodeFiles, partialLimits, report, monotonic, lostIndex }: StateOptions = {},
 ): Promise<State> {
   const root = path.resolve(config.storage.root)
   closing.use(acquireRootLock(root))
   const hashers = closing.adopt(new Hashers(), (it) => it.close())
   const database = path.join(root, DATABASE)
-  const index = closing.adopt(await openMetadata(database), (it) => it.close())
+  const index = closing.adopt(await openIndex(database, lostIndex), (it) => it.close())
   const fullDisk: State['fullDisk'] = { makeRoom: () => Promise.resolve(false) }
   const makeRoom: MakeRoom = (bytes) => fullDisk.makeRoom(bytes)
   const files = filesWithRoom(plain, makeRoom)
@@ -93,5 +100,16 @@ export async function openState(
     holds,
     store,
     ingests,
+  }
+}
+
+async function openIndex(database: string, lostIndex: StateOptions['lostIndex']): Promise<MetadataStore> {
+  try {
+    return await openMetadata(database)
+  } catch (error) {
+    const isLost = error instanceof StorageError && error.code === 'LOST_INDEX'
+    if (!isLost || lostIndex === undefined) throw error
+    lostIndex(await replaceLostIndex(database))
+    return openMetadata(database, { unfinished: true })
   }
 }

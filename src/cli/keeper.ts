@@ -35,6 +35,7 @@ export async function withKeeper(
   options: CommonOptions,
   edge: Edge,
   command: (keeper: Operations, signal: AbortSignal) => Promise<number>,
+  alone: AloneOptions = {},
 ): Promise<number> {
   const loaded = readConfiguration(options, edge)
   if (loaded === undefined) return 2
@@ -42,8 +43,10 @@ export async function withKeeper(
   const { signal } = stopping
   void edge.stopSignal().then((name) => stopping.abort(new Error(name)))
   try {
-    await using keeper = await openKeeper(loaded.config, edge, signal)
-    return await command(keeper.operations, signal)
+    await using keeper = await openKeeper(loaded.config, edge, signal, alone)
+    const code = await command(keeper.operations, signal)
+    keeper.finishIndex()
+    return code
   } catch (error) {
     if (signal.aborted) return INTERRUPTED
     if (!isForThePerson(error)) throw error
@@ -54,17 +57,35 @@ export async function withKeeper(
 
 interface Keeper extends AsyncDisposable {
   readonly operations: Operations
+  /** The command has come to its end. */
+  finishIndex(): void
 }
 
-async function openKeeper(config: Config, edge: Edge, signal: AbortSignal): Promise<Keeper> {
+/** Where no server runs. */
+interface AloneOptions {
+  /** Another index may take the place of one that was lost: that is what the person has asked for. */
+  readonly replaceLostIndex?: boolean
+}
+
+async function openKeeper(
+  config: Config,
+  edge: Edge,
+  signal: AbortSignal,
+  options: AloneOptions,
+): Promise<Keeper> {
   const log = createLog({ level: 'warn', write: (line) => edge.complain(line.trimEnd()) })
   const until = performance.now() + PATIENCE_MS
   for (;;) {
     const operations = await reachServer(config.storage.root, signal)
-    if (operations !== undefined) return { operations, [Symbol.asyncDispose]: () => Promise.resolve() }
+    if (operations !== undefined)
+      return { operations, finishIndex: () => undefined, [Symbol.asyncDispose]: () => Promise.resolve() }
     try {
-      const alone = await openAlone(config, log)
-      return { operations: alone, [Symbol.asyncDispose]: () => alone[Symbol.asyncDispose]() }
+      const alone = await openAlone(config, log, options)
+      return {
+        operations: alone,
+        finishIndex: () => alone.finishIndex(),
+        [Symbol.asyncDispose]: () => alone[Symbol.asyncDispose](),
+      }
     } catch (error) {
       const taken = error instanceof StorageError && error.code === 'LOCKED'
       if (!taken || performance.now() > until) throw error

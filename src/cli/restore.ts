@@ -17,7 +17,7 @@ export function restore(
   options: CommonOptions & { readonly overwrite?: boolean; readonly allowDenied?: boolean },
   edge: Edge,
 ): Promise<number> {
-  return withKeeper(options, edge, async (keeper, signal) => {
+  const command: Parameters<typeof withKeeper>[2] = async (keeper, signal) => {
     const { overwrite = false, allowDenied = false } = options
     let failed = 0
     let unchanged = 0
@@ -51,5 +51,6 @@ export function restore(
     }
     if (unchanged > 0) edge.print(`${count(unchanged, 'repository', 'repositories')} with nothing new`)
     return failed > 0 ? 1 : 0
-  })
+  }
+  return withKeeper(options, edge, command, { replaceLostIndex: true })
 }

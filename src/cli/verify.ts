@@ -1,5 +1,6 @@
 /**
- * `entrepot verify`: everything against its digest and the index, and with `--repair` what can be done about it.
+ * `entrepot verify`: everything against its digest and the index, and with `--repair` what can be done about it. With
+ * `--rebuild` an index that was lost is made anew before, and repaired.
  *
  * Exit codes: 0 nothing is wrong (any more), 1 something is. The report is for people: by kind, what was pushed
  * first.
@@ -22,6 +23,7 @@ const TITLES: Record<FindingKind, string> = {
   manifest: 'Manifests that the index has wrong',
   size: 'Sizes that the index has wrong',
   quarantine: 'In quarantine',
+  recovered: 'Recovered from the files: what was pushed or mirrored under names that are lost',
   orphan: 'Unknown to the index (no fault: a collection removes them after push.gcGrace)',
   child: 'Indexes that name manifests not pushed here (no fault)',
   partial: 'Partial files (no fault)',
@@ -38,14 +40,17 @@ const ORIGINS: Record<Finding['origin'], string> = {
 const MOST_USES = 10
 
 /** @returns the exit code */
-export function verify(options: CommonOptions & { readonly repair?: boolean }, edge: Edge): Promise<number> {
-  const { repair = false } = options
-  return withKeeper(options, edge, async (keeper, signal) => {
+export function verify(
+  options: CommonOptions & { readonly repair?: boolean; readonly rebuild?: boolean },
+  edge: Edge,
+): Promise<number> {
+  const { rebuild = false, repair = rebuild } = options
+  const command: Parameters<typeof withKeeper>[2] = async (keeper, signal) => {
     const findings: Finding[] = []
     let checked = { blobs: 0, bytes: 0 }
     {
       using bar = new ProgressBar(edge)
-      for await (const event of keeper.verify({ repair }, signal)) {
+      for await (const event of keeper.verify({ repair, rebuild }, signal)) {
         if ('progress' in event)
           bar.show(event.progress.bytes / event.progress.totalBytes, told(event.progress))
         else if ('finding' in event) findings.push(event.finding)
@@ -66,7 +71,8 @@ export function verify(options: CommonOptions & { readonly repair?: boolean }, e
       `${count(checked.blobs, 'file', 'files')} checked, ${sizeText(checked.bytes)}: ${verdict.join(', ')}`,
     )
     return remaining.length > 0 ? 1 : 0
-  })
+  }
+  return withKeeper(options, edge, command, { replaceLostIndex: rebuild })
 }
 
 function adviceFor(lost: readonly Finding[], repair: boolean): string {

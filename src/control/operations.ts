@@ -54,8 +54,15 @@ export interface Operations {
     args: { readonly ref: string; readonly namespace?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<RefreshEvent>
-  /** What is wrong, as it is found; with `repair`, what was done about it. */
-  verify(args: { readonly repair: boolean }, signal: AbortSignal): AsyncIterable<VerifyEvent>
+  /**
+   * What is wrong, as it is found; with `repair`, what was done about it.
+   *
+   * @param args.rebuild first writes down what the index does not know @throws Refused beside a server
+   */
+  verify(
+    args: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
+    signal: AbortSignal,
+  ): AsyncIterable<VerifyEvent>
   /** Everything that was pushed, in one archive: at `to`, or, without it, in pieces. */
   backup(args: { readonly to?: string | undefined }, signal: AbortSignal): AsyncIterable<BackupEvent>
   /** @param args.allowDenied also names that no push could take. @throws Refused for them without it */

@@ -35,6 +35,11 @@ interface IndexIdentity {
   readonly generation: number
 }
 
+interface IndexMark extends IndexIdentity {
+  /** It takes the place of one that was lost, and what it is to be made of is not all in it. */
+  readonly unfinished: boolean
+}
+
 const MARK = 'index.json'
 
 /** Written over in its place, which needs no room on a full disk, and is less than a sector. */
@@ -50,9 +55,9 @@ const [SQLITE_ERROR, SQLITE_PERM, SQLITE_READONLY, SQLITE_CORRUPT] = [1, 3, 8, 1
 const [SQLITE_FULL, SQLITE_CANTOPEN, SQLITE_NOTADB] = [13, 14, 26]
 
 /** The mark of a folder in which there is something to lose. */
-export function markOf(database: string): IndexIdentity | undefined {
+export function markOf(database: string): IndexMark | undefined {
   const root = path.dirname(database)
-  const mark = readMark(path.join(root, MARK))
+  const mark = readMark(root)
   return mark !== undefined && hasBlobs(root) ? mark : undefined
 }
 
@@ -61,7 +66,9 @@ export function markOf(database: string): IndexIdentity | undefined {
  *
  * @throws StorageError LOST_INDEX, NOT_PERMITTED
  */
-export function assertFilesAreThere(database: string, mark: IndexIdentity | undefined): void {
+export function assertFilesAreThere(database: string, mark: IndexMark | undefined): void {
+  if (mark?.unfinished === true)
+    throw lost(database, 'was lost, and the one that takes its place is not finished')
   const { size } = statSync(database, { throwIfNoEntry: false }) ?? {}
   const log = lookAtLog(database)
   if (size === undefined || size === 0) {
@@ -93,8 +100,13 @@ export function assertHasTables(database: string, opened: Statements): void {
   if (missing.length > 0) throw lost(database, `has no table ${missing.join(', ')}`)
 }
 
-/** This start has begun; whatever is written from now on belongs to it. @throws the system's error */
-export function beginGeneration(database: string, opened: Statements): void {
+/**
+ * This start has begun; whatever is written from now on belongs to it.
+ *
+ * @param unfinished until {@link finishIndex} nobody else may begin one
+ * @throws the system's error
+ */
+export function beginGeneration(database: string, opened: Statements, unfinished: boolean): void {
   try {
     opened.run(NEXT_GENERATION)
   } catch (error) {
@@ -103,7 +115,14 @@ export function beginGeneration(database: string, opened: Statements): void {
     throw error
   }
   const identity = readIdentity(opened)
-  if (identity !== undefined) writeMark(path.dirname(database), identity)
+  if (identity !== undefined) writeMark(path.dirname(database), { ...identity, unfinished })
+}
+
+/** All is in it that it is to be made of. */
+export function finishIndex(database: string): void {
+  const root = path.dirname(database)
+  const mark = readMark(root)
+  if (mark !== undefined) writeMark(root, { ...mark, unfinished: false })
 }
 
 /** What SQLite said, for the person who has to do something about it. */
@@ -188,7 +207,7 @@ function identityIn(database: string): IndexIdentity | undefined {
   }
 }
 
-function readIdentity(opened: Statements): IndexIdentity | undefined {
+export function readIdentity(opened: Statements): IndexIdentity | undefined {
   if (!tablesOf(opened).includes('index_identity')) return undefined
   return identityOf(opened.prepare('select identity, generation from index_identity').all([])[0])
 }
@@ -203,25 +222,29 @@ function tablesOf(opened: Statements): string[] {
   return (rows as { name: string }[]).map(({ name }) => name)
 }
 
-function readMark(file: string): IndexIdentity | undefined {
+/** What the last start said; undefined where none did, or what it said cannot be read. */
+export function readMark(root: string): IndexMark | undefined {
   let text: string
   try {
-    text = readFileSync(file, 'utf8')
+    text = readFileSync(path.join(root, MARK), 'utf8')
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined
     throw error
   }
   try {
-    return identityOf(JSON.parse(text))
+    const mark = JSON.parse(text) as Record<string, unknown> | null
+    const identity = identityOf(mark)
+    return identity && { ...identity, unfinished: mark?.['unfinished'] === true }
   } catch {
     return undefined
   }
 }
 
 /** Durable when it returns. */
-function writeMark(root: string, { identity, generation }: IndexIdentity): void {
+export function writeMark(root: string, { identity, generation, unfinished }: IndexMark): void {
   const file = path.join(root, MARK)
-  const text = `${JSON.stringify({ identity, generation }).padEnd(MARK_SIZE - 1)}\n`
+  const mark = { identity, generation, ...(unfinished ? { unfinished } : {}) }
+  const text = `${JSON.stringify(mark).padEnd(MARK_SIZE - 1)}\n`
   if (existsSync(file)) {
     writeDurably(file, 'r+', text)
     return
@@ -242,7 +265,7 @@ function writeDurably(file: string, flags: 'r+' | 'w', text: string): void {
   }
 }
 
-function syncFolder(folder: string): void {
+export function syncFolder(folder: string): void {
   const descriptor = openSync(folder, 'r')
   try {
     fsyncSync(descriptor)

@@ -30,13 +30,21 @@ export function indexSince(path: string): EpochMs {
   }
 }
 
+interface MetadataOptions extends WriterOptions {
+  /** It takes the place of one that was lost, and is not finished: whatever it is beside, it is the right one. */
+  readonly unfinished?: boolean
+}
+
 /**
  * Makes the database when it is not there; its folder must be. What is closed has all of it in the one file.
  *
  * @throws StorageError NEWER_SCHEMA, LOST_INDEX, NOT_PERMITTED
  */
-export async function openMetadata(path: string, options?: WriterOptions): Promise<MetadataStore> {
-  const reader = await openIndex(path)
+export async function openMetadata(
+  path: string,
+  { unfinished = false, ...options }: MetadataOptions = {},
+): Promise<MetadataStore> {
+  const reader = await openIndex(path, unfinished)
   const reading = new Kysely<Tables>({ dialect: sqliteDialect(reader) })
   const writer = new Writer(path, options)
   const closing = {
@@ -51,18 +59,18 @@ export async function openMetadata(path: string, options?: WriterOptions): Promi
 }
 
 /** As it has to be, and begun; the connection that is given back is for reading. */
-async function openIndex(path: string): Promise<Statements> {
+async function openIndex(path: string, unfinished: boolean): Promise<Statements> {
   let opened: Statements | undefined
   let begun = false
   try {
-    const mark = markOf(path)
+    const mark = unfinished ? undefined : markOf(path)
     assertFilesAreThere(path, mark)
     opened = openWriter(path)
     if (mark !== undefined) assertIsMarked(path, opened, mark)
     await migrate(new Kysely<Tables>({ dialect: sqliteDialect(opened) }), statSync(path).birthtimeMs)
     assertHasTables(path, opened)
     begun = true
-    beginGeneration(path, opened)
+    beginGeneration(path, opened, unfinished)
     const reader = openReader(path)
     // From its first read on its log stays, though the other connection is closed.
     reader.version()

@@ -23,6 +23,7 @@ type Bytes = number
  * - `child`: a pushed index names a manifest that was not pushed, as it may
  * - `partial`: files of uploads and downloads that may still be continued
  * - `quarantine`: a file that an earlier repair put aside
+ * - `recovered`: an image that the index did not know, and that was rebuilt from its files
  */
 export type FindingKind =
   | 'database'
@@ -38,6 +39,7 @@ export type FindingKind =
   | 'child'
   | 'partial'
   | 'quarantine'
+  | 'recovered'
 
 export interface Finding {
   readonly kind: FindingKind

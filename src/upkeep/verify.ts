@@ -10,7 +10,9 @@ import type { BlobStore } from '../store/blob-store.ts'
 import type { Locks } from '../store/locks.ts'
 import type { EpochMs, MetadataStore } from '../store/metadata.ts'
 import type { Finding, Progress, VerifyEvent } from './findings.ts'
+import { Refused } from '../registry/refused.ts'
 import { pooled } from './pooled.ts'
+import { rebuild } from './rebuild.ts'
 import { verifyBlob, type VerifyTools } from './verify-blobs.ts'
 import { verifyManifests, verifyTags } from './verify-names.ts'
 
@@ -31,11 +33,13 @@ const PAGE = 200
 /** What was found, as it is found. Holds no lock while it is read. */
 export async function* verify(
   options: VerifyOptions,
-  { repair }: { readonly repair: boolean },
+  { repair, rebuild: rebuilds = false }: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
   signal: AbortSignal,
 ): AsyncGenerator<VerifyEvent, void, undefined> {
   const { openIndex, serving, ...rest } = options
+  if (rebuilds && serving) throw new Refused('a server uses the index: stop it, then verify --rebuild')
   await using index = openIndex()
+  if (rebuilds) for await (const finding of rebuild({ ...rest, index, signal })) yield { finding }
   yield* look({ ...rest, index, repair, resting: serving, signal }, serving ? 1 : options.lanes)
 }
 
