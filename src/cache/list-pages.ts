@@ -49,7 +49,9 @@ export async function collectTags(options: CollectOptions): Promise<Collected> {
   const { upstream, name } = options
   const tags = new Set<string>()
   const end = await followPages(options, async (query, signal, etag) => {
-    const page = await pageOfTags(upstream, name, query, signal, etag)
+    // Whoever gave us a cursor knows how large a page of it is.
+    const sized = query.size > 0 ? query : new URLSearchParams({ n: PAGE_SIZE })
+    const page = await pageOfTags(upstream, name, sized, signal, etag)
     if (page === undefined || page.unchanged === true) return page
     let bytes = 0
     for (const tag of page.tags) {
@@ -63,21 +65,40 @@ export async function collectTags(options: CollectOptions): Promise<Collected> {
   return { is: 'list', body: Buffer.from(JSON.stringify([...tags].sort())), etag: end.etag }
 }
 
-async function pageOfTags(
+/** One page as upstream has it; of its own size where it does not take the one that is asked for. */
+export async function pageOfTags(
   upstream: Upstream,
   name: RepositoryName,
   query: URLSearchParams,
   signal: AbortSignal,
-  etag: string | undefined,
+  etag?: string,
 ): ReturnType<Upstream['tags']> {
-  // Whoever gave us a cursor knows how large a page of it is.
-  if (query.size > 0) return upstream.tags(name, query, signal, etag)
   try {
-    return await upstream.tags(name, new URLSearchParams({ n: PAGE_SIZE }), signal, etag)
-  } catch (error) {
-    if (!(error instanceof UpstreamError) || !REFUSES_PAGE_SIZE.includes(error.status)) throw error
     return await upstream.tags(name, query, signal, etag)
+  } catch (error) {
+    const sizeIsOurs = error instanceof UpstreamError && REFUSES_PAGE_SIZE.includes(error.status)
+    if (!sizeIsOurs || !query.has('n')) throw error
+    const unsized = new URLSearchParams(query)
+    unsized.delete('n')
+    return await upstream.tags(name, unsized, signal, etag)
   }
+}
+
+/** Where the page begins that a query asks for: two of the same beginning are the same page, however large. */
+function beginningOf(query: URLSearchParams): string {
+  const rest = new URLSearchParams(query)
+  rest.delete('n')
+  rest.sort()
+  return rest.toString()
+}
+
+/** The query of the next page; undefined also where upstream names the page that was asked for. */
+export function nextOf(
+  page: { readonly next: URLSearchParams | undefined },
+  asked: URLSearchParams,
+): URLSearchParams | undefined {
+  const { next } = page
+  return next === undefined || beginningOf(next) === beginningOf(asked) ? undefined : next
 }
 
 /** @returns an image index: upstream's own bytes where one page is all */
@@ -143,7 +164,7 @@ async function followPages(
   let fruitless = 0
   let query = new URLSearchParams()
   for (let pages = 1; ; pages += 1) {
-    asked.add(query.toString())
+    asked.add(beginningOf(query))
     const timeout = AbortSignal.timeout(pageTimeoutMs)
     let page: CollectedPage | undefined
     try {
@@ -163,7 +184,7 @@ async function followPages(
     if (bytes > MAX_KEPT_BODY) return { is: 'too large' }
     const { next } = page
     fruitless = page.newBytes === 0 ? fruitless + 1 : 0
-    if (next === undefined || fruitless === MAX_FRUITLESS || asked.has(next.toString())) {
+    if (next === undefined || fruitless === MAX_FRUITLESS || asked.has(beginningOf(next))) {
       return { is: 'list', etag: pages === 1 && !mayBeFull(page) ? page.etag : undefined }
     }
     if (pages === MAX_PAGES) return { is: 'too large' }

@@ -24,7 +24,14 @@ import {
 } from './cached-lists.ts'
 import { Freshness, marked } from './freshness.ts'
 import { cursorOf, inOrder, pageOf, upstreamQueryOf } from './list-cursors.ts'
-import { collectReferrers, collectTags, manifestsIn, type ListedReferrer } from './list-pages.ts'
+import {
+  collectReferrers,
+  collectTags,
+  manifestsIn,
+  nextOf,
+  pageOfTags,
+  type ListedReferrer,
+} from './list-pages.ts'
 import type { ManifestShelf } from './manifest-shelf.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
@@ -66,9 +73,9 @@ export class Listings {
     const { upstream } = repository.origin
     return this.#answer<readonly string[], TagsAnswer>(this.#tagList(repository), query, signal, {
       handOn: async (ofUpstream, limit) => {
-        const page = await upstream.tags(repository.name, ofUpstream, limit)
+        const page = await pageOfTags(upstream, repository.name, ofUpstream, limit)
         if (page === undefined) return undefined
-        const { tags, next } = inOrder(page, ofUpstream)
+        const { tags, next } = inOrder({ ...page, next: nextOf(page, ofUpstream) }, ofUpstream)
         return { tags, next: cursorOf(next), cache: 'miss' }
       },
       fromHere: ({ value, ...marks }) => {
@@ -98,8 +105,8 @@ export class Listings {
         handOn: async (ofUpstream, limit) => {
           const page = await upstream.referrers(repository.name, subject, ofUpstream, limit)
           if (page === undefined) return undefined
-          const { bytes, filtersApplied, next } = page
-          return { bytes, filtersApplied, next: cursorOf(next), cache: 'miss' }
+          const { bytes, filtersApplied } = page
+          return { bytes, filtersApplied, next: cursorOf(nextOf(page, ofUpstream)), cache: 'miss' }
         },
         fromHere: ({ value, ...marks }) => {
           if (value === undefined) {

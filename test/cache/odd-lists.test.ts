@@ -2,6 +2,7 @@
 import { test } from 'tap'
 import { image } from '../support/images.ts'
 import { pagesOf, tagsOf } from '../support/pages.ts'
+import type { LogEntry } from '../support/upstream-log.ts'
 import { codeOf, startTwoUpstreams } from '../support/two-upstreams.ts'
 
 const one = image({ layers: [10], seed: 'one' })
@@ -81,6 +82,47 @@ test('tagsList: a list that is too large to be kept is handed on, page by page',
     [20_000, 20_000],
   )
   t.same(pages.flat(), tags)
+})
+
+test('tagsList: 405: a list that is handed on comes in pages of the size that upstream takes', async (t) => {
+  const two = await startTwoUpstreams(t, { simulated: { pageSize: 5000 } })
+  const held = two.hub.holdings.repository('library/app').tags
+  const tags = Array.from(
+    { length: 40_000 },
+    (_, at) => `build-${String(at).padStart(6, '0')}-${'x'.repeat(110)}`,
+  )
+  for (const tag of tags) held.set(tag, one.manifest.digest)
+  const text = '{"errors":[{"code":"UNSUPPORTED","message":"n must be less than or equal to 5000"}]}'
+  const tooMany = ({ url }: LogEntry): boolean =>
+    Number(new URL(url, 'http://hub').searchParams.get('n')) > 5000
+  two.hub.fault({ kind: 'tags', when: tooMany }, { status: 405, body: { text, type: 'application/json' } })
+  const pages = await pagesOf(two, 'app/tags/list?n=10000', tagsOf)
+  t.same(pages.flat(), tags)
+})
+
+test('lists that name the page just asked as the next one end there, also where they are handed on', async (t) => {
+  const { hub, get } = await startTwoUpstreams(t)
+  hub.addImage('library/app', 'a', one)
+  const subject = one.manifest.digest
+  for (const [path, kind] of [
+    ['tags/list', 'tags'],
+    [`referrers/${subject}`, 'referrers'],
+  ] as const) {
+    for (const [asked, named] of [
+      ['', 'n=1000'],
+      ['~next_page=mine', 'next_page=mine'],
+      ['~next_page=mine&n=10000', 'n=100&next_page=mine'],
+    ] as const) {
+      const upstreams = `/v2/library/app/${path}?${named}`
+      const rule = hub.fault({ kind }, { headers: { link: `<${upstreams}>; rel="next"` } })
+      const before = hub.log.count({ kind })
+      const query = asked === '' ? '' : `?next_page=${encodeURIComponent(asked)}`
+      const page = await get(`app/${path}${query}`)
+      t.same([page.status, page.headers['link']], [200, undefined], `${kind} ${asked}`)
+      t.equal(hub.log.count({ kind }) - before, 1)
+      rule.remove()
+    }
+  }
 })
 
 test('tagsList: too large, or too deep, is an error', async (t) => {
