@@ -232,6 +232,7 @@ export class Download {
       onlyPart: run.kind !== 'main',
       spare: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
       size: this.#told,
+      expectedSize: this.#size,
       promised: this.#answered,
       signal,
     })

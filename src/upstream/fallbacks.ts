@@ -282,7 +282,7 @@ export class FallbackUpstream implements Upstream {
 
   #watched(source: Source, digest: Digest, request: BlobRequest, blob: UpstreamBlob): UpstreamBlob {
     const { to, signal } = request
-    const size = request.size ?? blob.size
+    const size = request.size ?? blob.size ?? request.expectedSize
     const givers = this.#givers.get(digest) ?? new Set()
     this.#givers.set(digest, givers.add(source))
     const cut = (): void => {

@@ -112,6 +112,8 @@ export interface BlobRequest {
   readonly spare?: boolean | undefined
   /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
   readonly size?: Bytes | undefined
+  /** Of the whole blob, as a manifest says: a body of untold length that ends before was probably cut off. */
+  readonly expectedSize?: Bytes | undefined
   /** Clients have been told to expect the rest of it: worth a question that others are spared. */
   readonly promised?: boolean | undefined
   readonly signal: AbortSignal
