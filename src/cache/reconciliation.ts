@@ -36,6 +36,8 @@ const FOLDERS = ['sha256', 'sha512'].flatMap((algorithm) =>
 /** After a folder there is nothing for that many times as long as it took. */
 const REST = 4
 
+const OLDER = 'files are older than the index, and it does not know them: they stay until verify --rebuild'
+
 /** What was set right. */
 interface Reconciled {
   /** Files that the index did not know. */
@@ -46,6 +48,7 @@ interface Reconciled {
 
 export class Reconciliation {
   readonly #options: ReconciliationOptions
+  #older = 0
   #found = 0
   #lost = 0
 
@@ -65,6 +68,7 @@ export class Reconciliation {
       began = performance.now()
     }
     for (const folder of left) await this.#compare(folder, new Map(), signal)
+    if (this.#older > 0) log.warn({ files: this.#older }, OLDER)
     const done = { found: this.#found, lost: this.#lost }
     if (done.found + done.lost > 0) log.info(done, 'the index and the disk agree again')
     return done
@@ -81,7 +85,8 @@ export class Reconciliation {
         await this.#alone(digest, signal, () => this.#lose(digest))
     }
     for (const { digest, writtenAt } of strays.values()) {
-      if (writtenAt >= indexSince) await this.#alone(digest, signal, () => this.#find(digest))
+      if (writtenAt < indexSince) this.#older += 1
+      else await this.#alone(digest, signal, () => this.#find(digest))
     }
     log.trace({ folder, files: files.size }, 'compared')
   }

@@ -25,6 +25,7 @@ import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { pathToFileURL } from 'node:url'
 import { systemCode } from './files.ts'
+import { permissionError } from './permission.ts'
 import { TABLES } from './schema.ts'
 import type { Statements } from './sqlite.ts'
 import { StorageError } from './storage-error.ts'
@@ -155,32 +156,8 @@ function codeOf(error: unknown): number | undefined {
   return typeof code === 'number' ? code & 0xff : undefined
 }
 
-/** Which of the files it is, and what is missing. */
 function notPermitted(database: string, cause: unknown): StorageError | undefined {
-  for (const file of [database, `${database}-wal`, `${database}-shm`]) {
-    for (const [flags, permission] of [
-      ['r', 'read'],
-      ['r+', 'write'],
-    ] as const) {
-      try {
-        closeSync(openSync(file, flags))
-      } catch (error) {
-        const code = systemCode(error)
-        if (code === 'ENOENT') break
-        if (code === 'EISDIR')
-          return new StorageError('NOT_PERMITTED', `${file} is a folder, not a file`, cause)
-        if (code !== 'EACCES' && code !== 'EPERM') continue
-        const user = process.geteuid?.()
-        const who = user === undefined ? 'the user of this process' : `user ${String(user)}`
-        const mode = (statSync(file, { throwIfNoEntry: false })?.mode ?? 0) & 0o777
-        const sentence =
-          `${file} may not be ${permission === 'read' ? 'read' : 'written'}: ${who} needs ${permission} permission ` +
-          `for it (its mode is ${mode.toString(8).padStart(4, '0')})`
-        return new StorageError('NOT_PERMITTED', sentence, cause)
-      }
-    }
-  }
-  return undefined
+  return permissionError([database, `${database}-wal`, `${database}-shm`], cause)
 }
 
 function lookAtLog(database: string): ReturnType<typeof stateOfLog> {
@@ -229,7 +206,7 @@ export function readMark(root: string): IndexMark | undefined {
     text = readFileSync(path.join(root, MARK), 'utf8')
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined
-    throw error
+    throw permissionError([path.join(root, MARK)], error) ?? error
   }
   try {
     const mark = JSON.parse(text) as Record<string, unknown> | null

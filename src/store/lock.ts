@@ -17,12 +17,13 @@ import {
 import { hostname } from 'node:os'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { permissionError } from './permission.ts'
 import { StorageError } from './storage-error.ts'
 
 /**
  * Makes the folder when it is not there. Dispose to let go.
  *
- * @throws StorageError LOCKED, the system's error when the folder cannot be written
+ * @throws StorageError LOCKED, NOT_PERMITTED, the system's error when the folder cannot be written
  */
 export function acquireRootLock(root: string): Disposable {
   makeFolders(path.resolve(root))
@@ -33,7 +34,7 @@ export function acquireRootLock(root: string): Disposable {
     writeFileSync(holderFile, `${JSON.stringify(holder)}\n`)
   } catch (error) {
     database.close()
-    throw error
+    throw permissionError([holderFile], error) ?? error
   }
   return {
     [Symbol.dispose]: () => {
@@ -63,13 +64,15 @@ function makeFolders(folder: string): void {
 const SQLITE_BUSY = 5
 
 function lockedDatabase(file: string, holderFile: string, root: string): DatabaseSync {
-  const database = new DatabaseSync(file, { timeout: 0 })
+  let database: DatabaseSync | undefined
   try {
+    database = new DatabaseSync(file, { timeout: 0 })
     database.exec('begin exclusive')
     return database
   } catch (error) {
-    database.close()
-    if (!(error instanceof Error && 'errcode' in error && error.errcode === SQLITE_BUSY)) throw error
+    database?.close()
+    if (!(error instanceof Error && 'errcode' in error && error.errcode === SQLITE_BUSY))
+      throw permissionError([file], error) ?? error
     throw new StorageError('LOCKED', `${root} is in use by ${describeHolder(holderFile)}`, error)
   }
 }

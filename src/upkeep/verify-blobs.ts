@@ -110,6 +110,6 @@ function describe(fault: Fault, known: KnownBlob | undefined, checked: Checked):
         ? `the index does not know its size of ${found} bytes`
         : `the index says ${expected} bytes; it has ${found}, the right ones`
     case 'orphan':
-      return `${found} bytes that the index has never heard of; a collection removes them after push.gcGrace`
+      return `${found} bytes that the index has never heard of; a collection removes them after push.gcGrace, unless they are older than it`
   }
 }

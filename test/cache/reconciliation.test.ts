@@ -44,6 +44,11 @@ test('what a crash left is counted, and what it took is fetched again', async (t
     mirror.lines.filter(({ msg }) => msg === 'the index and the disk agree again'),
     [{ found: 1, lost: 3 }],
   )
+  t.match(
+    mirror.lines.filter(({ msg }) => String(msg).startsWith('files are older than the index')),
+    [{ level: 'warn', files: 1 }],
+    'what was kept is told',
+  )
   const { metadata } = mirror.app
   const { mirrored, pushed } = await metadata.eviction.stored()
   t.same([...mirrored.keys()].sort(), ['', 'docker.io'])

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
 import { acquireRootLock } from '../../src/store/lock.ts'
@@ -36,4 +36,24 @@ test('a holder file that cannot be read does not matter', async (t) => {
   t.teardown(() => lock[Symbol.dispose]())
   writeFileSync(path.join(root, 'lock.json'), '{')
   t.throws(() => acquireRootLock(root), { code: 'LOCKED', message: /in use by another process/ })
+})
+
+test('files that another user owns are told with the permission', { skip: process.getuid?.() !== 0 }, (t) => {
+  const root = t.testdir()
+  acquireRootLock(root)[Symbol.dispose]()
+  chmodSync(root, 0o777)
+  const asNobody = (sentence: RegExp): void => {
+    process.seteuid?.(65534)
+    try {
+      t.throws(() => acquireRootLock(root), { code: 'NOT_PERMITTED', message: sentence })
+    } finally {
+      process.seteuid?.(0)
+    }
+  }
+  chmodSync(path.join(root, 'lock.sqlite'), 0o600)
+  asNobody(/lock\.sqlite may not be read: user 65534 needs read permission for it \(its mode is 0600\)/)
+  chmodSync(path.join(root, 'lock.sqlite'), 0o666)
+  writeFileSync(path.join(root, 'lock.json'), '{}', { mode: 0o644 })
+  asNobody(/lock\.json may not be written/)
+  t.end()
 })

@@ -222,6 +222,8 @@ test(
     rmSync(path.join(root, `${INDEX}-wal`), { force: true })
     writeFileSync(path.join(root, `${INDEX}-wal`), '', { mode: 0o600 })
     await asNobody(/metadata\.sqlite-wal may not be read/)
+    chmodSync(path.join(root, 'index.json'), 0o600)
+    await asNobody(/index\.json may not be read: user 65534 needs read permission/)
   },
 )
 
