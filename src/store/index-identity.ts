@@ -8,7 +8,7 @@
  * its write-ahead log. A power cut cannot contradict that: the log is durable before the mark is.
  *
  * Where there is no mark nothing of that can be told: the folder is of an earlier version, or of a part of a copy. It
- * is taken as it is, and files from before the index are never collected by its word.
+ * is taken as it is, and files that are there and that the index does not know are never collected by its word.
  */
 import {
   closeSync,
@@ -92,6 +92,13 @@ export function assertIsMarked(database: string, opened: Statements, mark: Index
   if (there?.identity !== undefined && there.identity !== mark.identity) throw foreign(database)
   if (there === undefined || there.generation < mark.generation)
     throw lost(database, 'is older than the files here')
+}
+
+/** Where no mark says that it belongs to the files here, it cannot know them: as if it had come after them. */
+export function doubt(database: string, opened: Statements): void {
+  const root = path.dirname(database)
+  if (readMark(root) !== undefined || !hasBlobs(root)) return
+  opened.run('update index_identity set created_at = ?', [Date.now()])
 }
 
 /** @throws StorageError LOST_INDEX */

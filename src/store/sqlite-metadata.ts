@@ -8,9 +8,11 @@ import {
   assertHasTables,
   assertIsMarked,
   beginGeneration,
+  doubt,
   CLEAN_STOP,
   markOf,
   openingError,
+  readIdentity,
 } from './index-identity.ts'
 import { migrate, type Tables } from './schema.ts'
 import { RememberedMetadata } from './remembered.ts'
@@ -67,8 +69,10 @@ async function openIndex(path: string, unfinished: boolean): Promise<Statements>
     assertFilesAreThere(path, mark)
     opened = openWriter(path)
     if (mark !== undefined) assertIsMarked(path, opened, mark)
+    const wasThere = readIdentity(opened) !== undefined
     await migrate(new Kysely<Tables>({ dialect: sqliteDialect(opened) }), statSync(path).birthtimeMs)
     assertHasTables(path, opened)
+    if (wasThere) doubt(path, opened)
     begun = true
     beginGeneration(path, opened, unfinished)
     const reader = openReader(path)

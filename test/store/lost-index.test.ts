@@ -8,6 +8,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
@@ -15,7 +16,7 @@ import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
 import { LOCAL, type MetadataStore } from '../../src/store/metadata.ts'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { indexSince, openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { image } from '../support/images.ts'
 import { blobFile, inDatabase } from '../support/folder.ts'
 import { repository } from '../suites/metadata.ts'
@@ -235,6 +236,18 @@ test('a folder of an earlier version is taken as it is', async (t) => {
   t.ok(existsSync(path.join(root, 'index.json')))
   truncateSync(path.join(root, INDEX))
   await refuses(t, root, /is empty/)
+})
+
+test('without a mark, files that are there and that the index does not know are from before it', async (t) => {
+  const root = await stopped(t)
+  const file = path.join(root, INDEX)
+  const writtenAt = statSync(blobFile(root, blob!.digest)).mtimeMs
+  t.ok(indexSince(file) <= Math.ceil(writtenAt))
+  t.same(await names(root), ['first0'])
+  t.ok(indexSince(file) <= Math.ceil(writtenAt))
+  rmSync(path.join(root, 'index.json'))
+  t.same(await names(root), ['first0'])
+  t.ok(indexSince(file) > writtenAt)
 })
 
 test('blobs beside an index without rows and without a mark are no lost index', async (t) => {
