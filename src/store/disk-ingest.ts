@@ -20,6 +20,7 @@ import {
   type PartialFileOptions,
   type PartialLimits,
 } from './partial-file.ts'
+import { PRIVATE_FOLDER } from './private-file.ts'
 import {
   fileBase,
   isNamedFor,
@@ -142,7 +143,7 @@ class DiskIngests implements IngestStore {
 
   async scan(): Promise<void> {
     await this.#files.makeFolder(path.dirname(this.#folder))
-    await this.#files.makeFolder(this.#folder)
+    await this.#files.makeFolder(this.#folder, PRIVATE_FOLDER)
     await this.#files.syncFolder(path.dirname(this.#folder))
     const stems = new Set<string>()
     for (const name of (await this.#files.list(this.#folder)) ?? []) {

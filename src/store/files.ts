@@ -39,8 +39,8 @@ export interface Files {
   rename(from: string, to: string): Promise<void>
   /** Absent is fine. */
   remove(path: string): Promise<void>
-  /** One level; present is fine. */
-  makeFolder(path: string): Promise<void>
+  /** One level; present is fine. @param mode default: what the umask leaves to everybody */
+  makeFolder(path: string, mode?: number): Promise<void>
   /** Which names the folder holds survives a power loss once this resolves. */
   syncFolder(path: string): Promise<void>
   /** Names in it; `undefined` when there is no such folder. */
@@ -69,7 +69,7 @@ export const nodeFiles: Files = {
   stat: (path) => unless(ABSENT, () => look(path)),
   rename: (from, to) => finish((done) => fs.rename(from, to, done)),
   remove: (path) => unless(ABSENT, () => finish((done) => fs.unlink(path, done))),
-  makeFolder: (path) => unless(['EEXIST'], () => finish((done) => fs.mkdir(path, done))),
+  makeFolder: (path, mode) => unless(['EEXIST'], () => finish((done) => fs.mkdir(path, { mode }, done))),
   syncFolder,
   list: (path) => unless(['ENOENT'], () => call((done) => fs.readdir(path, done))),
   space: async (path) => {

@@ -44,7 +44,7 @@ export function filesWithRoom(files: Files, makeRoom: MakeRoom): Files {
       return untilItFits(() => files.write(file, chunks, position), bytes, makeRoom)
     },
     rename: (from, to) => named(() => files.rename(from, to)),
-    makeFolder: (path) => named(() => files.makeFolder(path)),
+    makeFolder: (path, mode) => named(() => files.makeFolder(path, mode)),
   }
 }
 

@@ -18,6 +18,7 @@ import { hostname } from 'node:os'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { permissionError } from './permission.ts'
+import { makePrivateDatabase, PASSED_THROUGH, PRIVATE_FILE, tighten, tightenFolders } from './private-file.ts'
 import { StorageError } from './storage-error.ts'
 
 /**
@@ -26,12 +27,14 @@ import { StorageError } from './storage-error.ts'
  * @throws StorageError LOCKED, NOT_PERMITTED, the system's error when the folder cannot be written
  */
 export function acquireRootLock(root: string): Disposable {
-  makeFolders(path.resolve(root))
+  makeFolders(path.resolve(root), PASSED_THROUGH)
   const holderFile = path.join(root, 'lock.json')
   const database = lockedDatabase(path.join(root, 'lock.sqlite'), holderFile, root)
+  tightenFolders(root)
   const holder = { pid: process.pid, startedAt: new Date().toISOString(), host: hostname() }
   try {
-    writeFileSync(holderFile, `${JSON.stringify(holder)}\n`)
+    tighten(holderFile)
+    writeFileSync(holderFile, `${JSON.stringify(holder)}\n`, { mode: PRIVATE_FILE })
   } catch (error) {
     database.close()
     throw permissionError([holderFile], error) ?? error
@@ -47,11 +50,11 @@ export function acquireRootLock(root: string): Disposable {
 }
 
 /** Not `recursive`: where a folder cannot be made although its parent is there (/proc), Node never comes back. */
-function makeFolders(folder: string): void {
+function makeFolders(folder: string, mode?: number): void {
   if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
   const parent = path.dirname(folder)
   makeFolders(parent)
-  mkdirSync(folder)
+  mkdirSync(folder, { mode })
   // Its name must survive a power loss as its contents do.
   const entry = openSync(parent, 'r')
   try {
@@ -66,6 +69,7 @@ const SQLITE_BUSY = 5
 function lockedDatabase(file: string, holderFile: string, root: string): DatabaseSync {
   let database: DatabaseSync | undefined
   try {
+    makePrivateDatabase(file)
     database = new DatabaseSync(file, { timeout: 0 })
     database.exec('begin exclusive')
     return database

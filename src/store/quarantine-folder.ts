@@ -6,6 +6,7 @@ import path from 'node:path'
 import { algorithmOf, hexOf, type Digest } from '../oci/digest.ts'
 import { blobPath } from './blob-path.ts'
 import { systemCode, type Files } from './files.ts'
+import { PRIVATE_FOLDER } from './private-file.ts'
 
 export const QUARANTINE = 'quarantine'
 
@@ -13,7 +14,7 @@ export const QUARANTINE = 'quarantine'
 export async function putAside(files: Files, root: string, digest: Digest): Promise<string | undefined> {
   const from = blobPath(root, digest)
   const folder = path.join(root, QUARANTINE)
-  await files.makeFolder(folder)
+  await files.makeFolder(folder, PRIVATE_FOLDER)
   await files.syncFolder(root)
   const to = await freeName(files, path.join(folder, `${algorithmOf(digest)}-${hexOf(digest)}`))
   try {

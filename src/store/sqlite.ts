@@ -5,6 +5,7 @@
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite'
 import { SqliteDialect, type SqliteDatabase, type SqliteStatement } from 'kysely'
+import { makePrivateDatabase } from './private-file.ts'
 
 /** The wait for another connection's lock blocks the thread; on the main thread that is every request's. */
 const BUSY_MAIN_MS = 250
@@ -16,6 +17,7 @@ const BUSY_WRITER_MS = 5000
 const MAX_STATEMENTS = 200
 
 export function openWriter(path: string): Statements {
+  makePrivateDatabase(path)
   const database = new DatabaseSync(path, { timeout: BUSY_WRITER_MS })
   try {
     database.exec('pragma journal_mode = wal; pragma synchronous = full')

@@ -60,9 +60,9 @@ export class FaultyFiles {
         check('remove')
         await nodeFiles.remove(path)
       },
-      makeFolder: async (path) => {
+      makeFolder: async (path, mode) => {
         check('makeFolder')
-        await nodeFiles.makeFolder(path)
+        await nodeFiles.makeFolder(path, mode)
       },
       stat: async (path) => {
         check('stat')

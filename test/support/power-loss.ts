@@ -164,9 +164,9 @@ export class PowerLossFiles implements Files {
     if (this.#inodes.delete(path.resolve(name))) this.#record({ type: 'remove', path: path.resolve(name) })
   }
 
-  async makeFolder(name: string): Promise<void> {
+  async makeFolder(name: string, mode?: number): Promise<void> {
     const present = await nodeFiles.stat(name)
-    await nodeFiles.makeFolder(name)
+    await nodeFiles.makeFolder(name, mode)
     if (!present) this.#record({ type: 'folder', path: path.resolve(name) })
   }
 
