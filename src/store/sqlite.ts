@@ -13,6 +13,9 @@ const BUSY_MAIN_MS = 250
 /** In the writer's own thread it blocks nobody; a backup may hold the database for seconds. */
 const BUSY_WRITER_MS = 5000
 
+/** What a large commit leaves of the log when the next one begins it anew. Without any it grows to half of that. */
+const MOST_IDLE_LOG = 8 * 1024 * 1024
+
 /** Lists of varying length make varying statements; the least used ones go. */
 const MAX_STATEMENTS = 200
 
@@ -20,7 +23,9 @@ export function openWriter(path: string): Statements {
   makePrivateDatabase(path)
   const database = new DatabaseSync(path, { timeout: BUSY_WRITER_MS })
   try {
-    database.exec('pragma journal_mode = wal; pragma synchronous = full')
+    // The first only has an effect on a database that is new, or is written anew; shrinking.ts.
+    database.exec('pragma auto_vacuum = incremental; pragma journal_mode = wal; pragma synchronous = full')
+    database.exec(`pragma journal_size_limit = ${MOST_IDLE_LOG}`)
     return new Statements(database)
   } catch (error) {
     database.close()
@@ -70,8 +75,18 @@ export class Statements implements SqliteDatabase {
 
   /** Another one after each commit by any other connection, of this process or another. */
   version(): number {
-    const [row] = this.prepare('pragma data_version').all([]) as { data_version: number }[]
-    return row?.data_version ?? NaN
+    return this.number('data_version')
+  }
+
+  /** Of the pages that hold something. */
+  usedBytes(): number {
+    return (this.number('page_count') - this.number('freelist_count')) * this.number('page_size')
+  }
+
+  /** Of a pragma that answers with one. */
+  number(pragma: string): number {
+    const [row] = this.prepare(`pragma ${pragma}`).all([]) as Record<string, number>[]
+    return row?.[pragma] ?? NaN
   }
 
   /** A second time does nothing. */

@@ -6,6 +6,7 @@
  */
 import { existsSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
+import { shrinkByOneStep } from './shrinking.ts'
 import { openWriter, type Statements } from './sqlite.ts'
 
 export interface WriteQuery {
@@ -40,9 +41,13 @@ const PATIENCE_MS = 250
 /** SQLITE_FULL, and SQLITE_IOERR_SHMSIZE where the memory that connections share cannot grow. */
 const FULL: unknown[] = [13, 4874]
 
+/** Whoever deletes a lot does not do it in one write. */
+const IDLE_MS = 1_000
+
 const path = workerData as string
 let database: Statements | undefined
 let queue: Unit[] = []
+let idle: NodeJS.Timeout | undefined
 
 parentPort?.on('message', (request: WriterRequest) => {
   if (request.type === 'close') {
@@ -76,6 +81,8 @@ function commitQueue(): void {
       // It was closed, or never open.
     }
   }
+  clearTimeout(idle)
+  idle = setTimeout(shrink, IDLE_MS).unref()
   for (const { unit } of units) {
     parentPort?.postMessage({ unit, error: error ?? failed.get(unit) } satisfies WriterReply)
   }
@@ -83,6 +90,7 @@ function commitQueue(): void {
 
 /** Brings everything into the main file, so that nothing has to be beside it. */
 function end(last: readonly WriteQuery[]): void {
+  clearTimeout(idle)
   try {
     // A file that somebody took away meanwhile is not made anew.
     if (last.length > 0 && existsSync(path)) database ??= openWriter(path)
@@ -98,6 +106,16 @@ function end(last: readonly WriteQuery[]): void {
     database?.close()
   } catch {
     // The thread ends anyway.
+  }
+}
+
+function shrink(): void {
+  if (queue.length > 0 || database === undefined) return
+  try {
+    // Who has written to us meanwhile comes first.
+    if (shrinkByOneStep(database)) idle = setTimeout(shrink).unref()
+  } catch {
+    // It is no worse than before, and tried again after the next write.
   }
 }
 

@@ -1,10 +1,11 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
 import { parseTag } from '../../src/oci/reference.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
 import { Writer, type WriterOptions } from '../../src/store/writer.ts'
+import { eventually } from '../support/app.ts'
 import { repository } from '../suites/metadata.ts'
 import { startChild } from './support.ts'
 
@@ -141,3 +142,34 @@ test('what was answered is there after the process was killed', async (t) => {
   for (let i = 0; i <= last; i++) if (!tags.has(parseTag(`t${i}`))) t.fail(`t${i} is lost`)
   t.ok(tags.size > last)
 })
+
+/** 20 MB. */
+const MANY_ROWS = Array.from({ length: 1000 }, (_, i) => insert(i, 'x'.repeat(20_000)))
+
+for (const [what, pragma] of [
+  ['a new database', 'incremental'],
+  ['one of an earlier version', 'none'],
+] as const) {
+  test(`${what} gives back to the disk what was deleted, while nobody writes`, async (t) => {
+    const file = path.join(t.testdir(), 'test.sqlite')
+    const made = new DatabaseSync(file)
+    made.exec(`pragma auto_vacuum = ${pragma}; pragma journal_mode = wal`)
+    made.exec('create table item (id integer primary key, text text not null)')
+    made.close()
+    await using writer = Object.assign(new Writer(file), {
+      [Symbol.asyncDispose]: (): Promise<void> => writer.close(),
+    })
+    await writer.write(MANY_ROWS)
+    await writer.write([insert(1000)])
+    await writer.write([insert(1002)])
+    await writer.write([{ sql: 'delete from item where id < 1000', parameters: [] }])
+    await eventually('the file is small again', () => statSync(file).size < 2_000_000)
+    await writer.write([insert(1001)])
+    await eventually('its log is cut', () => statSync(`${file}-wal`).size < 9_000_000)
+    const reader = new DatabaseSync(file, { readOnly: true })
+    t.same(ids(reader), [1000, 1001, 1002])
+    t.same(reader.prepare('pragma integrity_check').all(), [{ integrity_check: 'ok' }])
+    t.same(reader.prepare('pragma auto_vacuum').all(), [{ auto_vacuum: 2 }])
+    reader.close()
+  })
+}
