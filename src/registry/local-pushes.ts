@@ -42,7 +42,7 @@ export interface LocalContext {
   readonly metadata: MetadataStore
   readonly locks: Locks
   /** Nothing takes away what is just being pushed, though it was mirrored until now. */
-  readonly holds: Pick<Holds, 'hold'>
+  readonly holds: Pick<Holds, 'hold' | 'has'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly uploads: Uploads
   readonly events: Pick<Events, 'queue'>
@@ -261,6 +261,28 @@ export class LocalPushes implements PushTarget {
 
   /** Durably, all of it or nothing; what is stored and not committed is collected. */
   async #keep(manifests: readonly Kept[], also?: (tx: MetadataTransaction) => void): Promise<void> {
+    const replaced = await this.#referrersTags.replaced(manifests)
+    await this.#commitAll(manifests, (tx) => {
+      also?.(tx)
+      for (const digest of replaced) tx.dropManifest(this.#key, digest)
+    })
+    for (const digest of replaced) await this.#free(digest)
+  }
+
+  /** The bytes of what nobody names any more, without a grace period. What fails is left to the collector. */
+  async #free(digest: Digest): Promise<void> {
+    const { store, metadata, locks, holds, log } = this.#context
+    try {
+      using _held = await locks.exclusive(`blob ${digest}`, NEVER)
+      if (holds.has(digest) || (await metadata.garbage.wanted(digest))) return
+      await metadata.transaction((tx) => tx.forgetBlob(digest))
+      await store.delete(digest)
+    } catch (err) {
+      log.debug({ err, digest }, 'a list that was replaced is left to the collector')
+    }
+  }
+
+  async #commitAll(manifests: readonly Kept[], also: (tx: MetadataTransaction) => void): Promise<void> {
     const { locks, holds, localNames, now } = this.#context
     // Until the index knows them: a collector would find bytes that nobody names.
     using held = new DisposableStack()
@@ -276,7 +298,7 @@ export class LocalPushes implements PushTarget {
     await this.#commit((tx) => {
       const at = now()
       tx.putRepository(this.#key, at)
-      also?.(tx)
+      also(tx)
       for (const { digest, bytes, content, tags } of manifests) {
         const size = bytes.length
         tx.putManifest(this.#key, digest, size, content, at)

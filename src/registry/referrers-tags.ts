@@ -8,13 +8,13 @@
  *
  * Spec: distribution-spec § Referrers tag schema.
  */
-import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
+import { MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
 import type { MetadataStore, RepositoryKey } from '../store/metadata.ts'
 import type { PushedBytes } from './pushed-bytes.ts'
-import { referrersTag, withReferrer } from '../oci/referrers.ts'
+import { referrersTag, subjectOfReferrersTag, withReferrer } from '../oci/referrers.ts'
 
 /** A manifest, and the tags that are to name it. */
 export interface Kept {
@@ -64,6 +64,27 @@ export class ReferrersTags {
     const bytes = await this.#bytes.manifest(digest)
     const subject = bytes === undefined ? undefined : parseManifest(bytes).subject
     return subject === undefined ? [] : this.#relisted(subject.digest, { remove: digest })
+  }
+
+  /**
+   * Lists that those take the place of, and that nothing else leads to. They go at once: each push would leave one
+   * behind, of megabytes in the end, and nobody asks for a list but by its tag.
+   */
+  async replaced(manifests: readonly Kept[]): Promise<Digest[]> {
+    const { tags, garbage, manifests: held } = this.#metadata
+    const kept = new Set(manifests.map(({ digest }) => digest))
+    const gone: Digest[] = []
+    for (const tag of manifests.flatMap((it) => [...it.tags])) {
+      if (subjectOfReferrersTag(tag) === undefined) continue
+      const before = await tags.get(this.#key, tag)
+      if (before === undefined || kept.has(before.digest) || before.mediaType !== MEDIA_TYPES.ociIndex)
+        continue
+      const { digest } = before
+      const others = (await tags.naming(this.#key, digest)).filter((it) => it !== tag)
+      if (others.length > 0 || (await garbage.namedBy(this.#key, digest)).length > 0) continue
+      if ((await held.referrers(this.#key, digest)).length === 0) gone.push(digest)
+    }
+    return gone
   }
 
   async #relisted(subject: Digest, change: Parameters<typeof withReferrer>[1]): Promise<Kept[]> {

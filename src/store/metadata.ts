@@ -221,6 +221,8 @@ export interface MetadataTransaction {
    * @param storedBy only if it was last pushed, or said to be here, by then
    */
   deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs, storedBy?: EpochMs): void
+  /** Forgets it, without its tags; nothing is let go with it, for another manifest names the same. */
+  dropManifest(repository: RepositoryKey, digest: Digest): void
   /** A tombstone for the whole repository: its name stays taken, everything it held is let go. */
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void
   /** Forgets even the tombstone: the name is free again. */

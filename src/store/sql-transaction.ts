@@ -217,6 +217,13 @@ export class SqlTransaction implements MetadataTransaction {
     this.#letGo = true
   }
 
+  dropManifest(repository: RepositoryKey, digest: Digest): void {
+    const id = repositoryId(repository)
+    this.#add(this.#db.deleteFrom('manifest').where('repository', '=', id).where('digest', '=', digest))
+    this.#moved.add(digest)
+    this.#letGo = true
+  }
+
   /** With a manifest goes what upstream said about it; with the last one, what it said about the repository. */
   #forgetAnswersAbout(id: RepositoryId, digest: Digest): void {
     const answers = this.#db.deleteFrom('upstream_answer').where('repository', '=', id)

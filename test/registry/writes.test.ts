@@ -1,5 +1,5 @@
 /** Where writes go, and the words in which they are refused. */
-import { readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { Readable } from 'node:stream'
 import type { Test } from 'tap'
@@ -7,7 +7,9 @@ import { test } from 'tap'
 import { request } from 'undici'
 import { nodeFiles, type Files } from '../../src/store/files.ts'
 import { eventually } from '../support/app.ts'
+import { blobFile } from '../support/folder.ts'
 import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
+import type { Digest } from '../../src/oci/digest.ts'
 import { referrersTag } from '../../src/oci/referrers.ts'
 import { content, descriptorOf, image, index, layer, type Image } from '../support/images.ts'
 import { pushBlob, pushImage, pushManifest, send } from '../support/push.ts'
@@ -329,6 +331,42 @@ test('a referrers tag follows what is pushed and deleted, whatever push.immutabl
   t.equal((await send(`${repository}/manifests/${tag}`, 'DELETE')).status, 403)
   t.equal((await send(`${repository}/manifests/${signature.manifest.digest}`, 'DELETE')).status, 202)
   t.same(await listed(), [])
+})
+
+test('a list that a referrers tag no longer names goes at once, unless something else leads to it', async (t) => {
+  const root = t.testdir()
+  const { mirror, get } = await startTwoUpstreams(t, { root })
+  const repository = `${mirror.url}/v2/team/app`
+  const tag = referrersTag(pushed.manifest.digest)
+  const signature = (seed: string): Image =>
+    image({ seed, subject: pushed.manifest, artifactType: 'application/x-sig' })
+  const named = async (): Promise<Digest> => {
+    const { headers } = await get(`team/app/manifests/${tag}`)
+    return String(headers['docker-content-digest']) as Digest
+  }
+  const list = content(
+    MEDIA_TYPES.ociIndex,
+    Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests: [] })),
+  )
+  await pushImage(repository, pushed, '1')
+  await pushManifest(repository, list, tag)
+  await pushImage(repository, signature('one'))
+  const first = await named()
+  await pushImage(repository, signature('two'))
+  for (const digest of [list.digest, first]) {
+    t.equal((await get(`team/app/manifests/${digest}`)).status, 404)
+    t.notOk(existsSync(blobFile(root, digest)))
+    t.same(await mirror.app.metadata.manifests.children(digest), [])
+  }
+  for (const seed of ['one', 'two']) {
+    t.equal((await get(`team/app/manifests/${signature(seed).manifest.digest}`)).status, 200)
+  }
+  const second = await named()
+  const kept = (await get(`team/app/manifests/${second}`)).body
+  await pushManifest(repository, content(MEDIA_TYPES.ociIndex, kept), 'kept')
+  await send(`${repository}/manifests/${signature('one').manifest.digest}`, 'DELETE')
+  t.not(await named(), second)
+  t.same((await get('team/app/manifests/kept')).body, kept)
 })
 
 test('without a default upstream a free name takes pushes too', async (t) => {
