@@ -142,7 +142,7 @@ export class Evictor implements Room, AsyncDisposable {
   ): AsyncGenerator<Evicted, void, undefined> {
     const { usage, limits, total } = await this.standing()
     const target = to === undefined ? targetOf(limits.total) : bytesOf(to, total)
-    const goals: Goal[] = [{ why: 'asked', bytes: sumOf(usage.budgeted) - target }]
+    const goals: Goal[] = [{ why: 'asked', bytes: usedOf(usage) - target }]
     if (to === undefined) goals.push(...upstreamGoals(usage, limits))
     for (const goal of goals)
       yield* this.#pursue(goal, dryRun, AbortSignal.any([signal, this.#closing.signal]))
@@ -234,7 +234,7 @@ export class Evictor implements Room, AsyncDisposable {
   async #goals(urgent: Bytes): Promise<Goal[]> {
     const { usage, limits, free } = await this.standing()
     const { total, minFree } = limits
-    const used = sumOf(usage.budgeted)
+    const used = usedOf(usage)
     const lacks = minFree + usage.outstanding - free
     this.#show(limits)
     return [
@@ -272,6 +272,10 @@ export class Evictor implements Room, AsyncDisposable {
     cacheLimit.set({ upstream: '' }, total)
     for (const [upstream, bytes] of upstreams) cacheLimit.set({ upstream }, bytes)
   }
+}
+
+function usedOf({ budgeted, indexed }: Usage): Bytes {
+  return sumOf(budgeted) + indexed
 }
 
 function upstreamGoals({ budgeted }: Usage, { upstreams }: Limits): Goal[] {

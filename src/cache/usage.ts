@@ -19,6 +19,8 @@ export interface Usage {
   readonly onDisk: Shares
   /** What a budget is compared with: also what is still to come, but nothing that will not stay. */
   readonly budgeted: Shares
+  /** What the index itself has of the disk, as far as it counts in the budget of the whole mirror. */
+  readonly indexed: Bytes
   /** The disk has yet to give it to downloads that run. */
   readonly outstanding: Bytes
   readonly pushed: Bytes
@@ -29,16 +31,19 @@ interface Admitted extends IngestIdentity {
   readonly stays: boolean
 }
 
+/** Of the index: it holds some hundred images, and an empty one is no part of any budget. */
+const NOT_COUNTED: Bytes = 1024 * 1024
+
 export class CacheUsage {
   readonly #index: Pick<EvictionIndex, 'stored' | 'mirrored'>
   readonly #ingests: Pick<IngestStore, 'downloads'>
-  readonly #metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes'>
+  readonly #metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes' | 'indexBytes'>
   readonly #admitted = new Set<Admitted>()
 
   constructor(options: {
     index: Pick<EvictionIndex, 'stored' | 'mirrored'>
     ingests: Pick<IngestStore, 'downloads'>
-    metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes'>
+    metrics: Pick<Metrics, 'cacheBytes' | 'pushedBytes' | 'indexBytes'>
   }) {
     this.#index = options.index
     this.#ingests = options.ingests
@@ -46,7 +51,7 @@ export class CacheUsage {
   }
 
   async measure(): Promise<Usage> {
-    const { mirrored, pushed } = await this.#index.stored()
+    const { mirrored, pushed, index } = await this.#index.stored()
     const onDisk = new Map(mirrored)
     const budgeted = new Map(mirrored)
     for (const it of this.#downloads()) {
@@ -60,8 +65,9 @@ export class CacheUsage {
       const arrived = came === undefined && (await this.#index.mirrored(it.digest)) !== undefined
       if (it.stays && !arrived) add(budgeted, it.source, Math.max(it.size - (came ?? 0), 0))
     }
-    this.#show(onDisk, pushed)
-    return { onDisk, budgeted, outstanding: this.outstanding, pushed }
+    this.#show(onDisk, pushed, index)
+    const indexed = Math.max(index - NOT_COUNTED, 0)
+    return { onDisk, budgeted, indexed, outstanding: this.outstanding, pushed }
   }
 
   /** What was admitted and has not come yet. */
@@ -96,8 +102,9 @@ export class CacheUsage {
     return here
   }
 
-  #show(onDisk: Shares, pushed: Bytes): void {
-    const { cacheBytes, pushedBytes } = this.#metrics
+  #show(onDisk: Shares, pushed: Bytes, index: Bytes): void {
+    const { cacheBytes, pushedBytes, indexBytes } = this.#metrics
+    indexBytes.set(index)
     cacheBytes.reset()
     for (const [registry, bytes] of onDisk) {
       cacheBytes.set({ upstream: registry === '' ? 'unknown' : registry }, bytes)

@@ -15,6 +15,8 @@ interface StoredBytes {
   readonly mirrored: ReadonlyMap<string, Bytes>
   /** Held by a local repository, whoever else gave them. */
   readonly pushed: Bytes
+  /** What the index itself needs of the disk, without those answers; not what it has free, and gives back in time. */
+  readonly index: Bytes
 }
 
 /** Bytes that were not pushed. */

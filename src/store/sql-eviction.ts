@@ -3,6 +3,7 @@
  */
 import { sql, type Kysely } from 'kysely'
 import type { Digest } from '../oci/digest.ts'
+import type { Bytes } from './blob-store.ts'
 import type { ColdPart, ColdPlace, EvictionIndex, Holding, KnownFile, MirroredBlob } from './eviction.ts'
 import type { Tables } from './schema.ts'
 
@@ -14,8 +15,11 @@ const COLUMNS = ['b.digest', 'b.size', 'b.pulled_at', 'b.mirrored_by'] as const
 export class SqlEviction implements EvictionIndex {
   readonly #db: Kysely<Tables>
 
-  constructor(db: Kysely<Tables>) {
+  readonly #usedBytes: () => Bytes
+
+  constructor(db: Kysely<Tables>, usedBytes: () => Bytes) {
     this.#db = db
+    this.#usedBytes = usedBytes
   }
 
   async stored(): ReturnType<EvictionIndex['stored']> {
@@ -35,8 +39,12 @@ export class SqlEviction implements EvictionIndex {
       .select(({ fn }) => ['registry', fn.sum<number>('weight').as('bytes')])
       .groupBy('registry')
       .execute()
-    for (const { registry, bytes } of answers) mirrored.set(registry, (mirrored.get(registry) ?? 0) + bytes)
-    return { mirrored, pushed }
+    let answered = 0
+    for (const { registry, bytes } of answers) {
+      mirrored.set(registry, (mirrored.get(registry) ?? 0) + bytes)
+      answered += bytes
+    }
+    return { mirrored, pushed, index: Math.max(this.#usedBytes() - answered, 0) }
   }
 
   coldest(after?: ColdPlace): Promise<ColdPart> {

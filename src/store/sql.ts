@@ -60,7 +60,8 @@ export class SqlMetadata implements MetadataStore {
   readonly #db: Kysely<Tables>
   readonly #writer: SqlWriter
 
-  constructor(db: Kysely<Tables>, writer: SqlWriter) {
+  /** @param usedBytes what the database needs of the disk, for those that can tell */
+  constructor(db: Kysely<Tables>, writer: SqlWriter, usedBytes: () => Bytes = () => 0) {
     this.#db = db
     this.#writer = writer
     this.repositories = new SqlRepositories(db)
@@ -69,7 +70,7 @@ export class SqlMetadata implements MetadataStore {
     this.blobs = new SqlBlobs(db)
     this.events = new SqlEvents(db)
     this.garbage = new SqlGarbage(db)
-    this.eviction = new SqlEviction(db)
+    this.eviction = new SqlEviction(db, usedBytes)
     this.inventory = new SqlInventory(db)
     this.upstreamAnswers = new SqlUpstreamAnswers(db)
     this.finishedUploads = new SqlFinishedUploads(db)

@@ -57,7 +57,8 @@ export async function openMetadata(
       return writer.close(CLEAN_STOP)
     },
   }
-  return new RememberedMetadata(new SqlMetadata(reading, closing), () => reader.version())
+  const metadata = new SqlMetadata(reading, closing, () => reader.usedBytes())
+  return new RememberedMetadata(metadata, () => reader.version())
 }
 
 /** As it has to be, and begun; the connection that is given back is for reading. */

@@ -131,6 +131,11 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       labelNames: ['upstream'] as const,
       registers,
     }),
+    indexBytes: new Gauge({
+      name: 'entrepot_index_bytes',
+      help: 'Bytes that the index itself needs of the disk, without the answers of upstreams in it.',
+      registers,
+    }),
     pushedBytes: new Gauge({
       name: 'entrepot_pushed_bytes',
       help: 'Bytes of blobs and manifests that were pushed; nothing evicts them.',

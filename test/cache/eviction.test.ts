@@ -1,8 +1,11 @@
 /** What goes when the mirror has more than its budget, and what stays. */
 import { test } from 'tap'
 import { request } from 'undici'
-import { pull, settled } from '../support/app.ts'
-import { image, index } from '../support/images.ts'
+import { eventually, pull, settled } from '../support/app.ts'
+import { parseManifest } from '../../src/oci/manifest.ts'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
+import { LOCAL } from '../../src/store/metadata.ts'
+import { content, descriptorOf, image, index } from '../support/images.ts'
 import { pushImage } from '../support/push.ts'
 import { startTwoUpstreams } from '../support/two-upstreams.ts'
 import { blobBytes, KB, lookingAt, openWarehouse } from '../support/warehouse.ts'
@@ -42,6 +45,26 @@ test('what was pulled longest ago goes, as whole images, and is pulled again lik
 
   t.ok((await pullImage('library/b', images.get('library/b')!)).every((it) => it === 'miss'))
   t.equal(here(images.get('library/b')!), 'all')
+})
+
+test('an index that is large has its part of the budget', async (t) => {
+  const { mirror, offer, pullImage, here } = await openWarehouse(t, { cache: { maxSize: '1000000' } })
+  const [old, young] = [offer('library/old', [200 * KB]), offer('library/young', [200 * KB])]
+  await pullImage('library/old', old)
+  const descriptors = Array.from({ length: 7000 }, (_, nth) =>
+    descriptorOf(content('application/vnd.oci.image.layer.v1.tar', Buffer.from(String(nth)))),
+  )
+  const { mediaType } = old.manifest
+  const document = { schemaVersion: 2, mediaType, config: descriptors[0], layers: descriptors }
+  const odd = content(mediaType, Buffer.from(JSON.stringify(document)))
+  await mirror.app.metadata.transaction((tx) => {
+    const key = { registry: LOCAL, name: parseRepositoryName('team/odd') }
+    tx.putManifest(key, odd.digest, odd.bytes.length, parseManifest(odd.bytes), 1)
+  })
+  await pullImage('library/young', young)
+  await eventually('the older one has gone', () => here(old) === 'none')
+  const { body } = await pull(`${mirror.url}/metrics`)
+  t.ok(Number(/^entrepot_index_bytes (\d+)$/m.exec(body.toString())?.[1]) > 2_000_000)
 })
 
 test('what was pushed stays, and so does what a pinned tag refers to', async (t) => {

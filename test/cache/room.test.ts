@@ -43,7 +43,7 @@ function evictorOf(
     },
   }
   const index: Pick<EvictionIndex, 'stored' | 'mirrored'> = {
-    stored: () => Promise.resolve({ mirrored: new Map([['docker.io', disk.mirrored]]), pushed: 0 }),
+    stored: () => Promise.resolve({ mirrored: new Map([['docker.io', disk.mirrored]]), pushed: 0, index: 0 }),
     mirrored: () => Promise.resolve(undefined),
   }
   const metrics = createMetrics()

@@ -17,7 +17,7 @@ function usageOf(...downloads: Partial<PartialDownload>[]): CacheUsage {
   }))
   return new CacheUsage({
     index: {
-      stored: () => Promise.resolve({ mirrored: new Map(), pushed: 0 }),
+      stored: () => Promise.resolve({ mirrored: new Map(), pushed: 0, index: 0 }),
       mirrored: () => Promise.resolve(undefined),
     },
     ingests: { downloads: () => found },
