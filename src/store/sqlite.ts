@@ -23,10 +23,12 @@ export function openWriter(path: string): Statements {
   makePrivateDatabase(path)
   const database = new DatabaseSync(path, { timeout: BUSY_WRITER_MS })
   try {
-    // The first only has an effect on a database that is new, or is written anew; shrinking.ts.
-    database.exec('pragma auto_vacuum = incremental; pragma journal_mode = wal; pragma synchronous = full')
+    const statements = new Statements(database)
+    // Of a database that is new, or will be written anew (shrinking.ts). Where it is so already, this would write it down.
+    if (statements.number('auto_vacuum') === 0) database.exec('pragma auto_vacuum = incremental')
+    database.exec('pragma journal_mode = wal; pragma synchronous = full')
     database.exec(`pragma journal_size_limit = ${MOST_IDLE_LOG}`)
-    return new Statements(database)
+    return statements
   } catch (error) {
     database.close()
     throw error
