@@ -1,7 +1,7 @@
 /**
  * A request's body: read as a whole, or piece by piece.
  */
-import type { OciError } from '../oci/errors.ts'
+import { OciError } from '../oci/errors.ts'
 import type { Exchange } from './exchange.ts'
 
 /**
@@ -26,10 +26,14 @@ export async function readBody(exchange: Exchange, maxBytes: number, tooLarge: O
 /**
  * No faster than it is taken. Whoever leaves before its end can still answer.
  *
- * @throws when the client leaves before the end
+ * @throws when the client leaves before the end; OciError BAD_REQUEST where it comes in chunks that are too small
  */
 export async function* streamBody(exchange: Exchange): AsyncGenerator<Buffer, void, undefined> {
   exchange.welcomeBody()
   // Without the option leaving the loop would close the connection before the answer.
-  yield* exchange.request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>
+  const pieces = exchange.request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>
+  yield* pieces
+  if (exchange.request.chunksAreTooSmall) {
+    throw new OciError('BAD_REQUEST', { reason: 'the chunks of its body are too small' })
+  }
 }

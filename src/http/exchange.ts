@@ -5,10 +5,11 @@
  * that nobody takes half an answer for a whole one. Handlers add log fields and never log the request.
  */
 import { randomUUID } from 'node:crypto'
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { OciError } from '../oci/errors.ts'
 import type { Endpoint } from '../oci/route.ts'
 import type { ManifestHead } from '../registry/repository.ts'
+import type { MeteredRequest } from './metered-request.ts'
 import { warningHeader } from './warning.ts'
 
 /** What handlers learn on the way; becomes part of the request's log line. */
@@ -31,6 +32,8 @@ interface ExchangeFields {
 
 /** Whoever refuses a body reads this much of it, so that the client gets to read the answer. */
 const MAX_DISCARDED_BYTES = 8 * 1024 * 1024
+/** The same of one that is chunked, which has so long to end after that. */
+const LINGER_MS = 2000
 
 const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,127}$/
 
@@ -40,7 +43,7 @@ const REGISTRY_PATH = /^\/v2(?:[/?]|$)/
 const nobodyListens = (): void => undefined
 
 export class Exchange {
-  readonly request: IncomingMessage
+  readonly request: MeteredRequest
   readonly response: ServerResponse
   readonly id: string
   readonly method: string
@@ -60,12 +63,15 @@ export class Exchange {
   #measured = false
   #last = false
   #failure: unknown
+  #stopLingering: (() => void) | undefined
 
-  constructor(request: IncomingMessage, response: ServerResponse) {
+  constructor(request: MeteredRequest, response: ServerResponse) {
     this.request = request
     this.response = response
     this.method = request.method ?? ''
     this.remote = request.socket.remoteAddress
+    // Nothing more is parsed before somebody has decided to take it: reading goes on by itself then.
+    if (request.isChunked) request.socket.pause()
     const wanted = request.headers['x-request-id']
     this.id = typeof wanted === 'string' && SANE_REQUEST_ID.test(wanted) ? wanted : randomUUID()
     const { promise, resolve } = Promise.withResolvers<undefined>()
@@ -111,12 +117,15 @@ export class Exchange {
   over(): void {
     if (this.response.writableFinished) this.bytes += this.#whole
     else this.#leave.abort(new Error('the client has left'))
+    // Of a body that nobody wanted, and that was there.
+    if (this.request.isChunked && !this.#last) this.request.socket.resume()
     this.#close()
   }
 
   /** The connection ends with this answer; too late once its head is out. */
   endConnection(): void {
     this.#last = true
+    this.#stopLingering?.()
   }
 
   /** The head alone, now; the body follows. */
@@ -143,6 +152,8 @@ export class Exchange {
 
   /** All of it at once, which is the cheapest for Node: no header is ever set before. */
   #writeHead(status: number, headers: OutgoingHttpHeaders): void {
+    // What was not read then is not read at all.
+    if (this.#goesOnWithoutEnd) this.#last = true
     this.#measured = headers['Content-Length'] !== undefined
     this.response.writeHead(status, {
       'X-Request-Id': this.id,
@@ -171,9 +182,12 @@ export class Exchange {
       return
     }
     const told = error instanceof OciError ? error : new OciError('UNKNOWN')
-    this.#discardBody()
+    const lingers = this.#goesOnWithoutEnd && !this.#waitsForWelcome
+    if (!lingers) this.#discardBody()
     if (told.staleWarning !== undefined) this.fields.cache = 'stale'
-    this.sendJson(told.status, told, {
+    const body = Buffer.from(JSON.stringify(told))
+    const described: OutgoingHttpHeaders = {
+      'Content-Type': 'application/json',
       ...headers,
       ...(told.staleWarning === undefined
         ? {}
@@ -182,7 +196,9 @@ export class Exchange {
       ...(told.retryAfterSeconds === undefined ? {} : { 'Retry-After': Math.ceil(told.retryAfterSeconds) }),
       // An answer to HEAD has no body to say in why.
       ...(this.isHead && told.code === 'DENIED' ? { Warning: warningHeader(told.message) } : {}),
-    })
+    }
+    if (lingers) void this.#sendAndLinger(told.status, described, body)
+    else this.sendBytes(told.status, described, body)
   }
 
   /** Ends the connection so that the client knows its answer is not complete. */
@@ -196,16 +212,65 @@ export class Exchange {
   }
 
   /**
+   * The answer to a request whose body still comes and has no known end. All of it is sent now; the connection ends
+   * when the body does, or when enough of it was read away. Whoever closes at once takes the answer from a client that
+   * is still sending (RFC 9112 § 9.6).
+   */
+  async #sendAndLinger(status: number, headers: OutgoingHttpHeaders, body: Buffer): Promise<void> {
+    const { request, response } = this
+    this.#writeHead(status, { ...headers, 'Content-Length': body.length })
+    response.flushHeaders()
+    if (!this.isHead) {
+      this.#whole = body.length
+      response.write(body)
+    }
+    const { promise: over, resolve } = Promise.withResolvers<undefined>()
+    this.#stopLingering = () => resolve(undefined)
+    const timer = setTimeout(this.#stopLingering, LINGER_MS)
+    void this.closed.then(this.#stopLingering)
+    try {
+      await Promise.race([this.#readAway(), over])
+      // Its end, or too much of it. Of the rest nothing is looked at while the client reads the answer.
+      request.socket.pause()
+      if (this.#goesOnWithoutEnd) await over
+    } finally {
+      clearTimeout(timer)
+      response.end()
+    }
+  }
+
+  /** Until its end, or so far as the answer is worth. Never rejects. */
+  async #readAway(): Promise<void> {
+    const { request } = this
+    const { socket } = request
+    const before = socket.bytesRead
+    const pieces = request.iterator({ destroyOnReturn: false })[Symbol.asyncIterator]()
+    try {
+      while (socket.bytesRead - before <= MAX_DISCARDED_BYTES) if ((await pieces.next()).done === true) return
+    } catch {
+      // It has left, or is not worth reading.
+    }
+  }
+
+  /** Nobody knows how much more of its body comes. */
+  get #goesOnWithoutEnd(): boolean {
+    const { isChunked, complete, chunksAreTooSmall } = this.request
+    return isChunked && (!complete || chunksAreTooSmall)
+  }
+
+  /** It sends its body when it is told to, or not at all. */
+  get #waitsForWelcome(): boolean {
+    return this.request.headers.expect !== undefined
+  }
+
+  /**
    * So that the next request on this connection is found where it begins. A client that waits for
    * `100 Continue` may send its body or not: after that the connection cannot be used.
    */
   #discardBody(): void {
     const { request } = this
     if (!this.hasBody || request.complete) return
-    if (
-      request.headers.expect !== undefined ||
-      Number(request.headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES
-    ) {
+    if (this.#waitsForWelcome || Number(request.headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES) {
       this.endConnection()
       return
     }

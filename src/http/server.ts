@@ -4,7 +4,7 @@
  * Requests of one connection are answered one after the other, whatever was pipelined; nothing is written
  * into a connection while a response is under way on it. `close` lets what runs come to its end.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -20,6 +20,7 @@ import { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
 import type { Services } from './pull.ts'
 import type { Kernel } from './kernel.ts'
+import { MeteredRequest } from './metered-request.ts'
 import { BufferPool } from './buffers.ts'
 import { parserError, sendRawError } from './raw-error.ts'
 import { report } from './report.ts'
@@ -88,7 +89,7 @@ interface Connection {
   /** Resolves when the request that came last is answered. */
   last: Promise<void>
   /** The one that came last. */
-  request: IncomingMessage | undefined
+  request: MeteredRequest | undefined
   /** The one that is being answered. */
   answering: Exchange | undefined
   /** The parser has given up on it; nothing more will be read. */
@@ -138,6 +139,7 @@ class NodeHttpServer implements HttpServer {
       maxHeaderSize: 64 * 1024,
       // We say it ourselves, with a body.
       requireHostHeader: false,
+      IncomingMessage: MeteredRequest,
     }
     this.#server = options.tls
       ? createTlsServer({ ...limits, handshakeTimeout: this.#timeouts.headersMs })
@@ -196,7 +198,7 @@ class NodeHttpServer implements HttpServer {
   }
 
   #hear(): void {
-    const run = (request: IncomingMessage, response: ServerResponse): void => {
+    const run = (request: MeteredRequest, response: ServerResponse): void => {
       this.#begin(request, response, serve)
     }
     this.#server
@@ -207,7 +209,7 @@ class NodeHttpServer implements HttpServer {
       .on('request', run)
       // `100 Continue` is for whoever will read the body; a refusal goes out without it.
       .on('checkContinue', run)
-      .on('checkExpectation', (request, response) => {
+      .on('checkExpectation', (request: MeteredRequest, response: ServerResponse) => {
         this.#begin(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
       })
       .on('connect', (request, socket) => {
@@ -224,7 +226,7 @@ class NodeHttpServer implements HttpServer {
       })
   }
 
-  #begin(request: IncomingMessage, response: ServerResponse, answer: typeof serve): void {
+  #begin(request: MeteredRequest, response: ServerResponse, answer: typeof serve): void {
     const exchange = new Exchange(request, response)
     const connection = this.#connectionOf(request.socket)
     const turn = connection.last

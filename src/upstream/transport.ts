@@ -6,6 +6,7 @@
  */
 import { rootCertificates, getCACertificates } from 'node:tls'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
+import { SmallChunks } from '../oci/small-chunks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Activity } from './activity.ts'
 import type { AddressRule } from './addresses.ts'
@@ -13,7 +14,7 @@ import { ResponseBody, type Body } from './body.ts'
 import { toUpstreamError } from './failures.ts'
 import { Pace, type PaceLimits } from './pace.ts'
 import { proxyFor, type ProxyChoice } from './proxy.ts'
-import type { Milliseconds } from './upstream.ts'
+import { UpstreamError, type Milliseconds } from './upstream.ts'
 
 /** The label of {@link Metrics}. */
 export type RequestKind = 'ping' | 'token' | 'manifest' | 'blob' | 'tags' | 'referrers' | 'search'
@@ -158,6 +159,8 @@ class Exchange implements Dispatcher.DispatchHandler {
   readonly #pace: Pace
   #controller: Dispatcher.DispatchController | undefined
   #body: ResponseBody | undefined
+  /** Of a body that is chunked. */
+  #chunks: SmallChunks | undefined
 
   constructor(
     request: Request,
@@ -186,6 +189,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: ResponseHeaders): void {
     if (status < 200) return
     this.#body = new ResponseBody(controller)
+    if (headers['transfer-encoding'] !== undefined) this.#chunks = new SmallChunks()
     this.#pace.answered(this.#body)
     this.#count(`${Math.floor(status / 100)}xx`)
     this.#resolve({ url: this.#request.url, status, headers, body: this.#body })
@@ -195,6 +199,11 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#options.metrics.upstreamBytes.inc({ upstream: this.#options.key }, chunk.length)
     this.#pace.received(chunk.length)
     this.#body?.push(chunk)
+    if (this.#chunks?.areTooSmall(chunk.length) === true) {
+      const { key } = this.#options
+      const what = `${this.#request.url.host} sends its body in chunks that are too small`
+      this.#body?.abort(new UpstreamError('broken', key, what))
+    }
   }
 
   onResponseEnd(): void {

@@ -153,7 +153,7 @@ test('an Upgrade is not taken up', async (t) => {
   t.equal(reply.status, 200)
 })
 
-test('a body on GET or HEAD is refused, and the next request is found behind it', async (t) => {
+test('a body on GET or HEAD is refused, and no request is found in it', async (t) => {
   const served = await serveFake(t)
   const next = 'GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'
   const smuggled = 'GET /v2/a/manifests/smuggled HTTP/1.1\r\nHost: x\r\n\r\n'
@@ -165,13 +165,12 @@ test('a body on GET or HEAD is refused, and the next request is found behind it'
   for (const target of ['/v2/', '/v2/a/manifests/b', '/livez']) {
     for (const body of bodies) {
       const all = replies(await raw(served.port, `GET ${target} HTTP/1.1\r\nHost: x\r\n${body}`, next))
-      t.same(
-        all.map(({ status, code }) => [status, code]),
-        [
-          [400, 'BAD_REQUEST'],
-          [200, undefined],
-        ],
-      )
+      const [first, ...more] = all.map(({ status, code }) => [status, code])
+      t.same(first, [400, 'BAD_REQUEST'])
+      // The end of a chunked one nobody knows, unless it has come already: then the connection ends.
+      const ends = /^connection: close$/im.test(all[0]?.head ?? '')
+      if (body.startsWith('Content-Length')) t.notOk(ends)
+      t.same(more, ends ? [] : [[200, undefined]])
     }
   }
   const head = await raw(

@@ -1,0 +1,128 @@
+/** Strangers who want the server to stop: what they send is made to cost, and everybody else is served all the same. */
+import { readFileSync } from 'node:fs'
+import { request } from 'node:http'
+import { join } from 'node:path'
+import { test, type Test } from 'tap'
+import { Entrepot } from '../support/process.ts'
+import { Program } from '../support/programs.ts'
+import '../support/folders-last.ts'
+
+const MiB = 1024 * 1024
+const MOST_RESIDENT = 300 * MiB
+/** Of an answer to `/livez`. */
+const PATIENCE_MS = 1000
+/** After they have left. */
+const WELL_WITHIN_MS = 2000
+
+const FOLDER = join(import.meta.dirname, '../support/strangers')
+
+/** As `npm start` does it. */
+function start(t: Test, upstream: string): Promise<Entrepot> {
+  return Entrepot.start(t, {
+    dir: t.testdir(),
+    config: { local: ['team/**'], upstreams: { 'docker.io': { url: upstream, default: true } } },
+    env: { MALLOC_ARENA_MAX: '2', MALLOC_TRIM_THRESHOLD_: '131072', UV_THREADPOOL_SIZE: '16' },
+    execArgv: ['--max-semi-space-size=8', '--heap-growing-percent=30', '--expose-gc'],
+  })
+}
+
+async function registry(t: Test): Promise<string> {
+  const program = new Program(t, process.execPath, [join(FOLDER, 'registry.ts')], {})
+  await program.ready(() => program.stdout.includes('\n'))
+  return program.stdout.trim()
+}
+
+function resident(pid: number, which: 'VmRSS' | 'VmHWM'): number {
+  const line = new RegExp(`^${which}:\\s+(\\d+) kB$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  return Number(line?.[1]) * 1024
+}
+
+/** So long the server itself has computed so far, whoever else has the machine. */
+function computed(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/task/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+  return (Number(fields[11]) + Number(fields[12])) * 10
+}
+
+/**
+ * How long one answer took, on a connection of its own: no longer than the clock says, and on a machine that is busy with
+ * something else no longer than the server computed.
+ */
+function ask({ url, program }: Entrepot): Promise<number> {
+  const [startedAt, before] = [performance.now(), computed(program.pid ?? 0)]
+  return new Promise((resolve, reject) => {
+    request(`${url}/livez`, { agent: false }, (answer) => {
+      const took = performance.now() - startedAt
+      answer.resume().on('end', () => resolve(Math.min(took, computed(program.pid ?? 0) - before)))
+    })
+      .on('error', reject)
+      .end()
+  })
+}
+
+/** Asks `/livez` again and again while `work` runs. @returns the longest that it took */
+async function longestAnswer(entrepot: Entrepot, work: Promise<unknown>): Promise<number> {
+  const attack = { over: false }
+  const watched = work.finally(() => {
+    attack.over = true
+  })
+  let longest = 0
+  while (!attack.over) longest = Math.max(longest, await ask(entrepot))
+  await watched
+  return longest
+}
+
+async function pullAll(url: string, count: number, atOnce: number): Promise<number[]> {
+  const numbers = Array.from({ length: count }, (_, at) => at)
+  const bytes: number[] = []
+  const one = async (): Promise<void> => {
+    for (let tag = numbers.shift(); tag !== undefined; tag = numbers.shift()) {
+      const answer = await fetch(`${url}/${tag}`)
+      bytes.push(answer.status === 200 ? (await answer.arrayBuffer()).byteLength : 0)
+    }
+  }
+  await Promise.all(Array.from({ length: atOnce }, one))
+  return bytes
+}
+
+const linuxOnly = { skip: process.platform !== 'linux' }
+
+test('120 images whose layer has 95,000 annotations are held in 300 MiB', linuxOnly, async (t) => {
+  const entrepot = await start(t, await registry(t))
+  const bytes = await pullAll(`${entrepot.url}/v2/library/annotated/manifests`, 120, 4)
+  t.equal(bytes.filter((size) => size > 1.2e6).length, 120)
+  const pid = entrepot.program.pid ?? 0
+  const [now, peak] = [resident(pid, 'VmRSS'), resident(pid, 'VmHWM')]
+  t.comment(`${Math.round(now / MiB)} MiB, at the most ${Math.round(peak / MiB)} MiB`)
+  t.ok(peak <= MOST_RESIDENT, `${peak} bytes`)
+})
+
+test('60 manifests of 4 MiB at once keep nobody waiting', linuxOnly, async (t) => {
+  const entrepot = await start(t, await registry(t))
+  const pulls = pullAll(`${entrepot.url}/v2/library/large/manifests`, 60, 60)
+  const longest = await longestAnswer(entrepot, pulls)
+  t.comment(`${Math.round(longest)} ms`)
+  t.ok((await pulls).some((size) => size > 2e6))
+  t.ok(longest <= PATIENCE_MS, `${longest} ms`)
+})
+
+for (const [what, method, path] of [
+  ['that is refused', 'POST', '/v2/library/app/blobs/uploads/'],
+  ['that is served without it', 'GET', '/v2/'],
+  ['that is a push', 'POST', `/v2/team/app/blobs/uploads/?digest=sha256:${'a'.repeat(64)}`],
+  ['that is a manifest', 'PUT', '/v2/team/app/manifests/1'],
+]) {
+  test(`64 bodies of chunks of one byte, in a request ${what}, keep nobody waiting`, linuxOnly, async (t) => {
+    const entrepot = await start(t, 'http://127.0.0.1:9')
+    const strangers = new Program(
+      t,
+      process.execPath,
+      [join(FOLDER, 'chunks.ts'), entrepot.port, '64', '5', String(method), String(path)],
+      {},
+    )
+    const longest = await longestAnswer(entrepot, strangers.exited)
+    const after = await ask(entrepot)
+    t.comment(`${Math.round(longest)} ms, and then ${Math.round(after)} ms; ${strangers.stdout.trim()}`)
+    t.ok(longest <= PATIENCE_MS, `${longest} ms`)
+    t.ok(after <= WELL_WITHIN_MS, `${after} ms after they left`)
+  })
+}
