@@ -126,7 +126,9 @@ function verdictOn(
   { elsewhere }: Journey,
 ): Verdict {
   if (signal.aborted || further || !(error instanceof UpstreamError)) return 'nothing'
-  const { failure, status, ofTheAccount, byProxy } = error
+  const { failure, status, ofTheAccount, ofTheTokenService, byProxy } = error
+  // Whichever names it is for: those of another service, or of none, may well be answered.
+  if (ofTheTokenService) return 'nothing'
   const { code, name } = (error.cause ?? {}) as { code?: unknown; name?: unknown }
   if (typeof code === 'string' && OURS.has(code)) return 'nothing'
   if (elsewhere || failure === 'denied' || failure === 'busy') return 'answer'

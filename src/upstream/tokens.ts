@@ -37,9 +37,24 @@ const LIFETIME_SECONDS = { min: 5, max: 24 * 60 * 60 }
 /** Ten per cent early: a token has to last until the request has arrived. */
 const USABLE_MS_PER_SECOND = 900
 
+/** As often as a question is tried; then its service is left alone for so long. */
+const FAILURES_BEFORE_SILENCE = 3
+const SILENCE_MS: Milliseconds = 10_000
+
+interface Silent {
+  readonly error: UpstreamError
+  readonly failures: number
+  readonly until: Milliseconds
+}
+
 export class TokenCache {
   readonly #options: TokenOptions
   readonly #cache: LRUCache<string, Token, BearerChallenge>
+  /** Token services that do not answer, by host. */
+  readonly #silent = new LRUCache<string, Silent>({
+    maxSize: TOKENS_WEIGHT,
+    sizeCalculation: ({ error }, host) => TOKEN_WEIGHT + host.length + error.message.length,
+  })
 
   constructor(options: TokenOptions) {
     this.#options = options
@@ -72,25 +87,60 @@ export class TokenCache {
   }
 
   async #fetch(challenge: BearerChallenge): Promise<IssuedToken> {
-    const { key, upstream, account, service, timeoutMs } = this.#options
+    const { upstream, timeoutMs, now } = this.#options
     const realm = URL.parse(challenge.realm)
     if (realm === null || !isAcceptableRealm(upstream, realm)) {
       throw this.#broken('the token realm is not https')
     }
+    const silent = this.#silent.get(realm.host)
+    if (silent !== undefined && silent.until > now()) throw silent.error
     const signal = AbortSignal.timeout(timeoutMs)
     try {
-      const credentials = await account.get(signal)
-      if (credentials === undefined) return await service.ask(realm, challenge, undefined, signal)
-      if (!credentialsMayGo(upstream, realm)) {
-        // Asking without them would only turn a hijacked answer into a puzzling "denied".
-        throw this.#broken(`our credentials are not for the token realm ${realm.host}`)
-      }
-      return await account.tryWith(credentials, signal, (it) => service.ask(realm, challenge, it, signal))
+      const token = await this.#ask(realm, challenge, signal)
+      this.#silent.delete(realm.host)
+      return token
     } catch (cause) {
-      if (cause instanceof UpstreamError) throw cause
-      const message = `the token service ${realm.host} does not answer`
-      throw new UpstreamError('unreachable', key, message, { cause })
+      const error = this.#failureOf(cause, realm)
+      if (error.ofTheTokenService) this.#failed(realm.host, error)
+      throw error
     }
+  }
+
+  /** @throws whatever came of it */
+  async #ask(realm: URL, challenge: BearerChallenge, signal: AbortSignal): Promise<IssuedToken> {
+    const { upstream, account, service } = this.#options
+    const credentials = await account.get(signal)
+    if (credentials === undefined) return await service.ask(realm, challenge, undefined, signal)
+    if (!credentialsMayGo(upstream, realm)) {
+      // Asking without them would only turn a hijacked answer into a puzzling "denied".
+      throw this.#broken(`our credentials are not for the token realm ${realm.host}`)
+    }
+    return await account.tryWith(credentials, signal, (it) => service.ask(realm, challenge, it, signal))
+  }
+
+  #failureOf(cause: unknown, { host }: URL): UpstreamError {
+    const { key } = this.#options
+    if (!(cause instanceof UpstreamError)) {
+      const message = `the token service ${host} does not answer`
+      return new UpstreamError('unreachable', key, message, { ofTheTokenService: true, cause })
+    }
+    const { failure, message, status, retryAfterMs, ofTheAccount } = cause
+    const noAnswer = failure === 'unreachable' && !ofTheAccount
+    if (!noAnswer && (status ?? 0) < 500) return cause
+    return new UpstreamError(failure, key, message, {
+      ...(status === undefined ? {} : { status }),
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      ofTheAccount,
+      ofTheTokenService: true,
+      cause: cause.cause,
+    })
+  }
+
+  /** Nobody waits for what is known to fail; the tries of one question are all made. */
+  #failed(host: string, error: UpstreamError): void {
+    const failures = (this.#silent.get(host)?.failures ?? 0) + 1
+    const until = failures < FAILURES_BEFORE_SILENCE ? 0 : this.#options.now() + SILENCE_MS
+    this.#silent.set(host, { error, failures, until })
   }
 
   #broken(message: string): UpstreamError {

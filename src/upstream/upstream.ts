@@ -176,6 +176,8 @@ export class UpstreamError extends Error {
   readonly insufficientScope: boolean
   /** Its token service refused, or there were no credentials to be had: of what was asked for, nothing was said. */
   readonly ofTheAccount: boolean
+  /** The service that gives tokens for some names does not answer: of the registry itself nothing is known. */
+  readonly ofTheTokenService: boolean
   /** A limit of pulls: HEADs and blobs may well be answered. */
   readonly ofPulls: boolean
   /** It answered, with something else than what was asked for: another length, another name, a web page. */
@@ -194,6 +196,7 @@ export class UpstreamError extends Error {
       retryAfterMs?: Milliseconds
       insufficientScope?: boolean
       ofTheAccount?: boolean
+      ofTheTokenService?: boolean
       ofPulls?: boolean
       wrongContent?: boolean
       byProxy?: boolean
@@ -208,6 +211,7 @@ export class UpstreamError extends Error {
     this.retryAfterMs = facts.retryAfterMs
     this.insufficientScope = facts.insufficientScope ?? false
     this.ofTheAccount = facts.ofTheAccount ?? false
+    this.ofTheTokenService = facts.ofTheTokenService ?? false
     this.ofPulls = facts.ofPulls ?? false
     this.wrongContent = facts.wrongContent ?? false
     this.byProxy = facts.byProxy ?? false
@@ -216,8 +220,9 @@ export class UpstreamError extends Error {
 
   /** No answer, no more requests, or a server error; anything else was said about one name, or of pulls alone. */
   get ofTheWhole(): boolean {
-    const { failure, status, ofPulls, byProxy } = this
+    const { failure, status, ofPulls, ofTheTokenService, byProxy } = this
     if (byProxy) return true
+    if (ofTheTokenService) return false
     if (failure === 'busy') return !ofPulls
     return failure === 'unreachable' || (failure === 'broken' && (status ?? 0) >= 500)
   }

@@ -188,11 +188,19 @@ test('where the registry sends us is not the registry', async (t) => {
   t.equal(state(), 'closed')
 })
 
-test('a token service that fails counts for its client', async (t) => {
-  const { client, upstream, signal, state } = await scene(t, { token: {} })
-  upstream.fault({ kind: 'token' }, { connReset: true })
+test('a token service that does not answer is left alone, and the registry is not', async (t) => {
+  const { client, upstream, signal, clock, state } = await scene(t, { token: {} })
+  await client.manifest(OTHER, LATEST, signal).catch(() => undefined)
+  const rule = upstream.fault({ kind: 'token' }, { connReset: true })
+  const error = await failureOf(client.manifest(NAME, LATEST, signal))
+  t.match(error, { failure: 'unreachable', ofTheTokenService: true, ofTheWhole: false })
+  t.equal(state(), 'closed', 'others, whose tokens are of another service, are asked for')
+  const asked = upstream.log.count('token')
   await failureOf(client.manifest(NAME, LATEST, signal))
-  t.equal(state(), 'open')
+  t.equal(upstream.log.count('token'), asked, 'nobody waits for what is known to fail')
+  rule.remove()
+  clock.now += 10_000
+  t.ok(await client.manifest(NAME, LATEST, signal), 'then it is asked again')
 })
 
 test('credentials that are not to be had are not the fault of the upstream', async (t) => {
