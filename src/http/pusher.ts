@@ -19,6 +19,9 @@ LOOPBACK.addAddress('::1', 'ipv6')
 /** A browser sets `Origin` on every write that a page asks it for; no client of a registry does. */
 const FOR_OTHERS = new Set(['forwarded', 'via', 'x-real-ip', 'origin'])
 
+/** What a browser says of a request that no page of another origin made. Programs that fetch say how, and not whence. */
+const FROM_NO_OTHER_PAGE: readonly unknown[] = ['none', 'same-origin']
+
 /** Of an address or a host name without a port. */
 export function isLoopback(host: string): boolean {
   const plain = host.replace(/^\[|\]$/g, '').toLowerCase()
@@ -57,9 +60,10 @@ export function headOf(exchange: Exchange, services: Services): (() => Pusher) |
 
 function pusherOf(exchange: Exchange, { listener, accel }: Services): Pusher {
   const { request, remote = '' } = exchange
-  const forOthers = Object.keys(request.headers).some(
-    (name) => FOR_OTHERS.has(name) || name.startsWith('x-forwarded-') || name.startsWith('sec-fetch-'),
-  )
+  const { 'sec-fetch-site': site = 'none' } = request.headers
+  const forOthers =
+    !FROM_NO_OTHER_PAGE.includes(site) ||
+    Object.keys(request.headers).some((name) => FOR_OTHERS.has(name) || name.startsWith('x-forwarded-'))
   const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
   return {
     // With an nginx of our own in front, it is that which speaks to us, for anybody.

@@ -203,6 +203,8 @@ test('whatever tells of another hop, or of another host, is no program on this m
     { origin: 'https://page.example' },
     { origin: 'null' },
     { 'sec-fetch-site': 'cross-site' },
+    { 'sec-fetch-site': 'same-site' },
+    { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'no-cors' },
     { host: 'mirror.example' },
     { host: '192.0.2.1:5000' },
     { host: 'localhost.example' },
@@ -213,6 +215,15 @@ test('whatever tells of another hop, or of another host, is no program on this m
   for (const host of [`localhost:${port}`, '127.0.0.9', '[::1]:5000', 'mirror.localhost']) {
     const answer = await write(`${mirror.url}/v2/ours/app/blobs/uploads/`, 'POST', { host })
     t.equal(answer.status, 202, host)
+  }
+  // What a program that speaks `fetch` sends, and a person who types an address.
+  for (const headers of [
+    { 'sec-fetch-mode': 'cors' },
+    { 'sec-fetch-mode': 'cors', 'sec-fetch-site': 'none' },
+    { 'sec-fetch-site': 'same-origin' },
+  ]) {
+    const answer = await write(`${mirror.url}/v2/ours/app/blobs/uploads/`, 'POST', headers)
+    t.equal(answer.status, 202, JSON.stringify(headers))
   }
 })
 
