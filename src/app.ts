@@ -36,6 +36,7 @@ import { ToldFiles } from './store/told-files.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
 import { createNotifier } from './telling.ts'
 import { createTending } from './tending.ts'
+import { watchCertificates } from './trusting.ts'
 import { UpstreamSet } from './upstream-set.ts'
 
 export interface AppOverrides {
@@ -54,6 +55,8 @@ export interface AppOverrides {
   /** Where Docker Hub's search is. */
   readonly hubSearchUrl?: string
   readonly timeouts?: Partial<HttpTimeouts>
+  /** How often the certificates of upstreams are looked at. Default 5 s. */
+  readonly certificatesPollMs?: number
   /** The system's calls that Node does not have; undefined: nor have we. */
   readonly kernel?: Kernel | undefined
   /** Whoever keeps the budget. */
@@ -214,6 +217,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       room.grew()
       return reloaded
     }
+    const { certificatesPollMs = 5_000 } = overrides
+    closing.use(watchCertificates({ live, apply: reloadTo, pollMs: certificatesPollMs, log }))
     const { host } = config.server
     const scheme = cert === undefined ? 'http' : 'https'
     return { url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${String(port)}`, host, port }

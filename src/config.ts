@@ -191,8 +191,9 @@ export interface UpstreamConfig extends DeepReadonly<
   /** undefined: everything; an empty list: nothing. */
   readonly allow: readonly string[] | undefined
   readonly maxSize: DeepReadonly<ParsedUpstream['maxSize']>
-  /** PEM. */
+  /** PEM, and where it is from. */
   readonly ca: string | undefined
+  readonly caFile: string | undefined
   readonly proxy: string | undefined
 }
 
@@ -329,6 +330,7 @@ function complete(parsed: Parsed, env: Env, files: UpstreamFiles): Config {
       deny,
       maxSize,
       ca: files.get(key)?.ca,
+      caFile: upstream.ca,
       proxy,
       maxConnections,
       timeouts: upstream.timeouts,

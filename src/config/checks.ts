@@ -4,8 +4,8 @@
  * They look at the tree as it was read, not at what the schema made of it: a mistake elsewhere in the file must
  * not hide one here. A value of the wrong kind is the schema's business and is passed over.
  */
-import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { areCertificates } from './certificates.ts'
 import { isTree, type ConfigSource, type Path, type Tree } from './source.ts'
 
 const LABEL = '[a-z0-9](?:[a-z0-9-]*[a-z0-9])?'
@@ -190,13 +190,7 @@ function readNamed(source: ConfigSource, path: Path, file: unknown): string | un
 function readCertificates(source: ConfigSource, path: Path, file: unknown): string | undefined {
   const pem = readNamed(source, path, file)
   if (pem === undefined) return undefined
-  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
-  try {
-    for (const block of blocks) new X509Certificate(block)
-  } catch {
-    blocks.length = 0
-  }
-  if (blocks.length === 0)
+  if (!areCertificates(pem))
     source.report(path, `found ${source.found(path)}, expected a file of PEM certificates`)
   return pem
 }

@@ -41,7 +41,7 @@ export interface AskingOptions {
   readonly isFallback?: boolean | undefined
   /** Default: none, so that everything is asked for without credentials. */
   readonly account?: Account | undefined
-  /** PEM. */
+  /** PEM; in place of the system's. */
   readonly ca?: string | undefined
   readonly proxy?: string | undefined
   /** For `HTTPS_PROXY` and its kin. */

@@ -4,7 +4,6 @@
  * Every body, small or large, arrives through `dispatch` into a {@link ResponseBody}: what a request is going
  * to get (a layer, a redirect, an error page) is known only when its head is there.
  */
-import { rootCertificates, getCACertificates } from 'node:tls'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
 import { SmallChunks } from '../oci/small-chunks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -50,7 +49,7 @@ interface TransportOptions extends ProxyChoice {
   readonly key: string
   readonly maxConnections: number
   readonly timeouts: Timeouts
-  /** PEM; believed beside the certificates that Node believes anyway. */
+  /** PEM; believed in place of the certificates that Node believes otherwise. */
   readonly ca?: string | undefined
   readonly addresses: AddressRule
   readonly metrics: Metrics
@@ -141,9 +140,7 @@ export class Transport {
 
   #tls(): { ca?: string[] } {
     const { ca } = this.#options
-    if (ca === undefined) return {}
-    const known = getCACertificates('default')
-    return { ca: [...(known.length > 0 ? known : rootCertificates), ca] }
+    return ca === undefined ? {} : { ca: [ca] }
   }
 }
 

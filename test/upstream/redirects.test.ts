@@ -1,9 +1,15 @@
+import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
 import type { UpstreamOptions } from '../support/upstream.ts'
 import type { LogEntry } from '../support/upstream-log.ts'
-import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
+import {
+  EXPIRED_CERTIFICATE,
+  OTHER_HOSTS_CERTIFICATE,
+  TEST_CERTIFICATE,
+  TEST_KEY,
+} from '../support/upstream-tls.ts'
 
 void test('a CDN never sees our credentials, and still the range', async (t) => {
   for (const status of [301, 302, 303, 307, 308] as const) {
@@ -102,6 +108,19 @@ void test('a certificate that nobody vouches for is not believed', async (t) => 
   const client = clientFor(t, { url: upstream.url })
   t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'unreachable')
   t.equal(upstream.log.count(), 0)
+})
+
+void test("certificates of the configuration are believed in place of the system's, not beside them", async (t) => {
+  const { upstream, signal } = await connect(t, { tls: { cert: TEST_CERTIFICATE, key: TEST_KEY } })
+  const before = getCACertificates('default')
+  t.teardown(() => setDefaultCACertificates(before))
+  setDefaultCACertificates([...before, TEST_CERTIFICATE])
+  const believing = clientFor(t, { url: upstream.url })
+  t.ok(await believing.manifest(NAME, LATEST, signal))
+  const other = clientFor(t, { url: upstream.url, ca: OTHER_HOSTS_CERTIFICATE })
+  t.equal((await failureOf(other.manifest(NAME, LATEST, signal))).failure, 'unreachable')
+  const both = clientFor(t, { url: upstream.url, ca: `${EXPIRED_CERTIFICATE}\n${TEST_CERTIFICATE}` })
+  t.ok(await both.manifest(NAME, LATEST, signal))
 })
 
 void test('a signed URL that is refused is asked for once more, and is never a "denied" or "absent"', async (t) => {

@@ -1,0 +1,15 @@
+/**
+ * PEM certificates of an authority, as a file has them.
+ */
+import { X509Certificate } from 'node:crypto'
+
+/** Whether there is one in it at least, and every one of them can be read. */
+export function areCertificates(pem: string): boolean {
+  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
+  try {
+    for (const block of blocks) new X509Certificate(block)
+  } catch {
+    return false
+  }
+  return blocks.length > 0
+}
