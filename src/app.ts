@@ -191,6 +191,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
               from: config.server.accelFrom,
               tell: (digest, size) => toldFiles.tell(digest, size),
             }),
+      publicUrl: config.server.publicUrl,
       registry,
       search,
       explainer,

@@ -5,8 +5,9 @@ import { deleteBlob, serveBlob } from './blobs.ts'
 import { serveCatalog } from './catalog.ts'
 import type { Exchange } from './exchange.ts'
 import { serveExplain } from './explain.ts'
+import { readHost } from './host.ts'
 import { deleteManifest, putManifest, serveManifest } from './manifests.ts'
-import { serveLivez, serveMetrics, serveReadyz } from './ops.ts'
+import { serveLivez, serveMetrics, serveReadyz, serveRoot } from './ops.ts'
 import type { Services } from './pull.ts'
 import { serveReferrers } from './referrers.ts'
 import { serveSearch, serveV1Ping } from './search.ts'
@@ -16,10 +17,7 @@ import { serveUpload, serveUploads } from './uploads.ts'
 /** @throws OciError, or a bug's error; the response's head may have been sent by then */
 export async function serve(exchange: Exchange, services: Services): Promise<void> {
   const { request, method } = exchange
-  // RFC 9112 § 3.2. Node would answer this itself, without a body.
-  if (request.httpVersion === '1.1' && request.headers.host === undefined) {
-    throw new OciError('BAD_REQUEST', { reason: 'no Host header' })
-  }
+  readHost(exchange, services)
   const route = parseRoute(method, request.url ?? '')
   exchange.fields.route = route.endpoint
   if ('repository' in route) exchange.fields.repo = route.repository
@@ -34,6 +32,9 @@ async function dispatch(exchange: Exchange, route: Route, services: Services): P
   switch (route.endpoint) {
     case 'base':
       exchange.sendJson(200, {})
+      return
+    case 'root':
+      serveRoot(exchange)
       return
     case 'livez':
       serveLivez(exchange)

@@ -1,10 +1,17 @@
 /**
- * For whoever watches the process: /livez, /readyz, /metrics.
+ * For whoever watches the process: /, /livez, /readyz, /metrics.
  *
  * An upstream that fails is no reason to be restarted or taken out of service: what is cached is served.
  */
 import type { Exchange } from './exchange.ts'
 import type { Services } from './pull.ts'
+
+/** Balancers ask for nothing else, and take any answer but 200 for a server that is down. */
+export function serveRoot(exchange: Exchange): void {
+  if (exchange.method === 'OPTIONS')
+    exchange.sendEmpty(200, { Allow: 'GET, HEAD, OPTIONS', 'Content-Length': 0 })
+  else exchange.sendBytes(200, { 'Content-Type': 'text/plain; charset=utf-8' }, Buffer.from('entrepot\n'))
+}
 
 export function serveLivez(exchange: Exchange): void {
   exchange.sendJson(200, { status: 'ok' })

@@ -32,6 +32,8 @@ export interface Services {
   readonly draining: () => boolean
   /** The address we listen on. */
   readonly listener: () => string
+  /** What clients call us, where the configuration says so. */
+  readonly publicUrl: string | undefined
 }
 
 /**

@@ -4,6 +4,11 @@ import { OciError } from '../oci/errors.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Exchange } from './exchange.ts'
 
+const PROBES: ReadonlySet<string> = new Set(['root', 'livez', 'readyz', 'metrics'])
+
+/** Of the metrics: the parser knows three dozen, and none of the others is answered. */
+const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
+
 export function report(exchange: Exchange, log: Logger, metrics: Metrics): void {
   const { request, response, method, fields } = exchange
   const status = response.headersSent ? response.statusCode : undefined
@@ -25,7 +30,11 @@ export function report(exchange: Exchange, log: Logger, metrics: Metrics): void 
     message,
   )
   metrics.requestDuration.observe(
-    { method, route: fields.route ?? 'none', code: String(status ?? 'none') },
+    {
+      method: METHODS.has(method) ? method : 'other',
+      route: fields.route ?? 'none',
+      code: String(status ?? 'none'),
+    },
     seconds,
   )
   if (fields.cache !== undefined && fields.route !== undefined && exchange.bytes > 0) {
@@ -43,7 +52,7 @@ interface Outcome {
 function outcome({ failure, response, signal, fields }: Exchange): Outcome {
   if (failure === undefined) {
     if (signal.aborted) return { level: 'info', message: 'client left', facts: {} }
-    const probe = fields.route === 'livez' || fields.route === 'readyz' || fields.route === 'metrics'
+    const probe = fields.route !== undefined && PROBES.has(fields.route)
     return { level: probe ? 'debug' : 'info', message: 'served', facts: {} }
   }
   const brokenOff = !response.writableFinished

@@ -39,6 +39,8 @@ export interface HttpServerOptions {
   readonly kernel?: Kernel | undefined
   /** By default it sends files without our copying them. */
   readonly sendfile?: boolean
+  /** What clients call us. Default: whatever they like. */
+  readonly publicUrl?: string | undefined
   /** What lets a proxy in front of us send them, where there is one that can. */
   readonly accel?: Accel | undefined
 }
@@ -129,6 +131,7 @@ class NodeHttpServer implements HttpServer {
       accel: options.accel,
       draining: () => this.#draining,
       listener: () => this.#listener,
+      publicUrl: options.publicUrl,
     }
     const limits = {
       // No limit for a whole request: a layer may take an hour. Idle ones are ended by `idleMs`.

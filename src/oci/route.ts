@@ -13,7 +13,7 @@ import { parseReference, parseRepositoryName, type Reference, type RepositoryNam
 export type Access = 'pull' | 'push' | 'delete' | 'catalog' | 'none'
 
 export type Route = { readonly access: Access; readonly query: URLSearchParams } & (
-  | { readonly endpoint: 'base' | 'livez' | 'readyz' | 'metrics' | 'v1-ping' }
+  | { readonly endpoint: 'root' | 'base' | 'livez' | 'readyz' | 'metrics' | 'v1-ping' }
   | { readonly endpoint: 'catalog' }
   | { readonly endpoint: 'search' }
   | { readonly endpoint: 'explain' }
@@ -40,6 +40,7 @@ const PULL = { GET: 'pull', HEAD: 'pull' } as const
 
 /** First match wins. */
 export const ENDPOINTS = [
+  { endpoint: 'root', pattern: '/', methods: { ...READ, OPTIONS: 'none' } },
   { endpoint: 'livez', pattern: '/livez', methods: READ },
   { endpoint: 'readyz', pattern: '/readyz', methods: READ },
   { endpoint: 'metrics', pattern: '/metrics', methods: READ },
@@ -87,7 +88,7 @@ const MALFORMED_PERCENT = /%(?![0-9A-Fa-f]{2})/
  */
 export function parseRoute(method: string, target: string): Route {
   if (target.length > MAX_TARGET_LENGTH) throw new OciError('URI_TOO_LONG', { limit: MAX_TARGET_LENGTH })
-  // RFC 9112 § 3.2.2: the absolute form is for proxies, and we are none. `*` is no resource of ours either.
+  // `*` is no resource of ours, and what is left of the absolute form is not of this server.
   if (!target.startsWith('/')) throw new OciError('BAD_REQUEST', { reason: 'the target is not a path' })
   const mark = target.indexOf('?')
   const path = decode(mark < 0 ? target : target.slice(0, mark))
@@ -104,6 +105,7 @@ export function parseRoute(method: string, target: string): Route {
 
   const common = { access, query: new URLSearchParams(search) }
   switch (row.endpoint) {
+    case 'root':
     case 'base':
     case 'livez':
     case 'readyz':

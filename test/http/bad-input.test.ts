@@ -282,3 +282,97 @@ test('whatever bytes come, the process lives and every answer is an error or pro
     'nothing was a bug',
   )
 })
+
+test('a Host that is none, or two of them, is 400', async (t) => {
+  const served = await serveFake(t)
+  for (const host of [
+    '',
+    ' ',
+    'a b',
+    'a/b',
+    'a@b',
+    'a"b',
+    '<x>',
+    'a\\b',
+    'a:b',
+    'a:1:2',
+    '[::1',
+    '::1',
+    'ü',
+    'a?b',
+    'a#b',
+  ]) {
+    for (const version of ['1.0', '1.1']) {
+      const text = `GET /v2/ HTTP/${version}\r\nHost: ${host}\r\nConnection: close\r\n\r\n`
+      t.match(await one(served, text), { status: 400, code: 'BAD_REQUEST' }, `${version}: "${host}"`)
+    }
+  }
+  const two = 'GET /v2/ HTTP/1.1\r\nHost: a\r\nhost: a\r\nConnection: close\r\n\r\n'
+  t.match(await one(served, two), { status: 400, code: 'BAD_REQUEST' })
+  for (const host of [
+    'a',
+    'A.example:',
+    'a_b:5000',
+    '[::1]',
+    '[fe80::1]:5000',
+    '127.0.0.1:65535',
+    'xn--bcher-kva.example',
+  ]) {
+    const text = `GET /v2/ HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`
+    t.equal((await one(served, text)).status, 200, host)
+  }
+  t.equal((await one(served, 'GET /v2/ HTTP/1.0\r\n\r\n')).status, 200, 'HTTP/1.0 knows none')
+})
+
+test('a target of the absolute form is served where its host is ours', async (t) => {
+  const served = await serveFake(t, { publicUrl: 'https://mirror.example' })
+  const { port } = served
+  const ask = async (target: string, host = 'x') =>
+    await one(served, `GET ${target} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`)
+  for (const base of [
+    `http://127.0.0.1:${port}`,
+    `HTTP://LOCALHOST:${port}`,
+    `http://[::1]:${port}`,
+    'https://mirror.example',
+    'https://mirror.example:443',
+  ]) {
+    t.equal((await ask(`${base}/v2/`)).status, 200, base)
+    const { status, code } = await ask(`${base}/v2/a/manifests/none?ns=docker.io`)
+    t.same([status, code], [404, 'MANIFEST_UNKNOWN'])
+    t.equal((await ask(base)).status, 200, 'without a path it is the root')
+    t.equal((await ask(`${base}?x=1`)).status, 200)
+    t.same((await ask(`${base}/v2/%zz/manifests/x`)).code, 'BAD_REQUEST')
+  }
+  t.ok(served.registry.calls.length > 0)
+  served.registry.calls.length = 0
+  for (const target of [
+    'http://evil/v2/',
+    `http://evil:${port}/v2/`,
+    `http://127.0.0.1.evil:${port}/v2/`,
+    `https://127.0.0.1:${port}/v2/`,
+    `http://127.0.0.1:${port + 1}/v2/`,
+    'http://mirror.example/v2/',
+    `http://127.0.0.1:${port}@evil/v2/`,
+    `ftp://127.0.0.1:${port}/v2/`,
+    'http:///v2/',
+    'http://',
+  ]) {
+    for (const host of ['x', '127.0.0.1', 'evil']) {
+      const { status, code } = await ask(target, host)
+      t.same([status, code], [400, 'BAD_REQUEST'], `${target} of ${host}`)
+    }
+  }
+  t.same(served.registry.calls, [])
+})
+
+test('methods that nobody knows are one label of the metrics', async (t) => {
+  const served = await serveFake(t)
+  for (const method of ['PROPFIND', 'TRACE', 'MKCOL', 'LINK', 'M-SEARCH', 'GET']) {
+    await one(served, `${method} /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)
+  }
+  const text = await served.metrics.registry.metrics()
+  const methods = new Set(
+    [...text.matchAll(/http_request_duration_seconds_count\{method="([^"]+)"/g)].map((it) => it[1]),
+  )
+  t.same([...methods].sort(), ['GET', 'other'])
+})

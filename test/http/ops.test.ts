@@ -1,6 +1,17 @@
-/** /livez, /readyz, /metrics. */
+/** /, /livez, /readyz, /metrics. */
 import { test } from 'tap'
 import { call, serveFake } from './fakes.ts'
+
+test('the root answers 200 to a balancer, whichever way it asks', async (t) => {
+  const { url } = await serveFake(t)
+  for (const method of ['GET', 'HEAD', 'OPTIONS'] as const) {
+    const reply = await call(`${url}/`, { method })
+    t.equal(reply.status, 200, method)
+    t.equal(reply.headers['docker-distribution-api-version'], undefined)
+  }
+  t.equal((await call(`${url}/`, { method: 'OPTIONS' })).headers.allow, 'GET, HEAD, OPTIONS')
+  t.equal((await call(`${url}/`, { method: 'POST' })).status, 405)
+})
 
 test('livez says that the process serves', async (t) => {
   const { url, line } = await serveFake(t)

@@ -1,0 +1,63 @@
+/**
+ * The authority that a request names: whether it is one, and, in a target of the absolute form, whether it is ours.
+ *
+ * Spec: RFC 9112 § 3.2.
+ */
+import { hostname } from 'node:os'
+import { OciError } from '../oci/errors.ts'
+import { isLoopback } from './pusher.ts'
+import type { Exchange } from './exchange.ts'
+import type { Services } from './pull.ts'
+
+/** RFC 3986 § 3.2.2, without the percent-encodings that no client sends. */
+const AUTHORITY = /^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=-]+)(?::[0-9]{0,5})?$/
+const ABSOLUTE = /^https?:\/\//i
+
+/**
+ * Makes a target of the absolute form a path, with its host in place of the header's.
+ *
+ * @throws OciError BAD_REQUEST where there is no host, or no host could be called that, or it is somebody else's
+ */
+export function readHost(exchange: Exchange, services: Pick<Services, 'listener' | 'publicUrl'>): void {
+  const { request } = exchange
+  const { url = '', headers } = request
+  const { host } = headers
+  if (host === undefined ? request.httpVersion === '1.1' : !AUTHORITY.test(host)) {
+    const reason = host === undefined ? 'no Host header' : 'the Host header is no host'
+    throw new OciError('BAD_REQUEST', { reason })
+  }
+  if (isRepeated(request.rawHeaders))
+    throw new OciError('BAD_REQUEST', { reason: 'more than one Host header' })
+  if (url.startsWith('/') || !ABSOLUTE.test(url)) return
+  const target = URL.parse(url)
+  if (target === null || !isOurs(target, exchange, services)) {
+    throw new OciError('BAD_REQUEST', { reason: 'the target is not of this server' })
+  }
+  headers.host = target.host
+  // As it stands there: what it decodes to is the route's business.
+  request.url = url.replace(/^[^:]+:\/\/[^/?#]*/, '').replace(/^(?!\/)/, '/')
+}
+
+function isOurs(
+  target: URL,
+  { request }: Exchange,
+  { listener, publicUrl }: Pick<Services, 'listener' | 'publicUrl'>,
+): boolean {
+  if (publicUrl !== undefined && target.origin === URL.parse(publicUrl)?.origin) return true
+  const { localAddress, localPort } = request.socket
+  const encrypted = 'encrypted' in request.socket
+  const port = Number(target.port === '' ? (encrypted ? 443 : 80) : target.port)
+  if (target.protocol !== (encrypted ? 'https:' : 'http:') || port !== localPort) return false
+  const host = target.hostname.replace(/^\[|\]$/g, '')
+  return isLoopback(host) || [localAddress?.replace(/^::ffff:/, ''), listener(), hostname()].includes(host)
+}
+
+/** Node keeps the first. */
+function isRepeated(rawHeaders: readonly string[]): boolean {
+  let found = 0
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at]
+    if (name?.length === 4 && name.toLowerCase() === 'host') found += 1
+  }
+  return found > 1
+}
