@@ -86,6 +86,7 @@ export const configSchema = section({
     host: text('a host name or an IP address', /^[A-Za-z0-9._:-]+$/).prefault('127.0.0.1'),
     port: integer(0, 65_535).prefault(5000),
     publicUrl: origin().optional(),
+    shutdownGrace: duration().prefault('25s'),
     sendfile: flag().prefault(true),
     accelRedirect: text(
       'a path such as /internal-blobs/',

@@ -15,9 +15,6 @@ import { readConfiguration, type CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { createRereading } from './rereading.ts'
 
-/** How long running responses may take after a signal. */
-const GRACE_MS = 30_000
-
 /** @returns the exit code */
 export async function serve(options: CommonOptions, edge: Edge): Promise<number> {
   const loaded = readConfiguration(options, edge)
@@ -51,8 +48,9 @@ export async function serve(options: CommonOptions, edge: Edge): Promise<number>
   }
   const signal = await stopped
   stopping = true
-  log.info({ signal, graceMs: GRACE_MS }, 'stopping')
-  await app.close(GRACE_MS)
+  const graceMs = config.server.shutdownGrace
+  log.info({ signal, graceMs }, 'stopping')
+  await app.close(graceMs)
   log.info('stopped')
   await flushed(log)
   return 0

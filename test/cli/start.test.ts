@@ -179,3 +179,35 @@ test('what is valid and worth a second thought is a warning', async (t) => {
   const entrepot = await Entrepot.start(t, { dir: t.testdir(), config: { push: { anonymous: true } } })
   t.match(entrepot.log[0], { level: 'warn', warning: /^push\.anonymous: whoever reaches/ })
 })
+
+test('server.shutdownGrace is how long answers may take after a signal, 25 s unless it says so', async (t) => {
+  const { promise: asked, resolve } = Promise.withResolvers<undefined>()
+  const silent = createServer((socket) => {
+    socket.on('error', () => undefined)
+    resolve(undefined)
+  })
+  await new Promise<void>((listening) => silent.listen(0, '127.0.0.1', listening))
+  t.teardown(() => {
+    silent.close()
+  })
+  const { port } = silent.address() as AddressInfo
+  for (const [server, graceMs] of [
+    [{ port: 0 }, 25_000],
+    [{ port: 0, shutdownGrace: '10ms' }, 10],
+  ] as const) {
+    const dir = t.testdir()
+    const upstreams = { 'docker.io': { url: `http://127.0.0.1:${port}`, default: true } }
+    const entrepot = await Entrepot.start(t, { dir, config: { server, upstreams } })
+    // One that is never answered, where waiting for it is to be seen.
+    const pull = graceMs === 10 ? fetch(`${entrepot.url}/v2/x/manifests/1`).catch(() => undefined) : undefined
+    if (pull !== undefined) await asked
+    entrepot.program.kill('SIGTERM')
+    const { code } = await entrepot.program.exited
+    t.equal(code, 0)
+    t.match(
+      entrepot.log.find(({ msg }) => msg === 'stopping'),
+      { graceMs },
+    )
+    await pull
+  }
+})
