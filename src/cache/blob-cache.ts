@@ -168,7 +168,7 @@ export class BlobCache {
     // What is not distributable is in the manifest and in nobody's store: only upstream knows.
     // Nor is it promised by what was here and is not: whether a GET would get it, only upstream knows.
     if (size !== undefined && !isForeign && !(await this.#isLost(digest))) {
-      return { digest, size, cache: 'hit' }
+      return { digest, size, cache: 'miss' }
     }
     const found = await this.#access.ask(repository, digest, signal)
     if (found === undefined) return undefined

@@ -19,7 +19,7 @@ import type { AnswerCache } from './answer-cache.ts'
 import { ATTESTATION_TTL_MS, isAttestation } from './attestation.ts'
 import { Freshness, gone, marked, type FreshnessSettings, type Stale } from './freshness.ts'
 import type { Manifest, ManifestShelf } from './manifest-shelf.ts'
-import { headOf, ManifestSource, type Checked, type Fetched } from './manifest-source.ts'
+import { headAnswer, headOf, ManifestSource, type Checked, type Fetched } from './manifest-source.ts'
 import { flightKey, repositoryKey, type MirroredName } from './origin.ts'
 import { subjectHere } from './referrers-tag.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
@@ -123,17 +123,18 @@ export class ManifestCache {
       return undefined
     const absence = record === undefined ? await this.#absence(repository, reference) : undefined
     if (absence?.fresh === true) return undefined
-    const promised = record !== undefined && !(await this.#isLost(repository, record.digest))
-    if (promised && this.#freshness.isFresh(repository, record)) return { ...headOf(record), cache: 'hit' }
+    const described = record && (await this.#options.shelf.described(repository, record))
+    const promised = described !== undefined && described.state !== 'lost' && record !== undefined
+    if (promised && this.#freshness.isFresh(repository, record)) return toldByHead(described)
     if (promised && this.#source.isGone(repository, reference)) {
-      return { ...headOf(record), ...gone(repository.origin) }
+      return { ...headOf(described), ...gone(repository.origin) }
     }
     const stale = (failure: UpstreamError): ManifestHead | undefined => {
       if (absence !== undefined) this.#assertNotAbsent(repository, reference, absence, failure)
       return !promised
         ? undefined
         : mark(this.#freshness.stale(repository, record, failure), (marked) => ({
-            ...headOf(record),
+            ...headOf(described),
             ...marked,
           }))
     }
@@ -142,7 +143,7 @@ export class ManifestCache {
     if (instead !== undefined) return instead
     const told = this.#source.toldMove(repository, reference)
     if (told !== undefined && this.#freshness.isFresh(repository, told) && !this.#failing(repository)) {
-      return { ...headOf(told), cache: 'hit' }
+      return toldByHead(await this.#options.shelf.described(repository, told))
     }
     const spare = promised && this.#freshness.mayStandIn(repository, record)
     return this.#within(
@@ -235,14 +236,16 @@ export class ManifestCache {
   ): Promise<ManifestHead | undefined> {
     const { shelf } = this.#options
     // What an index of this repository says of its child is as good as upstream's own word.
-    const known = (await shelf.record(repository, digest)) ?? (await shelf.namedManifest(repository, digest))
-    const size = known?.size
-    if (known !== undefined && size !== undefined && !(await this.#isLost(repository, digest))) {
-      return { digest, size, mediaType: known.mediaType, cache: 'hit' }
+    const named = (await shelf.record(repository, digest)) ?? (await shelf.namedManifest(repository, digest))
+    const size = named?.size
+    if (named !== undefined && size !== undefined) {
+      const described = await shelf.described(repository, { ...named, size })
+      if (described.state !== 'lost') return toldByHead(described)
     }
     const what = `${repository.name}@${digest}`
     const remembered = this.#source.rememberedHead(repository, digest)
-    if (remembered !== undefined) return remembered === 'absent' ? undefined : { ...remembered, cache: 'hit' }
+    if (remembered !== undefined)
+      return remembered === 'absent' ? undefined : { ...remembered, cache: 'miss' }
     if (repository.origin.state.isAbsent(what)) return undefined
     return this.#within(repository, false, nothingStale, signal, async (budget) => {
       const { answer } = await this.#checks.join(flightKey(repository.origin, what), budget, () =>
@@ -250,13 +253,6 @@ export class ManifestCache {
       )
       return answer === false ? undefined : { ...answer.head, cache: answer.cache }
     })
-  }
-
-  /** It was here under this name, and is not, or not whole: whether a GET would get it, only upstream knows. */
-  async #isLost(repository: MirroredName, digest: Digest): Promise<boolean> {
-    const { shelf } = this.#options
-    const held = await shelf.record(repository, digest)
-    return held !== undefined && !(await shelf.has(digest, held.size))
   }
 
   /** The tag as we know it; tombstones do not count. */
@@ -390,6 +386,11 @@ interface Absence {
   readonly checkedAt?: Milliseconds
   readonly subject: Digest | undefined
   readonly fresh: boolean
+}
+
+function toldByHead(described: Parameters<typeof headAnswer>[0]): ManifestHead {
+  const { head, cache } = headAnswer(described)
+  return { ...head, cache }
 }
 
 function mark<T>(marked: Stale | undefined, build: (marked: Stale) => T): T | undefined {

@@ -125,6 +125,22 @@ export class ManifestShelf {
     return this.#metadata.manifests.get(repositoryKey(repository), digest)
   }
 
+  /**
+   * What is known of a manifest that somebody told us of: what is held was read, and says itself what it is.
+   *
+   * - `here`: all of it
+   * - `lost`: it was here under this name, and is not, or not whole
+   */
+  async described(
+    repository: MirroredName,
+    told: ManifestRecord,
+  ): Promise<ManifestRecord & { readonly state: 'here' | 'lost' | 'told' }> {
+    const { digest } = told
+    const held = await this.record(repository, digest)
+    if (held === undefined) return { ...told, state: 'told' }
+    return { ...held, state: (await this.has(digest, held.size)) ? 'here' : 'lost' }
+  }
+
   /** Whether anything of this repository was served: else it may be a name that somebody made up. */
   async serves(repository: MirroredName): Promise<boolean> {
     for (const _ of this.#keptFor(repository)) return true

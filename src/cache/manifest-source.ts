@@ -206,7 +206,7 @@ export class ManifestSource {
     if (head.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
     if (head.result === 'present' && record?.digest === head.digest) {
       return {
-        answer: { head: headOf(record), cache: 'hit' },
+        answer: headAnswer(await this.#options.shelf.described(repository, record)),
         after: this.#keeper.confirm(repository, record),
       }
     }
@@ -214,10 +214,11 @@ export class ManifestSource {
       if (spare && head.result !== 'absent') this.#spare(repository)
       return headFlight(await this.fetchTag(repository, tag, record, signal))
     }
-    const { digest, size, mediaType } = head
-    this.#heads.set(headKey(repository, digest), { digest, size, mediaType })
-    const answer = { head: { digest, size, mediaType }, cache: 'miss' } as const
-    const told = this.#toldOf(tag, head)
+    const described = await this.#options.shelf.described(repository, head)
+    const { digest } = described
+    const answer = { head: headOf(described), cache: 'miss' } as const
+    this.#heads.set(headKey(repository, digest), answer.head)
+    const told = this.#toldOf(tag, described)
     if (record !== undefined && (await this.#isAllThereIs(repository, record, digest))) {
       if (spare) this.#spare(repository, told)
       this.#keeper.moves.tell(repository, told)
@@ -292,8 +293,16 @@ export function goneKey({ name }: Pick<MirroredName, 'name'>, tag: Tag): string 
   return `gone ${name}:${tag}`
 }
 
-export function headOf({ digest, size, mediaType }: TagRecord): Head {
+export function headOf({ digest, size, mediaType }: Head): Head {
   return { digest, size, mediaType }
+}
+
+/** Whoever asks by HEAD is told `hit` only of what is here. */
+export function headAnswer(described: Head & { readonly state: 'here' | 'lost' | 'told' }): {
+  readonly head: Head
+  readonly cache: 'hit' | 'miss'
+} {
+  return { head: headOf(described), cache: described.state === 'here' ? 'hit' : 'miss' }
 }
 
 function headFlight({ answer, after }: Flight<Fetched>): Flight<Checked> {

@@ -1,5 +1,6 @@
 /** What HEAD costs upstream, and what it answers when upstream cannot: blobs, and names that may be new. */
 import { test, type Test } from 'tap'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { eventually, settled } from '../support/app.ts'
 import { image, index, type Image } from '../support/images.ts'
 import { codeOf, startTwoUpstreams } from '../support/two-upstreams.ts'
@@ -207,8 +208,12 @@ test('once a blob of the name was served, a HEAD gets an honest error', async (t
 })
 
 test('once upstream said that it has the name, a HEAD gets an honest error', async (t) => {
-  await outage(t, async (_, { head }) => {
+  await outage(t, async (_, { head, mirror }) => {
     t.equal((await head('app/manifests/1')).status, 200)
-    await eventually('it is kept', async () => (await head('app/manifests/1')).cache === 'hit')
+    const key = { registry: 'docker.io', name: parseRepositoryName('library/app') }
+    await eventually('it is kept', async () => {
+      const known = await mirror.app.metadata.repositories.get(key)
+      return known?.servedAt !== undefined
+    })
   })
 })

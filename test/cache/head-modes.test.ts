@@ -1,7 +1,7 @@
 /** Registries that answer HEAD badly: GET is asked instead, and HEAD is not tried again for a while. */
 import { test } from 'tap'
 import { eventually, pull } from '../support/app.ts'
-import { image } from '../support/images.ts'
+import { image, index } from '../support/images.ts'
 import { MINUTE, startTagged } from '../support/tagged.ts'
 
 const MODES = ['405', '401', '403', '404', 'noLength', 'noDigest', 'hang'] as const
@@ -97,4 +97,53 @@ test('blobHead401: never fails a pull, and HEAD is not tried again for a while',
   })
   t.equal((await pull(url('other', loose.digest), {}, 'HEAD')).status, 404)
   t.equal(asked('HEAD'), 1)
+})
+
+test('a wrong type in an answer to HEAD is repeated only while nothing better is known', async (t) => {
+  const { upstream, first, get, head, age, warm } = await startTagged(t)
+  upstream.fault(
+    { kind: 'manifest', method: 'HEAD' },
+    { contentType: 'application/vnd.docker.distribution.manifest.v2+json' },
+  )
+  const typeOf = async (reference?: string): Promise<unknown> =>
+    (await head(reference)).headers['content-type']
+  await head()
+  t.equal((await get(first.manifest.digest)).status, 200)
+  t.equal(await typeOf(), first.manifest.mediaType, 'as soon as it was read, by whatever name')
+  t.equal(await typeOf(first.manifest.digest), first.manifest.mediaType)
+  await warm()
+  t.equal(await typeOf(), first.manifest.mediaType)
+  age()
+  t.equal(await typeOf(), first.manifest.mediaType, 'also when it is asked about again')
+  const second = image({ layers: [200], seed: 'second' })
+  upstream.moveTag('library/app', '1', second)
+  age()
+  t.equal((await get()).status, 200)
+  t.equal(await typeOf(), second.manifest.mediaType, 'before the tag is written down')
+  upstream.moveTag('library/app', '1', first)
+  age()
+  t.equal(await typeOf(), first.manifest.mediaType, 'and when it moves to what is here')
+})
+
+test('a HEAD of what is not here is no hit, however much is known of it', async (t) => {
+  const { upstream, mirror, head, get } = await startTagged(t, { cache: { prefetch: 'off' } })
+  const child = image({ layers: [5000], seed: 'child' })
+  const both = index({ images: { amd64: child } })
+  upstream.addImage('library/app', 'both', both)
+  const ask = async (path: string): Promise<string | undefined> =>
+    (await pull(`${mirror.url}/v2/library/app/${path}`, {}, 'HEAD')).cache
+  for (const round of [1, 2, 3]) t.equal((await head('both')).cache, 'miss', `the tag, round ${round}`)
+  for (const round of [1, 2])
+    t.equal((await head(both.manifest.digest)).cache, 'miss', `the digest, round ${round}`)
+  t.equal((await get('both')).status, 200)
+  await eventually('it is a hit', async () => (await head('both')).cache === 'hit')
+  for (const round of [1, 2])
+    t.equal((await head(child.manifest.digest)).cache, 'miss', `a child, round ${round}`)
+  t.equal((await get(child.manifest.digest)).status, 200)
+  t.equal((await head(child.manifest.digest)).cache, 'hit')
+  const { digest } = child.layers[0]!
+  for (const round of [1, 2]) t.equal(await ask(`blobs/${digest}`), 'miss', `a layer, round ${round}`)
+  t.equal((await pull(`${mirror.url}/v2/library/app/blobs/${digest}`)).status, 200)
+  await eventually('it is a hit', async () => (await ask(`blobs/${digest}`)) === 'hit')
+  upstream.moveTag('library/app', 'both', image({ seed: 'moved' }))
 })
