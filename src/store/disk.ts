@@ -106,9 +106,11 @@ export class DiskBlobStore implements BlobStore {
     for (const algorithm of ['sha256', 'sha512']) {
       const top = path.join(this.#root, 'blobs', algorithm)
       for (const prefix of await this.#names(top)) {
+        // A stranger's folder (`lost+found`, `.snapshot`) may not be ours to read.
+        if (!/^[0-9a-f]{2}$/.test(prefix)) continue
         for (const hex of await this.#names(path.join(top, prefix))) {
           const digest = `${algorithm}:${hex}`
-          if (!isDigest(digest) || !hex.startsWith(prefix) || prefix.length !== 2) continue
+          if (!isDigest(digest) || !hex.startsWith(prefix)) continue
           const info = await this.#files.stat(this.#path(digest))
           if (info?.kind === 'file') yield { digest, size: info.size, writtenAt: info.modifiedAt }
         }

@@ -3,8 +3,10 @@ import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from
 import path from 'node:path'
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
+import { DiskBlobAudit } from '../../src/store/disk-audit.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
 import { nodeFiles, type Files } from '../../src/store/files.ts'
+import { Hashers } from '../../src/store/hasher.ts'
 import { blobStoreSuite } from '../suites/blob-store.ts'
 import { identityOf, land, openStore, pour } from './support.ts'
 
@@ -176,3 +178,30 @@ async function verifiedFile(store: Awaited<ReturnType<typeof openStore>>, conten
   if (!file) throw new Error('the bytes did not verify')
   return file
 }
+
+test('folders of strangers among the blobs are not read', async (t) => {
+  const strangers = ['lost+found', '.snapshot', 'private', 'abc']
+  const denied = Object.assign(new Error('EACCES: permission denied, scandir'), { code: 'EACCES' })
+  const files: Files = {
+    ...nodeFiles,
+    list: (folder) => {
+      // As root, which tests may be, everything can be read.
+      if (strangers.includes(path.basename(folder))) return Promise.reject(denied)
+      return nodeFiles.list(folder)
+    },
+  }
+  const store = await openStore(t, { files })
+  await land(store, content)
+  for (const top of ['blobs', 'blobs/sha256', `blobs/sha256/${hex.slice(0, 2)}`]) {
+    for (const name of strangers)
+      mkdirSync(path.join(store.root, top, name, 'inner'), { recursive: true, mode: 0 })
+  }
+  const listed: string[] = []
+  for await (const it of store.blobs.list()) listed.push(it.digest)
+  t.same(listed, [digest])
+  const hashers = new Hashers()
+  const audit = new DiskBlobAudit({ root: store.root, files, hashers })
+  const foreign: string[] = []
+  for await (const it of audit.foreign()) foreign.push(it)
+  t.equal(foreign.length, 3 * strangers.length, 'they are told of')
+})
