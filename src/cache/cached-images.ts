@@ -14,7 +14,7 @@ import type { Recency } from './recency.ts'
 interface CachedImagesOptions {
   readonly index: EvictionIndex
   readonly recency: Pick<Recency, 'latest'>
-  readonly pinned: Pick<Pinned, 'by'>
+  readonly pinned: Pick<Pinned, 'by' | 'byLink'>
 }
 
 /** A manifest with all that goes with it; a blob that no manifest names; a config or layer of an image that stays. */
@@ -59,7 +59,8 @@ export class CachedImages {
       for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
         await breathe(signal)
         // What goes with it takes longer to find out.
-        if ((await pinned.by(next.root.digest)) !== undefined) continue
+        const { digest } = next.root
+        if (((await pinned.by(digest)) ?? (await pinned.byLink(digest))) !== undefined) continue
         const doomed = await this.whatGoesWith(next.root.digest, gone)
         if (doomed === undefined) continue
         // Something of it was pulled later: its turn comes then.
@@ -89,7 +90,7 @@ export class CachedImages {
 
   /** @returns undefined when it is not here any more, or was pushed */
   async whatGoesWith(digest: Digest, gone: ReadonlySet<Digest>): Promise<Doomed | undefined> {
-    const { index, recency } = this.#options
+    const { index, pinned, recency } = this.#options
     const root = await index.mirrored(digest)
     if (root === undefined) return undefined
     const manifests = new Map<Digest, MirroredBlob>()
@@ -101,6 +102,7 @@ export class CachedImages {
         if (manifests.has(it.digest) || blobs.has(it.digest)) continue
         // A manifest goes as one, whatever else names it as a layer.
         if ((await index.holding(it.digest)).length > 0) continue
+        if ((await pinned.byLink(it.digest)) !== undefined) continue
         if (!(await this.#isNamed(it.digest, gone, manifests))) blobs.set(it.digest, it)
       }
     }
@@ -150,6 +152,7 @@ export class CachedImages {
   /** By a pin, or by a manifest that was pushed; also of the index that names what names it. */
   async #isKept(digest: Digest): Promise<boolean> {
     const { index, pinned } = this.#options
+    if ((await pinned.byLink(digest)) !== undefined) return true
     const seen = new Set<Digest>()
     const next = await index.naming(digest, MANY)
     for (let it = next.pop(); it !== undefined; it = next.pop()) {

@@ -128,8 +128,14 @@ export class Eviction {
 
   /** By which people know it. */
   async #namesOf({ is, root }: Doomed): Promise<string[]> {
-    if (is !== 'image') return []
-    const holdings = await this.#options.index.holding(root.digest)
+    const { index } = this.#options
+    if (is !== 'image') {
+      const links = (await index.linking(root.digest)).filter(({ registry }) => registry !== LOCAL)
+      // Of one that came under another name only the upstream is known.
+      if (links.length === 0) return [`${root.registry}@${root.digest}`]
+      return links.map(({ registry, name }) => `${registry}/${name}@${root.digest}`)
+    }
+    const holdings = await index.holding(root.digest)
     return holdings.flatMap(({ repository: { registry, name }, tags }) => {
       if (registry === LOCAL) return []
       const full = `${registry}/${name}`

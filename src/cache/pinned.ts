@@ -1,7 +1,7 @@
 /**
  * What `cache.pin` keeps: images by the names they are pulled under, `docker.io/library/alpine:3.*`.
  *
- * A glob without a tag keeps all tags of its names. What a pinned tag names is kept with all it refers to, and so is
+ * A glob without a tag keeps all tags of its names, and what was pulled there by its digest alone. What a pinned tag names is kept with all it refers to, and so is
  * what refers to it.
  */
 import type { Digest } from '../oci/digest.ts'
@@ -27,6 +27,16 @@ export class Pinned {
       if (its !== undefined) return its
     }
     return undefined
+  }
+
+  /** The glob that keeps a blob, whoever names it: one over the whole of a repository that has it, or by its digest. */
+  async byLink(blob: Digest): Promise<string | undefined> {
+    if (this.#globs().length === 0) return undefined
+    const links = await this.#index.linking(blob)
+    return this.#of(
+      blob,
+      links.map((repository) => ({ repository, tags: [] })),
+    )
   }
 
   #of(manifest: Digest, holdings: readonly Holding[]): string | undefined {

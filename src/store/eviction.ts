@@ -64,6 +64,8 @@ export interface EvictionIndex {
   /** What it says that it refers to, and is here. */
   subjects(manifest: Digest): Promise<Digest[]>
   holding(manifest: Digest): Promise<Holding[]>
+  /** Repositories under whose names it was given to us as a blob. */
+  linking(blob: Digest): Promise<RepositoryKey[]>
   /** What the index knows between two digests, neither of them. */
   known(after: string, until: string): Promise<KnownFile[]>
 }

@@ -6,6 +6,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { Bytes } from './blob-store.ts'
 import type { ColdPart, ColdPlace, EvictionIndex, Holding, KnownFile, MirroredBlob } from './eviction.ts'
 import type { Tables } from './schema.ts'
+import type { RepositoryKey } from './metadata.ts'
 
 /** Rows that are looked at in one go: a few milliseconds. */
 const PART = 250
@@ -187,6 +188,16 @@ export class SqlEviction implements EvictionIndex {
         tags: group.flatMap(({ tag }) => (tag === null ? [] : [tag])),
       })),
     )
+  }
+
+  async linking(blob: Digest): Promise<RepositoryKey[]> {
+    return await this.#db
+      .selectFrom('repository_blob as l')
+      .innerJoin('repository as r', 'r.id', 'l.repository')
+      .select(['r.registry', 'r.name'])
+      .where('l.digest', '=', blob)
+      .orderBy('r.id')
+      .execute()
   }
 
   async known(after: string, until: string): Promise<KnownFile[]> {

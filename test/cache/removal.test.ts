@@ -120,7 +120,7 @@ test('a manifest that an image names as a layer does not go with it', async (t) 
   const images = new CachedImages({
     index: index.eviction,
     recency: { latest: (_, at) => at },
-    pinned: { by: () => Promise.resolve(undefined) },
+    pinned: { by: () => Promise.resolve(undefined), byLink: () => Promise.resolve(undefined) },
   })
   const found = await images.whatGoesWith(root.digest, new Set())
   t.equal(found?.manifests.length, 1)
