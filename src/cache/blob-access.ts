@@ -100,7 +100,13 @@ export class BlobAccess {
     if (size > MAX_MANIFEST_BYTES || (await this.#options.named(repository, digest)) !== undefined)
       return false
     const { upstream } = repository.origin
-    return (await upstream.headManifest(repository.name, digest, signal)).result === 'present'
+    try {
+      return (await upstream.headManifest(repository.name, digest, signal)).result === 'present'
+    } catch (error) {
+      // It has the blob, perhaps from a fallback: that it cannot say more is no reason to withhold it.
+      if (error instanceof UpstreamError) return false
+      throw error
+    }
   }
 
   /**

@@ -24,9 +24,10 @@ export class ServedNames {
     this.#recent.set(textOf(mirrored), true)
   }
 
+  /** @throws when the index cannot be read: it takes no push either */
   async has(mirrored: MirroredName): Promise<boolean> {
-    if (this.#recent.has(textOf(mirrored))) return true
-    return (await this.#index.repositories.get(repositoryKey(mirrored)))?.servedAt !== undefined
+    const known = await this.#index.repositories.get(repositoryKey(mirrored))
+    return known?.servedAt !== undefined || this.#recent.has(textOf(mirrored))
   }
 }
 

@@ -100,7 +100,7 @@ test('blobHead401: never fails a pull, and HEAD is not tried again for a while',
 })
 
 test('a wrong type in an answer to HEAD is repeated only while nothing better is known', async (t) => {
-  const { upstream, first, get, head, age, warm } = await startTagged(t)
+  const { upstream, first, get, head, age, warm, written } = await startTagged(t)
   upstream.fault(
     { kind: 'manifest', method: 'HEAD' },
     { contentType: 'application/vnd.docker.distribution.manifest.v2+json' },
@@ -108,6 +108,7 @@ test('a wrong type in an answer to HEAD is repeated only while nothing better is
   const typeOf = async (reference?: string): Promise<unknown> =>
     (await head(reference)).headers['content-type']
   await head()
+  await written()
   t.equal((await get(first.manifest.digest)).status, 200)
   t.equal(await typeOf(), first.manifest.mediaType, 'as soon as it was read, by whatever name')
   t.equal(await typeOf(first.manifest.digest), first.manifest.mediaType)

@@ -13,8 +13,9 @@ const USUAL: Table = {
   again: '8 × 200 hit | nothing',
   revalidated: '8 × 200 hit | manifest HEAD 1',
   'HEAD of a tag': '200 miss | manifest HEAD 1',
-  // Where blobs are kept addresses are signed for GET: a byte is asked for instead.
-  'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 1, cdn GET 1',
+  // Where blobs are kept addresses are signed for GET: a byte is asked for instead. What nothing here names may be a
+  // manifest.
+  'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 1, cdn GET 1, manifest HEAD 1',
   tags: '200 miss, 200 hit | tags GET 1',
   referrers: '200 miss | referrers GET 1',
   'missing tag': '404 MANIFEST_UNKNOWN | manifest GET 1',
@@ -32,7 +33,7 @@ const USUAL: Table = {
 const OPEN: Table = {
   ...USUAL,
   cold: '8 × 200 miss | manifest GET 3, blob GET 5',
-  'HEAD of a blob': '200 miss | blob HEAD 1',
+  'HEAD of a blob': '200 miss | blob HEAD 1, manifest HEAD 1',
   'missing repository': '404 MANIFEST_UNKNOWN | manifest GET 1',
   moved: '7 × 200 miss, 200 hit | manifest HEAD 1, manifest GET 3, blob GET 4',
   'wrong credentials, cached': '8 × 200 hit | manifest HEAD 1',
@@ -44,9 +45,9 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
   dockerHub: { ...USUAL, referrers: '404 NOT_FOUND | referrers GET 1' },
   quay: {
     ...USUAL,
-    'HEAD of a blob': '200 miss | blob HEAD 1',
-    // It does not say whether the token was to blame, so another is tried.
-    'missing repository': '403 DENIED | manifest GET 3, token GET 2',
+    'HEAD of a blob': '200 miss | blob HEAD 1, manifest HEAD 1',
+    // It does not say whether the token was to blame, nor whether it was too young: it is tried again, and then another.
+    'missing repository': '403 DENIED | manifest GET 4, token GET 2',
   },
   gcr: {
     ...USUAL,
@@ -66,7 +67,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
   ecrPublic: {
     ...USUAL,
     // Once; from then on a byte is asked for at once.
-    'HEAD of a blob': '200 miss | blob HEAD 2, token GET 1, blob GET 2, cdn GET 1',
+    'HEAD of a blob': '200 miss | blob HEAD 3, token GET 1, blob GET 2, cdn GET 1, manifest HEAD 1',
     'missing repository': '404 MANIFEST_UNKNOWN | manifest GET 2',
   },
   k8s: {
@@ -75,7 +76,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
     again: '8 × 200 hit | nothing',
     revalidated: '8 × 200 hit | manifest HEAD 2',
     'HEAD of a tag': '200 miss | manifest HEAD 2',
-    'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 2, cdn GET 1',
+    'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 2, manifest HEAD 2, cdn GET 1',
     tags: '200 miss, 200 hit | tags GET 2',
     referrers: '200 miss | referrers GET 2',
     'missing tag': '404 MANIFEST_UNKNOWN | manifest GET 2',
@@ -90,7 +91,7 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
   mcr: {
     ...OPEN,
     cold: '8 × 200 miss | manifest GET 3, blob GET 5, cdn GET 5',
-    'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 1, cdn GET 1',
+    'HEAD of a blob': '200 miss | blob HEAD 1, blob GET 1, cdn GET 1, manifest HEAD 1',
     moved: '7 × 200 miss, 200 hit | manifest HEAD 1, manifest GET 3, blob GET 4, cdn GET 4',
     'right credentials, private': '200 hit, 2 × 200 miss | manifest HEAD 1, blob GET 2, cdn GET 2',
   },
@@ -109,13 +110,15 @@ const EXPECTED: Readonly<Record<ProfileName, Table>> = {
   harbor: {
     ...USUAL,
     cold: '8 × 200 miss | manifest GET 4, token GET 1, blob GET 5',
-    'HEAD of a blob': '200 miss | blob HEAD 1',
+    'HEAD of a blob': '200 miss | blob HEAD 1, manifest HEAD 1',
     moved: '7 × 200 miss, 200 hit | manifest HEAD 1, manifest GET 3, blob GET 4',
     'right credentials, private': '3 × 200 miss | manifest GET 2, token GET 1, blob GET 2',
   },
   plainDistribution: { ...OPEN, referrers: '404 NOT_FOUND | referrers GET 1' },
   nexus: {
     ...OPEN,
+    // HEAD of a manifest is of no use here, and is left out.
+    'HEAD of a blob': '200 miss | blob HEAD 1',
     cold: '8 × 200 miss | manifest GET 4, blob GET 5',
     // HEAD tells no digest here, which is found out once.
     revalidated: '200 miss, 7 × 200 hit | manifest HEAD 1, manifest GET 1',

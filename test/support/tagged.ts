@@ -28,6 +28,16 @@ export async function startTagged(t: Test, options: MirrorOptions = {}, hub: Ups
   const url = (reference = '1', repo = REPO): string => `${mirror.url}/v2/${repo}/manifests/${reference}`
   const get = (reference?: string, repo?: string): Promise<Pulled> => pull(url(reference, repo))
   const head = (reference?: string, repo?: string): Promise<Pulled> => pull(url(reference, repo), {}, 'HEAD')
+  const record = () => mirror.app.metadata.tags.get({ registry: 'docker.io', name }, tag)
+  const written = async (also = (): Promise<boolean> => Promise.resolve(true)): Promise<void> => {
+    await eventually(
+      'the tag is kept',
+      async () => (await record())?.checkedAt === clock.now && (await also()),
+    )
+    // Who reads the index sees a commit before the writer has said so: until then whoever asks joins the first.
+    const { digest } = (await record())!
+    await mirror.app.metadata.transaction((tx) => tx.markPulled(digest, 0))
+  }
   return {
     upstream,
     mirror,
@@ -42,14 +52,10 @@ export async function startTagged(t: Test, options: MirrorOptions = {}, hub: Ups
     /** Resolves when what the tag is now is written down, so that nobody joins an answer of before. */
     warm: async (): Promise<void> => {
       await get()
-      await eventually('the tag is kept', async () => {
-        const record = await mirror.app.metadata.tags.get({ registry: 'docker.io', name }, tag)
-        return record?.checkedAt === clock.now && (await get()).cache === 'hit'
-      })
-      // Who reads the index sees a commit before the writer has said so: until then whoever asks joins the first.
-      const record = await mirror.app.metadata.tags.get({ registry: 'docker.io', name }, tag)
-      if (record !== undefined) await mirror.app.metadata.transaction((tx) => tx.markPulled(record.digest, 0))
+      await written(async () => (await get()).cache === 'hit')
     },
+    /** The same, of what a HEAD has said. */
+    written,
     /** Tags are old now, and failures forgotten. */
     age: (): void => {
       clock.now += MINUTE + 1
