@@ -3,6 +3,7 @@
  */
 import { sql, type Compilable, type Kysely } from 'kysely'
 import { mirroredBy, referenceRows, repositoryId, toJson } from './sql-rows.ts'
+import { trimmed } from './sql-upstream-answers.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { Tag } from '../oci/reference.ts'
@@ -11,7 +12,6 @@ import type { EpochMs, FinishedUpload, MetadataTransaction, RepositoryKey, TagRe
 import type { RepositoryId, Tables } from './schema.ts'
 import {
   answerWeight,
-  TAG_LIST,
   tagQuestion,
   type NewUpstreamAnswer,
   type UpstreamQuestion,
@@ -423,25 +423,7 @@ export class SqlTransaction implements MetadataTransaction {
   }
 
   trimUpstreamAnswers(toWeight: Bytes): void {
-    const held = sql`select 1 from manifest where manifest.repository = upstream_answer.repository`
-    // What is about something that is here outlives what strangers can make up: other names, tags and digests.
-    const wanted = sql`exists (${held}) and (question = ${TAG_LIST}
-      or exists (${held} and manifest.digest = upstream_answer.subject))`
-    const weighed = this.#db
-      .selectFrom('upstream_answer')
-      .select([
-        'repository',
-        'question',
-        sql<number>`sum(weight) over (
-          order by case when ${wanted} then 0 else 1 end, checked_at desc, repository, question
-        )`.as('so_far'),
-      ])
-      .as('weighed')
-    const over = this.#db
-      .selectFrom(weighed)
-      .select(['weighed.repository', 'weighed.question'])
-      .where('so_far', '>', toWeight)
-    this.#add(this.#db.deleteFrom('upstream_answer').where(sql<boolean>`(repository, question) in ${over}`))
+    this.#add(trimmed(this.#db, toWeight))
   }
 
   putFinishedUpload(session: string, { name, digest, finishedAt }: FinishedUpload, before: EpochMs): void {

@@ -1,12 +1,17 @@
 /**
  * What upstreams last answered, as queries.
  */
-import type { Kysely } from 'kysely'
+import { sql, type Compilable, type Kysely } from 'kysely'
 import type { Bytes } from './blob-store.ts'
 import type { RepositoryKey } from './metadata.ts'
 import type { Tables } from './schema.ts'
 import { repositoryId } from './sql-rows.ts'
-import type { UpstreamAnswer, UpstreamAnswerIndex, UpstreamQuestion } from './upstream-answers.ts'
+import {
+  TAG_LIST,
+  type UpstreamAnswer,
+  type UpstreamAnswerIndex,
+  type UpstreamQuestion,
+} from './upstream-answers.ts'
 
 export class SqlUpstreamAnswers implements UpstreamAnswerIndex {
   readonly #db: Kysely<Tables>
@@ -53,4 +58,27 @@ export class SqlUpstreamAnswers implements UpstreamAnswerIndex {
       .where('repository', '=', repositoryId(repository))
       .where('question', '=', question)
   }
+}
+
+/** What goes so that the others weigh no more than that. */
+export function trimmed(db: Kysely<Tables>, toWeight: Bytes): Compilable {
+  const held = sql`select 1 from manifest where manifest.repository = upstream_answer.repository`
+  // What is about something that is here outlives what strangers can make up: other names, tags and digests.
+  const wanted = sql`exists (${held}) and (question = ${TAG_LIST}
+    or exists (${held} and manifest.digest = upstream_answer.subject))`
+  const weighed = db
+    .selectFrom('upstream_answer')
+    .select([
+      'repository',
+      'question',
+      sql<number>`sum(weight) over (
+        order by case when ${wanted} then 0 else 1 end, checked_at desc, repository, question
+      )`.as('so_far'),
+    ])
+    .as('weighed')
+  const over = db
+    .selectFrom(weighed)
+    .select(['weighed.repository', 'weighed.question'])
+    .where('so_far', '>', toWeight)
+  return db.deleteFrom('upstream_answer').where(sql<boolean>`(repository, question) in ${over}`)
 }
