@@ -2,6 +2,7 @@
 import { readdir, truncate } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'tap'
+import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { content, image, randomBytesOf } from '../support/images.ts'
 import {
   eventually,
@@ -157,7 +158,11 @@ test('a tag that a HEAD told of and that moved before the GET is asked for anew'
   upstream.addImage('library/moving', '1', before)
   const url = `${mirror.url}/v2/library/moving/manifests/1`
   t.equal((await pull(url, {}, 'HEAD')).status, 200)
-  await eventually('it is remembered', async () => (await pull(url, {}, 'HEAD')).cache === 'hit')
+  const key = { registry: 'docker.io', name: parseRepositoryName('library/moving') }
+  await eventually(
+    'it is remembered',
+    async () => (await mirror.app.metadata.tags.get(key, parseTag('1'))) !== undefined,
+  )
   upstream.moveTag('library/moving', '1', after)
   upstream.deleteManifest('library/moving', before.manifest.digest)
   t.ok(isWhole(await pull(url), after.manifest))
