@@ -18,7 +18,7 @@ import { hostname } from 'node:os'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { permissionError } from './permission.ts'
-import { makePrivateDatabase, PASSED_THROUGH, PRIVATE_FILE, tighten, tightenFolders } from './private-file.ts'
+import { makePrivateDatabase, PASSED_THROUGH, PRIVATE_FILE, tighten, tightenEntries } from './private-file.ts'
 import { StorageError } from './storage-error.ts'
 
 /**
@@ -30,7 +30,7 @@ export function acquireRootLock(root: string): Disposable {
   makeFolders(path.resolve(root), PASSED_THROUGH)
   const holderFile = path.join(root, 'lock.json')
   const database = lockedDatabase(path.join(root, 'lock.sqlite'), holderFile, root)
-  tightenFolders(root)
+  tightenEntries(root)
   const holder = { pid: process.pid, startedAt: new Date().toISOString(), host: hostname() }
   try {
     tighten(holderFile)

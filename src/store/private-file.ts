@@ -15,8 +15,8 @@ export const PASSED_THROUGH = 0o711
 
 export const PRIVATE_FILE = 0o600
 
-/** In `storage.root`: partial files, and what was damaged. */
-const PRIVATE_FOLDERS = ['ingest', 'quarantine']
+/** In `storage.root`: partial files, what was damaged, and the mark of the index. */
+const PRIVATE_ENTRIES = ['ingest', 'quarantine', 'index.json']
 
 /** What SQLite keeps beside a database; it gives a new one the mode of the database. */
 const BESIDE = ['-wal', '-shm', '-journal']
@@ -32,9 +32,9 @@ export function makePrivateDatabase(file: string): void {
   for (const name of ['', ...BESIDE]) tighten(`${file}${name}`)
 }
 
-/** What an earlier version left in `storage.root` for everybody to enter. */
-export function tightenFolders(root: string): void {
-  for (const name of PRIVATE_FOLDERS) tighten(path.join(root, name))
+/** What an earlier version left in `storage.root` for everybody. */
+export function tightenEntries(root: string): void {
+  for (const name of PRIVATE_ENTRIES) tighten(path.join(root, name))
 }
 
 /** Takes from others what they may do to a file or a folder. Nothing when it is not there. */
