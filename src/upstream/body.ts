@@ -100,21 +100,33 @@ export class ResponseBody implements Body {
     }
   }
 
-  /** Small pieces into one: each of them is an object of its own, and that of one byte weighs a hundred times as much. */
+  /**
+   * Small pieces that come one after the other into one: each of them is an object of its own, and that of one byte
+   * weighs a hundred times as much. One alone stays what it is: most bodies of that size are a single piece.
+   */
   #gather(chunk: Buffer): void {
-    if (chunk.length >= SMALL) {
+    const last = this.#queue.at(-1)
+    if (
+      chunk.length >= SMALL ||
+      last === undefined ||
+      (this.#gathered === undefined && last.length >= SMALL)
+    ) {
       this.#queue.push(chunk)
       this.#gathered = undefined
       return
     }
     let gathered = this.#gathered
-    if (gathered === undefined || gathered.length + chunk.length > GATHERED) {
-      gathered = { room: Buffer.allocUnsafe(GATHERED), length: 0 }
-      this.#gathered = gathered
+    if (gathered === undefined) {
+      const room = Buffer.allocUnsafe(GATHERED)
+      gathered = { room, length: last.copy(room) }
+    } else if (gathered.length + chunk.length > GATHERED) {
       this.#queue.push(chunk)
+      this.#gathered = undefined
+      return
     }
     chunk.copy(gathered.room, gathered.length)
     gathered.length += chunk.length
+    this.#gathered = gathered
     this.#queue[this.#queue.length - 1] = gathered.room.subarray(0, gathered.length)
   }
 
