@@ -11,13 +11,14 @@ import { OciError } from '../oci/errors.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
 import type { UpstreamAnswer, UpstreamQuestion } from '../store/upstream-answers.ts'
-import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
+import { UpstreamError, withoutFrames, type Milliseconds } from '../upstream/upstream.ts'
 import type { AnswerCache } from './answer-cache.ts'
 import type { CacheStatus } from './cache-status.ts'
 import { Freshness, goneList, type FreshnessSettings } from './freshness.ts'
 import type { Collected, CollectOptions } from './list-pages.ts'
 import type { ManifestShelf } from './manifest-shelf.ts'
 import { flightKey, repositoryKey, type MirroredName } from './origin.ts'
+import { ownBytes } from './own-bytes.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
 import { SingleFlight, type Flight } from './single-flight.ts'
 
@@ -218,7 +219,7 @@ export class CachedLists {
 
   #remember(flight: string, error: UpstreamError): void {
     const forMs = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
-    this.#failures.set(flight, { error, until: this.#options.now() + forMs })
+    this.#failures.set(flight, { error: withoutFrames(error), until: this.#options.now() + forMs })
   }
 
   /** One question upstream for all who wait; it settles when its answer is written down. */
@@ -290,7 +291,8 @@ export class CachedLists {
         ...(keeps && { after: answers.put(key, question, { subject }, at) }),
       }
     }
-    const { body, etag } = collected
+    const { etag } = collected
+    const body = ownBytes(collected.body)
     const same =
       known?.answer.bodySize === body.length && (await answers.body(key, question))?.equals(body) === true
     if (same && known.answer.etag === etag) {

@@ -17,6 +17,7 @@ import type { Locks } from '../store/locks.ts'
 import type { ManifestRecord, MetadataStore } from '../store/metadata.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
+import { ownBytes } from './own-bytes.ts'
 import type { Room } from './room.ts'
 
 export interface Manifest {
@@ -217,7 +218,7 @@ export class ManifestShelf {
     const { digest, bytes, content } = manifest
     // A slow disk does not make what upstream said any newer.
     const at = this.#now()
-    this.#hot.set(digest, { ...manifest, bytes: onItsOwn(bytes) })
+    this.#hot.set(digest, { ...manifest, bytes: ownBytes(bytes) })
     // Until the index knows it: a collector would find bytes that nobody names.
     using _kept = this.#holds.hold(digest)
     using _held = await this.#locks.exclusive(`blob ${digest}`, NEVER)
@@ -255,17 +256,6 @@ export class ManifestShelf {
       throw error
     }
   }
-}
-
-/**
- * In memory of its own. Small buffers are cut from slabs of 64 KiB, and whoever keeps one for long keeps the slab:
- * the room that is reckoned with would be a sixtieth of what is taken.
- */
-function onItsOwn(bytes: Buffer): Buffer {
-  if (bytes.buffer.byteLength === bytes.length) return bytes
-  const copy = Buffer.allocUnsafeSlow(bytes.length)
-  bytes.copy(copy)
-  return copy
 }
 
 /** Layers lie in the same store, and a client may ask for one as if it were a manifest. */

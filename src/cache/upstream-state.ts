@@ -8,7 +8,7 @@ import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
-import type { Milliseconds, UpstreamError } from '../upstream/upstream.ts'
+import { withoutFrames, type Milliseconds, type UpstreamError } from '../upstream/upstream.ts'
 
 export interface UpstreamState {
   /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */
@@ -89,7 +89,7 @@ export class InProcessUpstreamState implements UpstreamState {
     if (error.failure === 'busy') return
     // Who was refused in its place may ask again when it may be asked.
     const lasting = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
-    const failure = { error, until: this.#now() + lasting }
+    const failure = { error: withoutFrames(error), until: this.#now() + lasting }
     if (error.ofTheWhole) this.#failure = failure
     else this.#failures.set(name, failure)
   }

@@ -227,3 +227,16 @@ export class UpstreamError extends Error {
     return failure === 'unreachable' || (failure === 'broken' && (status ?? 0) >= 500)
   }
 }
+
+/**
+ * For whoever remembers an error: until its stack is read, V8 keeps all frames, and with them the requests, connections
+ * and buffers whose methods they are. The same of its causes.
+ */
+export function withoutFrames<E extends Error>(error: E): E {
+  let it: unknown = error
+  while (it instanceof Error) {
+    String(it.stack)
+    it = it.cause
+  }
+  return error
+}

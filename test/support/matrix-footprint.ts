@@ -19,8 +19,6 @@ export interface Footprint {
 
 /** More than this is a leak. */
 const TOLERANCE = 1.1
-/** The same of memory: caches with a bound fill up while the matrix goes on, and the allocator keeps what it had. */
-const RESIDENT_TOLERANCE = 1.25
 /** Connections and files that nobody uses are closed by then. */
 const SETTLED_MS = 30_000
 /** Longer than a connection is kept for the next request. */
@@ -67,9 +65,7 @@ export function growthOf(before: Footprint, after: Footprint): string[] {
   const earlier = figures(before)
   return Object.entries(figures(after)).flatMap(([what, value]) => {
     const was = earlier[what] ?? 0
-    return value <= was * (what === 'resident' ? RESIDENT_TOLERANCE : TOLERANCE)
-      ? []
-      : [`${what}: ${value} instead of ${was}`]
+    return value <= was * TOLERANCE ? [] : [`${what}: ${value} instead of ${was}`]
   })
 }
 
