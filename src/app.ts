@@ -117,7 +117,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const upstreams = closing.use(new UpstreamSet({ metrics, log, now, monotonic, shortestBudgetMs }))
     upstreams.apply(config)
     const evicting = createEvicting({ live, state, metrics, log, now }, closing)
-    const { evictor } = evicting
+    const { evictor, pushRoom } = evicting
     const room = overrides.room ?? evictor
     state.fullDisk.makeRoom = (bytes) => room.free(bytes)
     const mirror = createMirroring(
@@ -141,7 +141,18 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { events } = notifier
     const readableHere: LocalContext['readableHere'] = (name, digest) => registry.holds(name, digest)
     const { local, collector } = createPushing({
-      ...{ config, state, events, settings: pushes, readableHere, suspect, metrics, log, now },
+      ...{
+        config,
+        state,
+        room: pushRoom,
+        events,
+        settings: pushes,
+        readableHere,
+        suspect,
+        metrics,
+        log,
+        now,
+      },
     })
     closing.use(collector.everyNowAndThen())
     // What the collector counts from is never older than this.
@@ -154,6 +165,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         pushes,
         localNames,
         storageFailing: () => health.failing,
+        storageFull: () => pushRoom.isFull(),
         quarantine,
         served: (mirrored) => mirror.served.has(mirrored),
         catalog: (page) => index.repositories.catalog(page),

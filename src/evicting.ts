@@ -6,6 +6,7 @@ import { CachedImages } from './cache/cached-images.ts'
 import type { BudgetSettings, Share } from './cache/budget.ts'
 import { Eviction } from './cache/eviction.ts'
 import { Evictor } from './cache/evictor.ts'
+import { PushRoom } from './cache/push-room.ts'
 import { Pinned } from './cache/pinned.ts'
 import { Recency } from './cache/recency.ts'
 import { Reconciliation } from './cache/reconciliation.ts'
@@ -26,6 +27,7 @@ interface EvictingOptions {
 
 export interface Evicting {
   readonly evictor: Evictor
+  readonly pushRoom: PushRoom
   readonly recency: Recency
   readonly pinned: Pinned
   readonly images: CachedImages
@@ -54,8 +56,14 @@ export function createEvicting(options: EvictingOptions, closing: AsyncDisposabl
       ...{ usage, eviction, locks, metrics, log },
       settings: () => budgetOf(live.config),
       space: () => files.space(root),
+      looked: (space) => state.reserve.refill(space),
     }),
   )
+  const pushRoom = new PushRoom({
+    headroom: () => evictor.headroom(),
+    canFree: (bytes) => evictor.canFree(bytes),
+    makeRoom: (bytes) => evictor.free(bytes),
+  })
   const start = (): void => {
     evictor.start()
     // Collections and deletions change what is pushed, and tell nobody here.
@@ -82,7 +90,7 @@ export function createEvicting(options: EvictingOptions, closing: AsyncDisposabl
       await ended
     })
   }
-  return { evictor, recency, pinned, images, removal, start }
+  return { evictor, pushRoom, recency, pinned, images, removal, start }
 }
 
 function budgetOf({ cache, upstreams }: Config): BudgetSettings {

@@ -125,7 +125,7 @@ export async function openAlone(
     const metrics = createMetrics()
     // What brings bytes here makes room for them, as it does while somebody serves.
     const evicting = createEvicting({ live: { config }, state, metrics, log, now }, opening)
-    const { evictor } = evicting
+    const { evictor, pushRoom } = evicting
     state.fullDisk.makeRoom = (bytes) => evictor.free(bytes)
     const port = (): number => config.server.port
     const notifier = opening.use(createNotifier({ config, metadata: state.index, port, metrics, log, now }))
@@ -134,7 +134,7 @@ export async function openAlone(
     // Nobody mounts anything now.
     const readableHere = (): Promise<boolean> => Promise.resolve(false)
     const { local, collector } = createPushing({
-      ...{ config, state, events, settings, readableHere, metrics, log, now },
+      ...{ config, state, room: pushRoom, events, settings, readableHere, metrics, log, now },
       // Whoever reads here looks at everything closely.
       suspect: () => undefined,
     })

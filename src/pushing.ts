@@ -2,6 +2,7 @@
  * The local half of the program: what repositories that take pushes are made of, and what keeps house for them.
  */
 import type { Logger } from 'pino'
+import type { PushRoom } from './cache/push-room.ts'
 import type { Config } from './config.ts'
 import type { LiveConfig } from './live-config.ts'
 import type { Digest } from './oci/digest.ts'
@@ -16,6 +17,7 @@ import type { Metrics } from './telemetry/metrics.ts'
 interface PushingOptions {
   readonly config: Config
   readonly state: State
+  readonly room: PushRoom
   readonly events: LocalContext['events']
   readonly settings: LocalContext['settings']
   readonly readableHere: LocalContext['readableHere']
@@ -32,10 +34,21 @@ interface Pushing {
 }
 
 export function createPushing(options: PushingOptions): Pushing {
-  const { config, state, events, settings, readableHere, suspect, metrics, log, now } = options
+  const { config, state, room, events, settings, readableHere, suspect, metrics, log, now } = options
   const { store, ingests, metadata, locks, holds, localNames, indexSince } = state
   const { sessionTtl: sessionTtlMs } = config.push
-  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, sessionTtlMs, log, now })
+  const uploads = new Uploads({
+    store,
+    ingests,
+    metadata,
+    locks,
+    holds,
+    localNames,
+    room,
+    sessionTtlMs,
+    log,
+    now,
+  })
   const collector = new Collector({
     ...{ store, metadata: state.index, locks, indexSince, metrics, log, now },
     pinned: (digest: Digest) => holds.has(digest),
@@ -43,7 +56,8 @@ export function createPushing(options: PushingOptions): Pushing {
   })
   const bytes = new PushedBytes({ store, metadata, suspect })
   const local = {
-    ...{ store, bytes, ingests, metadata, locks, holds, localNames, uploads, events, settings },
+    ...{ store, bytes, ingests, metadata, locks, holds, localNames, uploads, room, events, settings },
+    reserve: state.reserve,
     ...{ readableHere, log, now },
   }
   return { local, collector }

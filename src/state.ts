@@ -7,7 +7,7 @@ import { LocalNames } from './registry/local-names.ts'
 import { DiskBlobStore } from './store/disk.ts'
 import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles, type Files } from './store/files.ts'
-import { filesWithRoom, metadataWithRoom, type MakeRoom } from './store/full-disk.ts'
+import { filesWithRoom, metadataWithReserve, metadataWithRoom, type MakeRoom } from './store/full-disk.ts'
 import { Hashers } from './store/hasher.ts'
 import { Holds } from './store/holds.ts'
 import { acquireRootLock } from './store/lock.ts'
@@ -15,6 +15,7 @@ import { InProcessLocks, type Locks } from './store/locks.ts'
 import { replaceLostIndex } from './store/lost-index.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
+import { Reserve } from './store/reserve.ts'
 import { indexSince, openMetadata } from './store/sqlite-metadata.ts'
 import { StorageError } from './store/storage-error.ts'
 
@@ -28,9 +29,12 @@ export interface State {
   /** When it came into being. */
   readonly indexSince: number
   readonly hashers: Hashers
+  /** Finds room on a full disk: for whoever frees some. */
   readonly index: MetadataStore
   /** The same, for what is pulled and pushed: where the disk is full, room is made. */
   readonly metadata: MetadataStore
+  /** Room on the disk for whoever frees some; {@link index} has it too. */
+  readonly reserve: Reserve
   /** Who makes room on a full disk, for files and the index; nobody, unless somebody is set. */
   readonly fullDisk: { makeRoom: MakeRoom }
   readonly localNames: LocalNames
@@ -65,14 +69,19 @@ export async function openState(
   { files: plain = nodeFiles, partialLimits, report, monotonic, lostIndex }: StateOptions = {},
 ): Promise<State> {
   const root = path.resolve(config.storage.root)
-  closing.use(acquireRootLock(root))
+  const reserve = await Reserve.open(path.join(root, 'reserve'))
+  // However full the disk is, something can be deleted then.
+  closing.use(await reserve.use(() => Promise.resolve().then(() => acquireRootLock(root))))
   const hashers = closing.adopt(new Hashers(), (it) => it.close())
   const database = path.join(root, DATABASE)
-  const index = closing.adopt(await openIndex(database, lostIndex), (it) => it.close())
+  const plainIndex = closing.adopt(await reserve.use(() => openIndex(database, lostIndex)), (it) =>
+    it.close(),
+  )
+  const index = metadataWithReserve(plainIndex, reserve)
   const fullDisk: State['fullDisk'] = { makeRoom: () => Promise.resolve(false) }
   const makeRoom: MakeRoom = (bytes) => fullDisk.makeRoom(bytes)
   const files = filesWithRoom(plain, makeRoom)
-  const metadata = metadataWithRoom(index, makeRoom)
+  const metadata = metadataWithRoom(plainIndex, makeRoom)
   const localNames = await LocalNames.load(index)
   const locks = new InProcessLocks()
   const holds = new Holds(monotonic)
@@ -94,6 +103,7 @@ export async function openState(
     hashers,
     index,
     metadata,
+    reserve,
     fullDisk,
     localNames,
     locks,

@@ -56,6 +56,7 @@ export function openTending(parts: TendingParts, closing: AsyncDisposableStack):
       pushes: pushSettings(live, false),
       localNames: state.localNames,
       storageFailing: () => health.failing,
+      storageFull: () => Promise.resolve(false),
       served: nobodyPulls,
       quarantine: nobodyPulls,
       catalog: nobodyPulls,

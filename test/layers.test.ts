@@ -103,7 +103,8 @@ const VALUES: Record<string, string[]> = {
 
 /** What a room may besides know the types of. Metrics and logs arrive by constructor everywhere. */
 const TYPES: Record<string, string[]> = {
-  registry: ['store/holds.ts', 'store/locks.ts', 'upstream/status.ts'],
+  registry: ['store/holds.ts', 'store/locks.ts', 'store/reserve.ts', 'upstream/status.ts'],
+  'pushing.ts': ['cache/push-room.ts'],
   upkeep: ['store/holds.ts', 'store/locks.ts', 'registry/'],
   notifications: ['registry/events.ts', 'store/metadata.ts'],
   'telling.ts': ['store/metadata.ts'],

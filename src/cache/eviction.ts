@@ -7,7 +7,7 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { EvictionIndex } from '../store/eviction.ts'
-import type { IngestIdentity, IngestStore } from '../store/ingest.ts'
+import type { IngestIdentity, IngestStore, PartialUpload } from '../store/ingest.ts'
 import { LOCAL, type EpochMs } from '../store/metadata.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import type { CachedImages, Doomed } from './cached-images.ts'
@@ -36,7 +36,7 @@ interface EvictionOptions {
   readonly index: EvictionIndex
   readonly images: CachedImages
   readonly removal: Removal
-  readonly ingests: Pick<IngestStore, 'downloads' | 'dropDownload'>
+  readonly ingests: Pick<IngestStore, 'downloads' | 'dropDownload' | 'uploads' | 'dropUpload'>
   /** Somebody is about to go on with that download. */
   readonly expects: (download: IngestIdentity) => boolean
   readonly now: () => EpochMs
@@ -55,6 +55,31 @@ export class Eviction {
   /** Tells the index what it would not hear before. Never rejects. */
   settle(signal: AbortSignal): Promise<void> {
     return this.#options.removal.settle(signal)
+  }
+
+  /** What uploads have that found no room for more, or were given up. */
+  stranded(): Bytes {
+    return this.#strandedUploads().reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  /** Until so much has gone; those first that nobody has written for longest. @returns what the disk got back */
+  async dropStranded(bytes: Bytes): Promise<Bytes> {
+    let freed: Bytes = 0
+    for (const { session } of this.#strandedUploads()) {
+      if (freed >= bytes) break
+      freed += await this.#options.ingests.dropUpload(session)
+    }
+    return freed
+  }
+
+  #strandedUploads(): PartialUpload[] {
+    const { ingests, now } = this.#options
+    const idleFor = ({ idleSince }: PartialUpload): Milliseconds =>
+      idleSince === undefined ? -1 : Math.max(now() - idleSince, 0)
+    return ingests
+      .uploads()
+      .filter((it) => (it.stranded ? idleFor(it) >= 0 : idleFor(it) > GIVEN_UP_MS))
+      .sort((one, other) => idleFor(other) - idleFor(one))
   }
 
   /** @param dryRun only tells what would go; nothing is changed */

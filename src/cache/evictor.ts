@@ -26,11 +26,13 @@ import { abandonable } from './waiters.ts'
 
 interface EvictorOptions {
   readonly usage: CacheUsage
-  readonly eviction: Pick<Eviction, 'pursue' | 'settle'>
+  readonly eviction: Pick<Eviction, 'pursue' | 'settle' | 'stranded' | 'dropStranded'>
   readonly locks: Locks
   readonly settings: () => BudgetSettings
   /** Of the file system that everything is on. */
   readonly space: () => Promise<{ readonly total: Bytes; readonly free: Bytes }>
+  /** Told how the disk is after each look. Never rejects. */
+  readonly looked?: (space: { readonly total: Bytes; readonly free: Bytes }) => Promise<void>
   readonly metrics: Pick<Metrics, 'evictions' | 'evictedBytes' | 'cacheLimit'>
   readonly log: Logger
 }
@@ -93,7 +95,7 @@ export class Evictor implements Room, AsyncDisposable {
   }
 
   async admit(what: IngestIdentity, size: Bytes | undefined): Promise<Admission> {
-    const { usage, space, log } = this.#options
+    const { usage, space, eviction, log } = this.#options
     const wanted = size ?? 0
     let admission = usage.admit(what, wanted, 'keep')
     try {
@@ -102,10 +104,12 @@ export class Evictor implements Room, AsyncDisposable {
         admission[Symbol.dispose]()
         admission = usage.admit(what, wanted, 'transient')
       } else this.grew()
-      const lacks = async (): Promise<boolean> => (await space()).free - usage.outstanding < limits.minFree
-      if (!(await lacks())) return admission
+      const lacking = async (): Promise<Bytes> => limits.minFree - (await space()).free + usage.outstanding
+      if ((await lacking()) <= 0) return admission
       await abandonable(this.#run(), AbortSignal.timeout(PATIENCE_MS)).catch(() => undefined)
-      if (!(await lacks())) return admission
+      const left = await lacking()
+      if (left <= 0) return admission
+      if ((await eviction.dropStranded(left)) > 0 && (await lacking()) <= 0) return admission
     } catch (err) {
       // Whoever cannot be told how much room there is finds out by writing.
       log.debug({ err }, 'the room on the disk is not known')
@@ -123,6 +127,23 @@ export class Evictor implements Room, AsyncDisposable {
     } catch {
       return false
     }
+  }
+
+  /** Whether all that may go is so much. */
+  async canFree(bytes: Bytes): Promise<boolean> {
+    const { eviction } = this.#options
+    const { signal } = this.#closing
+    let left = bytes - eviction.stranded()
+    if (left <= 0) return true
+    for await (const it of eviction.pursue({ why: 'disk full', bytes: left }, true, signal)) left -= it.bytes
+    return left <= 0
+  }
+
+  /** What a push may take of what is free; less than 0 where even less is left. */
+  async headroom(): Promise<Bytes> {
+    const { space, settings } = this.#options
+    const { total, free } = await space()
+    return free - limitsOf(settings(), total).minFree
   }
 
   async standing(): Promise<Standing> {
@@ -189,6 +210,7 @@ export class Evictor implements Room, AsyncDisposable {
       using _alone = await locks.exclusive('eviction', signal)
       await eviction.settle(signal)
       let freed = 0
+      if (urgent > 0) freed += await eviction.dropStranded(urgent)
       const began = performance.now()
       const goals = await this.#goals(urgent).finally(() => (cost = performance.now() - began))
       for (const goal of goals) {
@@ -201,6 +223,7 @@ export class Evictor implements Room, AsyncDisposable {
         if (got < bytes) this.#restFrom(goal, performance.now() - from)
       }
       if (freed > 0) await usage.measure()
+      if (urgent === 0) await this.#options.looked?.(await this.#options.space())
       this.#failed = false
       return freed
     } catch (err) {

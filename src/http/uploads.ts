@@ -119,7 +119,8 @@ async function takeWhole(exchange: Exchange, target: PushTarget, digest: Digest)
   const session = await target.startUpload(algorithmOf(digest))
   try {
     await using _session = session
-    if (exchange.hasBody) await session.append(streamBody(exchange), undefined)
+    if (exchange.hasBody)
+      await session.append(streamBody(exchange), undefined, { length: lengthOf(exchange) })
     await session.finish(digest)
   } catch (error) {
     await giveUp(target, session.id)
@@ -157,7 +158,13 @@ async function placed(
 }
 
 function append(exchange: Exchange, session: UploadSession, told: number): Promise<void> {
-  return session.append(streamBody(exchange), rangeOf(exchange), told)
+  return session.append(streamBody(exchange), rangeOf(exchange), { told, length: lengthOf(exchange) })
+}
+
+/** @returns undefined when nobody has told */
+function lengthOf(exchange: Exchange): number | undefined {
+  const length = exchange.header('content-length')
+  return length === undefined ? undefined : Number(length)
 }
 
 function toldIn(session: string): { id: string; told: number } {

@@ -7,6 +7,7 @@
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import type { PushRoom } from '../cache/push-room.ts'
 import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
@@ -17,6 +18,7 @@ import { subjectOfReferrersTag } from '../oci/referrers.ts'
 import type { BlobStore } from '../store/blob-store.ts'
 import type { Ingest, IngestStore } from '../store/ingest.ts'
 import type { Holds } from '../store/holds.ts'
+import type { Reserve } from '../store/reserve.ts'
 import type { Locks } from '../store/locks.ts'
 import {
   LOCAL,
@@ -45,6 +47,9 @@ export interface LocalContext {
   readonly holds: Pick<Holds, 'hold' | 'has'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly uploads: Uploads
+  readonly room: Pick<PushRoom, 'expect'>
+  /** Room on a full disk for what frees some. */
+  readonly reserve: Pick<Reserve, 'use'>
   readonly events: Pick<Events, 'queue'>
   readonly settings: Pick<PushSettings, 'immutable'>
   /** Whether what is pulled under that name includes that blob, and its bytes are here. Asks nobody else. */
@@ -175,16 +180,20 @@ export class LocalPushes implements PushTarget {
       for (const tag of await metadata.tags.naming(this.#key, reference)) this.#assertMayUntag(tag)
       await this.#assertNotPinned(await metadata.garbage.namedBy(this.#key, reference, 'manifest'))
       const unlisted = await this.#referrersTags.unlisted(reference)
-      await this.#keep(unlisted, (tx) => {
-        tx.deleteManifest(this.#key, reference, now())
-        this.#tell(tx, { action: 'delete', kind: 'manifest', digest: reference })
-      })
+      await this.#keep(
+        unlisted,
+        (tx) => {
+          tx.deleteManifest(this.#key, reference, now())
+          this.#tell(tx, { action: 'delete', kind: 'manifest', digest: reference })
+        },
+        true,
+      )
       return true
     }
     const tag = await metadata.tags.get(this.#key, reference)
     if (tag === undefined || tag.deletedAt !== undefined) return false
     this.#assertMayUntag(reference)
-    await this.#commit((tx) => {
+    await this.#free((tx) => {
       tx.deleteTag(this.#key, reference, now())
       this.#tell(tx, { action: 'delete', kind: 'manifest', tag: reference })
     })
@@ -204,7 +213,7 @@ export class LocalPushes implements PushTarget {
         { message: 'a manifest of this repository names the blob; delete the manifest first', allow: READS },
       )
     }
-    await this.#commit((tx) => {
+    await this.#free((tx) => {
       tx.unlinkBlob(this.#key, digest)
       this.#tell(tx, { action: 'delete', kind: 'blob', digest })
     })
@@ -216,7 +225,7 @@ export class LocalPushes implements PushTarget {
     using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
     const known = await metadata.repositories.get(this.#key)
     if (known === undefined || known.deletedAt !== undefined) return false
-    await this.#commit((tx) => {
+    await this.#free((tx) => {
       tx.buryRepository(this.#key, now())
       this.#tell(tx, { action: 'delete', kind: 'repository' })
     })
@@ -229,7 +238,7 @@ export class LocalPushes implements PushTarget {
     const tags = await metadata.tags.list(this.#key, { limit: SOME_TAGS })
     const manifests = await metadata.manifests.list(this.#key, { limit: 1 })
     if (tags.length > 0 || manifests.length > 0) return { tags }
-    await this.#commit((tx) => tx.releaseRepository(this.#key))
+    await this.#free((tx) => tx.releaseRepository(this.#key))
     return undefined
   }
 
@@ -252,6 +261,16 @@ export class LocalPushes implements PushTarget {
     }
   }
 
+  /** Like {@link #commit}, of what can be collected then: also when the disk is full. */
+  async #free(fill: (tx: MetadataTransaction) => void): Promise<void> {
+    const { metadata, reserve } = this.#context
+    try {
+      await reserve.use(() => metadata.transaction(fill))
+    } catch (error) {
+      throw refusal(error)
+    }
+  }
+
   readonly #hooks: UploadHooks = {
     assertFree: () => this.#options.assertFree?.() ?? Promise.resolve(),
     linked: (tx, digest, size) => {
@@ -259,18 +278,27 @@ export class LocalPushes implements PushTarget {
     },
   }
 
-  /** Durably, all of it or nothing; what is stored and not committed is collected. */
-  async #keep(manifests: readonly Kept[], also?: (tx: MetadataTransaction) => void): Promise<void> {
+  /**
+   * Durably, all of it or nothing; what is stored and not committed is collected.
+   *
+   * @param frees something can be collected then: also when the disk is full
+   */
+  async #keep(
+    manifests: readonly Kept[],
+    also?: (tx: MetadataTransaction) => void,
+    frees = false,
+  ): Promise<void> {
     const replaced = await this.#referrersTags.replaced(manifests)
-    await this.#commitAll(manifests, (tx) => {
+    const write = (tx: MetadataTransaction): void => {
       also?.(tx)
       for (const digest of replaced) tx.dropManifest(this.#key, digest)
-    })
-    for (const digest of replaced) await this.#free(digest)
+    }
+    await this.#commitAll(manifests, write, frees)
+    for (const digest of replaced) await this.#freeBytes(digest)
   }
 
   /** The bytes of what nobody names any more, without a grace period. What fails is left to the collector. */
-  async #free(digest: Digest): Promise<void> {
+  async #freeBytes(digest: Digest): Promise<void> {
     const { store, metadata, locks, holds, log } = this.#context
     try {
       using _held = await locks.exclusive(`blob ${digest}`, NEVER)
@@ -282,8 +310,12 @@ export class LocalPushes implements PushTarget {
     }
   }
 
-  async #commitAll(manifests: readonly Kept[], also: (tx: MetadataTransaction) => void): Promise<void> {
-    const { locks, holds, localNames, now } = this.#context
+  async #commitAll(
+    manifests: readonly Kept[],
+    also: (tx: MetadataTransaction) => void,
+    frees: boolean,
+  ): Promise<void> {
+    const { room, reserve, locks, holds, localNames, now } = this.#context
     // Until the index knows them: a collector would find bytes that nobody names.
     using held = new DisposableStack()
     const byDigest = new Map(manifests.map(({ digest, bytes }) => [digest, bytes]))
@@ -291,11 +323,17 @@ export class LocalPushes implements PushTarget {
     for (const [digest, bytes] of [...byDigest].sort(([one], [other]) => (one < other ? -1 : 1))) {
       held.use(holds.hold(digest))
       held.use(await locks.exclusive(`blob ${digest}`, NEVER))
-      await this.#store(digest, bytes)
+      try {
+        using _expected = frees ? undefined : await room.expect(bytes.length)
+        const store = (): Promise<void> => this.#store(digest, bytes)
+        await (frees ? reserve.use(store) : store())
+      } catch (error) {
+        throw refusal(error)
+      }
     }
     await this.#options.assertFree?.()
     localNames.add(this.name)
-    await this.#commit((tx) => {
+    const write = (tx: MetadataTransaction): void => {
       const at = now()
       tx.putRepository(this.#key, at)
       also(tx)
@@ -307,7 +345,8 @@ export class LocalPushes implements PushTarget {
           tx.putTag(this.#key, { tag, digest, size, mediaType, checkedAt: at, deletedAt: undefined })
         }
       }
-    })
+    }
+    await (frees ? this.#free(write) : this.#commit(write))
   }
 
   /** @throws OciError MANIFEST_BLOB_UNKNOWN naming the first blob that is not in this repository */
@@ -368,7 +407,7 @@ export class LocalPushes implements PushTarget {
     }
   }
 
-  /** @throws OciError when the disk does not take it */
+  /** @throws the system's error when the disk does not take it */
   async #store(digest: Digest, bytes: Buffer): Promise<void> {
     const { store, ingests } = this.#context
     let ingest: Ingest | undefined
@@ -380,7 +419,7 @@ export class LocalPushes implements PushTarget {
       await store.adopt(file)
     } catch (error) {
       await ingest?.discard()
-      throw refusal(error)
+      throw error
     }
   }
 }

@@ -89,13 +89,15 @@ export interface UploadSession extends AsyncDisposable {
    * again are taken once.
    *
    * @param range of a chunk, inclusive as in `Content-Range`; a body of another length leaves nothing
-   * @param told where the client knows the session to stand, from the last answer that it got
-   * @throws OciError RANGE_INVALID when it does not begin at `offset` (nothing was taken then), SIZE_INVALID
+   * @param known `told` is where the client knows the session to stand, from the last answer that it got; `length` is
+   *   that of the body
+   * @throws OciError RANGE_INVALID when it does not begin at `offset` (nothing was taken then), SIZE_INVALID,
+   *   INSUFFICIENT_STORAGE, also before anything is read
    */
   append(
     body: AsyncIterable<Buffer>,
     range: { first: Bytes; last: Bytes } | undefined,
-    told?: Bytes,
+    known?: { readonly told?: Bytes; readonly length?: Bytes | undefined },
   ): Promise<void>
 
   /**

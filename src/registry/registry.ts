@@ -64,8 +64,8 @@ export interface Registry {
 
 export interface RegistryHealth {
   readonly upstreams: readonly UpstreamHealth[]
-  /** The cache is bypassed because the disk would not take it. */
-  readonly storage: 'ok' | 'bypassed'
+  /** `full`: pushes find no room. `bypassed`: the cache is, because the disk would not take it. */
+  readonly storage: 'ok' | 'full' | 'bypassed'
   /** What was pushed here and is damaged, or gone: to be pushed again. */
   readonly quarantine: QuarantineHealth
 }
@@ -100,6 +100,7 @@ interface NameRegistryOptions {
   readonly pushes: PushSettings
   readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
+  readonly storageFull: () => Promise<boolean>
   readonly quarantine: () => Promise<QuarantineHealth>
   /** Something of that repository was served here. */
   readonly served: (mirrored: MirroredName) => Promise<boolean>
@@ -241,9 +242,15 @@ export class NameRegistry implements Registry {
   async health(): Promise<RegistryHealth> {
     return {
       upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),
-      storage: this.#options.storageFailing() ? 'bypassed' : 'ok',
+      storage: await this.#storage(),
       quarantine: await this.#options.quarantine(),
     }
+  }
+
+  async #storage(): Promise<RegistryHealth['storage']> {
+    const { storageFull, storageFailing } = this.#options
+    if (await storageFull()) return 'full'
+    return storageFailing() ? 'bypassed' : 'ok'
   }
 
   /**

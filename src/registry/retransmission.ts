@@ -20,6 +20,9 @@ export interface Repetition {
   readonly length: Bytes
 }
 
+/** Of a session before its first byte. */
+const NOTHING: Received = { prefix: 0, read: () => Promise.resolve(0) }
+
 /** Of what is read back at once. */
 const PIECE: Bytes = 256 * 1024
 
@@ -32,7 +35,7 @@ export class Retransmission {
   #starts: readonly Bytes[]
 
   /** @param starts where the request may begin, if not at the end of what is here */
-  constructor(here: Received, starts: readonly Bytes[]) {
+  constructor(here: Received = NOTHING, starts: readonly Bytes[]) {
     this.#here = here
     this.#end = here.prefix
     this.#starts = [...new Set(starts)].filter((start) => start < this.#end).sort((one, other) => other - one)

@@ -8,6 +8,7 @@
  */
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
+import type { ExpectedBytes, PushRoom } from '../cache/push-room.ts'
 import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryName } from '../oci/reference.ts'
@@ -16,12 +17,14 @@ import type { Holds } from '../store/holds.ts'
 import type { AdoptedUpload, IngestStore, UploadIngest, VerifiedFile } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
+import { isDiskFull } from '../store/storage-error.ts'
 import type { LocalNames } from './local-names.ts'
 import type { UploadSession } from './pushes.ts'
 import { receive, WriteError } from './receive.ts'
 import { refusal } from './refusal.ts'
 import { Retransmission, withRepetitions, type Repetition } from './retransmission.ts'
 import { newSessionId, parseSessionId } from './session-id.ts'
+import { acquire, uploadLock } from './upload-locks.ts'
 
 type Bytes = number
 
@@ -33,20 +36,27 @@ const STAY_OPEN_MS = 60_000
 /** Sessions that came to nothing, of which this process remembers that. */
 const MOST_ENDED = 10_000
 
+/** Sessions that are neither finished nor given up. */
+const MOST_UNFINISHED = 1000
+
+/** After so long one without bytes is not counted any more; it costs nothing. */
+const COUNTED_MS = 600_000
+
 /** Of one session; of more, a wrong guess is found out by the digest. */
 const MOST_REPETITIONS = 1000
 
-/** For whoever finds a session, or a blob, in use. */
-const LOCK_MS = 30_000
-
 interface UploadsOptions {
   readonly store: Pick<BlobStore, 'adopt' | 'stat'>
-  readonly ingests: Pick<IngestStore, 'createUpload' | 'openUpload' | 'adoptedUpload' | 'forgetAdopted'>
+  readonly ingests: Pick<
+    IngestStore,
+    'createUpload' | 'openUpload' | 'uploads' | 'adoptedUpload' | 'forgetAdopted'
+  >
   readonly metadata: Pick<MetadataStore, 'transaction' | 'finishedUploads'>
   readonly locks: Locks
   /** Nothing takes away what is just being pushed, though it was mirrored until now. */
   readonly holds: Pick<Holds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
+  readonly room: Pick<PushRoom, 'begin' | 'expect'>
   /** For so long a session without a file lasts, and is known as which blob one ended. */
   readonly sessionTtlMs: number
   readonly log: Logger
@@ -87,6 +97,8 @@ export class Uploads {
   readonly #options: UploadsOptions
   /** Those that were used last come last. */
   readonly #open = new Map<string, OpenUpload>()
+  /** When those were started that have no bytes. */
+  readonly #empty = new Map<string, EpochMs>()
   /** Their names would say that they have no bytes yet. */
   readonly #ended = new LRUCache<string, true>({ max: MOST_ENDED })
 
@@ -94,14 +106,37 @@ export class Uploads {
     this.#options = options
   }
 
-  /** @param algorithm of the digest it will be finished with, if the client has said so */
-  start(
+  /**
+   * @param algorithm of the digest it will be finished with, if the client has said so
+   * @throws OciError TOOMANYREQUESTS, INSUFFICIENT_STORAGE
+   */
+  async start(
     repository: RepositoryName,
     algorithm: DigestAlgorithm = 'sha256',
     hooks?: UploadHooks,
   ): Promise<UploadSession> {
-    const session = newSessionId(repository, { algorithm, startedAt: this.#options.now() })
-    return Promise.resolve(this.#use(session, this.#opened(session, repository, algorithm), hooks))
+    const { room, now } = this.#options
+    const startedAt = now()
+    for (const [session, since] of this.#empty) {
+      if (since > startedAt - COUNTED_MS) break
+      this.#empty.delete(session)
+    }
+    this.#assertFew(this.#empty.size)
+    try {
+      await room.begin()
+    } catch (error) {
+      throw refusal(error)
+    }
+    const session = newSessionId(repository, { algorithm, startedAt })
+    this.#empty.set(session, startedAt)
+    return this.#use(session, this.#opened(session, repository, algorithm), hooks)
+  }
+
+  /** @throws OciError TOOMANYREQUESTS */
+  #assertFew(besides: number): void {
+    if (this.#options.ingests.uploads().length + besides < MOST_UNFINISHED) return
+    const message = 'too many uploads are unfinished: finish or cancel some, or come back later'
+    throw new OciError('TOOMANYREQUESTS', undefined, { message, retryAfterSeconds: 60 })
   }
 
   /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository */
@@ -195,7 +230,12 @@ export class Uploads {
     upload.users++
     return new Session(this.#options, session, upload, {
       push: hooks,
+      begin: () => {
+        this.#assertFew(0)
+        this.#empty.delete(session)
+      },
       end: () => {
+        this.#empty.delete(session)
         this.#ended.set(session, true)
         this.#leave(session, upload)
       },
@@ -243,13 +283,12 @@ interface Verified extends AsyncDisposable {
   readonly file: VerifiedFile | undefined
 }
 
-const nothingToDo = (): Promise<void> => Promise.resolve()
-
-/** What is here of a session before its first byte. */
-const NOTHING = { prefix: 0, read: () => Promise.resolve(0) }
+type Sink = Pick<UploadIngest, 'prefix' | 'write'>
 
 interface SessionHooks {
   readonly push: UploadHooks | undefined
+  /** It is about to have a file. @throws OciError TOOMANYREQUESTS */
+  readonly begin: () => void
   /** There is no such session any more. */
   readonly end: () => void
   /** Nobody may use what is open of it any more. */
@@ -279,31 +318,37 @@ class Session implements UploadSession {
   async append(
     body: AsyncIterable<Buffer>,
     range: { first: Bytes; last: Bytes } | undefined,
-    told?: Bytes,
+    { told, length }: { told?: Bytes; length?: Bytes | undefined } = {},
   ): Promise<void> {
     await this.#alone()
     const { offset } = this
-    const begins = range?.first ?? Math.max(told ?? offset, offset)
-    if (begins !== offset) throw new OciError('RANGE_INVALID', { offset })
+    const begins = range?.first ?? told ?? offset
+    if (begins > offset || (range !== undefined && begins < offset)) {
+      throw new OciError('RANGE_INVALID', { offset })
+    }
     try {
-      if (range === undefined) await this.#receive(body, told ?? offset)
-      else await this.#receiveChunk(body, range)
+      // What is here already takes no room, if that is what it is.
+      using expected = await this.#options.room.expect(length && Math.max(length - (offset - begins), 0))
+      const sink = this.#sink(expected)
+      if (range === undefined) await this.#receive(body, begins, sink)
+      else await this.#receiveChunk(body, range, sink)
     } catch (error) {
-      if (!(error instanceof WriteError)) throw error
-      await this.#keep()
-      throw refusal(error.cause)
+      const cause = error instanceof WriteError ? error.cause : error
+      if (!(error instanceof WriteError) && !isDiskFull(error)) throw error
+      await this.#keep(isDiskFull(cause))
+      throw refusal(cause)
     }
   }
 
   /** Of what was sent before, only what is not here yet. */
-  async #receive(body: AsyncIterable<Buffer>, told: Bytes): Promise<void> {
-    const { ingest, lastStart, repetitions } = this.#upload
+  async #receive(body: AsyncIterable<Buffer>, told: Bytes, sink: Sink): Promise<void> {
     const upload = this.#upload
+    const { ingest, lastStart, repetitions } = upload
     // A client that goes on using the first location it was given may repeat its last request as well.
     const starts = told === this.offset ? [] : [told, ...(lastStart === undefined ? [] : [lastStart])]
-    const sent = new Retransmission(ingest ?? NOTHING, starts)
+    const sent = new Retransmission(ingest, starts)
     try {
-      await receive(sent.newBytes(body), this.#sink, Infinity)
+      await receive(sent.newBytes(body), sink, Infinity)
     } finally {
       upload.lastStart = sent.start ?? lastStart
     }
@@ -311,10 +356,14 @@ class Session implements UploadSession {
     if (repetitions.length < MOST_REPETITIONS) repetitions.push(sent.repetition)
   }
 
-  async #receiveChunk(body: AsyncIterable<Buffer>, range: { first: Bytes; last: Bytes }): Promise<void> {
+  async #receiveChunk(
+    body: AsyncIterable<Buffer>,
+    range: { first: Bytes; last: Bytes },
+    sink: Sink,
+  ): Promise<void> {
     const limit = range.last - range.first + 1
     this.#upload.lastStart = range.first
-    if ((await receive(body, this.#sink, limit)) === limit) return
+    if ((await receive(body, sink, limit)) === limit) return
     try {
       await this.#upload.ingest?.rewind(range.first)
     } catch (cause) {
@@ -332,7 +381,7 @@ class Session implements UploadSession {
       this.#letGo()
     } catch (error) {
       if (error instanceof OciError) throw error
-      await this.#keep()
+      await this.#keep(isDiskFull(error))
       throw refusal(error)
     }
   }
@@ -381,7 +430,8 @@ class Session implements UploadSession {
   async #verify(ingest: UploadIngest, digest: Digest): Promise<Verified> {
     const file = await ingest.verifyAs(digest)
     const { repository, algorithm, repetitions } = this.#upload
-    if (file !== undefined || repetitions.length === 0) return { file, [Symbol.asyncDispose]: nothingToDo }
+    if (file !== undefined || repetitions.length === 0)
+      return { file, [Symbol.asyncDispose]: () => Promise.resolve() }
     const session = newSessionId(repository, { algorithm, startedAt: this.#options.now() })
     const other = await this.#options.ingests.createUpload({ session, repository, algorithm })
     const verified = (all?: VerifiedFile): Verified => ({
@@ -399,29 +449,30 @@ class Session implements UploadSession {
 
   /** Made with the first byte, or for a blob that has none. */
   async #file(): Promise<UploadIngest> {
-    const { repository, algorithm } = this.#upload
-    this.#upload.ingest ??= await this.#options.ingests.createUpload({
-      session: this.id,
-      repository,
-      algorithm,
-    })
-    return this.#upload.ingest
+    const { ingest, repository, algorithm } = this.#upload
+    if (ingest !== undefined) return ingest
+    this.#hooks.begin()
+    const identity = { session: this.id, repository, algorithm }
+    return (this.#upload.ingest = await this.#options.ingests.createUpload(identity))
   }
 
-  get #sink(): Pick<UploadIngest, 'prefix' | 'write'> {
+  #sink(expected: ExpectedBytes): Sink {
     const prefix = (): Bytes => this.offset
     return {
       get prefix() {
         return prefix()
       },
-      write: async (chunks, position) => (await this.#file()).write(chunks, position),
+      write: async (chunks, position) => {
+        await expected.arrive(chunks.reduce((sum, { length }) => sum + length, 0))
+        await (await this.#file()).write(chunks, position)
+      },
     }
   }
 
   /** An ingest that failed, or was verified, takes no more bytes: it has to be opened again. */
-  async #keep(): Promise<void> {
+  async #keep(stranded = false): Promise<void> {
     this.#hooks.leave()
-    await this.#upload.ingest?.keep()
+    await this.#upload.ingest?.keep(stranded)
     this.#letGo()
   }
 
@@ -452,18 +503,4 @@ function link(
     tx.putFinishedUpload(session, { name, digest, finishedAt: at }, at - sessionTtlMs)
     push?.linked(tx, digest, size)
   })
-}
-
-function uploadLock(session: string): string {
-  return `upload ${session}`
-}
-
-/** @throws OciError UNAVAILABLE */
-async function acquire(locks: Locks, key: string): Promise<Disposable> {
-  try {
-    return await locks.exclusive(key, AbortSignal.timeout(LOCK_MS))
-  } catch (cause) {
-    const message = 'another request for the same upload or blob is still under way'
-    throw new OciError('UNAVAILABLE', undefined, { message, retryAfterSeconds: 5, cause })
-  }
 }

@@ -42,6 +42,7 @@ import type {
   IngestIdentity,
   IngestStore,
   PartialDownload,
+  PartialUpload,
   UploadIdentity,
   UploadIngest,
 } from './ingest.ts'
@@ -76,6 +77,8 @@ interface Idle<Identity extends PartialIdentity = PartialIdentity> {
   /** How many of them may not be on the disk yet. */
   readonly unsynced: Bytes
   readonly modifiedAt: number
+  /** There was no room for more of it. */
+  readonly stranded: boolean
 }
 
 export async function openIngests(options: IngestOptions): Promise<IngestStore> {
@@ -136,6 +139,24 @@ class DiskIngests implements IngestStore {
 
   async dropDownload(identity: IngestIdentity): Promise<Bytes> {
     const idle = this.#take(keyOf(identity))
+    if (idle === undefined) return 0
+    await this.#remove(idle.stem)
+    return idle.onDisk
+  }
+
+  uploads(): PartialUpload[] {
+    const found: PartialUpload[] = []
+    for (const { identity, onDisk, modifiedAt, stranded } of this.#idle.values()) {
+      if (isUpload(identity)) found.push({ ...identity, bytes: onDisk, idleSince: modifiedAt, stranded })
+    }
+    for (const { identity, bytes } of this.#live) {
+      if (isUpload(identity)) found.push({ ...identity, bytes, idleSince: undefined, stranded: false })
+    }
+    return found
+  }
+
+  async dropUpload(session: string): Promise<Bytes> {
+    const idle = this.#take<UploadIdentity>(uploadKey(session))
     if (idle === undefined) return 0
     await this.#remove(idle.stem)
     return idle.onDisk
@@ -253,6 +274,7 @@ class DiskIngests implements IngestStore {
       onDisk: bytes + info.size - extents.end,
       unsynced: bytes - vouched,
       modifiedAt: info.modifiedAt,
+      stranded: false,
     }
     return this.#isExpired(idle) ? undefined : idle
   }
@@ -344,7 +366,12 @@ class DiskIngests implements IngestStore {
   }
 
   #start<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
-    { stem, identity, extents: inherited, unsynced }: Omit<Idle<Identity>, 'bytes' | 'onDisk' | 'modifiedAt'>,
+    {
+      stem,
+      identity,
+      extents: inherited,
+      unsynced,
+    }: Omit<Idle<Identity>, 'bytes' | 'onDisk' | 'modifiedAt' | 'stranded'>,
     file: OpenFile,
     make: (options: PartialFileOptions<Identity>) => Ingest,
   ): Ingest {
@@ -355,7 +382,9 @@ class DiskIngests implements IngestStore {
       if (left instanceof ExtentMap) {
         const { bytes } = left
         const extents = left
-        await this.#park({ stem, identity, extents, bytes, onDisk: bytes, unsynced: 0, modifiedAt: now })
+        const { stranded } = ingest
+        const rest = { bytes, onDisk: bytes, unsynced: 0, modifiedAt: now, stranded }
+        await this.#park({ stem, identity, extents, ...rest })
       } else if (left !== undefined && isUpload(identity)) {
         const { session, repository } = identity
         this.#adopted.set(session, { repository, digest: left, stem, since: now })

@@ -8,6 +8,7 @@
 import type { Bytes } from './blob-store.ts'
 import type { Files } from './files.ts'
 import type { MetadataStore } from './metadata.ts'
+import type { Reserve } from './reserve.ts'
 import { isDiskFull } from './storage-error.ts'
 
 /** Frees at least so much, for who has just been told that the disk is full. False: nothing may go. Never rejects. */
@@ -54,6 +55,15 @@ export function metadataWithRoom(metadata: MetadataStore, makeRoom: MakeRoom): M
     // What it answers are its fields; its two methods are here.
     ...metadata,
     transaction: (fill) => untilItFits(() => metadata.transaction(fill), A_COMMIT, makeRoom),
+    close: () => metadata.close(),
+  }
+}
+
+/** For whoever frees what there is on the disk. */
+export function metadataWithReserve(metadata: MetadataStore, reserve: Reserve): MetadataStore {
+  return {
+    ...metadata,
+    transaction: (fill) => reserve.use(() => metadata.transaction(fill)),
     close: () => metadata.close(),
   }
 }

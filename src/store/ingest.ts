@@ -94,8 +94,12 @@ export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'read' |
   rewind(to: Bytes): Promise<void>
   /** Like {@link Ingest.verify}, of all that was written. */
   verifyAs(digest: Digest): Promise<VerifiedFile | undefined>
-  /** Syncs and leaves the session for {@link IngestStore.openUpload}, also without bytes. Ends this ingest. */
-  keep(): Promise<void>
+  /**
+   * Syncs and leaves the session for {@link IngestStore.openUpload}, also without bytes. Ends this ingest.
+   *
+   * @param stranded there was no room for more of it: it is the first to go when somebody else needs some
+   */
+  keep(stranded?: boolean): Promise<void>
 }
 
 /** An upload whose bytes became a blob of which the index may not know: the process died in between, or the index failed. */
@@ -112,6 +116,14 @@ export interface PartialDownload extends IngestIdentity {
   readonly idleSince: number | undefined
   /** It will not outlive those who read it. */
   readonly disowned: boolean
+}
+
+/** An upload that has bytes, as the disk sees it. */
+export interface PartialUpload extends UploadIdentity {
+  readonly bytes: Bytes
+  /** Since when nobody writes it; undefined: somebody does, or may go on at any moment. */
+  readonly idleSince: number | undefined
+  readonly stranded: boolean
 }
 
 /** The folder of partial files. */
@@ -133,6 +145,9 @@ export interface IngestStore {
    */
   open(identity: IngestIdentity, options?: { fresh?: boolean }): Promise<Ingest>
   downloads(): PartialDownload[]
+  uploads(): PartialUpload[]
+  /** Of one that nobody writes. @returns what the disk got back */
+  dropUpload(session: string): Promise<Bytes>
   /** Of one that nobody writes. @returns what the disk got back */
   dropDownload(identity: IngestIdentity): Promise<Bytes>
   /** Bytes on disk of all partial files. */

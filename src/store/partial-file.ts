@@ -80,6 +80,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   #unsaved: Bytes
   #saving: Promise<void> | undefined
   #disowned = false
+  #stranded = false
 
   constructor(options: PartialFileOptions<Identity>) {
     const { identity, stem, file, inherited, unsynced, hashers } = options
@@ -109,6 +110,10 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
 
   get disowned(): boolean {
     return this.#disowned
+  }
+
+  get stranded(): boolean {
+    return this.#stranded
   }
 
   readableTo(position: Bytes): Bytes {
@@ -176,8 +181,9 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     void Promise.resolve(this.#saving).then(() => this.#remove('.json'))
   }
 
-  async keep(): Promise<void> {
+  async keep(stranded = false): Promise<void> {
     if (this.#disowned) return this.discard()
+    this.#stranded = stranded
     await this.#end(async () => {
       try {
         if (this.bytes > 0) {

@@ -23,8 +23,15 @@ export class StorageError extends Error {
 
 const FULL: unknown[] = ['ENOSPC', 'EDQUOT']
 
+/** SQLITE_FULL, and SQLITE_IOERR_SHMSIZE where the memory that connections share cannot grow. */
+export const SQLITE_FULL: unknown[] = [13, 4874]
+
 /** The disk, or what we may have of it, is full: said by the file system or by the index. */
 export function isDiskFull(error: unknown): boolean {
   if (error instanceof StorageError) return error.code === 'FULL'
-  return error instanceof Error && 'code' in error && FULL.includes(error.code)
+  if (!(error instanceof Error)) return false
+  return (
+    ('code' in error && FULL.includes(error.code)) ||
+    ('errcode' in error && SQLITE_FULL.includes(error.errcode))
+  )
 }

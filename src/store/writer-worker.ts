@@ -7,6 +7,7 @@
 import { existsSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 import { shrinkByOneStep } from './shrinking.ts'
+import { SQLITE_FULL } from './storage-error.ts'
 import { openWriter, type Statements } from './sqlite.ts'
 
 export interface WriteQuery {
@@ -37,9 +38,6 @@ interface Unit {
 
 /** Whoever holds the lock at the end is not waited for: the next start writes down what this one could not. */
 const PATIENCE_MS = 250
-
-/** SQLITE_FULL, and SQLITE_IOERR_SHMSIZE where the memory that connections share cannot grow. */
-const FULL: unknown[] = [13, 4874]
 
 /** Whoever deletes a lot does not do it in one write. */
 const IDLE_MS = 1_000
@@ -138,5 +136,5 @@ function commit(connection: Statements, units: readonly Unit[], failed: Map<numb
 
 function failureOf(error: unknown): WriteFailure {
   const code = error instanceof Error && 'errcode' in error ? error.errcode : undefined
-  return { message: String(error), full: FULL.includes(code) }
+  return { message: String(error), full: SQLITE_FULL.includes(code) }
 }

@@ -31,8 +31,10 @@ function evictorOf(
   settings: Partial<BudgetSettings>,
 ): { evictor: Evictor; goals: Goal[] } {
   const goals: Goal[] = []
-  const eviction: Pick<Eviction, 'pursue' | 'settle'> = {
+  const eviction: Pick<Eviction, 'pursue' | 'settle' | 'stranded' | 'dropStranded'> = {
     settle: () => Promise.resolve(),
+    stranded: () => 0,
+    dropStranded: () => Promise.resolve(0),
     async *pursue(goal) {
       await new Promise((resolve) => setTimeout(resolve, disk.slowMs ?? 0))
       goals.push(goal)

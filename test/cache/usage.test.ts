@@ -61,7 +61,12 @@ test('what was given up goes, but not while somebody is coming back for it', asy
     index: {} as never,
     images: { leastRecent: () => nothing, leastRecentParts: () => nothing } as never,
     removal: {} as never,
-    ingests: { downloads: () => idle, dropDownload: ({ digest }) => Promise.resolve(digest ? MB : 0) },
+    ingests: {
+      downloads: () => idle,
+      dropDownload: ({ digest }) => Promise.resolve(digest ? MB : 0),
+      uploads: () => [],
+      dropUpload: () => Promise.resolve(0),
+    },
     expects: ({ digest }) => digest === one,
     now: () => Date.now(),
   })

@@ -236,17 +236,6 @@ test(
       const at = await offset()
       t.ok(at >= 4 * MiB && at < 12 * MiB, `${at} bytes have come`)
       weight.leave(0)
-      const other = image({ layers: [], seed: 'other' })
-      const full = await send(`${repository()}/blobs/uploads/`, 'POST')
-      const where = new URL(String(full.headers['location']), mirror.url).href
-      t.equal((await send(where, 'PATCH', Buffer.alloc(100))).status, 507)
-      t.equal((await pushManifest(repository(), other.manifest, '2')).status, 404, 'its config is not here')
-      const copy = await pushManifest(
-        repository(),
-        { ...app.manifest, bytes: Buffer.concat([app.manifest.bytes, Buffer.from(' '.repeat(9000))]) },
-        '2',
-      )
-      t.equal(copy.status, 507, 'nor does a manifest fit')
       const held = async (): Promise<void> => {
         t.ok((await pull(`${repository()}/manifests/1`)).body.equals(app.manifest.bytes))
         for (const it of app.blobs) t.ok((await pullSame(`${repository()}/blobs/${it.digest}`, it)).same)
@@ -257,6 +246,17 @@ test(
       mirror = await startMirror(t, world.upstream, { root: volume.folder, cache: ALL_OF_IT, config: LOCAL })
       await held()
       t.equal(await offset(), at, 'also after a restart, on the full disk')
+      // What a start took of what is reserved for it.
+      weight.leave(0)
+      const other = image({ layers: [], seed: 'other' })
+      t.equal((await send(`${repository()}/blobs/uploads/`, 'POST')).status, 507)
+      t.equal((await pushManifest(repository(), other.manifest, '2')).status, 404, 'its config is not here')
+      const copy = await pushManifest(
+        repository(),
+        { ...app.manifest, bytes: Buffer.concat([app.manifest.bytes, Buffer.from(' '.repeat(9000))]) },
+        '2',
+      )
+      t.equal(copy.status, 507, 'nor does a manifest fit')
       weight.remove()
       t.equal((await patch(at, 12 * MiB)).status, 202)
       const put = new URL(location())

@@ -2,6 +2,7 @@
 import path from 'node:path'
 import { pino } from 'pino'
 import type { Test } from 'tap'
+import { PushRoom } from '../../src/cache/push-room.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../../src/oci/reference.ts'
 import { Uploads } from '../../src/registry/uploads.ts'
@@ -29,7 +30,7 @@ export interface Pushing {
 
 export async function openUploads(
   t: Test,
-  options: Partial<IngestOptions> & { transaction?: MetadataStore['transaction'] } = {},
+  options: Partial<IngestOptions> & { transaction?: MetadataStore['transaction']; room?: PushRoom } = {},
 ): Promise<Pushing> {
   const store = await openStore(t, options)
   const metadata = await openMetadata(path.join(store.root, 'metadata.sqlite'))
@@ -41,12 +42,19 @@ export async function openUploads(
   const uploads = uploadsOf(
     store,
     { finishedUploads: metadata.finishedUploads, transaction },
-    { locks, names },
+    { locks, names, room: options.room ?? ROOMY },
   )
   const linked = (name: RepositoryName, content: Buffer): Promise<boolean> =>
     metadata.blobs.linked({ registry: LOCAL, name }, digestOf(content))
   return { uploads, store, metadata, locks, names, linked }
 }
+
+/** A disk that ends nowhere. */
+const ROOMY = new PushRoom({
+  headroom: () => Promise.resolve(Infinity),
+  canFree: () => Promise.resolve(false),
+  makeRoom: () => Promise.resolve(false),
+})
 
 /** Those of another process on the same folder, if it is called a second time. */
 export function uploadsOf(
@@ -56,10 +64,16 @@ export function uploadsOf(
     locks = new InProcessLocks(),
     names = new Set<RepositoryName>(),
     now = () => 1000,
-  }: { locks?: InProcessLocks; names?: Set<RepositoryName>; now?: () => number } = {},
+    room = ROOMY,
+  }: {
+    locks?: InProcessLocks
+    names?: Set<RepositoryName>
+    now?: () => number
+    room?: Pick<PushRoom, 'begin' | 'expect'>
+  } = {},
 ): Uploads {
   return new Uploads({
-    ...{ store: blobs, ingests, metadata, locks, holds: new Holds(), now, sessionTtlMs: DAY },
+    ...{ store: blobs, ingests, metadata, locks, holds: new Holds(), now, sessionTtlMs: DAY, room },
     localNames: { add: (name) => void names.add(name) },
     log: pino({ level: 'silent' }),
   })

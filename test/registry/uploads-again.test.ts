@@ -11,7 +11,7 @@ async function standing(t: Test, content: Buffer, told: number) {
   const pushing = await openUploads(t)
   const session = await pushing.uploads.start(APP)
   t.teardown(() => session[Symbol.asyncDispose]())
-  if (told > 0) await session.append(body(content.subarray(0, told)), undefined, 0)
+  if (told > 0) await session.append(body(content.subarray(0, told)), undefined, { told: 0 })
   return { ...pushing, session }
 }
 
@@ -22,12 +22,14 @@ for (const told of [0, MiB]) {
       for (const piece of [1000, 64 * KiB]) {
         const { session, linked } = await standing(t, content, told)
         const sent = content.subarray(told)
-        if (came === sent.length) await session.append(body(sent), undefined, told)
-        else await t.rejects(session.append(brokenBody(sent.subarray(0, came)), undefined, told))
+        if (came === sent.length) await session.append(body(sent), undefined, { told })
+        else await t.rejects(session.append(brokenBody(sent.subarray(0, came)), undefined, { told }))
         // Once more in part, and that breaks off before it comes to anything new.
-        await t.rejects(session.append(brokenBody(sent.subarray(0, Math.min(came, 500))), undefined, told))
+        await t.rejects(
+          session.append(brokenBody(sent.subarray(0, Math.min(came, 500))), undefined, { told }),
+        )
         t.equal(session.offset, told + came)
-        await session.append(body(sent, piece), undefined, told)
+        await session.append(body(sent, piece), undefined, { told })
         t.equal(session.offset, LARGE)
         await session.finish(digestOf(content))
         t.ok(await linked(APP, content))
@@ -52,8 +54,8 @@ test('a client that always uses its first location appends, and may repeat its l
     for (const [nth, to] of cuts.entries()) {
       if (nth === 0) continue
       const sent = content.subarray(cuts[nth - 1], to)
-      await session.append(body(sent), undefined, 0)
-      if (nth === repeated) await session.append(body(sent), undefined, 0)
+      await session.append(body(sent), undefined, { told: 0 })
+      if (nth === repeated) await session.append(body(sent), undefined, { told: 0 })
       t.equal(session.offset, to)
     }
     await session.finish(digestOf(content))
@@ -71,14 +73,14 @@ test('what looks like a repetition and was none, the digest finds out', async (t
     [zeros, zeros.subarray(0, 1000), zeros.subarray(0, 1000), other],
   ]) {
     const { session, store, linked } = await standing(t, zeros, 0)
-    for (const chunk of chunks) await session.append(body(chunk), undefined, 0)
+    for (const chunk of chunks) await session.append(body(chunk), undefined, { told: 0 })
     const content = Buffer.concat(chunks)
     await session.finish(digestOf(content))
     t.ok(await linked(APP, content))
     t.same(store.partials(), [])
   }
   const { session, store } = await standing(t, zeros, 0)
-  for (const chunk of [zeros, zeros]) await session.append(body(chunk), undefined, 0)
+  for (const chunk of [zeros, zeros]) await session.append(body(chunk), undefined, { told: 0 })
   await t.rejects(session.finish(digestOf(other)), { code: 'DIGEST_INVALID' })
   t.same(store.partials(), [])
 })
@@ -87,9 +89,9 @@ test('what was told and is not here is asked for again, not replaced by what fol
   const content = randomBytes(1000)
   const { session, linked } = await standing(t, content, 400)
   const refused = { code: 'RANGE_INVALID', detail: { offset: 400 } }
-  await t.rejects(session.append(body(content.subarray(500)), undefined, 500), refused)
+  await t.rejects(session.append(body(content.subarray(500)), undefined, { told: 500 }), refused)
   await t.rejects(session.finish(digestOf(content), 1000), refused)
-  await session.append(body(content.subarray(400)), undefined, 400)
+  await session.append(body(content.subarray(400)), undefined, { told: 400 })
   await session.finish(digestOf(content), 1000)
   t.ok(await linked(APP, content))
 })

@@ -3,6 +3,7 @@
  */
 import path from 'node:path'
 import type { Test } from 'tap'
+import { PushRoom } from '../../src/cache/push-room.ts'
 import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
 import type { Events } from '../../src/registry/events.ts'
 import { Collector, type Collected } from '../../src/registry/gc.ts'
@@ -70,7 +71,14 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const now = (): number => clock.now
   const holds = new Holds()
   const sessionTtlMs = 24 * HOUR
-  const uploads = new Uploads({ store, ingests, metadata, locks, holds, localNames, sessionTtlMs, log, now })
+  const room = new PushRoom({
+    headroom: () => Promise.resolve(Infinity),
+    canFree: () => Promise.resolve(false),
+    makeRoom: () => Promise.resolve(false),
+  })
+  const uploads = new Uploads({
+    ...{ store, ingests, metadata, locks, holds, localNames, room, sessionTtlMs, log, now },
+  })
   const touchEveryMs = Math.min(HOUR, graceMs / 24)
   const bytes = new PushedBytes({ store, metadata, suspect: () => undefined })
   const reader = (name: string): LocalRepository =>
@@ -79,6 +87,8 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     new LocalPushes(
       {
         store,
+        room,
+        reserve: { use: (write) => write() },
         bytes,
         ingests,
         metadata,
