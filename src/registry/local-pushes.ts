@@ -34,7 +34,8 @@ import type { PushedBytes } from './pushed-bytes.ts'
 import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './pushes.ts'
 import { ReferrersTags, type Kept } from './referrers-tags.ts'
 import { refusal } from './refusal.ts'
-import type { UploadHooks, Uploads } from './uploads.ts'
+import type { UploadHooks } from './upload-link.ts'
+import type { Uploads } from './uploads.ts'
 
 /** What all local repositories share. */
 export interface LocalContext {

@@ -12,11 +12,11 @@ import type { ExpectedBytes, PushRoom } from '../cache/push-room.ts'
 import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { BlobInfo, BlobStore } from '../store/blob-store.ts'
+import type { BlobStore } from '../store/blob-store.ts'
 import type { Holds } from '../store/holds.ts'
 import type { AdoptedUpload, IngestStore, UploadIngest, VerifiedFile } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
-import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
+import type { EpochMs, MetadataStore } from '../store/metadata.ts'
 import { isDiskFull } from '../store/storage-error.ts'
 import type { LocalNames } from './local-names.ts'
 import type { UploadSession } from './pushes.ts'
@@ -24,6 +24,7 @@ import { receive, WriteError } from './receive.ts'
 import { refusal } from './refusal.ts'
 import { Retransmission, withRepetitions, type Repetition } from './retransmission.ts'
 import { newSessionId, parseSessionId } from './session-id.ts'
+import { link, type UploadHooks } from './upload-link.ts'
 import { acquire, uploadLock } from './upload-locks.ts'
 
 type Bytes = number
@@ -61,19 +62,6 @@ interface UploadsOptions {
   readonly sessionTtlMs: number
   readonly log: Logger
   readonly now: () => EpochMs
-}
-
-export interface UploadHooks {
-  /** Called before that commit. @throws OciError DENIED when the repository may not be pushed to any more */
-  assertFree(): Promise<void>
-  /** Called within the commit that makes an upload a blob of its repository. */
-  linked(tx: MetadataTransaction, digest: Digest, size: Bytes): void
-}
-
-interface FinishedSession {
-  readonly session: string
-  readonly repository: RepositoryName
-  readonly push: UploadHooks | undefined
 }
 
 /** A session that is in use, or was a moment ago; shared by all who use it. */
@@ -486,21 +474,4 @@ class Session implements UploadSession {
     this.#lock ??= await acquire(this.#options.locks, uploadLock(this.id))
     if (this.#upload.over) throw new OciError('BLOB_UPLOAD_UNKNOWN')
   }
-}
-
-/** Commits that the blob is its repository's, and that the session ended as it. */
-function link(
-  { metadata, localNames, sessionTtlMs, now }: UploadsOptions,
-  { session, repository: name, push }: FinishedSession,
-  { digest, size }: BlobInfo,
-): Promise<void> {
-  const repository = { registry: LOCAL, name }
-  localNames.add(name)
-  return metadata.transaction((tx) => {
-    const at = now()
-    tx.putRepository(repository, at)
-    tx.linkBlob(repository, digest, size, at)
-    tx.putFinishedUpload(session, { name, digest, finishedAt: at }, at - sessionTtlMs)
-    push?.linked(tx, digest, size)
-  })
 }

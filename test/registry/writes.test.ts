@@ -72,10 +72,13 @@ async function assertDenied(
   }
 }
 
-/** All files below the root, without those of the database, whose log may be written at any time. */
+/** All files below the root, without the reserve and the database, whose log may be written at any time. */
 function filesIn(root: string): string[] {
   return readdirSync(root, { recursive: true, encoding: 'utf8' })
-    .filter((name) => !name.startsWith('metadata.sqlite') && statSync(path.join(root, name)).isFile())
+    .filter(
+      (name) =>
+        !name.startsWith('metadata.sqlite') && name !== 'reserve' && statSync(path.join(root, name)).isFile(),
+    )
     .sort()
 }
 

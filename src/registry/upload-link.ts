@@ -1,0 +1,46 @@
+/**
+ * The commit in which an upload becomes a blob of its repository, and its session is known to have ended as it.
+ */
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { BlobInfo } from '../store/blob-store.ts'
+import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
+import type { LocalNames } from './local-names.ts'
+
+export interface UploadHooks {
+  /** Called before that commit. @throws OciError DENIED when the repository may not be pushed to any more */
+  assertFree(): Promise<void>
+  /** Called within the commit that makes an upload a blob of its repository. */
+  linked(tx: MetadataTransaction, digest: Digest, size: number): void
+}
+
+interface LinkOptions {
+  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly localNames: Pick<LocalNames, 'add'>
+  /** For so long it is known as which blob a session ended. */
+  readonly sessionTtlMs: number
+  readonly now: () => EpochMs
+}
+
+interface FinishedSession {
+  readonly session: string
+  readonly repository: RepositoryName
+  readonly push: UploadHooks | undefined
+}
+
+/** Its bytes are on the disk. */
+export function link(
+  { metadata, localNames, sessionTtlMs, now }: LinkOptions,
+  { session, repository: name, push }: FinishedSession,
+  { digest, size }: BlobInfo,
+): Promise<void> {
+  const repository = { registry: LOCAL, name }
+  localNames.add(name)
+  return metadata.transaction((tx) => {
+    const at = now()
+    tx.putRepository(repository, at)
+    tx.linkBlob(repository, digest, size, at)
+    tx.putFinishedUpload(session, { name, digest, finishedAt: at }, at - sessionTtlMs)
+    push?.linked(tx, digest, size)
+  })
+}
