@@ -1,6 +1,7 @@
 /**
  * Cursors of lists: pages that we cut from a whole list, and pages of upstream that are handed on.
  */
+import { sortedInTurns } from '../oci/large-list.ts'
 import { parsePage } from '../oci/pagination.ts'
 import type { TagPage } from '../upstream/upstream.ts'
 
@@ -39,11 +40,14 @@ export function pageOf(all: readonly string[], query: URLSearchParams): Pick<Tag
  * A page of a list that is not put together: upstream's own order is what its cursors go by. A registry that knows
  * nothing of pages (Docker's, before its version 3) sends everything every time: then the pages are ours.
  */
-export function inOrder(page: TagPage, query: URLSearchParams): Pick<TagPage, 'tags' | 'next'> {
+export async function inOrder(
+  page: TagPage,
+  query: URLSearchParams,
+): Promise<Pick<TagPage, 'tags' | 'next'>> {
   const { n = Infinity, last } = parsePage(query)
   if (n === 0) return { tags: [], next: undefined }
   const { tags, next } = page
   if (next !== undefined || query.has(CURSOR)) return { tags, next }
   const isAll = last === undefined || tags.length > n || tags.includes(last)
-  return isAll ? pageOf(tags.toSorted(), query) : { tags, next }
+  return isAll ? pageOf(await sortedInTurns(tags), query) : { tags, next }
 }

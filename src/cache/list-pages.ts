@@ -6,6 +6,7 @@
  */
 import { MEDIA_TYPES } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
+import { jsonInTurns, sortedInTurns } from '../oci/large-list.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import { UpstreamError, type Milliseconds, type Upstream } from '../upstream/upstream.ts'
@@ -17,6 +18,9 @@ const PAGE_SIZE = '1000'
 const MAX_PAGES = 100
 /** Pages without anything new; a registry may filter what it has cut already. */
 const MAX_FRUITLESS = 3
+
+/** What a tag takes in a list beside its letters: two quotes and a comma. */
+const JSON_OF_A_TAG: Bytes = 3
 
 /** How a registry says that it does not like the size of a page. */
 const REFUSES_PAGE_SIZE: readonly (number | undefined)[] = [400, 405, 416, 422, 501]
@@ -57,12 +61,14 @@ export async function collectTags(options: CollectOptions): Promise<Collected> {
     for (const tag of page.tags) {
       if (tags.has(tag)) continue
       tags.add(tag)
-      bytes += Buffer.byteLength(JSON.stringify(tag)) + 1
+      // A registry that knows nothing of pages may send ten times what is kept.
+      if ((bytes += Buffer.byteLength(tag) + JSON_OF_A_TAG) > MAX_KEPT_BODY) break
     }
     return { ...page, newBytes: bytes, items: page.tags.length }
   })
   if (end.is !== 'list') return end
-  return { is: 'list', body: Buffer.from(JSON.stringify([...tags].sort())), etag: end.etag }
+  const body = Buffer.from(await jsonInTurns(await sortedInTurns([...tags])))
+  return { is: 'list', body, etag: end.etag }
 }
 
 /** One page as upstream has it; of its own size where it does not take the one that is asked for. */

@@ -75,7 +75,7 @@ export class Listings {
       handOn: async (ofUpstream, limit) => {
         const page = await pageOfTags(upstream, repository.name, ofUpstream, limit)
         if (page === undefined) return undefined
-        const { tags, next } = inOrder({ ...page, next: nextOf(page, ofUpstream) }, ofUpstream)
+        const { tags, next } = await inOrder({ ...page, next: nextOf(page, ofUpstream) }, ofUpstream)
         return { tags, next: cursorOf(next), cache: 'miss' }
       },
       fromHere: ({ value, ...marks }) => {

@@ -3,6 +3,7 @@
  * comes of it is dropped.
  */
 import { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import { SmallChunks } from '../oci/small-chunks.ts'
 
 export class MeteredRequest extends IncomingMessage {
@@ -30,6 +31,16 @@ export class MeteredRequest extends IncomingMessage {
     // Else Node takes its end for the client's leaving.
     this.complete = true
     super.push(null)
+    pauseParser(this.socket)
     return false
   }
+}
+
+/**
+ * Of what has been read from the socket, up to 64 KiB, the rest is not parsed: of a body of one-byte chunks these are
+ * 10,000 calls, and as many connections come at once as a stranger likes. The parser is Node's own affair; where it
+ * cannot be paused the rest is dropped chunk by chunk.
+ */
+function pauseParser(socket: Socket & { readonly parser?: { readonly pause?: () => void } | null }): void {
+  socket.parser?.pause?.()
 }

@@ -5,6 +5,7 @@
  * Spec: distribution-spec § Listing tags.
  */
 import { OciError } from '../oci/errors.ts'
+import { jsonInTurns } from '../oci/large-list.ts'
 import { nextLink, parsePage } from '../oci/pagination.ts'
 import type { RouteTo } from '../oci/route.ts'
 import type { Exchange } from './exchange.ts'
@@ -20,14 +21,16 @@ export async function serveTags(
   const resolution = await resolveRepository(exchange, registry, route)
   const answer = await resolution.repository.tags(withoutNamespace(route.query), exchange.signal)
   if (answer === undefined) throw new OciError('NAME_UNKNOWN', { name: route.repository })
-  exchange.sendJson(
+  const tags = await jsonInTurns(answer.tags)
+  exchange.sendBytes(
     200,
-    { name: route.repository, tags: answer.tags },
     {
+      'Content-Type': 'application/json',
       ...pullHeaders(exchange, resolution, answer),
       ...(answer.next === undefined
         ? {}
         : { Link: nextLink(`/v2/${route.repository}/tags/list`, nextQuery(answer.next, route.query)) }),
     },
+    Buffer.from(`{"name":${JSON.stringify(route.repository)},"tags":${tags}}`),
   )
 }

@@ -3,7 +3,7 @@
  *
  * `node registry.ts`: prints its URL. `library/annotated` has manifests of 1.2 MB, whose one layer has 95,000
  * annotations; `library/large` has manifests of 4 MiB, in turn of annotations, of layers, and of one long text. A tag is
- * any number.
+ * any number. `library/tagged` has 480,000 tags, which come in one page and in no order.
  */
 import { createHash } from 'node:crypto'
 import { createServer } from 'node:http'
@@ -51,7 +51,16 @@ const MANIFESTS: Record<string, (tag: number) => Buffer> = {
   },
 }
 
+const TAGS = JSON.stringify({
+  name: 'library/tagged',
+  tags: Array.from({ length: 480_000 }, (_, at) => `release-${(at * 7919) % 480_000}`),
+})
+
 const server = createServer((request, response) => {
+  if (request.url?.startsWith('/v2/library/tagged/tags/list') === true) {
+    response.writeHead(200, { 'Content-Type': 'application/json' }).end(TAGS)
+    return
+  }
   const [, repository = '', tag = ''] =
     /^\/v2\/library\/(\w+)\/manifests\/(\d+)$/.exec(request.url ?? '') ?? []
   const make = MANIFESTS[repository]
