@@ -33,7 +33,7 @@ export async function* streamBody(exchange: Exchange): AsyncGenerator<Buffer, vo
   // Without the option leaving the loop would close the connection before the answer.
   const pieces = exchange.request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>
   yield* pieces
-  if (exchange.request.chunksAreTooSmall) {
+  if (exchange.chunksAreTooSmall) {
     throw new OciError('BAD_REQUEST', { reason: 'the chunks of its body are too small' })
   }
 }

@@ -5,11 +5,11 @@
  * that nobody takes half an answer for a whole one. Handlers add log fields and never log the request.
  */
 import { randomUUID } from 'node:crypto'
-import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { OciError } from '../oci/errors.ts'
 import type { Endpoint } from '../oci/route.ts'
 import type { ManifestHead } from '../registry/repository.ts'
-import type { MeteredRequest } from './metered-request.ts'
+import { ChunkMeter } from './chunk-meter.ts'
 import { warningHeader } from './warning.ts'
 
 /** What handlers learn on the way; becomes part of the request's log line. */
@@ -43,7 +43,7 @@ const REGISTRY_PATH = /^\/v2(?:[/?]|$)/
 const nobodyListens = (): void => undefined
 
 export class Exchange {
-  readonly request: MeteredRequest
+  readonly request: IncomingMessage
   readonly response: ServerResponse
   readonly id: string
   readonly method: string
@@ -57,6 +57,8 @@ export class Exchange {
   bytes = 0
   readonly #leave = new AbortController()
   readonly #close: () => void
+  /** Of a chunked body: nobody knows its length before its end. */
+  readonly #meter: ChunkMeter | undefined
   /** Of a body that is given away in one piece. */
   #whole = 0
   /** The head says how long the body is. */
@@ -65,13 +67,14 @@ export class Exchange {
   #failure: unknown
   #stopLingering: (() => void) | undefined
 
-  constructor(request: MeteredRequest, response: ServerResponse) {
+  constructor(request: IncomingMessage, response: ServerResponse) {
     this.request = request
     this.response = response
     this.method = request.method ?? ''
     this.remote = request.socket.remoteAddress
     // Nothing more is parsed before somebody has decided to take it: reading goes on by itself then.
-    if (request.isChunked) request.socket.pause()
+    this.#meter = ChunkMeter.of(request)
+    if (this.#meter !== undefined) request.socket.pause()
     const wanted = request.headers['x-request-id']
     this.id = typeof wanted === 'string' && SANE_REQUEST_ID.test(wanted) ? wanted : randomUUID()
     const { promise, resolve } = Promise.withResolvers<undefined>()
@@ -108,6 +111,11 @@ export class Exchange {
     return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
   }
 
+  /** Whoever has read the body has come to an end that is none: its chunks are too small. */
+  get chunksAreTooSmall(): boolean {
+    return this.#meter?.tooSmall ?? false
+  }
+
   /** For a client that waits for `100 Continue`: its body will be read. */
   welcomeBody(): void {
     if (this.request.headers.expect !== undefined && !this.request.complete) this.response.writeContinue()
@@ -118,7 +126,7 @@ export class Exchange {
     if (this.response.writableFinished) this.bytes += this.#whole
     else this.#leave.abort(new Error('the client has left'))
     // Of a body that nobody wanted, and that was there.
-    if (this.request.isChunked && !this.#last) this.request.socket.resume()
+    if (this.#meter !== undefined && !this.#last) this.request.socket.resume()
     this.#close()
   }
 
@@ -254,8 +262,7 @@ export class Exchange {
 
   /** Nobody knows how much more of its body comes. */
   get #goesOnWithoutEnd(): boolean {
-    const { isChunked, complete, chunksAreTooSmall } = this.request
-    return isChunked && (!complete || chunksAreTooSmall)
+    return this.#meter !== undefined && (!this.request.complete || this.#meter.tooSmall)
   }
 
   /** It sends its body when it is told to, or not at all. */

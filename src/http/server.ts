@@ -4,7 +4,7 @@
  * Requests of one connection are answered one after the other, whatever was pipelined; nothing is written
  * into a connection while a response is under way on it. `close` lets what runs come to its end.
  */
-import { createServer, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -20,7 +20,6 @@ import { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
 import type { Services } from './pull.ts'
 import type { Kernel } from './kernel.ts'
-import { MeteredRequest } from './metered-request.ts'
 import { BufferPool } from './buffers.ts'
 import { parserError, sendRawError } from './raw-error.ts'
 import { report } from './report.ts'
@@ -91,7 +90,7 @@ interface Connection {
   /** Resolves when the request that came last is answered. */
   last: Promise<void>
   /** The one that came last. */
-  request: MeteredRequest | undefined
+  request: IncomingMessage | undefined
   /** The one that is being answered. */
   answering: Exchange | undefined
   /** The parser has given up on it; nothing more will be read. */
@@ -142,7 +141,6 @@ class NodeHttpServer implements HttpServer {
       maxHeaderSize: 64 * 1024,
       // We say it ourselves, with a body.
       requireHostHeader: false,
-      IncomingMessage: MeteredRequest,
     }
     this.#server = options.tls
       ? createTlsServer({ ...limits, handshakeTimeout: this.#timeouts.headersMs })
@@ -201,7 +199,7 @@ class NodeHttpServer implements HttpServer {
   }
 
   #hear(): void {
-    const run = (request: MeteredRequest, response: ServerResponse): void => {
+    const run = (request: IncomingMessage, response: ServerResponse): void => {
       this.#begin(request, response, serve)
     }
     this.#server
@@ -212,7 +210,7 @@ class NodeHttpServer implements HttpServer {
       .on('request', run)
       // `100 Continue` is for whoever will read the body; a refusal goes out without it.
       .on('checkContinue', run)
-      .on('checkExpectation', (request: MeteredRequest, response: ServerResponse) => {
+      .on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
         this.#begin(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
       })
       .on('connect', (request, socket) => {
@@ -229,7 +227,7 @@ class NodeHttpServer implements HttpServer {
       })
   }
 
-  #begin(request: MeteredRequest, response: ServerResponse, answer: typeof serve): void {
+  #begin(request: IncomingMessage, response: ServerResponse, answer: typeof serve): void {
     const exchange = new Exchange(request, response)
     const connection = this.#connectionOf(request.socket)
     const turn = connection.last

@@ -4,13 +4,10 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { test, type Test } from 'tap'
 import { Exchange } from '../../src/http/exchange.ts'
-import { MeteredRequest } from '../../src/http/metered-request.ts'
 import { call } from './fakes.ts'
 
 async function serveWith(t: Test, handle: (exchange: Exchange) => void): Promise<string> {
-  const server = createServer({ IncomingMessage: MeteredRequest }, (request, response) =>
-    handle(new Exchange(request, response)),
-  )
+  const server = createServer((request, response) => handle(new Exchange(request, response)))
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   t.teardown(() => server.close())
