@@ -1,0 +1,271 @@
+/**
+ * One upload session: bytes are appended to its partial file, and it is finished as a blob of its repository or
+ * cancelled. Of all that changes a session one thing happens at a time.
+ */
+import type { Logger } from 'pino'
+import type { ExpectedBytes, PushRoom } from '../cache/push-room.ts'
+import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { BlobStore, Bytes } from '../store/blob-store.ts'
+import type { Holds } from '../store/holds.ts'
+import type { IngestStore, UploadIngest, VerifiedFile } from '../store/ingest.ts'
+import type { Locks } from '../store/locks.ts'
+import type { EpochMs, MetadataStore } from '../store/metadata.ts'
+import { isDiskFull } from '../store/storage-error.ts'
+import type { LocalNames } from './local-names.ts'
+import type { UploadSession } from './pushes.ts'
+import { receive, WriteError } from './receive.ts'
+import { refusal } from './refusal.ts'
+import { Retransmission, withRepetitions, type Repetition } from './retransmission.ts'
+import { newSessionId } from './session-id.ts'
+import { link, type UploadHooks } from './upload-link.ts'
+import { acquire, uploadLock } from './upload-locks.ts'
+
+/** Of one session; of more, a wrong guess is found out by the digest. */
+const MOST_REPETITIONS = 1000
+
+export interface UploadContext {
+  readonly store: Pick<BlobStore, 'adopt' | 'stat'>
+  readonly ingests: Pick<
+    IngestStore,
+    'createUpload' | 'openUpload' | 'uploads' | 'adoptedUpload' | 'forgetAdopted'
+  >
+  readonly metadata: Pick<MetadataStore, 'transaction' | 'finishedUploads'>
+  readonly locks: Locks
+  /** Nothing takes away what is just being pushed, though it was mirrored until now. */
+  readonly holds: Pick<Holds, 'hold'>
+  readonly localNames: Pick<LocalNames, 'add'>
+  readonly room: Pick<PushRoom, 'begin' | 'expect'>
+  /** For so long a session without a file lasts, and is known as which blob one ended. */
+  readonly sessionTtlMs: number
+  readonly log: Logger
+  readonly now: () => EpochMs
+}
+
+/** A session that is in use, or was a moment ago; shared by all who use it. */
+export interface OpenUpload {
+  readonly repository: RepositoryName
+  readonly algorithm: DigestAlgorithm
+  /** Undefined: no byte has come yet. */
+  ingest: UploadIngest | undefined
+  /** Where the last request began. */
+  lastStart: Bytes | undefined
+  /** What was taken for sent twice; if the digest says otherwise, it was not. */
+  readonly repetitions: Repetition[]
+  users: number
+  /** Closes the file when nobody came back. */
+  timer: NodeJS.Timeout | undefined
+  /** Finished, given up, or closed: who comes now opens it again, if it is still there. */
+  over: boolean
+}
+
+/** Of which the file is undefined when the digest is another. */
+interface Verified extends AsyncDisposable {
+  readonly file: VerifiedFile | undefined
+}
+
+type Sink = Pick<UploadIngest, 'prefix' | 'write'>
+
+export interface SessionHooks {
+  readonly push: UploadHooks | undefined
+  /** It is about to have a file. @throws OciError TOOMANYREQUESTS */
+  readonly begin: () => void
+  /** There is no such session any more. */
+  readonly end: () => void
+  /** Nobody may use what is open of it any more. */
+  readonly leave: () => void
+  readonly release: () => void
+}
+
+export class Session implements UploadSession {
+  readonly id: string
+  readonly #options: UploadContext
+  readonly #upload: OpenUpload
+  readonly #hooks: SessionHooks
+  #lock: Disposable | undefined
+  #disposed = false
+
+  constructor(options: UploadContext, id: string, upload: OpenUpload, hooks: SessionHooks) {
+    this.id = id
+    this.#options = options
+    this.#upload = upload
+    this.#hooks = hooks
+  }
+
+  get offset(): Bytes {
+    return this.#upload.ingest?.prefix ?? 0
+  }
+
+  async append(
+    body: AsyncIterable<Buffer>,
+    range: { first: Bytes; last: Bytes } | undefined,
+    { told, length }: { told?: Bytes; length?: Bytes | undefined } = {},
+  ): Promise<void> {
+    await this.#alone()
+    const { offset } = this
+    const begins = range?.first ?? told ?? offset
+    if (begins > offset || (range !== undefined && begins < offset)) {
+      throw new OciError('RANGE_INVALID', { offset })
+    }
+    try {
+      // What is here already takes no room, if that is what it is.
+      using expected = await this.#options.room.expect(length && Math.max(length - (offset - begins), 0))
+      const sink = this.#sink(expected)
+      if (range === undefined) await this.#receive(body, begins, sink)
+      else await this.#receiveChunk(body, range, sink)
+    } catch (error) {
+      const cause = error instanceof WriteError ? error.cause : error
+      if (!(error instanceof WriteError) && !isDiskFull(error)) throw error
+      await this.#keep(isDiskFull(cause))
+      throw refusal(cause)
+    }
+  }
+
+  /** Of what was sent before, only what is not here yet. */
+  async #receive(body: AsyncIterable<Buffer>, told: Bytes, sink: Sink): Promise<void> {
+    const upload = this.#upload
+    const { ingest, lastStart, repetitions } = upload
+    // A client that goes on using the first location it was given may repeat its last request as well.
+    const starts = told === this.offset ? [] : [told, ...(lastStart === undefined ? [] : [lastStart])]
+    const sent = new Retransmission(ingest, starts)
+    try {
+      await receive(sent.newBytes(body), sink, Infinity)
+    } finally {
+      upload.lastStart = sent.start ?? lastStart
+    }
+    if (sent.repetition === undefined) return
+    if (repetitions.length < MOST_REPETITIONS) repetitions.push(sent.repetition)
+  }
+
+  async #receiveChunk(
+    body: AsyncIterable<Buffer>,
+    range: { first: Bytes; last: Bytes },
+    sink: Sink,
+  ): Promise<void> {
+    const limit = range.last - range.first + 1
+    this.#upload.lastStart = range.first
+    if ((await receive(body, sink, limit)) === limit) return
+    try {
+      await this.#upload.ingest?.rewind(range.first)
+    } catch (cause) {
+      throw new WriteError('a chunk could not be taken back', { cause })
+    }
+    throw new OciError('SIZE_INVALID', { ...range, offset: this.offset })
+  }
+
+  async finish(digest: Digest, told: Bytes = 0): Promise<void> {
+    await this.#alone()
+    const { offset } = this
+    if (told > offset) throw new OciError('RANGE_INVALID', { offset })
+    try {
+      await this.#finish(digest)
+      this.#letGo()
+    } catch (error) {
+      if (error instanceof OciError) throw error
+      await this.#keep(isDiskFull(error))
+      throw refusal(error)
+    }
+  }
+
+  async cancel(): Promise<void> {
+    await this.#alone()
+    this.#hooks.end()
+    await this.#upload.ingest?.discard()
+    this.#letGo()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#disposed) {
+      this.#disposed = true
+      this.#hooks.release()
+      this.#letGo()
+    }
+    return Promise.resolve()
+  }
+
+  async #finish(digest: Digest): Promise<void> {
+    const { store, locks, holds } = this.#options
+    await using verified = await this.#verify(await this.#file(), digest)
+    if (verified.file === undefined) {
+      await this.cancel()
+      throw new OciError('DIGEST_INVALID', { digest })
+    }
+    using _kept = holds.hold(digest)
+    // Under the same lock the collector looks for the link before it removes a file.
+    using _held = await acquire(locks, `blob ${digest}`).catch(async (error: unknown) => {
+      await this.#keep()
+      throw error
+    })
+    const { size } = verified.file
+    const { repository } = this.#upload
+    const { push } = this.#hooks
+    await push?.assertFree()
+    const finished = { session: this.id, repository, push }
+    await store.adopt(verified.file, () => link(this.#options, finished, { digest, size }))
+    this.#hooks.end()
+    // Of bytes that were adopted from another file.
+    await this.#upload.ingest?.discard()
+  }
+
+  /** What it gives is in the session's file, or in another one, which goes when it is disposed unless it was adopted. */
+  async #verify(ingest: UploadIngest, digest: Digest): Promise<Verified> {
+    const file = await ingest.verifyAs(digest)
+    const { repository, algorithm, repetitions } = this.#upload
+    if (file !== undefined || repetitions.length === 0)
+      return { file, [Symbol.asyncDispose]: () => Promise.resolve() }
+    const session = newSessionId(repository, { algorithm, startedAt: this.#options.now() })
+    const other = await this.#options.ingests.createUpload({ session, repository, algorithm })
+    const verified = (all?: VerifiedFile): Verified => ({
+      file: all,
+      [Symbol.asyncDispose]: () => other.discard(),
+    })
+    try {
+      await receive(withRepetitions(ingest, repetitions), other, Infinity)
+      return verified(await other.verifyAs(digest))
+    } catch (error) {
+      await other.discard()
+      throw error instanceof WriteError ? error.cause : error
+    }
+  }
+
+  /** Made with the first byte, or for a blob that has none. */
+  async #file(): Promise<UploadIngest> {
+    const { ingest, repository, algorithm } = this.#upload
+    if (ingest !== undefined) return ingest
+    this.#hooks.begin()
+    const identity = { session: this.id, repository, algorithm }
+    return (this.#upload.ingest = await this.#options.ingests.createUpload(identity))
+  }
+
+  #sink(expected: ExpectedBytes): Sink {
+    const prefix = (): Bytes => this.offset
+    return {
+      get prefix() {
+        return prefix()
+      },
+      write: async (chunks, position) => {
+        await expected.arrive(chunks.reduce((sum, { length }) => sum + length, 0))
+        await (await this.#file()).write(chunks, position)
+      },
+    }
+  }
+
+  /** An ingest that failed, or was verified, takes no more bytes: it has to be opened again. */
+  async #keep(stranded = false): Promise<void> {
+    this.#hooks.leave()
+    await this.#upload.ingest?.keep(stranded)
+    this.#letGo()
+  }
+
+  /** Once disposed, or over: whoever waits need not wait longer. */
+  #letGo(): void {
+    this.#lock?.[Symbol.dispose]()
+  }
+
+  /** From the first change on until it is disposed. */
+  async #alone(): Promise<void> {
+    this.#lock ??= await acquire(this.#options.locks, uploadLock(this.id))
+    if (this.#upload.over) throw new OciError('BLOB_UPLOAD_UNKNOWN')
+  }
+}
