@@ -7,10 +7,11 @@ import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Room } from './cache/room.ts'
 import { StorageHealth } from './cache/storage-health.ts'
-import type { Config } from './config.ts'
+import { takesLocalPushes, type Config } from './config.ts'
 import { openControl } from './control/server.ts'
 import { Accel } from './http/accel.ts'
 import { openKernel, type Kernel } from './http/kernel.ts'
+import { ProxyWatch } from './http/proxy-signs.ts'
 import { isLoopback } from './http/pusher.ts'
 import { createEvicting } from './evicting.ts'
 import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
@@ -204,6 +205,12 @@ export function createApp(config: Config, overrides: AppOverrides): App {
               tell: (digest, size) => toldFiles.tell(digest, size),
             }),
       publicUrl: config.server.publicUrl,
+      proxyWatch: loopbackListener
+        ? new ProxyWatch({
+            takesLocalPushes: () => takesLocalPushes(live.config) && !live.config.push.anonymous,
+            log,
+          })
+        : undefined,
       registry,
       search,
       explainer,

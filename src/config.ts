@@ -131,6 +131,8 @@ export const configSchema = section({
       [],
     ),
     sessionTtl: duration().prefault('24h'),
+    /** Default: unless something tells of a proxy in front; {@link takesLocalPushes}. */
+    local: flag().optional(),
     /** Default: as long as an upload may take. */
     gcGrace: duration().optional(),
   }).prefault({}),
@@ -230,6 +232,14 @@ export class ConfigError extends Error {
     super([`the configuration${file === undefined ? '' : ` ${file}`} is not valid:`, ...lines].join('\n'))
     this.problems = sorted
   }
+}
+
+/**
+ * Whether programs on this machine may push without `push.anonymous`. Behind a proxy everybody is on this machine, and
+ * one that is not told to say so cannot be told from a program here: so not by default where one is configured.
+ */
+export function takesLocalPushes({ push, server }: Pick<Config, 'push' | 'server'>): boolean {
+  return push.local ?? (server.publicUrl === undefined && server.accelRedirect === undefined)
 }
 
 type Env = Readonly<Record<string, string | undefined>>

@@ -3,7 +3,7 @@
  */
 import type { Logger } from 'pino'
 import type { PushRoom } from './cache/push-room.ts'
-import type { Config } from './config.ts'
+import { takesLocalPushes, type Config } from './config.ts'
 import type { LiveConfig } from './live-config.ts'
 import type { Digest } from './oci/digest.ts'
 import { Collector } from './registry/gc.ts'
@@ -67,6 +67,9 @@ export function createPushing(options: PushingOptions): Pushing {
 export function pushSettings(live: LiveConfig, loopbackListener: boolean): PushSettings {
   return {
     loopbackListener,
+    get fromThisMachine() {
+      return takesLocalPushes(live.config)
+    },
     get anonymous() {
       return live.config.push.anonymous
     },

@@ -17,6 +17,7 @@ import { serveUpload, serveUploads } from './uploads.ts'
 /** @throws OciError, or a bug's error; the response's head may have been sent by then */
 export async function serve(exchange: Exchange, services: Services): Promise<void> {
   const { request, method } = exchange
+  services.proxyWatch?.see(request)
   readHost(exchange, services)
   const route = parseRoute(method, request.url ?? '')
   exchange.fields.route = route.endpoint

@@ -14,6 +14,7 @@ import type { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
 import type { Kernel } from './kernel.ts'
 import type { BufferPool } from './buffers.ts'
+import type { ProxyWatch } from './proxy-signs.ts'
 
 /** What handlers need besides the exchange and its route. */
 export interface Services {
@@ -34,6 +35,8 @@ export interface Services {
   readonly listener: () => string
   /** What clients call us, where the configuration says so. */
   readonly publicUrl: string | undefined
+  /** Undefined: nobody has to know of a proxy in front. */
+  readonly proxyWatch: Pick<ProxyWatch, 'see'> | undefined
 }
 
 /**

@@ -2,8 +2,8 @@
  * Who writes: whether a request certainly comes from a program on this machine that talks to us directly.
  *
  * A page in a browser can make a local program's requests (DNS rebinding, or a form that it sends across origins)
- * and a proxy on this machine anybody's: so the listener, the peer and the `Host` must all be loopback, and no header
- * may tell of another hop, or of a page.
+ * and a proxy on this machine anybody's: so the listener, the peer and the `Host` must all be loopback, and nothing may
+ * tell of another hop, or of a page. Whether that is enough says `push.local`.
  */
 import { BlockList, isIP } from 'node:net'
 import type { RepositoryName } from '../oci/reference.ts'
@@ -11,13 +11,11 @@ import type { Pusher, PushTarget } from '../registry/pushes.ts'
 import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
 import { namespaceOf, type Services } from './pull.ts'
+import { proxySign } from './proxy-signs.ts'
 
 const LOOPBACK = new BlockList()
 LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
 LOOPBACK.addAddress('::1', 'ipv6')
-
-/** A browser sets `Origin` on every write that a page asks it for; no client of a registry does. */
-const FOR_OTHERS = new Set(['forwarded', 'via', 'x-real-ip', 'origin'])
 
 /** What a browser says of a request that no page of another origin made. Programs that fetch say how, and not whence. */
 const FROM_NO_OTHER_PAGE: readonly unknown[] = ['none', 'same-origin']
@@ -58,16 +56,15 @@ export function headOf(exchange: Exchange, services: Services): (() => Pusher) |
   return exchange.isHead ? () => pusherOf(exchange, services) : undefined
 }
 
-function pusherOf(exchange: Exchange, { listener, accel }: Services): Pusher {
+function pusherOf(exchange: Exchange, { listener }: Services): Pusher {
   const { request, remote = '' } = exchange
-  const { 'sec-fetch-site': site = 'none' } = request.headers
-  const forOthers =
-    !FROM_NO_OTHER_PAGE.includes(site) ||
-    Object.keys(request.headers).some((name) => FOR_OTHERS.has(name) || name.startsWith('x-forwarded-'))
+  const { origin, 'sec-fetch-site': site = 'none' } = request.headers
+  // A browser sets `Origin` on every write that a page asks it for; no client of a registry does.
+  const fromPage = origin !== undefined || !FROM_NO_OTHER_PAGE.includes(site)
   const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
   return {
-    // With an nginx of our own in front, it is that which speaks to us, for anybody.
-    onThisMachine: accel === undefined && !forOthers && [listener(), remote, host].every(isLoopback),
+    onThisMachine:
+      !fromPage && proxySign(request) === undefined && [listener(), remote, host].every(isLoopback),
     cause: causeOf(exchange),
   }
 }

@@ -42,6 +42,8 @@ export interface HttpServerOptions {
   readonly publicUrl?: string | undefined
   /** What lets a proxy in front of us send them, where there is one that can. */
   readonly accel?: Accel | undefined
+  /** Told of every request. */
+  readonly proxyWatch?: Services['proxyWatch']
 }
 
 export interface HttpTimeouts {
@@ -131,6 +133,7 @@ class NodeHttpServer implements HttpServer {
       draining: () => this.#draining,
       listener: () => this.#listener,
       publicUrl: options.publicUrl,
+      proxyWatch: options.proxyWatch,
     }
     const limits = {
       // No limit for a whole request: a layer may take an hour. Idle ones are ended by `idleMs`.

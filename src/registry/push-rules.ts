@@ -13,6 +13,8 @@ import type { Pusher } from './pushes.ts'
 export interface PushSettings {
   /** Whoever reaches the port may push. */
   readonly anonymous: boolean
+  /** So may programs on this machine. */
+  readonly fromThisMachine: boolean
   /** Globs of names nobody may push to. */
   readonly deny: readonly string[]
   /** Globs of tags that do not move; with a `:` they are over `name:tag`. */
@@ -92,11 +94,16 @@ export function reservingGlob(
 }
 
 function stranger(pusher: Pusher, settings: PushSettings): string | undefined {
-  if (settings.anonymous || pusher.onThisMachine) return undefined
-  return settings.loopbackListener
+  const { anonymous, fromThisMachine, loopbackListener } = settings
+  if (anonymous || (fromThisMachine && pusher.onThisMachine)) return undefined
+  if (!loopbackListener)
+    return 'pushes are not open to the network; push.anonymous: true in the configuration opens them'
+  return fromThisMachine
     ? 'pushes are taken from programs on this machine that speak to us directly, under a name such as localhost; ' +
         'push.anonymous: true opens them to whoever reaches the port'
-    : 'pushes are not open to the network; push.anonymous: true in the configuration opens them'
+    : 'pushes are not open to programs on this machine: that is so by default where server.publicUrl tells of a ' +
+        'proxy in front; push.local: true in the configuration opens them, ' +
+        'push.anonymous: true opens them to whoever reaches the port'
 }
 
 function openness({ is }: PushDestination, settings: PushSettings): string | undefined {

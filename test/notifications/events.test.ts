@@ -197,6 +197,7 @@ test('the public address is told where it is configured', async (t) => {
   const mirror = await startMirror(t, await simulate(t), {
     config: {
       server: { port: 0, publicUrl: 'https://images.example' },
+      push: { local: true },
       notifications: [{ url: listener.url }],
     },
   })
