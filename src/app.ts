@@ -11,10 +11,11 @@ import { takesLocalPushes, type Config } from './config.ts'
 import { openControl } from './control/server.ts'
 import { Accel } from './http/accel.ts'
 import { openKernel, type Kernel } from './http/kernel.ts'
+import { isLoopback } from './http/loopback.ts'
 import { ProxyWatch } from './http/proxy-signs.ts'
-import { isLoopback } from './http/pusher.ts'
+import { ServedHosts } from './http/served-hosts.ts'
 import { createEvicting } from './evicting.ts'
-import { createHttpServer, type HttpServer, type HttpTimeouts } from './http/server.ts'
+import { createHttpServer, type HttpServer, type IfLoopback, type HttpTimeouts } from './http/server.ts'
 import { refuseHiddenNames } from './hiding.ts'
 import { createOperations } from './keeping.ts'
 import { LiveConfig } from './live-config.ts'
@@ -205,12 +206,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
               tell: (digest, size) => toldFiles.tell(digest, size),
             }),
       publicUrl: config.server.publicUrl,
-      proxyWatch: loopbackListener
-        ? new ProxyWatch({
-            takesLocalPushes: () => takesLocalPushes(live.config) && !live.config.push.anonymous,
-            log,
-          })
-        : undefined,
+      // Who has an nginx in front is called whatever its clients call that.
+      ...(accelRedirect === undefined ? { ifLoopback: ifLoopback(live, log) } : {}),
       registry,
       search,
       explainer,
@@ -273,5 +270,14 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         await closing.disposeAsync()
       }
     },
+  }
+}
+
+/** Of a server that only this machine can reach, or whatever passes requests on to it. */
+function ifLoopback(live: LiveConfig, log: Logger): IfLoopback {
+  const takesLocal = (): boolean => takesLocalPushes(live.config) && !live.config.push.anonymous
+  return {
+    proxyWatch: new ProxyWatch({ takesLocalPushes: takesLocal, log }),
+    hosts: new ServedHosts({ publicUrl: live.config.server.publicUrl }),
   }
 }

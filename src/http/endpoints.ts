@@ -5,9 +5,9 @@ import { deleteBlob, serveBlob } from './blobs.ts'
 import { serveCatalog } from './catalog.ts'
 import type { Exchange } from './exchange.ts'
 import { serveExplain } from './explain.ts'
-import { readHost } from './host.ts'
+import { assertServed, readHost } from './host.ts'
 import { deleteManifest, putManifest, serveManifest } from './manifests.ts'
-import { serveLivez, serveMetrics, serveReadyz, serveRoot } from './ops.ts'
+import { PROBES, serveLivez, serveMetrics, serveReadyz, serveRoot } from './ops.ts'
 import type { Services } from './pull.ts'
 import { serveReferrers } from './referrers.ts'
 import { serveSearch, serveV1Ping } from './search.ts'
@@ -17,15 +17,18 @@ import { serveUpload, serveUploads } from './uploads.ts'
 /** @throws OciError, or a bug's error; the response's head may have been sent by then */
 export async function serve(exchange: Exchange, services: Services): Promise<void> {
   const { request, method } = exchange
-  services.proxyWatch?.see(request)
+  services.proxyWatch()?.see(request)
   readHost(exchange, services)
   const route = parseRoute(method, request.url ?? '')
   exchange.fields.route = route.endpoint
   if ('repository' in route) exchange.fields.repo = route.repository
   // RFC 9110 § 9.3.1: such a body has no meaning, and is how requests are smuggled.
-  if ((method === 'GET' || method === 'HEAD') && exchange.hasBody) {
+  const reads = method === 'GET' || method === 'HEAD'
+  if (reads && exchange.hasBody) {
     throw new OciError('BAD_REQUEST', { reason: `a ${method} request must not have a body` })
   }
+  // Who may write, and see how far a write is, the rules of pushes tell in words of their own.
+  if (reads && route.endpoint !== 'upload' && !PROBES.has(route.endpoint)) assertServed(exchange, services)
   await dispatch(exchange, route, services)
 }
 

@@ -5,8 +5,8 @@
  */
 import { hostname } from 'node:os'
 import { OciError } from '../oci/errors.ts'
-import { isLoopback } from './pusher.ts'
 import type { Exchange } from './exchange.ts'
+import { isLoopback } from './loopback.ts'
 import type { Services } from './pull.ts'
 
 /** RFC 3986 § 3.2.2, without the percent-encodings that no client sends. */
@@ -36,6 +36,18 @@ export function readHost(exchange: Exchange, services: Pick<Services, 'listener'
   headers.host = target.host
   // As it stands there: what it decodes to is the route's business.
   request.url = url.replace(/^[^:]+:\/\/[^/?#]*/, '').replace(/^(?!\/)/, '/')
+}
+
+/**
+ * @throws OciError DENIED where only this machine can reach us, and the request calls us something that it is not
+ *   called: a page's way here
+ */
+export function assertServed({ request }: Exchange, { hosts }: Pick<Services, 'hosts'>): void {
+  const { host } = request.headers
+  if (hosts()?.serves(host) !== false) return
+  const message =
+    'this server listens on this machine only: it answers by a name such as localhost, and by that of server.publicUrl'
+  throw new OciError('DENIED', { host: host?.slice(0, 255) }, { message })
 }
 
 function isOurs(

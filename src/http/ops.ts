@@ -3,8 +3,12 @@
  *
  * An upstream that fails is no reason to be restarted or taken out of service: what is cached is served.
  */
+import type { Endpoint } from '../oci/route.ts'
 import type { Exchange } from './exchange.ts'
 import type { Services } from './pull.ts'
+
+/** What is asked by whoever watches: by any host, again and again. */
+export const PROBES: ReadonlySet<Endpoint> = new Set(['root', 'livez', 'readyz', 'metrics'])
 
 /** Balancers ask for nothing else, and take any answer but 200 for a server that is down. */
 export function serveRoot(exchange: Exchange): void {
@@ -17,10 +21,15 @@ export function serveLivez(exchange: Exchange): void {
   exchange.sendJson(200, { status: 'ok' })
 }
 
-export async function serveReadyz(exchange: Exchange, { registry, draining }: Services): Promise<void> {
+export async function serveReadyz(
+  exchange: Exchange,
+  { registry, draining, hosts }: Services,
+): Promise<void> {
   const health = await registry.health()
+  // Names of images are for those who may read them.
+  const told = hosts()?.serves(exchange.request.headers.host) === false ? {} : health
   if (draining()) {
-    exchange.sendJson(503, { status: 'draining', ...health })
+    exchange.sendJson(503, { status: 'draining', ...told })
     return
   }
   const sound =
@@ -30,7 +39,7 @@ export async function serveReadyz(exchange: Exchange, { registry, draining }: Se
       ({ state, fallback, credentials }) =>
         (state === 'ok' || state === 'offline') && fallback === undefined && credentials === undefined,
     )
-  exchange.sendJson(200, { status: sound ? 'ok' : 'degraded', ...health })
+  exchange.sendJson(200, { status: sound ? 'ok' : 'degraded', ...told })
 }
 
 export async function serveMetrics(exchange: Exchange, { metrics }: Services): Promise<void> {

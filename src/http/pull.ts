@@ -15,6 +15,7 @@ import type { Accel } from './accel.ts'
 import type { Kernel } from './kernel.ts'
 import type { BufferPool } from './buffers.ts'
 import type { ProxyWatch } from './proxy-signs.ts'
+import type { ServedHosts } from './served-hosts.ts'
 
 /** What handlers need besides the exchange and its route. */
 export interface Services {
@@ -36,7 +37,9 @@ export interface Services {
   /** What clients call us, where the configuration says so. */
   readonly publicUrl: string | undefined
   /** Undefined: nobody has to know of a proxy in front. */
-  readonly proxyWatch: Pick<ProxyWatch, 'see'> | undefined
+  readonly proxyWatch: () => Pick<ProxyWatch, 'see'> | undefined
+  /** What is read may be read by those; undefined: by any. */
+  readonly hosts: () => Pick<ServedHosts, 'serves'> | undefined
 }
 
 /**

@@ -5,28 +5,16 @@
  * and a proxy on this machine anybody's: so the listener, the peer and the `Host` must all be loopback, and nothing may
  * tell of another hop, or of a page. Whether that is enough says `push.local`.
  */
-import { BlockList, isIP } from 'node:net'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Pusher, PushTarget } from '../registry/pushes.ts'
 import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
+import { isLoopback } from './loopback.ts'
 import { namespaceOf, type Services } from './pull.ts'
 import { proxySign } from './proxy-signs.ts'
 
-const LOOPBACK = new BlockList()
-LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
-LOOPBACK.addAddress('::1', 'ipv6')
-
 /** What a browser says of a request that no page of another origin made. Programs that fetch say how, and not whence. */
 const FROM_NO_OTHER_PAGE: readonly unknown[] = ['none', 'same-origin']
-
-/** Of an address or a host name without a port. */
-export function isLoopback(host: string): boolean {
-  const plain = host.replace(/^\[|\]$/g, '').toLowerCase()
-  if (plain === 'localhost' || plain.endsWith('.localhost')) return true
-  const family = isIP(plain)
-  return family !== 0 && LOOPBACK.check(plain, family === 6 ? 'ipv6' : 'ipv4')
-}
 
 /**
  * The repository a write goes to.

@@ -3,8 +3,7 @@ import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Exchange } from './exchange.ts'
-
-const PROBES: ReadonlySet<string> = new Set(['root', 'livez', 'readyz', 'metrics'])
+import { PROBES } from './ops.ts'
 
 /** Of the metrics: the parser knows three dozen, and none of the others is answered. */
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])

@@ -21,8 +21,11 @@ import type { Accel } from './accel.ts'
 import type { Services } from './pull.ts'
 import type { Kernel } from './kernel.ts'
 import { BufferPool } from './buffers.ts'
+import { isLoopback } from './loopback.ts'
+import type { ProxyWatch } from './proxy-signs.ts'
 import { parserError, sendRawError } from './raw-error.ts'
 import { report } from './report.ts'
+import type { ServedHosts } from './served-hosts.ts'
 import { loadTlsPair, watchTlsPair, type TlsFiles } from './tls.ts'
 
 export interface HttpServerOptions {
@@ -42,8 +45,15 @@ export interface HttpServerOptions {
   readonly publicUrl?: string | undefined
   /** What lets a proxy in front of us send them, where there is one that can. */
   readonly accel?: Accel | undefined
+  /** What matters where only this machine can reach us, and is passed over elsewhere. */
+  readonly ifLoopback?: IfLoopback | undefined
+}
+
+export interface IfLoopback {
   /** Told of every request. */
-  readonly proxyWatch?: Services['proxyWatch']
+  readonly proxyWatch: Pick<ProxyWatch, 'see'>
+  /** Those that are answered. */
+  readonly hosts: Pick<ServedHosts, 'serves'>
 }
 
 export interface HttpTimeouts {
@@ -110,6 +120,7 @@ class NodeHttpServer implements HttpServer {
   readonly #running = new Map<Exchange, Promise<void>>()
   #draining = false
   #listener = ''
+  #ifLoopback: IfLoopback | undefined
   #stopWatching: (() => void) | undefined
 
   get busy(): boolean {
@@ -133,7 +144,8 @@ class NodeHttpServer implements HttpServer {
       draining: () => this.#draining,
       listener: () => this.#listener,
       publicUrl: options.publicUrl,
-      proxyWatch: options.proxyWatch,
+      proxyWatch: () => this.#ifLoopback?.proxyWatch,
+      hosts: () => this.#ifLoopback?.hosts,
     }
     const limits = {
       // No limit for a whole request: a layer may take an hour. Idle ones are ended by `idleMs`.
@@ -163,6 +175,7 @@ class NodeHttpServer implements HttpServer {
       this.#server.off('error', reject)
       const address = this.#server.address() as AddressInfo
       this.#listener = address.address
+      if (isLoopback(address.address)) this.#ifLoopback = this.#options.ifLoopback
       resolve(address)
     })
     try {

@@ -1,0 +1,14 @@
+/** Which addresses and names are this machine's own, wherever they are looked up. RFC 6761 § 6.3. */
+import { BlockList, isIP } from 'node:net'
+
+const LOOPBACK = new BlockList()
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
+LOOPBACK.addAddress('::1', 'ipv6')
+
+/** Of an address or a host name without a port. */
+export function isLoopback(host: string): boolean {
+  const plain = host.replace(/^\[|\]$/g, '').toLowerCase()
+  if (plain === 'localhost' || plain.endsWith('.localhost')) return true
+  const family = isIP(plain)
+  return family !== 0 && LOOPBACK.check(plain, family === 6 ? 'ipv6' : 'ipv4')
+}
