@@ -50,10 +50,17 @@ export function eventOf(
           : references.map((it) => ({ mediaType: it.mediaType, digest: it.digest, size: it.size })),
       'x-upstream': upstream,
     },
-    request: { ...cause },
+    request: requestOf(cause),
     actor: {},
     source,
   }
+}
+
+/** Without what is for ourselves. */
+function requestOf(cause: Cause | undefined): object {
+  if (cause === undefined) return {}
+  const { id, addr, host, method, useragent } = cause
+  return { id, addr, host, method, useragent }
 }
 
 /** @param event as {@link eventOf} made it, in JSON */

@@ -23,7 +23,7 @@ interface NotifierOptions {
   readonly endpoints: readonly EndpointSettings[]
   readonly metadata: MetadataStore
   readonly source: () => Source
-  /** Origin under which clients reach us; undefined: what each of them calls us. */
+  /** Origin under which clients reach us; undefined: the address that each has connected to. */
   readonly publicUrl: string | undefined
   readonly scheme: 'http' | 'https'
   readonly metrics: Metrics

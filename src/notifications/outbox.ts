@@ -14,7 +14,7 @@ interface OutboxOptions {
   readonly backlogs: readonly Backlog[]
   readonly metadata: Pick<MetadataStore, 'transaction'>
   readonly source: () => Source
-  /** Origin under which clients reach us; undefined: what each of them calls us. */
+  /** Origin under which clients reach us; undefined: the address that each has connected to. */
   readonly publicUrl: string | undefined
   readonly scheme: 'http' | 'https'
   readonly log: Logger
@@ -89,8 +89,8 @@ export class Outbox implements Events {
     const backlogs = this.#options.backlogs.filter((it) => it.wants(action) && it.admit(action))
     if (backlogs.length === 0) return []
     const { source, publicUrl, scheme, now } = this.#options
-    const theirs = cause?.host === undefined ? undefined : `${scheme}://${cause.host}`
-    const base = publicUrl ?? theirs
+    const reached = cause?.reachedBy === undefined ? undefined : `${scheme}://${cause.reachedBy}`
+    const base = publicUrl ?? reached
     const body = JSON.stringify(eventOf(happening, cause, { source: source(), base, at: now() }))
     return backlogs.map((backlog) => ({ backlog, endpoint: backlog.endpoint, body }))
   }

@@ -38,6 +38,11 @@ export interface Cause {
   readonly host: string | undefined
   readonly method: string
   readonly useragent: string | undefined
+  /**
+   * Host and port that are certainly ours: what the client calls us where that is one of our addresses or names, else
+   * the address that it has connected to. Undefined: nobody knows any more.
+   */
+  readonly reachedBy?: string | undefined
 }
 
 export interface Events {

@@ -1,4 +1,5 @@
 /** What is told of, and what of it. */
+import { hostname } from 'node:os'
 import { test, type Test } from 'tap'
 import { pull, simulate, startMirror, type Mirror } from '../support/app.ts'
 import { image, index, layer, type Image } from '../support/images.ts'
@@ -206,3 +207,49 @@ test('the public address is told where it is configured', async (t) => {
   await listener.until(() => listener.taken.length > 0)
   t.equal(listener.taken[0]?.target['url'], `https://images.example/v2/team/app/blobs/${blob.digest}`)
 })
+
+test('a host that a client made up is in no address', async (t) => {
+  const { mirror, next } = await startOpen(t)
+  const { port } = new URL(mirror.url)
+  const app = layer({ size: 10 })
+  const path = `/v2/team/app/blobs/${app.digest}`
+  const own = `127.0.0.1:${port}`
+  for (const [host, told] of [
+    ['evil.example', own],
+    [`evil.example:${port}`, own],
+    ['127.0.0.1', own],
+    ['127.0.0.1:1', own],
+    [`127.0.0.1.evil.example:${port}`, own],
+    [`192.0.2.1:${port}`, own],
+    [own, own],
+    [`localhost:${port}`, `localhost:${port}`],
+    [`${hostname()}:${port}`, `${hostname()}:${port}`],
+  ] as const) {
+    const upload = `${mirror.url}/v2/team/app/blobs/uploads/?digest=${app.digest}`
+    t.equal((await send(upload, 'POST', app.bytes, { host })).status, 201)
+    const [pushed] = await next(1)
+    t.equal(pushed?.target['url'], `http://${told}${path}`, host)
+    t.equal(pushed?.request['host'], host, 'what it said is told as that')
+    t.notOk('reachedBy' in (pushed?.request ?? {}))
+    t.equal((await pull(`${mirror.url}${path}`, { host, connection: 'close' })).status, 200)
+    const [pulled] = await next(1)
+    t.equal(pulled?.target['url'], `http://${told}${path}`, `a pull of ${host}`)
+  }
+})
+
+/** For the network, where any name is answered, and whoever reaches it may push. */
+async function startOpen(t: Test): Promise<Pick<Scene, 'mirror' | 'next'>> {
+  const listener = await Listener.start(t)
+  const mirror = await startMirror(t, await simulate(t), {
+    config: {
+      server: { port: 0, host: '0.0.0.0' },
+      ...{ local: ['team/**'], push: { anonymous: true }, notifications: [{ url: listener.url }] },
+    },
+  })
+  let seen = 0
+  const next = async (count: number): Promise<Told[]> => {
+    await listener.until(() => listener.taken.length >= seen + count)
+    return listener.taken.slice(seen, (seen += count))
+  }
+  return { mirror: { ...mirror, url: mirror.url.replace('0.0.0.0', '127.0.0.1') }, next }
+}
