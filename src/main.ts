@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
 import { backup } from './cli/backup.ts'
-import type { Edge } from './cli/edge.ts'
+import { plainText, type Edge } from './cli/edge.ts'
 import { evict } from './cli/evict.ts'
 import { explain } from './cli/explain.ts'
 import { gc } from './cli/gc.ts'
@@ -24,8 +24,8 @@ const edge: Edge = {
   env: process.env,
   terminal: process.stdout.isTTY,
   watched: process.stderr.isTTY,
-  print: (line) => void process.stdout.write(`${line}\n`),
-  complain: (line) => void process.stderr.write(`${line}\n`),
+  print: (line) => void process.stdout.write(`${plainText(line)}\n`),
+  complain: (line) => void process.stderr.write(`${plainText(line)}\n`),
   scribble: (text) => void process.stderr.write(text),
   write: (bytes) =>
     new Promise((resolve, reject) => {

@@ -7,7 +7,9 @@ export interface Edge {
   readonly terminal: boolean
   /** Standard error is. */
   readonly watched: boolean
+  /** Without characters that a terminal acts upon: {@link plainText}. */
   print(line: string): void
+  /** The same. */
   complain(line: string): void
   /** To standard error, as it is. */
   scribble(text: string): void
@@ -20,3 +22,6 @@ export interface Edge {
   /** Called with what nobody caught; the process ends after it. */
   onCrash(handler: (error: unknown) => void): void
 }
+
+/** What is printed may have been said by others. */
+export { plainText } from '../telemetry/unseen.ts'

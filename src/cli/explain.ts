@@ -5,6 +5,7 @@
  */
 import type { Explanation, ImageExplained, PartExplained, TagExplained } from '../registry/explanation.ts'
 import { spanText } from '../registry/words.ts'
+import { plainLine } from '../telemetry/unseen.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
@@ -21,7 +22,7 @@ export function explain(ref: string, options: ExplainOptions, edge: Edge): Promi
   return withKeeper(options, edge, async (keeper, signal) => {
     for await (const it of keeper.explain({ ref, namespace }, signal)) {
       if (json) edge.print(JSON.stringify(it, undefined, 2))
-      else for (const line of lines(it)) edge.print(line)
+      else for (const line of lines(it)) edge.print(plainLine(line))
     }
     return 0
   })

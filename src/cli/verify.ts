@@ -6,6 +6,7 @@
  * first.
  */
 import type { Finding, FindingKind, Progress } from '../upkeep/findings.ts'
+import { plainLine } from '../telemetry/unseen.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
@@ -99,7 +100,7 @@ function report(findings: readonly Finding[], edge: Edge): void {
 
 function describe({ origin, subject, detail, uses, moreUses, repair }: Finding, edge: Edge): void {
   const kind = ORIGINS[origin] === '' ? '' : `[${ORIGINS[origin]}] `
-  edge.print(`  ${kind}${subject}: ${detail}`)
+  edge.print(plainLine(`  ${kind}${subject}: ${detail}`))
   const some = uses.slice(0, MOST_USES)
   const more = uses.length - some.length + moreUses
   if (some.length > 0) edge.print(`    hits ${some.join(', ')}${more > 0 ? ` and ${more} more` : ''}`)

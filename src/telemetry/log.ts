@@ -2,12 +2,14 @@
  * The log: pino, one JSON object per line, readable lines on a terminal.
  *
  * The message is a constant phrase, the data is in fields. Secrets are struck out here, wherever in the fields
- * they are, so that a caller who logs a whole object by mistake gives nothing away.
+ * they are, so that a caller who logs a whole object by mistake gives nothing away; so are characters that a terminal
+ * would act upon.
  */
 import { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { destination, pino, stdSerializers, type Logger, type LoggerOptions } from 'pino'
 import pretty from 'pino-pretty'
+import { plainJson, shownJson } from './unseen.ts'
 
 interface LogOptions {
   readonly level: string
@@ -18,6 +20,8 @@ interface LogOptions {
 }
 
 export function createLog({ level, pretty: readable = false, write }: LogOptions): Logger {
+  // What is made readable is taken out of the JSON again, escapes and all.
+  const shown = readable ? plainJson : shownJson
   const options: LoggerOptions = {
     level,
     // Which machine and process said it is the collector's knowledge.
@@ -26,7 +30,7 @@ export function createLog({ level, pretty: readable = false, write }: LogOptions
     formatters: { level: (label) => ({ level: label }), log: concealFields },
     // Texts are looked at once, in the finished line: messages and stacks included.
     hooks: {
-      streamWrite: (line) => (SUSPICIOUS.test(line) ? line.replaceAll(CREDENTIALS, '[hidden]') : line),
+      streamWrite: (line) => shown(SUSPICIOUS.test(line) ? line.replaceAll(CREDENTIALS, '[hidden]') : line),
     },
     timestamp: timestamps(),
   }

@@ -44,6 +44,49 @@ test('secrets are struck out wherever they are', async (t) => {
   t.match(lines.join(''), /\[hidden\]/)
 })
 
+/** C1, and marks that turn the direction of a text; those of C0 are escaped in any JSON. */
+const UNSEEN = [
+  ...range(0x80, 0x9f),
+  0x61c,
+  0x200e,
+  0x200f,
+  ...range(0x2028, 0x202e),
+  ...range(0x2066, 0x2069),
+]
+
+function range(first: number, last: number): number[] {
+  return Array.from({ length: last - first + 1 }, (_, at) => first + at)
+}
+
+test('characters that a terminal acts upon are escaped, wherever they are, and mean the same', async (t) => {
+  const { log, lines } = captured()
+  const text = `a${String.fromCharCode(...UNSEEN)}b\u001b[2J\r ü 日本 \\u0085`
+  log.info({ useragent: text, nested: [{ [text]: text }], err: new Error(text) }, text)
+  log.child({ text }).warn('of a child')
+  for (const line of lines) {
+    t.notMatch(line.trimEnd(), /[^\x20-\x7eü日本]/u)
+    t.match(line, 'ü 日本', 'what can be seen stays')
+  }
+  t.match(JSON.parse(lines[0]!), {
+    useragent: text,
+    nested: [{ [text]: text }],
+    err: { message: text },
+    msg: text,
+  })
+  t.match(JSON.parse(lines[1]!), { text })
+})
+
+test('for a person, too, with those of C0', async (t) => {
+  const { log, lines } = captured(true)
+  const text = `a${String.fromCharCode(...UNSEEN)}b\u001b[2J\r\b\u0007\u007f ü 日本 C:\\u001b \\\u0085`
+  log.info({ useragent: text, nested: [{ text }], err: new Error(text) }, text)
+  const all = lines.join('')
+  t.notMatch(all, /[^\n\x20-\x7eü日本]/u)
+  for (const shown of ['\\u0085', '\\u202e', '\\u001b[2J\\r', 'ü 日本', 'C:\\u001b'])
+    t.ok(all.includes(shown), shown)
+  t.match(all, /\n +at Test/, 'a stack has lines')
+})
+
 test('what is no secret stays', async (t) => {
   const { log, lines } = captured()
   const fields = {
