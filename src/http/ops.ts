@@ -23,11 +23,13 @@ export function serveLivez(exchange: Exchange): void {
 
 export async function serveReadyz(
   exchange: Exchange,
-  { registry, draining, hosts }: Services,
+  { registry, draining, hosts, certificate }: Services,
 ): Promise<void> {
   const health = await registry.health()
   // Names of images are for those who may read them.
-  const told = hosts()?.serves(exchange.request.headers.host) === false ? {} : health
+  const served = certificate()
+  const all = served === undefined ? health : { ...health, certificate: served }
+  const told = hosts()?.serves(exchange.request.headers.host) === false ? {} : all
   if (draining()) {
     exchange.sendJson(503, { status: 'draining', ...told })
     return
@@ -35,6 +37,7 @@ export async function serveReadyz(
   const sound =
     health.storage === 'ok' &&
     health.quarantine.count === 0 &&
+    served?.expired !== true &&
     health.upstreams.every(
       ({ state, fallback, credentials }) =>
         (state === 'ok' || state === 'offline') && fallback === undefined && credentials === undefined,

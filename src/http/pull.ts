@@ -16,6 +16,7 @@ import type { Kernel } from './kernel.ts'
 import type { BufferPool } from './buffers.ts'
 import type { ProxyWatch } from './proxy-signs.ts'
 import type { ServedHosts } from './served-hosts.ts'
+import type { CertificateHealth } from './tls.ts'
 
 /** What handlers need besides the exchange and its route. */
 export interface Services {
@@ -32,6 +33,8 @@ export interface Services {
   /** Undefined: nobody in front of us sends our files. */
   readonly accel: Accel | undefined
   readonly draining: () => boolean
+  /** Undefined: we have none. */
+  readonly certificate: () => CertificateHealth | undefined
   /** The address we listen on. */
   readonly listener: () => string
   /** What clients call us, where the configuration says so. */

@@ -26,7 +26,7 @@ import type { ProxyWatch } from './proxy-signs.ts'
 import { parserError, sendRawError } from './raw-error.ts'
 import { report } from './report.ts'
 import type { ServedHosts } from './served-hosts.ts'
-import { loadTlsPair, watchTlsPair, type TlsFiles } from './tls.ts'
+import { certificateHealth, loadTlsPair, watchTlsPair, type TlsFiles, type TlsPair } from './tls.ts'
 
 export interface HttpServerOptions {
   readonly registry: Registry
@@ -122,6 +122,8 @@ class NodeHttpServer implements HttpServer {
   #listener = ''
   #ifLoopback: IfLoopback | undefined
   #stopWatching: (() => void) | undefined
+  /** Of the certificate that is in use. */
+  #notAfter: Date | undefined
 
   get busy(): boolean {
     return this.#running.size > 0
@@ -142,6 +144,8 @@ class NodeHttpServer implements HttpServer {
       sendfile: options.sendfile ?? true,
       accel: options.accel,
       draining: () => this.#draining,
+      certificate: () =>
+        this.#notAfter === undefined ? undefined : certificateHealth(this.#notAfter, Date.now()),
       listener: () => this.#listener,
       publicUrl: options.publicUrl,
       proxyWatch: () => this.#ifLoopback?.proxyWatch,
@@ -166,7 +170,7 @@ class NodeHttpServer implements HttpServer {
   async listen(host: string, port: number): Promise<AddressInfo> {
     const { tls } = this.#options
     if (tls && this.#server instanceof TlsServer) {
-      this.#server.setSecureContext(await loadTlsPair(tls))
+      this.#useCertificate(this.#server, await loadTlsPair(tls))
       this.#stopWatching = this.#watchTls(tls, this.#server)
     }
     const { promise, resolve, reject } = Promise.withResolvers<AddressInfo>()
@@ -309,13 +313,21 @@ class NodeHttpServer implements HttpServer {
     void connection.last.then(() => sendRawError(socket, told))
   }
 
+  #useCertificate(server: TlsServer, { cert, key, notAfter }: TlsPair): void {
+    server.setSecureContext({ cert, key })
+    this.#notAfter = notAfter
+    const { tlsCertificateNotAfter: metric } = this.#options.metrics
+    if (notAfter === undefined) metric.remove()
+    else metric.set(notAfter.getTime() / 1000)
+  }
+
   #watchTls(files: TlsFiles, server: TlsServer): () => void {
     const { log } = this.#options
     return watchTlsPair(
       files,
       this.#timeouts.tlsPollMs,
       (pair) => {
-        server.setSecureContext(pair)
+        this.#useCertificate(server, pair)
         log.info({ cert: files.cert }, 'certificate reloaded')
       },
       (err: unknown) => log.error({ err, cert: files.cert }, 'certificate not reloaded, the old one stays'),

@@ -4,6 +4,7 @@
  * A pair is used only when it is complete and fits together; until then the one before stays in use. The
  * files are looked at again and again: watchers miss the symbolic links by which Kubernetes replaces secrets.
  */
+import { X509Certificate } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
 import { createSecureContext } from 'node:tls'
 
@@ -13,9 +14,35 @@ export interface TlsFiles {
   readonly key: string
 }
 
-interface TlsPair {
+export interface TlsPair {
   readonly cert: Buffer
   readonly key: Buffer
+  /** From then on clients refuse it; undefined: nobody can tell. */
+  readonly notAfter: Date | undefined
+}
+
+/** What is said of the certificate to whoever watches. */
+export interface CertificateHealth {
+  /** ISO 8601. */
+  readonly notAfter: string
+  readonly expired: boolean
+  /** A sentence where somebody should see to it. */
+  readonly message: string | undefined
+}
+
+const SOON_MS = 14 * 86_400_000
+
+export function certificateHealth(notAfter: Date, now: number): CertificateHealth {
+  const left = notAfter.getTime() - now
+  const date = notAfter.toISOString()
+  const days = Math.floor(left / 86_400_000)
+  const message =
+    left <= 0
+      ? `the certificate of server.tls.cert has expired on ${date}`
+      : left < SOON_MS
+        ? `the certificate of server.tls.cert expires on ${date}, in ${days < 1 ? 'less than a day' : days === 1 ? '1 day' : `${days} days`}`
+        : undefined
+  return { notAfter: date, expired: left <= 0, message }
 }
 
 /** A sentence for the person who wrote the configuration. */
@@ -36,7 +63,7 @@ export async function loadTlsPair(files: TlsFiles): Promise<TlsPair> {
       },
     )
   }
-  return { cert, key }
+  return { cert, key, notAfter: notAfterOf(cert) }
 }
 
 /**
@@ -78,6 +105,15 @@ export function watchTlsPair(
   return () => {
     stopped = true
     clearInterval(timer)
+  }
+}
+
+/** Of the server's own, which comes first. */
+function notAfterOf(cert: Buffer): Date | undefined {
+  try {
+    return new X509Certificate(cert).validToDate
+  } catch {
+    return undefined
   }
 }
 

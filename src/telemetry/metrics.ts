@@ -23,8 +23,16 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
     }
     return registry.metrics()
   }
+  const tlsCertificateNotAfter = new Gauge({
+    name: 'entrepot_tls_certificate_not_after_seconds',
+    help: 'When the certificate that is served expires, in seconds since 1970; absent without one.',
+    registers,
+  })
+  // A gauge begins with 0, which would be a certificate that expired long ago.
+  tlsCertificateNotAfter.remove()
   return {
     registry,
+    tlsCertificateNotAfter,
     /** Called before the figures are read, for those that grow old by themselves. */
     beforeScrape,
     /** All of them, as Prometheus reads them. */

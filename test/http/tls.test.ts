@@ -1,27 +1,48 @@
 /** TLS with certificates that are replaced while the server runs. */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, renameSync, writeFileSync } from 'node:fs'
+import { X509Certificate } from 'node:crypto'
+import { copyFileSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { connect as connectPlain } from 'node:net'
 import { join } from 'node:path'
 import { connect } from 'node:tls'
 import { test } from 'tap'
+import { certificateHealth } from '../../src/http/tls.ts'
 import { raw, replies, serveFake, type Served } from './fakes.ts'
 import '../support/folders-last.ts'
 
 const skip = spawnSync('openssl', ['version']).error ? 'openssl is missing' : false
 
 /** A self-signed pair for that name. */
-function makePair(folder: string, name: string): { cert: string; key: string } {
+function makePair(folder: string, name: string, days = 2): { cert: string; key: string } {
   const pair = { cert: join(folder, `${name}.crt`), key: join(folder, `${name}.key`) }
   const algorithm = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes']
-  const subject = ['-subj', `/CN=${name}`, '-days', '2']
+  const subject = ['-subj', `/CN=${name}`, '-days', String(days)]
   execFileSync(
     'openssl',
     ['req', '-x509', ...algorithm, '-keyout', pair.key, '-out', pair.cert, ...subject],
     { stdio: 'ignore' },
   )
   return pair
+}
+
+/** One that was good until just now. */
+function makeExpired(folder: string, name: string): { cert: string; key: string } {
+  const { cert: valid, key } = makePair(folder, name)
+  const cert = join(folder, `${name}-expired.crt`)
+  const ends = ['-signkey', key, '-days', '0', '-out', cert]
+  execFileSync('openssl', ['x509', '-in', valid, ...ends], { stdio: 'ignore' })
+  return { cert, key }
+}
+
+async function ask(port: number, target: string): Promise<string> {
+  const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false })
+  let text = ''
+  socket.on('data', (chunk: Buffer) => (text += chunk.toString()))
+  await once(socket, 'secureConnect')
+  socket.write(`GET ${target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)
+  await once(socket, 'close')
+  return text
 }
 
 /** Common name of the certificate, and the answer to a ping. */
@@ -113,4 +134,74 @@ test('a pair that cannot be used is a sentence', { skip }, async (t) => {
     name: 'TlsError',
     message: /are not a certificate and its key/,
   })
+})
+
+/** The certificate in the answer of /readyz, with the metric. */
+async function told({ port, metrics }: Served) {
+  const text = await ask(port, '/readyz')
+  const reply = replies(text)[0]!
+  const { status, certificate } = JSON.parse(reply.body) as {
+    status: string
+    certificate?: { notAfter: string; expired: boolean; message?: string }
+  }
+  const line = /^entrepot_tls_certificate_not_after_seconds (\d+)$/m.exec(await metrics.scrape())?.[1]
+  return { ready: reply.status, status, certificate, metric: line === undefined ? undefined : Number(line) }
+}
+
+test(
+  'readyz and a metric tell when the certificate expires, of each that is taken up',
+  { skip },
+  async (t) => {
+    const folder = t.testdir()
+    const files = makePair(folder, 'first', 400)
+    const later = makePair(folder, 'second', 5)
+    const expired = makeExpired(folder, 'third')
+    const dateOf = (pair: { cert: string }): Date => new X509Certificate(readFileSync(pair.cert)).validToDate
+    const served = await serveFake(t, { tls: { ...files }, timeouts: { tlsPollMs: 20 } })
+    const notAfter = dateOf(files)
+    t.strictSame(await told(served), {
+      ...{ ready: 200, status: 'ok', metric: notAfter.getTime() / 1000 },
+      certificate: { notAfter: notAfter.toISOString(), expired: false },
+    })
+
+    const replaceBy = async (pair: { cert: string; key: string }): Promise<Date> => {
+      served.lines.splice(0)
+      const date = dateOf(pair)
+      renameSync(pair.key, files.key)
+      renameSync(pair.cert, files.cert)
+      await logged(served, 'certificate reloaded')
+      return date
+    }
+    const soon = await replaceBy(later)
+    t.match(await told(served), {
+      ...{ ready: 200, status: 'ok', metric: soon.getTime() / 1000 },
+      certificate: { expired: false, message: `expires on ${soon.toISOString()}, in 4 days` },
+    })
+    const past = await replaceBy(expired)
+    t.match(await told(served), {
+      ...{ ready: 200, status: 'degraded', metric: past.getTime() / 1000 },
+      certificate: { expired: true, message: `has expired on ${past.toISOString()}` },
+    })
+  },
+)
+
+test('without a certificate nothing is said of one', async (t) => {
+  const served = await serveFake(t)
+  const text = await raw(served.port, 'GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n')
+  t.notMatch(text, 'certificate')
+  t.notMatch(await served.metrics.scrape(), /^entrepot_tls_certificate_not_after_seconds/m)
+})
+
+test('the sentence says how long is left', async (t) => {
+  const notAfter = new Date('2026-03-01T00:00:00Z')
+  for (const [now, message] of [
+    ['2026-02-14T23:59:59Z', undefined],
+    ['2026-02-15T00:00:01Z', /expires on 2026-03-01T00:00:00\.000Z, in 13 days$/],
+    ['2026-02-27T12:00:00Z', /in 1 day$/],
+    ['2026-02-28T12:00:00Z', /in less than a day$/],
+    ['2026-03-01T00:00:00Z', /has expired on 2026-03-01/],
+    ['2027-03-01T00:00:00Z', /has expired on 2026-03-01/],
+  ] as const) {
+    t.match(certificateHealth(notAfter, Date.parse(now)).message, message, now)
+  }
 })
