@@ -11,7 +11,7 @@ const JSON_ESCAPE = /\\(?:u[0-9a-fA-F]{4}|.)/g
 const CONTROL_ESCAPE = /^\\(?:u00[01]|[bfr])/
 
 /** `\u009b`: also what it is in JSON. */
-export function escapeOf(character: string): string {
+function escapeOf(character: string): string {
   return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
 }
 
