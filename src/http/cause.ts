@@ -9,7 +9,7 @@ import type { Exchange } from './exchange.ts'
 import { isLoopback } from './loopback.ts'
 import { nameOf } from './served-hosts.ts'
 
-export function causeOf({ id, method, remote, local, request }: Exchange): Cause {
+export function causeOf({ id, method, remote, request }: Exchange): Cause {
   const { host, 'user-agent': useragent } = request.headers
   const { remotePort: port } = request.socket
   const address = remote?.includes(':') ? `[${remote}]` : remote
@@ -19,33 +19,34 @@ export function causeOf({ id, method, remote, local, request }: Exchange): Cause
     host,
     method,
     useragent,
-    reachedBy: reachedBy(host, local, request.socket),
+    reachedBy: reachedBy(host, request.socket),
   }
 }
 
 /** Of each connection the last: its clients hardly ever change what they call us. */
 const told = new WeakMap<Socket, { readonly host: string | undefined; readonly by: string | undefined }>()
 
-function reachedBy(host: string | undefined, local: Exchange['local'], socket: Socket): string | undefined {
+function reachedBy(host: string | undefined, socket: Socket): string | undefined {
   const before = told.get(socket)
   if (before !== undefined && before.host === host) return before.by
-  const by = host !== undefined && isOurs(host, local, 'encrypted' in socket) ? host : authorityOf(local)
+  const by = host !== undefined && isOurs(host, socket) ? host : authorityOf(socket)
   told.set(socket, { host, by })
   return by
 }
 
 /** Whoever asks us can say anything; what is told to others is only what is certainly this server. */
-function isOurs(host: string, { address, port }: Exchange['local'], encrypted: boolean): boolean {
+function isOurs(host: string, socket: Socket): boolean {
+  const { localAddress: address, localPort: port } = socket
   if (address === undefined) return false
   const named = /:(\d+)$/.exec(host)?.[1]
-  if (Number(named ?? (encrypted ? 443 : 80)) !== port) return false
+  if (Number(named ?? ('encrypted' in socket ? 443 : 80)) !== port) return false
   const name = nameOf(host).replace(/^\[|\]$/g, '')
   return (
     (isLoopback(name) && isLoopback(address)) || name === plain(address) || name === hostname().toLowerCase()
   )
 }
 
-function authorityOf({ address, port }: Exchange['local']): string | undefined {
+function authorityOf({ localAddress: address, localPort: port }: Socket): string | undefined {
   if (address === undefined || port === undefined) return undefined
   const it = plain(address)
   return `${it.includes(':') ? `[${it}]` : it}:${port}`

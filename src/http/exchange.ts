@@ -51,8 +51,6 @@ export class Exchange {
   readonly startedAt = performance.now()
   /** Taken now: a closed socket no longer knows. */
   readonly remote: string | undefined
-  /** What was connected to; taken now, too. */
-  readonly local: { readonly address: string | undefined; readonly port: number | undefined }
   /** Resolves when the response is over, in whatever way. */
   readonly closed: Promise<void>
   /** Body bytes that left. */
@@ -73,9 +71,7 @@ export class Exchange {
     this.request = request
     this.response = response
     this.method = request.method ?? ''
-    const { remoteAddress, localAddress: address, localPort: port } = request.socket
-    this.remote = remoteAddress
-    this.local = { address, port }
+    this.remote = request.socket.remoteAddress
     // Nothing more is parsed before somebody has decided to take it: reading goes on by itself then.
     this.#meter = ChunkMeter.of(request)
     if (this.#meter !== undefined) request.socket.pause()
