@@ -10,6 +10,7 @@ import { StorageHealth } from './cache/storage-health.ts'
 import { takesLocalPushes, type Config } from './config.ts'
 import { openControl } from './control/server.ts'
 import { Accel } from './http/accel.ts'
+import { mostConnectionsOf } from './http/crowd.ts'
 import { openKernel, type Kernel } from './http/kernel.ts'
 import { isLoopback } from './http/loopback.ts'
 import { ProxyWatch } from './http/proxy-signs.ts'
@@ -36,6 +37,7 @@ import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
 import { ToldFiles } from './store/told-files.ts'
 import { createMetrics, type Metrics } from './telemetry/metrics.ts'
+import { OpenFiles, openFilesLimit } from './telemetry/open-files.ts'
 import { createNotifier } from './telling.ts'
 import { createTending } from './tending.ts'
 import { watchCertificates } from './trusting.ts'
@@ -97,7 +99,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const live = new LiveConfig(config)
 
     // The state: closed last, in the reverse order.
-    const health = new StorageHealth({ metrics, log, now })
+    const openFiles = new OpenFiles({ metrics, log, now: monotonic })
+    const health = new StorageHealth({ metrics, openFiles, log, now })
     const report = (error: unknown): void => health.neglected(error)
     const state = await openState(config, closing, { files, partialLimits, report, monotonic })
     const { index, localNames, root } = state
@@ -116,7 +119,9 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 
     // The mirror.
     const shortestBudgetMs = staleBudgetMs
-    const upstreams = closing.use(new UpstreamSet({ metrics, log, now, monotonic, shortestBudgetMs }))
+    const upstreams = closing.use(
+      new UpstreamSet({ metrics, openFiles, log, now, monotonic, shortestBudgetMs }),
+    )
     upstreams.apply(config)
     const evicting = createEvicting({ live, state, metrics, log, now }, closing)
     const { evictor, pushRoom } = evicting
@@ -168,6 +173,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         localNames,
         storageFailing: () => health.failing,
         storageFull: () => pushRoom.isFull(),
+        outOfFiles: () => openFiles.exhausted,
         quarantine,
         served: (mirrored) => mirror.served.has(mirrored),
         catalog: (page) => index.repositories.catalog(page),
@@ -194,6 +200,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { explainer } = tending
     const { cert, key } = config.server.tls
     const toldFiles = new ToldFiles(state)
+    const filesLimit = await openFilesLimit()
     server = createHttpServer({
       kernel: 'kernel' in overrides ? overrides.kernel : await openKernel(),
       sendfile: config.server.sendfile,
@@ -208,6 +215,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       publicUrl: config.server.publicUrl,
       // Who has an nginx in front is called whatever its clients call that.
       ...(accelRedirect === undefined ? { ifLoopback: ifLoopback(live, log) } : {}),
+      mostConnections: filesLimit && mostConnectionsOf(filesLimit, connectionsTo(config.upstreams)),
+      openFiles,
       registry,
       search,
       explainer,
@@ -280,4 +289,13 @@ function ifLoopback(live: LiveConfig, log: Logger): IfLoopback {
     proxyWatch: new ProxyWatch({ takesLocalPushes: takesLocal, log }),
     hosts: new ServedHosts({ publicUrl: live.config.server.publicUrl }),
   }
+}
+
+/** The most at once: each of them may be asked at two places, the registry's own and where its blobs are. */
+function connectionsTo(upstreams: Config['upstreams']): number {
+  return upstreams
+    .map(({ maxConnections, credentials, fallbacks }) => {
+      return 2 * maxConnections * (Math.max(credentials.length, 1) + fallbacks.length)
+    })
+    .reduce((sum, it) => sum + it, 0)
 }

@@ -10,6 +10,7 @@ import { InProcessUpstreamState } from './cache/upstream-state.ts'
 import type { Config, UpstreamConfig } from './config.ts'
 import type { UpstreamEntry } from './registry/registry.ts'
 import type { Metrics } from './telemetry/metrics.ts'
+import type { OpenFiles } from './telemetry/open-files.ts'
 import { AccountsUpstream } from './upstream/accounts.ts'
 import type { Activity } from './upstream/activity.ts'
 import { RegistryClient } from './upstream/client.ts'
@@ -31,6 +32,7 @@ const DOCKER_HUB = {
 
 export interface ReachingTools {
   readonly metrics: Metrics
+  readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   readonly log: Logger
   readonly now: () => number
   readonly monotonic: () => number
@@ -67,10 +69,10 @@ export function createEntry(
 function createUpstream(config: Config, upstream: UpstreamConfig, tools: ReachingTools): Upstream {
   if (upstream.offline) return new OfflineUpstream(upstream.key)
   const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
-  const { metrics, log, monotonic, shortestBudgetMs, activity } = tools
+  const { metrics, openFiles, log, monotonic, shortestBudgetMs, activity } = tools
   const env = environmentOf(config.proxyEnvironment)
   const anonymous = {
-    ...{ key, ca, proxy, env, maxConnections, timeouts, activity, metrics, log },
+    ...{ key, ca, proxy, env, maxConnections, timeouts, activity, metrics, openFiles, log },
     now: monotonic,
   }
   // Who has somebody behind it need not be asked as stubbornly.

@@ -218,6 +218,7 @@ export class CachedLists {
   }
 
   #remember(flight: string, error: UpstreamError): void {
+    if (error.outOfFiles) return
     const forMs = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
     this.#failures.set(flight, { error: withoutFrames(error), until: this.#options.now() + forMs })
   }

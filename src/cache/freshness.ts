@@ -88,7 +88,8 @@ export function marked({ upstream }: Origin, failure: UpstreamError, what: strin
   return { cache: 'stale', warning: `${upstream.key} ${why}; ${what}` }
 }
 
-function cannot({ offline, failure, ofPulls }: UpstreamError): string {
+function cannot({ offline, failure, ofPulls, outOfFiles }: UpstreamError): string {
+  if (outOfFiles) return 'was not asked, since no more files may be opened here'
   if (offline) return 'is offline by configuration'
   if (failure !== 'busy') return 'cannot be asked'
   return ofPulls ? 'limits our pulls' : 'limits our requests'

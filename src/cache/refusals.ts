@@ -5,6 +5,7 @@
  * does not exist stops asking, one that gets 503 goes to its next registry.
  */
 import { OciError } from '../oci/errors.ts'
+import { outOfFiles } from '../oci/open-files.ts'
 import type { RepositoryIndex } from '../store/metadata.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
@@ -45,6 +46,7 @@ export function nameUnknown(repository: MirroredName, cause?: unknown, staleWarn
 /** An UpstreamError becomes what the client is told; anything else comes back as it is. */
 export function refusal(error: unknown): unknown {
   if (!(error instanceof UpstreamError)) return error
+  if (error.outOfFiles) return outOfFiles(error)
   const facts = { upstream: error.upstream }
   if (error.wrongContent) {
     return new OciError('BAD_GATEWAY', facts, {

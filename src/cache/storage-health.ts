@@ -5,8 +5,10 @@
  * One warning when it begins, one line when it is over; every refusal is counted.
  */
 import type { Logger } from 'pino'
+import { isOutOfFiles } from '../oci/open-files.ts'
 import { isDiskFull } from '../store/storage-error.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { OpenFiles } from '../telemetry/open-files.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { Outage } from './outage.ts'
 
@@ -17,12 +19,20 @@ export class StorageHealth {
   readonly #metrics: Metrics
   readonly #log: Logger
   readonly #outage: Outage
+  readonly #openFiles: Pick<OpenFiles, 'met'> | undefined
   #reason = 'other'
   #rests = true
 
-  constructor(options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
+  constructor(options: {
+    metrics: Metrics
+    /** Told when a file could not be opened because there are too many: the disk is not to blame. */
+    openFiles?: Pick<OpenFiles, 'met'>
+    log: Logger
+    now: () => Milliseconds
+  }) {
     this.#metrics = options.metrics
     this.#log = options.log
+    this.#openFiles = options.openFiles
     this.#outage = new Outage({
       ...options,
       begins: 'storage refuses writes: pulls are streamed through uncached',
@@ -41,6 +51,11 @@ export class StorageHealth {
 
   /** @param what constant phrase: what could not be kept */
   refused(what: string, error: unknown): void {
+    if (isOutOfFiles(error)) {
+      this.#metrics.bypasses.inc({ reason: 'EMFILE' })
+      this.#openFiles?.met('storage', error)
+      return
+    }
     this.#reason = reasonOf(error)
     // Of a full disk it is asked each time whether room can be made.
     this.#rests = !isDiskFull(error)
@@ -63,7 +78,7 @@ export class StorageHealth {
   }
 }
 
-const REASONS = new Set(['ENOSPC', 'EROFS', 'EDQUOT', 'EIO', 'EACCES', 'EPERM', 'EMFILE', 'ENOENT'])
+const REASONS = new Set(['ENOSPC', 'EROFS', 'EDQUOT', 'EIO', 'EACCES', 'EPERM', 'ENOENT'])
 
 /** A label from a closed set. */
 function reasonOf(error: unknown): string {

@@ -1,11 +1,13 @@
 /**
- * The blobs as the mirror may use them: one that cannot be opened is not here, it does not fail a pull.
+ * The blobs as the mirror may use them: one that cannot be opened is not here, it does not fail a pull. But where
+ * nothing can be opened any more, that is what is told.
  *
  * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed nobody else has a copy, and
  * "not here" would be a lie.
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
+import { isOutOfFiles, outOfFiles } from '../oci/open-files.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes, ListedBlob } from '../store/blob-store.ts'
 import type { Holds } from '../store/holds.ts'
 import type { VerifiedFile } from '../store/ingest.ts'
@@ -72,6 +74,8 @@ export class TolerantBlobStore implements BlobStore {
       if (found !== undefined) this.#outage.worked()
       return found
     } catch (error) {
+      // It may well be here and sound; upstream is not asked for it because of us.
+      if (isOutOfFiles(error)) throw outOfFiles(error)
       this.#metrics.bypasses.inc({ reason: 'unreadable' })
       this.#outage.failed(error)
       return undefined

@@ -16,7 +16,7 @@ export interface UpstreamState {
   /**
    * Whether it is the whole upstream's failure or that name's is told by the error: one bad repository must
    * not freeze the tags of all the others. Limits are not remembered here: who asks keeps them, and refuses at
-   * once what upstream would.
+   * once what upstream would. Nor is what says nothing of upstream.
    */
   failed(name: RepositoryName, error: UpstreamError): void
   /** Something arrived for that name: the failures are forgotten. */
@@ -86,7 +86,7 @@ export class InProcessUpstreamState implements UpstreamState {
   }
 
   failed(name: RepositoryName, error: UpstreamError): void {
-    if (error.failure === 'busy') return
+    if (error.failure === 'busy' || error.outOfFiles) return
     // Who was refused in its place may ask again when it may be asked.
     const lasting = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
     const failure = { error: withoutFrames(error), until: this.#now() + lasting }

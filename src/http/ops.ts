@@ -36,6 +36,7 @@ export async function serveReadyz(
   }
   const sound =
     health.storage === 'ok' &&
+    health.openFiles === 'ok' &&
     health.quarantine.count === 0 &&
     served?.expired !== true &&
     health.upstreams.every(

@@ -14,7 +14,10 @@ import type { Registry } from '../registry/registry.ts'
 import type { Events } from '../registry/events.ts'
 import type { Explainer } from '../registry/explain.ts'
 import type { Search } from '../registry/search.ts'
+import { isOutOfFiles, outOfFiles } from '../oci/open-files.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { OpenFiles } from '../telemetry/open-files.ts'
+import { Crowd } from './crowd.ts'
 import { serve } from './endpoints.ts'
 import { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
@@ -54,6 +57,10 @@ export interface IfLoopback {
   readonly proxyWatch: Pick<ProxyWatch, 'see'>
   /** Those that are answered. */
   readonly hosts: Pick<ServedHosts, 'serves'>
+  /** Of clients, at once. Default: as many as come. */
+  readonly mostConnections?: number | undefined
+  /** Told when a client is refused at that limit, or at that of open files. */
+  readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
 }
 
 export interface HttpTimeouts {
@@ -83,6 +90,8 @@ const UNWIND_MS = 5000
 /** Requests of one connection that wait for their turn. No client of ours pipelines at all. */
 const MAX_PIPELINED = 32
 
+const PROBES: ReadonlySet<string> = new Set(['/livez', '/readyz', '/metrics'])
+
 export interface HttpServer {
   /** @throws TlsError, or the system's error when the address cannot be had */
   listen(host: string, port: number): Promise<AddressInfo>
@@ -99,6 +108,8 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
 interface Connection {
   /** Requests that are not answered yet. */
   open: number
+  /** Since when there are none; monotonic. */
+  idleSince: number
   /** Resolves when the request that came last is answered. */
   last: Promise<void>
   /** The one that came last. */
@@ -115,6 +126,8 @@ class NodeHttpServer implements HttpServer {
   readonly #services: Services
   readonly #server: Server | TlsServer
   readonly #sockets = new Set<Socket>()
+  /** Of those whose requests are heard: with TLS, not before they speak it. */
+  readonly #crowd: Crowd<Socket>
   readonly #connections = new WeakMap<Duplex, Connection>()
   /** Until its handler has returned and its line is written. */
   readonly #running = new Map<Exchange, Promise<void>>()
@@ -161,9 +174,11 @@ class NodeHttpServer implements HttpServer {
       // We say it ourselves, with a body.
       requireHostHeader: false,
     }
+    this.#crowd = new Crowd(options.mostConnections, (socket) => this.#connectionOf(socket))
     this.#server = options.tls
       ? createTlsServer({ ...limits, handshakeTimeout: this.#timeouts.headersMs })
       : createServer(limits)
+    if (options.mostConnections !== undefined) this.#server.maxConnections = this.#crowd.acceptable
     this.#hear()
   }
 
@@ -227,6 +242,11 @@ class NodeHttpServer implements HttpServer {
         this.#sockets.add(socket)
         socket.once('close', () => this.#sockets.delete(socket))
       })
+      .on(this.#options.tls ? 'secureConnection' : 'connection', (socket: Socket) => {
+        socket.once('close', () => this.#crowd.leave(socket))
+        if (!this.#crowd.enter(socket)) this.#options.openFiles?.met('connection')
+      })
+      .on('drop', () => this.#options.openFiles?.met('connection'))
       .on('request', run)
       // `100 Continue` is for whoever will read the body; a refusal goes out without it.
       .on('checkContinue', run)
@@ -256,6 +276,7 @@ class NodeHttpServer implements HttpServer {
     if (++connection.open > MAX_PIPELINED) request.socket.destroy()
     const done = this.#run(exchange, turn, answer).then(() => {
       connection.open--
+      connection.idleSince = performance.now()
       if (connection.answering === exchange) connection.answering = undefined
       this.#running.delete(exchange)
       report(exchange, this.#options.log, this.#options.metrics)
@@ -273,19 +294,35 @@ class NodeHttpServer implements HttpServer {
       else {
         if (this.#draining) exchange.endConnection()
         connection.answering = exchange
+        this.#refuseSurplus(exchange)
         await answer(exchange, this.#services)
       }
     } catch (error) {
-      exchange.fail(error)
+      exchange.fail(this.#asOurs(error))
     }
     await exchange.closed
+  }
+
+  /** @throws OciError to whoever came when there was no place; whoever watches the process is answered all the same */
+  #refuseSurplus(exchange: Exchange): void {
+    const refusal = this.#crowd.refusal(exchange.request.socket)
+    if (refusal === undefined) return
+    exchange.endConnection()
+    if (!PROBES.has(exchange.request.url ?? '')) throw refusal
+  }
+
+  /** That nothing more can be opened is neither a bug nor anybody else's fault. */
+  #asOurs(error: unknown): unknown {
+    if (!isOutOfFiles(error)) return error
+    this.#options.openFiles?.met('request', error)
+    return error instanceof OciError ? error : outOfFiles(error)
   }
 
   #connectionOf(socket: Duplex): Connection {
     const known = this.#connections.get(socket)
     if (known) return known
     const connection: Connection = {
-      ...{ open: 0, last: Promise.resolve(), broken: false },
+      ...{ open: 0, idleSince: performance.now(), last: Promise.resolve(), broken: false },
       ...{ request: undefined, answering: undefined },
     }
     this.#connections.set(socket, connection)

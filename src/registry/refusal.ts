@@ -2,12 +2,14 @@
  * What a client is told when the storage did not take what it pushed.
  */
 import { OciError } from '../oci/errors.ts'
+import { isOutOfFiles, outOfFiles } from '../oci/open-files.ts'
 import { isDiskFull, StorageError } from '../store/storage-error.ts'
 
 /** The error to throw instead: itself when it says nothing that a client could use. */
 export function refusal(error: unknown): unknown {
   // Nothing was left that could go for it: to come back soon is of no use.
   if (isDiskFull(error)) return new OciError('INSUFFICIENT_STORAGE', undefined, { cause: error })
+  if (isOutOfFiles(error)) return outOfFiles(error)
   const readOnly = error instanceof Error && 'code' in error && error.code === 'EROFS'
   if (!readOnly && !(error instanceof StorageError)) return error
   return new OciError('UNAVAILABLE', undefined, {

@@ -66,6 +66,8 @@ export interface RegistryHealth {
   readonly upstreams: readonly UpstreamHealth[]
   /** `full`: pushes find no room. `bypassed`: the cache is, because the disk would not take it. */
   readonly storage: 'ok' | 'full' | 'bypassed'
+  /** Whether files and connections can be opened, or the limit of this process was met a short while ago. */
+  readonly openFiles: 'ok' | 'exhausted'
   /** What was pushed here and is damaged, or gone: to be pushed again. */
   readonly quarantine: QuarantineHealth
 }
@@ -101,6 +103,7 @@ interface NameRegistryOptions {
   readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
   readonly storageFull: () => Promise<boolean>
+  readonly outOfFiles: () => boolean
   readonly quarantine: () => Promise<QuarantineHealth>
   /** Something of that repository was served here. */
   readonly served: (mirrored: MirroredName) => Promise<boolean>
@@ -243,6 +246,7 @@ export class NameRegistry implements Registry {
     return {
       upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),
       storage: await this.#storage(),
+      openFiles: this.#options.outOfFiles() ? 'exhausted' : 'ok',
       quarantine: await this.#options.quarantine(),
     }
   }

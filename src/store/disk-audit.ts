@@ -8,6 +8,7 @@ import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
+import { isOutOfFiles } from '../oci/open-files.ts'
 import { blobPath } from './blob-path.ts'
 import { NO_FILE } from './disk.ts'
 import { systemCode, type Files } from './files.ts'
@@ -51,6 +52,8 @@ export class DiskBlobAudit implements BlobAudit {
       return { is: hex === hexOf(digest) ? 'sound' : 'corrupt', size, file: identity }
     } catch (error) {
       options.signal.throwIfAborted()
+      // Which says nothing of the file.
+      if (isOutOfFiles(error)) throw error
       const code = systemCode(error) ?? ''
       if (code === 'ENOENT') return { is: 'absent' }
       if (NO_FILE.includes(code)) return NO_FILE_THERE

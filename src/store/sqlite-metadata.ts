@@ -76,10 +76,8 @@ async function openIndex(path: string, unfinished: boolean): Promise<Statements>
     if (wasThere) doubt(path, opened)
     begun = true
     beginGeneration(path, opened, unfinished)
-    const reader = openReader(path)
-    // From its first read on its log stays, though the other connection is closed.
-    reader.version()
-    return reader
+    // It has read: its log stays, though the other connection is closed.
+    return openReader(path)
   } catch (error) {
     // It closes with everything in the main file, as a clean stop does.
     if (begun) endGeneration(opened)

@@ -36,7 +36,16 @@ export function openWriter(path: string): Statements {
 }
 
 export function openReader(path: string): Statements {
-  return new Statements(new DatabaseSync(path, { timeout: BUSY_MAIN_MS, readOnly: true }))
+  const database = new DatabaseSync(path, { timeout: BUSY_MAIN_MS, readOnly: true })
+  try {
+    const statements = new Statements(database)
+    // The log and the memory that connections share are opened by the first read, when there may be no descriptor left.
+    statements.version()
+    return statements
+  } catch (error) {
+    database.close()
+    throw error
+  }
 }
 
 export function sqliteDialect(database: SqliteDatabase): SqliteDialect {

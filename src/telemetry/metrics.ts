@@ -217,6 +217,12 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       labelNames: ['endpoint'] as const,
       registers,
     }),
+    outOfFiles: new Counter({
+      name: 'entrepot_out_of_files_total',
+      help: 'What met the limit of open files: a connection of a client or to an upstream, a file, a request.',
+      labelNames: ['what'] as const,
+      registers,
+    }),
     failedWrites: new Counter({
       name: 'entrepot_metadata_write_failures_total',
       help: 'Metadata commits that failed; the answer was given all the same.',

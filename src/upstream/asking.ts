@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs'
 import type { LookupFunction } from 'node:net'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { OpenFiles } from '../telemetry/open-files.ts'
 import type { Activity } from './activity.ts'
 import { AddressRule } from './addresses.ts'
 import { proxyRefusalOf, refusalOf, saysLimit } from './answers.ts'
@@ -49,6 +50,8 @@ export interface AskingOptions {
   readonly maxConnections: number
   readonly timeouts: Timeouts
   readonly metrics: Metrics
+  /** Told when no connection could be opened, for want of a free descriptor. */
+  readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   readonly log?: Record<'debug' | 'info' | 'warn', (fields: object, message: string) => void> | undefined
   /** That all clients of this URL keep together. Default: of this one alone. */
   readonly silence?: Silence | undefined

@@ -5,6 +5,7 @@
  * restart. One that cannot be read any more, or is half written, is what it was.
  */
 import { readFile, stat } from 'node:fs/promises'
+import { isOutOfFiles } from '../oci/open-files.ts'
 import {
   IDENTITY_TOKEN,
   unavailable,
@@ -13,6 +14,7 @@ import {
   type CredentialSource,
 } from './credentials.ts'
 import { HelperCredentials, type HelperOptions } from './credential-helper.ts'
+import { toUpstreamError } from './failures.ts'
 
 interface FileOptions {
   readonly key: string
@@ -45,7 +47,10 @@ class WatchedFile<T> {
         this.#complained = false
         return content
       }
-    } catch {
+    } catch (error) {
+      if (this.#read === undefined && isOutOfFiles(error)) {
+        throw toUpstreamError(this.#options.key, this.#options.key, error)
+      }
       // Missing for a moment, as files are that somebody replaces.
     }
     const { key, log } = this.#options

@@ -6,7 +6,9 @@
  * ourselves: an error message may hold anything.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
+import { isOutOfFiles } from '../oci/open-files.ts'
 import { unavailable, usable, areSame, type Credentials, type CredentialSource } from './credentials.ts'
+import { toUpstreamError } from './failures.ts'
 import { abortable } from './manners.ts'
 import { UpstreamError, type Milliseconds } from './upstream.ts'
 
@@ -85,7 +87,8 @@ export class HelperCredentials implements CredentialSource {
     const answer = await this.#answer()
     const askedAt = now()
     const memory = 'error' in answer ? FAILURE_MEMORY : ANSWER_MEMORY
-    this.#known = { answer, askedAt, until: askedAt + memory }
+    const isOurs = 'error' in answer && isOutOfFiles(answer.error)
+    this.#known = { answer, askedAt, until: isOurs ? askedAt : askedAt + memory }
     if ('error' in answer) log.warn({ upstream: key, helper: name, err: answer.error }, 'no credentials')
     else if (answer.credentials === undefined) {
       log.warn({ upstream: key, helper: name, server }, 'the credential helper has none: asking without')
@@ -101,6 +104,7 @@ export class HelperCredentials implements CredentialSource {
       return { error: unavailable(key, `docker-credential-${name} ${problem}`) }
     } catch (error) {
       if (error instanceof UpstreamError) return { error }
+      if (isOutOfFiles(error)) return { error: toUpstreamError(key, key, error) }
       // Whatever else it is: nothing of the program's may go along.
       return { error: unavailable(key, `docker-credential-${name} could not be run`) }
     }
@@ -112,7 +116,7 @@ export class HelperCredentials implements CredentialSource {
     const timeoutMs = Math.min(this.#options.timeoutMs ?? LONGEST, LONGEST)
     const late = AbortSignal.timeout(timeoutMs)
     const signal = AbortSignal.any([late, this.#closing.signal])
-    return await new Promise((resolve) => {
+    return await new Promise((resolve, reject) => {
       // In a group of its own: many a helper is a script, and what hangs is what it runs.
       const child = spawn(`docker-credential-${name}`, ['get'], { detached: true })
       const said = { stdout: '', stderr: '' }
@@ -124,6 +128,13 @@ export class HelperCredentials implements CredentialSource {
         endGroup(child)
         end(late.aborted ? `did not answer within ${timeoutMs / 1000} s` : 'was ended')
       }
+      child.on('error', (error: NodeJS.ErrnoException) => {
+        const { code = 'not started' } = error
+        if (isOutOfFiles(error)) reject(error)
+        else end(NOT_STARTED[code] ?? `failed (${code})`)
+      })
+      // There are none when no more files may be opened; that is told by the event alone.
+      if ((child.stdin as unknown) === undefined) return
       for (const stream of ['stdout', 'stderr'] as const) {
         child[stream].setEncoding('utf8').on('data', (text: string) => {
           said[stream] += text
@@ -132,9 +143,6 @@ export class HelperCredentials implements CredentialSource {
           end('says too much')
         })
       }
-      child.on('error', ({ code = 'not started' }: NodeJS.ErrnoException) => {
-        end(NOT_STARTED[code] ?? `failed (${code})`)
-      })
       child.on('close', (code, killedBy) => {
         if (code === 0) end()
         else if (NONE.test(said.stdout + said.stderr)) {

@@ -1,6 +1,7 @@
 /**
  * Whatever went wrong on the way to an upstream, as an {@link UpstreamError}.
  */
+import { isOutOfFiles, OUT_OF_FILES } from '../oci/open-files.ts'
 import { AddressRefused } from './addresses.ts'
 import { parseRetryAfter } from './manners.ts'
 import { UpstreamError, type UpstreamFailure } from './upstream.ts'
@@ -16,6 +17,11 @@ export function toUpstreamError(
   proxy?: string,
 ): UpstreamError {
   if (error instanceof UpstreamError) return error
+  if (isOutOfFiles(error)) {
+    return new UpstreamError('unreachable', upstream, `${host} was not asked: ${OUT_OF_FILES}`, {
+      cause: error,
+    })
+  }
   const unreadable = unreadableLimit(error)
   if (unreadable !== undefined) {
     const retryAfterMs = parseRetryAfter(/^retry-after:(.*)$/im.exec(unreadable)?.[1], Date.now())

@@ -126,7 +126,8 @@ function verdictOn(
   { elsewhere }: Journey,
 ): Verdict {
   if (signal.aborted || further || !(error instanceof UpstreamError)) return 'nothing'
-  const { failure, status, ofTheAccount, ofTheTokenService, byProxy } = error
+  const { failure, status, ofTheAccount, ofTheTokenService, byProxy, outOfFiles } = error
+  if (outOfFiles) return 'nothing'
   // Whichever names it is for: those of another service, or of none, may well be answered.
   if (ofTheTokenService) return 'nothing'
   const { code, name } = (error.cause ?? {}) as { code?: unknown; name?: unknown }

@@ -125,7 +125,7 @@ export class TokenCache {
       return new UpstreamError('unreachable', key, message, { ofTheTokenService: true, cause })
     }
     const { failure, message, status, retryAfterMs, ofTheAccount } = cause
-    const noAnswer = failure === 'unreachable' && !ofTheAccount
+    const noAnswer = failure === 'unreachable' && !ofTheAccount && !cause.outOfFiles
     if (!noAnswer && (status ?? 0) < 500) return cause
     return new UpstreamError(failure, key, message, {
       ...(status === undefined ? {} : { status }),

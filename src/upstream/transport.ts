@@ -7,6 +7,7 @@
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
 import { SmallChunks } from '../oci/small-chunks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { OpenFiles } from '../telemetry/open-files.ts'
 import type { Activity } from './activity.ts'
 import type { AddressRule } from './addresses.ts'
 import { ResponseBody, type Body } from './body.ts'
@@ -53,6 +54,8 @@ interface TransportOptions extends ProxyChoice {
   readonly ca?: string | undefined
   readonly addresses: AddressRule
   readonly metrics: Metrics
+  /** Told when no connection could be opened, for want of a free descriptor. */
+  readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   readonly activity?: Activity | undefined
 }
 
@@ -213,10 +216,11 @@ class Exchange implements Dispatcher.DispatchHandler {
     const { key } = this.#options
     const { url } = this.#request
     const error = toUpstreamError(key, url.host, cause, proxyFor(url, this.#options))
+    if (error.outOfFiles) this.#options.openFiles?.met('upstream', cause)
     if (this.#body !== undefined) {
       this.#body.fail(error)
     } else if (!this.#request.signal.aborted) {
-      this.#count(error.failure)
+      this.#count(error.outOfFiles ? 'not_asked' : error.failure)
       this.#reject(error)
     }
   }

@@ -5,6 +5,7 @@
  * a GET answered 404 with an OCI error code in its body). Whatever else goes wrong is an {@link UpstreamError}.
  */
 import type { Digest } from '../oci/digest.ts'
+import { isOutOfFiles } from '../oci/open-files.ts'
 import type { Reference, RepositoryName } from '../oci/reference.ts'
 import type { UpstreamStatus } from './status.ts'
 
@@ -186,6 +187,8 @@ export class UpstreamError extends Error {
   readonly byProxy: boolean
   /** It is not to be asked at all: the configuration says so. */
   readonly offline: boolean
+  /** It could not be asked, because this process may open no more connections: that says nothing of it. */
+  readonly outOfFiles: boolean
 
   constructor(
     failure: UpstreamFailure,
@@ -216,11 +219,13 @@ export class UpstreamError extends Error {
     this.wrongContent = facts.wrongContent ?? false
     this.byProxy = facts.byProxy ?? false
     this.offline = facts.offline ?? false
+    this.outOfFiles = isOutOfFiles(facts.cause)
   }
 
   /** No answer, no more requests, or a server error; anything else was said about one name, or of pulls alone. */
   get ofTheWhole(): boolean {
-    const { failure, status, ofPulls, ofTheTokenService, byProxy } = this
+    const { failure, status, ofPulls, ofTheTokenService, byProxy, outOfFiles } = this
+    if (outOfFiles) return false
     if (byProxy) return true
     if (ofTheTokenService) return false
     if (failure === 'busy') return !ofPulls

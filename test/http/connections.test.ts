@@ -1,6 +1,7 @@
 /** Connections: what is kept, what is closed, and who leaves when. */
 import { once } from 'node:events'
 import { Agent, request, type IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import { test } from 'tap'
 import { eventually } from '../support/app.ts'
 import { askAndTakeNothing, standstill } from '../support/stalled.ts'
@@ -233,4 +234,64 @@ test('a client that announces a body and sends none is dropped', async (t) => {
 test('a connection that is not used again is closed after a while', async (t) => {
   const { port } = await serveFake(t, { timeouts: { keepAliveMs: 50, checkMs: 50 } })
   t.equal(replies(await raw(port, 'GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n')).length, 1)
+})
+
+test('beyond the most connections the one that is idle for longest gives way', async (t) => {
+  const met: string[] = []
+  const { port } = await serveFake(t, {
+    mostConnections: 3,
+    openFiles: { met: (what) => void met.push(what) },
+  })
+  const ask = async (socket: Socket, path = '/v2/'): Promise<string> => {
+    const said = once(socket, 'data')
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`)
+    return String((await said)[0])
+  }
+  const [first, second, third] = [await open(port), await open(port), await open(port)]
+  for (const it of [second, first, third]) t.match(await ask(it), /^HTTP\/1.1 200/)
+  const gone = once(second, 'close')
+  const fourth = await open(port)
+  t.match(await ask(fourth), /^HTTP\/1.1 200/)
+  await gone
+  for (const it of [first, third, fourth]) t.match(await ask(it), /^HTTP\/1.1 200/, 'these stay')
+  t.same(met, [])
+  for (const it of [first, third, fourth]) it.destroy()
+})
+
+test('where none is idle, who comes is told so, and who watches the process is answered', async (t) => {
+  const met: string[] = []
+  const { port, repository } = await serveFake(t, {
+    mostConnections: 2,
+    openFiles: { met: (what) => void met.push(what) },
+  })
+  const digest = repository.addBlob(BIG)
+  const busy = [await open(port), await open(port)]
+  for (const it of busy) {
+    const begun = once(it, 'readable')
+    it.write(`GET /v2/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`)
+    await begun
+  }
+  const refused = replies(await raw(port, 'GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n'))
+  t.match(refused, [
+    {
+      status: 503,
+      code: 'UNAVAILABLE',
+      head: /retry-after: 10\r[^]*connection: close|connection: close\r[^]*retry-after: 10/i,
+    },
+  ])
+  t.match(refused[0]!.body, 'this process may open no more files or connections')
+  for (const path of ['/livez', '/readyz', '/metrics']) {
+    t.match(await raw(port, `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`), /^HTTP\/1.1 200/, path)
+  }
+  t.ok(met.length >= 4 && met.includes('connection'))
+
+  const flood = await Promise.all(Array.from({ length: 100 }, () => raw(port, '')))
+  t.ok(flood.filter((said) => said === '').length >= 68, 'the rest is closed at once')
+  const over = once(busy[0]!, 'close')
+  busy[0]!.destroy()
+  await over
+  await eventually('there is a place again', async () =>
+    (await raw(port, 'GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n')).startsWith('HTTP/1.1 200'),
+  )
+  busy[1]!.destroy()
 })

@@ -190,6 +190,7 @@ export class FakeRegistry implements Registry {
   state: RegistryHealth = {
     upstreams: [{ key: 'docker.io', state: 'ok', message: undefined }],
     storage: 'ok',
+    openFiles: 'ok',
     quarantine: { count: 0, blobs: [] },
   }
 

@@ -30,6 +30,7 @@ test('readyz names what is wrong and stays ready', async (t) => {
   registry.state = {
     upstreams: [{ key: 'docker.io', state: 'denied', message: 'credentials were refused' }],
     storage: 'bypassed',
+    openFiles: 'ok',
     quarantine: { count: 0, blobs: [] },
   }
   const ill = await call(`${url}/readyz`)

@@ -241,3 +241,39 @@ test('a client that is closed takes its figure along', async (t) => {
   await client.close()
   t.equal(await openFigure(metrics), undefined)
 })
+
+test('that we may open no more connections says nothing of it', async (t) => {
+  const failing = (error: Error): ClientOptions['resolve'] => {
+    return (_name, _options, done) => done(error, '', 4)
+  }
+  const limit = (code: string): Error =>
+    Object.assign(new Error(`connect ${code}`), { code, syscall: 'connect' })
+  for (const error of [
+    limit('EMFILE'),
+    limit('ENFILE'),
+    new AggregateError([limit('ECONNREFUSED'), limit('EMFILE')]),
+    new Error('something else', { cause: limit('EMFILE') }),
+  ]) {
+    const met: string[] = []
+    const { client, signal, state, lines } = await scene(
+      t,
+      {},
+      {
+        url: 'http://registry.test:1',
+        resolve: failing(error),
+        openFiles: { met: (what) => void met.push(what) },
+      },
+    )
+    for (let time = 0; time < 6; time++) {
+      const failure = await failureOf(client.manifest(NAME, LATEST, signal))
+      t.match(failure, {
+        outOfFiles: true,
+        ofTheWhole: false,
+        message: /was not asked: this process may open no more/,
+      })
+    }
+    t.equal(state(), 'closed')
+    t.same(lines, [])
+    t.ok(met.length >= 6 && met.every((what) => what === 'upstream'))
+  }
+})
