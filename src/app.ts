@@ -33,6 +33,7 @@ import { reload, type Reloaded } from './reloading.ts'
 import { startError } from './start-error.ts'
 import { openState } from './state.ts'
 import type { Files } from './store/files.ts'
+import { DiskWatch, type DiskPatience } from './store/hung-disk.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { PartialLimits } from './store/partial-file.ts'
 import { ToldFiles } from './store/told-files.ts'
@@ -50,6 +51,8 @@ export interface AppOverrides {
   readonly now?: () => number
   /** The file system under blobs and partial files. */
   readonly files?: Files
+  /** How long a change of the disk is waited for. */
+  readonly diskPatience?: DiskPatience
   /** How far a partial file may be ahead of its sync, and of its hash. */
   readonly partialLimits?: Partial<PartialLimits>
   /** The most that is taken of a blob whose size nobody tells. */
@@ -100,9 +103,11 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 
     // The state: closed last, in the reverse order.
     const openFiles = new OpenFiles({ metrics, log, now: monotonic })
-    const health = new StorageHealth({ metrics, openFiles, log, now })
+    const diskWatch = new DiskWatch({ patience: overrides.diskPatience, onChange: sayHanging(log) })
+    const hangsSince = (): number | undefined => diskWatch.hangsSince
+    const health = new StorageHealth({ metrics, openFiles, hangsSince, log, now })
     const report = (error: unknown): void => health.neglected(error)
-    const state = await openState(config, closing, { files, partialLimits, report, monotonic })
+    const state = await openState(config, closing, { files, diskWatch, partialLimits, report, monotonic })
     const { index, localNames, root } = state
     refuseHiddenNames(config, localNames)
     metadata = index
@@ -173,6 +178,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         localNames,
         storageFailing: () => health.failing,
         storageFull: () => pushRoom.isFull(),
+        storageHangsSince: hangsSince,
         outOfFiles: () => openFiles.exhausted,
         quarantine,
         served: (mirrored) => mirror.served.has(mirrored),
@@ -298,4 +304,11 @@ function connectionsTo(upstreams: Config['upstreams']): number {
       return 2 * maxConnections * (Math.max(credentials.length, 1) + fallbacks.length)
     })
     .reduce((sum, it) => sum + it, 0)
+}
+
+function sayHanging(log: Logger): (since: number | undefined) => void {
+  return (since) => {
+    if (since === undefined) log.info('the disk answers again')
+    else log.error({ since: new Date(since).toISOString() }, 'the disk does not answer: nothing is kept')
+  }
 }

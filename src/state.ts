@@ -9,6 +9,7 @@ import { openIngests } from './store/disk-ingest.ts'
 import { nodeFiles, type Files } from './store/files.ts'
 import { filesWithRoom, metadataWithReserve, metadataWithRoom, type MakeRoom } from './store/full-disk.ts'
 import { Hashers } from './store/hasher.ts'
+import { filesThatAnswer, type DiskWatch } from './store/hung-disk.ts'
 import { Holds } from './store/holds.ts'
 import { acquireRootLock } from './store/lock.ts'
 import { InProcessLocks, type Locks } from './store/locks.ts'
@@ -46,6 +47,8 @@ export interface State {
 
 interface StateOptions {
   readonly files?: Files | undefined
+  /** Who notices when the disk does not answer. Default: nobody, whoever writes waits for it. */
+  readonly diskWatch?: DiskWatch | undefined
   readonly partialLimits?: Partial<PartialLimits> | undefined
   /** Told of what could not be tidied up. */
   readonly report?: (error: unknown) => void
@@ -66,7 +69,7 @@ interface StateOptions {
 export async function openState(
   config: Config,
   closing: AsyncDisposableStack,
-  { files: plain = nodeFiles, partialLimits, report, monotonic, lostIndex }: StateOptions = {},
+  { files: plain = nodeFiles, diskWatch, partialLimits, report, monotonic, lostIndex }: StateOptions = {},
 ): Promise<State> {
   const root = path.resolve(config.storage.root)
   const reserve = await Reserve.open(path.join(root, 'reserve'))
@@ -80,7 +83,8 @@ export async function openState(
   const index = metadataWithReserve(plainIndex, reserve)
   const fullDisk: State['fullDisk'] = { makeRoom: () => Promise.resolve(false) }
   const makeRoom: MakeRoom = (bytes) => fullDisk.makeRoom(bytes)
-  const files = filesWithRoom(plain, makeRoom)
+  const answering = diskWatch === undefined ? plain : filesThatAnswer(plain, diskWatch)
+  const files = filesWithRoom(answering, makeRoom)
   const metadata = metadataWithRoom(plainIndex, makeRoom)
   const localNames = await LocalNames.load(index)
   const locks = new InProcessLocks()

@@ -57,6 +57,7 @@ export function openTending(parts: TendingParts, closing: AsyncDisposableStack):
       localNames: state.localNames,
       storageFailing: () => health.failing,
       storageFull: () => Promise.resolve(false),
+      storageHangsSince: () => undefined,
       outOfFiles: () => false,
       served: nobodyPulls,
       quarantine: nobodyPulls,

@@ -19,6 +19,7 @@ export class StorageHealth {
   readonly #metrics: Metrics
   readonly #log: Logger
   readonly #outage: Outage
+  readonly #hangsSince: () => Milliseconds | undefined
   readonly #openFiles: Pick<OpenFiles, 'met'> | undefined
   #reason = 'other'
   #rests = true
@@ -27,12 +28,15 @@ export class StorageHealth {
     metrics: Metrics
     /** Told when a file could not be opened because there are too many: the disk is not to blame. */
     openFiles?: Pick<OpenFiles, 'met'>
+    /** Since when the disk does not answer; Unix time in ms. */
+    hangsSince?: () => Milliseconds | undefined
     log: Logger
     now: () => Milliseconds
   }) {
     this.#metrics = options.metrics
     this.#log = options.log
     this.#openFiles = options.openFiles
+    this.#hangsSince = options.hangsSince ?? (() => undefined)
     this.#outage = new Outage({
       ...options,
       begins: 'storage refuses writes: pulls are streamed through uncached',
@@ -42,7 +46,12 @@ export class StorageHealth {
 
   /** Do not even try: it refused a moment ago. */
   get resting(): boolean {
-    return this.#rests && this.#outage.quiet < REST_MS
+    return this.hangsSince !== undefined || (this.#rests && this.#outage.quiet < REST_MS)
+  }
+
+  /** The disk does not answer, since then: Unix time in ms. */
+  get hangsSince(): Milliseconds | undefined {
+    return this.#hangsSince()
   }
 
   get failing(): boolean {
@@ -78,7 +87,7 @@ export class StorageHealth {
   }
 }
 
-const REASONS = new Set(['ENOSPC', 'EROFS', 'EDQUOT', 'EIO', 'EACCES', 'EPERM', 'ENOENT'])
+const REASONS = new Set(['ENOSPC', 'EROFS', 'EDQUOT', 'EIO', 'EACCES', 'EPERM', 'ENOENT', 'ETIMEDOUT'])
 
 /** A label from a closed set. */
 function reasonOf(error: unknown): string {

@@ -50,6 +50,10 @@ export interface HttpServerOptions {
   readonly accel?: Accel | undefined
   /** What matters where only this machine can reach us, and is passed over elsewhere. */
   readonly ifLoopback?: IfLoopback | undefined
+  /** Of clients, at once. Default: as many as come. */
+  readonly mostConnections?: number | undefined
+  /** Told when a client is refused at that limit, or at that of open files. */
+  readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
 }
 
 export interface IfLoopback {
@@ -57,10 +61,6 @@ export interface IfLoopback {
   readonly proxyWatch: Pick<ProxyWatch, 'see'>
   /** Those that are answered. */
   readonly hosts: Pick<ServedHosts, 'serves'>
-  /** Of clients, at once. Default: as many as come. */
-  readonly mostConnections?: number | undefined
-  /** Told when a client is refused at that limit, or at that of open files. */
-  readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
 }
 
 export interface HttpTimeouts {

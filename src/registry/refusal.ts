@@ -3,7 +3,7 @@
  */
 import { OciError } from '../oci/errors.ts'
 import { isOutOfFiles, outOfFiles } from '../oci/open-files.ts'
-import { isDiskFull, StorageError } from '../store/storage-error.ts'
+import { isDiskFull, isHangingDisk, StorageError } from '../store/storage-error.ts'
 
 /** The error to throw instead: itself when it says nothing that a client could use. */
 export function refusal(error: unknown): unknown {
@@ -11,11 +11,14 @@ export function refusal(error: unknown): unknown {
   if (isDiskFull(error)) return new OciError('INSUFFICIENT_STORAGE', undefined, { cause: error })
   if (isOutOfFiles(error)) return outOfFiles(error)
   const readOnly = error instanceof Error && 'code' in error && error.code === 'EROFS'
-  if (!readOnly && !(error instanceof StorageError)) return error
+  const hangs = isHangingDisk(error)
+  if (!readOnly && !hangs && !(error instanceof StorageError)) return error
   return new OciError('UNAVAILABLE', undefined, {
-    message: readOnly
-      ? 'the storage of this registry takes nothing at the moment'
-      : 'this registry cannot write down what was pushed at the moment',
+    message: hangs
+      ? 'the storage of this registry does not answer at the moment'
+      : readOnly
+        ? 'the storage of this registry takes nothing at the moment'
+        : 'this registry cannot write down what was pushed at the moment',
     retryAfterSeconds: 30,
     cause: error,
   })

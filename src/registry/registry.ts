@@ -64,8 +64,13 @@ export interface Registry {
 
 export interface RegistryHealth {
   readonly upstreams: readonly UpstreamHealth[]
-  /** `full`: pushes find no room. `bypassed`: the cache is, because the disk would not take it. */
-  readonly storage: 'ok' | 'full' | 'bypassed'
+  /**
+   * `full`: pushes find no room. `bypassed`: the cache is, because the disk would not take it. `hanging`: the disk does
+   * not answer.
+   */
+  readonly storage: 'ok' | 'full' | 'bypassed' | 'hanging'
+  /** Since when it does not answer, in ISO 8601. */
+  readonly storageHangsSince?: string
   /** Whether files and connections can be opened, or the limit of this process was met a short while ago. */
   readonly openFiles: 'ok' | 'exhausted'
   /** What was pushed here and is damaged, or gone: to be pushed again. */
@@ -103,6 +108,8 @@ interface NameRegistryOptions {
   readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
   readonly storageFull: () => Promise<boolean>
+  /** Unix time in ms; undefined: it answers. */
+  readonly storageHangsSince: () => number | undefined
   readonly outOfFiles: () => boolean
   readonly quarantine: () => Promise<QuarantineHealth>
   /** Something of that repository was served here. */
@@ -245,16 +252,19 @@ export class NameRegistry implements Registry {
   async health(): Promise<RegistryHealth> {
     return {
       upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),
-      storage: await this.#storage(),
+      ...(await this.#storage()),
       openFiles: this.#options.outOfFiles() ? 'exhausted' : 'ok',
       quarantine: await this.#options.quarantine(),
     }
   }
 
-  async #storage(): Promise<RegistryHealth['storage']> {
-    const { storageFull, storageFailing } = this.#options
-    if (await storageFull()) return 'full'
-    return storageFailing() ? 'bypassed' : 'ok'
+  async #storage(): Promise<Pick<RegistryHealth, 'storage' | 'storageHangsSince'>> {
+    const { storageHangsSince, storageFull, storageFailing } = this.#options
+    const since = storageHangsSince()
+    // A disk that hangs is not asked how full it is.
+    if (since !== undefined) return { storage: 'hanging', storageHangsSince: new Date(since).toISOString() }
+    if (await storageFull()) return { storage: 'full' }
+    return { storage: storageFailing() ? 'bypassed' : 'ok' }
   }
 
   /**

@@ -12,7 +12,7 @@ import type { Holds } from '../store/holds.ts'
 import type { IngestStore, UploadIngest, VerifiedFile } from '../store/ingest.ts'
 import type { Locks } from '../store/locks.ts'
 import type { EpochMs, MetadataStore } from '../store/metadata.ts'
-import { isDiskFull } from '../store/storage-error.ts'
+import { isDiskFull, isHangingDisk } from '../store/storage-error.ts'
 import type { LocalNames } from './local-names.ts'
 import type { UploadSession } from './pushes.ts'
 import { receive, WriteError } from './receive.ts'
@@ -117,7 +117,7 @@ export class Session implements UploadSession {
     } catch (error) {
       const cause = error instanceof WriteError ? error.cause : error
       if (!(error instanceof WriteError) && !isDiskFull(error)) throw error
-      await this.#keep(isDiskFull(cause))
+      await this.#keep(cause)
       throw refusal(cause)
     }
   }
@@ -163,7 +163,7 @@ export class Session implements UploadSession {
       this.#letGo()
     } catch (error) {
       if (error instanceof OciError) throw error
-      await this.#keep(isDiskFull(error))
+      await this.#keep(error)
       throw refusal(error)
     }
   }
@@ -194,7 +194,7 @@ export class Session implements UploadSession {
     using _kept = holds.hold(digest)
     // Under the same lock the collector looks for the link before it removes a file.
     using _held = await acquire(locks, `blob ${digest}`).catch(async (error: unknown) => {
-      await this.#keep()
+      await this.#keep(error)
       throw error
     })
     const { size } = verified.file
@@ -251,10 +251,19 @@ export class Session implements UploadSession {
     }
   }
 
-  /** An ingest that failed, or was verified, takes no more bytes: it has to be opened again. */
-  async #keep(stranded = false): Promise<void> {
-    this.#hooks.leave()
-    await this.#upload.ingest?.keep(stranded)
+  /**
+   * An ingest that failed, or was verified, takes no more bytes: it has to be opened again.
+   *
+   * @param error why; what a disk may still write when nobody waits for it any more is not gone on with
+   */
+  async #keep(error: unknown): Promise<void> {
+    if (isHangingDisk(error)) {
+      this.#hooks.end()
+      await this.#upload.ingest?.discard()
+    } else {
+      this.#hooks.leave()
+      await this.#upload.ingest?.keep(isDiskFull(error))
+    }
     this.#letGo()
   }
 

@@ -10,6 +10,7 @@ import { dropBytes, type OpenFile } from './open-file.ts'
 import { PartialHash } from './partial-hash.ts'
 import { hashedBy, isUpload, type PartialIdentity } from './partial-identity.ts'
 import { noteSidecar, writeSidecar } from './sidecar.ts'
+import { isHangingDisk } from './storage-error.ts'
 import type { Bytes } from './blob-store.ts'
 import type { Files } from './files.ts'
 import type { Hashers } from './hasher.ts'
@@ -182,7 +183,8 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   }
 
   async keep(stranded = false): Promise<void> {
-    if (this.#disowned) return this.discard()
+    // Of a write that nobody waits for any more nobody knows when it comes, and over what.
+    if (this.#disowned || isHangingDisk(this.#error)) return this.discard()
     this.#stranded = stranded
     await this.#end(async () => {
       try {

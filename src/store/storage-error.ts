@@ -35,3 +35,20 @@ export function isDiskFull(error: unknown): boolean {
     ('errcode' in error && SQLITE_FULL.includes(error.errcode))
   )
 }
+
+/** What was asked of the disk has not ended in time; it may still happen. */
+export class DiskHangs extends Error {
+  override readonly name = 'DiskHangs'
+  readonly code = 'ETIMEDOUT'
+
+  /** @param operation what it was */
+  constructor(operation: string) {
+    super(`ETIMEDOUT: the disk does not answer, ${operation}`)
+  }
+}
+
+/** It, or one of its causes. */
+export function isHangingDisk(error: unknown): boolean {
+  for (let it = error; it instanceof Error; it = it.cause) if (it instanceof DiskHangs) return true
+  return false
+}

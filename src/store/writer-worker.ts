@@ -68,6 +68,7 @@ function commitQueue(): void {
   try {
     database ??= openWriter(path)
     commit(database, units, failed)
+    markRead(database)
   } catch (cause) {
     error = failureOf(cause)
     // Whatever state it is in; the next group opens another.
@@ -132,6 +133,19 @@ function commit(connection: Statements, units: readonly Unit[], failed: Map<numb
     connection.run('release unit')
   }
   connection.run('commit')
+}
+
+/**
+ * The first to read after a commit writes down, in the memory that connections share, how far it reads; that memory is a
+ * file, and whoever writes to it while its file system is frozen waits inside the kernel. Here that stops nobody; in
+ * the thread that reads for everybody it stops all. https://www.sqlite.org/walformat.html § 2.3.1, read marks.
+ */
+function markRead(connection: Statements): void {
+  try {
+    connection.prepare('select version from schema_version').all([])
+  } catch {
+    // What was committed is committed.
+  }
 }
 
 function failureOf(error: unknown): WriteFailure {

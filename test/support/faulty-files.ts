@@ -1,5 +1,5 @@
 /**
- * A file system that refuses what it is told to refuse; everything else really happens.
+ * A file system that refuses what it is told to refuse, or does not answer; everything else really happens.
  */
 import { nodeFiles, type Files } from '../../src/store/files.ts'
 
@@ -16,6 +16,10 @@ export class FaultyFiles {
   fullWith = 'ENOSPC'
   /** So many more operations that need room work, then one fails with `fullWith`. */
   untilFull = Infinity
+  /** Changes that wait for the disk to answer. */
+  stuck = 0
+  #answers: Promise<void> = Promise.resolve()
+  #thaw: (() => void) | undefined
   /** Descriptors that are open. */
   opened = 0
   readonly files: Files
@@ -33,6 +37,7 @@ export class FaultyFiles {
       ...nodeFiles,
       open: async (path, flags) => {
         check(flags === 'r' ? 'open' : 'create')
+        if (flags !== 'r') await this.#answer()
         const file = await nodeFiles.open(path, flags)
         this.opened += 1
         return file
@@ -43,6 +48,7 @@ export class FaultyFiles {
       },
       write: async (file, chunks, position) => {
         check('write')
+        await this.#answer()
         const bytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
         if (bytes > this.room) throw systemError(this.fullWith, 'write')
         this.room -= bytes
@@ -50,18 +56,22 @@ export class FaultyFiles {
       },
       datasync: async (file) => {
         check('datasync')
+        await this.#answer()
         await nodeFiles.datasync(file)
       },
       rename: async (from, to) => {
         check('rename')
+        await this.#answer()
         await nodeFiles.rename(from, to)
       },
       remove: async (path) => {
         check('remove')
+        await this.#answer()
         await nodeFiles.remove(path)
       },
       makeFolder: async (path, mode) => {
         check('makeFolder')
+        await this.#answer()
         await nodeFiles.makeFolder(path, mode)
       },
       stat: async (path) => {
@@ -71,7 +81,21 @@ export class FaultyFiles {
     }
   }
 
+  /** From now on no change ends, until it heals: a frozen file system. */
+  hang(): void {
+    const { promise, resolve } = Promise.withResolvers<undefined>()
+    this.#answers = promise.then(() => undefined)
+    this.#thaw = () => resolve(undefined)
+  }
+
+  async #answer(): Promise<void> {
+    this.stuck += 1
+    await this.#answers
+    this.stuck -= 1
+  }
+
   heal(): void {
+    this.#thaw?.()
     this.failing.clear()
     this.room = Infinity
     this.untilFull = Infinity
