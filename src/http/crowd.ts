@@ -17,7 +17,7 @@ const OWN = 64
 /** However few there may be, some clients are served. */
 const FEWEST = 8
 
-export interface Member {
+interface Member {
   /** Requests that are not answered yet. */
   readonly open: number
   /** Since when there are none, of a clock that is never set back. */

@@ -24,7 +24,7 @@ export interface DiskPatience {
   readonly again: Milliseconds
 }
 
-export const DISK_PATIENCE: DiskPatience = { create: 10_000, change: 30_000, sync: 120_000, again: 1_000 }
+const DISK_PATIENCE: DiskPatience = { create: 10_000, change: 30_000, sync: 120_000, again: 1_000 }
 
 /** One that is waited for, or was. */
 interface Change {

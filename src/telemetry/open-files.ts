@@ -27,7 +27,7 @@ interface OpenFilesOptions {
  * - `storage`: a file that was to be kept
  * - `request`: what a client asked for could not be answered
  */
-export type OutOfFiles = 'connection' | 'upstream' | 'storage' | 'request'
+type OutOfFiles = 'connection' | 'upstream' | 'storage' | 'request'
 
 export class OpenFiles {
   readonly #options: OpenFilesOptions
