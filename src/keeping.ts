@@ -23,7 +23,7 @@ import type { AuditIndex } from './store/audit.ts'
 import { DiskBlobAudit } from './store/disk-audit.ts'
 import { nodeFiles } from './store/files.ts'
 import { finishIndex } from './store/index-identity.ts'
-import { NewFile, openOutside } from './store/outside-file.ts'
+import { NewFile, OutsideFile } from './store/outside-file.ts'
 import { StorageError } from './store/storage-error.ts'
 import { openAudit, openSnapshot } from './store/sqlite-audit.ts'
 import { createMetrics } from './telemetry/metrics.ts'
@@ -88,7 +88,7 @@ export function createOperations(parts: KeepingParts): Operations {
             if (glob !== undefined) return `push.deny (${glob}) reserves ${name}`
             return tending.pulledFromElsewhere(name)
           },
-          open: openOutside,
+          open: (path) => OutsideFile.open(nodeFiles, path),
         },
         args,
         signal,

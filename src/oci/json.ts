@@ -17,7 +17,8 @@ export type JsonObject = Record<string, unknown>
  * - `text`: the same, with texts of up to 64 KiB
  * - `members`: of an object those members
  * - `any`: of an object its first `most` members, whatever they are called
- * - `each`: of a list its first `most` elements (default: all)
+ * - `each`: of a list its first `most` elements (default: all); with `take` all are handed over as they come, and the
+ *   list itself is empty
  *
  * A value of another kind than the selection is about is read as `scalar`.
  */
@@ -27,6 +28,7 @@ export type Selection =
   | { readonly members: Readonly<Record<string, Selection>> }
   | { readonly any: Selection; readonly most: number }
   | { readonly each: Selection; readonly most?: number }
+  | { readonly each: Selection; readonly take: (element: unknown) => void }
 
 /** Deeper than any manifest. */
 const MAX_NESTING = 100
@@ -118,14 +120,18 @@ class Reader {
   }
 
   #list(selection: Selection | undefined): unknown[] | undefined {
-    const { each, most = Infinity } = typeof selection === 'object' && 'each' in selection ? selection : {}
+    const listed = typeof selection === 'object' && 'each' in selection ? selection : undefined
+    const each = listed?.each
+    const take = listed !== undefined && 'take' in listed ? listed.take : undefined
+    const most = listed !== undefined && 'most' in listed ? (listed.most ?? Infinity) : Infinity
     const elements: unknown[] = []
     this.#open()
     if (this.#next() !== CLOSE_BRACKET) {
       for (;;) {
         const kept = each !== undefined && elements.length < most
         const value = this.#value(kept ? each : undefined)
-        if (kept) elements.push(value)
+        if (kept && take !== undefined) take(value)
+        else if (kept) elements.push(value)
         if (!this.#more(CLOSE_BRACKET)) break
       }
     }

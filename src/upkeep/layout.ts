@@ -5,13 +5,12 @@
  * Spec: image-spec image-layout.md.
  */
 import { MEDIA_TYPES } from '../oci/descriptor.ts'
-import { algorithmOf, hexOf, isDigest, parseDigest, type Digest } from '../oci/digest.ts'
-import { OciError } from '../oci/errors.ts'
-import { parseRepositoryName, parseTag, type RepositoryName, type Tag } from '../oci/reference.ts'
+import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { EpochMs } from '../store/metadata.ts'
 
-const VERSION = 1
+export const VERSION = 1
 
 export const LAYOUT_FILE = 'oci-layout'
 export const INDEX_FILE = 'index.json'
@@ -28,7 +27,7 @@ export interface SavedManifest {
   readonly mediaType: string
 }
 
-interface SavedBlob {
+export interface SavedBlob {
   readonly digest: Digest
   readonly size: Bytes
 }
@@ -89,58 +88,4 @@ export function indexBytes(
     return [...listed, ...others]
   })
   return Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests }))
-}
-
-/** @returns undefined when that is not what we write */
-export function parseContents(bytes: Buffer): Contents | undefined {
-  try {
-    const { version, repositories, lost } = JSON.parse(bytes.toString()) as Record<string, unknown>
-    if (version !== VERSION) return undefined
-    return { repositories: list(repositories).map(parseRepository), lost: list(lost).map(digest) }
-  } catch (error) {
-    if (error instanceof SyntaxError || error instanceof TypeError || error instanceof OciError)
-      return undefined
-    throw error
-  }
-}
-
-function parseRepository(value: unknown): SavedRepository {
-  const { name, deletedAt, tags, manifests, blobs } = value as Record<string, unknown>
-  return {
-    name: parseRepositoryName(text(name)),
-    ...(deletedAt === undefined ? {} : { deletedAt: number(deletedAt) }),
-    tags: list(tags).map((it) => {
-      const { tag, digest: named } = it as Record<string, unknown>
-      return { tag: parseTag(text(tag)), digest: digest(named) }
-    }),
-    manifests: list(manifests).map((it) => ({
-      ...blob(it),
-      mediaType: text((it as Record<string, unknown>)['mediaType']),
-    })),
-    blobs: list(blobs).map(blob),
-  }
-}
-
-function blob(value: unknown): SavedBlob {
-  const { digest: named, size } = value as Record<string, unknown>
-  return { digest: digest(named), size: number(size) }
-}
-
-function digest(value: unknown): Digest {
-  return parseDigest(text(value))
-}
-
-function list(value: unknown): unknown[] {
-  if (!Array.isArray(value)) throw new TypeError('not a list')
-  return value
-}
-
-function text(value: unknown): string {
-  if (typeof value !== 'string') throw new TypeError('not a text')
-  return value
-}
-
-function number(value: unknown): number {
-  if (!Number.isSafeInteger(value) || (value as number) < 0) throw new TypeError('not a number')
-  return value as number
 }

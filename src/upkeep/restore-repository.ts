@@ -6,6 +6,7 @@
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
+import { turnFor } from '../oci/large-document.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { LocalNames } from '../registry/local-names.ts'
@@ -21,6 +22,7 @@ import {
 } from '../store/metadata.ts'
 import type { SavedManifest, SavedRepository } from './layout.ts'
 import type { Received } from './receive-archive.ts'
+import { Turns } from './turns.ts'
 
 export interface RestoreTools {
   readonly store: BlobStore
@@ -114,8 +116,11 @@ async function compare(
 
   const contents = new Map<Digest, ManifestContent>()
   const manifests: SavedManifest[] = []
+  const readable = new Set(saved.blobs.flatMap(({ digest }) => (received.has(digest) ? [digest] : [])))
+  const turns = new Turns()
   for (const manifest of saved.manifests) {
-    const problem = await readInto(contents, tools, received, saved, manifest)
+    await turns.next()
+    const problem = await readInto(contents, tools, received, readable, manifest)
     if (problem !== undefined) {
       const tags = saved.tags.filter(({ digest }) => digest === manifest.digest).map(({ tag }) => tag)
       tell({ left: { name, manifest: manifest.digest, tags, why: problem } })
@@ -128,6 +133,7 @@ async function compare(
 
   const tags: { tag: Tag; digest: Digest }[] = []
   for (const { tag, digest } of saved.tags) {
+    await turns.next()
     if (!contents.has(digest)) continue
     const record = await metadata.tags.get(key, tag)
     const here = record?.deletedAt === undefined ? record?.digest : undefined
@@ -139,6 +145,7 @@ async function compare(
 
   const blobs: Missing['blobs'][number][] = []
   for (const blob of saved.blobs) {
+    await turns.next()
     if (received.has(blob.digest) && !(await metadata.blobs.linked(key, blob.digest))) blobs.push(blob)
   }
   return { blobs, manifests, tags, contents }
@@ -186,12 +193,15 @@ async function write(
   }
 }
 
-/** @returns why it cannot be restored */
+/**
+ * @param readable the blobs that its repository will have
+ * @returns why it cannot be restored
+ */
 async function readInto(
   contents: Map<Digest, ManifestContent>,
   { store }: RestoreTools,
   received: Pick<Received, 'has'>,
-  saved: SavedRepository,
+  readable: ReadonlySet<Digest>,
   { digest, mediaType }: SavedManifest,
 ): Promise<string | undefined> {
   if (!received.has(digest)) return 'its bytes are not in the backup'
@@ -204,6 +214,7 @@ async function readInto(
     if (count === 0) return 'its bytes are gone again'
     at += count
   }
+  await turnFor(bytes.length)
   let content: ManifestContent
   try {
     content = parseManifest(bytes, mediaType)
@@ -211,9 +222,8 @@ async function readInto(
     if (!(error instanceof OciError)) throw error
     return 'it is no manifest'
   }
-  const held = new Set(saved.blobs.map((it) => it.digest))
   const lacks = [content.config, ...content.layers].find(
-    (it) => it !== undefined && !isNonDistributable(it) && !(held.has(it.digest) && received.has(it.digest)),
+    (it) => it !== undefined && !isNonDistributable(it) && !readable.has(it.digest),
   )
   if (lacks !== undefined) return `its ${lacks.digest} is not in the backup`
   contents.set(digest, content)

@@ -117,3 +117,17 @@ test('names and texts that are made to hurt', (t) => {
   }
   t.end()
 })
+
+test('elements are handed over as they come, and not kept', (t) => {
+  const taken: unknown[] = []
+  const each = { members: { a: 'scalar' } } as const
+  const take = (element: unknown): void => void taken.push(element)
+  const found = read('{"list":[{"a":1,"b":2},[],3],"none":[]}', { members: { list: { each, take } } })
+  t.same([found, taken], [{ list: [] }, [{ a: 1 }, [], 3]])
+  const stop = new Error('enough')
+  const refuse = (): void => {
+    throw stop
+  }
+  t.throws(() => read('{"list":[1,2]}', { members: { list: { each: 'scalar', take: refuse } } }), stop)
+  t.end()
+})

@@ -8,9 +8,9 @@ import type { Test } from 'tap'
 import { reachServer } from '../../src/control/client.ts'
 import type { Operations } from '../../src/control/operations.ts'
 import type { BackupEvent } from '../../src/upkeep/backup.ts'
-import { parseContents, type Contents } from '../../src/upkeep/layout.ts'
+import type { Contents } from '../../src/upkeep/layout.ts'
 import type { RestoreEvent } from '../../src/upkeep/restore-repository.ts'
-import { readTar } from '../../src/upkeep/tar.ts'
+import { readTar } from '../../src/upkeep/read-tar.ts'
 import { pull, type Pulled } from './app.ts'
 import { alone } from './folder.ts'
 import { image, index, type Content, type Image } from './images.ts'
@@ -70,7 +70,8 @@ export async function filesIn(archive: string): Promise<Map<string, Buffer>> {
 }
 
 export async function contentsOf(file: string): Promise<Contents> {
-  return parseContents((await filesIn(file)).get('entrepot.json')!)!
+  const { repositories, lost } = JSON.parse(String((await filesIn(file)).get('entrepot.json'))) as Contents
+  return { repositories, lost }
 }
 
 export async function findings(root: string): Promise<unknown[]> {

@@ -1,8 +1,10 @@
 /** What a restore takes from an archive, and what it finds here already. */
+import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
 import { Removal } from '../../src/cache/removal.ts'
 import { digestOf } from '../../src/oci/digest.ts'
+import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { DiskBlobAudit } from '../../src/store/disk-audit.ts'
 import { openIngests } from '../../src/store/disk-ingest.ts'
 import { DiskBlobStore } from '../../src/store/disk.ts'
@@ -11,10 +13,11 @@ import { Hashers } from '../../src/store/hasher.ts'
 import { Holds } from '../../src/store/holds.ts'
 import { InProcessLocks } from '../../src/store/locks.ts'
 import type { MetadataStore } from '../../src/store/metadata.ts'
+import { OutsideFile } from '../../src/store/outside-file.ts'
 import { openMetadata } from '../../src/store/sqlite-metadata.ts'
-import { blobName } from '../../src/upkeep/layout.ts'
+import { blobName, CONTENTS_FILE, contentsBytes } from '../../src/upkeep/layout.ts'
 import { Received } from '../../src/upkeep/receive-archive.ts'
-import { tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
+import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
 import '../support/folders-last.ts'
 
 test('bytes that are just being taken away are not said to be here', async (t) => {
@@ -51,15 +54,22 @@ test('bytes that are just being taken away are not said to be here', async (t) =
   const taken = removal.take({ is: 'blob', root: row, manifests: [], blobs: [row], pulledAt: 1 }, signal)
   await forgetting.promise
 
-  await using received = new Received({ disk, store, ingests, metadata: index, locks, holds, signal })
-  const archive = async function* (): AsyncGenerator<Buffer> {
-    yield await Promise.resolve(tarHeader(blobName(digest), bytes.length, new Date(0)))
-    yield bytes
-    yield tarPadding(bytes.length)
-    yield Buffer.alloc(1024)
-  }
-  // Nothing but that blob is in it: what is missing is said at the end, and is no matter here.
-  const reading = received.read('archive', archive()).catch(() => undefined)
+  const name = parseRepositoryName('team/app')
+  const saved = { name, tags: [], manifests: [], blobs: [{ digest, size: bytes.length }] }
+  const listing = contentsBytes({ repositories: [saved], lost: [] }, new Date(0))
+  writeFileSync(
+    path.join(root, 'backup.tar'),
+    Buffer.concat([
+      ...[tarHeader(blobName(digest), bytes.length, new Date(0)), bytes, tarPadding(bytes.length)],
+      ...[tarHeader(CONTENTS_FILE, listing.length, new Date(0)), listing, tarPadding(listing.length)],
+      END_OF_ARCHIVE,
+    ]),
+  )
+  await using archive = await OutsideFile.open(nodeFiles, path.join(root, 'backup.tar'))
+  const tools = { disk, store, ingests, metadata: index, locks, holds, signal }
+  await using received = new Received(tools, 'archive', archive)
+  await received.look()
+  const reading = received.read()
   goOn.resolve(undefined)
   await Promise.all([taken, reading])
   t.ok(received.has(digest))
