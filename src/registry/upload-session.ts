@@ -67,7 +67,7 @@ interface Verified extends AsyncDisposable {
 
 type Sink = Pick<UploadIngest, 'prefix' | 'write'>
 
-export interface SessionHooks {
+interface SessionHooks {
   readonly push: UploadHooks | undefined
   /** It is about to have a file. @throws OciError TOOMANYREQUESTS */
   readonly begin: () => void
