@@ -53,7 +53,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
   const { staleBudgetMs, budgetMs, maxUntoldSize } = options
   const { store, ingests, locks, holds } = state
   const metadata = new TolerantMetadata(state.metadata, { metrics, log, now })
-  const cached = new TolerantBlobStore(store, { holds, metrics, log, now })
+  const cached = new TolerantBlobStore(store, { holds, health, metrics, log, now })
   const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, holds, room, suspect, now })
   evicting.removal.onManifest((digest) => shelf.forget(digest))
   const blobs = closing.adopt(

@@ -1,32 +1,40 @@
 /**
- * The blobs as the mirror may use them: one that cannot be opened is not here, it does not fail a pull. But where
- * nothing can be opened any more, that is what is told.
+ * The blobs as the mirror may use them: one that cannot be opened is not here, it does not fail a pull.
  *
  * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed nobody else has a copy, and
  * "not here" would be a lie.
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import { isOutOfFiles, outOfFiles } from '../oci/open-files.ts'
+import { isOutOfFiles } from '../oci/open-files.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes, ListedBlob } from '../store/blob-store.ts'
 import type { Holds } from '../store/holds.ts'
 import type { VerifiedFile } from '../store/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { Outage } from './outage.ts'
+import type { StorageHealth } from './storage-health.ts'
 
 export class TolerantBlobStore implements BlobStore {
   readonly #inner: BlobStore
   readonly #holds: Holds
+  readonly #health: Pick<StorageHealth, 'refused'>
   readonly #metrics: Metrics
   readonly #outage: Outage
 
   constructor(
     inner: BlobStore,
-    options: { holds: Holds; metrics: Metrics; log: Logger; now: () => Milliseconds },
+    options: {
+      holds: Holds
+      health: Pick<StorageHealth, 'refused'>
+      metrics: Metrics
+      log: Logger
+      now: () => Milliseconds
+    },
   ) {
     this.#inner = inner
     this.#holds = options.holds
+    this.#health = options.health
     this.#metrics = options.metrics
     this.#outage = new Outage({
       ...options,
@@ -74,8 +82,11 @@ export class TolerantBlobStore implements BlobStore {
       if (found !== undefined) this.#outage.worked()
       return found
     } catch (error) {
-      // It may well be here and sound; upstream is not asked for it because of us.
-      if (isOutOfFiles(error)) throw outOfFiles(error)
+      if (isOutOfFiles(error)) {
+        // That says nothing of what is kept here; and upstream may be connected to already.
+        this.#health.refused('a cached blob', error)
+        return undefined
+      }
       this.#metrics.bypasses.inc({ reason: 'unreadable' })
       this.#outage.failed(error)
       return undefined
