@@ -289,8 +289,9 @@ class NodeHttpServer implements HttpServer {
     const connection = this.#connectionOf(socket)
     try {
       await turn
-      // A response that waited for its turn had no socket, and was not told that it closed.
-      if (socket.destroyed) exchange.over()
+      // A response that waited for its turn had no socket, and is not told that it closed: what stood before it may have
+      // ended the connection, which has not gone yet.
+      if (socket.destroyed || socket.writableEnded) exchange.over()
       else {
         if (this.#draining) exchange.endConnection()
         connection.answering = exchange
