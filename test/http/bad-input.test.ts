@@ -376,3 +376,25 @@ test('methods that nobody knows are one label of the metrics', async (t) => {
   )
   t.same([...methods].sort(), ['GET', 'other'])
 })
+
+test('what stands behind an answer that ends the connection is over with it', async (t) => {
+  const served = await serveFake(t)
+  const head = (line: string, field: string): string => `${line} HTTP/1.1\r\nHost: x\r\n${field}\r\n\r\n`
+  // Refused while its body comes. Behind a CONNECT nobody tells the others that the connection has gone.
+  const chunks = [26_000, 15_000, 6_000].map((size) => `${size.toString(16)}\r\n${'z'.repeat(size)}\r\n`)
+  const text = [
+    ...[head('PUT /v2/', 'Transfer-Encoding: chunked'), ...chunks, '0\r\n\r\n'],
+    ...[head('POST /v2/-/manifests/1', 'Content-Length: 145'), 'z'.repeat(145)],
+    ...[head('TRACE /v2/', 'A: b'), head('CONNECT /v2/', 'A: b')],
+  ]
+  const socket = connect({ port: served.port, host: '127.0.0.1', allowHalfOpen: true })
+  socket.on('error', () => undefined).on('end', () => socket.end())
+  socket.resume().end(text.join(''))
+  await once(socket, 'close')
+  // A server that stops waits for whatever is not over.
+  await served.server.close(60_000)
+  t.ok(
+    served.lines.some(({ msg }) => msg === 'client left'),
+    'it was heard, and is over',
+  )
+})
