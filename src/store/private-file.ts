@@ -15,8 +15,8 @@ export const PASSED_THROUGH = 0o711
 
 export const PRIVATE_FILE = 0o600
 
-/** In `storage.root`: partial files, what was damaged, and the mark of the index. */
-const PRIVATE_ENTRIES = ['ingest', 'quarantine', 'index.json']
+/** In `storage.root`: partial files, what was damaged, the mark of the index, and room for deletions. */
+const PRIVATE_ENTRIES = ['ingest', 'quarantine', 'index.json', 'reserve']
 
 /** What SQLite keeps beside a database; it gives a new one the mode of the database. */
 const BESIDE = ['-wal', '-shm', '-journal']

@@ -7,6 +7,7 @@
 import { randomFillSync } from 'node:crypto'
 import { open, stat, truncate } from 'node:fs/promises'
 import type { Bytes } from './blob-store.ts'
+import { PRIVATE_FILE } from './private-file.ts'
 import { isDiskFull } from './storage-error.ts'
 
 const MiB = 1024 * 1024
@@ -63,7 +64,7 @@ export class Reserve {
     const missing = wanted - this.#size
     if (missing <= 0 || free < 2 * missing) return
     try {
-      await using file = await open(this.#path, 'a', 0o600)
+      await using file = await open(this.#path, 'a', PRIVATE_FILE)
       // What is all zeros, some file systems do not store.
       const piece = randomFillSync(Buffer.allocUnsafe(PIECE))
       while (this.#size < wanted) {
