@@ -170,6 +170,8 @@ function rememberedImages(): LRUCache<string, Image> {
     maxSize: IMAGES_WEIGHT,
     sizeCalculation: (_image, key) => LAYER_WEIGHT + key.length,
     ttl: REMEMBERED_MS,
+    // Every pull of a blob looks here: the clock is read, and a timer set, once for all pulls of a second.
+    ttlResolution: 1_000,
   })
 }
 
