@@ -17,7 +17,7 @@ import type { Search } from '../registry/search.ts'
 import { isOutOfFiles, outOfFiles } from '../oci/open-files.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { OpenFiles } from '../telemetry/open-files.ts'
-import { Crowd } from './crowd.ts'
+import { ConnectionLimit } from './connection-limit.ts'
 import { serve } from './endpoints.ts'
 import { Exchange } from './exchange.ts'
 import type { Accel } from './accel.ts'
@@ -127,7 +127,7 @@ class NodeHttpServer implements HttpServer {
   readonly #server: Server | TlsServer
   readonly #sockets = new Set<Socket>()
   /** Of those whose requests are heard: with TLS, not before they speak it. */
-  readonly #crowd: Crowd<Socket>
+  readonly #limit: ConnectionLimit<Socket>
   readonly #connections = new WeakMap<Duplex, Connection>()
   /** Until its handler has returned and its line is written. */
   readonly #running = new Map<Exchange, Promise<void>>()
@@ -174,11 +174,11 @@ class NodeHttpServer implements HttpServer {
       // We say it ourselves, with a body.
       requireHostHeader: false,
     }
-    this.#crowd = new Crowd(options.mostConnections, (socket) => this.#connectionOf(socket))
+    this.#limit = new ConnectionLimit(options.mostConnections, (socket) => this.#connectionOf(socket))
     this.#server = options.tls
       ? createTlsServer({ ...limits, handshakeTimeout: this.#timeouts.headersMs })
       : createServer(limits)
-    if (options.mostConnections !== undefined) this.#server.maxConnections = this.#crowd.acceptable
+    if (options.mostConnections !== undefined) this.#server.maxConnections = this.#limit.acceptable
     this.#hear()
   }
 
@@ -243,8 +243,8 @@ class NodeHttpServer implements HttpServer {
         socket.once('close', () => this.#sockets.delete(socket))
       })
       .on(this.#options.tls ? 'secureConnection' : 'connection', (socket: Socket) => {
-        socket.once('close', () => this.#crowd.leave(socket))
-        if (!this.#crowd.enter(socket)) this.#options.openFiles?.met('connection')
+        socket.once('close', () => this.#limit.leave(socket))
+        if (!this.#limit.enter(socket)) this.#options.openFiles?.met('connection')
       })
       .on('drop', () => this.#options.openFiles?.met('connection'))
       .on('request', run)
@@ -306,7 +306,7 @@ class NodeHttpServer implements HttpServer {
 
   /** @throws OciError to whoever came when there was no place; whoever watches the process is answered all the same */
   #refuseSurplus(exchange: Exchange): void {
-    const refusal = this.#crowd.refusal(exchange.request.socket)
+    const refusal = this.#limit.refusal(exchange.request.socket)
     if (refusal === undefined) return
     exchange.endConnection()
     if (!PROBES.has(exchange.request.url ?? '')) throw refusal

@@ -1,5 +1,5 @@
 /**
- * The most connections that clients may hold, so that the files that they ask for and the upstreams can still be
+ * Limit of the connections that clients may hold, so that the files that they ask for and the upstreams can still be
  * opened.
  *
  * One more than that takes the place of the one that has been idle for longest. Where none is idle it is refused: its
@@ -35,7 +35,7 @@ export function mostConnectionsOf(limit: number, upstreams: number): number {
   return Math.max(FEWEST, (limit - others - SPARE) >> 1)
 }
 
-export class Crowd<Socket extends { destroy(): unknown }> {
+export class ConnectionLimit<Socket extends { destroy(): unknown }> {
   readonly #most: number
   readonly #memberOf: (socket: Socket) => Member
   readonly #sockets = new Set<Socket>()
