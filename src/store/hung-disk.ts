@@ -22,9 +22,14 @@ export interface DiskPatience {
   readonly sync: Milliseconds
   /** While it is known not to answer. */
   readonly again: Milliseconds
+  /** For how much it has free: whoever is not told finds out by writing. */
+  readonly look: Milliseconds
 }
 
-const DISK_PATIENCE: DiskPatience = { create: 10_000, change: 30_000, sync: 120_000, again: 1_000 }
+const DISK_PATIENCE: DiskPatience = {
+  ...{ create: 10_000, change: 30_000, sync: 120_000 },
+  ...{ again: 1_000, look: 5_000 },
+}
 
 /** One that is waited for, or was. */
 interface Change {
@@ -51,6 +56,7 @@ export class DiskWatch {
   /** With when each began. */
   readonly #running = new Map<Change, Milliseconds>()
   readonly #idleFiles = new Map<Descriptor, () => void>()
+  readonly #lateLooks = new Set<string>()
   #syncs = 0
   #answeredAt = Number.NEGATIVE_INFINITY
   #hangsSince: Milliseconds | undefined
@@ -108,6 +114,28 @@ export class DiskWatch {
     return promise
   }
 
+  /**
+   * A question that changes nothing. One that is late keeps its thread, so others of its name fail at once until it ends.
+   *
+   * @throws DiskHangs
+   */
+  async look<T>(name: string, action: () => Promise<T>): Promise<T> {
+    if (this.#lateLooks.has(name)) throw new DiskHangs(name)
+    const { promise: late, reject } = Promise.withResolvers<never>()
+    const looking = action()
+    const timer = setTimeout(() => {
+      this.#lateLooks.add(name)
+      const ended = (): boolean => this.#lateLooks.delete(name)
+      void looking.then(ended, ended)
+      reject(new DiskHangs(name))
+    }, this.#patience.look)
+    try {
+      return await Promise.race([looking, late])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
   /** Resolves when nothing is being done to that descriptor any more. */
   async idle(file: Descriptor): Promise<void> {
     while (this.#uses(file)) await new Promise<void>((resolve) => this.#idleFiles.set(file, resolve))
@@ -156,7 +184,7 @@ export class DiskWatch {
   }
 }
 
-/** Reading is left as it is: what is in memory is read at once, whatever the disk does. */
+/** Reading is left as it is: what is in memory is read at once, whatever the disk does. Its room is not. */
 export function filesThatAnswer(files: Files, watch: DiskWatch): Files {
   /** Open for writing. */
   const written = new Set<Descriptor>()
@@ -171,7 +199,7 @@ export function filesThatAnswer(files: Files, watch: DiskWatch): Files {
     describe: (file) => files.describe(file),
     stat: (path) => files.stat(path),
     list: (path) => files.list(path),
-    space: (path) => files.space(path),
+    space: (path) => watch.look('space', () => files.space(path)),
     open: async (path, flags) => {
       if (flags === 'r') return files.open(path, flags)
       const name = flags === 'wx+' ? 'create' : 'open'

@@ -7,7 +7,7 @@ import { image } from '../support/images.ts'
 import { pushBlob, pushImage, send } from '../support/push.ts'
 import { stage, type Scene } from '../support/scene.ts'
 
-const SOON: DiskPatience = { create: 200, change: 300, sync: 300, again: 100 }
+const SOON: DiskPatience = { create: 200, change: 300, sync: 300, again: 100, look: 2000 }
 
 async function scene(t: Test): Promise<Scene & { disk: FaultyFiles; ready: () => Promise<unknown> }> {
   const disk = new FaultyFiles()

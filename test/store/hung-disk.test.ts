@@ -11,7 +11,7 @@ import { eventually } from '../support/app.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 
-const SOON: DiskPatience = { create: 1000, change: 1000, sync: 1000, again: 100 }
+const SOON: DiskPatience = { create: 1000, change: 1000, sync: 1000, again: 100, look: 50 }
 const HANGS = { name: 'DiskHangs', code: 'ETIMEDOUT' }
 
 function setUp(t: Test, patience = SOON) {
@@ -100,6 +100,30 @@ test('one file that does not answer, while others do, is no disk that hangs', as
   await over.promise
   t.equal(watch.hangsSince, undefined)
   never.resolve(undefined)
+})
+
+test('how much it has free is not waited for, and asked by one thread alone until it says so', async (t) => {
+  const { watch, dir } = setUp(t)
+  const answers = Promise.withResolvers<{ total: number; free: number }>()
+  let asked = 0
+  const files = filesThatAnswer(
+    {
+      ...nodeFiles,
+      space: () => {
+        asked += 1
+        return answers.promise
+      },
+    },
+    watch,
+  )
+  await t.rejects(files.space(dir), HANGS)
+  await t.rejects(files.space(dir), HANGS)
+  t.equal(asked, 1)
+  answers.resolve({ total: 2, free: 1 })
+  await eventually(
+    'it is asked again',
+    async () => (await files.space(dir).catch(() => undefined))?.free === 1,
+  )
 })
 
 test('who reads after a commit writes nothing to the memory that connections share', async (t) => {
