@@ -24,4 +24,4 @@ export interface Edge {
 }
 
 /** What is printed may have been said by others. */
-export { plainText } from '../telemetry/unseen.ts'
+export { plainText } from '../telemetry/control-characters.ts'

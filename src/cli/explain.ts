@@ -5,7 +5,7 @@
  */
 import type { Explanation, ImageExplained, PartExplained, TagExplained } from '../registry/explanation.ts'
 import { spanText } from '../registry/words.ts'
-import { plainLine } from '../telemetry/unseen.ts'
+import { plainLine } from '../telemetry/control-characters.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'

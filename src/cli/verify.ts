@@ -6,7 +6,7 @@
  * first.
  */
 import type { Finding, FindingKind, Progress } from '../upkeep/findings.ts'
-import { plainLine } from '../telemetry/unseen.ts'
+import { plainLine } from '../telemetry/control-characters.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'

@@ -9,7 +9,7 @@ import { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { destination, pino, stdSerializers, type Logger, type LoggerOptions } from 'pino'
 import pretty from 'pino-pretty'
-import { plainJson, shownJson } from './unseen.ts'
+import { plainJson, shownJson } from './control-characters.ts'
 
 interface LogOptions {
   readonly level: string
