@@ -1,7 +1,7 @@
 /**
  * Those who follow a fill, and what stays open for as long as one of them may still read it.
  */
-import { Waiters } from './waiters.ts'
+import { Waiters } from '../base/condition.ts'
 
 interface AudienceOptions {
   /** The first has come. */

@@ -14,7 +14,7 @@ import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { Fill } from './fill.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 import { refusalOf } from './refusals.ts'
-import { SingleFlight } from './single-flight.ts'
+import { SingleFlight } from '../base/single-flight.ts'
 
 interface BlobAccessOptions {
   readonly metadata: MetadataStore

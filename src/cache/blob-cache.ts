@@ -21,7 +21,7 @@ import { flightKey, type MirroredName, type Origin } from './origin.ts'
 import { corruptRefusal } from './refusals.ts'
 import { isManifestIn } from './disguised-manifest.ts'
 import { ReaderSource } from './reader-source.ts'
-import { abandonable } from './waiters.ts'
+import { abandonable } from '../base/condition.ts'
 
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
 const HEADER_BUDGET_MS: Milliseconds = 15_000

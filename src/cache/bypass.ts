@@ -20,7 +20,7 @@ import { HOLD_BACK, holdsBack } from './hold-back.ts'
 import type { Origin } from './origin.ts'
 import { Patience } from './patience.ts'
 import { corruptRefusal, refusal } from './refusals.ts'
-import { abandonable } from './waiters.ts'
+import { abandonable } from '../base/condition.ts'
 
 const STEP: Bytes = 256 * 1024
 /** How long a client may take nothing before upstream's connection goes to somebody else. */

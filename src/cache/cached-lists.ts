@@ -18,9 +18,9 @@ import { Freshness, goneList, type FreshnessSettings } from './freshness.ts'
 import type { Collected, CollectOptions } from './list-pages.ts'
 import type { ManifestShelf } from './manifest-shelf.ts'
 import { flightKey, repositoryKey, type MirroredName } from './origin.ts'
-import { ownBytes } from './own-bytes.ts'
+import { ownBytes } from '../base/compact-buffer.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
-import { SingleFlight, type Flight } from './single-flight.ts'
+import { SingleFlight, type Flight } from '../base/single-flight.ts'
 
 /** Longest life of one request, and of a whole list, in header budgets: later ones must be able to ask anew. */
 const PAGE_BUDGETS = 2

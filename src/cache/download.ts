@@ -22,7 +22,7 @@ import { Patience } from './patience.ts'
 import { Pieces } from './pieces.ts'
 import { Run, Runs } from './runs.ts'
 import { Turn } from './turn.ts'
-import { Waiters } from './waiters.ts'
+import { Waiters } from '../base/condition.ts'
 
 /**
  * A write costs a thread's waking, however little it writes: after a smaller one what comes in so long is gathered

@@ -22,7 +22,7 @@ import {
 import type { Evicted, Eviction, Goal } from './eviction.ts'
 import type { Admission, Room } from './room.ts'
 import { sumOf, type CacheUsage, type Usage } from './usage.ts'
-import { abandonable } from './waiters.ts'
+import { abandonable } from '../base/condition.ts'
 
 interface EvictorOptions {
   readonly usage: CacheUsage

@@ -10,7 +10,7 @@ import type { Bytes } from '../store/blob-store.ts'
 import type { Ingest } from '../store/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
-import { backoff } from './backoff.ts'
+import { backoff } from '../base/backoff.ts'
 import { Run, type Runs, type Stretch } from './runs.ts'
 import { Turn } from './turn.ts'
 

@@ -22,7 +22,7 @@ import type { FillLease } from './fill-lease.ts'
 import { HOLD_BACK } from './hold-back.ts'
 import type { Origin } from './origin.ts'
 import { refusal } from './refusals.ts'
-import { Waiters } from './waiters.ts'
+import { Waiters } from '../base/condition.ts'
 
 /** What becomes of a download that nobody waits for any more; `fraction` of the size already here is enough. */
 export type FinishAbandoned = 'always' | 'never' | { readonly fraction: number }

@@ -1,7 +1,7 @@
 /**
  * Cursors of lists: pages that we cut from a whole list, and pages of upstream that are handed on.
  */
-import { sortedInTurns } from '../oci/large-list.ts'
+import { sortedInTurns } from '../base/large-list.ts'
 import { parsePage } from '../oci/pagination.ts'
 import type { TagPage } from '../upstream/upstream.ts'
 

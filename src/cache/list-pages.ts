@@ -6,7 +6,7 @@
  */
 import { MEDIA_TYPES } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
-import { jsonInTurns, sortedInTurns } from '../oci/large-list.ts'
+import { jsonInTurns, sortedInTurns } from '../base/large-list.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import { UpstreamError, type Milliseconds, type Upstream } from '../upstream/upstream.ts'

@@ -23,9 +23,9 @@ import { headAnswer, headOf, ManifestSource, type Checked, type Fetched } from '
 import { flightKey, repositoryKey, type MirroredName } from './origin.ts'
 import { subjectHere } from './referrers-tag.ts'
 import { nameUnknown, refusalOf } from './refusals.ts'
-import { SingleFlight, type Flight } from './single-flight.ts'
+import { SingleFlight, type Flight } from '../base/single-flight.ts'
 import type { StorageHealth } from './storage-health.ts'
-import { abandonable } from './waiters.ts'
+import { abandonable } from '../base/condition.ts'
 
 /** Longest life of work upstream, in header budgets: a hanging one must not keep later requests from asking anew. */
 const WORK_BUDGETS = 2

@@ -17,7 +17,7 @@ import { ManifestKeeper, type ManifestKeeperOptions } from './manifest-keeper.ts
 import type { Manifest } from './manifest-shelf.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 import { subjectHere } from './referrers-tag.ts'
-import type { Flight } from './single-flight.ts'
+import type { Flight } from '../base/single-flight.ts'
 
 interface ManifestSourceOptions extends ManifestKeeperOptions {
   /** How long "there is none" is believed. */

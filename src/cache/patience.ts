@@ -11,7 +11,7 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { Bytes } from '../store/blob-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { UpstreamError, Milliseconds } from '../upstream/upstream.ts'
-import { backoff } from './backoff.ts'
+import { backoff } from '../base/backoff.ts'
 import type { Origin } from './origin.ts'
 
 /** Tries in a row that brought less than {@link PROGRESS} before a download is given up. */

@@ -5,7 +5,7 @@
  * does not exist stops asking, one that gets 503 goes to its next registry.
  */
 import { OciError } from '../oci/errors.ts'
-import { outOfFiles } from '../oci/open-files.ts'
+import { outOfFiles } from '../base/open-files.ts'
 import type { RepositoryIndex } from '../store/metadata.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'

@@ -5,7 +5,7 @@
  * One warning when it begins, one line when it is over; every refusal is counted.
  */
 import type { Logger } from 'pino'
-import { isOutOfFiles } from '../oci/open-files.ts'
+import { isOutOfFiles } from '../base/open-files.ts'
 import { isDiskFull } from '../store/storage-error.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { OpenFiles } from '../telemetry/open-files.ts'

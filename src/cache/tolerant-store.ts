@@ -6,7 +6,7 @@
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import { isOutOfFiles } from '../oci/open-files.ts'
+import { isOutOfFiles } from '../base/open-files.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes, ListedBlob } from '../store/blob-store.ts'
 import type { Holds } from '../store/holds.ts'
 import type { VerifiedFile } from '../store/ingest.ts'

@@ -8,7 +8,7 @@ import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
 import { ProgressBar } from './progress-bar.ts'
-import { count, sizeText } from './units.ts'
+import { count, sizeText } from '../base/format.ts'
 
 /** What the option calls standard output. */
 const STDOUT = '-'

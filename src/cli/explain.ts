@@ -4,12 +4,12 @@
  * Sentences for people; `--json` for everybody else, as `GET /_entrepot/explain` answers.
  */
 import type { Explanation, ImageExplained, PartExplained, TagExplained } from '../registry/explanation.ts'
-import { spanText } from '../registry/words.ts'
+import { spanText } from '../base/words.ts'
 import { plainLine } from '../telemetry/control-characters.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
-import { sizeText } from './units.ts'
+import { sizeText } from '../base/format.ts'
 
 interface ExplainOptions extends CommonOptions {
   readonly ns?: string

@@ -7,7 +7,7 @@ import type { Collected } from '../registry/gc.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
-import { count, sizeText } from './units.ts'
+import { count, sizeText } from '../base/format.ts'
 
 /** @returns the exit code */
 export function gc(options: CommonOptions & { readonly dryRun?: boolean }, edge: Edge): Promise<number> {

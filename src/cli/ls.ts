@@ -5,11 +5,11 @@
  * last pulled and when it came (seconds ago), and whether it is cached, pinned or pushed.
  */
 import type { ListedImage } from '../registry/listing.ts'
-import { spanText } from '../registry/words.ts'
+import { spanText } from '../base/words.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
-import { count, sizeText } from './units.ts'
+import { count, sizeText } from '../base/format.ts'
 
 interface LsOptions extends CommonOptions {
   readonly json?: boolean

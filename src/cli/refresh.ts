@@ -7,7 +7,7 @@ import type { RefreshEvent } from '../registry/refresh.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
-import { count, sizeText } from './units.ts'
+import { count, sizeText } from '../base/format.ts'
 
 interface RefreshOptions extends CommonOptions {
   readonly ns?: string

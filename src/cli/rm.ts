@@ -7,7 +7,7 @@ import type { Removed } from '../registry/removals.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'
-import { sizeText } from './units.ts'
+import { sizeText } from '../base/format.ts'
 
 interface RmOptions extends CommonOptions {
   readonly all?: boolean

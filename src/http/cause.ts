@@ -6,7 +6,7 @@ import { hostname } from 'node:os'
 import type { Socket } from 'node:net'
 import type { Cause } from '../registry/events.ts'
 import type { Exchange } from './exchange.ts'
-import { isLoopback } from './loopback.ts'
+import { isLoopback } from '../base/loopback.ts'
 import { nameOf } from './served-hosts.ts'
 
 export function causeOf({ id, method, remote, request }: Exchange): Cause {

@@ -4,7 +4,7 @@
  */
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import { SmallChunks } from '../oci/small-chunks.ts'
+import { SmallChunks } from '../base/small-chunks.ts'
 
 export class ChunkMeter {
   readonly #chunks = new SmallChunks()

@@ -6,7 +6,7 @@
  * request is answered 503, which makes clients go elsewhere or come back. Beyond {@link SPARE} of those a connection
  * is closed as it comes.
  */
-import { outOfFiles } from '../oci/open-files.ts'
+import { outOfFiles } from '../base/open-files.ts'
 import type { OciError } from '../oci/errors.ts'
 
 /** Those that are let in to be told that there are too many. */

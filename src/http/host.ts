@@ -6,7 +6,7 @@
 import { hostname } from 'node:os'
 import { OciError } from '../oci/errors.ts'
 import type { Exchange } from './exchange.ts'
-import { isLoopback } from './loopback.ts'
+import { isLoopback } from '../base/loopback.ts'
 import type { Services } from './pull.ts'
 
 /** RFC 3986 § 3.2.2, without the percent-encodings that no client sends. */

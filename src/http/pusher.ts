@@ -9,7 +9,7 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { Pusher, PushTarget } from '../registry/pushes.ts'
 import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
-import { isLoopback } from './loopback.ts'
+import { isLoopback } from '../base/loopback.ts'
 import { namespaceOf, type Services } from './pull.ts'
 import { proxySign } from './proxy-signs.ts'
 

@@ -7,7 +7,7 @@
  */
 import { readFileSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
-import { isLoopback } from './loopback.ts'
+import { isLoopback } from '../base/loopback.ts'
 
 /** Hosts, ports included, that were found to be among them. */
 const MOST_KNOWN = 64

@@ -5,7 +5,7 @@
  * Spec: distribution-spec § Listing tags.
  */
 import { OciError } from '../oci/errors.ts'
-import { jsonInTurns } from '../oci/large-list.ts'
+import { jsonInTurns } from '../base/large-list.ts'
 import { nextLink, parsePage } from '../oci/pagination.ts'
 import type { RouteTo } from '../oci/route.ts'
 import type { Exchange } from './exchange.ts'

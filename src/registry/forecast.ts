@@ -4,7 +4,7 @@
  * The rules are those of `cache/manifest-cache.ts`, in its order; a test holds the two together. DESIGN "Freshness".
  */
 import type { Forecast, ImageExplained, TagExplained } from './explanation.ts'
-import { spanText } from './words.ts'
+import { spanText } from '../base/words.ts'
 
 type Milliseconds = number
 

@@ -10,7 +10,7 @@ import type { Digest } from '../oci/digest.ts'
 import type { EpochMs, MetadataStore } from '../store/metadata.ts'
 import { referrersQuestion, TAG_LIST, type UpstreamQuestion } from '../store/upstream-answers.ts'
 import type { ListExplained, ListsExplained } from './explanation.ts'
-import { spanText } from './words.ts'
+import { spanText } from '../base/words.ts'
 
 interface ListsHereOptions {
   readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'tags' | 'manifests'>

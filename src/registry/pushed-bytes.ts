@@ -10,7 +10,7 @@ import { LRUCache } from 'lru-cache'
 import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import { turnFor } from '../oci/large-document.ts'
+import { turnFor } from '../base/large-document.ts'
 import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../store/blob-store.ts'
 import type { MetadataStore } from '../store/metadata.ts'
 

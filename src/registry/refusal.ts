@@ -2,7 +2,7 @@
  * What a client is told when the storage did not take what it pushed.
  */
 import { OciError } from '../oci/errors.ts'
-import { isOutOfFiles, outOfFiles } from '../oci/open-files.ts'
+import { isOutOfFiles, outOfFiles } from '../base/open-files.ts'
 import { isDiskFull, isHangingDisk, StorageError } from '../store/storage-error.ts'
 
 /** The error to throw instead: itself when it says nothing that a client could use. */

@@ -7,7 +7,7 @@ import { isDigestReference, type Reference } from '../oci/reference.ts'
 import type { InventoryIndex } from '../store/inventory.ts'
 import { LOCAL, type RepositoryKey } from '../store/metadata.ts'
 import type { ImageExplained, KeepingExplained } from './explanation.ts'
-import { spanText } from './words.ts'
+import { spanText } from '../base/words.ts'
 
 interface KeepingOptions {
   readonly inventory: Pick<InventoryIndex, 'blobs' | 'wanting' | 'colder'>

@@ -7,7 +7,7 @@
  * when tests can take it away: everything unsynced (power loss), all space (ENOSPC), all permission (EROFS).
  */
 import fs from 'node:fs'
-import { Gate } from './gate.ts'
+import { Gate } from '../base/limiter.ts'
 import type { Bytes } from './blob-store.ts'
 
 export type Descriptor = number

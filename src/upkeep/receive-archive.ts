@@ -19,7 +19,7 @@ import { CONTENTS_FILE, digestOfName, MOST_CONTENTS, type Contents } from './lay
 import type { Holds } from '../store/holds.ts'
 import { readContents } from './read-contents.ts'
 import { readTar, TarError, type TarEntry, type TarSource } from './read-tar.ts'
-import { Turns } from './turns.ts'
+import { Turns } from '../base/turns.ts'
 
 /** The file of a backup. */
 export interface Archive {

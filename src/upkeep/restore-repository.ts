@@ -6,7 +6,7 @@
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
-import { turnFor } from '../oci/large-document.ts'
+import { turnFor } from '../base/large-document.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { LocalNames } from '../registry/local-names.ts'
@@ -22,7 +22,7 @@ import {
 } from '../store/metadata.ts'
 import type { SavedManifest, SavedRepository } from './layout.ts'
 import type { Received } from './receive-archive.ts'
-import { Turns } from './turns.ts'
+import { Turns } from '../base/turns.ts'
 
 export interface RestoreTools {
   readonly store: BlobStore

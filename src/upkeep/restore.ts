@@ -9,7 +9,7 @@ import { Refused } from '../registry/refused.ts'
 import type { SavedRepository } from './layout.ts'
 import { Received, type Archive, type ReceiveTools } from './receive-archive.ts'
 import { restoreRepository, type RestoreEvent, type RestoreTools } from './restore-repository.ts'
-import { Turns } from './turns.ts'
+import { Turns } from '../base/turns.ts'
 
 interface RestoreArguments {
   readonly from: string

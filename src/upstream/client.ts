@@ -7,7 +7,7 @@
 import { ACCEPT_MANIFESTS, MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
 import { parseJsonObject, type Selection } from '../oci/json.ts'
-import { turnFor } from '../oci/large-document.ts'
+import { turnFor } from '../base/large-document.ts'
 import { parseManifest } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import type { Metrics } from '../telemetry/metrics.ts'

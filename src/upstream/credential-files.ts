@@ -5,7 +5,7 @@
  * restart. One that cannot be read any more, or is half written, is what it was.
  */
 import { readFile, stat } from 'node:fs/promises'
-import { isOutOfFiles } from '../oci/open-files.ts'
+import { isOutOfFiles } from '../base/open-files.ts'
 import {
   IDENTITY_TOKEN,
   unavailable,

@@ -6,7 +6,7 @@
  * ourselves: an error message may hold anything.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { isOutOfFiles } from '../oci/open-files.ts'
+import { isOutOfFiles } from '../base/open-files.ts'
 import { unavailable, usable, areSame, type Credentials, type CredentialSource } from './credentials.ts'
 import { toUpstreamError } from './failures.ts'
 import { abortable } from './manners.ts'

@@ -1,7 +1,7 @@
 /**
  * Whatever went wrong on the way to an upstream, as an {@link UpstreamError}.
  */
-import { isOutOfFiles, OUT_OF_FILES } from '../oci/open-files.ts'
+import { isOutOfFiles, OUT_OF_FILES } from '../base/open-files.ts'
 import { AddressRefused } from './addresses.ts'
 import { parseRetryAfter } from './manners.ts'
 import { UpstreamError, type UpstreamFailure } from './upstream.ts'

@@ -5,7 +5,7 @@
  * to get (a layer, a redirect, an error page) is known only when its head is there.
  */
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
-import { SmallChunks } from '../oci/small-chunks.ts'
+import { SmallChunks } from '../base/small-chunks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { OpenFiles } from '../telemetry/open-files.ts'
 import type { Activity } from './activity.ts'

@@ -5,7 +5,7 @@
  * a GET answered 404 with an OCI error code in its body). Whatever else goes wrong is an {@link UpstreamError}.
  */
 import type { Digest } from '../oci/digest.ts'
-import { isOutOfFiles } from '../oci/open-files.ts'
+import { isOutOfFiles } from '../base/open-files.ts'
 import type { Reference, RepositoryName } from '../oci/reference.ts'
 import type { UpstreamStatus } from './status.ts'
 

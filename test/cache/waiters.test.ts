@@ -1,6 +1,6 @@
 /** Who waits for a change is woken by it. */
 import { test } from 'tap'
-import { Waiters } from '../../src/cache/waiters.ts'
+import { Waiters } from '../../src/base/condition.ts'
 
 /** Counts how often it is woken until the signal ends it. */
 function watch(waiters: Waiters, signal: AbortSignal): { times: number; over: Promise<void> } {

@@ -1,6 +1,6 @@
 /** That long lists are sorted and written in turns of the event loop, and as the platform would. */
 import { test } from 'tap'
-import { jsonInTurns, sortedInTurns } from '../../src/oci/large-list.ts'
+import { jsonInTurns, sortedInTurns } from '../../src/base/large-list.ts'
 
 function shuffled(count: number): string[] {
   return Array.from({ length: count }, (_, at) => `v${((at * 7919) % count).toString(36)}-ü"`)

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { Gate } from '../../src/store/gate.ts'
+import { Gate } from '../../src/base/limiter.ts'
 
 test('no more than its width are inside, whatever fails', async (t) => {
   const gate = new Gate(3)

@@ -4,7 +4,7 @@
  * It belongs to none of them: a caller that leaves stops waiting, nothing else. A flight may answer before it
  * has settled (a manifest is given out while it is still being written down); it is joined until it settles.
  */
-import { abandonable } from './waiters.ts'
+import { abandonable } from './condition.ts'
 
 export interface Flight<Answer> {
   readonly answer: Answer

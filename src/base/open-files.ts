@@ -2,7 +2,7 @@
  * Errors of a process that may open no more files (EMFILE), or of a machine that may not (ENFILE): ours, whoever
  * was to be read, written or connected to when it happened.
  */
-import { OciError } from './errors.ts'
+import { OciError } from '../oci/errors.ts'
 
 const CODES: unknown[] = ['EMFILE', 'ENFILE']
 
