@@ -1,7 +1,7 @@
 /**
  * Local repositories that the configured upstreams would hide behind their keys.
  */
-import type { Config } from './config.ts'
+import type { Config } from './config/schema.ts'
 import type { LocalNames } from './registry/local-names.ts'
 import { hiddenLocalNames } from './registry/registry.ts'
 import type { RepositoryName } from './oci/reference.ts'

@@ -3,8 +3,8 @@
  */
 import type { Logger } from 'pino'
 import type { PushRoom } from './cache/push-room.ts'
-import { takesLocalPushes, type Config } from './config.ts'
-import type { LiveConfig } from './live-config.ts'
+import { takesLocalPushes, type Config } from './config/schema.ts'
+import type { LiveConfig } from './config/live.ts'
 import type { Digest } from './oci/digest.ts'
 import { Collector } from './registry/gc.ts'
 import type { LocalContext } from './registry/local-pushes.ts'

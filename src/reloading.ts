@@ -4,10 +4,10 @@
  * What only a start can change stays as it was, and is told.
  */
 import type { Logger } from 'pino'
-import type { Config } from './config.ts'
-import { differencesOf } from './config/differences.ts'
+import type { Config } from './config/schema.ts'
+import { differencesOf } from './config/diff.ts'
 import { refuseHiddenNames } from './hiding.ts'
-import type { LiveConfig } from './live-config.ts'
+import type { LiveConfig } from './config/live.ts'
 import type { SwitchableHubSearch } from './reaching.ts'
 import type { LocalNames } from './registry/local-names.ts'
 import type { NameRegistry } from './registry/registry.ts'

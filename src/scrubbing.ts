@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { MirroredName } from './cache/origin.ts'
-import type { LiveConfig } from './live-config.ts'
+import type { LiveConfig } from './config/live.ts'
 import type { Digest } from './oci/digest.ts'
 import type { MirrorContext } from './registry/mirror.ts'
 import type { UpstreamEntry } from './registry/registry.ts'

@@ -2,7 +2,7 @@
  * What survives a restart, opened: the folder that is ours, its files, and the index over them.
  */
 import path from 'node:path'
-import type { Config } from './config.ts'
+import type { Config } from './config/schema.ts'
 import { LocalNames } from './registry/local-names.ts'
 import { DiskBlobStore } from './store/disk.ts'
 import { openIngests } from './store/disk-ingest.ts'

@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Logger } from 'pino'
-import type { Config } from './config.ts'
+import type { Config } from './config/schema.ts'
 import { Notifier } from './notifications/notifier.ts'
 import type { MetadataStore } from './store/metadata.ts'
 import type { Metrics } from './telemetry/metrics.ts'

@@ -5,9 +5,9 @@
  */
 import type { Logger } from 'pino'
 import { StorageHealth } from './cache/storage-health.ts'
-import type { Config } from './config.ts'
+import type { Config } from './config/schema.ts'
 import type { Evicting } from './evicting.ts'
-import { LiveConfig } from './live-config.ts'
+import { LiveConfig } from './config/live.ts'
 import { BUDGETS, createMirroring } from './mirroring.ts'
 import { pushSettings } from './pushing.ts'
 import type { LocalContext } from './registry/local-pushes.ts'

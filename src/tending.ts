@@ -3,7 +3,7 @@
  */
 import type { Operations } from './control/operations.ts'
 import type { Evicting } from './evicting.ts'
-import type { LiveConfig } from './live-config.ts'
+import type { LiveConfig } from './config/live.ts'
 import {
   parseImageReference,
   parseReference,

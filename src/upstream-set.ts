@@ -6,7 +6,7 @@
  * under way for longer than any transfer pauses between two of its questions.
  */
 import { isDeepStrictEqual } from 'node:util'
-import type { Config, UpstreamConfig } from './config.ts'
+import type { Config, UpstreamConfig } from './config/schema.ts'
 import { createEntry, type ReachingTools } from './reaching.ts'
 import type { UpstreamEntry } from './registry/registry.ts'
 import { Activity } from './upstream/activity.ts'

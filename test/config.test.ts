@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import { parse } from 'yaml'
 import * as z from 'zod'
-import { ConfigError, configSchema, loadConfig, type Config } from '../src/config.ts'
+import { ConfigError, configSchema, loadConfig, type Config } from '../src/config/schema.ts'
 import './support/folders-last.ts'
 
 const EXAMPLE = join(import.meta.dirname, '../config.example.yaml')

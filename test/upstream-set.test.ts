@@ -1,6 +1,6 @@
 /** Upstreams of a configuration that changes: who stays, who is replaced, and when the old ones are closed. */
 import { test, type Test } from 'tap'
-import { loadConfig, type Config } from '../src/config.ts'
+import { loadConfig, type Config } from '../src/config/schema.ts'
 import type { Explanation } from '../src/registry/explanation.ts'
 import { createLog } from '../src/telemetry/log.ts'
 import { createMetrics } from '../src/telemetry/metrics.ts'

@@ -1,5 +1,5 @@
 /** The configuration of a command, from where `--config` or the environment say. */
-import { ConfigError, loadConfig, type LoadedConfig } from '../config.ts'
+import { ConfigError, loadConfig, type LoadedConfig } from '../config/schema.ts'
 import type { Edge } from './edge.ts'
 
 export interface CommonOptions {

@@ -12,7 +12,7 @@
  * 1 for what was refused or failed, 2 for a configuration that is not valid, 130 for Ctrl-C.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Config } from '../config.ts'
+import type { Config } from '../config/schema.ts'
 import { reachServer } from '../control/client.ts'
 import type { Operations } from '../control/operations.ts'
 import { openAlone } from '../keeping.ts'

@@ -3,7 +3,7 @@
  */
 import type { Logger } from 'pino'
 import type { App } from '../app.ts'
-import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config.ts'
+import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config/schema.ts'
 import { StartError } from '../start-error.ts'
 import { sourceOf, type CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'

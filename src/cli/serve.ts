@@ -7,7 +7,7 @@
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import { createApp } from '../app.ts'
-import type { Config } from '../config.ts'
+import type { Config } from '../config/schema.ts'
 import { StartError } from '../start-error.ts'
 import { createLog, flushed } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'

@@ -6,7 +6,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { areCertificates } from './certificates.ts'
-import { isTree, type ConfigSource, type Path, type Tree } from './source.ts'
+import { isTree, type ConfigSource, type Path, type Tree } from './yaml.ts'
 
 const LABEL = '[a-z0-9](?:[a-z0-9-]*[a-z0-9])?'
 /** A registry name: host or host:port, lower case. */

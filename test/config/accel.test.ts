@@ -1,6 +1,6 @@
 /** What the configuration says of an nginx in front. */
 import { test, type Test } from 'tap'
-import { ConfigError, loadConfig, type Config } from '../../src/config.ts'
+import { ConfigError, loadConfig, type Config } from '../../src/config/schema.ts'
 
 function config(text: string): Config {
   return loadConfig({ text, env: {} }).config

@@ -1,6 +1,6 @@
 /** Which upstream names without a registry go to, by what the configuration says and does not say. */
 import { test } from 'tap'
-import { loadConfig } from '../../src/config.ts'
+import { loadConfig } from '../../src/config/schema.ts'
 
 test('docker.io is the default, unless it says no or another upstream is', async (t) => {
   const rows: [upstreams: string, standard: string[]][] = [

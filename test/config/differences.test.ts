@@ -1,7 +1,7 @@
 /** What two configurations differ in: keys, and never a value. */
 import { test } from 'tap'
-import { loadConfig, type Config } from '../../src/config.ts'
-import { differencesOf } from '../../src/config/differences.ts'
+import { loadConfig, type Config } from '../../src/config/schema.ts'
+import { differencesOf } from '../../src/config/diff.ts'
 
 function config(text: string): Config {
   return loadConfig({ text, env: {} }).config

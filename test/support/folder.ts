@@ -4,7 +4,7 @@
 import { readdirSync } from 'node:fs'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { loadConfig } from '../../src/config.ts'
+import { loadConfig } from '../../src/config/schema.ts'
 import type { Operations } from '../../src/control/operations.ts'
 import { openAlone } from '../../src/keeping.ts'
 import type { Digest } from '../../src/oci/digest.ts'

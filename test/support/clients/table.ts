@@ -7,7 +7,7 @@
  * client could turn to.
  */
 import type { Test } from 'tap'
-import { loadConfig } from '../../../src/config.ts'
+import { loadConfig } from '../../../src/config/schema.ts'
 import { ownFolder, simulate, startMirror, type Mirror } from '../app.ts'
 import { quiet } from '../quiet.ts'
 import type { UpstreamSimulator } from '../upstream.ts'

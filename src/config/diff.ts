@@ -2,7 +2,7 @@
  * What two configurations differ in, by key: for people, so never with a value.
  */
 import { isDeepStrictEqual } from 'node:util'
-import type { Config } from '../config.ts'
+import type { Config } from './schema.ts'
 
 /** Keys whose value is an object. */
 const VALUES = new Set(['maxSize', 'minFree', 'finishAbandoned'])

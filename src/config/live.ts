@@ -4,7 +4,7 @@
  * Whoever keeps a value keeps an old one. Parts that live as long as the server take `() => …` over it, or an
  * object whose getters read it, and ask each time.
  */
-import type { Config } from './config.ts'
+import type { Config } from './schema.ts'
 
 export class LiveConfig {
   #config: Config

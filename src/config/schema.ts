@@ -6,9 +6,9 @@
  */
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
-import { ALIASES, checkConfig, defaultUrlOf, HOST, nearest, type UpstreamFiles } from './config/checks.ts'
-import { ConfigSource, pathText, type ConfigProblem, type Path } from './config/source.ts'
-import { parsePercent } from './config/units.ts'
+import { ALIASES, checkConfig, defaultUrlOf, HOST, nearest, type UpstreamFiles } from './checks.ts'
+import { ConfigSource, pathText, type ConfigProblem, type Path } from './yaml.ts'
+import { parsePercent } from './units.ts'
 import {
   budget,
   duration,
@@ -28,7 +28,7 @@ import {
   size,
   text,
   timeout,
-} from './config/values.ts'
+} from './value-types.ts'
 
 type Milliseconds = number
 
