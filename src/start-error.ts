@@ -5,7 +5,7 @@
  * stays what it was.
  */
 import { TlsError } from './http/tls.ts'
-import { StorageError } from './store/storage-error.ts'
+import { StorageError } from './storage/storage-error.ts'
 
 export class StartError extends Error {
   override readonly name = 'StartError'

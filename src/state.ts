@@ -4,21 +4,26 @@
 import path from 'node:path'
 import type { Config } from './config/schema.ts'
 import { LocalNames } from './registry/local-names.ts'
-import { DiskBlobStore } from './store/disk.ts'
-import { openIngests } from './store/disk-ingest.ts'
-import { nodeFiles, type Files } from './store/files.ts'
-import { filesWithRoom, metadataWithReserve, metadataWithRoom, type MakeRoom } from './store/full-disk.ts'
-import { Hashers } from './store/hasher.ts'
-import { filesThatAnswer, type DiskWatch } from './store/hung-disk.ts'
-import { Holds } from './store/holds.ts'
-import { acquireRootLock } from './store/lock.ts'
-import { InProcessLocks, type Locks } from './store/locks.ts'
-import { replaceLostIndex } from './store/lost-index.ts'
-import type { MetadataStore } from './store/metadata.ts'
-import type { PartialLimits } from './store/partial-file.ts'
-import { Reserve } from './store/reserve.ts'
-import { indexSince, openMetadata } from './store/sqlite-metadata.ts'
-import { StorageError } from './store/storage-error.ts'
+import { DiskBlobStore } from './storage/blobs/disk-blob-store.ts'
+import { openIngests } from './storage/ingest/disk-ingest.ts'
+import { nodeFiles, type Files } from './storage/files/files.ts'
+import {
+  filesWithRoom,
+  metadataWithReserve,
+  metadataWithRoom,
+  type MakeRoom,
+} from './storage/files/disk-full-retry.ts'
+import { Hashers } from './storage/ingest/hasher.ts'
+import { filesThatAnswer, type DiskWatch } from './storage/files/hung-disk.ts'
+import { Holds } from './storage/locks/blob-holds.ts'
+import { acquireRootLock } from './storage/locks/root-lock.ts'
+import { InProcessLocks, type Locks } from './storage/locks/keyed-locks.ts'
+import { replaceLostIndex } from './storage/metadata/sqlite/lost-index.ts'
+import type { MetadataStore } from './storage/metadata/metadata.ts'
+import type { PartialLimits } from './storage/ingest/partial-file.ts'
+import { Reserve } from './storage/files/disk-reserve.ts'
+import { indexSince, openMetadata } from './storage/metadata/sqlite/open.ts'
+import { StorageError } from './storage/storage-error.ts'
 
 const DATABASE = 'metadata.sqlite'
 

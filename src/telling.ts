@@ -7,7 +7,7 @@ import { hostname } from 'node:os'
 import type { Logger } from 'pino'
 import type { Config } from './config/schema.ts'
 import { Notifier } from './notifications/notifier.ts'
-import type { MetadataStore } from './store/metadata.ts'
+import type { MetadataStore } from './storage/metadata/metadata.ts'
 import type { Metrics } from './telemetry/metrics.ts'
 import { environmentOf, proxyFor } from './upstream/proxy.ts'
 

@@ -22,9 +22,9 @@ import { MEDIA_TYPES, type Descriptor as AnyDescriptor } from '../../src/oci/des
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
-import { blobPath } from '../../src/store/blob-path.ts'
-import { LOCAL, type MetadataStore, type MetadataTransaction } from '../../src/store/metadata.ts'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { blobPath } from '../../src/storage/blobs/blob-path.ts'
+import { LOCAL, type MetadataStore, type MetadataTransaction } from '../../src/storage/metadata/metadata.ts'
+import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 
 export interface WarehouseOptions {
   readonly root: string

@@ -6,14 +6,14 @@
  */
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
-import type { Bytes } from '../store/blob-store.ts'
-import type { MetadataStore, RepositoryKey } from '../store/metadata.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { MetadataStore, RepositoryKey } from '../storage/metadata/metadata.ts'
 import {
   answerWeight,
   type NewUpstreamAnswer,
   type UpstreamAnswer,
   type UpstreamQuestion,
-} from '../store/upstream-answers.ts'
+} from '../storage/metadata/upstream-answer-index.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import type { Room } from './room.ts'
 

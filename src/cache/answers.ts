@@ -4,7 +4,7 @@
  * Absent is `undefined`; a throw is an OciError (told to the client as it is) or a bug.
  */
 import type { Digest } from '../oci/digest.ts'
-import type { ByteSource, Bytes } from '../store/blob-store.ts'
+import type { ByteSource, Bytes } from '../storage/blobs/blob-store.ts'
 import type { CacheStatus } from './cache-status.ts'
 
 export interface ManifestHead {

@@ -4,8 +4,8 @@
  * After a mismatch a second attempt is made beside the first: followers go on reading what they have begun with
  * until it is known where the two differ.
  */
-import type { Bytes } from '../store/blob-store.ts'
-import type { VerifiedFile } from '../store/ingest.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { VerifiedFile } from '../storage/ingest/ingest.ts'
 import type { Berth } from './berth.ts'
 import type { Download } from './download.ts'
 import { firstDifference } from './first-difference.ts'

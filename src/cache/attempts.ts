@@ -6,8 +6,8 @@
  */
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { Bytes } from '../store/blob-store.ts'
-import type { VerifiedFile } from '../store/ingest.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { VerifiedFile } from '../storage/ingest/ingest.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError } from '../upstream/upstream.ts'

@@ -6,9 +6,9 @@
  * nothing of it is kept. What the disk has no room for at all is refused.
  */
 import type { Logger } from 'pino'
-import type { BlobInfo, BlobStore, Bytes } from '../store/blob-store.ts'
-import type { Ingest, IngestIdentity, IngestStore, VerifiedFile } from '../store/ingest.ts'
-import type { Locks } from '../store/locks.ts'
+import type { BlobInfo, BlobStore, Bytes } from '../storage/blobs/blob-store.ts'
+import type { Ingest, IngestIdentity, IngestStore, VerifiedFile } from '../storage/ingest/ingest.ts'
+import type { Locks } from '../storage/locks/keyed-locks.ts'
 import type { Admission, Room } from './room.ts'
 import type { StorageHealth } from './storage-health.ts'
 

@@ -6,8 +6,8 @@
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Digest } from '../oci/digest.ts'
-import type { ColdPart, ColdPlace, EvictionIndex, MirroredBlob } from '../store/eviction.ts'
-import { LOCAL, type EpochMs } from '../store/metadata.ts'
+import type { ColdPart, ColdPlace, EvictionIndex, MirroredBlob } from '../storage/metadata/eviction-index.ts'
+import { LOCAL, type EpochMs } from '../storage/metadata/metadata.ts'
 import type { Pinned } from './pinned.ts'
 import type { Recency } from './recency.ts'
 

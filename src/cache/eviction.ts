@@ -5,10 +5,10 @@
  * when that is not enough, parts of images that are in use. What somebody reads or brings at this moment stays.
  */
 import type { Digest } from '../oci/digest.ts'
-import type { Bytes } from '../store/blob-store.ts'
-import type { EvictionIndex } from '../store/eviction.ts'
-import type { IngestIdentity, IngestStore, PartialUpload } from '../store/ingest.ts'
-import { LOCAL, type EpochMs } from '../store/metadata.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { EvictionIndex } from '../storage/metadata/eviction-index.ts'
+import type { IngestIdentity, IngestStore, PartialUpload } from '../storage/ingest/ingest.ts'
+import { LOCAL, type EpochMs } from '../storage/metadata/metadata.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import type { CachedImages, Doomed } from './cached-images.ts'
 import { bytesIn, type Removal } from './removal.ts'

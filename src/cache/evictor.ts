@@ -5,9 +5,9 @@
  * asked for while it runs is looked at after it. It costs a small share of the time, however large the index is.
  */
 import type { Logger } from 'pino'
-import type { Bytes } from '../store/blob-store.ts'
-import type { IngestIdentity } from '../store/ingest.ts'
-import type { Locks } from '../store/locks.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { IngestIdentity } from '../storage/ingest/ingest.ts'
+import type { Locks } from '../storage/locks/keyed-locks.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import {

@@ -6,8 +6,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import type { Bytes } from '../store/blob-store.ts'
-import type { Ingest } from '../store/ingest.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { Ingest } from '../storage/ingest/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { backoff } from '../base/backoff.ts'

@@ -4,8 +4,8 @@
  */
 import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
-import type { Bytes } from '../store/blob-store.ts'
-import type { RepositoryIndex } from '../store/metadata.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { RepositoryIndex } from '../storage/metadata/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import type { BlobAnswer } from './answers.ts'

@@ -10,9 +10,9 @@
  */
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { BlobInfo, Bytes } from '../store/blob-store.ts'
-import type { Holds } from '../store/holds.ts'
-import type { VerifiedFile } from '../store/ingest.ts'
+import type { BlobInfo, Bytes } from '../storage/blobs/blob-store.ts'
+import type { Holds } from '../storage/locks/blob-holds.ts'
+import type { VerifiedFile } from '../storage/ingest/ingest.ts'
 import type { TransferPriority } from '../upstream/slots.ts'
 import { UpstreamError } from '../upstream/upstream.ts'
 import type { Attempt } from './attempt.ts'

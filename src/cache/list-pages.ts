@@ -8,7 +8,7 @@ import { MEDIA_TYPES } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { jsonInTurns, sortedInTurns } from '../base/large-list.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { Bytes } from '../store/blob-store.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
 import { UpstreamError, type Milliseconds, type Upstream } from '../upstream/upstream.ts'
 import { MAX_KEPT_BODY } from './answer-cache.ts'
 

@@ -7,7 +7,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { Tag } from '../oci/reference.ts'
-import type { TagRecord } from '../store/metadata.ts'
+import type { TagRecord } from '../storage/metadata/metadata.ts'
 import type { MirroredName } from './origin.ts'
 
 export class MovedTags {

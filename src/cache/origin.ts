@@ -2,7 +2,7 @@
  * Where misses go: an upstream with everything we keep about it, and a repository there.
  */
 import type { RepositoryName } from '../oci/reference.ts'
-import type { RepositoryKey } from '../store/metadata.ts'
+import type { RepositoryKey } from '../storage/metadata/metadata.ts'
 import type { TransferSlots } from '../upstream/slots.ts'
 import type { Milliseconds, Upstream } from '../upstream/upstream.ts'
 import type { Segments } from './segments.ts'

@@ -7,8 +7,8 @@
  * for while somebody else could bring it.
  */
 import type { Logger } from 'pino'
-import type { Bytes } from '../store/blob-store.ts'
-import type { Ingest } from '../store/ingest.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { Ingest } from '../storage/ingest/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import { backoff } from '../base/backoff.ts'

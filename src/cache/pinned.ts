@@ -6,7 +6,7 @@
  */
 import type { Digest } from '../oci/digest.ts'
 import { matchesAny } from '../oci/glob.ts'
-import type { EvictionIndex, Holding } from '../store/eviction.ts'
+import type { EvictionIndex, Holding } from '../storage/metadata/eviction-index.ts'
 
 export class Pinned {
   readonly #globs: () => readonly string[]

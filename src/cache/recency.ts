@@ -6,7 +6,7 @@
  */
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import type { EpochMs, MetadataStore } from '../store/metadata.ts'
+import type { EpochMs, MetadataStore } from '../storage/metadata/metadata.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 
 const EVERY_MS: Milliseconds = 60_000

@@ -10,11 +10,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobStore, ListedBlob } from '../store/blob-store.ts'
-import type { EvictionIndex } from '../store/eviction.ts'
-import type { Holds } from '../store/holds.ts'
-import type { Locks } from '../store/locks.ts'
-import { LOCAL, type EpochMs, type MetadataStore } from '../store/metadata.ts'
+import type { BlobStore, ListedBlob } from '../storage/blobs/blob-store.ts'
+import type { EvictionIndex } from '../storage/metadata/eviction-index.ts'
+import type { Holds } from '../storage/locks/blob-holds.ts'
+import type { Locks } from '../storage/locks/keyed-locks.ts'
+import { LOCAL, type EpochMs, type MetadataStore } from '../storage/metadata/metadata.ts'
 
 interface ReconciliationOptions {
   readonly store: Pick<BlobStore, 'list' | 'stat' | 'delete'>

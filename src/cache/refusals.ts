@@ -6,7 +6,7 @@
  */
 import { OciError } from '../oci/errors.ts'
 import { outOfFiles } from '../base/open-files.ts'
-import type { RepositoryIndex } from '../store/metadata.ts'
+import type { RepositoryIndex } from '../storage/metadata/metadata.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from './origin.ts'
 

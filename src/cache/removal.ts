@@ -7,11 +7,16 @@
  * first: it is a miss that heals.
  */
 import type { Digest } from '../oci/digest.ts'
-import type { BlobStore, Bytes } from '../store/blob-store.ts'
-import type { EvictionIndex, Holding, MirroredBlob } from '../store/eviction.ts'
-import type { Holds } from '../store/holds.ts'
-import type { Locks } from '../store/locks.ts'
-import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
+import type { BlobStore, Bytes } from '../storage/blobs/blob-store.ts'
+import type { EvictionIndex, Holding, MirroredBlob } from '../storage/metadata/eviction-index.ts'
+import type { Holds } from '../storage/locks/blob-holds.ts'
+import type { Locks } from '../storage/locks/keyed-locks.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type MetadataStore,
+  type MetadataTransaction,
+} from '../storage/metadata/metadata.ts'
 import type { Doomed } from './cached-images.ts'
 
 /** Commits of one group cost the disk one sync. */

@@ -6,7 +6,7 @@
  */
 import type { Logger } from 'pino'
 import { isOutOfFiles } from '../base/open-files.ts'
-import { isDiskFull } from '../store/storage-error.ts'
+import { isDiskFull } from '../storage/storage-error.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { OpenFiles } from '../telemetry/open-files.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'

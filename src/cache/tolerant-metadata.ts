@@ -5,7 +5,7 @@
  * "not known" would be a lie.
  */
 import type { Logger } from 'pino'
-import type { InventoryIndex } from '../store/inventory.ts'
+import type { InventoryIndex } from '../storage/metadata/inventory-index.ts'
 import type {
   BlobIndex,
   EventQueue,
@@ -16,9 +16,9 @@ import type {
   MetadataTransaction,
   RepositoryIndex,
   TagIndex,
-} from '../store/metadata.ts'
-import type { EvictionIndex } from '../store/eviction.ts'
-import type { UpstreamAnswerIndex } from '../store/upstream-answers.ts'
+} from '../storage/metadata/metadata.ts'
+import type { EvictionIndex } from '../storage/metadata/eviction-index.ts'
+import type { UpstreamAnswerIndex } from '../storage/metadata/upstream-answer-index.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Milliseconds } from '../upstream/upstream.ts'
 import { Outage } from './outage.ts'

@@ -7,7 +7,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { Bytes } from '../store/blob-store.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
 import { withoutFrames, type Milliseconds, type UpstreamError } from '../upstream/upstream.ts'
 
 export interface UpstreamState {

@@ -4,10 +4,10 @@
  * The index tells the bytes of blobs, the folder of partial files those of downloads. A download that was admitted
  * counts with its whole size from the start: else a hundred that begin together would each find room for one.
  */
-import type { Bytes } from '../store/blob-store.ts'
-import type { EvictionIndex } from '../store/eviction.ts'
-import type { IngestIdentity, IngestStore, PartialDownload } from '../store/ingest.ts'
-import { LOCAL } from '../store/metadata.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { EvictionIndex } from '../storage/metadata/eviction-index.ts'
+import type { IngestIdentity, IngestStore, PartialDownload } from '../storage/ingest/ingest.ts'
+import { LOCAL } from '../storage/metadata/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Admission } from './room.ts'
 

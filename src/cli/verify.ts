@@ -5,7 +5,7 @@
  * Exit codes: 0 nothing is wrong (any more), 1 something is. The report is for people: by kind, what was pushed
  * first.
  */
-import type { Finding, FindingKind, Progress } from '../upkeep/findings.ts'
+import type { Finding, FindingKind, Progress } from '../storage/integrity/findings.ts'
 import { plainLine } from '../telemetry/control-characters.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'

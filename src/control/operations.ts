@@ -14,13 +14,13 @@
  * be slow), and throws {@link Refused} for what the person has to do otherwise. Paths in arguments are absolute.
  */
 import type { Evicted } from '../cache/eviction.ts'
-import type { Collected } from '../registry/gc.ts'
+import type { Collected } from '../storage/gc/collector.ts'
 import type { Explanation } from '../registry/explanation.ts'
 import type { ListPart } from '../registry/listing.ts'
 import type { RefreshEvent } from '../registry/refresh.ts'
 import type { Removed } from '../registry/removals.ts'
 import type { BackupEvent } from '../upkeep/backup.ts'
-import type { VerifyEvent } from '../upkeep/findings.ts'
+import type { VerifyEvent } from '../storage/integrity/findings.ts'
 import type { RestoreEvent } from '../upkeep/restore-repository.ts'
 
 export interface Operations {

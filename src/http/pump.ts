@@ -3,7 +3,7 @@
  * all of them where the kernel cannot be asked what it has in memory.
  */
 import type { ServerResponse } from 'node:http'
-import type { ByteSource } from '../store/blob-store.ts'
+import type { ByteSource } from '../storage/blobs/blob-store.ts'
 import { Bounce, SMALL, type BufferPool } from './buffers.ts'
 import { Outlet } from './outlet.ts'
 

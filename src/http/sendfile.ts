@@ -10,7 +10,7 @@
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { GrowingRange, StoredRange } from '../store/blob-store.ts'
+import type { GrowingRange, StoredRange } from '../storage/blobs/blob-store.ts'
 import { Bounce, type BufferPool } from './buffers.ts'
 import type { Kernel } from './kernel.ts'
 import { Outlet } from './outlet.ts'

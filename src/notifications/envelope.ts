@@ -5,7 +5,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { Cause, Happening } from '../registry/events.ts'
-import type { EpochMs } from '../store/metadata.ts'
+import type { EpochMs } from '../storage/metadata/metadata.ts'
 
 export const EVENTS_TYPE = 'application/vnd.docker.distribution.events.v2+json'
 

@@ -3,7 +3,7 @@
  */
 import type { Logger } from 'pino'
 import type { EventAction, Events } from '../registry/events.ts'
-import type { EpochMs, MetadataStore } from '../store/metadata.ts'
+import type { EpochMs, MetadataStore } from '../storage/metadata/metadata.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { Backlog } from './backlog.ts'
 import { Delivery } from './delivery.ts'

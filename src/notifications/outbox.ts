@@ -6,7 +6,7 @@
  */
 import type { Logger } from 'pino'
 import type { Cause, Events, Happening } from '../registry/events.ts'
-import type { EpochMs, MetadataStore, MetadataTransaction } from '../store/metadata.ts'
+import type { EpochMs, MetadataStore, MetadataTransaction } from '../storage/metadata/metadata.ts'
 import type { Backlog } from './backlog.ts'
 import { eventOf, type Source } from './envelope.ts'
 

@@ -7,7 +7,7 @@
 import type { Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Tag } from '../oci/reference.ts'
-import type { MetadataTransaction } from '../store/metadata.ts'
+import type { MetadataTransaction } from '../storage/metadata/metadata.ts'
 
 export type EventAction = 'pull' | 'push' | 'mount' | 'delete'
 

@@ -10,7 +10,7 @@ import { repositoryKey, type MirroredName } from '../cache/origin.ts'
 import { OCI_ERRORS, OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { isDigestReference, type ImageReference, type Reference, type Tag } from '../oci/reference.ts'
-import { LOCAL, type MetadataStore, type RepositoryKey } from '../store/metadata.ts'
+import { LOCAL, type MetadataStore, type RepositoryKey } from '../storage/metadata/metadata.ts'
 import type {
   Explanation,
   Forecast,

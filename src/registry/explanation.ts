@@ -6,7 +6,7 @@
  */
 import type { UpstreamStatus } from '../upstream/status.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { Bytes } from '../store/blob-store.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
 
 type Milliseconds = number
 

@@ -9,9 +9,9 @@ import type { BlobCache } from '../cache/blob-cache.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { platformsOf } from '../oci/manifest.ts'
-import type { BlobStore, Bytes } from '../store/blob-store.ts'
-import type { KnownBytes } from '../store/inventory.ts'
-import type { ChildDescriptor, EpochMs, MetadataStore, RepositoryKey } from '../store/metadata.ts'
+import type { BlobStore, Bytes } from '../storage/blobs/blob-store.ts'
+import type { KnownBytes } from '../storage/metadata/inventory-index.ts'
+import type { ChildDescriptor, EpochMs, MetadataStore, RepositoryKey } from '../storage/metadata/metadata.ts'
 import type { ImageExplained, PartExplained, PartState, PlatformExplained, Totals } from './explanation.ts'
 
 export interface ImageHereOptions {

@@ -6,9 +6,9 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { pins } from '../cache/pinned.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { Bytes } from '../store/blob-store.ts'
-import type { InventoryIndex } from '../store/inventory.ts'
-import { LOCAL, type EpochMs, type RepositoryKey } from '../store/metadata.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { InventoryIndex } from '../storage/metadata/inventory-index.ts'
+import { LOCAL, type EpochMs, type RepositoryKey } from '../storage/metadata/metadata.ts'
 import { Refused } from './refused.ts'
 
 type Milliseconds = number

@@ -7,8 +7,12 @@ import { ATTESTATION_TTL_MS, isAttestation } from '../cache/attestation.ts'
 import { manifestsIn } from '../cache/list-pages.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { EpochMs, MetadataStore } from '../store/metadata.ts'
-import { referrersQuestion, TAG_LIST, type UpstreamQuestion } from '../store/upstream-answers.ts'
+import type { EpochMs, MetadataStore } from '../storage/metadata/metadata.ts'
+import {
+  referrersQuestion,
+  TAG_LIST,
+  type UpstreamQuestion,
+} from '../storage/metadata/upstream-answer-index.ts'
 import type { ListExplained, ListsExplained } from './explanation.ts'
 import { spanText } from '../base/words.ts'
 

@@ -15,18 +15,18 @@ import { turnFor } from '../base/large-document.ts'
 import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
 import { subjectOfReferrersTag } from '../oci/referrers.ts'
-import type { BlobStore } from '../store/blob-store.ts'
-import type { Ingest, IngestStore } from '../store/ingest.ts'
-import type { Holds } from '../store/holds.ts'
-import type { Reserve } from '../store/reserve.ts'
-import type { Locks } from '../store/locks.ts'
+import type { BlobStore } from '../storage/blobs/blob-store.ts'
+import type { Ingest, IngestStore } from '../storage/ingest/ingest.ts'
+import type { Holds } from '../storage/locks/blob-holds.ts'
+import type { Reserve } from '../storage/files/disk-reserve.ts'
+import type { Locks } from '../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
-} from '../store/metadata.ts'
+} from '../storage/metadata/metadata.ts'
 import { BLOB_TYPE, type Cause, type Events, type Happening } from './events.ts'
 import type { LocalNames } from './local-names.ts'
 import { assertMayMove, type PushSettings } from './push-rules.ts'

@@ -14,7 +14,7 @@ import { ReaderSource } from '../cache/reader-source.ts'
 import type { Digest } from '../oci/digest.ts'
 import { parsePage } from '../oci/pagination.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
-import type { BlobReader } from '../store/blob-store.ts'
+import type { BlobReader } from '../storage/blobs/blob-store.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -22,7 +22,7 @@ import {
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
-} from '../store/metadata.ts'
+} from '../storage/metadata/metadata.ts'
 import { damaged, type PushedBytes } from './pushed-bytes.ts'
 import { referrersPage } from '../oci/referrers.ts'
 import type { Repository } from './repository.ts'

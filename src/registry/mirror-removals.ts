@@ -12,14 +12,14 @@ import type { Pinned } from '../cache/pinned.ts'
 import type { Removal } from '../cache/removal.ts'
 import type { Digest } from '../oci/digest.ts'
 import { isDigestReference, type Reference, type Tag } from '../oci/reference.ts'
-import type { Bytes } from '../store/blob-store.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
 import {
   LOCAL,
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
-} from '../store/metadata.ts'
+} from '../storage/metadata/metadata.ts'
 import { Refused } from './refused.ts'
 import type { Removed } from './removals.ts'
 

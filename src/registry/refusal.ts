@@ -3,7 +3,7 @@
  */
 import { OciError } from '../oci/errors.ts'
 import { isOutOfFiles, outOfFiles } from '../base/open-files.ts'
-import { isDiskFull, isHangingDisk, StorageError } from '../store/storage-error.ts'
+import { isDiskFull, isHangingDisk, StorageError } from '../storage/storage-error.ts'
 
 /** The error to throw instead: itself when it says nothing that a client could use. */
 export function refusal(error: unknown): unknown {

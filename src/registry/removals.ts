@@ -11,8 +11,8 @@ import {
   parseRepositoryName,
   type RepositoryName,
 } from '../oci/reference.ts'
-import type { Bytes } from '../store/blob-store.ts'
-import { LOCAL, type MetadataStore } from '../store/metadata.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import { LOCAL, type MetadataStore } from '../storage/metadata/metadata.ts'
 import type { PushTarget } from './pushes.ts'
 import { Refused } from './refused.ts'
 

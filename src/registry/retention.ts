@@ -4,8 +4,8 @@
 import { pins } from '../cache/pinned.ts'
 import type { Digest } from '../oci/digest.ts'
 import { isDigestReference, type Reference } from '../oci/reference.ts'
-import type { InventoryIndex } from '../store/inventory.ts'
-import { LOCAL, type RepositoryKey } from '../store/metadata.ts'
+import type { InventoryIndex } from '../storage/metadata/inventory-index.ts'
+import { LOCAL, type RepositoryKey } from '../storage/metadata/metadata.ts'
 import type { ImageExplained, KeepingExplained } from './explanation.ts'
 import { spanText } from '../base/words.ts'
 

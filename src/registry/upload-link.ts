@@ -3,8 +3,13 @@
  */
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { BlobInfo } from '../store/blob-store.ts'
-import { LOCAL, type EpochMs, type MetadataStore, type MetadataTransaction } from '../store/metadata.ts'
+import type { BlobInfo } from '../storage/blobs/blob-store.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type MetadataStore,
+  type MetadataTransaction,
+} from '../storage/metadata/metadata.ts'
 import type { LocalNames } from './local-names.ts'
 
 export interface UploadHooks {

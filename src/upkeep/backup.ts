@@ -6,11 +6,11 @@
  */
 import type { Digest } from '../oci/digest.ts'
 import { Refused } from '../registry/refused.ts'
-import type { AuditIndex, BlobAudit, LocalSnapshot } from '../store/audit.ts'
-import type { BlobReader, BlobStore, Bytes } from '../store/blob-store.ts'
-import type { EpochMs } from '../store/metadata.ts'
+import type { AuditIndex, BlobAudit, LocalSnapshot } from '../storage/metadata/audit-index.ts'
+import type { BlobReader, BlobStore, Bytes } from '../storage/blobs/blob-store.ts'
+import type { EpochMs } from '../storage/metadata/metadata.ts'
 import { contentsOf } from './contents.ts'
-import { usesOf } from './findings.ts'
+import { usesOf } from '../storage/integrity/findings.ts'
 import {
   blobName,
   CONTENTS_FILE,
@@ -21,7 +21,7 @@ import {
   LAYOUT_FILE,
   type SavedRepository,
 } from './layout.ts'
-import type { Holds } from '../store/holds.ts'
+import type { Holds } from '../storage/locks/blob-holds.ts'
 import { END_OF_ARCHIVE, tarHeader, tarPadding } from './tar.ts'
 
 /** A file that is there whole, when it is finished, or not at all. */

@@ -5,9 +5,9 @@
 import { isNonDistributable } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { LocalSnapshot } from '../store/audit.ts'
-import type { Bytes } from '../store/blob-store.ts'
-import type { ChildDescriptor } from '../store/metadata.ts'
+import type { LocalSnapshot } from '../storage/metadata/audit-index.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { ChildDescriptor } from '../storage/metadata/metadata.ts'
 import type { SavedRepository } from './layout.ts'
 
 interface SnapshotContents {

@@ -7,8 +7,8 @@
 import { MEDIA_TYPES } from '../oci/descriptor.ts'
 import { algorithmOf, hexOf, isDigest, type Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { Bytes } from '../store/blob-store.ts'
-import type { EpochMs } from '../store/metadata.ts'
+import type { Bytes } from '../storage/blobs/blob-store.ts'
+import type { EpochMs } from '../storage/metadata/metadata.ts'
 
 export const VERSION = 1
 

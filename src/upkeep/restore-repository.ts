@@ -11,15 +11,15 @@ import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { LocalNames } from '../registry/local-names.ts'
 import { assertMayMove, type PushSettings } from '../registry/push-rules.ts'
-import type { BlobStore, Bytes } from '../store/blob-store.ts'
-import type { Locks } from '../store/locks.ts'
+import type { BlobStore, Bytes } from '../storage/blobs/blob-store.ts'
+import type { Locks } from '../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
-} from '../store/metadata.ts'
+} from '../storage/metadata/metadata.ts'
 import type { SavedManifest, SavedRepository } from './layout.ts'
 import type { Received } from './receive-archive.ts'
 import { Turns } from '../base/turns.ts'

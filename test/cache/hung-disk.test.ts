@@ -1,6 +1,6 @@
 /** A disk that does not answer any more: what is here is served, nothing is kept, and nobody waits for ever. */
 import { test, type Test } from 'tap'
-import type { DiskPatience } from '../../src/store/hung-disk.ts'
+import type { DiskPatience } from '../../src/storage/files/hung-disk.ts'
 import { eventually, pull } from '../support/app.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
 import { image } from '../support/images.ts'

@@ -5,7 +5,7 @@ import { createLog } from '../../src/telemetry/log.ts'
 import { layer } from '../support/images.ts'
 import { openWarehouse, KB } from '../support/warehouse.ts'
 import { eventually, pull, startMirror } from '../support/app.ts'
-import type { MetadataStore, MetadataTransaction } from '../../src/store/metadata.ts'
+import type { MetadataStore, MetadataTransaction } from '../../src/storage/metadata/metadata.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 
 const [one, other] = ['one', 'other'].map((seed) => layer({ size: 10, seed }).digest) as [Digest, Digest]

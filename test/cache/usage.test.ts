@@ -2,7 +2,7 @@
 import { test } from 'tap'
 import { Eviction, type Evicted } from '../../src/cache/eviction.ts'
 import { CacheUsage } from '../../src/cache/usage.ts'
-import type { PartialDownload } from '../../src/store/ingest.ts'
+import type { PartialDownload } from '../../src/storage/ingest/ingest.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { layer } from '../support/images.ts'
 

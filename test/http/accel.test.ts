@@ -7,9 +7,9 @@ import { test, type Test } from 'tap'
 import { Agent, request } from 'undici'
 import { evict } from '../../src/cli/evict.ts'
 import { digestOf } from '../../src/oci/digest.ts'
-import { Holds } from '../../src/store/holds.ts'
-import { InProcessLocks } from '../../src/store/locks.ts'
-import { ToldFiles } from '../../src/store/told-files.ts'
+import { Holds } from '../../src/storage/locks/blob-holds.ts'
+import { InProcessLocks } from '../../src/storage/locks/keyed-locks.ts'
+import { ToldFiles } from '../../src/storage/blobs/external-readers.ts'
 import {
   eventually,
   isWhole,

@@ -21,7 +21,7 @@ import type {
   Repository,
   TagsAnswer,
 } from '../../src/registry/repository.ts'
-import type { ByteSource } from '../../src/store/blob-store.ts'
+import type { ByteSource } from '../../src/storage/blobs/blob-store.ts'
 import { createMetrics, type Metrics } from '../../src/telemetry/metrics.ts'
 
 /** What a source does besides giving out its bytes. */

@@ -10,7 +10,7 @@ import { request } from 'undici'
 import { openKernel } from '../../src/http/kernel.ts'
 import { BufferPool } from '../../src/http/buffers.ts'
 import { sendGrowing } from '../../src/http/sendfile.ts'
-import type { GrowingRange, StoredRange } from '../../src/store/blob-store.ts'
+import type { GrowingRange, StoredRange } from '../../src/storage/blobs/blob-store.ts'
 import { randomBytesOf } from '../support/images.ts'
 import '../support/folders-last.ts'
 

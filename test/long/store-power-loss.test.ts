@@ -2,13 +2,13 @@ import { appendFileSync, mkdirSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import { Hashers } from '../../src/store/hasher.ts'
-import { openIngests } from '../../src/store/disk-ingest.ts'
-import { DiskBlobStore } from '../../src/store/disk.ts'
+import { Hashers } from '../../src/storage/ingest/hasher.ts'
+import { openIngests } from '../../src/storage/ingest/disk-ingest.ts'
+import { DiskBlobStore } from '../../src/storage/blobs/disk-blob-store.ts'
 import { luckOf, NO_LUCK, type Luck } from '../support/power-loss-luck.ts'
 import { PowerLossFiles } from '../support/power-loss.ts'
 import { identityOf, KiB, openStore, randomBytes, readAll, type Store } from '../store/support.ts'
-import type { Ingest } from '../../src/store/ingest.ts'
+import type { Ingest } from '../../src/storage/ingest/ingest.ts'
 
 interface Fill {
   readonly content: Buffer

@@ -1,7 +1,7 @@
 /** What is collected, when, and what never is. */
 import { test, type Test } from 'tap'
-import { LOCAL } from '../../src/store/metadata.ts'
-import type { Collected } from '../../src/registry/gc.ts'
+import { LOCAL } from '../../src/storage/metadata/metadata.ts'
+import type { Collected } from '../../src/storage/gc/collector.ts'
 import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
 import { eventually } from '../support/app.ts'
 import { image, index, type Content, type Image } from '../support/images.ts'

@@ -2,7 +2,7 @@
 import { test } from 'tap'
 import type { Events } from '../../src/registry/events.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
-import { LOCAL } from '../../src/store/metadata.ts'
+import { LOCAL } from '../../src/storage/metadata/metadata.ts'
 import { image, layer } from '../support/images.ts'
 import { startLocalRegistry } from '../support/local-registry.ts'
 import '../support/folders-last.ts'

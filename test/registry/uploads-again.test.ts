@@ -2,7 +2,7 @@
 import { test, type Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
 import type { Uploads } from '../../src/registry/uploads.ts'
-import { StorageError } from '../../src/store/storage-error.ts'
+import { StorageError } from '../../src/storage/storage-error.ts'
 import { KiB, MiB, openStore, randomBytes } from '../store/support.ts'
 import { APP, body, brokenBody, DAY, LARGE, openUploads, OTHER, push, uploadsOf } from './uploading.ts'
 

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { nodeFiles, type Files } from '../../src/store/files.ts'
+import { nodeFiles, type Files } from '../../src/storage/files/files.ts'
 import { identityOf, KiB, MiB, openStore, pour, randomBytes, readAll } from './support.ts'
 
 type Fault = 'open' | 'write' | 'datasync' | 'rename' | 'remove'

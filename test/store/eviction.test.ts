@@ -3,14 +3,14 @@ import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
-import type { ColdPlace } from '../../src/store/eviction.ts'
+import type { ColdPlace } from '../../src/storage/metadata/eviction-index.ts'
 import {
   LOCAL,
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
-} from '../../src/store/metadata.ts'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+} from '../../src/storage/metadata/metadata.ts'
+import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { image, index, type Image } from '../support/images.ts'
 import '../support/folders-last.ts'
 

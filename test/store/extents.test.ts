@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { test } from 'tap'
-import { ExtentMap } from '../../src/store/extents.ts'
+import { ExtentMap } from '../../src/storage/ingest/extents.ts'
 
 const range = fc
   .tuple(fc.nat(60), fc.nat(60))

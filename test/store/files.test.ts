@@ -1,6 +1,6 @@
 import path from 'node:path'
 import { test } from 'tap'
-import { nodeFiles } from '../../src/store/files.ts'
+import { nodeFiles } from '../../src/storage/files/files.ts'
 import '../support/folders-last.ts'
 
 test('what is absent is said to be absent, where that is an answer', async (t) => {

@@ -1,9 +1,9 @@
 /** Where a full disk is met, room is made and the write is made again. */
 import { test, type Test } from 'tap'
-import { nodeFiles, type Files } from '../../src/store/files.ts'
-import { filesWithRoom, metadataWithRoom } from '../../src/store/full-disk.ts'
-import type { MetadataStore } from '../../src/store/metadata.ts'
-import { StorageError } from '../../src/store/storage-error.ts'
+import { nodeFiles, type Files } from '../../src/storage/files/files.ts'
+import { filesWithRoom, metadataWithRoom } from '../../src/storage/files/disk-full-retry.ts'
+import type { MetadataStore } from '../../src/storage/metadata/metadata.ts'
+import { StorageError } from '../../src/storage/storage-error.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
 import { identityOf, KiB, land, MiB, openStore, pour, randomBytes, readAll, type Store } from './support.ts'
 

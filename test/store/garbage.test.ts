@@ -4,8 +4,13 @@ import { test, type Test } from 'tap'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
-import { LOCAL, type GarbagePart, type GarbagePlace, type MetadataStore } from '../../src/store/metadata.ts'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import {
+  LOCAL,
+  type GarbagePart,
+  type GarbagePlace,
+  type MetadataStore,
+} from '../../src/storage/metadata/metadata.ts'
+import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { image } from '../support/images.ts'
 import '../support/folders-last.ts'
 

@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import { nodeFiles } from '../../src/store/files.ts'
-import { Hashers } from '../../src/store/hasher.ts'
-import { OpenFile } from '../../src/store/open-file.ts'
+import { nodeFiles } from '../../src/storage/files/files.ts'
+import { Hashers } from '../../src/storage/ingest/hasher.ts'
+import { OpenFile } from '../../src/storage/files/open-file.ts'
 import { KiB, MiB, randomBytes } from './support.ts'
 
 function hashers(t: Test, options: ConstructorParameters<typeof Hashers>[0] = {}): Hashers {

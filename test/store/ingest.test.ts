@@ -2,7 +2,7 @@ import { appendFileSync, existsSync, readFileSync, statSync, utimesSync, writeFi
 import path from 'node:path'
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import { nodeFiles, type Files } from '../../src/store/files.ts'
+import { nodeFiles, type Files } from '../../src/storage/files/files.ts'
 import { identityOf, KiB, land, MiB, openStore, pour, randomBytes, readAll } from './support.ts'
 import { standstill } from '../support/stalled.ts'
 

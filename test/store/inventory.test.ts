@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { test } from 'tap'
 import { parseRepositoryName, type RepositoryName } from '../../src/oci/reference.ts'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { inDatabase, seedMirrored } from '../support/folder.ts'
 import { image, index, type Content } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'

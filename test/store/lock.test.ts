@@ -1,7 +1,7 @@
 import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
-import { acquireRootLock } from '../../src/store/lock.ts'
+import { acquireRootLock } from '../../src/storage/locks/root-lock.ts'
 import { startChild } from './support.ts'
 
 test('the folder is made, locked, and free again afterwards', async (t) => {

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { InProcessLocks } from '../../src/store/locks.ts'
+import { InProcessLocks } from '../../src/storage/locks/keyed-locks.ts'
 
 const never = new AbortController().signal
 

@@ -1,8 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import { nodeFiles, type Files } from '../../src/store/files.ts'
-import { OpenFile } from '../../src/store/open-file.ts'
+import { nodeFiles, type Files } from '../../src/storage/files/files.ts'
+import { OpenFile } from '../../src/storage/files/open-file.ts'
 import '../support/folders-last.ts'
 
 /** Reads wait until told to go on; closings are counted. */

@@ -1,6 +1,6 @@
 import path from 'node:path'
 import { test } from 'tap'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { metadataSuite } from '../suites/metadata.ts'
 import '../support/folders-last.ts'
 

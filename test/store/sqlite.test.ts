@@ -1,7 +1,7 @@
 import path from 'node:path'
 import { Kysely } from 'kysely'
 import { test, type Test } from 'tap'
-import { openReader, openWriter, sqliteDialect } from '../../src/store/sqlite.ts'
+import { openReader, openWriter, sqliteDialect } from '../../src/storage/metadata/sqlite/connection.ts'
 import '../support/folders-last.ts'
 
 interface Items {

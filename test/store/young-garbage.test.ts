@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'tap'
-import { giveBack } from '../../src/store/young-garbage.ts'
+import { giveBack } from '../../src/storage/ingest/release-buffers.ts'
 
 const MiB = 2 ** 20
 

@@ -3,8 +3,8 @@
  */
 import type { Test } from 'tap'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
-import type { BlobInfo, BlobReader, BlobStore } from '../../src/store/blob-store.ts'
-import type { VerifiedFile } from '../../src/store/ingest.ts'
+import type { BlobInfo, BlobReader, BlobStore } from '../../src/storage/blobs/blob-store.ts'
+import type { VerifiedFile } from '../../src/storage/ingest/ingest.ts'
 
 export interface BlobStoreUnderTest {
   readonly blobs: BlobStore

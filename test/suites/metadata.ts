@@ -5,9 +5,14 @@ import type { Test } from 'tap'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { MEDIA_TYPES, type Descriptor } from '../../src/oci/descriptor.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
-import { LOCAL, type MetadataStore, type RepositoryKey, type TagRecord } from '../../src/store/metadata.ts'
+import {
+  LOCAL,
+  type MetadataStore,
+  type RepositoryKey,
+  type TagRecord,
+} from '../../src/storage/metadata/metadata.ts'
 import type { ManifestContent } from '../../src/oci/manifest.ts'
-import { referrersQuestion, TAG_LIST, tagQuestion } from '../../src/store/upstream-answers.ts'
+import { referrersQuestion, TAG_LIST, tagQuestion } from '../../src/storage/metadata/upstream-answer-index.ts'
 
 const alpine = repository('docker.io', 'library/alpine')
 const sameNameElsewhere = repository('quay.io', 'library/alpine')

@@ -3,7 +3,7 @@
  */
 import type { Test } from 'tap'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
-import { tagQuestion } from '../../src/store/upstream-answers.ts'
+import { tagQuestion } from '../../src/storage/metadata/upstream-answer-index.ts'
 import { eventually, ownFolder, pull, startMirror, type Pulled } from './app.ts'
 import { image } from './images.ts'
 import { startTwoUpstreams, type TwoUpstreams, type TwoUpstreamsOptions } from './two-upstreams.ts'

@@ -1,7 +1,7 @@
 /**
  * A file system that refuses what it is told to refuse, or does not answer; everything else really happens.
  */
-import { nodeFiles, type Files } from '../../src/store/files.ts'
+import { nodeFiles, type Files } from '../../src/storage/files/files.ts'
 
 /** `open` is for reading, `create` for writing. */
 export type Operation = 'open' | 'create' | 'write' | 'datasync' | 'rename' | 'remove' | 'makeFolder' | 'stat'

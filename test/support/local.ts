@@ -4,11 +4,11 @@
 import path from 'node:path'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
-import { DiskBlobStore } from '../../src/store/disk.ts'
-import { openIngests } from '../../src/store/disk-ingest.ts'
-import { Hashers } from '../../src/store/hasher.ts'
-import { LOCAL } from '../../src/store/metadata.ts'
-import { openMetadata } from '../../src/store/sqlite-metadata.ts'
+import { DiskBlobStore } from '../../src/storage/blobs/disk-blob-store.ts'
+import { openIngests } from '../../src/storage/ingest/disk-ingest.ts'
+import { Hashers } from '../../src/storage/ingest/hasher.ts'
+import { LOCAL } from '../../src/storage/metadata/metadata.ts'
+import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import type { Content, Image } from './images.ts'
 
 export interface LocalRepositoryContent {

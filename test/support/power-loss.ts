@@ -9,7 +9,7 @@
 import { existsSync, linkSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { nodeFiles, type Descriptor, type FileInfo, type Files } from '../../src/store/files.ts'
+import { nodeFiles, type Descriptor, type FileInfo, type Files } from '../../src/storage/files/files.ts'
 import { contentOf, type DataChange } from './power-loss-data.ts'
 import type { Luck } from './power-loss-luck.ts'
 

@@ -3,7 +3,7 @@ import { test } from 'tap'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
-import { Scrub } from '../../src/upkeep/scrub.ts'
+import { Scrub } from '../../src/storage/integrity/scrub.ts'
 
 const NEVER = new AbortController().signal
 const SILENT = createLog({ level: 'silent' })

@@ -9,7 +9,7 @@ import { statSync } from 'node:fs'
 import { Readable } from 'node:stream'
 import { Agent, request, type Dispatcher } from 'undici'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
-import { blobPath } from '../../../src/store/blob-path.ts'
+import { blobPath } from '../../../src/storage/blobs/blob-path.ts'
 import type { Weather } from './weather.ts'
 
 /** Longer than any promise: who has heard nothing for so long hears nothing any more. */

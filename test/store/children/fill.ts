@@ -1,7 +1,7 @@
 /** Fills and adopts blobs without end; says which ones were adopted. Their bytes follow from their number. */
-import { DiskBlobStore } from '../../../src/store/disk.ts'
-import { openIngests } from '../../../src/store/disk-ingest.ts'
-import { Hashers } from '../../../src/store/hasher.ts'
+import { DiskBlobStore } from '../../../src/storage/blobs/disk-blob-store.ts'
+import { openIngests } from '../../../src/storage/ingest/disk-ingest.ts'
+import { Hashers } from '../../../src/storage/ingest/hasher.ts'
 import { identityOf, KiB, numbered } from '../support.ts'
 
 const [root = '', first = '0'] = process.argv.slice(2)

@@ -1,5 +1,5 @@
 /** Takes the lock of the folder it is given and keeps it. */
-import { acquireRootLock } from '../../../src/store/lock.ts'
+import { acquireRootLock } from '../../../src/storage/locks/root-lock.ts'
 
 const lock = acquireRootLock(process.argv[2] ?? '')
 console.log('held')

@@ -1,5 +1,5 @@
 /** Writes tags t0, t1, … one after another, and says of each when it was answered. */
-import { openMetadata } from '../../../src/store/sqlite-metadata.ts'
+import { openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
 import { parseTag } from '../../../src/oci/reference.ts'
 import { named, repository, tagRecord } from '../../suites/metadata.ts'
 

@@ -1,0 +1,37 @@
+/**
+ * Files that another program opens by their name, because we have told it.
+ *
+ * It says nothing when it has one open, so what is told stays for a while: held as by a reader of our own, and nothing
+ * is told that somebody may just be taking away.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import { blobName } from './blob-path.ts'
+import type { BlobStore, Bytes } from './blob-store.ts'
+import type { Holds } from '../locks/blob-holds.ts'
+import type { Locks } from '../locks/keyed-locks.ts'
+
+interface ToldFilesOptions {
+  readonly store: Pick<BlobStore, 'stat'>
+  readonly locks: Pick<Locks, 'isFree'>
+  readonly holds: Pick<Holds, 'tell'>
+}
+
+export class ToldFiles {
+  readonly #options: ToldFilesOptions
+
+  constructor(options: ToldFilesOptions) {
+    this.#options = options
+  }
+
+  /**
+   * @returns its name below the folder of the blobs; undefined when it is not to be had by that, or is on its way out
+   */
+  async tell(digest: Digest, size: Bytes): Promise<string | undefined> {
+    const { store, locks, holds } = this.#options
+    // In this order: who takes the lock after us finds it held, and who had it before has gone, with the file or not.
+    holds.tell(digest)
+    if (!(await locks.isFree(`blob ${digest}`))) return undefined
+    const file = await store.stat(digest).catch(() => undefined)
+    return file?.size === size ? blobName(digest) : undefined
+  }
+}

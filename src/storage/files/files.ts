@@ -1,0 +1,135 @@
+/**
+ * The file system, as far as the store needs it: the one seam under blobs and partial files.
+ *
+ * Raw descriptors, not FileHandles: a FileHandle that is garbage-collected unclosed ends the process. Whoever
+ * opens a descriptor closes it, and never while an operation on it is still running (see open-file.ts), or the
+ * number may already belong to another file. An interface because what it promises is only worth something
+ * when tests can take it away: everything unsynced (power loss), all space (ENOSPC), all permission (EROFS).
+ */
+import fs from 'node:fs'
+import { Gate } from '../../base/limiter.ts'
+import type { Bytes } from '../blobs/blob-store.ts'
+
+export type Descriptor = number
+
+export interface FileInfo {
+  readonly kind: 'file' | 'folder' | 'other'
+  readonly size: Bytes
+  /** Unix time in ms. */
+  readonly modifiedAt: number
+  /** Names that this file has. */
+  readonly links: number
+  /** Changes when the file is another one, or was written to. */
+  readonly identity: string
+}
+
+export interface Files {
+  open(path: string, flags: 'r' | 'r+' | 'wx+'): Promise<Descriptor>
+  /** Positional; may be short, 0 at the end. */
+  read(file: Descriptor, buffer: Uint8Array, position: Bytes): Promise<Bytes>
+  /** Positional; may be short. The buffers are in use until it settles. */
+  write(file: Descriptor, chunks: readonly Uint8Array[], position: Bytes): Promise<Bytes>
+  truncate(file: Descriptor, size: Bytes): Promise<void>
+  /** What was written to the file survives a power loss once this resolves. */
+  datasync(file: Descriptor): Promise<void>
+  close(file: Descriptor): Promise<void>
+  describe(file: Descriptor): Promise<FileInfo>
+  /** A link to a folder is one; a link to anything else is not what it leads to: `open` would not follow it. */
+  stat(path: string): Promise<FileInfo | undefined>
+  rename(from: string, to: string): Promise<void>
+  /** Absent is fine. */
+  remove(path: string): Promise<void>
+  /** One level; present is fine. @param mode default: what the umask leaves to everybody */
+  makeFolder(path: string, mode?: number): Promise<void>
+  /** Which names the folder holds survives a power loss once this resolves. */
+  syncFolder(path: string): Promise<void>
+  /** Names in it; `undefined` when there is no such folder. */
+  list(path: string): Promise<string[] | undefined>
+  /** Of the file system that holds `path`. */
+  space(path: string): Promise<{ readonly total: Bytes; readonly free: Bytes }>
+}
+
+/**
+ * Five concurrent fdatasyncs stall every other operation of a small thread pool for a second (measured), so
+ * all stores of the process share these four.
+ */
+const syncs = new Gate(4)
+
+/** What somebody put in a blob's place must not lead elsewhere (a link), nor hold a thread for ever (a pipe). */
+const PLAIN_FILE = fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK
+
+export const nodeFiles: Files = {
+  open: (path, flags) => call((done) => fs.open(path, flags === 'r' ? PLAIN_FILE : flags, done)),
+  read: (file, buffer, position) => call((done) => fs.read(file, buffer, 0, buffer.length, position, done)),
+  write: (file, chunks, position) => call((done) => fs.writev(file, chunks, position, done)),
+  truncate: (file, size) => finish((done) => fs.ftruncate(file, size, done)),
+  datasync: (file) => syncs.run(() => finish((done) => fs.fdatasync(file, done))),
+  close: (file) => finish((done) => fs.close(file, done)),
+  describe: async (file) => describe(await call<fs.Stats>((done) => fs.fstat(file, done))),
+  stat: (path) => unless(ABSENT, () => look(path)),
+  rename: (from, to) => finish((done) => fs.rename(from, to, done)),
+  remove: (path) => unless(ABSENT, () => finish((done) => fs.unlink(path, done))),
+  makeFolder: (path, mode) => unless(['EEXIST'], () => finish((done) => fs.mkdir(path, { mode }, done))),
+  syncFolder,
+  list: (path) => unless(['ENOENT'], () => call((done) => fs.readdir(path, done))),
+  space: async (path) => {
+    const { bsize, blocks, bavail } = await call<fs.StatsFs>((done) => fs.statfs(path, done))
+    return { total: blocks * bsize, free: bavail * bsize }
+  },
+}
+
+/** The `code` of a system error. */
+export function systemCode(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
+}
+
+const ABSENT = ['ENOENT', 'ENOTDIR']
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await call<number>((done) => fs.open(path, 'r', done))
+  try {
+    await syncs.run(() => finish((done) => fs.fsync(folder, done)))
+  } finally {
+    await finish((done) => fs.close(folder, done))
+  }
+}
+
+async function look(path: string): Promise<FileInfo> {
+  const itself = await call<fs.Stats>((done) => fs.lstat(path, done))
+  if (!itself.isSymbolicLink()) return describe(itself)
+  const target = await unless(ABSENT, () => call<fs.Stats>((done) => fs.stat(path, done)))
+  return describe(target?.isDirectory() === true ? target : itself)
+}
+
+function describe(stats: fs.Stats): FileInfo {
+  const kind = stats.isFile() ? 'file' : stats.isDirectory() ? 'folder' : 'other'
+  const identity = [stats.dev, stats.ino, stats.size, stats.mtimeMs, stats.ctimeMs].join(' ')
+  return { kind, size: stats.size, modifiedAt: stats.mtimeMs, links: stats.nlink, identity }
+}
+
+function call<T>(start: (done: (error: Error | null, value: T) => void) => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    start((error, value) => {
+      if (error) reject(error)
+      else resolve(value)
+    })
+  })
+}
+
+function finish(start: (done: (error: Error | null) => void) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    start((error) => {
+      if (error) reject(error)
+      else resolve()
+    })
+  })
+}
+
+async function unless<T>(codes: readonly string[], action: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await action()
+  } catch (error) {
+    if (codes.includes(systemCode(error) ?? '')) return undefined
+    throw error
+  }
+}

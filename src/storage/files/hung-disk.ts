@@ -1,0 +1,223 @@
+/**
+ * A disk that does not answer: a frozen file system, a dead NFS server.
+ *
+ * What waits for it waits inside the kernel, each on a thread of libuv's small pool, for as long as that lasts. So what
+ * changes the disk takes a part of those threads and no more, which leaves some for those who read what is in memory,
+ * and whoever waits is told after a while. What was begun may still happen then: its descriptor stays open for it, and
+ * its buffers and its file must not be used for anything else.
+ */
+import { DiskHangs } from '../storage-error.ts'
+import type { Descriptor, Files } from './files.ts'
+
+type Milliseconds = number
+
+/** Of sixteen (start.js); syncs have four of their own (files.ts). */
+const MOST_CHANGES = 6
+
+export interface DiskPatience {
+  /** For a new file: a download that gets none still answers in time, past the disk. */
+  readonly create: Milliseconds
+  /** For anything else that changes it, but for a sync, which may have much to write. */
+  readonly change: Milliseconds
+  readonly sync: Milliseconds
+  /** While it is known not to answer. */
+  readonly again: Milliseconds
+  /** For how much it has free: whoever is not told finds out by writing. */
+  readonly look: Milliseconds
+}
+
+const DISK_PATIENCE: DiskPatience = {
+  ...{ create: 10_000, change: 30_000, sync: 120_000 },
+  ...{ again: 1_000, look: 5_000 },
+}
+
+/** One that is waited for, or was. */
+interface Change {
+  readonly file: Descriptor | undefined
+  /** Never rejects. */
+  readonly run: () => Promise<void>
+  /** Nobody waits for it any more. */
+  late: boolean
+}
+
+interface DiskWatchOptions {
+  readonly patience?: DiskPatience | undefined
+  /** Unix time in ms. */
+  readonly now?: (() => Milliseconds) | undefined
+  /** It has stopped to answer, since then, or answers again. */
+  readonly onChange?: ((hangsSince: Milliseconds | undefined) => void) | undefined
+}
+
+export class DiskWatch {
+  readonly #patience: DiskPatience
+  readonly #now: () => Milliseconds
+  readonly #onChange: DiskWatchOptions['onChange']
+  readonly #waiting: Change[] = []
+  /** With when each began. */
+  readonly #running = new Map<Change, Milliseconds>()
+  readonly #idleFiles = new Map<Descriptor, () => void>()
+  readonly #lateLooks = new Set<string>()
+  #syncs = 0
+  #answeredAt = Number.NEGATIVE_INFINITY
+  #hangsSince: Milliseconds | undefined
+
+  constructor({ patience = DISK_PATIENCE, now = Date.now, onChange }: DiskWatchOptions = {}) {
+    this.#patience = patience
+    this.#now = now
+    this.#onChange = onChange
+  }
+
+  /** Unix time in ms; undefined: it answers. */
+  get hangsSince(): Milliseconds | undefined {
+    return this.#hangsSince
+  }
+
+  /**
+   * @param file the descriptor that it is done to, if it is
+   * @param undo what comes of it when nobody waits for it any more
+   * @throws DiskHangs; then it may still happen, if it was begun
+   */
+  change<T>(
+    name: string,
+    file: Descriptor | undefined,
+    action: () => Promise<T>,
+    undo?: (done: T) => Promise<void>,
+  ): Promise<T> {
+    const isSync = name === 'datasync' || name === 'syncFolder'
+    const { again, sync, create, change } = this.#patience
+    const usual = isSync ? sync : name === 'create' ? create : change
+    const { promise, resolve, reject } = Promise.withResolvers<T>()
+    const it: Change = {
+      ...{ file, late: false },
+      run: async () => {
+        try {
+          const done = await action()
+          if (it.late) await undo?.(done)
+          resolve(done)
+        } catch (error) {
+          reject(error)
+        } finally {
+          clearTimeout(timer)
+        }
+      },
+    }
+    const giveUp = (): void => {
+      it.late = true
+      this.#overdue(usual)
+      reject(new DiskHangs(name))
+    }
+    const timer = setTimeout(giveUp, this.#hangsSince === undefined ? usual : Math.min(again, usual))
+    // Syncs wait elsewhere for each other: they must not keep the others out.
+    if (isSync) void this.#run(it, true)
+    else if (this.#running.size - this.#syncs < MOST_CHANGES) void this.#run(it, false)
+    else this.#waiting.push(it)
+    return promise
+  }
+
+  /**
+   * A question that changes nothing. One that is late keeps its thread, so others of its name fail at once until it ends.
+   *
+   * @throws DiskHangs
+   */
+  async look<T>(name: string, action: () => Promise<T>): Promise<T> {
+    if (this.#lateLooks.has(name)) throw new DiskHangs(name)
+    const { promise: late, reject } = Promise.withResolvers<never>()
+    const looking = action()
+    const timer = setTimeout(() => {
+      this.#lateLooks.add(name)
+      const ended = (): boolean => this.#lateLooks.delete(name)
+      void looking.then(ended, ended)
+      reject(new DiskHangs(name))
+    }, this.#patience.look)
+    try {
+      return await Promise.race([looking, late])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  /** Resolves when nothing is being done to that descriptor any more. */
+  async idle(file: Descriptor): Promise<void> {
+    while (this.#uses(file)) await new Promise<void>((resolve) => this.#idleFiles.set(file, resolve))
+  }
+
+  async #run(change: Change, isSync: boolean): Promise<void> {
+    this.#running.set(change, this.#now())
+    if (isSync) this.#syncs += 1
+    await change.run()
+    this.#running.delete(change)
+    this.#answered()
+    if (isSync) this.#syncs -= 1
+    else this.#next()
+    const { file } = change
+    if (file === undefined || this.#uses(file)) return
+    this.#idleFiles.get(file)?.()
+    this.#idleFiles.delete(file)
+  }
+
+  #next(): void {
+    // Of those whose callers have gone nothing is begun.
+    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
+      if (next.late) continue
+      void this.#run(next, false)
+      return
+    }
+  }
+
+  #uses(file: Descriptor): boolean {
+    for (const [change] of this.#running) if (change.file === file) return true
+    return false
+  }
+
+  #answered(): void {
+    this.#answeredAt = this.#now()
+    if (this.#hangsSince === undefined) return
+    this.#hangsSince = undefined
+    this.#onChange?.(undefined)
+  }
+
+  /** Unless others have been answered meanwhile: then it is the trouble of one file. */
+  #overdue(after: Milliseconds): void {
+    if (this.#hangsSince !== undefined || this.#now() - this.#answeredAt < after / 2) return
+    this.#hangsSince = Math.min(this.#now(), ...this.#running.values())
+    this.#onChange?.(this.#hangsSince)
+  }
+}
+
+/** Reading is left as it is: what is in memory is read at once, whatever the disk does. Its room is not. */
+export function filesThatAnswer(files: Files, watch: DiskWatch): Files {
+  /** Open for writing. */
+  const written = new Set<Descriptor>()
+  /** When all is over that was begun: its number may be another file's after that. */
+  const close = async (file: Descriptor): Promise<void> => {
+    await watch.idle(file)
+    written.delete(file)
+    await watch.change('close', undefined, () => files.close(file))
+  }
+  return {
+    read: (file, buffer, position) => files.read(file, buffer, position),
+    describe: (file) => files.describe(file),
+    stat: (path) => files.stat(path),
+    list: (path) => files.list(path),
+    space: (path) => watch.look('space', () => files.space(path)),
+    open: async (path, flags) => {
+      if (flags === 'r') return files.open(path, flags)
+      const name = flags === 'wx+' ? 'create' : 'open'
+      const undo = async (late: Descriptor): Promise<void> => {
+        await files.close(late)
+        if (flags === 'wx+') await files.remove(path)
+      }
+      const file = await watch.change(name, undefined, () => files.open(path, flags), undo)
+      written.add(file)
+      return file
+    },
+    write: (file, chunks, position) => watch.change('write', file, () => files.write(file, chunks, position)),
+    truncate: (file, size) => watch.change('truncate', file, () => files.truncate(file, size)),
+    datasync: (file) => watch.change('datasync', file, () => files.datasync(file)),
+    rename: (from, to) => watch.change('rename', undefined, () => files.rename(from, to)),
+    remove: (path) => watch.change('remove', undefined, () => files.remove(path)),
+    makeFolder: (path, mode) => watch.change('makeFolder', undefined, () => files.makeFolder(path, mode)),
+    syncFolder: (path) => watch.change('syncFolder', undefined, () => files.syncFolder(path)),
+    close: (file) => (written.has(file) ? close(file) : files.close(file)),
+  }
+}

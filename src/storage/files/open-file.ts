@@ -1,0 +1,111 @@
+/**
+ * One open descriptor, shared by counting.
+ *
+ * It is closed when its owner and all who retained it are done, and never below a running operation: each
+ * counts as a user. So a late read can fail, but can never read whatever file got the number next.
+ */
+import type { Bytes } from '../blobs/blob-store.ts'
+import type { Descriptor, FileInfo, Files } from './files.ts'
+
+export class OpenFile implements Disposable {
+  /** Resolves when the descriptor is gone; a failing close loses nothing that was synced. */
+  readonly closed: Promise<void>
+  readonly #files: Files
+  readonly #descriptor: Descriptor
+  #markClosed: () => void = () => undefined
+  #users = 1
+  readonly #owner: Disposable
+
+  private constructor(files: Files, descriptor: Descriptor) {
+    this.#files = files
+    this.#descriptor = descriptor
+    this.closed = new Promise((resolve) => {
+      this.#markClosed = resolve
+    })
+    this.#owner = this.#user()
+  }
+
+  static async open(files: Files, path: string, flags: 'r' | 'r+' | 'wx+'): Promise<OpenFile> {
+    return new OpenFile(files, await files.open(path, flags))
+  }
+
+  /** For the hasher, which reads in another thread: only while retained. */
+  get descriptor(): Descriptor {
+    return this.#descriptor
+  }
+
+  retain(): Disposable {
+    if (this.#users === 0) throw new Error('the file is closed')
+    this.#users++
+    return this.#user()
+  }
+
+  read(buffer: Uint8Array, position: Bytes): Promise<Bytes> {
+    return this.#during(() => this.#files.read(this.#descriptor, buffer, position))
+  }
+
+  /** All of it, however many calls it takes. */
+  write(chunks: readonly Uint8Array[], position: Bytes): Promise<void> {
+    return this.#during(async () => {
+      let rest = chunks
+      for (let at = position; rest.length > 0;) {
+        const written = await this.#files.write(this.#descriptor, rest, at)
+        if (written === 0) throw new Error('the file takes no more bytes')
+        at += written
+        rest = dropBytes(rest, written)
+      }
+    })
+  }
+
+  truncate(size: Bytes): Promise<void> {
+    return this.#during(() => this.#files.truncate(this.#descriptor, size))
+  }
+
+  datasync(): Promise<void> {
+    return this.#during(() => this.#files.datasync(this.#descriptor))
+  }
+
+  describe(): Promise<FileInfo> {
+    return this.#during(() => this.#files.describe(this.#descriptor))
+  }
+
+  /** The owner is done; idempotent. */
+  [Symbol.dispose](): void {
+    this.#owner[Symbol.dispose]()
+  }
+
+  async #during<T>(operation: () => Promise<T>): Promise<T> {
+    const user = this.retain()
+    try {
+      return await operation()
+    } finally {
+      user[Symbol.dispose]()
+    }
+  }
+
+  #user(): Disposable {
+    let gone = false
+    return {
+      [Symbol.dispose]: () => {
+        if (gone) return
+        gone = true
+        if (--this.#users > 0) return
+        void this.#files.close(this.#descriptor).then(this.#markClosed, this.#markClosed)
+      },
+    }
+  }
+}
+
+/** What is left of `chunks` after their first `count` bytes; empty chunks are dropped with them. */
+export function dropBytes(chunks: readonly Uint8Array[], count: Bytes): Uint8Array[] {
+  const rest: Uint8Array[] = []
+  let skip = count
+  for (const chunk of chunks) {
+    if (skip >= chunk.length) skip -= chunk.length
+    else {
+      rest.push(skip === 0 ? chunk : chunk.subarray(skip))
+      skip = 0
+    }
+  }
+  return rest
+}

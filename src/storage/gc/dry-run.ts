@@ -1,0 +1,172 @@
+/**
+ * What a collection would free now, with all that it would let go in turn; nothing is changed.
+ *
+ * The same questions as the sweeps ask, as if what was found already had gone: a manifest takes its children and
+ * its referrers along, a manifest its blobs' links, a link its bytes.
+ */
+import { setImmediate as immediate } from 'node:timers/promises'
+import type { Digest } from '../../oci/digest.ts'
+import type { BlobInfo, Bytes } from '../blobs/blob-store.ts'
+import type {
+  EpochMs,
+  Garbage,
+  GarbagePart,
+  GarbagePlace,
+  MetadataStore,
+  RepositoryKey,
+} from '../metadata/metadata.ts'
+
+interface PlanOptions {
+  readonly metadata: MetadataStore
+  /** What was let go, or looked at, after it stays. */
+  readonly before: EpochMs
+  readonly signal: AbortSignal
+}
+
+export class CollectionPlan {
+  readonly #options: PlanOptions
+  readonly #manifests = new Doomed()
+  readonly #links = new Doomed()
+
+  constructor(options: PlanOptions) {
+    this.#options = options
+  }
+
+  /** First of all. */
+  async *manifests(): AsyncGenerator<Garbage> {
+    const { before, metadata } = this.#options
+    const { garbage } = metadata
+    for await (const first of this.#parts((from) => garbage.manifests(before, from))) {
+      const next = [first]
+      for (let it = next.pop(); it !== undefined; it = next.pop()) {
+        if (!this.#manifests.add(it)) continue
+        yield it
+        next.push(...(await this.#letGoWith(it)))
+      }
+    }
+  }
+
+  /** Once {@link manifests} has come to its end. */
+  async *links(): AsyncGenerator<Garbage> {
+    const { before, metadata } = this.#options
+    const { garbage } = metadata
+    for await (const it of this.#parts((from) => garbage.links(before, from))) {
+      if (this.#links.add(it)) yield it
+    }
+    for (const manifest of this.#manifests.all()) {
+      for (const { digest } of await metadata.manifests.children(manifest.digest)) {
+        const it = await this.#linkLetGo(manifest.repository, digest)
+        if (it !== undefined && this.#links.add(it)) yield it
+      }
+    }
+  }
+
+  /** Once {@link links} has come to its end; those the index has never heard of are not among them. */
+  async *blobs(): AsyncGenerator<BlobInfo> {
+    const { metadata, before, signal } = this.#options
+    const told = new Set<Digest>()
+    for (let from: Digest | undefined; ;) {
+      await breathe(signal)
+      const { found, next } = await metadata.garbage.blobs(before, from)
+      for (const it of found) told.add(it.digest)
+      yield* found
+      if (next === undefined) break
+      from = next
+    }
+    for (const { digest } of [...this.#links.all(), ...this.#manifests.all()]) {
+      signal.throwIfAborted()
+      if (told.has(digest)) continue
+      told.add(digest)
+      const size = await this.#bytesLetGo(digest)
+      if (size !== undefined) yield { digest, size }
+    }
+  }
+
+  async *#parts(list: (from: GarbagePlace | undefined) => Promise<GarbagePart>): AsyncGenerator<Garbage> {
+    for (let from: GarbagePlace | undefined; ;) {
+      await breathe(this.#options.signal)
+      const { found, next } = await list(from)
+      yield* found
+      if (next === undefined) return
+      from = next
+    }
+  }
+
+  /** Children and referrers of a manifest that goes which nothing else keeps. */
+  async #letGoWith({ repository, digest, since }: Garbage): Promise<Garbage[]> {
+    const { metadata, before, signal } = this.#options
+    signal.throwIfAborted()
+    const children = await metadata.manifests.children(digest)
+    const referrers = await metadata.manifests.referrers(repository, digest)
+    const candidates = [...children.filter(({ role }) => role === 'manifest'), ...referrers]
+    const gone: Garbage[] = []
+    for (const candidate of new Set(candidates.map((it) => it.digest))) {
+      const hold = await metadata.garbage.hold(repository, candidate)
+      if (hold === undefined || hold.tagged) continue
+      if (hold.storedAt > before || (hold.releasedAt ?? since) > before) continue
+      if (hold.subject !== undefined && (await this.#stays(repository, hold.subject))) continue
+      if (await this.#isNamed(repository, candidate, 'manifest')) continue
+      gone.push({ repository, digest: candidate, size: hold.size, since: hold.releasedAt ?? since })
+    }
+    return gone
+  }
+
+  async #linkLetGo(repository: RepositoryKey, digest: Digest): Promise<Garbage | undefined> {
+    const { metadata, before } = this.#options
+    const since = await metadata.blobs.linkedAt(repository, digest)
+    if (since === undefined || since > before || (await this.#isNamed(repository, digest))) return undefined
+    return { repository, digest, size: (await metadata.blobs.size(digest)) ?? 0, since }
+  }
+
+  async #bytesLetGo(digest: Digest): Promise<Bytes | undefined> {
+    const { garbage, blobs } = this.#options.metadata
+    const { linked, manifestOf, delivered } = await garbage.holders(digest)
+    const held =
+      delivered ||
+      linked.some((repository) => !this.#links.has(repository, digest)) ||
+      manifestOf.some((repository) => !this.#manifests.has(repository, digest))
+    return held ? undefined : ((await blobs.size(digest)) ?? 0)
+  }
+
+  async #stays(repository: RepositoryKey, digest: Digest): Promise<boolean> {
+    if (this.#manifests.has(repository, digest)) return false
+    return (await this.#options.metadata.manifests.get(repository, digest)) !== undefined
+  }
+
+  /** By a manifest that stays. */
+  async #isNamed(repository: RepositoryKey, digest: Digest, role?: 'manifest'): Promise<boolean> {
+    const naming = await this.#options.metadata.garbage.namedBy(repository, digest, role)
+    return naming.some((manifest) => !this.#manifests.has(repository, manifest))
+  }
+}
+
+/** Reads are done at once, one after the other: everything else gets its turn between them. */
+export async function breathe(signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  await immediate()
+}
+
+/** What goes, by repository. */
+class Doomed {
+  readonly #entries = new Map<string, Garbage>()
+
+  /** @returns false when it was there already */
+  add(it: Garbage): boolean {
+    const key = keyOf(it.repository, it.digest)
+    if (this.#entries.has(key)) return false
+    this.#entries.set(key, it)
+    return true
+  }
+
+  has(repository: RepositoryKey, digest: Digest): boolean {
+    return this.#entries.has(keyOf(repository, digest))
+  }
+
+  all(): Iterable<Garbage> {
+    return this.#entries.values()
+  }
+}
+
+function keyOf({ registry, name }: RepositoryKey, digest: Digest): string {
+  return `${registry}/${name}@${digest}`
+}

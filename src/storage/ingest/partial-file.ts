@@ -1,0 +1,375 @@
+/**
+ * A file in the folder of partial files: what every Ingest is, whoever fills it.
+ *
+ * No byte is ever written twice: what the file already has is kept, so the bytes that were hashed are the bytes
+ * that are there. After `verify` began nothing is written any more, so they are also the bytes that are adopted.
+ */
+import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
+import type { ExtentMap } from './extents.ts'
+import { dropBytes, type OpenFile } from '../files/open-file.ts'
+import { PartialHash } from './partial-hash.ts'
+import { hashedBy, isUpload, type PartialIdentity } from './partial-identity.ts'
+import { noteSidecar, writeSidecar } from './sidecar.ts'
+import { isHangingDisk } from '../storage-error.ts'
+import type { Bytes } from '../blobs/blob-store.ts'
+import type { Files } from '../files/files.ts'
+import type { Hashers } from './hasher.ts'
+import type { Ingest, IngestIdentity, UploadIdentity, UploadIngest, VerifiedFile } from './ingest.ts'
+
+const MiB = 1024 * 1024
+
+export interface PartialLimits {
+  /** New bytes between two sidecars. */
+  readonly saveEvery: Bytes
+  /** A writer that is this far ahead of the sync that runs waits for it. */
+  readonly maxUnsynced: Bytes
+  /** A writer that is this far ahead of the hasher waits for it. */
+  readonly maxUnhashed: Bytes
+}
+
+export const DEFAULT_LIMITS: PartialLimits = {
+  saveEvery: 64 * MiB,
+  maxUnsynced: 256 * MiB,
+  maxUnhashed: 256 * MiB,
+}
+
+export interface PartialFileOptions<Identity extends PartialIdentity> {
+  readonly files: Files
+  readonly hashers: Hashers
+  readonly identity: Identity
+  /** The run of the machine. */
+  readonly boot: string | undefined
+  /** Without `.part` and `.json`. */
+  readonly stem: string
+  readonly folder: string
+  readonly file: OpenFile
+  readonly inherited: ExtentMap
+  /** How much of that was never synced. */
+  readonly unsynced: Bytes
+  readonly limits: PartialLimits
+  /** Called once, when the ingest ends; with the extents when it was kept, the digest when its bytes left for one. */
+  readonly ended: (left: ExtentMap | Digest | undefined) => Promise<void>
+  /** Of a file that is no longer needed. Never rejects. */
+  readonly remove: (file: string) => Promise<void>
+  /** Failures that cost only the chance to resume. */
+  readonly report: (error: unknown) => void
+}
+
+export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
+  readonly identity: Identity
+  readonly inherited: Bytes
+  readonly path: string
+  readonly #options: PartialFileOptions<Identity>
+  readonly #file: OpenFile
+  /** Written, readable. */
+  readonly #extents: ExtentMap
+  /** Written or just being written. */
+  readonly #claimed: ExtentMap
+  #hash: PartialHash
+  readonly #writing = new Set<Promise<void>>()
+  #state: 'open' | 'sealed' | 'ended' = 'open'
+  #ending: Promise<void> | undefined
+  /** Of a write or a sync; it takes no more bytes then. */
+  #error: Error | undefined
+
+  /** Written since the last sync began. */
+  #unsynced: Bytes
+  #syncing: Promise<void> | undefined
+  /** Once a sync has failed the kernel may have dropped the pages: nothing later can vouch for them. */
+  #syncFailed = false
+  /** Written since the last sidecar was begun. */
+  #unsaved: Bytes
+  #saving: Promise<void> | undefined
+  #disowned = false
+  #stranded = false
+
+  constructor(options: PartialFileOptions<Identity>) {
+    const { identity, stem, file, inherited, unsynced, hashers } = options
+    this.#options = options
+    this.identity = identity
+    this.path = `${stem}.part`
+    this.#file = file
+    this.#extents = inherited
+    this.#claimed = inherited.copy()
+    this.inherited = inherited.bytes
+    this.#unsynced = unsynced
+    this.#unsaved = unsynced
+    this.#hash = new PartialHash(hashers, hashedBy(identity), file, inherited.prefix)
+  }
+
+  get prefix(): Bytes {
+    return this.#extents.prefix
+  }
+
+  get bytes(): Bytes {
+    return this.#extents.bytes
+  }
+
+  get descriptor(): number {
+    return this.#file.descriptor
+  }
+
+  get disowned(): boolean {
+    return this.#disowned
+  }
+
+  get stranded(): boolean {
+    return this.#stranded
+  }
+
+  readableTo(position: Bytes): Bytes {
+    return this.#extents.readableTo(position)
+  }
+
+  nextExtent(position: Bytes): Bytes {
+    return this.#extents.nextStart(position)
+  }
+
+  read(buffer: Buffer, position: Bytes): Promise<Bytes> {
+    const length = Math.min(buffer.length, this.readableTo(position) - position)
+    // Beyond an extent the file may have holes, and those read as zeros.
+    if (length <= 0) return Promise.resolve(0)
+    return this.#file.read(buffer.subarray(0, length), position)
+  }
+
+  retain(): Disposable {
+    return this.#file.retain()
+  }
+
+  async write(chunks: readonly Buffer[], position: Bytes): Promise<void> {
+    this.#assertWritable()
+    if (this.#tooFarAhead()) await this.#keepPace()
+    const end = chunks.reduce((sum, chunk) => sum + chunk.length, position)
+    const gaps = this.#claimed.gaps(position, end)
+    this.#claimed.add(position, end)
+    const work = this.#fill(gaps, chunks, position)
+    this.#writing.add(work)
+    try {
+      await work
+    } catch (error) {
+      this.#error ??= asError(error)
+      throw error
+    } finally {
+      this.#writing.delete(work)
+    }
+  }
+
+  /** @returns undefined when the digest of the first `size` bytes, which must be all, is another */
+  async verifyAs(digest: Digest, size: Bytes): Promise<VerifiedFile | undefined> {
+    this.#assertWritable()
+    if (this.#writing.size > 0 || this.prefix !== size || this.#claimed.end !== size) {
+      throw new Error(`an ingest of ${this.#claimed.end} bytes was to be verified as ${size}`)
+    }
+    this.#state = 'sealed'
+    const hex = await this.#hash.finish(algorithmOf(digest), size)
+    if (hex !== hexOf(digest)) return undefined
+    const sync = async (): Promise<void> => {
+      await this.#sync()
+      if (isUpload(this.identity)) await this.#noteDigest(digest)
+    }
+    const adopted = (known: boolean): Promise<void> =>
+      this.#end(async () => {
+        await this.#remove('.json')
+        if (!known && isUpload(this.identity)) return digest
+        await this.#remove('.adopted')
+      })
+    return { digest, size, path: this.path, sync, adopted } as VerifiedFile
+  }
+
+  disown(): void {
+    this.#disowned = true
+    // What a sidecar vouches for would be found by the next process.
+    void Promise.resolve(this.#saving).then(() => this.#remove('.json'))
+  }
+
+  async keep(stranded = false): Promise<void> {
+    // Of a write that nobody waits for any more nobody knows when it comes, and over what.
+    if (this.#disowned || isHangingDisk(this.#error)) return this.discard()
+    this.#stranded = stranded
+    await this.#end(async () => {
+      try {
+        if (this.bytes > 0) {
+          await this.#sync()
+          // Without a new sidecar the last one still tells the truth, and this process knows better.
+          await this.save()
+        }
+        if (this.bytes > 0 || isUpload(this.identity)) return this.#extents
+      } catch (error) {
+        this.#options.report(error)
+      }
+      await this.#remove('.json', '.part', '.adopted')
+    })
+  }
+
+  async discard(): Promise<void> {
+    // The sidecar first: a partial file without one counts for nothing.
+    await this.#end(async () => this.#remove('.json', '.part', '.adopted'))
+  }
+
+  /** The first who ends it says how; everybody else waits for that. Never throws. */
+  #end(finish: () => Promise<ExtentMap | Digest | undefined>): Promise<void> {
+    this.#ending ??= (async () => {
+      this.#state = 'ended'
+      this.#hash.cancel()
+      // A later ingest may open the same file: nothing of this one may still be written then.
+      await Promise.allSettled([...this.#writing, this.#saving])
+      const kept = await finish()
+      this.#file[Symbol.dispose]()
+      await this.#options.ended(kept)
+    })()
+    return this.#ending
+  }
+
+  #assertWritable(): void {
+    if (this.#state !== 'open') throw new Error('the ingest takes no more bytes')
+    if (this.#error) throw this.#error
+  }
+
+  #tooFarAhead(): boolean {
+    const { maxUnhashed, maxUnsynced } = this.#options.limits
+    return this.#hash.behind(this.prefix) > maxUnhashed || this.#unsynced > maxUnsynced
+  }
+
+  /** Waits, before anything is written, while hashing or syncing is too far behind. */
+  async #keepPace(): Promise<void> {
+    const { maxUnhashed, maxUnsynced } = this.#options.limits
+    if (this.#hash.behind(this.prefix) > maxUnhashed) await this.#hash.reached(this.prefix - maxUnhashed)
+    while (this.#saving && this.#unsynced > maxUnsynced) await this.#saving
+    this.#assertWritable()
+  }
+
+  async #fill(
+    gaps: readonly { start: Bytes; end: Bytes }[],
+    chunks: readonly Uint8Array[],
+    position: Bytes,
+  ): Promise<void> {
+    for (const { start, end } of gaps) {
+      const part = takeBytes(dropBytes(chunks, start - position), end - start)
+      await this.#file.write(part, start)
+      this.#extents.add(start, end)
+      this.#unsynced += end - start
+      this.#unsaved += end - start
+    }
+    this.#hash.advance(this.prefix)
+    if (this.#unsaved >= this.#options.limits.saveEvery) this.#saveSoon()
+  }
+
+  /** Everything written before the call is on the disk when it resolves. One at a time. */
+  async #sync(): Promise<void> {
+    while (this.#syncing) await this.#syncing
+    if (this.#syncFailed) throw new Error('an earlier sync has failed', { cause: this.#error })
+    if (this.#unsynced === 0) return
+    this.#unsynced = 0
+    this.#syncing = this.#file.datasync()
+    try {
+      await this.#syncing
+    } catch (error) {
+      this.#syncFailed = true
+      this.#error ??= asError(error)
+      throw error
+    } finally {
+      this.#syncing = undefined
+    }
+  }
+
+  #saveSoon(): void {
+    if (this.#saving || this.#disowned || this.#state === 'ended') return
+    this.#saving = this.save().finally(() => {
+      this.#saving = undefined
+    })
+  }
+
+  /** What is here now survives a power loss once this resolves. Never throws: it costs the chance to resume. */
+  async save(): Promise<void> {
+    try {
+      await this.#save()
+    } catch (error) {
+      this.#options.report(error)
+    }
+  }
+
+  async #save(): Promise<void> {
+    const { files, stem, folder, identity, boot } = this.#options
+    // First what is there, then the sync: the sidecar never mentions a byte that came in between.
+    const extents = this.#extents.copy()
+    this.#unsaved = 0
+    await this.#sync()
+    await writeSidecar(files, `${stem}.json`, { identity, boot, extents })
+    await files.syncFolder(folder)
+  }
+
+  /**
+   * Takes back all that was written from `to` on; nobody may be writing. An ingest of which it fails takes no more
+   * bytes.
+   */
+  async rewind(to: Bytes): Promise<void> {
+    this.#assertWritable()
+    await this.#saving
+    const { hashers, identity } = this.#options
+    try {
+      this.#extents.clip(to)
+      this.#claimed.clip(to)
+      // No sidecar may vouch for bytes that are about to be replaced by others.
+      await this.#save()
+      await this.#file.truncate(to)
+      this.#hash.cancel()
+      this.#hash = new PartialHash(hashers, hashedBy(identity), this.#file, to)
+    } catch (error) {
+      this.#error ??= asError(error)
+      throw error
+    }
+  }
+
+  /** Of a new file: from now on it survives this process. @throws the system's error */
+  async note(): Promise<void> {
+    const { files, stem, identity, boot } = this.#options
+    await noteSidecar(files, `${stem}.json`, { identity, boot, extents: this.#extents })
+  }
+
+  /** So that whoever asks for the same end again is understood, should the process die before the index knows of it. */
+  async #noteDigest(digest: Digest): Promise<void> {
+    const { files, stem, identity, boot, report } = this.#options
+    try {
+      await files.remove(`${stem}.adopted`)
+      await noteSidecar(files, `${stem}.adopted`, { identity, boot, extents: this.#extents, digest })
+    } catch (error) {
+      report(error)
+    }
+  }
+
+  async #remove(...endings: readonly ('.json' | '.part' | '.adopted')[]): Promise<undefined> {
+    for (const ending of endings) {
+      if (ending !== '.adopted' || isUpload(this.identity))
+        await this.#options.remove(this.#options.stem + ending)
+    }
+  }
+}
+
+/** The download of a digest. */
+export class DownloadFile extends PartialFile<IngestIdentity> implements Ingest {
+  verify(size: Bytes): Promise<VerifiedFile | undefined> {
+    return this.verifyAs(this.identity.digest, size)
+  }
+}
+
+/** The bytes of an upload session. */
+export class UploadFile extends PartialFile<UploadIdentity> implements UploadIngest {
+  override verifyAs(digest: Digest, size = this.prefix): Promise<VerifiedFile | undefined> {
+    return super.verifyAs(digest, size)
+  }
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error))
+}
+
+function takeBytes(chunks: readonly Uint8Array[], count: Bytes): Uint8Array[] {
+  const taken: Uint8Array[] = []
+  let rest = count
+  for (const chunk of chunks) {
+    if (rest === 0) break
+    taken.push(chunk.length <= rest ? chunk : chunk.subarray(0, rest))
+    rest -= Math.min(rest, chunk.length)
+  }
+  return taken
+}

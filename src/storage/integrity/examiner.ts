@@ -1,0 +1,165 @@
+/**
+ * A close look at one blob of a running server, and what follows from it: by the scrub, and where a read came upon
+ * something that cannot be right.
+ *
+ * It is mended as a repair mends it, told once, counted, and what an upstream gave is fetched again.
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import type { AuditIndex, BlobAudit, ScrubIndex } from '../metadata/audit-index.ts'
+import type { BlobStore, Bytes } from '../blobs/blob-store.ts'
+import type { Locks } from '../locks/keyed-locks.ts'
+import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
+import type { QuarantineHealth } from '../../registry/registry.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import { usesOf, type Finding } from './findings.ts'
+import type { Lost } from './repair-blob.ts'
+import { verifyBlob } from './verify-blobs.ts'
+
+/** Suspicions that wait; the scrub comes by in the end. */
+const MOST_SUSPECTS = 1000
+
+/** In the details of a look at our health; the rest is a number. */
+const MOST_TOLD = 10
+const MOST_NAMES = 5
+/** A layer that thousands of images share takes long to ask about, and we are looked at every few seconds. */
+const NAMES_FOR_MS = 60_000
+
+interface ExaminerOptions {
+  readonly index: AuditIndex & { readonly scrub: ScrubIndex }
+  readonly disk: BlobAudit
+  readonly store: BlobStore
+  readonly metadata: MetadataStore
+  readonly locks: Locks
+  /** Fetches what upstreams gave, behind everything else. Never rejects. */
+  readonly refetch: (lost: Lost) => Promise<void>
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => EpochMs
+}
+
+export class Examiner implements AsyncDisposable {
+  readonly #options: ExaminerOptions
+  readonly #ending = new AbortController()
+  /** In the order in which they came. */
+  readonly #suspects = new Set<Digest>()
+  #looking: Promise<void> | undefined
+  /** What is hit by those that are in the details of a look at our health. */
+  #uses = new Map<Digest, Pick<Finding, 'uses' | 'moreUses'> & { readonly at: EpochMs }>()
+
+  constructor(options: ExaminerOptions) {
+    this.#options = options
+  }
+
+  /** A read has found it wrong, or not found it. Returns at once; the look comes later. */
+  suspect(digest: Digest): void {
+    if (this.#suspects.size >= MOST_SUSPECTS || this.#ending.signal.aborted) return
+    this.#suspects.add(digest)
+    this.#looking ??= this.#lookAtSuspects()
+  }
+
+  /**
+   * @param read told of every piece that was read; the next one waits for it
+   * @throws what the index says when it cannot be read
+   */
+  async examine(
+    digest: Digest,
+    read: (count: Bytes) => void | Promise<void>,
+    signal: AbortSignal,
+  ): Promise<Finding | undefined> {
+    const { index, metadata, refetch, now } = this.#options
+    const before = await index.scrub.isQuarantined(digest)
+    let gone: Lost | undefined
+    const lost = (it: Lost): void => void (gone = it)
+    const tools = { ...this.#options, repair: true, resting: false, lost, signal }
+    const known = await index.digest(digest)
+    const finding = await verifyBlob(tools, digest, known, read)
+    if (finding === undefined && before && known?.size !== undefined) {
+      // Somebody has brought the file back behind our back.
+      const { size } = known
+      await metadata.transaction((tx) => tx.recordBlob(digest, size, now()))
+    }
+    if (finding?.wrong !== true) return undefined
+    // What is known to be damaged is news only when there was something to put aside again.
+    if (!before || finding.kind === 'corrupt') this.#tell(finding)
+    if (gone !== undefined && isWorthFetching(gone)) await refetch(gone)
+    return finding
+  }
+
+  async quarantine(): Promise<QuarantineHealth> {
+    const { index, now } = this.#options
+    const { count, first } = await index.scrub.quarantined(MOST_TOLD)
+    const blobs: QuarantineHealth['blobs'][number][] = []
+    const before = this.#uses
+    this.#uses = new Map()
+    for (const { digest, foundAt, path } of first) {
+      const known = before.get(digest)
+      const found =
+        known !== undefined && now() - known.at < NAMES_FOR_MS
+          ? known
+          : { ...(await usesOf(index, digest)), at: now() }
+      this.#uses.set(digest, found)
+      const { uses, moreUses } = found
+      blobs.push({
+        digest,
+        since: new Date(foundAt).toISOString(),
+        state: path === undefined ? 'missing' : 'damaged',
+        affects: uses.slice(0, MOST_NAMES),
+        more: moreUses + Math.max(0, uses.length - MOST_NAMES),
+      })
+    }
+    return { count, blobs }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ending.abort(new Error('shutting down'))
+    await this.#looking
+  }
+
+  async #lookAtSuspects(): Promise<void> {
+    const { index, store, log } = this.#options
+    const { signal } = this.#ending
+    try {
+      for (const digest of this.#suspects) {
+        try {
+          // Whoever pulls what is known to be gone asks for it again and again.
+          const known = (await store.stat(digest)) === undefined && (await index.scrub.isQuarantined(digest))
+          if (!known) await this.examine(digest, () => undefined, signal)
+        } catch (err) {
+          if (signal.aborted) return
+          log.error({ err, digest }, 'a blob that seems to be damaged cannot be looked at')
+        }
+        this.#suspects.delete(digest)
+      }
+    } finally {
+      this.#looking = undefined
+    }
+  }
+
+  #tell({ kind, origin, subject, detail, uses, moreUses, repair, remains }: Finding): void {
+    const { metrics, log } = this.#options
+    const pushed = origin === 'pushed' || origin === 'both'
+    const facts = { digest: subject, kind, origin, detail, uses: uses.slice(0, MOST_NAMES), moreUses, repair }
+    if (kind === 'size') {
+      log.warn(facts, 'the index had the size of a blob wrong')
+      return
+    }
+    if (kind === 'missing' && !pushed) {
+      // It may have been taken away to make room, when the index took no write.
+      log.info(facts, 'a cached blob was gone, and is forgotten')
+      return
+    }
+    metrics.scrubCorrupt.inc({ kind: pushed ? 'pushed' : 'mirrored' })
+    if (pushed) log.error(facts, 'pushed content is damaged: push it again')
+    else if (remains) log.error(facts, 'a cached blob cannot be read')
+    else log.warn(facts, 'a cached blob was damaged, and dropped')
+  }
+}
+
+/**
+ * A file that is gone may have been taken away to make room. What was pushed as well is not here for anybody until an
+ * upstream, or a push, brings it.
+ */
+function isWorthFetching({ fault, pushed }: Lost): boolean {
+  return pushed || fault !== 'missing'
+}

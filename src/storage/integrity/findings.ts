@@ -1,0 +1,129 @@
+/**
+ * What a look at everything finds, in plain JSON: it may have come from another process.
+ */
+import { LOCAL, type RepositoryKey } from '../metadata/metadata.ts'
+import type { AuditIndex, KnownBlob } from '../metadata/audit-index.ts'
+import type { Digest } from '../../oci/digest.ts'
+
+type Bytes = number
+
+/**
+ * - `database`: the index itself is damaged; nothing else is looked at then
+ * - `corrupt`: a file does not have the digest that is its name
+ * - `missing`: the index names a file that is not there
+ * - `unreadable`: a file that cannot be read
+ * - `size`: a sound file whose size the index has wrong, or does not know
+ * - `manifest`: the index says something else of a manifest than its bytes
+ * - `incomplete`: a pushed manifest names a blob that its repository does not hold
+ * - `tag`: a pushed tag names a manifest that its repository does not hold
+ *
+ * and, which is no fault:
+ * - `orphan`: a file that the index has never heard of; a collection removes it, in its time
+ * - `foreign`: a file among the blobs that cannot be one
+ * - `child`: a pushed index names a manifest that was not pushed, as it may
+ * - `partial`: files of uploads and downloads that may still be continued
+ * - `quarantine`: a file that an earlier repair put aside
+ * - `recovered`: an image that the index did not know, and that was rebuilt from its files
+ */
+export type FindingKind =
+  | 'database'
+  | 'corrupt'
+  | 'missing'
+  | 'unreadable'
+  | 'size'
+  | 'manifest'
+  | 'incomplete'
+  | 'tag'
+  | 'orphan'
+  | 'foreign'
+  | 'child'
+  | 'partial'
+  | 'quarantine'
+  | 'recovered'
+
+export interface Finding {
+  readonly kind: FindingKind
+  /** false: nothing is wrong with it. */
+  readonly wrong: boolean
+  readonly origin: 'pushed' | 'mirrored' | 'both' | 'nobody'
+  /** A digest, a path below the root, or a name with its tag. */
+  readonly subject: string
+  readonly detail: string
+  /** What can be pulled, and is hit by it: `team/app:1`, `docker.io/library/nginx@sha256:…`. Some of them. */
+  readonly uses: readonly string[]
+  readonly moreUses: number
+  /** What was done about it. */
+  readonly repair?: string
+  /** It is still wrong. */
+  readonly remains: boolean
+}
+
+export interface Progress {
+  readonly blobs: number
+  readonly totalBlobs: number
+  readonly bytes: Bytes
+  readonly totalBytes: Bytes
+}
+
+export type VerifyEvent =
+  | { readonly progress: Progress }
+  | { readonly finding: Finding }
+  | { readonly checked: { readonly blobs: number; readonly bytes: Bytes } }
+
+/** What was done, and whether it is still wrong. */
+export interface Outcome {
+  readonly repair?: string
+  readonly remains: boolean
+}
+
+const MOST_USES = 50
+
+/** An index of indexes of images is as deep as anybody goes. */
+const MOST_STEPS = 4
+
+export function originOf(known: Pick<KnownBlob, 'pushed' | 'mirrored'> | undefined): Finding['origin'] {
+  if (known?.pushed === true) return known.mirrored ? 'both' : 'pushed'
+  return known?.mirrored === true ? 'mirrored' : 'nobody'
+}
+
+export function pullName({ registry, name }: RepositoryKey): string {
+  return registry === LOCAL ? name : `${registry}/${name}`
+}
+
+/** What cannot be pulled, or not whole, without that digest. */
+export async function usesOf(
+  index: Pick<AuditIndex, 'naming' | 'linkedIn'>,
+  digest: Digest,
+): Promise<Pick<Finding, 'uses' | 'moreUses'>> {
+  const tagged = new Set<string>()
+  const untagged = new Map<string, string>()
+  const seen = new Set<string>()
+  let open = new Set([digest])
+  for (let step = 0; step < MOST_STEPS && open.size > 0; step++) {
+    const above = new Set<Digest>()
+    for (const below of open) {
+      for (const { repository, manifest, tags } of await index.naming(below)) {
+        const name = pullName(repository)
+        const key = `${name}@${manifest}`
+        if (seen.has(key)) continue
+        seen.add(key)
+        for (const tag of tags) tagged.add(`${name}:${tag}`)
+        if (tags.length === 0) untagged.set(key, name)
+        if (manifest !== below) above.add(manifest)
+      }
+    }
+    open = above
+  }
+  const named = new Set([...tagged].map((it) => it.slice(0, it.lastIndexOf(':'))))
+  const all = [...tagged]
+  // A child without a tag is hit with the index that has one.
+  for (const [key, name] of untagged) {
+    if (!named.has(name)) all.push(key)
+  }
+  for (const name of untagged.values()) named.add(name)
+  for (const repository of await index.linkedIn(digest)) {
+    if (!named.has(pullName(repository))) all.push(pullName(repository))
+  }
+  all.sort()
+  return { uses: all.slice(0, MOST_USES), moreUses: Math.max(0, all.length - MOST_USES) }
+}

@@ -1,0 +1,115 @@
+/**
+ * What is done about bytes that are not what their digest says, or are gone: by a repair, by the scrub, and when a
+ * read came upon it.
+ *
+ * What was only mirrored is dropped, so that it is fetched again. What was pushed, and what nobody knows, is never
+ * deleted: it is put aside, is in the table of the quarantine from then on, and stays in the index: whoever pulls it
+ * is told the truth, and a push of the right bytes, or an upstream that gives the same, puts all in order. The
+ * digest's lock must be held.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import type { AuditIndex, BlobAudit, Checked, KnownBlob, Naming } from '../metadata/audit-index.ts'
+import type { BlobStore, Bytes } from '../blobs/blob-store.ts'
+import { LOCAL, type EpochMs, type MetadataStore } from '../metadata/metadata.ts'
+import type { Outcome } from './findings.ts'
+
+export type Fault = 'corrupt' | 'missing' | 'unreadable' | 'size' | 'orphan'
+
+/** Bytes that upstreams gave, and are not here any more. */
+export interface Lost {
+  readonly digest: Digest
+  readonly fault: Fault
+  /** It is pushed content as well. */
+  readonly pushed: boolean
+  /** The manifests of mirrored repositories that are it, or name it: until a moment ago, if they are it. */
+  readonly namings: readonly Naming[]
+}
+
+interface MendTools {
+  readonly index: Pick<AuditIndex, 'naming'>
+  readonly disk: Pick<BlobAudit, 'quarantine'>
+  readonly store: Pick<BlobStore, 'delete'>
+  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly now: () => EpochMs
+  readonly lost?: (lost: Lost) => void
+}
+
+export async function mendBlob(
+  tools: MendTools,
+  fault: Fault,
+  digest: Digest,
+  known: KnownBlob | undefined,
+  checked: Checked,
+): Promise<Outcome> {
+  const { disk, store, metadata, now } = tools
+  const pushed = known?.pushed === true
+  const mirroredOnly = known?.mirrored === true && !pushed
+  const size: Bytes = 'size' in checked ? checked.size : 0
+  const namings = known?.mirrored === true ? await mirroredNamings(tools, digest) : []
+  const lost = (): void => {
+    if (known?.mirrored === true) tools.lost?.({ digest, fault, pushed, namings })
+  }
+  const quarantine = async (path: string | undefined): Promise<void> => {
+    await metadata.transaction((tx) => tx.putQuarantine(digest, { size, path }, now()))
+    lost()
+  }
+  const drop = async (): Promise<void> => {
+    await forget(tools, digest, namings)
+    lost()
+  }
+  switch (fault) {
+    case 'orphan':
+      return { remains: false }
+    case 'size':
+      await metadata.transaction((tx) => tx.recordBlob(digest, size, now()))
+      return { repair: 'the index was set right', remains: false }
+    case 'missing':
+      if (pushed) {
+        await quarantine(undefined)
+        return { remains: true }
+      }
+      await drop()
+      return { repair: dropped(mirroredOnly), remains: false }
+    case 'unreadable':
+      // What another look may read is not touched; nor is what somebody has put in the place of pushed bytes.
+      if (checked.is === 'unreadable') return { remains: true }
+      if (pushed && checked.is === 'no file') {
+        await quarantine(undefined)
+        return { remains: true }
+      }
+      break
+    case 'corrupt':
+      break
+  }
+  if (mirroredOnly) {
+    await store.delete(digest)
+    await drop()
+    return { repair: dropped(true), remains: false }
+  }
+  const where = await disk.quarantine(digest)
+  if (pushed) await quarantine(where)
+  else await drop()
+  return { repair: `put aside as ${String(where)}`, remains: pushed }
+}
+
+function dropped(mirrored: boolean): string {
+  return mirrored ? 'dropped; the next pull fetches it again' : 'dropped from the index'
+}
+
+async function mirroredNamings({ index }: MendTools, digest: Digest): Promise<Naming[]> {
+  return (await index.naming(digest)).filter(({ repository }) => repository.registry !== LOCAL)
+}
+
+/** Whatever the index says of bytes that no local repository holds. */
+async function forget(
+  { metadata, now }: MendTools,
+  digest: Digest,
+  namings: readonly Naming[],
+): Promise<void> {
+  await metadata.transaction((tx) => {
+    for (const { manifest, repository } of namings) {
+      if (manifest === digest) tx.deleteManifest(repository, digest, now())
+    }
+    tx.forgetBlob(digest)
+  })
+}

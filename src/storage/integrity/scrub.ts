@@ -1,0 +1,180 @@
+/**
+ * Every blob read and compared with its digest once in so long, so that nobody learns of a rotten disk by a pull.
+ *
+ * The one whose check is longest ago comes first; where it has got to is in the index, so a restart costs nothing.
+ * It begins when half of the interval is over, as fast as it takes to be through well before the other half is, and
+ * gives way to everybody else as long as there is time.
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import type { AuditIndex, ScrubIndex } from '../metadata/audit-index.ts'
+import type { Bytes } from '../blobs/blob-store.ts'
+import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { Examiner } from './examiner.ts'
+
+type Milliseconds = number
+
+/** Of the interval: from then on a blob is due; from then on it does not wait for anybody any more. */
+const DUE = 0.5
+const URGENT = 0.75
+/** All of it takes this much of the interval, at the speed that is aimed at. */
+const SHARE = 0.25
+
+const MIB: Bytes = 1024 * 1024
+const MOST_PER_SECOND: Bytes = 64 * MIB
+const LEAST_PER_SECOND: Bytes = 4 * MIB
+/** What opening a file costs, in bytes that could have been read meanwhile. */
+const LEAST_COST: Bytes = 64 * 1024
+
+const PAGE = 100
+const SECOND: Milliseconds = 1000
+/** The interval may have been configured anew. */
+const LONGEST_REST = 600 * SECOND
+/** What is written down late is read once more after a crash. */
+const WRITE_EVERY = 60 * SECOND
+/** Backwards, without having been wrong before. */
+const CLOCK_MAY_STEP = 3600 * SECOND
+const TOTALS_EVERY = 6 * 3600 * SECOND
+
+interface ScrubOptions {
+  readonly index: Pick<AuditIndex, 'totals'> & { readonly scrub: Pick<ScrubIndex, 'due' | 'oldestCheck'> }
+  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly examiner: Pick<Examiner, 'examine'>
+  /** 0: never. */
+  readonly intervalMs: () => Milliseconds
+  /** Somebody is being served, or something fetched. */
+  readonly busy: () => boolean
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => EpochMs
+  /** @throws the signal's reason when it aborts before that */
+  readonly rest: (ms: Milliseconds, signal: AbortSignal) => Promise<void>
+}
+
+interface Round {
+  readonly intervalMs: Milliseconds
+  readonly bytesPerSecond: number
+  readonly signal: AbortSignal
+}
+
+export class Scrub {
+  readonly #options: ScrubOptions
+  /** Found right, and not written down yet. */
+  #checked = new Set<Digest>()
+  #writtenAt: EpochMs
+  #totals: { readonly bytes: Bytes; readonly blobs: number; readonly at: EpochMs } | undefined
+
+  constructor(options: ScrubOptions) {
+    this.#options = options
+    this.#writtenAt = options.now()
+  }
+
+  /** Until the signal. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { rest, intervalMs, log } = this.#options
+    try {
+      // A start has better things to do.
+      await rest(restOf(intervalMs()), signal)
+      for (;;) {
+        const pause = await this.turn(signal).catch((err: unknown) => {
+          signal.throwIfAborted()
+          log.error({ err }, 'the scrub rests: something is wrong with the index or the disk')
+          return LONGEST_REST
+        })
+        await rest(pause, signal)
+      }
+    } finally {
+      await this.#write()
+    }
+  }
+
+  /** Some of what is due. @returns how long there is nothing to do */
+  async turn(signal: AbortSignal): Promise<Milliseconds> {
+    const { index, now } = this.#options
+    const intervalMs = this.#options.intervalMs()
+    if (intervalMs === 0) return LONGEST_REST
+    const time = { before: now() - intervalMs * DUE, after: now() + CLOCK_MAY_STEP }
+    const page = await index.scrub.due(time, PAGE)
+    const due = page.filter(({ digest }) => !this.#checked.has(digest))
+    if (due.length === 0) {
+      if (!(await this.#write())) return LONGEST_REST
+      return page.length > 0 ? 0 : await this.#untilDue(intervalMs)
+    }
+    const round = { intervalMs, bytesPerSecond: await this.#speed(intervalMs), signal }
+    for (const { digest, checkedAt } of due) {
+      await this.#check(digest, checkedAt, round)
+      if (now() - this.#writtenAt >= WRITE_EVERY) await this.#write()
+    }
+    return 0
+  }
+
+  async #check(digest: Digest, checkedAt: EpochMs, round: Round): Promise<void> {
+    const { examiner, metrics, now } = this.#options
+    await this.#giveWay(checkedAt, round)
+    let began = now()
+    let bytes = 0
+    const pace = async (count: Bytes, cost: Bytes): Promise<void> => {
+      const due = (cost / round.bytesPerSecond) * SECOND
+      bytes += count
+      metrics.scrubbedBytes.inc(count)
+      await this.#options.rest(Math.max(0, due - (now() - began)), round.signal)
+      began = now()
+    }
+    await examiner.examine(
+      digest,
+      async (count) => {
+        await pace(count, count)
+        await this.#giveWay(checkedAt, round)
+      },
+      round.signal,
+    )
+    if (bytes < LEAST_COST) await pace(0, LEAST_COST - bytes)
+    this.#checked.add(digest)
+  }
+
+  async #giveWay(checkedAt: EpochMs, { intervalMs, signal }: Round): Promise<void> {
+    const { busy, now, rest } = this.#options
+    while (busy() && Math.abs(now() - checkedAt) < intervalMs * URGENT)
+      await rest(Math.min(SECOND, intervalMs / 20), signal)
+  }
+
+  async #speed(intervalMs: Milliseconds): Promise<number> {
+    const { index, now } = this.#options
+    if (this.#totals === undefined || now() - this.#totals.at > Math.min(TOTALS_EVERY, intervalMs)) {
+      this.#totals = { ...(await index.totals()), at: now() }
+    }
+    const { bytes, blobs } = this.#totals
+    const wanted = ((bytes + blobs * LEAST_COST) / (intervalMs * SHARE)) * SECOND
+    return Math.min(Math.max(wanted, LEAST_PER_SECOND), MOST_PER_SECOND)
+  }
+
+  async #untilDue(intervalMs: Milliseconds): Promise<Milliseconds> {
+    const { index, now } = this.#options
+    const oldest = await index.scrub.oldestCheck()
+    // What comes next is due half an interval from now at the earliest.
+    const left = (oldest ?? now()) + intervalMs * DUE - now()
+    return Math.min(Math.max(left, restOf(intervalMs)), LONGEST_REST)
+  }
+
+  /** @returns false when the index does not take it; it is kept for the next time */
+  async #write(): Promise<boolean> {
+    const { metadata, log, now } = this.#options
+    const digests = [...this.#checked]
+    this.#writtenAt = now()
+    if (digests.length === 0) return true
+    try {
+      await metadata.transaction((tx) => tx.markChecked(digests, now()))
+      this.#checked = new Set()
+      return true
+    } catch (err) {
+      log.debug({ err }, 'what was checked was not written down')
+      return false
+    }
+  }
+}
+
+/** The shortest that is worth it. */
+function restOf(intervalMs: Milliseconds): Milliseconds {
+  return Math.min(60 * SECOND, intervalMs / 20)
+}

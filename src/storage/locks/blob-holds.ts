@@ -1,0 +1,66 @@
+/**
+ * Bytes that are in use: no collection and no eviction may take them away, whatever the index says of them.
+ *
+ * A reader has them open, a download is on its way to them, a backup is about to read them, a restore about to
+ * name them. Holds do not outlive the process; neither does whoever holds, but for who was told a name.
+ */
+import type { Digest } from '../../oci/digest.ts'
+
+type Milliseconds = number
+
+/** From being told where a file is to having it open; one that is busy takes a while. */
+const TOLD_MS: Milliseconds = 60_000
+
+export class Holds {
+  readonly #held = new Map<Digest, number>()
+  /** Until when, those that end first in front. */
+  readonly #told = new Map<Digest, Milliseconds>()
+  readonly #now: () => Milliseconds
+  #everything = 0
+
+  /** @param now goes on, whatever becomes of the time of day */
+  constructor(now: () => Milliseconds = () => performance.now()) {
+    this.#now = now
+  }
+
+  has(digest: Digest): boolean {
+    return this.#everything > 0 || this.#held.has(digest) || (this.#told.get(digest) ?? 0) > this.#now()
+  }
+
+  /** For somebody who will open it by its name, and tells nobody when he has. */
+  tell(digest: Digest): void {
+    const now = this.#now()
+    for (const [other, until] of this.#told) {
+      if (until > now) break
+      this.#told.delete(other)
+    }
+    this.#told.delete(digest)
+    this.#told.set(digest, now + TOLD_MS)
+  }
+
+  /** Whatever is here. */
+  everything(): Disposable {
+    this.#everything++
+    return once(() => this.#everything--)
+  }
+
+  hold(digest: Digest): Disposable {
+    this.#held.set(digest, (this.#held.get(digest) ?? 0) + 1)
+    return once(() => {
+      const left = (this.#held.get(digest) ?? 1) - 1
+      if (left === 0) this.#held.delete(digest)
+      else this.#held.set(digest, left)
+    })
+  }
+}
+
+function once(release: () => void): Disposable {
+  let released = false
+  return {
+    [Symbol.dispose]: () => {
+      if (released) return
+      released = true
+      release()
+    },
+  }
+}

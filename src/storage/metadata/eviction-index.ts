@@ -1,0 +1,78 @@
+/**
+ * What is mirrored, as whoever makes room sees it.
+ *
+ * An image is a manifest that no other manifest here names, with all it refers to. Reads block the thread: lists come
+ * in parts, and each answer is what one moment holds. Whoever takes something away looks again under its lock.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { Bytes } from '../blobs/blob-store.ts'
+import type { EpochMs, RepositoryKey } from './metadata.ts'
+
+/** Bytes in the index: of blobs, and of the answers of upstreams that it keeps itself. */
+interface StoredBytes {
+  /** By the registry that they are reckoned to, which is the first that gave them; empty: nobody did. */
+  readonly mirrored: ReadonlyMap<string, Bytes>
+  /** Held by a local repository, whoever else gave them. */
+  readonly pushed: Bytes
+  /** What the index itself needs of the disk, without those answers; not what it has free, and gives back in time. */
+  readonly index: Bytes
+}
+
+/** Bytes that were not pushed. */
+export interface MirroredBlob {
+  readonly digest: Digest
+  readonly size: Bytes
+  /** As far as that was written down. */
+  readonly pulledAt: EpochMs
+  /** As in {@link StoredBytes}. */
+  readonly registry: string
+}
+
+/** The place of a blob in the order in which they were pulled. */
+export interface ColdPlace {
+  readonly pulledAt: EpochMs
+  readonly digest: Digest
+}
+
+export interface ColdPart {
+  readonly found: readonly MirroredBlob[]
+  /** All that was pulled before it has been told of; undefined: everything has. */
+  readonly next: ColdPlace | undefined
+}
+
+/** A repository whose manifest it is, and the tags that name it there. */
+export interface Holding {
+  readonly repository: RepositoryKey
+  readonly tags: readonly Tag[]
+}
+
+export interface EvictionIndex {
+  stored(): Promise<StoredBytes>
+  /** Images, by their manifests, and blobs that no manifest names; least recently pulled first. */
+  coldest(after?: ColdPlace): Promise<ColdPart>
+  /** Like {@link coldest}: configs and layers that manifests name. */
+  coldestParts(after?: ColdPlace): Promise<ColdPart>
+  /** undefined: it is not known, or was pushed. */
+  mirrored(digest: Digest): Promise<MirroredBlob | undefined>
+  /** What is mirrored of that which the manifest names: its children, or its config and layers. */
+  contents(manifest: Digest, role: 'manifest' | 'blob'): Promise<MirroredBlob[]>
+  /** Manifests of any repository that name it; at most `limit`. */
+  naming(digest: Digest, limit: number): Promise<Digest[]>
+  /** Manifests of any repository whose subject it is. */
+  referring(subject: Digest): Promise<Digest[]>
+  /** What it says that it refers to, and is here. */
+  subjects(manifest: Digest): Promise<Digest[]>
+  holding(manifest: Digest): Promise<Holding[]>
+  /** Repositories under whose names it was given to us as a blob. */
+  linking(blob: Digest): Promise<RepositoryKey[]>
+  /** What the index knows between two digests, neither of them. */
+  known(after: string, until: string): Promise<KnownFile[]>
+}
+
+/** A row of the index, to be compared with a file. */
+export interface KnownFile {
+  readonly digest: Digest
+  readonly size: Bytes
+  readonly pushed: boolean
+}

@@ -1,0 +1,70 @@
+/**
+ * What is here, for people who ask: about a few digests, or about everything, a part at a time.
+ *
+ * Each answer is what one moment holds, and little work: reads block the thread.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { Bytes } from '../blobs/blob-store.ts'
+import type { EpochMs, Page, RepositoryKey } from './metadata.ts'
+
+/** Bytes that the index knows. Whether their file is there is the disk's to say. */
+export interface KnownBytes {
+  readonly digest: Digest
+  readonly size: Bytes
+  readonly storedAt: EpochMs
+  /** As far as that was written down. */
+  readonly pulledAt: EpochMs
+  /** When they were last compared with their digest. */
+  readonly checkedAt: EpochMs
+  /** A local repository holds them: they are never evicted. */
+  readonly pushed: boolean
+}
+
+/** A manifest by which a digest is wanted, and its tags. */
+export interface Wanting {
+  readonly repository: RepositoryKey
+  readonly manifest: Digest
+  readonly tags: readonly Tag[]
+}
+
+export interface ListedTag {
+  readonly tag: Tag
+  readonly digest: Digest
+  /** Of a mirrored one, when upstream last confirmed it; of a local one, when it was pushed. */
+  readonly checkedAt: EpochMs
+}
+
+/** What belongs to a manifest and is here: itself, what it names, and what that names. */
+export interface Weight {
+  readonly digest: Digest
+  readonly bytes: Bytes
+  /** Of it and of the manifests that it names, the latest. */
+  readonly pulledAt: EpochMs
+  readonly storedAt: EpochMs
+}
+
+export interface InventoryIndex {
+  /** Those that it does not know are left out. */
+  blobs(digests: readonly Digest[]): Promise<KnownBytes[]>
+  /** When its bytes were found wrong and put aside, for those that are. */
+  quarantined(digests: readonly Digest[]): Promise<ReadonlyMap<Digest, EpochMs>>
+  /** Manifests of any repository that are it, or name it, or name what names it; at most `limit`. */
+  wanting(digest: Digest, limit: number): Promise<Wanting[]>
+  /** Blobs that were not pushed, and were pulled longer ago than that, as far as is written down; at most `limit` are counted. */
+  colder(pulledAt: EpochMs, limit: number): Promise<number>
+  /**
+   * Repositories of which a manifest is here. In the order of what they are pulled by: local ones by their name,
+   * mirrored ones, which come apart from them, behind their registry's key.
+   */
+  repositories(kind: 'local' | 'mirrored', page: Page): Promise<RepositoryKey[]>
+  /** Lexical, without tombstones. */
+  tags(repository: RepositoryKey, page: Page): Promise<ListedTag[]>
+  /** Manifests that no tag and no manifest of that repository names. */
+  untagged(
+    repository: RepositoryKey,
+    last: Digest | undefined,
+  ): Promise<{ readonly found: readonly Digest[]; readonly next: Digest | undefined }>
+  /** In no order; of what is not here, nothing. */
+  weights(manifests: readonly Digest[]): Promise<Weight[]>
+}

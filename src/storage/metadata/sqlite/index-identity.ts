@@ -1,0 +1,278 @@
+/**
+ * Whether the index in a folder is the one that knows the files beside it.
+ *
+ * An index that was emptied, exchanged or set back looks like one of which nothing was ever pushed, and a collection
+ * would act by that. So the index has an identity and a generation, which grows with every start and every clean
+ * stop, and `index.json` beside it says what they were at the last start: written before that start takes anything.
+ * A clean stop leaves a later generation in the main file, which then is all there is; what has ended otherwise needs
+ * its write-ahead log. A power cut cannot contradict that: the log is durable before the mark is.
+ *
+ * Where there is no mark nothing of that can be told: the folder is of an earlier version, or of a part of a copy. It
+ * is taken as it is, and files that are there and that the index does not know are never collected by its word.
+ */
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
+import path from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { pathToFileURL } from 'node:url'
+import { systemCode } from '../../files/files.ts'
+import { permissionError } from '../../files/permission.ts'
+import { TABLES } from '../sql/schema.ts'
+import type { Statements } from './connection.ts'
+import { StorageError } from '../../storage-error.ts'
+import { stateOfLog } from './write-ahead-log.ts'
+
+interface IndexIdentity {
+  readonly identity: string
+  readonly generation: number
+}
+
+interface IndexMark extends IndexIdentity {
+  /** It takes the place of one that was lost, and what it is to be made of is not all in it. */
+  readonly unfinished: boolean
+}
+
+const MARK = 'index.json'
+
+/** Written over in its place, which needs no room on a full disk, and is less than a sector. */
+const MARK_SIZE = 128
+
+const NEXT_GENERATION = 'update index_identity set generation = generation + 1'
+
+/** What a clean stop writes at the very end. */
+export const CLEAN_STOP = [{ sql: NEXT_GENERATION, parameters: [] }]
+
+/** Of SQLite, without what they say more closely. */
+const [SQLITE_ERROR, SQLITE_PERM, SQLITE_READONLY, SQLITE_CORRUPT] = [1, 3, 8, 11]
+const [SQLITE_FULL, SQLITE_CANTOPEN, SQLITE_NOTADB] = [13, 14, 26]
+
+/** The mark of a folder in which there is something to lose. */
+export function markOf(database: string): IndexMark | undefined {
+  const root = path.dirname(database)
+  const mark = readMark(root)
+  return mark !== undefined && hasBlobs(root) ? mark : undefined
+}
+
+/**
+ * Before SQLite opens it, which changes what is there: a log beside an empty database it deletes.
+ *
+ * @throws StorageError LOST_INDEX, NOT_PERMITTED
+ */
+export function assertFilesAreThere(database: string, mark: IndexMark | undefined): void {
+  if (mark?.unfinished === true)
+    throw lost(database, 'was lost, and the one that takes its place is not finished')
+  const { size } = statSync(database, { throwIfNoEntry: false }) ?? {}
+  const log = lookAtLog(database)
+  if (size === undefined || size === 0) {
+    // A log that holds something had a database once.
+    if (mark === undefined && (log === 'absent' || !hasBlobs(path.dirname(database)))) return
+    throw lost(database, size === undefined ? 'is gone' : 'is empty')
+  }
+  if (mark === undefined) return
+  const there = identityIn(database)
+  if (there !== undefined && there.identity !== mark.identity) throw foreign(database)
+  if (there !== undefined && there.generation > mark.generation) return
+  if (log === 'damaged') throw lost(database, 'has lost writes: its write-ahead log (-wal) is damaged')
+  if (log === 'absent')
+    throw lost(database, 'is older than the files here: an older copy, or without its write-ahead log (-wal)')
+}
+
+/** @throws StorageError LOST_INDEX */
+export function assertIsMarked(database: string, opened: Statements, mark: IndexIdentity): void {
+  const there = readIdentity(opened)
+  if (there?.identity !== undefined && there.identity !== mark.identity) throw foreign(database)
+  if (there === undefined || there.generation < mark.generation)
+    throw lost(database, 'is older than the files here')
+}
+
+/** Where no mark says that it belongs to the files here, it cannot know them: as if it had come after them. */
+export function doubt(database: string, opened: Statements): void {
+  const root = path.dirname(database)
+  if (readMark(root) !== undefined || !hasBlobs(root)) return
+  opened.run('update index_identity set created_at = ?', [Date.now()])
+}
+
+/** @throws StorageError LOST_INDEX */
+export function assertHasTables(database: string, opened: Statements): void {
+  const there = new Set(tablesOf(opened))
+  const missing = TABLES.filter((it) => !there.has(it))
+  if (missing.length > 0) throw lost(database, `has no table ${missing.join(', ')}`)
+}
+
+/**
+ * This start has begun; whatever is written from now on belongs to it.
+ *
+ * @param unfinished until {@link finishIndex} nobody else may begin one
+ * @throws the system's error
+ */
+export function beginGeneration(database: string, opened: Statements, unfinished: boolean): void {
+  try {
+    opened.run(NEXT_GENERATION)
+  } catch (error) {
+    // A cache on a full disk starts nevertheless; as it writes nothing, there is nothing to be told apart.
+    if (codeOf(error) === SQLITE_FULL) return
+    throw error
+  }
+  const identity = readIdentity(opened)
+  if (identity !== undefined) writeMark(path.dirname(database), { ...identity, unfinished })
+}
+
+/** All is in it that it is to be made of. */
+export function finishIndex(database: string): void {
+  const root = path.dirname(database)
+  const mark = readMark(root)
+  if (mark !== undefined) writeMark(root, { ...mark, unfinished: false })
+}
+
+/** What SQLite said, for the person who has to do something about it. */
+export function openingError(database: string, error: unknown): unknown {
+  const code = codeOf(error)
+  if (code === undefined) return error
+  const message = error instanceof Error ? error.message : ''
+  if ([SQLITE_PERM, SQLITE_READONLY, SQLITE_CANTOPEN].includes(code))
+    return notPermitted(database, error) ?? error
+  if ([SQLITE_NOTADB, SQLITE_CORRUPT, SQLITE_ERROR].includes(code))
+    return lost(database, `cannot be used (${message})`, error)
+  return error
+}
+
+function lost(database: string, what: string, cause?: unknown): StorageError {
+  const root = path.dirname(database)
+  const sentence =
+    `the index ${database} ${what}; put back the one that belongs to ${path.join(root, 'blobs')}, or make another ` +
+    'with `restore FILE`, from a backup, or `verify --rebuild`, from the files that are there: until then nothing ' +
+    'is served and nothing is collected'
+  return new StorageError('LOST_INDEX', sentence, cause)
+}
+
+function foreign(database: string): StorageError {
+  return lost(database, 'is the index of another folder')
+}
+
+function codeOf(error: unknown): number | undefined {
+  const code = error instanceof Error && 'errcode' in error ? error.errcode : undefined
+  return typeof code === 'number' ? code & 0xff : undefined
+}
+
+function notPermitted(database: string, cause: unknown): StorageError | undefined {
+  return permissionError([database, `${database}-wal`, `${database}-shm`], cause)
+}
+
+function lookAtLog(database: string): ReturnType<typeof stateOfLog> {
+  try {
+    return stateOfLog(`${database}-wal`)
+  } catch (error) {
+    throw notPermitted(database, error) ?? error
+  }
+}
+
+/** As the main file alone has it; undefined also where that is in no order without its log. */
+function identityIn(database: string): IndexIdentity | undefined {
+  const url = pathToFileURL(database)
+  url.searchParams.set('immutable', '1')
+  let opened: DatabaseSync | undefined
+  try {
+    opened = new DatabaseSync(url, { readOnly: true })
+    return identityOf(opened.prepare('select identity, generation from index_identity').get())
+  } catch (error) {
+    if (codeOf(error) === SQLITE_CANTOPEN) throw notPermitted(database, error) ?? error
+    return undefined
+  } finally {
+    opened?.close()
+  }
+}
+
+export function readIdentity(opened: Statements): IndexIdentity | undefined {
+  if (!tablesOf(opened).includes('index_identity')) return undefined
+  return identityOf(opened.prepare('select identity, generation from index_identity').all([])[0])
+}
+
+function identityOf(row: unknown): IndexIdentity | undefined {
+  const { identity, generation } = (row ?? {}) as Record<string, unknown>
+  return typeof identity === 'string' && typeof generation === 'number' ? { identity, generation } : undefined
+}
+
+function tablesOf(opened: Statements): string[] {
+  const rows = opened.prepare("select name from sqlite_schema where type = 'table'").all([])
+  return (rows as { name: string }[]).map(({ name }) => name)
+}
+
+/** What the last start said; undefined where none did, or what it said cannot be read. */
+export function readMark(root: string): IndexMark | undefined {
+  let text: string
+  try {
+    text = readFileSync(path.join(root, MARK), 'utf8')
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined
+    throw permissionError([path.join(root, MARK)], error) ?? error
+  }
+  try {
+    const mark = JSON.parse(text) as Record<string, unknown> | null
+    const identity = identityOf(mark)
+    return identity && { ...identity, unfinished: mark?.['unfinished'] === true }
+  } catch {
+    return undefined
+  }
+}
+
+/** Durable when it returns. */
+export function writeMark(root: string, { identity, generation, unfinished }: IndexMark): void {
+  const file = path.join(root, MARK)
+  const mark = { identity, generation, ...(unfinished ? { unfinished } : {}) }
+  const text = `${JSON.stringify(mark).padEnd(MARK_SIZE - 1)}\n`
+  if (existsSync(file)) {
+    writeDurably(file, 'r+', text)
+    return
+  }
+  // It is never there without what it says.
+  writeDurably(`${file}.new`, 'w', text)
+  renameSync(`${file}.new`, file)
+  syncFolder(root)
+}
+
+function writeDurably(file: string, flags: 'r+' | 'w', text: string): void {
+  const descriptor = openSync(file, flags, 0o600)
+  try {
+    writeSync(descriptor, text, 0)
+    fsyncSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+}
+
+export function syncFolder(folder: string): void {
+  const descriptor = openSync(folder, 'r')
+  try {
+    fsyncSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+}
+
+/** At least one; what else lies there is not ours. */
+function hasBlobs(root: string): boolean {
+  for (const algorithm of ['sha256', 'sha512']) {
+    for (const prefix of namesIn(path.join(root, 'blobs', algorithm))) {
+      if (namesIn(path.join(root, 'blobs', algorithm, prefix)).length > 0) return true
+    }
+  }
+  return false
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder)
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return []
+    throw error
+  }
+}

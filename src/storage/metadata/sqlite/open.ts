@@ -1,0 +1,96 @@
+/**
+ * The metadata database on SQLite: one file, one writing connection in its own thread, one reading one here.
+ */
+import { statSync } from 'node:fs'
+import { Kysely } from 'kysely'
+import {
+  assertFilesAreThere,
+  assertHasTables,
+  assertIsMarked,
+  beginGeneration,
+  doubt,
+  CLEAN_STOP,
+  markOf,
+  openingError,
+  readIdentity,
+} from './index-identity.ts'
+import { migrate, type Tables } from '../sql/schema.ts'
+import { RememberedMetadata } from '../caching-metadata.ts'
+import { SqlMetadata } from '../sql/sql-metadata.ts'
+import { openReader, openWriter, sqliteDialect, type Statements } from './connection.ts'
+import { Writer, type WriterOptions } from './writer.ts'
+import type { EpochMs, MetadataStore } from '../metadata.ts'
+
+/** When the index came into being: it cannot know the files that were there before. */
+export function indexSince(path: string): EpochMs {
+  const reader = openReader(path)
+  try {
+    const [row] = reader.prepare('select created_at from index_identity').all([])
+    return (row as { created_at: EpochMs }).created_at
+  } finally {
+    reader.close()
+  }
+}
+
+interface MetadataOptions extends WriterOptions {
+  /** It takes the place of one that was lost, and is not finished: whatever it is beside, it is the right one. */
+  readonly unfinished?: boolean
+}
+
+/**
+ * Makes the database when it is not there; its folder must be. What is closed has all of it in the one file.
+ *
+ * @throws StorageError NEWER_SCHEMA, LOST_INDEX, NOT_PERMITTED
+ */
+export async function openMetadata(
+  path: string,
+  { unfinished = false, ...options }: MetadataOptions = {},
+): Promise<MetadataStore> {
+  const reader = await openIndex(path, unfinished)
+  const reading = new Kysely<Tables>({ dialect: sqliteDialect(reader) })
+  const writer = new Writer(path, options)
+  const closing = {
+    write: writer.write.bind(writer),
+    close: () => {
+      // Of a connection that was never used kysely knows nothing.
+      reader.close()
+      return writer.close(CLEAN_STOP)
+    },
+  }
+  const metadata = new SqlMetadata(reading, closing, () => reader.usedBytes())
+  return new RememberedMetadata(metadata, () => reader.version())
+}
+
+/** As it has to be, and begun; the connection that is given back is for reading. */
+async function openIndex(path: string, unfinished: boolean): Promise<Statements> {
+  let opened: Statements | undefined
+  let begun = false
+  try {
+    const mark = unfinished ? undefined : markOf(path)
+    assertFilesAreThere(path, mark)
+    opened = openWriter(path)
+    if (mark !== undefined) assertIsMarked(path, opened, mark)
+    const wasThere = readIdentity(opened) !== undefined
+    await migrate(new Kysely<Tables>({ dialect: sqliteDialect(opened) }), statSync(path).birthtimeMs)
+    assertHasTables(path, opened)
+    if (wasThere) doubt(path, opened)
+    begun = true
+    beginGeneration(path, opened, unfinished)
+    // It has read: its log stays, though the other connection is closed.
+    return openReader(path)
+  } catch (error) {
+    // It closes with everything in the main file, as a clean stop does.
+    if (begun) endGeneration(opened)
+    throw openingError(path, error)
+  } finally {
+    opened?.close()
+  }
+}
+
+function endGeneration(opened: Statements | undefined): void {
+  try {
+    for (const { sql } of CLEAN_STOP) opened?.run(sql)
+  } catch {
+    // The reason why it ends is told already.
+  }
+}

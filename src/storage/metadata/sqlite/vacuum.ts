@@ -1,0 +1,40 @@
+/**
+ * Gives back to the disk what the index needs no more, while nobody writes: a little at a time, for whoever comes then
+ * waits for the step that runs.
+ */
+import type { Statements } from './connection.ts'
+
+/** Less than that is soon needed again. */
+const WORTH_BYTES = 1024 * 1024
+
+/** Of one step: some milliseconds. */
+const STEP_PAGES = 256
+
+/**
+ * A database of an earlier version has to be written anew before it can shrink by steps, and writes wait for that: a
+ * second or two for so many bytes that are in use. A larger one is left as it is; what it has free it uses again.
+ */
+const MOST_REWRITTEN_BYTES = 128 * 1024 * 1024
+
+const INCREMENTAL = 2
+
+/**
+ * @returns whether there is more to do
+ * @throws the error of SQLite, as where the disk is full
+ */
+export function shrinkByOneStep(database: Statements): boolean {
+  const pageBytes = database.number('page_size')
+  const free = database.number('freelist_count')
+  if (free * pageBytes < WORTH_BYTES) return false
+  if (database.number('auto_vacuum') === INCREMENTAL) {
+    database.prepare(`pragma incremental_vacuum(${STEP_PAGES})`).all([])
+    if ((free - STEP_PAGES) * pageBytes >= WORTH_BYTES) return true
+  } else {
+    if (database.usedBytes() > MOST_REWRITTEN_BYTES) return false
+    // As the connection was opened, it is one that shrinks by steps from then on.
+    database.run('vacuum')
+  }
+  // The file itself is cut when all of its log has been written to it.
+  database.prepare('pragma wal_checkpoint(passive)').all([])
+  return false
+}

@@ -1,0 +1,154 @@
+/**
+ * The thread that holds the one writing connection.
+ *
+ * What is queued when it gets round to it is committed together: one sync however many units. Each unit has
+ * its own savepoint, so one that fails takes no other with it. An answer is sent after the commit, never before.
+ */
+import { existsSync } from 'node:fs'
+import { parentPort, workerData } from 'node:worker_threads'
+import { shrinkByOneStep } from './vacuum.ts'
+import { SQLITE_FULL } from '../../storage-error.ts'
+import { openWriter, type Statements } from './connection.ts'
+
+export interface WriteQuery {
+  readonly sql: string
+  readonly parameters: readonly unknown[]
+}
+
+export type WriterRequest =
+  | { readonly type: 'write'; readonly unit: number; readonly queries: readonly WriteQuery[] }
+  | { readonly type: 'close'; readonly last: readonly WriteQuery[] }
+
+export interface WriterReply {
+  readonly unit: number
+  /** undefined: it is durable. */
+  readonly error: WriteFailure | undefined
+}
+
+interface WriteFailure {
+  readonly message: string
+  /** The disk is: with more room it may be tried again. */
+  readonly full: boolean
+}
+
+interface Unit {
+  readonly unit: number
+  readonly queries: readonly WriteQuery[]
+}
+
+/** Whoever holds the lock at the end is not waited for: the next start writes down what this one could not. */
+const PATIENCE_MS = 250
+
+/** Whoever deletes a lot does not do it in one write. */
+const IDLE_MS = 1_000
+
+const path = workerData as string
+let database: Statements | undefined
+let queue: Unit[] = []
+let idle: NodeJS.Timeout | undefined
+
+parentPort?.on('message', (request: WriterRequest) => {
+  if (request.type === 'close') {
+    commitQueue()
+    end(request.last)
+    parentPort?.close()
+    return
+  }
+  // After everything else that has already arrived.
+  if (queue.length === 0) setImmediate(commitQueue)
+  queue.push(request)
+})
+
+function commitQueue(): void {
+  const units = queue
+  queue = []
+  if (units.length === 0) return
+  const failed = new Map<number, WriteFailure>()
+  let error: WriteFailure | undefined
+  try {
+    database ??= openWriter(path)
+    commit(database, units, failed)
+    markRead(database)
+  } catch (cause) {
+    error = failureOf(cause)
+    // Whatever state it is in; the next group opens another.
+    const broken = database
+    database = undefined
+    try {
+      broken?.close()
+    } catch {
+      // It was closed, or never open.
+    }
+  }
+  clearTimeout(idle)
+  idle = setTimeout(shrink, IDLE_MS).unref()
+  for (const { unit } of units) {
+    parentPort?.postMessage({ unit, error: error ?? failed.get(unit) } satisfies WriterReply)
+  }
+}
+
+/** Brings everything into the main file, so that nothing has to be beside it. */
+function end(last: readonly WriteQuery[]): void {
+  clearTimeout(idle)
+  try {
+    // A file that somebody took away meanwhile is not made anew.
+    if (last.length > 0 && existsSync(path)) database ??= openWriter(path)
+    database?.run(`pragma busy_timeout = ${String(PATIENCE_MS)}`)
+    if (last.length > 0) database?.run('begin immediate')
+    for (const { sql, parameters } of last) database?.run(sql, parameters)
+    if (last.length > 0) database?.run('commit')
+    database?.run('pragma wal_checkpoint(truncate)')
+  } catch {
+    // What was committed is in the log, and stays there.
+  }
+  try {
+    database?.close()
+  } catch {
+    // The thread ends anyway.
+  }
+}
+
+function shrink(): void {
+  if (queue.length > 0 || database === undefined) return
+  try {
+    // Who has written to us meanwhile comes first.
+    if (shrinkByOneStep(database)) idle = setTimeout(shrink).unref()
+  } catch {
+    // It is no worse than before, and tried again after the next write.
+  }
+}
+
+function commit(connection: Statements, units: readonly Unit[], failed: Map<number, WriteFailure>): void {
+  connection.run('begin immediate')
+  for (const { unit, queries } of units) {
+    connection.run('savepoint unit')
+    try {
+      for (const { sql, parameters } of queries) connection.run(sql, parameters)
+    } catch (error) {
+      // Out of space or memory, SQLite ends the whole transaction itself.
+      if (!connection.inTransaction) throw error
+      connection.run('rollback to unit')
+      failed.set(unit, failureOf(error))
+    }
+    connection.run('release unit')
+  }
+  connection.run('commit')
+}
+
+/**
+ * The first to read after a commit writes down, in the memory that connections share, how far it reads; that memory is a
+ * file, and whoever writes to it while its file system is frozen waits inside the kernel. Here that stops nobody; in
+ * the thread that reads for everybody it stops all. https://www.sqlite.org/walformat.html § 2.3.1, read marks.
+ */
+function markRead(connection: Statements): void {
+  try {
+    connection.prepare('select version from schema_version').all([])
+  } catch {
+    // What was committed is committed.
+  }
+}
+
+function failureOf(error: unknown): WriteFailure {
+  const code = error instanceof Error && 'errcode' in error ? error.errcode : undefined
+  return { message: String(error), full: SQLITE_FULL.includes(code) }
+}

@@ -1,0 +1,61 @@
+/**
+ * What upstreams last answered to questions that are not about content: lists of tags, lists of referrers, and "there
+ * is none" (the durable half of the negative cache).
+ *
+ * An answer belongs to a mirrored repository and goes with it; one about a manifest goes with that manifest. The weight
+ * of all of them together is bounded by whoever writes, and counts in the budget of the mirror.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { Bytes } from '../blobs/blob-store.ts'
+import type { EpochMs, RepositoryKey } from './metadata.ts'
+
+/** Which question it was. The text is the key under which its answer is kept. */
+export type UpstreamQuestion = 'tags' | `referrers ${Digest}` | `tag ${Tag}`
+
+export const TAG_LIST: UpstreamQuestion = 'tags'
+
+export function referrersQuestion(subject: Digest): UpstreamQuestion {
+  return `referrers ${subject}`
+}
+
+/** Only the answer "there is no such tag" is kept under it. What a tag names is in the tag itself. */
+export function tagQuestion(tag: Tag): UpstreamQuestion {
+  return `tag ${tag}`
+}
+
+export interface UpstreamAnswer {
+  /** When the body came. It tells one body from the next of the same question. */
+  readonly storedAt: EpochMs
+  /** When upstream last said so. */
+  readonly checkedAt: EpochMs
+  /** Undefined: upstream says that there is no such thing. */
+  readonly bodySize: Bytes | undefined
+  /** With which upstream can be asked whether it is still the same. */
+  readonly etag: string | undefined
+}
+
+export interface UpstreamAnswerIndex {
+  get(repository: RepositoryKey, question: UpstreamQuestion): Promise<UpstreamAnswer | undefined>
+  /** As it was stored; undefined when there is no answer, or when it says that there is none. */
+  body(repository: RepositoryKey, question: UpstreamQuestion): Promise<Buffer | undefined>
+  /** What all of them weigh, keys included. */
+  weight(): Promise<Bytes>
+}
+
+/** What a row takes beside its body: its key stands in four places. */
+const ROW_WEIGHT: Bytes = 512
+
+/** What an answer weighs in the index, about. */
+export function answerWeight({ body }: NewUpstreamAnswer): Bytes {
+  return (body?.length ?? 0) + ROW_WEIGHT
+}
+
+/** What is written down of an answer. */
+export interface NewUpstreamAnswer {
+  /** Undefined: there is none. */
+  readonly body?: Buffer | undefined
+  readonly etag?: string | undefined
+  /** The manifest that it is about: with that manifest it goes. */
+  readonly subject?: Digest | undefined
+}
