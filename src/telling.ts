@@ -9,7 +9,7 @@ import type { Config } from './config/schema.ts'
 import { Notifier } from './notifications/notifier.ts'
 import type { MetadataStore } from './storage/metadata/metadata.ts'
 import type { Metrics } from './telemetry/metrics.ts'
-import { environmentOf, proxyFor } from './upstream/proxy.ts'
+import { environmentOf, proxyFor } from './upstream/transport/proxy.ts'
 
 interface TellingParts {
   readonly config: Config

@@ -9,7 +9,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Config, UpstreamConfig } from './config/schema.ts'
 import { createEntry, type ReachingTools } from './reaching.ts'
 import type { UpstreamEntry } from './registry/registry.ts'
-import { Activity } from './upstream/activity.ts'
+import { Activity } from './upstream/transport/in-flight.ts'
 
 const QUIET_MS = 90_000
 const LOOK_EVERY_MS = 15_000

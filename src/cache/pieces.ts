@@ -9,7 +9,7 @@
 import type { Logger } from 'pino'
 import type { Bytes } from '../storage/blobs/blob-store.ts'
 import type { Ingest } from '../storage/ingest/ingest.ts'
-import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
+import type { TransferPriority, TransferSlots } from '../upstream/limits/transfer-slots.ts'
 import { UpstreamError, type Milliseconds } from '../upstream/upstream.ts'
 import { backoff } from '../base/backoff.ts'
 import { Run, type Runs, type Stretch } from './runs.ts'

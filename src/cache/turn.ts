@@ -1,7 +1,7 @@
 /**
  * A turn to transfer from an upstream. Whoever must give it up for somebody that waits sees `preempted`.
  */
-import type { TransferPriority, TransferSlots } from '../upstream/slots.ts'
+import type { TransferPriority, TransferSlots } from '../upstream/limits/transfer-slots.ts'
 
 interface TurnRequest {
   /** Asked again whenever it matters. */

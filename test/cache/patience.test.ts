@@ -5,8 +5,8 @@ import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
-import { OfflineUpstream } from '../../src/upstream/offline.ts'
-import { PrioritySlots } from '../../src/upstream/slots.ts'
+import { OfflineUpstream } from '../../src/upstream/client/offline.ts'
+import { PrioritySlots } from '../../src/upstream/limits/transfer-slots.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 
 const SECOND = 1000

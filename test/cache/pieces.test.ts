@@ -5,7 +5,7 @@ import { Run, Runs } from '../../src/cache/runs.ts'
 import { Segments } from '../../src/cache/segments.ts'
 import { ExtentMap } from '../../src/storage/ingest/extents.ts'
 import type { Ingest } from '../../src/storage/ingest/ingest.ts'
-import { PrioritySlots } from '../../src/upstream/slots.ts'
+import { PrioritySlots } from '../../src/upstream/limits/transfer-slots.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 
 const MiB = 2 ** 20

@@ -1,6 +1,6 @@
 import type { LookupFunction } from 'node:net'
 import { test } from 'tap'
-import { AddressRefused, AddressRule, classifyAddress } from '../../src/upstream/addresses.ts'
+import { AddressRefused, AddressRule, classifyAddress } from '../../src/upstream/transport/address-policy.ts'
 import { clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 
 void test('what kind of address it is', (t) => {

@@ -1,6 +1,6 @@
 /** Registries that ask who is there, as clients of the mirror see it. */
 import { test } from 'tap'
-import { basicHeader } from '../../src/upstream/credentials.ts'
+import { basicHeader } from '../../src/upstream/login/credentials.ts'
 import { lookAtRest } from '../support/at-rest.ts'
 import { pull, settled } from '../support/app.ts'
 import { everythingSaid, guard, REPO, ROBOT } from '../support/guarded.ts'

@@ -1,7 +1,7 @@
 /** Bodies of upstreams that come in pieces of a few bytes. */
 import fc from 'fast-check'
 import { test } from 'tap'
-import { ResponseBody } from '../../src/upstream/body.ts'
+import { ResponseBody } from '../../src/upstream/transport/response-body.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 import { bytesOf, connect, NAME } from '../support/upstream-client.ts'
 

@@ -1,6 +1,6 @@
 /** When an upstream is left alone, and who may see whether it is back. */
 import { test } from 'tap'
-import { Breaker, type Asked, type Verdict } from '../../src/upstream/breaker.ts'
+import { Breaker, type Asked, type Verdict } from '../../src/upstream/limits/breaker.ts'
 
 class Scene {
   now = 1_000

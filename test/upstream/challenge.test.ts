@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { test } from 'tap'
-import { bearerOf, parseChallenges } from '../../src/upstream/challenge.ts'
+import { bearerOf, parseChallenges } from '../../src/upstream/login/challenge.ts'
 
 const hub =
   'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull"'

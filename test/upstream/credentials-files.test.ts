@@ -2,8 +2,13 @@
 import { rename, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import { credentialSource } from '../../src/upstream/credential-source.ts'
-import { basicHeader, Account, IDENTITY_TOKEN, type Credentials } from '../../src/upstream/credentials.ts'
+import { credentialSource } from '../../src/upstream/login/credential-source.ts'
+import {
+  basicHeader,
+  Account,
+  IDENTITY_TOKEN,
+  type Credentials,
+} from '../../src/upstream/login/credentials.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 import '../support/folders-last.ts'

@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'tap'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
-import { Account, FixedCredentials } from '../../src/upstream/credentials.ts'
+import { Account, FixedCredentials } from '../../src/upstream/login/credentials.ts'
 import { everythingSaid, guard, ROBOT, type Guarded } from '../support/guarded.ts'
 import { codeOf } from '../support/two-upstreams.ts'
 

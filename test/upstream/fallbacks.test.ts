@@ -1,7 +1,7 @@
 import { test, type Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseTag } from '../../src/oci/reference.ts'
-import { FallbackUpstream } from '../../src/upstream/fallbacks.ts'
+import { FallbackUpstream } from '../../src/upstream/client/fallbacks.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 import { image } from '../support/images.ts'
 import { bytesOf, clientFor, failureOf, LATEST, NAME } from '../support/upstream-client.ts'

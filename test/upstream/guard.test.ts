@@ -2,7 +2,7 @@
 import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { createMetrics, type Metrics } from '../../src/telemetry/metrics.ts'
-import { Account, unavailable } from '../../src/upstream/credentials.ts'
+import { Account, unavailable } from '../../src/upstream/login/credentials.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 import {
   bytesOf,

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { HeadSupport } from '../../src/upstream/head-support.ts'
+import { HeadSupport } from '../../src/upstream/client/head-support.ts'
 
 const MINUTE = 60_000
 

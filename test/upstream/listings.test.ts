@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import { nextPageOf } from '../../src/upstream/answers.ts'
+import { nextPageOf } from '../../src/upstream/transport/responses.ts'
 import { image } from '../support/images.ts'
 import { connect, failureOf, NAME } from '../support/upstream-client.ts'
 

@@ -1,6 +1,6 @@
 import { createServer } from 'node:net'
 import { test } from 'tap'
-import { parseRetryAfter } from '../../src/upstream/manners.ts'
+import { parseRetryAfter } from '../../src/upstream/limits/retry.ts'
 import { HAP429 } from '../support/faults/transport.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME, valueOf } from '../support/upstream-client.ts'
 

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Pace } from '../../src/upstream/pace.ts'
+import { Pace } from '../../src/upstream/transport/stall-timeouts.ts'
 import { image } from '../support/images.ts'
 import { bytesOf, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 

@@ -1,7 +1,7 @@
 /** What an upstream tells of the pulls that are left: figures, for how long they are good, and whom to tell. */
 import { test } from 'tap'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
-import { parseRatelimit, RateBudget } from '../../src/upstream/rate-budget.ts'
+import { parseRatelimit, RateBudget } from '../../src/upstream/limits/pull-quota.ts'
 import type { PullBudget } from '../../src/upstream/status.ts'
 import { valueOf } from '../support/upstream-client.ts'
 

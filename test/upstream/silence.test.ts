@@ -1,6 +1,6 @@
 /** How long an upstream that has had enough of us is left alone, and what goes on meanwhile. */
 import { test } from 'tap'
-import { Silence } from '../../src/upstream/silence.ts'
+import { Silence } from '../../src/upstream/limits/rate-limit-pause.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 import { clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 import { image } from '../support/images.ts'

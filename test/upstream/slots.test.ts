@@ -1,6 +1,10 @@
 import { getEventListeners } from 'node:events'
 import { test } from 'tap'
-import { PrioritySlots, type TransferPriority, type TransferSlots } from '../../src/upstream/slots.ts'
+import {
+  PrioritySlots,
+  type TransferPriority,
+  type TransferSlots,
+} from '../../src/upstream/limits/transfer-slots.ts'
 
 const { signal } = new AbortController()
 

@@ -1,6 +1,6 @@
 /** GET and POST: which one a token service is asked by, and what it is told. */
 import { test } from 'tap'
-import { IDENTITY_TOKEN } from '../../src/upstream/credentials.ts'
+import { IDENTITY_TOKEN } from '../../src/upstream/login/credentials.ts'
 import { clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'
 import type { RequestLog } from '../support/upstream-log.ts'
 

@@ -1,7 +1,7 @@
 import type { LookupFunction } from 'node:net'
 import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
-import { credentialsMayGo, isAcceptableRealm } from '../../src/upstream/realm.ts'
+import { credentialsMayGo, isAcceptableRealm } from '../../src/upstream/login/realm-policy.ts'
 import type { LogEntry } from '../support/upstream-log.ts'
 import { TEST_CERTIFICATE, TEST_KEY } from '../support/upstream-tls.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME } from '../support/upstream-client.ts'

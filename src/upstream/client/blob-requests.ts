@@ -1,0 +1,190 @@
+/**
+ * Asking for a blob, or for the rest of one: what may be taken for its bytes, and in which order ways to get
+ * them are tried.
+ *
+ * Every question begins at the registry, with the token and the address of the moment. An answer to a `Range`
+ * that makes no sense costs one more question, without a range: whoever asked skips what it has.
+ */
+import { digestOf, algorithmOf, type Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import {
+  brokenAnswer,
+  contentLengthOf,
+  digestHeaderOf,
+  isEncoded,
+  isHtml,
+  noBody,
+  parseContentRange,
+  parseUnsatisfiedRange,
+  refusalOf,
+  saysAbsent,
+  spokenRefusalOf,
+} from '../transport/responses.ts'
+import type { Asking } from './requester.ts'
+import { readBody } from '../transport/response-body.ts'
+import type { Answer } from '../transport/redirects.ts'
+import { headerOf } from '../transport/transport.ts'
+import { UpstreamError, type BlobRequest, type Bytes, type UpstreamBlob } from '../upstream.ts'
+
+/** No captive portal's page is larger; a blob that is called HTML may be. */
+const MAX_PAGE_BYTES: Bytes = 1024 * 1024
+
+export class Blobs {
+  readonly #key: string
+  readonly #asking: Asking
+  readonly #metrics: Metrics
+
+  constructor(key: string, asking: Asking, metrics: Metrics) {
+    this.#key = key
+    this.#asking = asking
+    this.#metrics = metrics
+  }
+
+  /** As {@link Upstream.blob}. */
+  async open(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
+    for (const range of rangesOf(request)) {
+      const answer = await this.#ask(name, digest, range, request)
+      if (answer.status === 404) return undefined
+      const blob = range === undefined ? undefined : this.#part(answer, request)
+      if (blob !== undefined) return await this.#checked(answer, blob, digest, request)
+      if (range === undefined || answer.status === 200) {
+        return await this.#checked(answer, this.#whole(answer), digest, request)
+      }
+      if (request.onlyPart === true) {
+        return { start: 0, size: undefined, body: noBody(answer.body), cancel: () => undefined }
+      }
+      this.#asking.retried('range-refused')
+      answer.body.cancel()
+    }
+    throw new Error('the last question has no range')
+  }
+
+  /** 200, 206 or 416, or 404 where the registry's word is that there is none. */
+  async #ask(
+    name: RepositoryName,
+    digest: Digest,
+    range: string | undefined,
+    { promised, spare, onlyPart, signal }: BlobRequest,
+  ): Promise<Answer> {
+    const question = {
+      kind: 'blob' as const,
+      name,
+      path: `blobs/${digest}`,
+      headers: range === undefined ? {} : { range },
+      promised,
+      spare,
+      further: onlyPart,
+      signal,
+    }
+    let answer = await this.#asking.ask(question)
+    if (answer.hops > 0 && [400, 401, 403, 404, 410].includes(answer.status)) {
+      // registry.k8s.io sends us on to another registry: that one's word is good, a CDN's is not.
+      const atRegistry = answer.url.pathname.endsWith(`/blobs/${digest}`)
+      if (answer.status === 404 && atRegistry && (await saysAbsent(answer))) return answer
+      // A signed URL that has run out, or was not ours to use: the registry gives another. Once.
+      this.#asking.retried('redirect-refused')
+      refusalOf(this.#key, answer)
+      answer = await this.#asking.ask(question)
+    }
+    const { status, hops, headers } = answer
+    if (status === 404 && hops === 0) {
+      if (!isEncoded(headers) && (await saysAbsent(answer))) return answer
+      throw brokenAnswer(this.#key, answer, 'answered 404 in a way that no registry does')
+    }
+    if ([200, 206, 416].includes(status)) return answer
+    // What a CDN refuses is not the registry's "denied", and its 404 is not the registry's "absent".
+    throw hops > 0 && status < 500 && status !== 429
+      ? brokenAnswer(this.#key, answer, `was where we were sent, and answered ${status}`)
+      : await spokenRefusalOf(this.#key, answer)
+  }
+
+  /** Of an answer to a question with a range; undefined when it is none. @throws UpstreamError */
+  #part(answer: Answer, { from, size: known }: BlobRequest): UpstreamBlob | undefined {
+    const { status, headers, body } = answer
+    if (status === 416) {
+      const size = parseUnsatisfiedRange(headerOf(headers, 'content-range')) ?? known
+      if (size === from) {
+        return { start: from, size, body: noBody(body), cancel: () => undefined }
+      }
+      // Beyond the end: there is nothing that another question could bring.
+      if (size === undefined || size < from) throw refusalOf(this.#key, answer)
+      return undefined
+    }
+    if (status !== 206 || isEncoded(headers)) return undefined
+    const range = parseContentRange(headerOf(headers, 'content-range'))
+    const length = contentLengthOf(headers)
+    const sensible =
+      range !== undefined &&
+      range.start <= from &&
+      range.end > from &&
+      (length === undefined || length === range.end - range.start) &&
+      (known === undefined || range.size === undefined || range.size === known)
+    return sensible
+      ? { start: range.start, size: range.size, ranged: true, body, cancel: cancelOf(answer) }
+      : undefined
+  }
+
+  /** @throws UpstreamError */
+  #whole(answer: Answer): UpstreamBlob {
+    const { status, headers, body } = answer
+    // Nobody asked for a part.
+    if (status === 416) throw refusalOf(this.#key, answer)
+    if (status === 206) throw brokenAnswer(this.#key, answer, 'sent a part that was not asked for')
+    if (isEncoded(headers)) throw brokenAnswer(this.#key, answer, 'encoded what it sent')
+    return { start: 0, size: contentLengthOf(headers), body, cancel: cancelOf(answer) }
+  }
+
+  /** The same blob, unless its head tells that it is another. @throws UpstreamError */
+  async #checked(
+    answer: Answer,
+    blob: UpstreamBlob,
+    digest: Digest,
+    { size }: BlobRequest,
+  ): Promise<UpstreamBlob> {
+    const declared = digestHeaderOf(answer.headers)
+    // Of different algorithms two digests may be of the same bytes.
+    if (declared !== undefined && declared !== digest && algorithmOf(declared) === algorithmOf(digest)) {
+      throw this.#wrong(answer, `calls ${digest} ${declared}`)
+    }
+    if (size !== undefined && blob.size !== undefined && blob.size !== size) {
+      throw this.#wrong(answer, `says the blob has ${blob.size} bytes instead of ${size}`)
+    }
+    return isHtml(answer.headers) && answer.status === 200 ? await this.#page(answer, blob, digest) : blob
+  }
+
+  /** What is called a web page is one, mostly a captive portal's, unless it has the digest. */
+  async #page(answer: Answer, blob: UpstreamBlob, digest: Digest): Promise<UpstreamBlob> {
+    if ((blob.size ?? 0) > MAX_PAGE_BYTES) return blob
+    const bytes = await readBody(answer.body, MAX_PAGE_BYTES)
+    if (bytes === undefined || digestOf(bytes, algorithmOf(digest)) !== digest) {
+      throw this.#wrong(answer, 'sent a web page')
+    }
+    return { start: 0, size: bytes.length, body: onlyOnce(bytes), cancel: () => undefined }
+  }
+
+  #wrong(answer: Answer, what: string): UpstreamError {
+    answer.body.cancel()
+    this.#metrics.integrityFailures.inc({ upstream: this.#key })
+    const { url, status } = answer
+    return new UpstreamError('broken', this.#key, `${url.host} ${what}`, { status, wrongContent: true })
+  }
+}
+
+/** The values of `Range` that are tried in turn; undefined: none. */
+function rangesOf({ from, to, size = 0 }: BlobRequest): (string | undefined)[] {
+  if (from === 0 && to === undefined) return [undefined]
+  // Some registries answer 416 to a range without an end.
+  const end = to ?? (size > from ? size : undefined)
+  return [`bytes=${from}-${end === undefined ? '' : end - 1}`, undefined]
+}
+
+async function* onlyOnce(bytes: Buffer): AsyncGenerator<readonly Buffer[], void, undefined> {
+  yield await Promise.resolve([bytes])
+}
+
+function cancelOf({ body }: Answer): () => void {
+  return () => {
+    body.cancel()
+  }
+}

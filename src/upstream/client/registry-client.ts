@@ -1,0 +1,346 @@
+/**
+ * A registry over HTTP: what the distribution specification lets us ask, and which answers we believe.
+ *
+ * Every method rejects with UpstreamError, or with the reason of the caller's signal.
+ * Spec: distribution-spec § Pull, § Content discovery.
+ */
+import { ACCEPT_MANIFESTS, MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../../oci/descriptor.ts'
+import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
+import { parseJsonObject, type Selection } from '../../oci/json.ts'
+import { turnFor } from '../../base/large-document.ts'
+import { parseManifest } from '../../oci/manifest.ts'
+import { isDigestReference, type Reference, type RepositoryName } from '../../oci/reference.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import {
+  brokenAnswer,
+  contentLengthOf,
+  digestHeaderOf,
+  etagOf,
+  isEncoded,
+  isHtml,
+  mediaTypeOf,
+  nextPageOf,
+  refusalOf,
+  saysAbsent,
+  spokenRefusalOf,
+  warningOf,
+} from '../transport/responses.ts'
+import { Asking, type AskingOptions, type Question } from './requester.ts'
+import { Blobs } from './blob-requests.ts'
+import { readBody } from '../transport/response-body.ts'
+import { HeadSupport } from './head-support.ts'
+import type { Answer } from '../transport/redirects.ts'
+import { withheldPulls } from '../limits/quota-reserve.ts'
+import type { UpstreamStatus } from '../status.ts'
+import { headerOf } from '../transport/transport.ts'
+import {
+  UpstreamError,
+  type BlobRequest,
+  type Bytes,
+  type Milliseconds,
+  type ReferrersPage,
+  type TagPage,
+  type Upstream,
+  type UpstreamBlob,
+  type UpstreamHead,
+  type UpstreamManifest,
+} from '../upstream.ts'
+
+/** Ten thousand tags of the longest kind are 1.3 MB. */
+const MAX_LIST_BYTES = 16 * 1024 * 1024
+/** Reading that many takes a tenth of a second. */
+const MAX_LIST_ITEMS = 500_000
+const TAGS: Selection = { members: { tags: { each: 'scalar' } } }
+
+export type RegistryClientOptions = AskingOptions
+
+export class RegistryClient implements Upstream {
+  readonly key: string
+  readonly #asking: Asking
+  readonly #blobs: Blobs
+  readonly #metrics: Metrics
+  readonly #headPatienceMs: Milliseconds
+  readonly #manifestHeads: HeadSupport
+  /** ECR public, for one, answers them 401 whoever asks. */
+  readonly #blobHeads: HeadSupport
+
+  constructor(options: RegistryClientOptions) {
+    const { key, metrics, timeouts, now = () => performance.now() } = options
+    this.key = key
+    this.#metrics = metrics
+    this.#asking = new Asking(options)
+    this.#blobs = new Blobs(key, this.#asking, metrics)
+    this.#headPatienceMs = timeouts.headers / 4
+    this.#manifestHeads = new HeadSupport(now)
+    this.#blobHeads = new HeadSupport(now)
+  }
+
+  async headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead> {
+    if (this.#manifestHeads.avoided && !this.#sparesPulls) return { result: 'unusable' }
+    const head = await this.#headManifest(name, reference, signal)
+    if (head.result === 'present') this.#manifestHeads.worked()
+    else this.#manifestHeads.failed(`${name} ${reference}`, head.result)
+    return head
+  }
+
+  async #headManifest(
+    name: RepositoryName,
+    reference: Reference,
+    signal: AbortSignal,
+  ): Promise<UpstreamHead> {
+    const answer = await this.#head({
+      kind: 'manifest',
+      name,
+      path: `manifests/${reference}`,
+      headers: { accept: ACCEPT_MANIFESTS },
+      signal,
+    })
+    if (answer === undefined || isHtml(answer.headers)) return { result: 'unusable' }
+    const { status, headers } = answer
+    if (status === 404) return { result: 'absent' }
+    const digest = digestHeaderOf(headers)
+    const size = contentLengthOf(headers)
+    const mediaType = mediaTypeOf(headers)
+    if (status !== 200 || digest === undefined || size === undefined || mediaType === undefined) {
+      return { result: 'unusable' }
+    }
+    if (isDigestReference(reference) && contradicts(digest, reference)) {
+      throw brokenAnswer(this.key, answer, `calls ${reference} ${digest}`)
+    }
+    return { result: 'present', digest, size, mediaType }
+  }
+
+  async manifest(
+    name: RepositoryName,
+    reference: Reference,
+    signal: AbortSignal,
+  ): Promise<UpstreamManifest | undefined> {
+    const answer = await this.#asking.ask({
+      kind: 'manifest',
+      name,
+      path: `manifests/${reference}`,
+      headers: { accept: ACCEPT_MANIFESTS },
+      signal,
+    })
+    if (answer.status === 404) {
+      await this.#confirmAbsent(answer)
+      this.#manifestHeads.compare(`${name} ${reference}`, false)
+      return undefined
+    }
+    if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
+    const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
+    // Every manifest is a JSON object; what a portal or a front page sends is not.
+    if (!/^\s*\{/.test(bytes.toString('latin1', 0, 1024))) {
+      throw brokenAnswer(this.key, answer, 'sent something that is no manifest')
+    }
+    // Also for whoever parses it: nothing is waited for in between.
+    await turnFor(bytes.length)
+    const declared = digestHeaderOf(answer.headers)
+    const wanted = isDigestReference(reference) ? reference : declared
+    const digest = digestOf(bytes, wanted === undefined ? 'sha256' : algorithmOf(wanted))
+    if (isDigestReference(reference) && digest !== reference) {
+      this.#metrics.integrityFailures.inc({ upstream: this.key })
+      throw brokenAnswer(this.key, answer, `sent ${digest} for ${reference}`)
+    }
+    if (declared !== undefined && contradicts(declared, digest)) {
+      this.#metrics.integrityFailures.inc({ upstream: this.key })
+      throw brokenAnswer(this.key, answer, `sent ${digest} and called it ${declared}`)
+    }
+    this.#manifestHeads.compare(`${name} ${reference}`, true)
+    const warning = warningOf(answer.headers)
+    const contentType = headerOf(answer.headers, 'content-type')
+    return { bytes, digest, contentType, ...(warning === undefined ? {} : { warning }) }
+  }
+
+  async headBlob(
+    name: RepositoryName,
+    digest: Digest,
+    signal: AbortSignal,
+  ): Promise<{ size: Bytes | undefined } | undefined> {
+    const what = `${name} ${digest}`
+    if (!this.#blobHeads.avoided) {
+      const answer = await this.#head({ kind: 'blob', name, path: `blobs/${digest}`, signal })
+      const size =
+        answer?.status === 200 && !isHtml(answer.headers) ? contentLengthOf(answer.headers) : undefined
+      if (size !== undefined) {
+        this.#blobHeads.worked()
+        return { size }
+      }
+      this.#blobHeads.failed(what, answer?.status === 404 ? 'absent' : 'unusable')
+    }
+    // A HEAD cannot prove that there is none.
+    const blob = await this.blob(name, digest, { from: 0, to: 1, signal })
+    this.#blobHeads.compare(what, blob !== undefined)
+    if (blob === undefined) return undefined
+    blob.cancel()
+    return { size: blob.size }
+  }
+
+  blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
+    return this.#blobs.open(name, digest, request)
+  }
+
+  async tags(
+    name: RepositoryName,
+    query: URLSearchParams,
+    signal: AbortSignal,
+    etag?: string,
+  ): Promise<TagPage | undefined> {
+    const answer = await this.#asking.ask({
+      kind: 'tags',
+      name,
+      path: 'tags/list',
+      query,
+      headers: { accept: 'application/json', ...ifNoneMatch(etag) },
+      signal,
+    })
+    if (answer.status === 304 && etag !== undefined) {
+      answer.body.cancel()
+      // A page may be the same, and have got one behind it.
+      const next = nextPageOf(answer.headers, answer.url)
+      if (next !== undefined) return await this.tags(name, query, signal)
+      return { tags: [], next, etag, unchanged: true }
+    }
+    if (answer.status === 404) {
+      await this.#confirmAbsent(answer)
+      return undefined
+    }
+    if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
+    const bytes = await this.#read(answer, MAX_LIST_BYTES)
+    await turnFor(bytes.length)
+    const tags = tagsIn(bytes)
+    if (tags === undefined) throw brokenAnswer(this.key, answer, 'sent something that is no list of tags')
+    return { tags, next: nextPageOf(answer.headers, answer.url), etag: etagOf(answer.headers) }
+  }
+
+  async referrers(
+    name: RepositoryName,
+    subject: Digest,
+    query: URLSearchParams,
+    signal: AbortSignal,
+    etag?: string,
+  ): Promise<ReferrersPage | undefined> {
+    const answer = await this.#asking.ask({
+      kind: 'referrers',
+      name,
+      path: `referrers/${subject}`,
+      query,
+      headers: { accept: MEDIA_TYPES.ociIndex, ...ifNoneMatch(etag) },
+      signal,
+    })
+    if (answer.status === 304 && etag !== undefined) {
+      answer.body.cancel()
+      const nothing = { bytes: Buffer.alloc(0), filtersApplied: undefined, next: undefined }
+      return { ...nothing, etag, unchanged: true }
+    }
+    if (answer.status === 200 && mediaTypeOf(answer.headers) === MEDIA_TYPES.ociIndex) {
+      const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
+      await turnFor(bytes.length)
+      if (!isIndex(bytes)) throw brokenAnswer(this.key, answer, 'sent referrers that are no index')
+      return {
+        bytes,
+        filtersApplied: headerOf(answer.headers, 'oci-filters-applied'),
+        next: nextPageOf(answer.headers, answer.url),
+        etag: etagOf(answer.headers),
+      }
+    }
+    // ghcr.io sends whoever asks to a web page elsewhere. Here a web page is a captive portal's.
+    const unsupported = [200, 400, 404, 405, 406, 501].includes(answer.status)
+    if (answer.elsewhere ? answer.status < 500 : unsupported && !isHtml(answer.headers)) {
+      answer.body.cancel()
+      return undefined
+    }
+    throw refusalOf(this.key, answer)
+  }
+
+  status(): UpstreamStatus {
+    return { offline: false, accounts: [this.#asking.status] }
+  }
+
+  leftAlone(): UpstreamError | undefined {
+    return this.#asking.leftAlone
+  }
+
+  sparing(reserve: number): UpstreamError | undefined {
+    return withheldPulls(this.key, this.status(), reserve)
+  }
+
+  async close(): Promise<void> {
+    await this.#asking.close()
+  }
+
+  /** A 404 that can be believed. */
+  async #confirmAbsent(answer: Answer): Promise<void> {
+    if (!isEncoded(answer.headers) && (await saysAbsent(answer))) return
+    throw brokenAnswer(this.key, answer, 'answered 404 in a way that no registry does')
+  }
+
+  /** A small answer as a whole. */
+  async #read(answer: Answer, maxBytes: Bytes): Promise<Buffer> {
+    const { headers } = answer
+    if (isHtml(headers)) throw brokenAnswer(this.key, answer, 'sent a web page')
+    if (isEncoded(headers)) throw brokenAnswer(this.key, answer, 'encoded what it sent')
+    const fits = (contentLengthOf(headers) ?? 0) <= maxBytes
+    const bytes = fits ? await readBody(answer.body, maxBytes) : undefined
+    if (bytes === undefined) throw brokenAnswer(this.key, answer, `sent more than ${maxBytes} bytes`)
+    return bytes
+  }
+
+  /** It counts GETs of manifests and has answered a HEAD: one that takes long is slow, not wrong. */
+  get #sparesPulls(): boolean {
+    return this.#manifestHeads.everWorked && this.#asking.status.pulls !== undefined
+  }
+
+  /** Undefined: nothing came of it, and a GET may well be answered. */
+  async #head(question: Question): Promise<Answer | undefined> {
+    const patient = question.kind === 'manifest' && this.#sparesPulls
+    const limit = patient ? {} : { headersTimeoutMs: this.#headPatienceMs }
+    try {
+      return await this.#asking.ask({ ...question, method: 'HEAD', ...limit })
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error
+      if (isLate(error) ? !patient : mayBeHeadsFault(error, question)) return undefined
+      throw error
+    }
+  }
+}
+
+function ifNoneMatch(etag: string | undefined): Record<string, string> {
+  return etag === undefined ? {} : { 'if-none-match': etag }
+}
+
+function isLate({ cause }: UpstreamError): boolean {
+  return (cause as { code?: unknown } | undefined)?.code === 'UND_ERR_HEADERS_TIMEOUT'
+}
+
+/** "No such repository", in the words of Docker Hub, is none. */
+function mayBeHeadsFault(error: UpstreamError, { kind }: Question): boolean {
+  const { failure, insufficientScope, ofTheAccount, byProxy, status } = error
+  // There are walls that let no HEAD pass.
+  if (byProxy) return status === 403
+  return failure === 'denied' && !ofTheAccount && !(kind === 'manifest' && insufficientScope)
+}
+
+/** Of different algorithms two digests may be of the same bytes. */
+function contradicts(one: Digest, other: Digest): boolean {
+  return algorithmOf(one) === algorithmOf(other) && one !== other
+}
+
+/** `null` is what older registries say for none. */
+function tagsIn(bytes: Buffer): string[] | undefined {
+  try {
+    const { tags } = parseJsonObject(bytes, MAX_LIST_ITEMS, TAGS)
+    if (tags === null) return []
+    return Array.isArray(tags) ? tags.filter((tag) => typeof tag === 'string') : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function isIndex(bytes: Buffer): boolean {
+  try {
+    return parseManifest(bytes, MEDIA_TYPES.ociIndex).kind === 'index'
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * How many pulls an upstream leaves to one account, as it last told: Docker Hub's `ratelimit-limit: 100;w=21600`
+ * and `ratelimit-remaining`. (`docker-ratelimit-source` says who we are to it, and is nobody's business here.)
+ *
+ * The windows roll: what was told longer ago than one lasts is forgotten, and its figures are gone from the metrics.
+ */
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { PullBudget } from '../status.ts'
+import { headerOf, type ResponseHeaders } from '../transport/transport.ts'
+import type { Milliseconds } from '../upstream.ts'
+
+interface RateBudgetOptions {
+  readonly key: string
+  /** The label of {@link Metrics}. */
+  readonly account: string
+  readonly metrics: Metrics
+  readonly log?: { warn(fields: object, message: string): void } | undefined
+  /** Monotonic. */
+  readonly now: () => Milliseconds
+}
+
+interface Told {
+  readonly limit: number | undefined
+  readonly remaining: number
+  readonly windowMs: Milliseconds | undefined
+  readonly at: Milliseconds
+}
+
+/** Docker Hub's. */
+const USUAL_WINDOW: Milliseconds = 6 * 3_600_000
+/** Below these shares of the limit somebody should know. */
+const SCARCE = [0.05, 0.2] as const
+/** It has recovered when it is above a share by half: in a window that rolls it goes up and down by one. */
+const RECOVERED = 1.5
+
+export class RateBudget {
+  readonly #options: RateBudgetOptions
+  #told: Told | undefined
+  /** Shares that the log has heard of. */
+  readonly #warned = new Set<number>()
+  readonly #beforeScrape = (): void => {
+    this.#forgetOld()
+    this.#show()
+  }
+
+  constructor(options: RateBudgetOptions) {
+    this.#options = options
+    options.metrics.beforeScrape.add(this.#beforeScrape)
+  }
+
+  get current(): PullBudget | undefined {
+    this.#forgetOld()
+    if (this.#told === undefined) return undefined
+    const { limit, remaining, windowMs, at } = this.#told
+    return { limit, remaining, windowMs, toldMsAgo: this.#options.now() - at }
+  }
+
+  /** Of an answer about a manifest, a refusal as well. Without a figure it changes nothing. */
+  read(headers: ResponseHeaders): void {
+    const left = parseRatelimit(headerOf(headers, 'ratelimit-remaining'))
+    if (left === undefined) return
+    const most = parseRatelimit(headerOf(headers, 'ratelimit-limit'))
+    const { now } = this.#options
+    this.#told = {
+      limit: most?.count,
+      remaining: left.count,
+      windowMs: left.windowMs ?? most?.windowMs,
+      at: now(),
+    }
+    this.#show()
+    if (most !== undefined && most.count > 0) this.#warn(left.count, most.count)
+  }
+
+  close(): void {
+    this.#options.metrics.beforeScrape.delete(this.#beforeScrape)
+    this.#forget()
+  }
+
+  /** Once below each share, and again only when it was well above it meanwhile. */
+  #warn(remaining: number, limit: number): void {
+    const { key, account, log } = this.#options
+    const share = remaining / limit
+    for (const scarce of SCARCE) if (share >= scarce * RECOVERED) this.#warned.delete(scarce)
+    const below = SCARCE.filter((scarce) => share < scarce)
+    const [lowest] = below
+    const news = lowest !== undefined && !this.#warned.has(lowest)
+    for (const scarce of below) this.#warned.add(scarce)
+    if (news) {
+      log?.warn(
+        { upstream: key, account, remaining, limit },
+        `less than ${lowest * 100} % of the pulls are left`,
+      )
+    }
+  }
+
+  /** Again before every scrape: one of before that is closed takes the figures of the same labels with it. */
+  #show(): void {
+    if (this.#told === undefined) return
+    const { key, account, metrics } = this.#options
+    const { remaining, limit } = this.#told
+    metrics.upstreamRatelimitRemaining.set({ upstream: key, account }, remaining)
+    if (limit !== undefined) metrics.upstreamRatelimitLimit.set({ upstream: key, account }, limit)
+  }
+
+  #forgetOld(): void {
+    if (this.#told === undefined) return
+    const { windowMs = USUAL_WINDOW, at } = this.#told
+    if (this.#options.now() - at > windowMs) this.#forget()
+  }
+
+  #forget(): void {
+    const { key, account, metrics } = this.#options
+    this.#told = undefined
+    metrics.upstreamRatelimitRemaining.remove({ upstream: key, account })
+    metrics.upstreamRatelimitLimit.remove({ upstream: key, account })
+  }
+}
+
+/** `97;w=21600`: so many, within so many seconds. */
+export function parseRatelimit(
+  header: string | undefined,
+): { readonly count: number; readonly windowMs: Milliseconds | undefined } | undefined {
+  const match = /^\s*(\d{1,12})\s*(?:;\s*w=(\d{1,9})\s*)?(?:[;,]|$)/.exec(header ?? '')
+  if (match === null) return undefined
+  const windowMs = match[2] === undefined ? undefined : Number(match[2]) * 1000
+  return { count: Number(match[1]), windowMs }
+}

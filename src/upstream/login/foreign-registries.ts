@@ -1,0 +1,96 @@
+/**
+ * Registries that an upstream sends us to, and that ask who is there themselves: a vanity name in front of another
+ * registry, as docker and containerd follow it.
+ *
+ * Their challenge is answered as anybody's would be, with a token of their own: what the operator configured is for
+ * the upstream alone. What goes wrong with their token service is said of that one question.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import { Authorization } from './authorization.ts'
+import { discardBody } from '../transport/response-body.ts'
+import { bearerOf, parseChallenges } from './challenge.ts'
+import { Account } from './credentials.ts'
+import type { Answer } from '../transport/redirects.ts'
+import type { TokenService } from './token-service.ts'
+import { TokenCache } from './token-cache.ts'
+import type { Response } from '../transport/transport.ts'
+import { UpstreamError, type Milliseconds } from '../upstream.ts'
+
+interface ForeignOptions {
+  readonly key: string
+  readonly metrics: Metrics
+  readonly service: Pick<TokenService, 'ask'>
+  readonly timeoutMs: Milliseconds
+  readonly now: () => Milliseconds
+  readonly ping: (url: URL, signal: AbortSignal) => Promise<Answer>
+}
+
+export class ForeignRegistries {
+  readonly #options: ForeignOptions
+  readonly #anonymous: Account
+  /** By origin. */
+  readonly #authorizations = new LRUCache<string, Authorization>({ maxSize: 50, sizeCalculation: () => 1 })
+
+  constructor(options: ForeignOptions) {
+    const { key, metrics } = options
+    this.#options = options
+    this.#anonymous = new Account({ key, source: undefined, metrics })
+  }
+
+  /**
+   * What comes of a 401 with a challenge; any other answer as it is.
+   *
+   * @param send the same question to the same address, with that `Authorization`
+   * @throws UpstreamError `denied` where the token does not help
+   */
+  async answered(
+    response: Response,
+    signal: AbortSignal,
+    send: (authorization: string) => Promise<Response>,
+  ): Promise<Response> {
+    const { status, headers, url } = response
+    const challenged = status === 401 && bearerOf(parseChallenges(headers['www-authenticate'])) !== undefined
+    if (!challenged) return response
+    const { key } = this.#options
+    const ask = async (authorization: string | undefined): Promise<Answer> => {
+      if (authorization !== undefined) discardBody(response.body)
+      const said = authorization === undefined ? response : await send(authorization)
+      return { ...said, hops: 0, elsewhere: false }
+    }
+    try {
+      return await this.#of(url.origin).run(nameIn(url), signal, ask)
+    } catch (error) {
+      if (!(error instanceof UpstreamError) || error.failure === 'denied') throw error
+      const { message, retryAfterMs } = error
+      throw new UpstreamError('broken', key, message, {
+        ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+        cause: error,
+      })
+    }
+  }
+
+  close(): void {
+    this.#anonymous.close()
+  }
+
+  #of(origin: string): Authorization {
+    const known = this.#authorizations.get(origin)
+    if (known !== undefined) return known
+    const { ping } = this.#options
+    const account = this.#anonymous
+    const authorization = new Authorization({
+      ...this.#options,
+      account,
+      tokens: new TokenCache({ ...this.#options, account, upstream: new URL(origin) }),
+      ping: (_authorization, signal) => ping(new URL('/v2/', origin), signal),
+    })
+    this.#authorizations.set(origin, authorization)
+    return authorization
+  }
+}
+
+/** The repository as it is called there. */
+function nameIn({ pathname }: URL): string {
+  return /\/v2\/(.+)\/(?:manifests|blobs|referrers|tags)\/[^/]+$/.exec(pathname)?.[1] ?? pathname
+}

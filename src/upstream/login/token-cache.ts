@@ -1,0 +1,153 @@
+/**
+ * Bearer tokens of one upstream's token service: one request per (realm, service, scope) however many need it.
+ *
+ * Our credentials go to a realm that {@link credentialsMayGo} allows, and nowhere else. What the service says
+ * is asked for by {@link TokenService}; here it is kept, by our own clock.
+ */
+import { LRUCache } from 'lru-cache'
+import type { BearerChallenge } from './challenge.ts'
+import type { Account } from './credentials.ts'
+import { abortable } from '../limits/retry.ts'
+import { credentialsMayGo, isAcceptableRealm } from './realm-policy.ts'
+import type { IssuedToken, TokenService } from './token-service.ts'
+import { UpstreamError, type Bytes, type Milliseconds } from '../upstream.ts'
+
+export interface Token {
+  readonly value: string
+  readonly issuedAt: Milliseconds
+}
+
+interface TokenOptions {
+  readonly key: string
+  readonly upstream: URL
+  readonly account: Account
+  readonly service: Pick<TokenService, 'ask'>
+  /** The service gets this long, whoever waits: its answer serves many. */
+  readonly timeoutMs: Milliseconds
+  /** Monotonic. */
+  readonly now: () => Milliseconds
+}
+
+/** What the specification says of an answer without `expires_in`. */
+const DEFAULT_LIFETIME_SECONDS = 60
+/** Room for tokens, and what one takes beside its texts. */
+const TOKENS_WEIGHT: Bytes = 8 * 1024 * 1024
+const TOKEN_WEIGHT: Bytes = 256
+const LIFETIME_SECONDS = { min: 5, max: 24 * 60 * 60 }
+/** Ten per cent early: a token has to last until the request has arrived. */
+const USABLE_MS_PER_SECOND = 900
+
+/** As often as a question is tried; then its service is left alone for so long. */
+const FAILURES_BEFORE_SILENCE = 3
+const SILENCE_MS: Milliseconds = 10_000
+
+interface Silent {
+  readonly error: UpstreamError
+  readonly failures: number
+  readonly until: Milliseconds
+}
+
+export class TokenCache {
+  readonly #options: TokenOptions
+  readonly #cache: LRUCache<string, Token, BearerChallenge>
+  /** Token services that do not answer, by host. */
+  readonly #silent = new LRUCache<string, Silent>({
+    maxSize: TOKENS_WEIGHT,
+    sizeCalculation: ({ error }, host) => TOKEN_WEIGHT + host.length + error.message.length,
+  })
+
+  constructor(options: TokenOptions) {
+    this.#options = options
+    this.#cache = new LRUCache({
+      maxSize: TOKENS_WEIGHT,
+      sizeCalculation: ({ value }, key) => TOKEN_WEIGHT + key.length + value.length,
+      ttl: LIFETIME_SECONDS.min * 1000,
+      ttlResolution: 0,
+      perf: { now: options.now },
+      fetchMethod: async (_key, _stale, { context, options: entry }) => {
+        const { value, lifetimeSeconds = DEFAULT_LIFETIME_SECONDS } = await this.#fetch(context)
+        const { min, max } = LIFETIME_SECONDS
+        entry.ttl = Math.min(Math.max(lifetimeSeconds, min), max) * USABLE_MS_PER_SECOND
+        return { value, issuedAt: options.now() }
+      },
+    })
+  }
+
+  /** @throws UpstreamError, or the signal's reason; others that wait for the same token are not disturbed */
+  async get(challenge: BearerChallenge, signal: AbortSignal): Promise<Token> {
+    const token = await abortable(this.#cache.fetch(keyOf(challenge), { context: challenge }), signal)
+    if (token === undefined) throw this.#broken('the token request was given up')
+    return token
+  }
+
+  /** The next {@link get} asks again, unless somebody already did. */
+  invalidate(challenge: BearerChallenge, token: Token): void {
+    const key = keyOf(challenge)
+    if (this.#cache.peek(key) === token) this.#cache.delete(key)
+  }
+
+  async #fetch(challenge: BearerChallenge): Promise<IssuedToken> {
+    const { upstream, timeoutMs, now } = this.#options
+    const realm = URL.parse(challenge.realm)
+    if (realm === null || !isAcceptableRealm(upstream, realm)) {
+      throw this.#broken('the token realm is not https')
+    }
+    const silent = this.#silent.get(realm.host)
+    if (silent !== undefined && silent.until > now()) throw silent.error
+    const signal = AbortSignal.timeout(timeoutMs)
+    try {
+      const token = await this.#ask(realm, challenge, signal)
+      this.#silent.delete(realm.host)
+      return token
+    } catch (cause) {
+      const error = this.#failureOf(cause, realm)
+      if (error.ofTheTokenService) this.#failed(realm.host, error)
+      throw error
+    }
+  }
+
+  /** @throws whatever came of it */
+  async #ask(realm: URL, challenge: BearerChallenge, signal: AbortSignal): Promise<IssuedToken> {
+    const { upstream, account, service } = this.#options
+    const credentials = await account.get(signal)
+    if (credentials === undefined) return await service.ask(realm, challenge, undefined, signal)
+    if (!credentialsMayGo(upstream, realm)) {
+      // Asking without them would only turn a hijacked answer into a puzzling "denied".
+      throw this.#broken(`our credentials are not for the token realm ${realm.host}`)
+    }
+    return await account.tryWith(credentials, signal, (it) => service.ask(realm, challenge, it, signal))
+  }
+
+  #failureOf(cause: unknown, { host }: URL): UpstreamError {
+    const { key } = this.#options
+    if (!(cause instanceof UpstreamError)) {
+      const message = `the token service ${host} does not answer`
+      return new UpstreamError('unreachable', key, message, { ofTheTokenService: true, cause })
+    }
+    const { failure, message, status, retryAfterMs, ofTheAccount } = cause
+    const noAnswer = failure === 'unreachable' && !ofTheAccount && !cause.outOfFiles
+    if (!noAnswer && (status ?? 0) < 500) return cause
+    return new UpstreamError(failure, key, message, {
+      ...(status === undefined ? {} : { status }),
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      ofTheAccount,
+      ofTheTokenService: true,
+      cause: cause.cause,
+    })
+  }
+
+  /** Nobody waits for what is known to fail; the tries of one question are all made. */
+  #failed(host: string, error: UpstreamError): void {
+    const failures = (this.#silent.get(host)?.failures ?? 0) + 1
+    const until = failures < FAILURES_BEFORE_SILENCE ? 0 : this.#options.now() + SILENCE_MS
+    this.#silent.set(host, { error, failures, until })
+  }
+
+  #broken(message: string): UpstreamError {
+    return new UpstreamError('broken', this.#options.key, message)
+  }
+}
+
+function keyOf({ realm, service, scope }: BearerChallenge): string {
+  return JSON.stringify([realm, service, scope])
+}

@@ -1,0 +1,87 @@
+/**
+ * Redirects, followed by us: at most ten, `Authorization` never beyond the origin it was meant for.
+ *
+ * `Range` and `Accept` go along. Refused: from https to http, loops, and hosts that {@link AddressRule} keeps
+ * us from. A HEAD of a blob is followed nowhere: its redirect is the answer. Spec: RFC 9110 § 15.4; distribution-spec § Redirects.
+ */
+import type { AddressRule } from './address-policy.ts'
+import { discardBody } from './response-body.ts'
+import { decoded } from './content-encoding.ts'
+import { headerOf, type Request, type Response, type Transport } from './transport.ts'
+import { UpstreamError } from '../upstream.ts'
+
+const MAX_HOPS = 10
+const REDIRECTS = new Set([301, 302, 303, 307, 308])
+
+export interface Answer extends Response {
+  /** 0: the upstream itself answered. */
+  readonly hops: number
+  /** Some hop went to another origin. */
+  readonly elsewhere: boolean
+}
+
+interface Follower {
+  readonly key: string
+  readonly transport: Pick<Transport, 'send'>
+  readonly addresses: Pick<AddressRule, 'allows'>
+  /** Another origin than the first may ask who is there. Default: its 401 is the answer. */
+  readonly abroad?: (
+    response: Response,
+    send: (authorization: string) => Promise<Response>,
+  ) => Promise<Response>
+}
+
+/** @throws UpstreamError, or the signal's reason */
+export async function follow(follower: Follower, request: Request): Promise<Answer> {
+  const seen = new Set([request.url.href])
+  let { url, headers } = request
+  let elsewhere = false
+  for (let hops = 0; ; hops += 1) {
+    const send = (): Promise<Response> => follower.transport.send({ ...request, url, headers })
+    let response = await send()
+    if (elsewhere && follower.abroad !== undefined) {
+      response = await follower.abroad(response, (authorization) => {
+        headers = { ...headers, authorization }
+        return send()
+      })
+    }
+    if (!REDIRECTS.has(response.status) || isHeadOfBlob(request)) {
+      return { ...decoded(follower.key, response, request.method !== 'HEAD'), hops, elsewhere }
+    }
+    discardBody(response.body)
+    const next = nextUrl(follower, response)
+    if (hops === MAX_HOPS) throw refused(follower, response, 'redirects more than ten times')
+    if (seen.has(next.href)) throw refused(follower, response, 'redirects in a circle')
+    seen.add(next.href)
+    if (next.origin !== url.origin) {
+      elsewhere = true
+      headers = Object.fromEntries(Object.entries(headers).filter(([name]) => name !== 'authorization'))
+    }
+    url = next
+  }
+}
+
+/** Where blobs are kept an address is signed for GET, mostly: HEAD has no business there. */
+function isHeadOfBlob({ kind, method }: Request): boolean {
+  return kind === 'blob' && method === 'HEAD'
+}
+
+function nextUrl(follower: Follower, response: Response): URL {
+  const location = headerOf(response.headers, 'location')
+  const next = location === undefined ? null : URL.parse(location, response.url)
+  if (next === null) throw refused(follower, response, 'redirects to nowhere')
+  next.hash = ''
+  if (next.protocol !== 'https:' && next.protocol !== response.url.protocol) {
+    throw refused(follower, response, `redirects from ${response.url.protocol} to ${next.protocol}`)
+  }
+  if (!follower.addresses.allows(next)) {
+    throw refused(follower, response, 'redirects to an address that it may not send us to')
+  }
+  return next
+}
+
+function refused(follower: Follower, response: Response, what: string): UpstreamError {
+  return new UpstreamError('broken', follower.key, `${response.url.host} ${what}`, {
+    status: response.status,
+  })
+}

@@ -1,0 +1,68 @@
+/**
+ * How slow one answer may be: until its head is whole, and how its body must keep coming.
+ *
+ * The time-outs of undici begin anew with every interim answer and with every byte, so a head or a body that
+ * trickles would hold its connection for ever. These do not.
+ */
+import { errors } from 'undici'
+import type { Bytes, Milliseconds } from '../upstream.ts'
+
+export interface PaceLimits {
+  /** From the request to the whole head of its answer. */
+  readonly headers: Milliseconds
+  /** Between two pieces of a body. There is no limit for the whole of it. */
+  readonly idle: Milliseconds
+  /** Bytes per second that a body must bring, on the average of each {@link idle} of its time. Default 0: no limit. */
+  readonly minRate?: Bytes | undefined
+}
+
+export class Pace {
+  readonly #limits: PaceLimits
+  readonly #giveUp: (reason: Error) => void
+  #timer: NodeJS.Timeout | undefined
+  #received: Bytes = 0
+  #excused = false
+
+  /** @param giveUp called at most once, and not after {@link end} */
+  constructor(limits: PaceLimits, giveUp: (reason: Error) => void) {
+    this.#limits = limits
+    this.#giveUp = giveUp
+  }
+
+  /** The request is on its way, maybe once more: undici sends it again where its connection closed unused. */
+  asked(): void {
+    clearTimeout(this.#timer)
+    const { headers } = this.#limits
+    this.#timer = setTimeout(() => {
+      this.#stop(new errors.HeadersTimeoutError(`no head within ${headers} ms`))
+    }, headers)
+  }
+
+  /** The head is there. While the body is paused, it is we who hold it up. */
+  answered(body: { readonly paused: boolean }): void {
+    clearTimeout(this.#timer)
+    const { idle, minRate = 0 } = this.#limits
+    const wanted = (minRate * idle) / 1000
+    if (wanted === 0) return
+    this.#timer = setInterval(() => {
+      if (this.#received < wanted && !this.#excused && !body.paused) {
+        this.#stop(new errors.BodyTimeoutError(`only ${this.#received} bytes within ${idle} ms`))
+      }
+      this.#received = 0
+      this.#excused = body.paused
+    }, idle)
+  }
+
+  received(bytes: Bytes): void {
+    this.#received += bytes
+  }
+
+  end(): void {
+    clearTimeout(this.#timer)
+  }
+
+  #stop(reason: Error): void {
+    this.end()
+    this.#giveUp(reason)
+  }
+}
