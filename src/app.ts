@@ -5,8 +5,8 @@
  */
 import path from 'node:path'
 import type { Logger } from 'pino'
-import type { Room } from './cache/room.ts'
-import { StorageHealth } from './cache/storage-health.ts'
+import type { Room } from './cache/eviction/disk-space.ts'
+import { StorageHealth } from './cache/resilience/storage-health.ts'
 import { takesLocalPushes, type Config } from './config/schema.ts'
 import { openControl } from './control/server.ts'
 import { Accel } from './http/accel.ts'

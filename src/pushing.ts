@@ -2,7 +2,7 @@
  * The local half of the program: what repositories that take pushes are made of, and what keeps house for them.
  */
 import type { Logger } from 'pino'
-import type { PushRoom } from './cache/push-room.ts'
+import type { PushRoom } from './cache/eviction/push-space.ts'
 import { takesLocalPushes, type Config } from './config/schema.ts'
 import type { LiveConfig } from './config/live.ts'
 import type { Digest } from './oci/digest.ts'

@@ -4,7 +4,7 @@
  * No upstream hears of us before somebody refreshes.
  */
 import type { Logger } from 'pino'
-import { StorageHealth } from './cache/storage-health.ts'
+import { StorageHealth } from './cache/resilience/storage-health.ts'
 import type { Config } from './config/schema.ts'
 import type { Evicting } from './evicting.ts'
 import { LiveConfig } from './config/live.ts'

@@ -5,8 +5,8 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { RepositoryKey } from '../storage/metadata/metadata.ts'
 import type { TransferSlots } from '../upstream/limits/transfer-slots.ts'
 import type { Milliseconds, Upstream } from '../upstream/upstream.ts'
-import type { Segments } from './segments.ts'
-import type { UpstreamState } from './upstream-state.ts'
+import type { Segments } from './download/segment-policy.ts'
+import type { UpstreamState } from './resilience/upstream-state.ts'
 
 export interface Origin {
   readonly upstream: Upstream

@@ -3,7 +3,7 @@
  *
  * A table on a terminal; elsewhere one line per entry, its fields separated by tabs, sizes in bytes.
  */
-import type { Evicted } from '../cache/eviction.ts'
+import type { Evicted } from '../cache/eviction/eviction-order.ts'
 import type { CommonOptions } from './configuration.ts'
 import type { Edge } from './edge.ts'
 import { withKeeper } from './keeper.ts'

@@ -13,7 +13,7 @@
  * soon after it aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may
  * be slow), and throws {@link Refused} for what the person has to do otherwise. Paths in arguments are absolute.
  */
-import type { Evicted } from '../cache/eviction.ts'
+import type { Evicted } from '../cache/eviction/eviction-order.ts'
 import type { Collected } from '../storage/gc/collector.ts'
 import type { Explanation } from '../registry/explanation.ts'
 import type { ListPart } from '../registry/listing.ts'

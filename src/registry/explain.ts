@@ -4,8 +4,8 @@
  * Asks no upstream and changes nothing: not what is known, not what is kept, not the order in which things are
  * evicted. Of a name that a pull is refused for, nothing is told but why.
  */
-import type { ManifestCache } from '../cache/manifest-cache.ts'
-import { goneKey } from '../cache/manifest-source.ts'
+import type { ManifestCache } from '../cache/manifests/manifest-cache.ts'
+import { goneKey } from '../cache/manifests/manifest-fetcher.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
 import { OCI_ERRORS, OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'

@@ -5,7 +5,7 @@
  * hold is not read, but for the platforms of an index.
  */
 import type { MirroredName } from '../cache/origin.ts'
-import type { BlobCache } from '../cache/blob-cache.ts'
+import type { BlobCache } from '../cache/blobs/blob-cache.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'
 import { platformsOf } from '../oci/manifest.ts'

@@ -4,7 +4,7 @@
  * A list of twenty thousand is as long as it is, and nobody waits for it: between two parts everybody else has a turn.
  */
 import { setImmediate as turn } from 'node:timers/promises'
-import { pins } from '../cache/pinned.ts'
+import { pins } from '../cache/eviction/pins.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Bytes } from '../storage/blobs/blob-store.ts'
 import type { InventoryIndex } from '../storage/metadata/inventory-index.ts'

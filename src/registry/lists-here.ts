@@ -3,8 +3,8 @@
  *
  * Looks, and asks nobody.
  */
-import { ATTESTATION_TTL_MS, isAttestation } from '../cache/attestation.ts'
-import { manifestsIn } from '../cache/list-pages.ts'
+import { ATTESTATION_TTL_MS, isAttestation } from '../cache/prefetch/attestation.ts'
+import { manifestsIn } from '../cache/lists/list-pages.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { EpochMs, MetadataStore } from '../storage/metadata/metadata.ts'

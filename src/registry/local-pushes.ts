@@ -7,7 +7,7 @@
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import type { PushRoom } from '../cache/push-room.ts'
+import type { PushRoom } from '../cache/eviction/push-space.ts'
 import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'

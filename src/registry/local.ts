@@ -10,7 +10,7 @@ import type {
   ReferrersAnswer,
   TagsAnswer,
 } from '../cache/answers.ts'
-import { ReaderSource } from '../cache/reader-source.ts'
+import { ReaderSource } from '../cache/blobs/stored-source.ts'
 import type { Digest } from '../oci/digest.ts'
 import { parsePage } from '../oci/pagination.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'

@@ -5,11 +5,11 @@
  * its bytes, until they are evicted. Whoever pulls it again gets it from upstream. A pin does not keep it: whoever may
  * do this may change the configuration as well; it is told.
  */
-import type { CachedImages } from '../cache/cached-images.ts'
-import type { ManifestCache } from '../cache/manifest-cache.ts'
+import type { CachedImages } from '../cache/eviction/candidates.ts'
+import type { ManifestCache } from '../cache/manifests/manifest-cache.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
-import type { Pinned } from '../cache/pinned.ts'
-import type { Removal } from '../cache/removal.ts'
+import type { Pinned } from '../cache/eviction/pins.ts'
+import type { Removal } from '../cache/eviction/removal.ts'
 import type { Digest } from '../oci/digest.ts'
 import { isDigestReference, type Reference, type Tag } from '../oci/reference.ts'
 import type { Bytes } from '../storage/blobs/blob-store.ts'

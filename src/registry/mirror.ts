@@ -9,12 +9,12 @@ import type {
   ReferrersAnswer,
   TagsAnswer,
 } from '../cache/answers.ts'
-import type { BlobCache } from '../cache/blob-cache.ts'
-import type { Listings } from '../cache/listings.ts'
-import type { ManifestCache } from '../cache/manifest-cache.ts'
+import type { BlobCache } from '../cache/blobs/blob-cache.ts'
+import type { Listings } from '../cache/lists/upstream-lists.ts'
+import type { ManifestCache } from '../cache/manifests/manifest-cache.ts'
 import type { MirroredName } from '../cache/origin.ts'
-import type { Recency } from '../cache/recency.ts'
-import type { Prefetch } from '../cache/prefetch.ts'
+import type { Recency } from '../cache/eviction/access-times.ts'
+import type { Prefetch } from '../cache/prefetch/prefetch.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import { isDigestReference, type Reference } from '../oci/reference.ts'

@@ -4,8 +4,8 @@
  * Upstream is asked what the tag is, and what of it had been here before is made whole again: of an index the platforms
  * that were held, of an image all of it. What fails is told, and leaves what is here as it was.
  */
-import type { BlobCache } from '../cache/blob-cache.ts'
-import type { ManifestCache } from '../cache/manifest-cache.ts'
+import type { BlobCache } from '../cache/blobs/blob-cache.ts'
+import type { ManifestCache } from '../cache/manifests/manifest-cache.ts'
 import { repositoryKey, type MirroredName } from '../cache/origin.ts'
 import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
 import type { Digest } from '../oci/digest.ts'

@@ -8,7 +8,7 @@
  * upstream hears of a name that rule 2 or 4 takes, and a local name is never filled in from elsewhere.
  */
 import type { MirroredName, Origin } from '../cache/origin.ts'
-import { healthOf, type UpstreamHealth } from '../cache/upstream-health.ts'
+import { healthOf, type UpstreamHealth } from '../cache/resilience/upstream-health.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'

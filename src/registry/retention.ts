@@ -1,7 +1,7 @@
 /**
  * Why what is here stays, or goes: pushed, pinned, in use, or by when it was last pulled.
  */
-import { pins } from '../cache/pinned.ts'
+import { pins } from '../cache/eviction/pins.ts'
 import type { Digest } from '../oci/digest.ts'
 import { isDigestReference, type Reference } from '../oci/reference.ts'
 import type { InventoryIndex } from '../storage/metadata/inventory-index.ts'

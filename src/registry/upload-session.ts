@@ -3,7 +3,7 @@
  * cancelled. Of all that changes a session one thing happens at a time.
  */
 import type { Logger } from 'pino'
-import type { ExpectedBytes, PushRoom } from '../cache/push-room.ts'
+import type { ExpectedBytes, PushRoom } from '../cache/eviction/push-space.ts'
 import type { Digest, DigestAlgorithm } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import type { RepositoryName } from '../oci/reference.ts'

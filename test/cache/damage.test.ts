@@ -11,7 +11,7 @@ import {
 } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
-import { ManifestShelf } from '../../src/cache/manifest-shelf.ts'
+import { ManifestShelf } from '../../src/cache/manifests/manifest-store.ts'
 import type { Origin } from '../../src/cache/origin.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'

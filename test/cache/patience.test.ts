@@ -1,6 +1,6 @@
 import { test } from 'tap'
-import { Patience } from '../../src/cache/patience.ts'
-import { InProcessUpstreamState } from '../../src/cache/upstream-state.ts'
+import { Patience } from '../../src/cache/download/retry-budget.ts'
+import { InProcessUpstreamState } from '../../src/cache/resilience/upstream-state.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { createLog } from '../../src/telemetry/log.ts'

@@ -1,8 +1,8 @@
 /** Which piece of a large blob is fetched next, and by whom, while time stands still. */
 import { test, type Test } from 'tap'
-import { Pieces } from '../../src/cache/pieces.ts'
-import { Run, Runs } from '../../src/cache/runs.ts'
-import { Segments } from '../../src/cache/segments.ts'
+import { Pieces } from '../../src/cache/download/segment-scheduler.ts'
+import { Run, Runs } from '../../src/cache/download/range-requests.ts'
+import { Segments } from '../../src/cache/download/segment-policy.ts'
 import { ExtentMap } from '../../src/storage/ingest/extents.ts'
 import type { Ingest } from '../../src/storage/ingest/ingest.ts'
 import { PrioritySlots } from '../../src/upstream/limits/transfer-slots.ts'

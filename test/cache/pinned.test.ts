@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { test } from 'tap'
 import { evict } from '../../src/cli/evict.ts'
-import { pins } from '../../src/cache/pinned.ts'
+import { pins } from '../../src/cache/eviction/pins.ts'
 import { recordedEdge } from '../support/edge.ts'
 import { image, index } from '../support/images.ts'
 import { pull, settled } from '../support/app.ts'

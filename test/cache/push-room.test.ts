@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { PushRoom } from '../../src/cache/push-room.ts'
+import { PushRoom } from '../../src/cache/eviction/push-space.ts'
 
 const MiB = 1024 * 1024
 

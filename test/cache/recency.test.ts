@@ -1,6 +1,6 @@
 /** When what is here was last pulled: in memory, written down now and then, and never lost by a clean stop. */
 import { test } from 'tap'
-import { Recency } from '../../src/cache/recency.ts'
+import { Recency } from '../../src/cache/eviction/access-times.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { layer } from '../support/images.ts'
 import { openWarehouse, KB } from '../support/warehouse.ts'

@@ -1,8 +1,8 @@
 /** What an eviction takes away: looked at once more under the locks, for what it knows may be old by then. */
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import { CachedImages, type Doomed } from '../../src/cache/cached-images.ts'
-import { Removal } from '../../src/cache/removal.ts'
+import { CachedImages, type Doomed } from '../../src/cache/eviction/candidates.ts'
+import { Removal } from '../../src/cache/eviction/removal.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { DiskBlobStore } from '../../src/storage/blobs/disk-blob-store.ts'

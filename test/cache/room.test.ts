@@ -1,9 +1,9 @@
 /** How much room there is: for whom it is made, and who has to do without. */
 import { test, type Test } from 'tap'
-import type { BudgetSettings } from '../../src/cache/budget.ts'
-import type { Evicted, Eviction, Goal } from '../../src/cache/eviction.ts'
-import { Evictor } from '../../src/cache/evictor.ts'
-import { CacheUsage } from '../../src/cache/usage.ts'
+import type { BudgetSettings } from '../../src/cache/eviction/limits.ts'
+import type { Evicted, Eviction, Goal } from '../../src/cache/eviction/eviction-order.ts'
+import { Evictor } from '../../src/cache/eviction/disk-budget.ts'
+import { CacheUsage } from '../../src/cache/eviction/usage.ts'
 import { nodeFiles } from '../../src/storage/files/files.ts'
 import { InProcessLocks } from '../../src/storage/locks/keyed-locks.ts'
 import type { EvictionIndex } from '../../src/storage/metadata/eviction-index.ts'

@@ -1,6 +1,6 @@
 /** Large layers come over several connections, and every byte of them once. */
 import { test } from 'tap'
-import { Segments } from '../../src/cache/segments.ts'
+import { Segments } from '../../src/cache/download/segment-policy.ts'
 import { UpstreamError } from '../../src/upstream/upstream.ts'
 import { eventually, isWhole, pull, settled } from '../support/app.ts'
 import { image } from '../support/images.ts'

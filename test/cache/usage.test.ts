@@ -1,7 +1,7 @@
 /** What the mirror reckons that it has of the disk, and that it is about to take. */
 import { test } from 'tap'
-import { Eviction, type Evicted } from '../../src/cache/eviction.ts'
-import { CacheUsage } from '../../src/cache/usage.ts'
+import { Eviction, type Evicted } from '../../src/cache/eviction/eviction-order.ts'
+import { CacheUsage } from '../../src/cache/eviction/usage.ts'
 import type { PartialDownload } from '../../src/storage/ingest/ingest.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { layer } from '../support/images.ts'

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import type { Room } from '../../src/cache/room.ts'
+import type { Room } from '../../src/cache/eviction/disk-space.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { eventually, pull, pullSame, settled, simulate, startMirror, type Mirror } from '../support/app.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'

@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { pino } from 'pino'
 import type { Test } from 'tap'
-import { PushRoom } from '../../src/cache/push-room.ts'
+import { PushRoom } from '../../src/cache/eviction/push-space.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../../src/oci/reference.ts'
 import { Uploads } from '../../src/registry/uploads.ts'

@@ -1,6 +1,6 @@
 /** Uploads on a disk that ends somewhere. */
 import { test } from 'tap'
-import { PushRoom } from '../../src/cache/push-room.ts'
+import { PushRoom } from '../../src/cache/eviction/push-space.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { KiB, MiB, randomBytes } from '../store/support.ts'
 import { APP, body, LARGE, openUploads, uploadsOf } from './uploading.ts'

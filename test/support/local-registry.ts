@@ -3,7 +3,7 @@
  */
 import path from 'node:path'
 import type { Test } from 'tap'
-import { PushRoom } from '../../src/cache/push-room.ts'
+import { PushRoom } from '../../src/cache/eviction/push-space.ts'
 import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
 import type { Events } from '../../src/registry/events.ts'
 import { Collector, type Collected } from '../../src/storage/gc/collector.ts'

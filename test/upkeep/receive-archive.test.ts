@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
-import { Removal } from '../../src/cache/removal.ts'
+import { Removal } from '../../src/cache/eviction/removal.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
 import { DiskBlobAudit } from '../../src/storage/blobs/disk-audit.ts'

@@ -1,0 +1,147 @@
+/**
+ * Which mirrored repository may read which blob: bytes are shared, access is not.
+ *
+ * A digest alone opens nothing. What upstream gave under a name is readable under it, and what one of its
+ * manifests names and this upstream delivered; for anything else upstream is asked about that very name, and
+ * its yes is remembered. DESIGN "Blobs are shared, access is not".
+ */
+import type { Logger } from 'pino'
+import { MAX_MANIFEST_BYTES, type Descriptor } from '../../oci/descriptor.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
+import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import type { Fill } from './fill.ts'
+import { repositoryKey, type MirroredName } from '../origin.ts'
+import { refusalOf } from '../resilience/client-errors.ts'
+import { SingleFlight } from '../../base/single-flight.ts'
+
+interface BlobAccessOptions {
+  readonly metadata: MetadataStore
+  readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
+  readonly headerBudgetMs: Milliseconds
+  readonly log: Logger
+  readonly now: () => Milliseconds
+}
+
+/** Undefined: upstream has no such blob under that name. */
+type Found = { readonly size: Bytes | undefined } | undefined
+
+export class BlobAccess {
+  readonly #options: BlobAccessOptions
+  readonly #asks = new SingleFlight<Found>()
+
+  constructor(options: BlobAccessOptions) {
+    this.#options = options
+  }
+
+  /** Of a blob that is here. */
+  async mayRead(
+    repository: MirroredName,
+    digest: Digest,
+    named: boolean,
+    size: Bytes,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    if (await this.isKnown(repository, digest, named)) return true
+    return (await this.ask(repository, digest, signal, size)) !== undefined
+  }
+
+  /** What we know without asking. */
+  async isKnown(repository: MirroredName, digest: Digest, named: boolean): Promise<boolean> {
+    const { blobs } = this.#options.metadata
+    const key = repositoryKey(repository)
+    return (await blobs.linked(key, digest)) || (named && (await blobs.deliveredBy(key.registry, digest)))
+  }
+
+  /** This upstream is delivering: what one of the repository's manifests names may be read. */
+  async mayJoin(fill: Fill, repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<boolean> {
+    if (fill.names.has(repository.name)) return true
+    const allowed =
+      (await this.#options.named(repository, digest)) !== undefined ||
+      (await this.#options.metadata.blobs.linked(repositoryKey(repository), digest)) ||
+      (await this.ask(repository, digest, signal)) !== undefined
+    if (!allowed) return false
+    fill.names.add(repository.name)
+    // Its adoption may have been written down already, without this name.
+    if (fill.phase.is === 'verified') await this.#grant(repository, digest)
+    return true
+  }
+
+  /**
+   * Remembers that upstream gives that blob under this name. Without it, upstream is asked again.
+   *
+   * Nothing of what does not stay, or has gone meanwhile.
+   *
+   * @param size of its file, which a crash may have kept from the index
+   */
+  async #grant(repository: MirroredName, digest: Digest, size?: Bytes): Promise<void> {
+    const { metadata, log, now } = this.#options
+    const key = repositoryKey(repository)
+    try {
+      const stray = (await metadata.blobs.size(digest)) === undefined ? size : undefined
+      await metadata.transaction((tx) => {
+        tx.putRepository(key, now())
+        if (stray !== undefined) tx.recordBlob(digest, stray, now())
+        tx.linkKnownBlob(key, digest, now())
+      })
+    } catch (error) {
+      log.debug({ err: error, digest }, 'a link was not remembered')
+    }
+  }
+
+  /** Registries give manifests out as blobs, too: what is as small as one, and named by nothing here, may be one. */
+  async #isManifest(
+    repository: MirroredName,
+    digest: Digest,
+    { size = 0 }: NonNullable<Found>,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    if (size > MAX_MANIFEST_BYTES || (await this.#options.named(repository, digest)) !== undefined)
+      return false
+    const { upstream } = repository.origin
+    try {
+      return (await upstream.headManifest(repository.name, digest, signal)).result === 'present'
+    } catch (error) {
+      // It has the blob, perhaps from a fallback: that it cannot say more is no reason to withhold it.
+      if (error instanceof UpstreamError) return false
+      throw error
+    }
+  }
+
+  /**
+   * Upstream's word for that name, asked once however many want it.
+   *
+   * @param here size of the blob that is here, when a yes is to be remembered
+   * @throws OciError
+   */
+  async ask(repository: MirroredName, digest: Digest, client: AbortSignal, here?: Bytes): Promise<Found> {
+    const { upstream, state } = repository.origin
+    const { headerBudgetMs } = this.#options
+    try {
+      const { answer } = await this.#asks.join(
+        `${upstream.key} ${repository.name} ${digest}`,
+        client,
+        async () => {
+          const budget = AbortSignal.timeout(headerBudgetMs)
+          try {
+            const answer = await upstream.headBlob(repository.name, digest, budget)
+            if (answer === undefined || (await this.#isManifest(repository, digest, answer, budget))) {
+              return { answer: undefined }
+            }
+            if (here === undefined) return { answer }
+            return { answer, after: this.#grant(repository, digest, here) }
+          } catch (error) {
+            throw error === budget.reason
+              ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD within the header budget')
+              : error
+          }
+        },
+      )
+      return answer
+    } catch (error) {
+      if (error instanceof UpstreamError) state.failed(repository.name, error)
+      throw await refusalOf(error, repository, this.#options.metadata.repositories)
+    }
+  }
+}

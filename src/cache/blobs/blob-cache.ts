@@ -1,0 +1,315 @@
+/**
+ * Digest -> bytes: from the disk, from a running fill, or from upstream.
+ *
+ * One file per digest however many repositories hold it; access is not shared. A mirrored repository reads
+ * what upstream gave us under its name, what one of its manifests names and this upstream delivered, and for
+ * anything else upstream is asked first.
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { Milliseconds, Upstream } from '../../upstream/upstream.ts'
+import type { BlobAnswer, BlobHead } from '../answers.ts'
+import { BlobAccess } from './blob-access.ts'
+import { Fill, type FillContext, type FillProgress } from './fill.ts'
+import { FillAnswers } from './fill-answer.ts'
+import { flightKey, type MirroredName, type Origin } from '../origin.ts'
+import { corruptRefusal } from '../resilience/client-errors.ts'
+import { isManifestIn } from './disguised-manifest.ts'
+import { ReaderSource } from './stored-source.ts'
+import { abandonable } from '../../base/condition.ts'
+
+/** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
+const HEADER_BUDGET_MS: Milliseconds = 15_000
+
+interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
+  readonly store: BlobStore
+  readonly metadata: MetadataStore
+  /** The descriptor by which a manifest of that repository names that config or layer. */
+  readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
+  /** Whether the repository has a manifest by that digest, as far as we know. */
+  readonly isManifest: (repository: MirroredName, digest: Digest) => Promise<boolean>
+  /** Looks more closely at what cannot be what its name says, and takes it away. */
+  readonly suspect: (digest: Digest) => void
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly now: () => Milliseconds
+  readonly headerBudgetMs?: Milliseconds
+}
+
+export class BlobCache {
+  readonly #options: BlobCacheOptions
+  readonly #context: FillContext
+  /** Those that may be joined. */
+  readonly #running = new Map<string, Fill>()
+  readonly #fills = new Set<Fill>()
+  readonly #access: BlobAccess
+  readonly #answers: FillAnswers
+  #closed = false
+
+  /** Something is being fetched. */
+  get busy(): boolean {
+    return this.#fills.size > 0
+  }
+
+  constructor(options: BlobCacheOptions) {
+    this.#options = options
+    const { metadata, metrics, log, maxUntoldSize, headerBudgetMs = HEADER_BUDGET_MS } = options
+    this.#access = new BlobAccess({ ...options, headerBudgetMs })
+    this.#answers = new FillAnswers({
+      ...{ access: this.#access, repositories: metadata.repositories },
+      ...{ headerBudgetMs, maxUntoldSize, metrics, log },
+    })
+    this.#context = { ...options, onAdopted: (fill, blob) => this.#link(fill, blob) }
+  }
+
+  /**
+   * `undefined` when upstream says that there is none; and for a manifest, which registries give out as a blob, too:
+   * whoever takes it for one keeps a type that is wrong (containerd for good).
+   *
+   * @throws OciError when upstream is needed and cannot
+   */
+  async get(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobAnswer | undefined> {
+    const descriptor = await this.#named(repository, digest)
+    if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
+    const answer = await this.#get(repository, digest, descriptor, signal)
+    if (answer === undefined || descriptor !== undefined || answer.cache === 'bypass') return answer
+    try {
+      if (!(await isManifestIn(answer, signal))) return answer
+    } catch (error) {
+      await answer[Symbol.asyncDispose]()
+      throw error
+    }
+    await answer[Symbol.asyncDispose]()
+    return undefined
+  }
+
+  async #get(
+    repository: MirroredName,
+    digest: Digest,
+    descriptor: Descriptor | undefined,
+    signal: AbortSignal,
+  ): Promise<BlobAnswer | undefined> {
+    const key = flightKey(repository.origin, digest)
+    for (;;) {
+      const running = this.#running.get(key)
+      if (running !== undefined) {
+        if (running.stopping) {
+          await abandonable(running.settled, signal)
+          continue
+        }
+        if (!(await this.#access.mayJoin(running, repository, digest, signal))) return undefined
+        // It may have ended while we asked; then the disk has it, or a new one starts.
+        if (running !== this.#running.get(key)) continue
+        if (running.name === repository.name) return this.#answers.follow(running, 'join', repository, signal)
+        const size = descriptor?.size
+        const delivers = await this.#answers.delivers(running, size, signal)
+        if (running !== this.#running.get(key)) continue
+        if (delivers) return this.#answers.follow(running, 'join', repository, signal)
+        // Asked for under another name, to no avail so far: that is no answer for this one.
+        return this.#answers.follow(this.#start(repository, digest, size), 'miss', repository, signal)
+      }
+      const reader = await this.#stored(repository, digest, descriptor, signal)
+      if (reader !== undefined) return hit(digest, reader)
+      const { state, upstream } = repository.origin
+      const silence = state.corruptFor(digest)
+      if (silence !== undefined) throw corruptRefusal(upstream.key, silence)
+      // No `await` between this look and the start: that is all the single-flight there is.
+      if (this.#running.has(key)) continue
+      return this.#answers.follow(
+        this.#start(repository, digest, descriptor?.size),
+        'miss',
+        repository,
+        signal,
+      )
+    }
+  }
+
+  /** Of the download of it that is running. */
+  progress(origin: Origin, digest: Digest): FillProgress | undefined {
+    return this.#running.get(flightKey(origin, digest))?.progress
+  }
+
+  /** Whether that repository may read it without asking upstream, and it is here. */
+  async holds(repository: MirroredName, digest: Digest): Promise<boolean> {
+    const blob = await this.#options.store.stat(digest)
+    if (blob === undefined) return false
+    const named = (await this.#named(repository, digest))?.size === blob.size
+    return this.#access.isKnown(repository, digest, named)
+  }
+
+  /**
+   * Whether somebody may want it for what was pulled under that name: a manifest that names it, or itself. While the
+   * disk takes nothing, nobody knows.
+   */
+  async mayBePulled(repository: MirroredName, digest: Digest): Promise<boolean> {
+    if (this.#options.health.failing || (await this.#named(repository, digest)) !== undefined) return true
+    return this.#access.isKnown(repository, digest, false)
+  }
+
+  async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
+    const descriptor = await this.#named(repository, digest)
+    if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
+    const running = this.#running.get(flightKey(repository.origin, digest))
+    if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {
+      return { digest, size: running.size, cache: 'join' }
+    }
+    await using reader = await this.#stored(repository, digest, descriptor, signal)
+    if (reader !== undefined) {
+      if (descriptor === undefined && (await isManifestIn(hit(digest, reader), signal))) return undefined
+      return { digest, size: reader.size, cache: 'hit' }
+    }
+    const size = descriptor?.size
+    const isForeign = descriptor !== undefined && isNonDistributable(descriptor)
+    // What is not distributable is in the manifest and in nobody's store: only upstream knows.
+    // Nor is it promised by what was here and is not: whether a GET would get it, only upstream knows.
+    if (size !== undefined && !isForeign && !(await this.#isLost(digest))) {
+      return { digest, size, cache: 'miss' }
+    }
+    const found = await this.#access.ask(repository, digest, signal)
+    if (found === undefined) return undefined
+    if (found.size === undefined) {
+      throw new OciError('UNAVAILABLE', undefined, {
+        message: 'upstream does not say how large that blob is',
+      })
+    }
+    return { digest, size: found.size, cache: 'miss' }
+  }
+
+  /** Starts to fetch what will be asked for soon; behind everything that is asked for now. */
+  async ahead(repository: MirroredName, descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<void> {
+    const { origin } = repository
+    if (origin.state.failing(repository.name) !== undefined || this.#options.health.resting) return
+    if (origin.state.corruptFor(descriptor.digest) !== undefined) return
+    if ((await this.#options.store.stat(descriptor.digest)) !== undefined) return
+    if (this.#closed || this.#running.has(flightKey(repository.origin, descriptor.digest))) return
+    this.#start(repository, descriptor.digest, descriptor.size)
+  }
+
+  /**
+   * Brings it here, and resolves when it is: not while it is only on its way.
+   *
+   * @returns its size; undefined when upstream says that there is none
+   * @throws OciError when it cannot be had, or cannot be kept
+   */
+  async bring(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<Bytes | undefined> {
+    let fill: Fill | undefined
+    {
+      await using answer = await this.get(repository, digest, signal)
+      if (answer === undefined) return undefined
+      fill = this.#running.get(flightKey(repository.origin, digest))
+      while (fill?.phase.is === 'running' && !fill.transient) await fill.changed(signal)
+    }
+    // What cannot stay ends when nobody follows it any more; we do not.
+    if (fill?.transient === false) await abandonable(fill.settled, signal)
+    if (fill?.phase.is === 'failed') throw fill.phase.error
+    const here = await this.#options.store.stat(digest)
+    if (here !== undefined) return here.size
+    const message = fill?.transient === true ? 'it is larger than the budget' : 'the disk would not keep it'
+    throw new OciError('UNAVAILABLE', { digest }, { message })
+  }
+
+  /** These are the upstreams now: what comes from others comes for those who wait for it, and for nobody else. */
+  retire(current: ReadonlySet<Upstream>): void {
+    for (const fill of this.#fills) {
+      if (!current.has(fill.origin.upstream) && fill.progress.followers === 0) fill.stop()
+    }
+  }
+
+  /** Ends all fills; what they have is kept for the next start. */
+  async close(): Promise<void> {
+    this.#closed = true
+    const fills = [...this.#fills]
+    for (const fill of fills) fill.stop()
+    await Promise.all(fills.map((fill) => fill.settled))
+  }
+
+  #start(repository: MirroredName, digest: Digest, size: Bytes | undefined): Fill {
+    if (this.#closed) throw new OciError('UNAVAILABLE', undefined, { message: 'shutting down' })
+    const fill = new Fill(this.#context, {
+      origin: repository.origin,
+      name: repository.name,
+      digest,
+      size,
+    })
+    const key = flightKey(repository.origin, digest)
+    this.#running.set(key, fill)
+    this.#fills.add(fill)
+    // It stays until it settles, not until it is verified: in between, it is what answers.
+    void fill.settled.then(() => {
+      this.#fills.delete(fill)
+      if (this.#running.get(key) === fill) this.#running.delete(key)
+    })
+    return fill
+  }
+
+  /** From the disk, when this repository may read it. */
+  async #stored(
+    repository: MirroredName,
+    digest: Digest,
+    descriptor: Descriptor | undefined,
+    signal: AbortSignal,
+  ): Promise<BlobReader | undefined> {
+    const { store, metadata, log, suspect } = this.#options
+    const reader = await store.open(digest)
+    if (reader === undefined) return undefined
+    try {
+      const named = descriptor?.size === reader.size
+      // A descriptor of another size is wrong, or the file is: what was verified tells which.
+      const expected = named ? undefined : await metadata.blobs.size(digest)
+      if (expected !== undefined && expected !== reader.size) {
+        log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
+        suspect(digest)
+      } else if (await this.#access.mayRead(repository, digest, named, reader.size, signal)) {
+        return reader
+      }
+    } catch (error) {
+      await reader[Symbol.asyncDispose]()
+      throw error
+    }
+    await reader[Symbol.asyncDispose]()
+    return undefined
+  }
+
+  /** The index says that it is here, and it is not, or not whole. */
+  async #isLost(digest: Digest): Promise<boolean> {
+    const { store, metadata } = this.#options
+    const size = await metadata.blobs.size(digest)
+    return size !== undefined && (await store.stat(digest))?.size !== size
+  }
+
+  #named(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+    return this.#options.named(repository, digest)
+  }
+
+  async #link(fill: Fill, blob: BlobInfo): Promise<void> {
+    const { metadata, log, now } = this.#options
+    const registry = fill.origin.upstream.key
+    try {
+      await metadata.transaction((tx) => {
+        tx.recordDelivery(registry, blob.digest, blob.size, now())
+        for (const name of fill.names) {
+          tx.putRepository({ registry, name }, now())
+          tx.linkBlob({ registry, name }, blob.digest, blob.size, now())
+        }
+      })
+    } catch (error) {
+      log.debug({ err: error, digest: blob.digest }, 'a blob was kept but not remembered')
+    }
+  }
+}
+
+function hit(digest: Digest, reader: BlobReader): BlobAnswer {
+  return {
+    digest,
+    size: reader.size,
+    cache: 'hit',
+    unverified: false,
+    open: (range) => Promise.resolve(new ReaderSource(reader, range)),
+    [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
+  }
+}

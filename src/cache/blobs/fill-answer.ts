@@ -1,0 +1,143 @@
+/**
+ * What a client is answered out of a fill: that it begins in time, its bytes as they come, and where they come from
+ * when the disk will not have them.
+ */
+import type { Logger } from 'pino'
+import { OciError } from '../../oci/errors.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { RepositoryIndex } from '../../storage/metadata/metadata.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import type { BlobAnswer } from '../answers.ts'
+import type { BlobAccess } from './blob-access.ts'
+import { BypassSource } from './bypass.ts'
+import type { CacheStatus } from '../cache-status.ts'
+import type { Fill } from './fill.ts'
+import { Follower } from './follower.ts'
+import type { MirroredName } from '../origin.ts'
+import { refusal, refusalOf } from '../resilience/client-errors.ts'
+
+/** For those who join a fill that has been silent for longer than the header budget. */
+const LATE_MS: Milliseconds = 500
+
+/** How long a download that was asked for under another name may take to begin before this name is asked for. */
+const OTHER_NAME_MS: Milliseconds = 1_000
+
+interface FillAnswersOptions {
+  readonly access: BlobAccess
+  readonly repositories: RepositoryIndex
+  /** Until the head of a cold blob must be out. */
+  readonly headerBudgetMs: Milliseconds
+  /** The most that is taken of a blob whose size nobody tells. */
+  readonly maxUntoldSize: Bytes | undefined
+  readonly metrics: Metrics
+  readonly log: Logger
+}
+
+export class FillAnswers {
+  readonly #options: FillAnswersOptions
+
+  constructor(options: FillAnswersOptions) {
+    this.#options = options
+  }
+
+  /** @throws OciError when upstream cannot; `undefined` when it says that there is none */
+  async follow(
+    fill: Fill,
+    cache: CacheStatus,
+    repository: MirroredName,
+    client: AbortSignal,
+  ): Promise<BlobAnswer | undefined> {
+    const { access, repositories } = this.#options
+    const place = fill.follow()
+    try {
+      const began = await this.#begun(fill, client)
+      const found =
+        began === 'diverted' && fill.size === undefined
+          ? await access.ask(repository, fill.digest, client)
+          : { size: fill.size }
+      if (began === 'absent' || found === undefined) {
+        place[Symbol.dispose]()
+        return undefined
+      }
+      return this.#answer(fill, began === 'diverted' ? 'bypass' : cache, found.size, repository, place)
+    } catch (error) {
+      place[Symbol.dispose]()
+      const denial = error instanceof OciError && error.code === 'DENIED' ? error.cause : undefined
+      throw denial === undefined ? error : await refusalOf(denial, repository, repositories)
+    }
+  }
+
+  /** That it brings bytes, or soon will. What goes wrong before that is the business of the name it was asked under. */
+  async delivers(fill: Fill, size: Bytes | undefined, client: AbortSignal): Promise<boolean> {
+    const soon = AbortSignal.timeout(OTHER_NAME_MS)
+    try {
+      const began = await fill.begun(AbortSignal.any([client, soon]))
+      // Where the other name's manifest gave the size, ours may know better.
+      return began !== 'absent' && (size === undefined || fill.size === undefined || size === fill.size)
+    } catch {
+      client.throwIfAborted()
+      return false
+    }
+  }
+
+  #answer(
+    fill: Fill,
+    cache: CacheStatus,
+    size: Bytes | undefined,
+    repository: MirroredName,
+    place: Disposable,
+  ): BlobAnswer {
+    const { digest } = fill
+    const { metrics, log, maxUntoldSize, headerBudgetMs } = this.#options
+    const { origin, name } = repository
+    return {
+      digest,
+      size,
+      cache,
+      get unverified() {
+        return fill.phase.is !== 'verified'
+      },
+      open: async (range, signal) => {
+        const follower = new Follower(fill, size, range, ({ position, sent, promised }, leaves) =>
+          BypassSource.open(
+            {
+              ...{ origin, name, digest, size, promised, headerBudgetMs, maxUntoldSize, metrics, log },
+              range: range && { start: position, end: range.end },
+              sent: sent && { from: sent.download.ingest, to: position },
+            },
+            leaves,
+          ),
+        )
+        try {
+          await follower.ready(signal)
+          return follower
+        } catch (error) {
+          await follower[Symbol.asyncDispose]()
+          throw error
+        }
+      },
+      [Symbol.asyncDispose]: () => {
+        place[Symbol.dispose]()
+        return Promise.resolve()
+      },
+    }
+  }
+
+  /** Within the header budget; a fill that only waits its turn has its size to show and may take longer. */
+  async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
+    // What one client has waited for in vain, the next need not: dockerd would ask a dozen times.
+    const budget = AbortSignal.timeout(Math.max(this.#options.headerBudgetMs - fill.silentMs, LATE_MS))
+    try {
+      return await fill.begun(AbortSignal.any([client, budget]))
+    } catch (error) {
+      if (!budget.aborted || client.aborted || error !== budget.reason) throw error
+      // What cannot be verified in time begins without a size.
+      if ((fill.queued && fill.size !== undefined) || fill.contested) return 'begun'
+      const { upstream, state } = fill.origin
+      const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
+      state.failed(fill.name, late)
+      throw refusal(late)
+    }
+  }
+}

@@ -1,0 +1,17 @@
+/**
+ * Which bytes wait for the digest: the last 64 KiB of a blob leave only when all of it is verified, so a wrong
+ * file never arrives whole, not even by a client that resumes.
+ */
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { ByteRange } from '../answers.ts'
+
+export const HOLD_BACK: Bytes = 64 * 1024
+
+/**
+ * A part that begins within the tail is a lookup (lazy pullers read the footer first), not a download; one that
+ * begins where the tail does is how a client that was broken off goes on.
+ */
+export function holdsBack(size: Bytes | undefined, range: ByteRange | undefined): boolean {
+  if (range === undefined || size === undefined || size <= HOLD_BACK) return true
+  return range.end > size - HOLD_BACK && range.start <= size - HOLD_BACK
+}

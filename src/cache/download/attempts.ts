@@ -1,0 +1,143 @@
+/**
+ * The one or two attempts that a fill makes to have a blob.
+ *
+ * Bytes that are not their digest are fetched once more, from byte 0 and into a file of their own beside the first,
+ * before anybody is told: followers hold what they have of it.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
+import { Attempt } from './attempt.ts'
+import { Berth, type BerthContext } from './disk-reservation.ts'
+import { Download } from './download.ts'
+import type { Origin } from '../origin.ts'
+import { corruptRefusal } from '../resilience/client-errors.ts'
+import { Turn } from './transfer-slot.ts'
+
+export interface AttemptsContext extends BerthContext {
+  readonly metrics: Metrics
+  /** The most that is taken of a blob whose size nobody tells. Default: that of a {@link Download}. */
+  readonly maxUntoldSize?: Bytes | undefined
+}
+
+interface AttemptsOptions {
+  readonly origin: Origin
+  /** Under which upstream is asked. */
+  readonly name: RepositoryName
+  readonly digest: Digest
+  /** From a descriptor that named it. */
+  readonly size: Bytes | undefined
+  readonly priority: () => TransferPriority
+  /** From now on this is the one whose bytes are read. */
+  readonly onBegin: (attempt: Attempt) => void
+  readonly onChange: () => void
+  /** It may use a file only for as long as somebody follows it. */
+  readonly onTransient: () => void
+  /** The disk would not have it; undefined: it was not even asked. */
+  readonly onDiverted: (error: unknown) => void
+}
+
+type Outcome =
+  | { readonly is: 'absent' }
+  | { readonly is: 'verified'; readonly attempt: Attempt; readonly file: VerifiedFile }
+  | { readonly is: 'diverted' }
+
+export class Attempts {
+  readonly #context: AttemptsContext
+  readonly #options: AttemptsOptions
+
+  constructor(context: AttemptsContext, options: AttemptsOptions) {
+    this.#context = context
+    this.#options = options
+  }
+
+  /** @throws UpstreamError, the signal's reason; OciError when the bytes were wrong both times */
+  async run(signal: AbortSignal): Promise<Outcome> {
+    const { origin, digest } = this.#options
+    const first = await this.#try(undefined, signal)
+    if (first.is !== 'wrong') return first
+    try {
+      const second = await this.#try(first.attempt, signal)
+      // In pieces it was wrong, in one it is right: then it is the pieces that are not to be had of that upstream.
+      if (second.is === 'verified' && first.attempt.download.inPieces) origin.segments?.refused()
+      if (second.is !== 'wrong') return second
+      await second.attempt.berth.discard()
+    } finally {
+      await first.attempt.berth.discard()
+    }
+    origin.state.markCorrupt(digest)
+    throw corruptRefusal(origin.upstream.key, origin.state.corruptFor(digest) ?? 0)
+  }
+
+  async #try(
+    earlier: Attempt | undefined,
+    signal: AbortSignal,
+  ): Promise<Outcome | { is: 'wrong'; attempt: Attempt }> {
+    const { origin, digest, priority, onDiverted } = this.#options
+    if (this.#context.health.resting) {
+      onDiverted(undefined)
+      return { is: 'diverted' }
+    }
+    // Those who have turns may wait for that upstream on. Not so the second attempt: clients have what the first brought.
+    const refused = earlier === undefined ? origin.upstream.leftAlone?.() : undefined
+    if (refused !== undefined) throw refused
+    // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
+    using turn = await Turn.take(origin.slots, { priority, owner: this }, signal)
+    let attempt: Attempt | undefined
+    try {
+      attempt = await this.#begin(earlier !== undefined, turn)
+      const file = await attempt.run(signal)
+      if (file === 'absent') return { is: 'absent' }
+      if (file === 'wrong') {
+        this.#reportWrong(attempt, earlier !== undefined)
+        return { is: 'wrong', attempt }
+      }
+      await earlier?.compareWith(attempt)
+      origin.state.forgetCorrupt(digest)
+      return { is: 'verified', attempt, file }
+    } catch (error) {
+      if (error instanceof UpstreamError || signal.aborted) {
+        await attempt?.putAside()
+        throw error
+      }
+      onDiverted(error)
+      await attempt?.berth.discard()
+      return { is: 'diverted' }
+    }
+  }
+
+  /** A file, and a download into it that is yet to run. @throws when the disk would not have it */
+  async #begin(again: boolean, turn: Turn): Promise<Attempt> {
+    const { metrics, log, maxUntoldSize } = this.#context
+    const { origin, name, digest, size, priority, onBegin, onChange, onTransient } = this.#options
+    const identity = { source: origin.upstream.key, digest }
+    const berth = await Berth.take(this.#context, { identity, size, fresh: again, onTransient })
+    const { ingest } = berth
+    const download = new Download({
+      ...{ origin, name, digest, ingest, size, turn, priority, maxUntoldSize, metrics, log },
+      ...{ owner: this, whole: again },
+      onChange: () => {
+        void berth.reckon(download.size)
+        onChange()
+      },
+    })
+    const attempt = new Attempt(download, berth)
+    onBegin(attempt)
+    return attempt
+  }
+
+  #reportWrong({ download }: Attempt, again: boolean): void {
+    const { metrics, log } = this.#context
+    const { origin, digest } = this.#options
+    metrics.integrityFailures.inc({ upstream: origin.upstream.key })
+    log.warn(
+      { upstream: origin.upstream.key, digest, size: download.ingest.prefix, again },
+      'the bytes from upstream are not what was asked for',
+    )
+    origin.upstream.distrust?.(digest)
+  }
+}

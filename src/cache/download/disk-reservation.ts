@@ -1,0 +1,162 @@
+/**
+ * The place of a download on the disk: asked for before its file is opened, and given back when the bytes have become
+ * a blob, or have gone.
+ *
+ * What is larger than the whole budget may use a file for as long as it is followed; it never becomes a blob, and
+ * nothing of it is kept. What the disk has no room for at all is refused.
+ */
+import type { Logger } from 'pino'
+import type { BlobInfo, BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Ingest, IngestIdentity, IngestStore, VerifiedFile } from '../../storage/ingest/ingest.ts'
+import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { Admission, Room } from '../eviction/disk-space.ts'
+import type { StorageHealth } from '../resilience/storage-health.ts'
+
+export interface BerthContext {
+  readonly store: BlobStore
+  readonly ingests: IngestStore
+  /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
+  readonly locks: Locks
+  readonly room: Room
+  readonly health: StorageHealth
+  readonly log: Logger
+}
+
+interface BerthOptions {
+  readonly identity: IngestIdentity
+  /** Undefined: nobody has said. */
+  readonly size: Bytes | undefined
+  /** Beside the file of an earlier attempt. */
+  readonly fresh: boolean
+  /** It was opened, or has turned out, to be larger than the budget. */
+  readonly onTransient: () => void
+}
+
+const NEVER = new AbortController().signal
+
+/** What grows towards a length that nobody has told is asked for in steps of this. */
+const STEP: Bytes = 64 * 1024 * 1024
+
+export class Berth {
+  readonly ingest: Ingest
+  readonly #context: BerthContext
+  readonly #options: BerthOptions
+  readonly #refused = new AbortController()
+  #admission: Admission
+  /** What was asked for. */
+  #size: Bytes
+  #asking: Promise<void> = Promise.resolve()
+  #left = false
+
+  private constructor(context: BerthContext, options: BerthOptions, ingest: Ingest, admission: Admission) {
+    this.#context = context
+    this.#options = options
+    this.#size = options.size ?? 0
+    this.#admission = admission
+    this.ingest = ingest
+    if (this.transient) this.#becomeTransient()
+  }
+
+  /** @throws the system's error, or one like it, when the disk will not have it */
+  static async take(context: BerthContext, options: BerthOptions): Promise<Berth> {
+    const { identity, size, fresh } = options
+    const admission = await context.room.admit(identity, size)
+    try {
+      if (admission.as === 'none') throw noRoom()
+      const ingest = await context.ingests.open(identity, { fresh })
+      return new Berth(context, options, ingest, admission)
+    } catch (error) {
+      admission[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  get transient(): boolean {
+    return this.#admission.as === 'transient'
+  }
+
+  /** It may become a blob. */
+  get stays(): boolean {
+    return this.#admission.as === 'keep'
+  }
+
+  /** Aborts when it has turned out to be more than the disk has room for. */
+  get refused(): AbortSignal {
+    return this.#refused.signal
+  }
+
+  /**
+   * So large it is at least, by what upstream says or what is here. Cheap: called after every write.
+   *
+   * @returns when the answer to what it is now is known
+   */
+  reckon(size: Bytes | undefined): Promise<void> {
+    const atLeast = size ?? this.ingest.prefix - (this.ingest.prefix % STEP)
+    if (atLeast > this.#size) {
+      this.#size = atLeast
+      this.#asking = this.#asking.then(() => this.#askFor(atLeast))
+    }
+    return this.#asking
+  }
+
+  /** Those who follow have all they need by now; a failure here costs the next pull a download, nothing else. */
+  async adopt(file: VerifiedFile, adopted: (blob: BlobInfo) => Promise<void>): Promise<void> {
+    const { store, locks, health, room, log } = this.#context
+    const { digest } = file
+    try {
+      using _held = await locks.exclusive(`blob ${digest}`, NEVER)
+      const blob = await store.adopt(file)
+      health.worked()
+      await adopted(blob)
+    } catch (error) {
+      health.refused('a verified blob', error)
+      log.debug({ err: error, digest }, 'not adopted')
+      await this.discard()
+      return
+    }
+    this.#leave()
+    room.grew()
+  }
+
+  /** Leaves what is here for another time, where that is allowed. */
+  async putAside(worthKeeping: boolean): Promise<void> {
+    if (!worthKeeping || this.transient) return this.discard()
+    await this.ingest.keep()
+    this.#leave()
+  }
+
+  /** Never rejects; again is fine. */
+  async discard(): Promise<void> {
+    try {
+      await this.ingest.discard()
+    } catch (error) {
+      this.#context.log.debug({ err: error, digest: this.#options.identity.digest }, 'a partial stays behind')
+    }
+    this.#leave()
+  }
+
+  async #askFor(size: Bytes): Promise<void> {
+    const before = this.transient
+    // First back what was asked for: it is the same bytes.
+    this.#admission[Symbol.dispose]()
+    this.#admission = await this.#context.room.admit(this.#options.identity, size)
+    if (this.#left) this.#admission[Symbol.dispose]()
+    else if (this.#admission.as === 'none') this.#refused.abort(noRoom())
+    else if (this.transient && !before) this.#becomeTransient()
+  }
+
+  #becomeTransient(): void {
+    this.ingest.disown()
+    this.#options.onTransient()
+  }
+
+  #leave(): void {
+    this.#left = true
+    this.#admission[Symbol.dispose]()
+  }
+}
+
+/** As the system would say it, only before it is too late. */
+function noRoom(): Error {
+  return Object.assign(new Error('the disk has no room for it'), { code: 'ENOSPC' })
+}

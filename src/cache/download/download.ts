@@ -1,0 +1,330 @@
+/**
+ * One try to bring a whole blob into one ingest, in as many requests as it takes.
+ *
+ * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once (`pieces.ts`).
+ * A reader far ahead of the rest gets a run of its own into the same file (`far.ts`), which the others then skip: no
+ * byte is asked for twice.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Ingest } from '../../storage/ingest/ingest.ts'
+import { giveBack } from '../../storage/ingest/release-buffers.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'
+import { UpstreamError, type Milliseconds, type UpstreamBlob } from '../../upstream/upstream.ts'
+import { byteLength, slice } from './chunks.ts'
+import type { Origin } from '../origin.ts'
+import { Far } from './seek-fetcher.ts'
+import { Patience } from './retry-budget.ts'
+import { Pieces } from './segment-scheduler.ts'
+import { Run, Runs } from './range-requests.ts'
+import { Turn } from './transfer-slot.ts'
+import { Waiters } from '../../base/condition.ts'
+
+/**
+ * A write costs a thread's waking, however little it writes: after a smaller one what comes in so long is gathered
+ * (a third of the main thread's time at 150 MB/s, measured).
+ */
+const WORTH_WRITING: Bytes = 256 * 1024
+const GATHER_MS = 8
+/** How often it is looked who has become slow. */
+const LOOK_EVERY_MS = 1_000
+/** No layer is larger; a body that has no end must not fill the disk. */
+export const MAX_UNTOLD_SIZE: Bytes = 16 * 1024 ** 3
+
+interface DownloadOptions {
+  readonly origin: Origin
+  readonly name: RepositoryName
+  readonly digest: Digest
+  readonly ingest: Ingest
+  /** From a descriptor, which may be wrong: its digest decides, not its size. */
+  readonly size: Bytes | undefined
+  /** For the first request; given back when that is over. */
+  readonly turn: Turn
+  readonly priority: () => TransferPriority
+  /** Whose turns they are. */
+  readonly owner: object
+  /** All of it comes in one: what came in pieces was wrong. */
+  readonly whole: boolean
+  /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
+  readonly maxUntoldSize?: Bytes | undefined
+  /** After every write, and when the first answer came. */
+  readonly onChange: () => void
+  readonly metrics: Metrics
+  readonly log: Logger
+}
+
+export class Download {
+  readonly ingest: Ingest
+  readonly #options: DownloadOptions
+  readonly #runs: Runs
+  /** Undefined: it comes from the first gap to the end, whatever its size. */
+  readonly #pieces: Pieces | undefined
+  /** Undefined: nothing is fetched out of turn. */
+  readonly #far: Far | undefined
+  readonly #progress = new Waiters()
+  #size: Bytes | undefined
+  /** Upstream's own word. */
+  #told: Bytes | undefined
+  #contested = false
+  /** Where a body of untold length ended. */
+  #found: Bytes | undefined
+  #answered = false
+  /** Of the main run, while it has one. */
+  #turn: Turn | undefined
+  #tooLong = false
+  /** Bytes that were written since the main run failed last, whoever brought them. */
+  #brought: Bytes = 0
+  #signal: AbortSignal | undefined
+
+  constructor(options: DownloadOptions) {
+    const { ingest, origin, whole } = options
+    this.#options = options
+    this.ingest = ingest
+    this.#size = options.size
+    this.#turn = options.turn
+    this.#runs = new Runs(ingest)
+    if (whole) return
+    const { segments, slots } = origin
+    const beside = {
+      ...options,
+      ...{ slots, runs: this.#runs },
+      fetch: (run: Run, signal: AbortSignal) => this.#request(run, signal),
+      onChange: () => this.#changed(),
+    }
+    this.#far = new Far({ ...beside, now: () => this.#now })
+    if (segments !== undefined) this.#pieces = new Pieces({ ...beside, segments, size: () => this.#size })
+  }
+
+  /** Of the blob, from the descriptor or from upstream's word; where a body happened to end is neither. */
+  get size(): Bytes | undefined {
+    return this.#contested ? undefined : this.#size
+  }
+
+  /** Upstream says another size than the descriptor: until the digest is verified nobody knows who is wrong. */
+  get contested(): boolean {
+    return this.#contested
+  }
+
+  /** Where this download ends, as far as anybody knows. */
+  get #end(): Bytes | undefined {
+    return this.#size ?? this.#found
+  }
+
+  get #now(): Milliseconds {
+    return this.#options.origin.segments?.now ?? performance.now()
+  }
+
+  /** More came than the blob can have. */
+  get tooLong(): boolean {
+    return this.#tooLong
+  }
+
+  /** Upstream has begun to deliver (or everything was here already). */
+  get answered(): boolean {
+    return this.#answered
+  }
+
+  /** Parts of it came by requests of their own. */
+  get inPieces(): boolean {
+    return this.#pieces?.used === true
+  }
+
+  /**
+   * Resolves when every byte is in the ingest (unverified), or when upstream has no such blob.
+   *
+   * @throws UpstreamError when upstream cannot; the system's error when the disk cannot
+   */
+  async run(signal: AbortSignal): Promise<'complete' | 'absent'> {
+    // What runs beside must not outlive this: its bytes have nowhere to go then.
+    const over = new AbortController()
+    const beside = AbortSignal.any([signal, over.signal])
+    this.#signal = beside
+    const looking = setInterval(() => this.#pieces?.look(beside), LOOK_EVERY_MS)
+    try {
+      return await this.#run(signal)
+    } finally {
+      clearInterval(looking)
+      over.abort(new Error('the download is over'))
+      this.#turn?.[Symbol.dispose]()
+    }
+  }
+
+  async #run(signal: AbortSignal): Promise<'complete' | 'absent'> {
+    const patience = new Patience(this.#options)
+    while (this.#end === undefined || this.ingest.prefix < this.#end || !this.#answered) {
+      signal.throwIfAborted()
+      // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
+      const start = Math.min(this.ingest.prefix, Math.max((this.#end ?? Number.POSITIVE_INFINITY) - 1, 0))
+      if (this.#runs.covers(start)) {
+        this.#giveTurnBack()
+        await this.#progress.wait(signal)
+        continue
+      }
+      const end = this.#pieces?.endOf(start) ?? Number.POSITIVE_INFINITY
+      const run = new Run('main', { start, end }, this.#now)
+      this.#runs.add(run)
+      try {
+        if ((await this.#transfer(run, signal)) === 'absent') return 'absent'
+      } catch (error) {
+        signal.throwIfAborted()
+        this.#giveTurnBack()
+        if (!(error instanceof UpstreamError) || this.#tooLong) throw error
+        if (error.status === 416 && this.#size === undefined && start > 0) {
+          // Everything had arrived before the cut; only the length was unknown.
+          this.#found = start
+          continue
+        }
+        this.#pieces?.failed(error, run)
+        // What comes beside it goes on meanwhile, also where this one was.
+        this.#runs.delete(run)
+        const brought = this.#brought
+        this.#brought = 0
+        await patience.afterFailure(error, { brought, promised: this.#answered }, signal)
+      } finally {
+        this.#runs.delete(run)
+      }
+    }
+    return 'complete'
+  }
+
+  /**
+   * Makes sure that the bytes at `position` are on their way. Cheap: readers call it whenever they are about
+   * to wait.
+   */
+  want(position: Bytes, end: Bytes): void {
+    const signal = this.#signal
+    if (signal === undefined || signal.aborted || !this.#answered || this.#size === undefined) return
+    this.#far?.want({ start: position, end: Math.min(end, this.#size) }, signal)
+  }
+
+  /** One request of the main run, as far as it goes. */
+  async #transfer(run: Run, signal: AbortSignal): Promise<'done' | 'absent' | 'interrupted'> {
+    const { origin, priority, owner } = this.#options
+    // Whoever else is asked for has a turn before the next piece.
+    if (this.#answered && origin.slots.contended) this.#giveTurnBack()
+    const turn = (this.#turn ??= await Turn.take(origin.slots, { priority, owner }, signal))
+    try {
+      return await this.#request(run, AbortSignal.any([signal, turn.preempted, run.over]))
+    } catch (error) {
+      if (signal.aborted) throw error
+      if (turn.preempted.aborted) this.#giveTurnBack()
+      else if (!run.over.aborted) throw error
+      return 'interrupted'
+    }
+  }
+
+  #giveTurnBack(): void {
+    this.#turn?.[Symbol.dispose]()
+    this.#turn = undefined
+  }
+
+  async #request(run: Run, signal: AbortSignal): Promise<'done' | 'absent'> {
+    const { origin, name, digest } = this.#options
+    const limit = this.#limit(run)
+    const blob = await origin.upstream.blob(name, digest, {
+      from: run.position,
+      ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
+      // A part is not worth skipping through what the main run brings anyway.
+      onlyPart: run.kind !== 'main',
+      spare: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
+      size: this.#told,
+      expectedSize: this.#size,
+      promised: this.#answered,
+      signal,
+    })
+    if (blob === undefined) {
+      if (!this.#answered) return 'absent'
+      throw new UpstreamError('broken', origin.upstream.key, 'the blob disappeared while it was downloaded')
+    }
+    try {
+      this.#learn(blob.size)
+      if (this.#signal !== undefined) this.#pieces?.answered(run, blob.ranged === true, this.#signal)
+      const ended = await this.#receive(run, blob, signal)
+      if (ended && this.#size === undefined) this.#found = run.position
+      if (ended && run.position < this.#limit(run)) {
+        throw new UpstreamError('unreachable', origin.upstream.key, 'the body ended early')
+      }
+    } finally {
+      blob.cancel()
+    }
+    return 'done'
+  }
+
+  #limit(run: Run): Bytes {
+    return this.#runs.limitOf(run, this.#end)
+  }
+
+  /** Returns true when the body came to its end, false when everything wanted was there before. */
+  async #receive(run: Run, { start, size, body }: UpstreamBlob, signal: AbortSignal): Promise<boolean> {
+    const isMain = run.kind === 'main'
+    if (start > run.position || (start < run.position && !isMain)) {
+      if (!isMain) this.#options.origin.segments?.refused()
+      throw new UpstreamError('broken', this.#options.origin.upstream.key, 'the answer is of another range')
+    }
+    let skip = run.position - start
+    for await (const batch of body) {
+      if (run.position < this.ingest.prefix) return false
+      const length = byteLength(batch)
+      const room = this.#limit(run) - run.position
+      const chunks = slice(batch, skip, skip + room)
+      const taken = byteLength(chunks)
+      if (taken > 0) {
+        run.taken = run.position + taken
+        await this.ingest.write(chunks, run.position)
+        run.position = run.taken
+        this.#brought += taken
+        this.#changed()
+      }
+      if (length > skip + taken && size === undefined && run.position === this.#size) {
+        // A descriptor is only what one repository says: its error must not pass for corruption.
+        throw this.#excess('the blob is longer than its manifest says')
+      }
+      if (this.#size === undefined && run.position > (this.#options.maxUntoldSize ?? MAX_UNTOLD_SIZE)) {
+        throw this.#excess('the blob has no end')
+      }
+      giveBack(batch)
+      skip = Math.max(skip - length, 0)
+      // Where upstream gave no length, its body has to end as well.
+      const wait = size === undefined && run.position === this.#size && isMain
+      if (this.#limit(run) <= run.position && !wait) return false
+      if (length < WORTH_WRITING) await sleep(GATHER_MS, undefined, { signal }).catch(() => undefined)
+    }
+    return true
+  }
+
+  /** More came than there can be: asking for the rest of it is of no use. */
+  #excess(message: string): UpstreamError {
+    this.#tooLong = true
+    return new UpstreamError('broken', this.#options.origin.upstream.key, message, { wrongContent: true })
+  }
+
+  /** @throws UpstreamError when upstream says another size than before */
+  #learn(size: Bytes | undefined): void {
+    if (size !== undefined && this.#told !== undefined && size !== this.#told) {
+      throw new UpstreamError(
+        'broken',
+        this.#options.origin.upstream.key,
+        `the blob is said to be ${String(size)} bytes instead of ${String(this.#told)}`,
+        { wrongContent: true },
+      )
+    }
+    if (size !== undefined) {
+      this.#contested ||= this.#size !== undefined && this.#size !== size
+      this.#told = size
+      this.#size = size
+    }
+    this.#answered = true
+    this.#options.origin.state.answered(this.#options.name)
+    this.#changed()
+  }
+
+  #changed(): void {
+    if (this.#signal !== undefined) this.#pieces?.spread(this.#signal)
+    this.#progress.wake()
+    this.#options.onChange()
+  }
+}

@@ -1,0 +1,137 @@
+/**
+ * Who writes where in the file of one download.
+ *
+ * Every byte belongs to one run at the most: a run ends where another has begun, or where bytes are already.
+ */
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Ingest } from '../../storage/ingest/ingest.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+
+export interface Stretch {
+  readonly start: Bytes
+  /** Exclusive; Infinity: the blob's end, wherever that is. */
+  readonly end: Bytes
+}
+
+/**
+ * - `main`: it brings what everybody waits for, so it may take a body from its beginning and skip what is here
+ * - `piece`: it brings what will be waited for
+ * - `far`: a reader far ahead of the rest waits for it
+ */
+type RunKind = 'main' | 'piece' | 'far'
+
+/** How fast a run is, is what it was for so long. */
+const LOOK_BACK: Milliseconds = 2_000
+
+/** One stretch that is being fetched: [start, position) is there, position moves. */
+export class Run implements Stretch {
+  readonly kind: RunKind
+  readonly start: Bytes
+  /** Where it may stop at the latest. */
+  end: Bytes
+  position: Bytes
+  /** Up to here bytes have come; those from `position` on are being written. */
+  taken: Bytes
+  readonly beganAt: Milliseconds
+  readonly #over = new AbortController()
+  #looks: { readonly at: Milliseconds; readonly taken: Bytes }[] = []
+
+  constructor(kind: RunKind, { start, end }: Stretch, now: Milliseconds) {
+    this.kind = kind
+    this.start = start
+    this.position = start
+    this.taken = start
+    this.end = end
+    this.beganAt = now
+    this.#looks.push({ at: now, taken: start })
+  }
+
+  /** Aborts when somebody else brings the rest of it. */
+  get over(): AbortSignal {
+    return this.#over.signal
+  }
+
+  /** Somebody else brings the rest of it. */
+  leave(): void {
+    this.#over.abort(new Error('somebody else brings the rest of it'))
+  }
+
+  /** To be called every second or so. */
+  look(now: Milliseconds): void {
+    this.#looks.push({ at: now, taken: this.taken })
+    while ((this.#looks[1]?.at ?? now) <= now - LOOK_BACK) this.#looks.shift()
+  }
+
+  /** Bytes per millisecond of late; undefined: it is too young to tell. */
+  rate(now: Milliseconds): number | undefined {
+    const [first] = this.#looks
+    if (first === undefined || now - first.at < LOOK_BACK) return undefined
+    return (this.taken - first.taken) / (now - first.at)
+  }
+}
+
+export class Runs {
+  readonly #ingest: Ingest
+  readonly #runs = new Set<Run>()
+
+  constructor(ingest: Ingest) {
+    this.#ingest = ingest
+  }
+
+  get all(): readonly Run[] {
+    return [...this.#runs]
+  }
+
+  get size(): number {
+    return this.#runs.size
+  }
+
+  add(run: Run): void {
+    this.#runs.add(run)
+  }
+
+  delete(run: Run): void {
+    this.#runs.delete(run)
+  }
+
+  count(kind: RunKind): number {
+    let count = 0
+    for (const run of this.#runs) if (run.kind === kind) count += 1
+    return count
+  }
+
+  /** Somebody is just writing there. */
+  covers(position: Bytes): boolean {
+    return this.all.some(
+      (run) =>
+        position >= run.start && position <= run.position && (!run.over.aborted || position < run.taken),
+    )
+  }
+
+  /** Where that run must stop: the blob's end, bytes that are here, or where another run began. */
+  limitOf(run: Run, size: Bytes | undefined): Bytes {
+    if (run.over.aborted) return run.taken
+    let limit = Math.min(run.end, size ?? run.end, this.#ingest.nextExtent(run.position))
+    for (const other of this.#runs) {
+      if (other === run || other.over.aborted || other.start < run.position) continue
+      limit = Math.min(limit, other.start)
+    }
+    return limit
+  }
+
+  /** The first stretch that is neither here nor on its way, before `size`. */
+  firstGap(size: Bytes): Stretch | undefined {
+    let start = this.#ingest.prefix
+    for (let moved = true; moved;) {
+      const before = start
+      start = this.#ingest.readableTo(start)
+      for (const run of this.#runs) {
+        if (run.start <= start) start = Math.max(start, this.limitOf(run, size))
+      }
+      moved = start !== before
+    }
+    if (start >= size) return undefined
+    const limits = this.all.map((run) => run.start).filter((it) => it > start)
+    return { start, end: Math.min(size, this.#ingest.nextExtent(start), ...limits) }
+  }
+}

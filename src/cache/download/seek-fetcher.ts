@@ -1,0 +1,93 @@
+/**
+ * What readers far ahead of the rest wait for, fetched for each of them alone.
+ *
+ * Where that fails, nothing is fetched for anybody for a while; whoever waits then asks again. The main run comes by
+ * everywhere in the end, so nobody hangs on this.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Ingest } from '../../storage/ingest/ingest.ts'
+import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+import { backoff } from '../../base/backoff.ts'
+import { Run, type Runs, type Stretch } from './range-requests.ts'
+import { Turn } from './transfer-slot.ts'
+
+/** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
+const FAR_AHEAD: Bytes = 8 * 1024 * 1024
+const MAX_RUNS = 4
+
+interface FarOptions {
+  readonly slots: TransferSlots
+  readonly priority: () => TransferPriority
+  readonly owner: object
+  readonly ingest: Ingest
+  readonly runs: Runs
+  readonly now: () => Milliseconds
+  /** One request, as far as it goes. */
+  readonly fetch: (run: Run, signal: AbortSignal) => Promise<unknown>
+  /** A run has ended, or whoever waits may ask again. */
+  readonly onChange: () => void
+  readonly log: Pick<Logger, 'debug'>
+}
+
+export class Far {
+  readonly #options: FarOptions
+  /** In a row. */
+  #failures = 0
+  #resting = false
+
+  constructor(options: FarOptions) {
+    this.#options = options
+  }
+
+  /** Makes sure that the first byte of the stretch is on its way, where nobody else comes by soon. Cheap. */
+  want({ start, end }: Stretch, signal: AbortSignal): void {
+    const { ingest, runs, now } = this.#options
+    if (this.#resting || start < ingest.prefix + FAR_AHEAD || ingest.readableTo(start) > start) return
+    if (runs.count('far') >= MAX_RUNS) return
+    for (const run of runs.all) {
+      if (start >= run.start && start < run.position + FAR_AHEAD) return
+    }
+    const run = new Run('far', { start, end }, now())
+    runs.add(run)
+    void this.#bring(run, signal)
+  }
+
+  /** Never rejects. */
+  async #bring(run: Run, signal: AbortSignal): Promise<void> {
+    const { runs, onChange, log } = this.#options
+    let failed = false
+    try {
+      await this.#fetch(run, signal)
+    } catch (error) {
+      failed = !signal.aborted
+      if (failed) log.debug({ err: error }, 'fetch of a far range failed')
+    }
+    runs.delete(run)
+    if (run.position > run.start) this.#failures = 0
+    // Of several that fail at once the first says for how long.
+    if (failed && !this.#resting) void this.#rest(signal)
+    onChange()
+  }
+
+  /** Never rejects. */
+  async #rest(signal: AbortSignal): Promise<void> {
+    this.#failures += 1
+    this.#resting = true
+    await sleep(backoff(this.#failures), undefined, { signal, ref: false }).catch(() => undefined)
+    this.#resting = false
+    if (!signal.aborted) this.#options.onChange()
+  }
+
+  async #fetch(run: Run, signal: AbortSignal): Promise<void> {
+    const { slots, priority, owner, fetch } = this.#options
+    using turn = await Turn.take(slots, { priority, owner }, signal)
+    try {
+      await fetch(run, AbortSignal.any([signal, turn.preempted, run.over]))
+    } catch (error) {
+      if ((!turn.preempted.aborted && !run.over.aborted) || signal.aborted) throw error
+    }
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * When what is mirrored was last pulled: the latest in memory, written down now and then.
+ *
+ * A blob is written at most once a minute, however often it is pulled, and all of them together. What a crash loses is
+ * the last minute; a clean stop loses nothing.
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+
+const EVERY_MS: Milliseconds = 60_000
+
+/** Of one transaction: the writer's thread is everybody's. */
+const BATCH = 500
+
+/** An index that takes no writes must not cost all memory. */
+const MOST = 200_000
+
+interface RecencyOptions {
+  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly log: Logger
+  readonly now: () => EpochMs
+}
+
+export class Recency implements AsyncDisposable {
+  readonly #options: RecencyOptions
+  /** Not written down yet. */
+  readonly #pulled = new Map<Digest, EpochMs>()
+  readonly #timer: NodeJS.Timeout
+  #flushing: Promise<void> | undefined
+
+  constructor(options: RecencyOptions) {
+    this.#options = options
+    this.#timer = setInterval(() => void this.flush(), EVERY_MS).unref()
+  }
+
+  /** It has just been pulled. */
+  touch(digest: Digest): void {
+    if (this.#pulled.size >= MOST && !this.#pulled.has(digest)) return
+    this.#pulled.set(digest, this.#options.now())
+  }
+
+  /** The later of what was written down and what was not. */
+  latest(digest: Digest, written: EpochMs): EpochMs {
+    return Math.max(written, this.#pulled.get(digest) ?? 0)
+  }
+
+  /** Writes down what is not. Never rejects: what cannot be written is tried again the next time. */
+  flush(): Promise<void> {
+    this.#flushing ??= this.#flush().finally(() => {
+      this.#flushing = undefined
+    })
+    return this.#flushing
+  }
+
+  async #flush(): Promise<void> {
+    const { metadata, log } = this.#options
+    const due = [...this.#pulled]
+    try {
+      for (let at = 0; at < due.length; at += BATCH) {
+        const batch = due.slice(at, at + BATCH)
+        await metadata.transaction((tx) => {
+          for (const [digest, pulledAt] of batch) tx.markPulled(digest, pulledAt)
+        })
+        for (const [digest, pulledAt] of batch) {
+          if (this.#pulled.get(digest) === pulledAt) this.#pulled.delete(digest)
+        }
+      }
+    } catch (err) {
+      log.debug({ err, blobs: this.#pulled.size }, 'when they were pulled is not written down yet')
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer)
+    // An earlier one knows nothing of those that came while it ran.
+    await this.#flushing
+    await this.flush()
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * What goes when an image goes, and which image is next.
+ *
+ * With a manifest go its children, its layers and what refers to it, except what something else keeps: a manifest that
+ * stays, a tag of its own, a pin, a push. An image was last pulled when the latest of all that goes with it was.
+ */
+import { setImmediate as immediate } from 'node:timers/promises'
+import type { Digest } from '../../oci/digest.ts'
+import type {
+  ColdPart,
+  ColdPlace,
+  EvictionIndex,
+  MirroredBlob,
+} from '../../storage/metadata/eviction-index.ts'
+import { LOCAL, type EpochMs } from '../../storage/metadata/metadata.ts'
+import type { Pinned } from './pins.ts'
+import type { Recency } from './access-times.ts'
+
+interface CachedImagesOptions {
+  readonly index: EvictionIndex
+  readonly recency: Pick<Recency, 'latest'>
+  readonly pinned: Pick<Pinned, 'by' | 'byLink'>
+}
+
+/** A manifest with all that goes with it; a blob that no manifest names; a config or layer of an image that stays. */
+export interface Doomed {
+  readonly is: 'image' | 'blob' | 'part'
+  readonly root: MirroredBlob
+  /** Of an image; the root first. */
+  readonly manifests: readonly MirroredBlob[]
+  readonly blobs: readonly MirroredBlob[]
+  /** The latest of all of them. */
+  readonly pulledAt: EpochMs
+}
+
+/** More than these need not be known: the thing is wanted. */
+const MANY = 1_000
+
+export class CachedImages {
+  readonly #options: CachedImagesOptions
+
+  constructor(options: CachedImagesOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Images and single blobs, least recently pulled first. What is pinned is left out.
+   *
+   * @param gone manifests that are to be thought of as gone already
+   * @param registry only what that one gave
+   */
+  async *leastRecent(
+    gone: ReadonlySet<Digest>,
+    signal: AbortSignal,
+    registry?: string,
+  ): AsyncGenerator<Doomed> {
+    const { index, recency, pinned } = this.#options
+    const line = new Line()
+    for await (const { found, reached } of parts((after) => index.coldest(after), signal)) {
+      for (const it of found) {
+        if (registry !== undefined && it.registry !== registry) continue
+        line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+      }
+      for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
+        await breathe(signal)
+        // What goes with it takes longer to find out.
+        const { digest } = next.root
+        if (((await pinned.by(digest)) ?? (await pinned.byLink(digest))) !== undefined) continue
+        const doomed = await this.whatGoesWith(next.root.digest, gone)
+        if (doomed === undefined) continue
+        // Something of it was pulled later: its turn comes then.
+        if (doomed.pulledAt > next.at) line.put({ at: doomed.pulledAt, root: next.root })
+        else yield doomed
+      }
+    }
+  }
+
+  /** Configs and layers of images that stay, least recently pulled first; nothing of what is pinned, or was pushed. */
+  async *leastRecentParts(signal: AbortSignal, registry?: string): AsyncGenerator<Doomed> {
+    const { index, recency } = this.#options
+    const line = new Line()
+    for await (const { found, reached } of parts((after) => index.coldestParts(after), signal)) {
+      for (const it of found) {
+        if (registry !== undefined && it.registry !== registry) continue
+        line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+      }
+      for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
+        await breathe(signal)
+        const { at: pulledAt, root } = next
+        if (await this.#isKept(root.digest)) continue
+        yield { is: 'part', root, manifests: [], blobs: [root], pulledAt }
+      }
+    }
+  }
+
+  /** @returns undefined when it is not here any more, or was pushed */
+  async whatGoesWith(digest: Digest, gone: ReadonlySet<Digest>): Promise<Doomed | undefined> {
+    const { index, pinned, recency } = this.#options
+    const root = await index.mirrored(digest)
+    if (root === undefined) return undefined
+    const manifests = new Map<Digest, MirroredBlob>()
+    const blobs = new Map<Digest, MirroredBlob>()
+    if ((await index.holding(digest)).length > 0) await this.#addManifests(root, manifests, gone)
+    else blobs.set(digest, root)
+    for (const manifest of manifests.keys()) {
+      for (const it of await index.contents(manifest, 'blob')) {
+        if (manifests.has(it.digest) || blobs.has(it.digest)) continue
+        // A manifest goes as one, whatever else names it as a layer.
+        if ((await index.holding(it.digest)).length > 0) continue
+        if ((await pinned.byLink(it.digest)) !== undefined) continue
+        if (!(await this.#isNamed(it.digest, gone, manifests))) blobs.set(it.digest, it)
+      }
+    }
+    const all = [...manifests.values(), ...blobs.values()]
+    return {
+      is: manifests.size > 0 ? 'image' : 'blob',
+      root,
+      manifests: [...manifests.values()],
+      blobs: [...blobs.values()],
+      pulledAt: Math.max(...all.map((it) => recency.latest(it.digest, it.pulledAt))),
+    }
+  }
+
+  async #addManifests(
+    root: MirroredBlob,
+    manifests: Map<Digest, MirroredBlob>,
+    gone: ReadonlySet<Digest>,
+  ): Promise<void> {
+    const { index, pinned } = this.#options
+    const next = [root]
+    for (let it = next.pop(); it !== undefined; it = next.pop()) {
+      manifests.set(it.digest, it)
+      for (const child of await index.contents(it.digest, 'manifest')) {
+        if (manifests.has(child.digest)) continue
+        const tagged = (await index.holding(child.digest)).some(({ tags }) => tags.length > 0)
+        if (tagged || (await pinned.by(child.digest)) !== undefined) continue
+        if (!(await this.#isNamed(child.digest, gone, manifests))) next.push(child)
+      }
+      for (const digest of await index.referring(it.digest)) {
+        const referrer = manifests.has(digest) ? undefined : await index.mirrored(digest)
+        if (referrer === undefined || (await pinned.by(digest)) !== undefined) continue
+        if (!(await this.#isNamed(digest, gone, manifests))) next.push(referrer)
+      }
+    }
+  }
+
+  /** By a manifest that stays. */
+  async #isNamed(
+    digest: Digest,
+    gone: ReadonlySet<Digest>,
+    going: ReadonlyMap<Digest, unknown>,
+  ): Promise<boolean> {
+    const naming = await this.#options.index.naming(digest, gone.size + going.size + 1)
+    return naming.some((manifest) => !gone.has(manifest) && !going.has(manifest))
+  }
+
+  /** By a pin, or by a manifest that was pushed; also of the index that names what names it. */
+  async #isKept(digest: Digest): Promise<boolean> {
+    const { index, pinned } = this.#options
+    if ((await pinned.byLink(digest)) !== undefined) return true
+    const seen = new Set<Digest>()
+    const next = await index.naming(digest, MANY)
+    for (let it = next.pop(); it !== undefined; it = next.pop()) {
+      if (seen.has(it)) continue
+      seen.add(it)
+      if (seen.size >= MANY) return true
+      const holding = await index.holding(it)
+      if (holding.some(({ repository }) => repository.registry === LOCAL)) return true
+      if ((await pinned.by(it)) !== undefined) return true
+      next.push(...(await index.naming(it, MANY)))
+    }
+    return false
+  }
+}
+
+/** Part by part; `reached`: nothing that is still to come was pulled before it. */
+async function* parts(
+  read: (after: ColdPlace | undefined) => Promise<ColdPart>,
+  signal: AbortSignal,
+): AsyncGenerator<{ found: readonly MirroredBlob[]; reached: EpochMs }> {
+  for (let after: ColdPlace | undefined; ;) {
+    await breathe(signal)
+    const { found, next } = await read(after)
+    yield { found, reached: next?.pulledAt ?? Number.POSITIVE_INFINITY }
+    if (next === undefined) return
+    after = next
+  }
+}
+
+/** Reads are done at once, one after the other: everything else gets its turn between them. */
+async function breathe(signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  await immediate()
+}
+
+interface Waiting {
+  readonly at: EpochMs
+  readonly root: MirroredBlob
+}
+
+/** Who waits, by time. */
+class Line {
+  /** The earliest last. */
+  readonly #waiting: Waiting[] = []
+
+  put(it: Waiting): void {
+    let low = 0
+    let high = this.#waiting.length
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      if ((this.#waiting[middle]?.at ?? 0) > it.at) low = middle + 1
+      else high = middle
+    }
+    this.#waiting.splice(low, 0, it)
+  }
+
+  /** The earliest, if it was not later than that. */
+  take(until: EpochMs): Waiting | undefined {
+    const last = this.#waiting.at(-1)
+    return last !== undefined && last.at <= until ? this.#waiting.pop() : undefined
+  }
+}

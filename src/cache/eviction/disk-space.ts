@@ -1,0 +1,35 @@
+/**
+ * Room for what is mirrored, as those see it who need some.
+ *
+ * Whoever keeps the budget stands behind it: what it frees is what was pulled longest ago, never what was pushed,
+ * pinned, or is in use.
+ */
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { IngestIdentity } from '../../storage/ingest/ingest.ts'
+
+export interface Room {
+  /**
+   * Asked before a download opens its file; makes room for it where it can. Does not throw.
+   *
+   * @param size undefined: nobody knows yet
+   */
+  admit(what: IngestIdentity, size: Bytes | undefined): Promise<Admission>
+  /**
+   * The disk is full: frees so much, or what there is.
+   *
+   * @returns false when nothing is left that may go
+   */
+  free(bytes: Bytes): Promise<boolean>
+  /** What is mirrored became more: whoever keeps the budget looks whether it is too much. Never waits. */
+  grew(): void
+}
+
+/** What was admitted is reckoned with until this is disposed: when its bytes are in the index, or have gone. */
+export interface Admission extends Disposable {
+  /**
+   * - `keep`: it may stay when it is whole
+   * - `transient`: it is larger than all of the budget. It may use a file for as long as somebody follows it.
+   * - `none`: the disk has not got that much to give: everybody gets a stream of their own
+   */
+  readonly as: 'keep' | 'transient' | 'none'
+}

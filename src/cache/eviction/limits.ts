@@ -1,0 +1,51 @@
+/**
+ * How much of the disk the mirror may have: what the configuration says, on a disk of a certain size.
+ */
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+
+/** The smaller of what is given; neither: no limit. */
+export interface Share {
+  readonly bytes: Bytes | undefined
+  /** Of the file system. */
+  readonly percent: number | undefined
+}
+
+export interface BudgetSettings {
+  readonly maxSize: Share
+  /** Of the file system, whatever `maxSize` says. */
+  readonly minFree: Share
+  /** By registry; those without a limit are left out. */
+  readonly upstreams: ReadonlyMap<string, Share>
+}
+
+export interface Limits {
+  readonly total: Bytes
+  readonly upstreams: ReadonlyMap<string, Bytes>
+  readonly minFree: Bytes
+}
+
+/** Eviction starts above a limit and stops here, so that it does not start again at once. */
+const STOPS_AT = 0.9
+
+export function limitsOf({ maxSize, minFree, upstreams }: BudgetSettings, disk: Bytes): Limits {
+  return {
+    total: bytesOf(maxSize, disk),
+    upstreams: new Map(Array.from(upstreams, ([key, share]) => [key, bytesOf(share, disk)])),
+    minFree: minFree.bytes === undefined && minFree.percent === undefined ? 0 : bytesOf(minFree, disk),
+  }
+}
+
+/** The most that a blob of that registry may have and stay. */
+export function roomFor(registry: string, { total, upstreams }: Limits): Bytes {
+  return Math.min(total, upstreams.get(registry) ?? total)
+}
+
+/** Where eviction stops. */
+export function targetOf(limit: Bytes): Bytes {
+  return Math.floor(limit * STOPS_AT)
+}
+
+/** Of a disk of that size. */
+export function bytesOf({ bytes = Number.MAX_SAFE_INTEGER, percent }: Share, disk: Bytes): Bytes {
+  return Math.min(bytes, percent === undefined ? bytes : Math.floor((disk * percent) / 100))
+}

@@ -1,0 +1,161 @@
+/**
+ * Takes away what was mirrored: from the index, then from the disk.
+ *
+ * Everything is looked at once more under the lock that its pushes, fills and adoptions take: what is in use by then,
+ * pushed, or needed stays. The index comes first, for a file that nobody knows is found again at the next start, while
+ * a row without a file is a pull that fails. Only where the index takes no write, as on a full disk, the file goes
+ * first: it is a miss that heals.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { EvictionIndex, Holding, MirroredBlob } from '../../storage/metadata/eviction-index.ts'
+import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type MetadataStore,
+  type MetadataTransaction,
+} from '../../storage/metadata/metadata.ts'
+import type { Doomed } from './candidates.ts'
+
+/** Commits of one group cost the disk one sync. */
+const AT_ONCE = 8
+
+interface RemovalOptions {
+  readonly store: Pick<BlobStore, 'delete' | 'stat'>
+  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly index: EvictionIndex
+  readonly locks: Locks
+  readonly holds: Pick<Holds, 'has'>
+  readonly now: () => EpochMs
+}
+
+export class Removal {
+  readonly #options: RemovalOptions
+  /** Their files have gone, and the index could not be told so yet. */
+  readonly #owed = new Set<Digest>()
+
+  #told: (manifest: Digest) => void = () => undefined
+
+  constructor(options: RemovalOptions) {
+    this.#options = options
+  }
+
+  /** Calls `listener` with each manifest that has gone. */
+  onManifest(listener: (manifest: Digest) => void): void {
+    this.#told = listener
+  }
+
+  /** Somebody reads it, or brings it. */
+  isInUse({ manifests, blobs }: Doomed): boolean {
+    return [...manifests, ...blobs].some(({ digest }) => this.#options.holds.has(digest))
+  }
+
+  /** @returns what has really gone */
+  async take(doomed: Doomed, signal: AbortSignal): Promise<MirroredBlob[]> {
+    const gone: MirroredBlob[] = []
+    if (doomed.is === 'image') {
+      if (!(await this.#takeManifests(doomed, signal))) return []
+      gone.push(...doomed.manifests)
+    }
+    const rest = [...doomed.blobs]
+    const lanes = Array.from({ length: AT_ONCE }, async () => {
+      for (let it = rest.pop(); it !== undefined && !signal.aborted; it = rest.pop()) {
+        if (await this.#takeBlob(it.digest, doomed.is === 'part', signal)) gone.push(it)
+      }
+    })
+    await Promise.all(lanes)
+    return gone
+  }
+
+  /** All of them in one commit, or none: half an image would be of no use to anybody. */
+  async #takeManifests(doomed: Doomed, signal: AbortSignal): Promise<boolean> {
+    const { index, locks, holds, now } = this.#options
+    using held = new DisposableStack()
+    const digests = doomed.manifests.map(({ digest }) => digest)
+    // In order, as pushes do, so that nobody waits for us while we wait for him.
+    for (const digest of digests.toSorted()) {
+      // Whoever holds it may be waiting for the room that we make.
+      if (holds.has(digest)) return false
+      held.use(await locks.exclusive(`blob ${digest}`, signal))
+    }
+    const holdings = new Map<Digest, Holding[]>()
+    for (const digest of digests) {
+      // Somebody else may have taken it, or it was pushed.
+      if ((await index.mirrored(digest)) === undefined) return false
+      const holding = await index.holding(digest)
+      if (holds.has(digest) || holding.some(({ repository }) => repository.registry === LOCAL)) return false
+      holdings.set(digest, holding)
+    }
+    const at = now()
+    await this.#remove(digests, (tx) => {
+      for (const [digest, holding] of holdings) {
+        for (const { repository } of holding) tx.deleteManifest(repository, digest, at)
+        tx.forgetBlob(digest)
+      }
+    })
+    for (const digest of digests) this.#told(digest)
+    return true
+  }
+
+  /** @param named also if a manifest names it */
+  async #takeBlob(digest: Digest, named: boolean, signal: AbortSignal): Promise<boolean> {
+    const { index, locks, holds } = this.#options
+    if (holds.has(digest)) return false
+    using _held = await locks.exclusive(`blob ${digest}`, signal)
+    if (holds.has(digest) || (await index.mirrored(digest)) === undefined) return false
+    // It is a manifest by now: what goes with it is looked at before it goes.
+    if ((await index.holding(digest)).length > 0) return false
+    if (!named && (await index.naming(digest, 1)).length > 0) return false
+    await this.#remove([digest], (tx) => tx.forgetBlob(digest))
+    return true
+  }
+
+  async #remove(digests: readonly Digest[], forget: (tx: MetadataTransaction) => void): Promise<void> {
+    const { metadata, store } = this.#options
+    let told = true
+    try {
+      await metadata.transaction(forget)
+    } catch {
+      told = false
+    }
+    for (const digest of digests) await store.delete(digest)
+    if (told) return
+    // With that much more room it may take it now.
+    await metadata.transaction(forget).catch(() => {
+      for (const digest of digests) this.#owed.add(digest)
+    })
+  }
+
+  /** Tells the index what it would not hear before. Never rejects. */
+  async settle(signal: AbortSignal): Promise<void> {
+    const { metadata, store, index, locks, holds, now } = this.#options
+    for (const digest of [...this.#owed]) {
+      // Whoever brings it again may be waiting for the room that is made behind this.
+      if (holds.has(digest)) continue
+      try {
+        using _held = await locks.exclusive(`blob ${digest}`, signal)
+        if (holds.has(digest)) continue
+        // It may have come again since.
+        if ((await store.stat(digest)) === undefined && (await index.mirrored(digest)) !== undefined) {
+          const holding = await index.holding(digest)
+          await metadata.transaction((tx) => {
+            for (const { repository } of holding) tx.deleteManifest(repository, digest, now())
+            tx.forgetBlob(digest)
+          })
+        }
+        this.#owed.delete(digest)
+      } catch {
+        return
+      }
+    }
+  }
+}
+
+export function bytesIn(gone: readonly MirroredBlob[], registry?: string): Bytes {
+  return gone.reduce(
+    (sum, it) => (registry === undefined || it.registry === registry ? sum + it.size : sum),
+    0,
+  )
+}

@@ -1,0 +1,145 @@
+/**
+ * Durable cache of what upstreams answer beside content: lists, and "there is none" (a negative cache).
+ *
+ * It lives in the index, within a weight of its own, so that what strangers make us ask can never take the room of
+ * images. What cannot be written down is answered all the same, and asked again.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Logger } from 'pino'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { MetadataStore, RepositoryKey } from '../../storage/metadata/metadata.ts'
+import {
+  answerWeight,
+  type NewUpstreamAnswer,
+  type UpstreamAnswer,
+  type UpstreamQuestion,
+} from '../../storage/metadata/upstream-answer-index.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+import type { Room } from '../eviction/disk-space.ts'
+
+/** A body that is larger is not kept: reading it takes some 30 ms. It has room for 50,000 tags of a common length. */
+export const MAX_KEPT_BODY: Bytes = 1024 * 1024
+
+/** A trim goes so far that the next write does not begin another. */
+const TRIM_TO = 0.9
+
+/** Parsed lists in memory; an array of strings takes several times the room of its JSON. */
+const HOT_WEIGHT: Bytes = 32 * 1024 * 1024
+const PARSED_FACTOR = 4
+
+interface AnswerCacheOptions {
+  readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction'>
+  /** Told when there is more in the index. */
+  readonly room: Pick<Room, 'grew'>
+  readonly log: Logger
+  readonly now: () => Milliseconds
+  /** Of all answers in the index. */
+  readonly maxWeight: () => Bytes
+}
+
+export class AnswerCache {
+  readonly #options: AnswerCacheOptions
+  readonly #hot = new LRUCache<string, { readonly value: object }>({ maxSize: HOT_WEIGHT })
+  /** About what is in the index; undefined: it has to be looked at. */
+  #weight: Bytes | undefined
+
+  constructor(options: AnswerCacheOptions) {
+    this.#options = options
+  }
+
+  get(repository: RepositoryKey, question: UpstreamQuestion): Promise<UpstreamAnswer | undefined> {
+    return this.#options.metadata.upstreamAnswers.get(repository, question)
+  }
+
+  /**
+   * What the body of that answer says, parsed once for however many ask.
+   *
+   * @returns undefined when it is not there any more, or cannot be parsed
+   */
+  async value<T extends object>(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    { storedAt, bodySize }: UpstreamAnswer,
+    parse: (body: Buffer) => T | undefined,
+  ): Promise<T | undefined> {
+    if (bodySize === undefined) return undefined
+    const key = hotKey(repository, question, storedAt, bodySize)
+    const hot = this.#hot.get(key)
+    if (hot !== undefined) return hot.value as T
+    const body = await this.#options.metadata.upstreamAnswers.body(repository, question)
+    const value = body === undefined ? undefined : parse(body)
+    if (value !== undefined) this.#hot.set(key, { value }, { size: hotSize(bodySize) })
+    return value
+  }
+
+  /** So that whoever asks next need not read what was just written. */
+  warm(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    at: Milliseconds,
+    body: Buffer,
+    value: object,
+  ): void {
+    this.#hot.set(hotKey(repository, question, at, body.length), { value }, { size: hotSize(body.length) })
+  }
+
+  /** Resolves when it is written down, or when that failed. */
+  async put(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    answer: NewUpstreamAnswer,
+    at: Milliseconds,
+  ): Promise<void> {
+    const { metadata, room, log, maxWeight } = this.#options
+    try {
+      if (this.#weight === undefined) {
+        const weight = await metadata.upstreamAnswers.weight()
+        this.#weight ??= weight
+      }
+      this.#weight += answerWeight(answer)
+      const full = this.#weight > maxWeight()
+      // What is forgotten, and what is replaced, is not subtracted here: a look at the index tells.
+      if (full) this.#weight = undefined
+      await metadata.transaction((tx) => {
+        tx.putUpstreamAnswer(repository, question, answer, at)
+        if (full) tx.trimUpstreamAnswers(Math.floor(maxWeight() * TRIM_TO))
+      })
+      room.grew()
+    } catch (error) {
+      log.debug({ err: error }, 'what upstream answered was not remembered')
+    }
+  }
+
+  /** The bytes themselves; undefined when they are not there any more. */
+  body(repository: RepositoryKey, question: UpstreamQuestion): Promise<Buffer | undefined> {
+    return this.#options.metadata.upstreamAnswers.body(repository, question)
+  }
+
+  /** Upstream has said the same again. Resolves as {@link put} does. */
+  async confirm(
+    repository: RepositoryKey,
+    question: UpstreamQuestion,
+    { storedAt }: UpstreamAnswer,
+    at: Milliseconds,
+  ): Promise<void> {
+    const { metadata, log } = this.#options
+    try {
+      await metadata.transaction((tx) => tx.confirmUpstreamAnswer(repository, question, storedAt, at))
+    } catch (error) {
+      log.debug({ err: error }, 'what upstream confirmed was not remembered')
+    }
+  }
+}
+
+function hotKey(
+  { registry, name }: RepositoryKey,
+  question: UpstreamQuestion,
+  storedAt: Milliseconds,
+  size: Bytes,
+): string {
+  return `${registry}/${name} ${question} ${String(storedAt)} ${String(size)}`
+}
+
+function hotSize(bodySize: Bytes): Bytes {
+  return bodySize * PARSED_FACTOR + 1
+}

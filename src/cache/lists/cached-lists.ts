@@ -1,0 +1,315 @@
+/**
+ * A list of an upstream, cached as a tag is: young it answers from the index, old upstream is asked about it once for
+ * however many wait, and what upstream cannot say is answered stale.
+ *
+ * Here is decided whether upstream is asked and how long it may take; `listings.ts` says which lists there are, and what
+ * stands in for them.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Digest } from '../../oci/digest.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { UpstreamAnswer, UpstreamQuestion } from '../../storage/metadata/upstream-answer-index.ts'
+import { UpstreamError, withoutFrames, type Milliseconds } from '../../upstream/upstream.ts'
+import type { AnswerCache } from './answer-cache.ts'
+import type { CacheStatus } from '../cache-status.ts'
+import { Freshness, goneList, type FreshnessSettings } from '../manifests/freshness.ts'
+import type { Collected, CollectOptions } from './list-pages.ts'
+import type { ManifestShelf } from '../manifests/manifest-store.ts'
+import { flightKey, repositoryKey, type MirroredName } from '../origin.ts'
+import { ownBytes } from '../../base/compact-buffer.ts'
+import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
+import { SingleFlight, type Flight } from '../../base/single-flight.ts'
+
+/** Longest life of one request, and of a whole list, in header budgets: later ones must be able to ask anew. */
+const PAGE_BUDGETS = 2
+const LIST_BUDGETS = 10
+
+/** A list that comes, but takes longer than this share of the header budget, is handed on page by page. */
+const HAND_ON_AFTER = 2 / 3
+
+/** A list that fails is not asked for again for so long while something can answer in its place. */
+const FAILURE_MEMORY_MS: Milliseconds = 10_000
+
+/** A list that is too large to be kept is handed on page by page; for so long it is not put together again. */
+const TOO_LARGE_MEMORY_MS: Milliseconds = 600_000
+
+/** Room for what is remembered of failures, and what one takes beside its texts. */
+const MEMORY_WEIGHT: Bytes = 1024 * 1024
+const ENTRY_WEIGHT: Bytes = 256
+
+export interface CachedListsOptions {
+  readonly metadata: Pick<MetadataStore, 'repositories'>
+  readonly answers: AnswerCache
+  readonly shelf: Pick<ManifestShelf, 'serves'>
+  readonly freshness: () => FreshnessSettings
+  readonly now: () => Milliseconds
+}
+
+/** A list that is known, or that there is none. */
+export interface Listed<T> {
+  readonly value: T | undefined
+  readonly cache: CacheStatus
+  readonly warning?: string
+}
+
+/** Upstream pages it better than we do; there are so many ms of the header budget left. */
+interface HandOn {
+  readonly handOnMs: Milliseconds
+}
+
+/** An answer that is in the index, with what its body says; undefined: that there is none. */
+export interface Known<T> {
+  readonly answer: UpstreamAnswer
+  readonly value: T | undefined
+}
+
+/** One question about a repository, and how its answer is read. */
+export interface ListQuestion<T extends object> {
+  readonly repository: MirroredName
+  readonly question: UpstreamQuestion
+  readonly subject?: Digest
+  readonly ttlMs: Milliseconds
+  readonly negativeTtlMs: Milliseconds
+  readonly collect: (options: CollectOptions) => Promise<Collected>
+  readonly parse: (body: Buffer) => T | undefined
+  /** What answers in place of what upstream cannot say. */
+  readonly stale: (known: Known<T> | undefined, failure: UpstreamError) => Promise<Listed<T> | undefined>
+}
+
+/** What a question upstream came to, for all who wait for it. */
+type Outcome =
+  | { readonly is: 'list' | 'unchanged'; readonly value: object | undefined }
+  | { readonly is: 'absent' | 'too large' }
+
+export class CachedLists {
+  readonly #options: CachedListsOptions
+  readonly #freshness: Freshness
+  readonly #closing = new AbortController()
+  readonly #flights = new SingleFlight<Outcome>()
+  /** Pages that have come, of what is being put together. */
+  readonly #pages = new Map<string, number>()
+  readonly #failures = new LRUCache<string, { readonly error: UpstreamError; readonly until: Milliseconds }>({
+    maxSize: MEMORY_WEIGHT,
+    sizeCalculation: ({ error }, key) => ENTRY_WEIGHT + key.length + error.message.length,
+  })
+  readonly #tooLarge = new LRUCache<string, Milliseconds>({ max: 1_000 })
+
+  constructor(options: CachedListsOptions) {
+    this.#options = options
+    this.#freshness = new Freshness(options.freshness, options.now)
+  }
+
+  /** Asks upstream nothing more; resolves when everything that was listed is written down. */
+  async close(): Promise<void> {
+    this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))
+    await this.#flights.idle()
+  }
+
+  /** What is in the index; undefined also where its body cannot be read. */
+  async known<T extends object>({
+    repository,
+    question,
+    parse,
+  }: ListQuestion<T>): Promise<Known<T> | undefined> {
+    const { answers } = this.#options
+    const key = repositoryKey(repository)
+    const answer = await answers.get(key, question)
+    if (answer === undefined) return undefined
+    const value = await answers.value(key, question, answer, parse)
+    return answer.bodySize === undefined || value !== undefined ? { answer, value } : undefined
+  }
+
+  async list<T extends object>(asked: ListQuestion<T>, client: AbortSignal): Promise<Listed<T> | HandOn> {
+    const { repository, ttlMs, negativeTtlMs } = asked
+    const { origin, name } = repository
+    const what = whatOf(asked)
+    if (origin.state.isAbsent(what)) return { value: undefined, cache: 'hit' }
+    if (origin.state.isAbsent(name)) throw nameUnknown(repository)
+    const known = await this.known(asked)
+    const value = known?.value
+    if (known !== undefined) {
+      const believedMs = value === undefined ? negativeTtlMs : ttlMs
+      if (this.#freshness.isYoung(known.answer, believedMs)) return { value, cache: 'hit' }
+    }
+    if (value !== undefined && origin.state.isAbsent(goneKey(what))) return { ...goneList(origin), value }
+    const remembered = this.#failing(asked)
+    const atOnce = remembered && (await asked.stale(known, remembered))
+    if (atOnce !== undefined) return atOnce
+    const { budgetMs } = this.#options.freshness()
+    if ((this.#tooLarge.get(flightKey(origin, what)) ?? 0) > this.#options.now())
+      return { handOnMs: budgetMs }
+    return await this.#ask(asked, known, client)
+  }
+
+  /** Waits for upstream's answer as long as clients do. */
+  async #ask<T extends object>(
+    asked: ListQuestion<T>,
+    known: Known<T> | undefined,
+    client: AbortSignal,
+  ): Promise<Listed<T> | HandOn> {
+    const { origin } = asked.repository
+    const { staleBudgetMs, budgetMs } = this.#options.freshness()
+    const flight = flightKey(origin, whatOf(asked))
+    const start = performance.now()
+    const left = (end: Milliseconds): Milliseconds =>
+      Math.max(Math.ceil(end - (performance.now() - start)), 0)
+    const late = new UpstreamError('unreachable', origin.upstream.key, 'no answer in time')
+    for (const end of [Math.min(staleBudgetMs, budgetMs), budgetMs * HAND_ON_AFTER, budgetMs]) {
+      const budget = AbortSignal.timeout(left(end))
+      try {
+        const { answer, joined } = await this.#flights.join(flight, AbortSignal.any([client, budget]), () =>
+          this.#work(asked, known, flight),
+        )
+        return this.#listed(asked, known, answer, joined, left(budgetMs))
+      } catch (error) {
+        if (error !== budget.reason || client.aborted) return await this.insteadOf(error, asked, known)
+      }
+      // It comes, but takes long: what is here is no better than that, and a page of it need not wait for the others.
+      const comes = this.#pages.has(flight) && known?.value === undefined
+      if (comes && end >= budgetMs * HAND_ON_AFTER) return { handOnMs: left(budgetMs) }
+      const instead = comes ? undefined : await asked.stale(known, late)
+      if (instead === undefined) continue
+      this.#remember(flight, late)
+      return instead
+    }
+    return await this.insteadOf(late, asked, known)
+  }
+
+  #listed<T extends object>(
+    { repository: { origin } }: ListQuestion<T>,
+    known: Known<T> | undefined,
+    answer: Outcome,
+    joined: boolean,
+    leftMs: Milliseconds,
+  ): Listed<T> | HandOn {
+    if (answer.is === 'too large') return { handOnMs: leftMs }
+    if (answer.is === 'unchanged' || answer.is === 'list') {
+      // All who wait for the same question read its answer in the same way.
+      const value = answer.value as T | undefined
+      return { value, cache: answer.is === 'unchanged' ? 'hit' : joined ? 'join' : 'miss' }
+    }
+    const kept = known?.value !== undefined && origin.on404 === 'keep'
+    return kept ? { ...goneList(origin), value: known.value } : { value: undefined, cache: 'miss' }
+  }
+
+  /** @throws OciError where nothing that is here can answer */
+  async insteadOf<T extends object>(
+    error: unknown,
+    asked: ListQuestion<T>,
+    known?: Known<T>,
+  ): Promise<Listed<T>> {
+    if (!(error instanceof UpstreamError)) throw error
+    const { repository } = asked
+    this.#remember(flightKey(repository.origin, whatOf(asked)), error)
+    const instead = await asked.stale(known ?? (await this.known(asked)), error)
+    if (instead !== undefined) return instead
+    // What goes wrong with a list says nothing about pulls: the upstream's own state does not hear of it.
+    throw await refusalOf(error, repository, this.#options.metadata.repositories)
+  }
+
+  #failing<T extends object>(asked: ListQuestion<T>): UpstreamError | undefined {
+    const { origin, name } = asked.repository
+    const failed = this.#failures.get(flightKey(origin, whatOf(asked)))
+    return (
+      origin.state.failing(name) ?? (failed && failed.until > this.#options.now() ? failed.error : undefined)
+    )
+  }
+
+  #remember(flight: string, error: UpstreamError): void {
+    if (error.outOfFiles) return
+    const forMs = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
+    this.#failures.set(flight, { error: withoutFrames(error), until: this.#options.now() + forMs })
+  }
+
+  /** One question upstream for all who wait; it settles when its answer is written down. */
+  async #work<T extends object>(
+    asked: ListQuestion<T>,
+    known: Known<T> | undefined,
+    flight: string,
+  ): Promise<Flight<Outcome>> {
+    const { now, freshness } = this.#options
+    const { origin, name } = asked.repository
+    const { budgetMs } = freshness()
+    const deadline = AbortSignal.timeout(budgetMs * LIST_BUDGETS)
+    try {
+      const answer = await asked.collect({
+        upstream: origin.upstream,
+        name,
+        etag: known?.value === undefined ? undefined : known.answer.etag,
+        pageTimeoutMs: budgetMs * PAGE_BUDGETS,
+        onPage: (pages) => this.#pages.set(flight, pages),
+        signal: AbortSignal.any([deadline, this.#closing.signal]),
+      })
+      this.#failures.delete(flight)
+      if (answer.is === 'too large') this.#tooLarge.set(flight, now() + TOO_LARGE_MEMORY_MS)
+      return await this.#keep(asked, known, answer)
+    } catch (error) {
+      if (error === deadline.reason && this.#pages.has(flight)) {
+        this.#tooLarge.set(flight, now() + TOO_LARGE_MEMORY_MS)
+        return { answer: { is: 'too large' } }
+      }
+      const failure =
+        error === deadline.reason
+          ? new UpstreamError('unreachable', origin.upstream.key, 'its list takes too long')
+          : error
+      if (failure instanceof UpstreamError) this.#remember(flight, failure)
+      throw failure
+    } finally {
+      this.#pages.delete(flight)
+    }
+  }
+
+  async #keep<T extends object>(
+    asked: ListQuestion<T>,
+    known: Known<T> | undefined,
+    collected: Collected,
+  ): Promise<Flight<Outcome>> {
+    const { answers, shelf, now, freshness } = this.#options
+    const { repository, question, subject, parse } = asked
+    const { origin } = repository
+    const key = repositoryKey(repository)
+    // A slow disk does not make what upstream said any newer.
+    const at = now()
+    if (collected.is === 'too large') return { answer: { is: 'too large' } }
+    if (collected.is === 'unchanged') {
+      const answer: Outcome = { is: 'unchanged', value: known?.value }
+      return { answer, ...(known && { after: answers.confirm(key, question, known.answer, at) }) }
+    }
+    if (collected.is === 'absent') {
+      const what = whatOf(asked)
+      const { negativeTtlMs } = freshness()
+      if (known?.value !== undefined && origin.on404 === 'keep') {
+        origin.state.rememberAbsent(goneKey(what), negativeTtlMs)
+        return { answer: { is: 'absent' } }
+      }
+      origin.state.rememberAbsent(what, negativeTtlMs)
+      // Whoever makes names up must not fill the index.
+      const keeps = known !== undefined || (await shelf.serves(repository))
+      return {
+        answer: { is: 'absent' },
+        ...(keeps && { after: answers.put(key, question, { subject }, at) }),
+      }
+    }
+    const { etag } = collected
+    const body = ownBytes(collected.body)
+    const same =
+      known?.answer.bodySize === body.length && (await answers.body(key, question))?.equals(body) === true
+    if (same && known.answer.etag === etag) {
+      const answer: Outcome = { is: 'list', value: known.value }
+      return { answer, after: answers.confirm(key, question, known.answer, at) }
+    }
+    const value = parse(body)
+    if (value !== undefined) answers.warm(key, question, at, body, value)
+    return { answer: { is: 'list', value }, after: answers.put(key, question, { body, etag, subject }, at) }
+  }
+}
+
+function whatOf({ repository, question }: Pick<ListQuestion<object>, 'repository' | 'question'>): string {
+  return `${question} of ${repository.name}`
+}
+
+function goneKey(what: string): string {
+  return `gone ${what}`
+}

@@ -1,0 +1,20 @@
+/**
+ * The referrers tag `sha256-<hex>` of a mirrored repository: which manifest that is here it is about.
+ *
+ * Clients ask for it where there is no referrers API. Spec: distribution-spec § Referrers tag schema.
+ */
+import type { Digest } from '../../oci/digest.ts'
+import { subjectOfReferrersTag } from '../../oci/referrers.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { ManifestShelf } from '../manifests/manifest-store.ts'
+import type { MirroredName } from '../origin.ts'
+
+/** @returns undefined also for the referrers tag of what this repository does not hold */
+export async function subjectHere(
+  shelf: Pick<ManifestShelf, 'heldWith'>,
+  repository: MirroredName,
+  tag: Tag,
+): Promise<Digest | undefined> {
+  const start = subjectOfReferrersTag(tag)
+  return start === undefined ? undefined : shelf.heldWith(repository, start)
+}

@@ -1,0 +1,327 @@
+/**
+ * What upstream says of a manifest.
+ *
+ * Every method is one piece of work for however many wait: it answers as soon as the bytes are verified, and
+ * settles when they, and what they mention, are written down (`manifest-keeper.ts`).
+ */
+import { LRUCache } from 'lru-cache'
+import type { Digest } from '../../oci/digest.ts'
+import { isDigestReference, type Reference, type Tag } from '../../oci/reference.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { TagRecord } from '../../storage/metadata/metadata.ts'
+import type { Milliseconds, UpstreamManifest } from '../../upstream/upstream.ts'
+import type { ManifestHead } from '../answers.ts'
+import type { CacheStatus } from '../cache-status.ts'
+import { gone } from './freshness.ts'
+import { ManifestKeeper, type ManifestKeeperOptions } from './manifest-recorder.ts'
+import type { Manifest } from './manifest-store.ts'
+import { repositoryKey, type MirroredName } from '../origin.ts'
+import { subjectHere } from '../lists/referrers-tag.ts'
+import type { Flight } from '../../base/single-flight.ts'
+
+interface ManifestSourceOptions extends ManifestKeeperOptions {
+  /** How long "there is none" is believed. */
+  readonly negativeTtlMs: () => Milliseconds
+}
+
+/** Room for what HEADs said, and what one of them takes beside its texts. */
+const HEADS_WEIGHT: Bytes = 8 * 1024 * 1024
+const HEAD_WEIGHT: Bytes = 256
+
+type Head = Omit<ManifestHead, 'cache'>
+/** `false`: upstream says that there is none. */
+export type Fetched =
+  { readonly manifest: Manifest; readonly cache: CacheStatus; readonly warning?: string } | false
+export type Checked = { readonly head: Head; readonly cache: CacheStatus; readonly warning?: string } | false
+
+export class ManifestSource {
+  readonly #options: ManifestSourceOptions
+  /** By digest, what HEAD said of manifests that are not here. */
+  readonly #heads = new LRUCache<string, Head>({
+    maxSize: HEADS_WEIGHT,
+    sizeCalculation: ({ mediaType }, key) => HEAD_WEIGHT + key.length + mediaType.length,
+  })
+  readonly #keeper: ManifestKeeper
+
+  constructor(options: ManifestSourceOptions) {
+    this.#options = options
+    this.#keeper = new ManifestKeeper(options)
+  }
+
+  /** What a HEAD said before; `absent` for as long as that is believed. */
+  rememberedHead(repository: MirroredName, reference: Reference): Head | 'absent' | undefined {
+    const key = headKey(repository, reference)
+    return this.#heads.get(key) ?? (repository.origin.state.isAbsent(key) ? 'absent' : undefined)
+  }
+
+  /** What a HEAD told that a tag has become, and that is not here yet. */
+  toldMove(repository: MirroredName, tag: Tag): TagRecord | undefined {
+    return this.#keeper.moves.get(repository, tag)
+  }
+
+  /** Upstream said a short while ago that it is gone, and it is kept. */
+  isGone(repository: MirroredName, tag: Tag): boolean {
+    return repository.origin.state.isAbsent(goneKey(repository, tag))
+  }
+
+  forget(repository: MirroredName, reference: Reference): void {
+    const { state } = repository.origin
+    const key = headKey(repository, reference)
+    this.#heads.delete(key)
+    state.forgetAbsent(key)
+    if (isDigestReference(reference)) {
+      state.forgetAbsent(`${repository.name}@${reference}`)
+      return
+    }
+    this.#keeper.moves.forget(repository, reference)
+    state.forgetAbsent(`${repository.name}:${reference}`)
+    state.forgetAbsent(goneKey(repository, reference))
+  }
+
+  /**
+   * One GET by tag; a no becomes a tombstone, or is put up with.
+   *
+   * @param record what is known of it
+   */
+  async fetchTag(
+    repository: MirroredName,
+    tag: Tag,
+    record: TagRecord | undefined,
+    signal: AbortSignal,
+  ): Promise<Flight<Fetched>> {
+    const found = await repository.origin.upstream.manifest(repository.name, tag, signal)
+    if (found === undefined) return await this.#absentTag(repository, tag, record)
+    return this.#keep(repository, found, tag)
+  }
+
+  /**
+   * An old tag: one HEAD, and a GET by digest only when it moved.
+   *
+   * @param spare something here can answer: it is no use to spend one of the last pulls
+   */
+  async revalidate(
+    repository: MirroredName,
+    record: TagRecord,
+    spare: boolean,
+    signal: AbortSignal,
+  ): Promise<Flight<Fetched>> {
+    const { upstream } = repository.origin
+    const { tag } = record
+    for (let round = 1; round <= 2; round += 1) {
+      const head = await upstream.headManifest(repository.name, tag, signal)
+      // A HEAD 404 has no body that could prove it, and some registries answer HEAD badly.
+      if (head.result !== 'present') {
+        if (spare && head.result === 'unusable') this.#spare(repository)
+        break
+      }
+      if (head.digest === record.digest) {
+        const manifest = await this.#options.shelf.get(record.digest, record.mediaType)
+        if (manifest !== undefined) {
+          return { answer: { manifest, cache: 'hit' }, after: this.#keeper.confirm(repository, record) }
+        }
+      }
+      if (spare && (await this.#options.shelf.get(head.digest)) === undefined) {
+        this.#spare(repository, this.#toldOf(tag, head))
+      }
+      const fetched = await this.fetchDigest(repository, head.digest, tag, signal)
+      // Moved or deleted between HEAD and GET, or another backend: ask once more what the tag is now.
+      if (fetched.answer !== false) return fetched
+    }
+    // One answer cannot contradict itself.
+    return this.fetchTag(repository, tag, record, signal)
+  }
+
+  /**
+   * @param told what the tag has become, to be remembered
+   * @throws UpstreamError when no pull is to be spent
+   */
+  #spare(repository: MirroredName, told?: TagRecord): void {
+    const { upstream, reserve } = repository.origin
+    const why = upstream.sparing(reserve)
+    if (why === undefined) return
+    if (told !== undefined) this.#keeper.moves.tell(repository, told)
+    throw why
+  }
+
+  #toldOf(tag: Tag, { digest, size, mediaType }: Head): TagRecord {
+    return { tag, digest, size, mediaType, checkedAt: this.#options.now(), deletedAt: undefined }
+  }
+
+  /**
+   * By digest, for this repository: from here when upstream confirms that it may read it, else one GET.
+   *
+   * @param tag what it is to be remembered as, besides
+   */
+  async fetchDigest(
+    repository: MirroredName,
+    digest: Digest,
+    tag: Tag | undefined,
+    signal: AbortSignal,
+  ): Promise<Flight<Fetched>> {
+    const { upstream, state } = repository.origin
+    const here = await this.#heldForOthers(repository, digest, signal)
+    if (here !== undefined)
+      return { answer: { manifest: here, cache: 'hit' }, after: this.#keeper.keep(repository, here, tag) }
+    let found = await upstream.manifest(repository.name, digest, signal)
+    // One of its backends told us of it just now: another may have answered.
+    if (found === undefined && this.#heads.has(headKey(repository, digest))) {
+      found = await upstream.manifest(repository.name, digest, signal)
+    }
+    if (found !== undefined) return this.#keep(repository, found, tag)
+    this.#heads.delete(headKey(repository, digest))
+    state.rememberAbsent(`${repository.name}@${digest}`, this.#options.negativeTtlMs())
+    return { answer: false }
+  }
+
+  /** The bytes are here for another repository: may this one read them? */
+  async #heldForOthers(
+    repository: MirroredName,
+    digest: Digest,
+    signal: AbortSignal,
+  ): Promise<Manifest | undefined> {
+    const { metadata, shelf } = this.#options
+    const key = repositoryKey(repository)
+    const named = await shelf.namedManifest(repository, digest)
+    const manifest = await shelf.get(digest, named?.mediaType)
+    if (manifest === undefined) return undefined
+    if (named !== undefined && (await metadata.blobs.deliveredBy(key.registry, digest))) return manifest
+    const head = await repository.origin.upstream.headManifest(repository.name, digest, signal)
+    if (head.result !== 'present' || head.digest !== digest) return undefined
+    return shelf.get(digest, isVague(head.mediaType) ? undefined : head.mediaType)
+  }
+
+  /**
+   * One HEAD by tag; what it says is kept, without the bytes.
+   *
+   * @param spare who is told of a digest fetches it: it is no use to spend one of the last pulls on that
+   */
+  async checkTag(
+    repository: MirroredName,
+    tag: Tag,
+    record: TagRecord | undefined,
+    spare: boolean,
+    signal: AbortSignal,
+  ): Promise<Flight<Checked>> {
+    const head = await repository.origin.upstream.headManifest(repository.name, tag, signal)
+    if (head.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
+    if (head.result === 'present' && record?.digest === head.digest) {
+      return {
+        answer: headAnswer(await this.#options.shelf.described(repository, record)),
+        after: this.#keeper.confirm(repository, record),
+      }
+    }
+    if (head.result !== 'present' || isVague(head.mediaType)) {
+      if (spare && head.result !== 'absent') this.#spare(repository)
+      return headFlight(await this.fetchTag(repository, tag, record, signal))
+    }
+    const described = await this.#options.shelf.described(repository, head)
+    const { digest } = described
+    const answer = { head: headOf(described), cache: 'miss' } as const
+    this.#heads.set(headKey(repository, digest), answer.head)
+    const told = this.#toldOf(tag, described)
+    if (record !== undefined && (await this.#isAllThereIs(repository, record, digest))) {
+      if (spare) this.#spare(repository, told)
+      this.#keeper.moves.tell(repository, told)
+      return { answer }
+    }
+    return { answer, after: this.#keeper.putTag(repository, told) }
+  }
+
+  /** What the tag named is here, and what it names now is not. */
+  async #isAllThereIs(repository: MirroredName, record: TagRecord, now: Digest): Promise<boolean> {
+    const { shelf } = this.#options
+    if ((await shelf.record(repository, now)) !== undefined) return false
+    return (await shelf.get(record.digest, record.mediaType)) !== undefined
+  }
+
+  /** One HEAD by digest. */
+  async checkDigest(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<Flight<Checked>> {
+    const found = await repository.origin.upstream.headManifest(repository.name, digest, signal)
+    if (found.result === 'absent') return this.#absentHead(repository, digest)
+    if (found.result === 'unusable' || isVague(found.mediaType) || found.digest !== digest) {
+      return headFlight(await this.fetchDigest(repository, digest, undefined, signal))
+    }
+    const head = { digest, size: found.size, mediaType: found.mediaType }
+    this.#heads.set(headKey(repository, digest), head)
+    return { answer: { head, cache: 'miss' } }
+  }
+
+  /** No proof, but enough not to ask with HEAD again for a while; a GET is asked all the same. */
+  #absentHead(repository: MirroredName, reference: Reference): Flight<false> {
+    repository.origin.state.rememberAbsent(headKey(repository, reference), this.#options.negativeTtlMs())
+    return { answer: false }
+  }
+
+  async #absentTag(
+    repository: MirroredName,
+    tag: Tag,
+    record: TagRecord | undefined,
+  ): Promise<Flight<Fetched>> {
+    const { origin, name } = repository
+    const { shelf, negativeTtlMs } = this.#options
+    if (record !== undefined && origin.on404 === 'keep') {
+      const manifest = await shelf.get(record.digest, record.mediaType)
+      if (manifest !== undefined) {
+        this.#keeper.moves.forget(repository, tag)
+        origin.state.rememberAbsent(goneKey(repository, tag), negativeTtlMs())
+        return { answer: { manifest, ...gone(origin) } }
+      }
+    }
+    origin.state.rememberAbsent(`${name}:${tag}`, negativeTtlMs())
+    const about = await subjectHere(shelf, repository, tag)
+    return { answer: false, after: this.#keeper.bury(repository, tag, about) }
+  }
+
+  /** Answers at once; writing it down goes on behind. */
+  #keep(repository: MirroredName, found: UpstreamManifest, tag: Tag | undefined): Flight<Fetched> {
+    const manifest = this.#keeper.parse(repository, found)
+    const cache = this.#options.health.resting ? 'bypass' : 'miss'
+    const { warning } = found
+    return {
+      answer: { manifest, cache, ...(warning === undefined ? {} : { warning }) },
+      after: this.#keeper.keep(repository, manifest, tag),
+    }
+  }
+}
+
+function headKey({ origin, name }: MirroredName, reference: Reference): string {
+  return `HEAD ${origin.upstream.key} ${name} ${reference}`
+}
+
+/** What {@link UpstreamState} remembers of a tag that is gone and kept. */
+export function goneKey({ name }: Pick<MirroredName, 'name'>, tag: Tag): string {
+  return `gone ${name}:${tag}`
+}
+
+export function headOf({ digest, size, mediaType }: Head): Head {
+  return { digest, size, mediaType }
+}
+
+/** Whoever asks by HEAD is told `hit` only of what is here. */
+export function headAnswer(described: Head & { readonly state: 'here' | 'lost' | 'told' }): {
+  readonly head: Head
+  readonly cache: 'hit' | 'miss'
+} {
+  return { head: headOf(described), cache: described.state === 'here' ? 'hit' : 'miss' }
+}
+
+function headFlight({ answer, after }: Flight<Fetched>): Flight<Checked> {
+  if (answer === false) return { answer, ...(after === undefined ? {} : { after }) }
+  const { manifest, cache, warning } = answer
+  const { digest, bytes, content } = manifest
+  const head = { digest, size: bytes.length, mediaType: content.mediaType }
+  return {
+    // What upstream warns of is for those who fetch it; why it is stale is for all.
+    answer: { head, cache, ...(cache === 'stale' && warning !== undefined ? { warning } : {}) },
+    ...(after === undefined ? {} : { after }),
+  }
+}
+
+const VAGUE = new Set(['application/json', 'application/octet-stream', 'text/plain'])
+/** RFC 6838 § 4.2. */
+const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i
+
+/** Types that say nothing: only the bytes tell what the manifest is. */
+function isVague(mediaType: string): boolean {
+  return VAGUE.has(mediaType) || !MEDIA_TYPE.test(mediaType)
+}

@@ -1,0 +1,114 @@
+/**
+ * Writing down what upstream says of manifests and tags, behind the answers. What cannot be written down is answered
+ * all the same.
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import { parseManifest } from '../../oci/manifest.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { MetadataStore, TagRecord } from '../../storage/metadata/metadata.ts'
+import { StorageError } from '../../storage/storage-error.ts'
+import { tagQuestion } from '../../storage/metadata/upstream-answer-index.ts'
+import { UpstreamError, type Milliseconds, type UpstreamManifest } from '../../upstream/upstream.ts'
+import type { Manifest, ManifestShelf } from './manifest-store.ts'
+import { MovedTags } from './pending-tag-moves.ts'
+import type { AnswerCache } from '../lists/answer-cache.ts'
+import { repositoryKey, type MirroredName } from '../origin.ts'
+import type { StorageHealth } from '../resilience/storage-health.ts'
+
+export interface ManifestKeeperOptions {
+  readonly shelf: ManifestShelf
+  readonly metadata: MetadataStore
+  readonly answers: Pick<AnswerCache, 'put'>
+  readonly health: StorageHealth
+  readonly log: Logger
+  readonly now: () => Milliseconds
+}
+
+export class ManifestKeeper {
+  readonly moves = new MovedTags()
+  readonly #options: ManifestKeeperOptions
+
+  constructor(options: ManifestKeeperOptions) {
+    this.#options = options
+  }
+
+  /** @throws UpstreamError where it is none */
+  parse(repository: MirroredName, { digest, bytes, contentType }: UpstreamManifest): Manifest {
+    try {
+      return { digest, bytes, content: parseManifest(bytes, contentType) }
+    } catch (error) {
+      const { key } = repository.origin.upstream
+      throw new UpstreamError('broken', key, 'what it sent is not a manifest', { cause: error })
+    }
+  }
+
+  async keep(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
+    const { shelf, health } = this.#options
+    if (health.resting) {
+      health.spared()
+      return this.#putName(repository)
+    }
+    try {
+      await shelf.keep(repository, manifest, tag)
+      if (tag === undefined) await this.#arrived(repository, manifest.digest)
+      else this.moves.forget(repository, tag)
+    } catch (error) {
+      // A database that takes no writes is no reason to spare the disk, and has been spoken of.
+      if (error instanceof StorageError) return
+      health.refused('a manifest', error)
+      await this.#putName(repository)
+    }
+  }
+
+  /** That upstream has it: else it might pass for one that is about to be pushed for the first time. */
+  #putName(repository: MirroredName): Promise<void> {
+    return this.#remember((metadata, at) =>
+      metadata.transaction((tx) => tx.putRepository(repositoryKey(repository), at)),
+    )
+  }
+
+  putTag(repository: MirroredName, record: TagRecord): Promise<void> {
+    const key = repositoryKey(repository)
+    this.moves.forget(repository, record.tag)
+    return this.#remember((metadata, at) =>
+      metadata.transaction((tx) => {
+        tx.putRepository(key, at)
+        tx.putTag(key, record)
+      }),
+    )
+  }
+
+  confirm(repository: MirroredName, record: TagRecord): Promise<void> {
+    this.moves.forget(repository, record.tag)
+    return this.#remember((metadata, at) =>
+      metadata.transaction((tx) => tx.confirmTag(repositoryKey(repository), record.tag, record.digest, at)),
+    )
+  }
+
+  /** @param about the manifest that it is the referrers tag of, if it is */
+  async bury(repository: MirroredName, tag: Tag, about: Digest | undefined): Promise<void> {
+    this.moves.forget(repository, tag)
+    const { answers, shelf, now } = this.#options
+    const key = repositoryKey(repository)
+    // A slow disk does not make what upstream said any newer.
+    const at = now()
+    await this.#remember((metadata) => metadata.transaction((tx) => tx.buryTag(key, tag, at)))
+    // Whoever makes names up must not fill the index.
+    if (await shelf.serves(repository)) await answers.put(key, tagQuestion(tag), { subject: about }, at)
+  }
+
+  /** Tags that have moved there name it from now on. */
+  async #arrived(repository: MirroredName, digest: Digest): Promise<void> {
+    for (const told of this.moves.arrived(repository, digest)) await this.putTag(repository, told)
+  }
+
+  async #remember(write: (metadata: MetadataStore, at: Milliseconds) => Promise<void>): Promise<void> {
+    const { metadata, log, now } = this.#options
+    try {
+      await write(metadata, now())
+    } catch (error) {
+      log.debug({ err: error }, 'what upstream said was not remembered')
+    }
+  }
+}

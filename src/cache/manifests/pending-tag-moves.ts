@@ -1,0 +1,42 @@
+/**
+ * By tag, what a HEAD said that it names now, while that is not here and what it named before is.
+ *
+ * To write it down would leave nothing to answer with, should upstream stumble before anybody has fetched it. It is
+ * as good as a tag that was written down: within its TTL upstream need not be asked again.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Digest } from '../../oci/digest.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { TagRecord } from '../../storage/metadata/metadata.ts'
+import type { MirroredName } from '../origin.ts'
+
+export class MovedTags {
+  // Of a size, not of a number: room for a number would be taken at once.
+  readonly #told = new LRUCache<string, TagRecord>({ maxSize: 1_000, sizeCalculation: () => 1 })
+
+  get(repository: MirroredName, tag: Tag): TagRecord | undefined {
+    return this.#told.get(keyOf(repository, tag))
+  }
+
+  tell(repository: MirroredName, told: TagRecord): void {
+    this.#told.set(keyOf(repository, told.tag), told)
+  }
+
+  /** What it names is written down, or it names nothing any more. */
+  forget(repository: MirroredName, tag: Tag): void {
+    this.#told.delete(keyOf(repository, tag))
+  }
+
+  /** Those that name it, which are forgotten here: it has come. */
+  arrived(repository: MirroredName, digest: Digest): TagRecord[] {
+    return [...this.#told.entries()].flatMap(([key, told]) => {
+      if (told.digest !== digest || key !== keyOf(repository, told.tag)) return []
+      this.#told.delete(key)
+      return [told]
+    })
+  }
+}
+
+function keyOf({ origin, name }: MirroredName, tag: Tag): string {
+  return `${origin.upstream.key} ${name}:${tag}`
+}

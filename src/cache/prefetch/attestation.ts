@@ -1,0 +1,24 @@
+/**
+ * Attestation manifests: what BuildKit says about an image (provenance, SBOM), as manifests of its index.
+ *
+ * Docker 29 and later fetches that of the platform it pulls, and asks for its referrers on every pull. An index is
+ * immutable and names them itself, so what is said of them is believed for long.
+ */
+import { ATTESTATION, type Descriptor } from '../../oci/descriptor.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+
+/** How long the list of what refers to one is believed, and that there is none. */
+export const ATTESTATION_TTL_MS: Milliseconds = 86_400_000
+
+/** @param descriptor by which its index names it */
+export function isAttestation(descriptor: Pick<Descriptor, 'annotations'> | undefined): boolean {
+  return descriptor?.annotations?.[ATTESTATION.type] === 'attestation-manifest'
+}
+
+/** The manifest that it is about. */
+export function subjectOfAttestation(descriptor: Pick<Descriptor, 'annotations'>): Digest | undefined {
+  return isAttestation(descriptor)
+    ? (descriptor.annotations?.[ATTESTATION.subject] as Digest | undefined)
+    : undefined
+}

@@ -1,0 +1,267 @@
+/**
+ * Fetch-ahead of what refers to an image: its attestation manifests, its signatures and bills of materials.
+ *
+ * Docker 29 and later fetches the attestation manifest of the platform it pulls and asks what refers to that; whoever
+ * verifies a signature asks what refers to the image. Both must be answered with the line cut, also where the client
+ * that filled the cache never asked. Work in the background, bounded in number and bytes, and none that the quota of
+ * pulls does not allow: what is left out is asked for when a client asks.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Logger } from 'pino'
+import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
+import type { Digest } from '../../oci/digest.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { ManifestContent } from '../../oci/manifest.ts'
+import type { Reference } from '../../oci/reference.ts'
+import { referrersTag } from '../../oci/referrers.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
+import { referrersQuestion } from '../../storage/metadata/upstream-answer-index.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+import type { AnswerCache } from '../lists/answer-cache.ts'
+import { subjectOfAttestation } from './attestation.ts'
+import type { BlobCache } from '../blobs/blob-cache.ts'
+import type { Listings } from '../lists/upstream-lists.ts'
+import type { ManifestCache } from '../manifests/manifest-cache.ts'
+import type { Manifest } from '../manifests/manifest-store.ts'
+import { repositoryKey, type MirroredName } from '../origin.ts'
+
+/** Of a hot image, what refers to it is not looked at again so soon. */
+const LOOK_AGAIN_MS: Milliseconds = 600_000
+
+/** An image may be signed after it was first pulled. */
+const ASK_AGAIN_MS: Milliseconds = 86_400_000
+
+/** Real indexes have a few dozen platforms. */
+const MOST_PLATFORMS = 256
+/** Of one subject so many manifests are brought, and so many bytes with them. */
+const MOST_REFERRERS = 16
+const MOST_BYTES: Bytes = 32 * 1024 * 1024
+/** Where upstream counts pulls, so many, and none of the last half of them: those are for people. */
+const MOST_COUNTED = 4
+const SHARE_FOR_PEOPLE = 1 / 2
+
+const TASKS_AT_ONCE = 2
+/** What is beyond it is left out. */
+const MOST_WAITING = 500
+
+/** Room for what is remembered of indexes; each entry is two or three digests and a name. */
+const PLATFORMS_WEIGHT: Bytes = 8 * 1024 * 1024
+const DIGEST_WEIGHT: Bytes = 128
+const LOOKED_WEIGHT: Bytes = 4 * 1024 * 1024
+
+export type PrefetchMode = 'layers' | 'config' | 'off'
+
+/** What an index says of one of its platforms. */
+interface Platform {
+  readonly index: Digest
+  readonly attestations: readonly Digest[]
+}
+
+interface ReferrersPrefetchOptions {
+  readonly metadata: Pick<MetadataStore, 'garbage' | 'manifests'>
+  readonly manifests: Pick<ManifestCache, 'get'>
+  readonly listings: Pick<Listings, 'allReferrers' | 'storedReferrers'>
+  readonly blobs: Pick<BlobCache, 'ahead'>
+  readonly answers: Pick<AnswerCache, 'get'>
+  readonly mode: () => PrefetchMode
+  readonly metrics: Pick<Metrics, 'prefetchesInFlight'>
+  readonly now: () => Milliseconds
+  readonly log: Logger
+}
+
+type Task = () => Promise<void>
+
+export class ReferrersPrefetch {
+  readonly #options: ReferrersPrefetchOptions
+  readonly #closing = new AbortController()
+  readonly #platforms = new LRUCache<string, Platform>({
+    maxSize: PLATFORMS_WEIGHT,
+    sizeCalculation: ({ attestations }, key) => key.length + DIGEST_WEIGHT * (1 + attestations.length),
+  })
+  /** Indexes and subjects that were looked at a short while ago. */
+  readonly #looked = new LRUCache<string, true>({
+    maxSize: LOOKED_WEIGHT,
+    sizeCalculation: (_looked, key) => DIGEST_WEIGHT + key.length,
+    ttl: LOOK_AGAIN_MS,
+  })
+  readonly #waiting: Task[] = []
+  readonly #running = new Set<Promise<void>>()
+
+  constructor(options: ReferrersPrefetchOptions) {
+    this.#options = options
+  }
+
+  /** A client got this manifest by GET. */
+  manifestServed(repository: MirroredName, { digest, content }: Manifest): void {
+    if (this.#options.mode() === 'off') return
+    if (content.kind === 'index') this.#remember(repository, digest, content)
+    else this.#bringAttestations(repository, digest)
+  }
+
+  /** A client pulls that image: what refers to it follows. */
+  imageFetched(repository: MirroredName, image: Digest): void {
+    if (this.#options.mode() !== 'layers') return
+    const platform = this.#platforms.get(keyOf(repository, image))
+    for (const subject of platform === undefined ? [image] : [image, platform.index]) {
+      this.#once(repository, `referrers ${subject}`, () => this.#bringReferrers(repository, subject))
+    }
+  }
+
+  /** Starts nothing more; resolves when nothing runs. */
+  async close(): Promise<void> {
+    this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))
+    this.#options.metrics.prefetchesInFlight.dec(this.#waiting.length)
+    this.#waiting.length = 0
+    await Promise.all(this.#running)
+  }
+
+  #remember(repository: MirroredName, index: Digest, { manifests }: ManifestContent): void {
+    const looked = keyOf(repository, index)
+    if (this.#looked.has(looked)) return
+    this.#looked.set(looked, true)
+    const some = manifests.slice(0, MOST_PLATFORMS)
+    const attestations = Map.groupBy(
+      some.filter((it) => subjectOfAttestation(it) !== undefined),
+      subjectOfAttestation,
+    )
+    for (const { digest } of some) {
+      const about = attestations.get(digest) ?? []
+      this.#platforms.set(keyOf(repository, digest), {
+        index,
+        attestations: about.map((it) => it.digest),
+      })
+    }
+  }
+
+  #bringAttestations(repository: MirroredName, image: Digest): void {
+    const platform = this.#platforms.get(keyOf(repository, image))
+    if (platform === undefined) {
+      this.#once(repository, `platform ${image}`, () => this.#recall(repository, image))
+      return
+    }
+    for (const attestation of platform.attestations) {
+      this.#once(repository, `attestation ${attestation}`, () =>
+        this.#bringAttestation(repository, attestation),
+      )
+    }
+  }
+
+  /** What an index said that was served before a restart, or long ago. */
+  async #recall(repository: MirroredName, image: Digest): Promise<void> {
+    const { garbage, manifests } = this.#options.metadata
+    const [index] = await garbage.namedBy(repositoryKey(repository), image, 'manifest')
+    if (index === undefined) return
+    const children = await manifests.children(index)
+    const about = children.filter((it) => subjectOfAttestation(it) === image).map(({ digest }) => digest)
+    this.#platforms.set(keyOf(repository, image), { index, attestations: about })
+    this.#bringAttestations(repository, image)
+  }
+
+  #once(repository: MirroredName, what: string, task: Task): void {
+    const key = keyOf(repository, what)
+    if (this.#looked.has(key) || this.#waiting.length >= MOST_WAITING || this.#closing.signal.aborted) return
+    this.#looked.set(key, true)
+    this.#options.metrics.prefetchesInFlight.inc()
+    this.#waiting.push(async () => {
+      try {
+        await task()
+      } catch (error) {
+        // It was not here, or cannot be had now: the next pull after a while tries again.
+        this.#options.log.debug({ err: error, what }, 'fetch-ahead of referrers ended early')
+      } finally {
+        this.#options.metrics.prefetchesInFlight.dec()
+      }
+    })
+    this.#next()
+  }
+
+  #next(): void {
+    while (this.#running.size < TASKS_AT_ONCE) {
+      const task = this.#waiting.shift()
+      if (task === undefined) return
+      const run: Promise<void> = task().finally(() => {
+        this.#running.delete(run)
+        this.#next()
+      })
+      this.#running.add(run)
+    }
+  }
+
+  /** The manifest with what it names, and what refers to it: all that Docker asks for. */
+  async #bringAttestation(repository: MirroredName, attestation: Digest): Promise<void> {
+    const limit = { bytes: MOST_BYTES }
+    await this.#bringManifest(repository, attestation, limit)
+    await this.#bringReferrers(repository, attestation, limit)
+  }
+
+  /** Asks when nobody did for long, and brings what is listed and not here: an earlier time may have been cut off. */
+  async #bringReferrers(
+    repository: MirroredName,
+    subject: Digest,
+    limit = { bytes: MOST_BYTES },
+  ): Promise<void> {
+    const { answers, listings, now } = this.#options
+    const { signal } = this.#closing
+    const known = await answers.get(repositoryKey(repository), referrersQuestion(subject))
+    const asksAgain = known === undefined || now() - known.checkedAt > ASK_AGAIN_MS
+    const referrers = asksAgain
+      ? ((await listings.allReferrers(repository, subject, signal)) ??
+        (await this.#fallback(repository, subject)))
+      : await listings.storedReferrers(repository, subject)
+    const most = isCounted(repository) ? MOST_COUNTED : MOST_REFERRERS
+    for (const { digest } of referrers.slice(0, most)) {
+      if (isForPeople(repository) || !(await this.#bringManifest(repository, digest, limit))) return
+    }
+  }
+
+  /** Without that API upstream: what the referrers tag names, where there is one. */
+  async #fallback(repository: MirroredName, subject: Digest): Promise<readonly Pick<Descriptor, 'digest'>[]> {
+    if (isForPeople(repository)) return []
+    const found = await this.#get(repository, referrersTag(subject))
+    return found?.content.manifests ?? []
+  }
+
+  /** @returns false when no more may be brought */
+  async #bringManifest(repository: MirroredName, digest: Digest, limit: { bytes: Bytes }): Promise<boolean> {
+    const found = await this.#get(repository, digest)
+    if (found === undefined) return false
+    const { bytes, content } = found
+    limit.bytes -= bytes.length
+    if (this.#options.mode() !== 'layers') return true
+    for (const blob of [content.config, ...content.layers]) {
+      if (blob === undefined || isNonDistributable(blob)) continue
+      limit.bytes -= blob.size ?? 0
+      if (limit.bytes < 0) return false
+      await this.#options.blobs.ahead(repository, blob)
+    }
+    return true
+  }
+
+  /** Undefined also where no pull is to be spent on it. */
+  async #get(repository: MirroredName, reference: Reference): Promise<Manifest | undefined> {
+    const { upstream, reserve } = repository.origin
+    if (upstream.sparing(reserve) !== undefined) return undefined
+    return (await this.#options.manifests.get(repository, reference, this.#closing.signal))?.manifest
+  }
+}
+
+function keyOf({ origin, name }: MirroredName, what: string): string {
+  return `${origin.upstream.key} ${name} ${what}`
+}
+
+/** Each manifest costs one of a limited number of pulls. */
+function isCounted({ origin }: MirroredName): boolean {
+  return origin.upstream.status().accounts.some(({ pulls }) => pulls !== undefined)
+}
+
+/** What is left of those pulls is for what somebody asks for. */
+function isForPeople({ origin }: MirroredName): boolean {
+  const { accounts } = origin.upstream.status()
+  return accounts.some(
+    ({ pulls }) =>
+      pulls?.limit !== undefined &&
+      pulls.remaining <= Math.max(pulls.limit * SHARE_FOR_PEOPLE, origin.reserve),
+  )
+}

@@ -1,0 +1,180 @@
+/**
+ * Fetch-ahead: the rest of an image while its first layers are being asked for.
+ *
+ * A client that wants two cold layers of an image wants all of it, but asks for three at a time; the others
+ * are started behind it. A config follows its manifest. An index, a HEAD or a part set nothing in motion.
+ * Only hints live here: what is forgotten costs nothing but the head start.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobCache } from '../blobs/blob-cache.ts'
+import type { Manifest } from '../manifests/manifest-store.ts'
+import type { MirroredName } from '../origin.ts'
+import type { PrefetchMode, ReferrersPrefetch } from './prefetch-referrers.ts'
+
+/** Cold layers asked for before the others follow. */
+const LAYERS_THAT_TELL = 2
+/** Whether a config is here is not looked at again so soon: a hot manifest is asked for thousands of times a second. */
+const LOOK_AGAIN_MS = 10_000
+/** A manifest that was looked at in the last second, the same. */
+const SERVED_AGAIN_MS = 1000
+/** No runtime takes more layers; a manifest that names thousands is no reason to fetch or to remember them. */
+const MOST_AHEAD = 128
+
+/** Room for what is remembered of images: so much for each layer and config, beside the names it is known by. */
+const IMAGES_WEIGHT: Bytes = 16 * 1024 * 1024
+const LAYER_WEIGHT: Bytes = 512
+/** Whoever pulls an image asks for its layers within that time. */
+const REMEMBERED_MS = 3_600_000
+
+/** What is needed of a descriptor; the rest of it is as large as whoever made it wants. */
+type WantedBlob = Pick<Descriptor, 'digest' | 'size'>
+
+interface Image {
+  readonly digest: Digest
+  readonly layers: readonly WantedBlob[]
+  readonly asked: Set<Digest>
+  /** Its other layers were started. */
+  started: boolean
+  /** What refers to it was started. */
+  followed: boolean
+}
+
+/** When a manifest was last looked at, and for which repository: several may share one. */
+interface Served {
+  readonly origin: MirroredName['origin']
+  readonly name: string
+  /** By the monotonic clock. */
+  readonly atMs: number
+  readonly image: Image | undefined
+}
+
+export class Prefetch {
+  readonly #blobs: Pick<BlobCache, 'ahead'>
+  readonly #referrers: Pick<ReferrersPrefetch, 'manifestServed' | 'imageFetched'>
+  readonly #mode: () => PrefetchMode
+  readonly #log: Logger
+  /** By repository and layer: the image last served that has it. */
+  readonly #images = rememberedImages()
+  /** By repository and config. */
+  readonly #byConfig = rememberedImages()
+  /** By repository and config: it is here, or was started. */
+  readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })
+  /** By the object that all who pull a hot manifest share: one look instead of one for each of its names. */
+  readonly #served = new WeakMap<Manifest, Served>()
+
+  constructor(options: {
+    blobs: Pick<BlobCache, 'ahead'>
+    referrers: Pick<ReferrersPrefetch, 'manifestServed' | 'imageFetched'>
+    mode: () => PrefetchMode
+    log: Logger
+  }) {
+    this.#blobs = options.blobs
+    this.#referrers = options.referrers
+    this.#mode = options.mode
+    this.#log = options.log
+  }
+
+  /** A client got this manifest by GET. */
+  manifestServed(repository: MirroredName, manifest: Manifest): void {
+    const { origin, name } = repository
+    const atMs = performance.now()
+    const last = this.#served.get(manifest)
+    if (last !== undefined && last.origin === origin && last.name === name && isRecent(last, atMs)) return
+    const image = this.#look(repository, manifest)
+    this.#served.set(manifest, { origin, name, atMs, image })
+  }
+
+  /** @returns the image whose layers are counted from now on, if any is */
+  #look(repository: MirroredName, manifest: Manifest): Image | undefined {
+    this.#referrers.manifestServed(repository, manifest)
+    const { digest, content } = manifest
+    const mode = this.#mode()
+    if (mode === 'off' || content.kind !== 'image') return undefined
+    if (content.config !== undefined) this.#startConfig(repository, content.config)
+    if (mode !== 'layers') return undefined
+    const layers = content.layers.filter((it) => !isNonDistributable(it)).slice(0, MOST_AHEAD)
+    const known = layers[0] && this.#images.get(imageKey(repository, layers[0].digest))
+    // A herd counts together. What was started already is another pull's: something may be missing again.
+    if (known !== undefined && !known.started && sameLayers(known.layers, layers)) return known
+    const image: Image = {
+      digest,
+      layers: layers.map((layer) => ({ digest: layer.digest, size: layer.size })),
+      asked: new Set(),
+      started: false,
+      followed: false,
+    }
+    for (const layer of image.layers) this.#images.set(imageKey(repository, layer.digest), image)
+    if (content.config !== undefined) this.#byConfig.set(imageKey(repository, content.config.digest), image)
+    return image
+  }
+
+  /**
+   * A client asked for this blob, whole.
+   *
+   * @param cold it was not here
+   */
+  blobServed(repository: MirroredName, digest: Digest, cold: boolean): void {
+    const key = imageKey(repository, digest)
+    const image = this.#images.get(key)
+    // Also where all of it is here already: it may have come under another name, for which nothing was asked.
+    this.#follow(repository, image ?? this.#byConfig.get(key))
+    if (!cold || image === undefined || image.started) return
+    image.asked.add(digest)
+    if (image.asked.size < LAYERS_THAT_TELL) return
+    image.started = true
+    void this.#start(
+      repository,
+      image.layers.filter((layer) => !image.asked.has(layer.digest)),
+    )
+  }
+
+  #follow(repository: MirroredName, image: Image | undefined): void {
+    if (image === undefined || image.followed) return
+    image.followed = true
+    this.#referrers.imageFetched(repository, image.digest)
+  }
+
+  #startConfig(repository: MirroredName, config: Descriptor): void {
+    const key = imageKey(repository, config.digest)
+    if (isNonDistributable(config) || this.#configs.has(key)) return
+    this.#configs.set(key, true)
+    void this.#start(repository, [config])
+  }
+
+  /** One after the other: they queue in the order in which a client will ask for them. */
+  async #start(repository: MirroredName, descriptors: readonly WantedBlob[]): Promise<void> {
+    for (const descriptor of descriptors) {
+      try {
+        await this.#blobs.ahead(repository, descriptor)
+      } catch (error) {
+        this.#log.debug({ err: error, digest: descriptor.digest }, 'fetch-ahead did not start')
+      }
+    }
+  }
+}
+
+function isRecent({ atMs, image }: Served, nowMs: number): boolean {
+  return nowMs - atMs < SERVED_AGAIN_MS && image?.started !== true
+}
+
+function imageKey({ origin, name }: MirroredName, digest: Digest): string {
+  return `${origin.upstream.key} ${name} ${digest}`
+}
+
+function rememberedImages(): LRUCache<string, Image> {
+  return new LRUCache({
+    maxSize: IMAGES_WEIGHT,
+    sizeCalculation: (_image, key) => LAYER_WEIGHT + key.length,
+    ttl: REMEMBERED_MS,
+    // Every pull of a blob looks here: the clock is read, and a timer set, once for all pulls of a second.
+    ttlResolution: 1_000,
+  })
+}
+
+function sameLayers(left: readonly WantedBlob[], right: readonly WantedBlob[]): boolean {
+  return left.length === right.length && left.every((layer, index) => layer.digest === right[index]?.digest)
+}

@@ -1,0 +1,123 @@
+/**
+ * The blobs as the mirror may use them: one that cannot be opened is not here, it does not fail a pull.
+ *
+ * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed nobody else has a copy, and
+ * "not here" would be a lie.
+ */
+import type { Logger } from 'pino'
+import type { Digest } from '../../oci/digest.ts'
+import { isOutOfFiles } from '../../base/open-files.ts'
+import type { BlobInfo, BlobReader, BlobStore, Bytes, ListedBlob } from '../../storage/blobs/blob-store.ts'
+import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+import { Outage } from './outage-log.ts'
+import type { StorageHealth } from './storage-health.ts'
+
+export class TolerantBlobStore implements BlobStore {
+  readonly #inner: BlobStore
+  readonly #holds: Holds
+  readonly #health: Pick<StorageHealth, 'refused'>
+  readonly #metrics: Metrics
+  readonly #outage: Outage
+
+  constructor(
+    inner: BlobStore,
+    options: {
+      holds: Holds
+      health: Pick<StorageHealth, 'refused'>
+      metrics: Metrics
+      log: Logger
+      now: () => Milliseconds
+    },
+  ) {
+    this.#inner = inner
+    this.#holds = options.holds
+    this.#health = options.health
+    this.#metrics = options.metrics
+    this.#outage = new Outage({
+      ...options,
+      begins: 'cached blobs cannot be read: upstream is asked instead',
+      ends: 'cached blobs can be read again',
+    })
+  }
+
+  stat(digest: Digest): Promise<BlobInfo | undefined> {
+    return this.#or(() => this.#inner.stat(digest))
+  }
+
+  open(digest: Digest): Promise<BlobReader | undefined> {
+    return this.#or(() => this.#open(digest))
+  }
+
+  adopt(file: VerifiedFile, commit?: () => Promise<void>): Promise<BlobInfo> {
+    return this.#inner.adopt(file, commit)
+  }
+
+  delete(digest: Digest): Promise<void> {
+    return this.#inner.delete(digest)
+  }
+
+  list(): AsyncIterable<ListedBlob> {
+    return this.#inner.list()
+  }
+
+  async #open(digest: Digest): Promise<BlobReader | undefined> {
+    // Before it is looked for: what is found is not to go in between.
+    const held = this.#holds.hold(digest)
+    try {
+      const reader = await this.#inner.open(digest)
+      if (reader === undefined) held[Symbol.dispose]()
+      return reader && new HeldReader(reader, held)
+    } catch (error) {
+      held[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  async #or<T>(look: () => Promise<T>): Promise<T | undefined> {
+    try {
+      const found = await look()
+      if (found !== undefined) this.#outage.worked()
+      return found
+    } catch (error) {
+      if (isOutOfFiles(error)) {
+        // That says nothing of what is kept here; and upstream may be connected to already.
+        this.#health.refused('a cached blob', error)
+        return undefined
+      }
+      this.#metrics.bypasses.inc({ reason: 'unreadable' })
+      this.#outage.failed(error)
+      return undefined
+    }
+  }
+}
+
+class HeldReader implements BlobReader {
+  readonly size: Bytes
+  readonly #inner: BlobReader
+  readonly #held: Disposable
+
+  constructor(inner: BlobReader, held: Disposable) {
+    this.size = inner.size
+    this.#inner = inner
+    this.#held = held
+  }
+
+  get descriptor(): number | undefined {
+    return this.#inner.descriptor
+  }
+
+  read(buffer: Buffer, position: Bytes): Promise<Bytes> {
+    return this.#inner.read(buffer, position)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.#inner[Symbol.asyncDispose]()
+    } finally {
+      this.#held[Symbol.dispose]()
+    }
+  }
+}

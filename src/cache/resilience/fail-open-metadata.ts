@@ -1,0 +1,119 @@
+/**
+ * The index as the mirror may use it: a database that cannot be read knows nothing, it does not fail a pull.
+ *
+ * What is forgotten this way is asked of upstream again. Local repositories use the index itself: for them
+ * "not known" would be a lie.
+ */
+import type { Logger } from 'pino'
+import type { InventoryIndex } from '../../storage/metadata/inventory-index.ts'
+import type {
+  BlobIndex,
+  EventQueue,
+  FinishedUploadIndex,
+  GarbageIndex,
+  ManifestIndex,
+  MetadataStore,
+  MetadataTransaction,
+  RepositoryIndex,
+  TagIndex,
+} from '../../storage/metadata/metadata.ts'
+import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
+import type { UpstreamAnswerIndex } from '../../storage/metadata/upstream-answer-index.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+import { Outage } from './outage-log.ts'
+
+export class TolerantMetadata implements MetadataStore {
+  readonly repositories: RepositoryIndex
+  readonly tags: TagIndex
+  readonly manifests: ManifestIndex
+  readonly blobs: BlobIndex
+  readonly events: EventQueue
+  readonly garbage: GarbageIndex
+  readonly eviction: EvictionIndex
+  readonly inventory: InventoryIndex
+  readonly upstreamAnswers: UpstreamAnswerIndex
+  readonly finishedUploads: FinishedUploadIndex
+  readonly #inner: MetadataStore
+  readonly #metrics: Metrics
+  readonly #writes: Outage
+
+  constructor(inner: MetadataStore, options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
+    const reads = new Outage({
+      ...options,
+      begins: 'the index cannot be read: upstream is asked instead',
+      ends: 'the index can be read again',
+    })
+    const or = async <T>(unknown: T, read: Promise<T>): Promise<T> => {
+      try {
+        const known = await read
+        reads.worked()
+        return known
+      } catch (error) {
+        options.metrics.bypasses.inc({ reason: 'database' })
+        reads.failed(error)
+        return unknown
+      }
+    }
+    this.#inner = inner
+    this.events = inner.events
+    this.garbage = inner.garbage
+    this.eviction = inner.eviction
+    this.inventory = inner.inventory
+    this.finishedUploads = inner.finishedUploads
+    this.#metrics = options.metrics
+    this.#writes = new Outage({
+      ...options,
+      begins: 'the index takes no writes: what is pulled is not remembered',
+      ends: 'the index takes writes again',
+    })
+    this.repositories = {
+      get: (repository) => or(undefined, inner.repositories.get(repository)),
+      list: (registry, page) => or([], inner.repositories.list(registry, page)),
+      catalog: (page, containing) => or([], inner.repositories.catalog(page, containing)),
+    }
+    this.tags = {
+      get: (repository, tag) => or(undefined, inner.tags.get(repository, tag)),
+      list: (repository, page) => or([], inner.tags.list(repository, page)),
+      naming: (repository, digest) => or([], inner.tags.naming(repository, digest)),
+      held: (repository, limit) => or([], inner.tags.held(repository, limit)),
+    }
+    this.manifests = {
+      get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
+      storedAt: (repository, digest) => or(undefined, inner.manifests.storedAt(repository, digest)),
+      list: (repository, page) => or([], inner.manifests.list(repository, page)),
+      named: (repository, digest) => or(undefined, inner.manifests.named(repository, digest)),
+      children: (manifest) => or([], inner.manifests.children(manifest)),
+      referrers: (repository, subject) => or([], inner.manifests.referrers(repository, subject)),
+    }
+    this.blobs = {
+      linked: (repository, digest) => or(false, inner.blobs.linked(repository, digest)),
+      linkedAt: (repository, digest) => or(undefined, inner.blobs.linkedAt(repository, digest)),
+      deliveredBy: (registry, digest) => or(false, inner.blobs.deliveredBy(registry, digest)),
+      size: (digest) => or(undefined, inner.blobs.size(digest)),
+    }
+    const answers = inner.upstreamAnswers
+    this.upstreamAnswers = {
+      get: (repository, question) => or(undefined, answers.get(repository, question)),
+      body: (repository, question) => or(undefined, answers.body(repository, question)),
+      // Whoever bounds it must not take what cannot be read for nothing.
+      weight: () => answers.weight(),
+    }
+  }
+
+  /** Counts what fails, and says it when that begins; whoever asked goes on without. */
+  async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
+    try {
+      await this.#inner.transaction(fill)
+      this.#writes.worked()
+    } catch (error) {
+      this.#metrics.failedWrites.inc()
+      this.#writes.failed(error)
+      throw error
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#inner.close()
+  }
+}

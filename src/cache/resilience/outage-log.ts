@@ -1,0 +1,51 @@
+/**
+ * Something that goes wrong many times and is worth two lines: one when it begins, one when it is over.
+ *
+ * It is over when it works and for a while nothing has failed: a disk that is nearly full takes small files, a
+ * damaged database answers some questions.
+ */
+import type { Logger } from 'pino'
+import type { Milliseconds } from '../../upstream/upstream.ts'
+
+const QUIET_MS: Milliseconds = 30_000
+
+interface OutageOptions {
+  readonly log: Logger
+  readonly now: () => Milliseconds
+  /** Constant phrases for the log. */
+  readonly begins: string
+  readonly ends: string
+}
+
+export class Outage {
+  readonly #options: OutageOptions
+  #lasting = false
+  #failedAt = Number.NEGATIVE_INFINITY
+
+  constructor(options: OutageOptions) {
+    this.#options = options
+  }
+
+  get lasting(): boolean {
+    return this.#lasting
+  }
+
+  /** Time since the last failure. */
+  get quiet(): Milliseconds {
+    // A clock that was set back must not keep it going for ever.
+    return Math.abs(this.#options.now() - this.#failedAt)
+  }
+
+  failed(error: unknown, facts: Readonly<Record<string, unknown>> = {}): void {
+    const { log, now, begins } = this.#options
+    this.#failedAt = now()
+    log[this.#lasting ? 'debug' : 'warn']({ err: error, ...facts }, begins)
+    this.#lasting = true
+  }
+
+  worked(): void {
+    if (!this.#lasting || this.quiet < QUIET_MS) return
+    this.#lasting = false
+    this.#options.log.info(this.#options.ends)
+  }
+}
