@@ -6,10 +6,10 @@
 import type { Logger } from 'pino'
 import type { Config } from './config/schema.ts'
 import { differencesOf } from './config/diff.ts'
-import { refuseHiddenNames } from './hiding.ts'
+import { refuseHiddenNames } from './registry/naming/shadowed-names.ts'
 import type { LiveConfig } from './config/live.ts'
 import type { SwitchableHubSearch } from './reaching.ts'
-import type { LocalNames } from './registry/local-names.ts'
+import type { LocalNames } from './registry/naming/local-names.ts'
 import type { NameRegistry } from './registry/registry.ts'
 import type { UpstreamSet } from './upstream-set.ts'
 

@@ -3,7 +3,7 @@
  */
 import path from 'node:path'
 import type { Config } from './config/schema.ts'
-import { LocalNames } from './registry/local-names.ts'
+import { LocalNames } from './registry/naming/local-names.ts'
 import { DiskBlobStore } from './storage/blobs/disk-blob-store.ts'
 import { openIngests } from './storage/ingest/disk-ingest.ts'
 import { nodeFiles, type Files } from './storage/files/files.ts'

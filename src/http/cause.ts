@@ -4,7 +4,7 @@
  */
 import { hostname } from 'node:os'
 import type { Socket } from 'node:net'
-import type { Cause } from '../registry/events.ts'
+import type { Cause } from '../registry/notifications/event.ts'
 import type { Exchange } from './exchange.ts'
 import { isLoopback } from '../base/loopback.ts'
 import { nameOf } from './served-hosts.ts'

@@ -1,10 +1,10 @@
 /** What the answers to all pulls have in common. */
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../oci/reference.ts'
-import type { Pusher } from '../registry/pushes.ts'
+import type { Pusher } from '../registry/local/push-target.ts'
 import type { Registry, Resolution } from '../registry/registry.ts'
 import type { Explainer } from '../registry/explain.ts'
-import type { Events, Happening } from '../registry/events.ts'
+import type { Events, Happening } from '../registry/notifications/event.ts'
 import type { Search } from '../registry/search.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 import type { Metrics } from '../telemetry/metrics.ts'

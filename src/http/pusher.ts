@@ -6,7 +6,7 @@
  * tell of another hop, or of a page. Whether that is enough says `push.local`.
  */
 import type { RepositoryName } from '../oci/reference.ts'
-import type { Pusher, PushTarget } from '../registry/pushes.ts'
+import type { Pusher, PushTarget } from '../registry/local/push-target.ts'
 import { causeOf } from './cause.ts'
 import type { Exchange } from './exchange.ts'
 import { isLoopback } from '../base/loopback.ts'

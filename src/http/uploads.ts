@@ -11,7 +11,7 @@ import { algorithmOf, parseDigest, type Digest, type DigestAlgorithm } from '../
 import { OciError } from '../oci/errors.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
 import type { RouteTo } from '../oci/route.ts'
-import type { PushTarget, UploadSession } from '../registry/pushes.ts'
+import type { PushTarget, UploadSession } from '../registry/local/push-target.ts'
 import { streamBody } from './body.ts'
 import type { Exchange } from './exchange.ts'
 import type { Services } from './pull.ts'

@@ -13,15 +13,15 @@ import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { matchesAny } from '../oci/glob.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
-import type { LocalNames } from './local-names.ts'
+import type { LocalNames } from './naming/local-names.ts'
 import {
   refusalOfDelete,
   refusalOfPush,
   type PushDestination,
   type PushRefusal,
   type PushSettings,
-} from './push-rules.ts'
-import type { Pusher, PushTarget } from './pushes.ts'
+} from './naming/push-policy.ts'
+import type { Pusher, PushTarget } from './local/push-target.ts'
 import type { Repository } from './repository.ts'
 
 /** The rule that took a name. */

@@ -13,7 +13,7 @@ import {
 } from '../oci/reference.ts'
 import type { Bytes } from '../storage/blobs/blob-store.ts'
 import { LOCAL, type MetadataStore } from '../storage/metadata/metadata.ts'
-import type { PushTarget } from './pushes.ts'
+import type { PushTarget } from './local/push-target.ts'
 import { Refused } from './refused.ts'
 
 interface RemovalsOptions {

@@ -1,7 +1,7 @@
 /** Chunked bodies, whose end nobody knows: of refused requests, of such as want none, and in chunks of a few bytes. */
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import type { PushTarget } from '../../src/registry/pushes.ts'
+import type { PushTarget } from '../../src/registry/local/push-target.ts'
 import { call, open, raw, replies, serveFake, type Served } from './fakes.ts'
 
 const CHUNKED = 'Host: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n'

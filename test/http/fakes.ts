@@ -9,8 +9,8 @@ import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
 import type { Reference, RepositoryName } from '../../src/oci/reference.ts'
-import type { Events, Happening } from '../../src/registry/events.ts'
-import type { Pusher, PushTarget } from '../../src/registry/pushes.ts'
+import type { Events, Happening } from '../../src/registry/notifications/event.ts'
+import type { Pusher, PushTarget } from '../../src/registry/local/push-target.ts'
 import type { Registry, RegistryHealth, Resolution } from '../../src/registry/registry.ts'
 import type {
   BlobAnswer,

@@ -1,9 +1,9 @@
 /** Events that wait: nobody waits for them, they outlive the process, and there is an end to them. */
 import type { ServerResponse } from 'node:http'
 import { test } from 'tap'
-import { Backlog, MOST_EVENTS, MOST_PULLS } from '../../src/notifications/backlog.ts'
-import { Outbox } from '../../src/notifications/outbox.ts'
-import type { Cause, Happening } from '../../src/registry/events.ts'
+import { Backlog, MOST_EVENTS, MOST_PULLS } from '../../src/registry/notifications/backlog.ts'
+import { Outbox } from '../../src/registry/notifications/outbox.ts'
+import type { Cause, Happening } from '../../src/registry/notifications/event.ts'
 import type { MetadataTransaction } from '../../src/storage/metadata/metadata.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'

@@ -1,6 +1,6 @@
 /** A body on its way to the disk: written in few pieces, and not held back for more than a moment. */
 import { test } from 'tap'
-import { receive, WriteError } from '../../src/registry/receive.ts'
+import { receive, WriteError } from '../../src/registry/uploads/upload-writer.ts'
 
 /** An upload that keeps what it is given, and can be waited for. */
 class Kept {

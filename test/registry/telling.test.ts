@@ -1,6 +1,6 @@
 /** An event and what it tells of are one commit: neither is ever there without the other. */
 import { test } from 'tap'
-import type { Events } from '../../src/registry/events.ts'
+import type { Events } from '../../src/registry/notifications/event.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { LOCAL } from '../../src/storage/metadata/metadata.ts'
 import { image, layer } from '../support/images.ts'

@@ -1,7 +1,7 @@
 /** Requests of an upload that come a second time, and what is remembered for them. */
 import { test, type Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import type { Uploads } from '../../src/registry/uploads.ts'
+import type { Uploads } from '../../src/registry/uploads/upload-sessions.ts'
 import { StorageError } from '../../src/storage/storage-error.ts'
 import { KiB, MiB, openStore, randomBytes } from '../store/support.ts'
 import { APP, body, brokenBody, DAY, LARGE, openUploads, OTHER, push, uploadsOf } from './uploading.ts'

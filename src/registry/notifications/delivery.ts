@@ -7,8 +7,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { Agent, ProxyAgent, type Dispatcher } from 'undici'
-import type { MetadataStore, QueuedEvent } from '../storage/metadata/metadata.ts'
-import type { Metrics } from '../telemetry/metrics.ts'
+import type { MetadataStore, QueuedEvent } from '../../storage/metadata/metadata.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
 import type { Backlog } from './backlog.ts'
 import { envelopeOf, EVENTS_TYPE } from './envelope.ts'
 

@@ -6,8 +6,8 @@
  * for whoever may push to a repository may start sessions there anyway.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import type { DigestAlgorithm } from '../oci/digest.ts'
-import type { RepositoryName } from '../oci/reference.ts'
+import type { DigestAlgorithm } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
 
 /** This process among those that could share a store one day. */
 const REPLICA = '0'

@@ -1,16 +1,16 @@
 /**
  * The commit in which an upload becomes a blob of its repository, and its session is known to have ended as it.
  */
-import type { Digest } from '../oci/digest.ts'
-import type { RepositoryName } from '../oci/reference.ts'
-import type { BlobInfo } from '../storage/blobs/blob-store.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import type { BlobInfo } from '../../storage/blobs/blob-store.ts'
 import {
   LOCAL,
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
-} from '../storage/metadata/metadata.ts'
-import type { LocalNames } from './local-names.ts'
+} from '../../storage/metadata/metadata.ts'
+import type { LocalNames } from '../naming/local-names.ts'
 
 export interface UploadHooks {
   /** Called before that commit. @throws OciError DENIED when the repository may not be pushed to any more */

@@ -8,13 +8,13 @@
  *
  * Spec: distribution-spec § Referrers tag schema.
  */
-import { MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../oci/descriptor.ts'
-import { algorithmOf, digestOf, type Digest } from '../oci/digest.ts'
-import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
-import type { Tag } from '../oci/reference.ts'
-import type { MetadataStore, RepositoryKey } from '../storage/metadata/metadata.ts'
-import type { PushedBytes } from './pushed-bytes.ts'
-import { referrersTag, subjectOfReferrersTag, withReferrer } from '../oci/referrers.ts'
+import { MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../../oci/descriptor.ts'
+import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
+import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { MetadataStore, RepositoryKey } from '../../storage/metadata/metadata.ts'
+import type { PushedBytes } from './pushed-content.ts'
+import { referrersTag, subjectOfReferrersTag, withReferrer } from '../../oci/referrers.ts'
 
 /** A manifest, and the tags that are to name it. */
 export interface Kept {

@@ -4,10 +4,10 @@
  * A write is told in the commit that makes it true, so it is told exactly when it happened. A pull is told when its
  * answer has been given.
  */
-import type { Descriptor } from '../oci/descriptor.ts'
-import type { Digest } from '../oci/digest.ts'
-import type { Tag } from '../oci/reference.ts'
-import type { MetadataTransaction } from '../storage/metadata/metadata.ts'
+import type { Descriptor } from '../../oci/descriptor.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { Tag } from '../../oci/reference.ts'
+import type { MetadataTransaction } from '../../storage/metadata/metadata.ts'
 
 export type EventAction = 'pull' | 'push' | 'mount' | 'delete'
 

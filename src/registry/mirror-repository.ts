@@ -18,9 +18,9 @@ import type { Prefetch } from '../cache/prefetch/prefetch.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
 import { isDigestReference, type Reference } from '../oci/reference.ts'
-import type { PushRefusal } from './push-rules.ts'
+import type { PushRefusal } from './naming/push-policy.ts'
 import type { Repository } from './repository.ts'
-import type { ServedNames } from './served-names.ts'
+import type { ServedNames } from './naming/served-names.ts'
 
 /** What all mirrored repositories share. */
 export interface MirrorContext {

@@ -5,10 +5,10 @@
  * upstream's key claims and the default upstream never served here. Everything else is refused, in words that
  * say which rule did it and what name would work. DESIGN "Where pushes go".
  */
-import { OciError } from '../oci/errors.ts'
-import { matchesAny } from '../oci/glob.ts'
-import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { Pusher } from './pushes.ts'
+import { OciError } from '../../oci/errors.ts'
+import { matchesAny } from '../../oci/glob.ts'
+import type { RepositoryName, Tag } from '../../oci/reference.ts'
+import type { Pusher } from '../local/push-target.ts'
 
 export interface PushSettings {
   /** Whoever reaches the port may push. */

@@ -5,8 +5,8 @@
  * crash may take the last of them; whatever is queued after a pull takes it along, so the order stays.
  */
 import type { Logger } from 'pino'
-import type { Cause, Events, Happening } from '../registry/events.ts'
-import type { EpochMs, MetadataStore, MetadataTransaction } from '../storage/metadata/metadata.ts'
+import type { Cause, Events, Happening } from './event.ts'
+import type { EpochMs, MetadataStore, MetadataTransaction } from '../../storage/metadata/metadata.ts'
 import type { Backlog } from './backlog.ts'
 import { eventOf, type Source } from './envelope.ts'
 

@@ -1,8 +1,8 @@
 /**
  * The locks of upload sessions, and of the blobs that they become: nobody waits for one for ever.
  */
-import { OciError } from '../oci/errors.ts'
-import type { Locks } from '../storage/locks/keyed-locks.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { Locks } from '../../storage/locks/keyed-locks.ts'
 
 /** For whoever finds a session, or a blob, in use. */
 const LOCK_MS = 30_000

@@ -5,8 +5,8 @@
  * may it fail the pull of a name that is not local. So every local name is known here too: all there are at the
  * start, each new one before it is written.
  */
-import { LOCAL, type MetadataStore } from '../storage/metadata/metadata.ts'
-import type { RepositoryName } from '../oci/reference.ts'
+import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
 
 const PAGE = 1_000
 

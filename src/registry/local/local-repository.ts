@@ -9,12 +9,12 @@ import type {
   ManifestHead,
   ReferrersAnswer,
   TagsAnswer,
-} from '../cache/answers.ts'
-import { ReaderSource } from '../cache/blobs/stored-source.ts'
-import type { Digest } from '../oci/digest.ts'
-import { parsePage } from '../oci/pagination.ts'
-import { isDigestReference, type Reference, type RepositoryName } from '../oci/reference.ts'
-import type { BlobReader } from '../storage/blobs/blob-store.ts'
+} from '../../cache/answers.ts'
+import { ReaderSource } from '../../cache/blobs/stored-source.ts'
+import type { Digest } from '../../oci/digest.ts'
+import { parsePage } from '../../oci/pagination.ts'
+import { isDigestReference, type Reference, type RepositoryName } from '../../oci/reference.ts'
+import type { BlobReader } from '../../storage/blobs/blob-store.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -22,10 +22,10 @@ import {
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
-} from '../storage/metadata/metadata.ts'
-import { damaged, type PushedBytes } from './pushed-bytes.ts'
-import { referrersPage } from '../oci/referrers.ts'
-import type { Repository } from './repository.ts'
+} from '../../storage/metadata/metadata.ts'
+import { damaged, type PushedBytes } from './pushed-content.ts'
+import { referrersPage } from '../../oci/referrers.ts'
+import type { Repository } from '../repository.ts'
 
 /** A page when the client names no number. */
 const MOST_TAGS = 10_000

@@ -5,7 +5,7 @@
  * which the bytes are here already, what it sends is compared with them: as long as they are the same it is a
  * repetition, and only what goes on beyond them is new.
  */
-import type { UploadIngest } from '../storage/ingest/ingest.ts'
+import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 
 type Bytes = number
 

@@ -1,9 +1,9 @@
 /**
  * What a client is told when the storage did not take what it pushed.
  */
-import { OciError } from '../oci/errors.ts'
-import { isOutOfFiles, outOfFiles } from '../base/open-files.ts'
-import { isDiskFull, isHangingDisk, StorageError } from '../storage/storage-error.ts'
+import { OciError } from '../../oci/errors.ts'
+import { isOutOfFiles, outOfFiles } from '../../base/open-files.ts'
+import { isDiskFull, isHangingDisk, StorageError } from '../../storage/storage-error.ts'
 
 /** The error to throw instead: itself when it says nothing that a client could use. */
 export function refusal(error: unknown): unknown {

@@ -1,11 +1,11 @@
 /**
  * Local repositories that the configured upstreams would hide behind their keys.
  */
-import type { Config } from './config/schema.ts'
-import type { LocalNames } from './registry/local-names.ts'
-import { hiddenLocalNames } from './registry/registry.ts'
-import type { RepositoryName } from './oci/reference.ts'
-import { StartError } from './start-error.ts'
+import type { Config } from '../../config/schema.ts'
+import type { LocalNames } from './local-names.ts'
+import { hiddenLocalNames } from '../registry.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import { StartError } from '../../start-error.ts'
 
 export function namesHiddenBy(config: Config, names: Iterable<RepositoryName>): RepositoryName[] {
   const upstreamNames = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))

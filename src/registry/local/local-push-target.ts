@@ -7,35 +7,35 @@
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import type { PushRoom } from '../cache/eviction/push-space.ts'
-import { isNonDistributable, type Descriptor } from '../oci/descriptor.ts'
-import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import { OciError } from '../oci/errors.ts'
-import { turnFor } from '../base/large-document.ts'
-import { parseManifest, type ManifestContent } from '../oci/manifest.ts'
-import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../oci/reference.ts'
-import { subjectOfReferrersTag } from '../oci/referrers.ts'
-import type { BlobStore } from '../storage/blobs/blob-store.ts'
-import type { Ingest, IngestStore } from '../storage/ingest/ingest.ts'
-import type { Holds } from '../storage/locks/blob-holds.ts'
-import type { Reserve } from '../storage/files/disk-reserve.ts'
-import type { Locks } from '../storage/locks/keyed-locks.ts'
+import type { PushRoom } from '../../cache/eviction/push-space.ts'
+import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
+import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../../oci/digest.ts'
+import { OciError } from '../../oci/errors.ts'
+import { turnFor } from '../../base/large-document.ts'
+import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
+import { isDigestReference, type Reference, type RepositoryName, type Tag } from '../../oci/reference.ts'
+import { subjectOfReferrersTag } from '../../oci/referrers.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
+import type { Ingest, IngestStore } from '../../storage/ingest/ingest.ts'
+import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { Reserve } from '../../storage/files/disk-reserve.ts'
+import type { Locks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
-} from '../storage/metadata/metadata.ts'
-import { BLOB_TYPE, type Cause, type Events, type Happening } from './events.ts'
-import type { LocalNames } from './local-names.ts'
-import { assertMayMove, type PushSettings } from './push-rules.ts'
-import type { PushedBytes } from './pushed-bytes.ts'
-import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './pushes.ts'
-import { ReferrersTags, type Kept } from './referrers-tags.ts'
-import { refusal } from './refusal.ts'
-import type { UploadHooks } from './upload-link.ts'
-import type { Uploads } from './uploads.ts'
+} from '../../storage/metadata/metadata.ts'
+import { BLOB_TYPE, type Cause, type Events, type Happening } from '../notifications/event.ts'
+import type { LocalNames } from '../naming/local-names.ts'
+import { assertMayMove, type PushSettings } from '../naming/push-policy.ts'
+import type { PushedBytes } from './pushed-content.ts'
+import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './push-target.ts'
+import { ReferrersTags, type Kept } from './referrers-tag.ts'
+import { refusal } from './storage-errors.ts'
+import type { UploadHooks } from '../uploads/upload-link.ts'
+import type { Uploads } from '../uploads/upload-sessions.ts'
 
 /** What all local repositories share. */
 export interface LocalContext {

@@ -5,8 +5,8 @@
  */
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { EventAction } from '../registry/events.ts'
-import type { Metrics } from '../telemetry/metrics.ts'
+import type { EventAction } from './event.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
 
 interface BacklogOptions {
   readonly url: string

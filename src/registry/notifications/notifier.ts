@@ -2,9 +2,9 @@
  * Notifications: events into the queues of the end-points that want them, and out of these to the end-points.
  */
 import type { Logger } from 'pino'
-import type { EventAction, Events } from '../registry/events.ts'
-import type { EpochMs, MetadataStore } from '../storage/metadata/metadata.ts'
-import type { Metrics } from '../telemetry/metrics.ts'
+import type { EventAction, Events } from './event.ts'
+import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
 import { Backlog } from './backlog.ts'
 import { Delivery } from './delivery.ts'
 import type { Source } from './envelope.ts'

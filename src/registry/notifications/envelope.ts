@@ -4,8 +4,8 @@
  * Unknown members are passed over by them, so what is ours alone is under an `x-` name.
  */
 import { randomUUID } from 'node:crypto'
-import type { Cause, Happening } from '../registry/events.ts'
-import type { EpochMs } from '../storage/metadata/metadata.ts'
+import type { Cause, Happening } from './event.ts'
+import type { EpochMs } from '../../storage/metadata/metadata.ts'
 
 export const EVENTS_TYPE = 'application/vnd.docker.distribution.events.v2+json'
 

@@ -3,8 +3,8 @@
  *
  * What is not written yet is little, however fast the client and slow the disk: beyond that nothing is read.
  */
-import type { UploadIngest } from '../storage/ingest/ingest.ts'
-import { giveBack } from '../storage/ingest/release-buffers.ts'
+import type { UploadIngest } from '../../storage/ingest/ingest.ts'
+import { giveBack } from '../../storage/ingest/release-buffers.ts'
 
 type Bytes = number
 

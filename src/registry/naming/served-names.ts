@@ -4,8 +4,8 @@
  * An answer does not wait until it is written down, and a disk that takes nothing writes nothing down. A push must not
  * take such a name for free: it would hide what somebody has just pulled.
  */
-import { repositoryKey, type MirroredName } from '../cache/origin.ts'
-import type { MetadataStore } from '../storage/metadata/metadata.ts'
+import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 
 /**
  * Each is of at most 255 characters. One that is forgotten, after so many others or twice as many, is in the index by
