@@ -7,10 +7,10 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { OciError } from '../oci/errors.ts'
-import type { Endpoint } from '../oci/route.ts'
+import type { Endpoint } from './routes.ts'
 import type { ManifestHead } from '../registry/repository.ts'
 import { ChunkMeter } from './chunk-meter.ts'
-import { warningHeader } from './warning.ts'
+import { warningHeader } from './v2/warning-header.ts'
 
 /** What handlers learn on the way; becomes part of the request's log line. */
 interface ExchangeFields {

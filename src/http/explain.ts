@@ -5,9 +5,9 @@
  */
 import { OciError } from '../oci/errors.ts'
 import { parseImageReference } from '../oci/reference.ts'
-import type { RouteTo } from '../oci/route.ts'
+import type { RouteTo } from './routes.ts'
 import type { Exchange } from './exchange.ts'
-import { namespaceOf, type Services } from './pull.ts'
+import { namespaceOf, type Services } from './v2/pull-headers.ts'
 
 export async function serveExplain(
   exchange: Exchange,

@@ -4,9 +4,9 @@
  * All that is left of the first registry API. Clients are strict about the types of the answer's members.
  */
 import { OciError } from '../oci/errors.ts'
-import type { RouteTo } from '../oci/route.ts'
+import type { RouteTo } from './routes.ts'
 import type { Exchange } from './exchange.ts'
-import type { Services } from './pull.ts'
+import type { Services } from './v2/pull-headers.ts'
 
 /** When the client names no number, and the most it gets. */
 const PAGE = { usual: 25, most: 100 }

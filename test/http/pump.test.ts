@@ -2,8 +2,8 @@
 import { once } from 'node:events'
 import { test } from 'tap'
 import type { ServerResponse } from 'node:http'
-import { BufferPool } from '../../src/http/buffers.ts'
-import { pump } from '../../src/http/pump.ts'
+import { BufferPool } from '../../src/http/transfer/buffer-pool.ts'
+import { pump } from '../../src/http/transfer/pump.ts'
 import { call, serveFake } from './fakes.ts'
 
 test('the pool lends a limited number of big buffers and takes them back', (t) => {

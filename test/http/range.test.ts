@@ -9,7 +9,7 @@ import {
   rangeStillValid,
   wantsAll,
   type RangePlan,
-} from '../../src/http/range.ts'
+} from '../../src/http/transfer/range.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 
 const plan = (header: string | undefined, size: number): RangePlan => planRanges(parseRange(header), size)

@@ -1,7 +1,7 @@
 /** Turns on the event loop. */
 import { setImmediate as turn } from 'node:timers/promises'
 import { test } from 'tap'
-import { Rota } from '../../src/http/rota.ts'
+import { Rota } from '../../src/http/transfer/fair-queue.ts'
 
 function spend(ms: number): void {
   for (const end = performance.now() + ms; performance.now() < end;);

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
-import { ENDPOINTS, parseRoute, type Access, type Endpoint } from '../../src/oci/route.ts'
+import { ENDPOINTS, parseRoute, type Access, type Endpoint } from '../../src/http/routes.ts'
 
 const digest = digestOf(Buffer.from('layer'))
 const METHODS = [

@@ -1,7 +1,7 @@
 /**
  * The ways by which a blob leaves: no client can tell which it was.
  */
-import type { Kernel } from '../../src/http/kernel.ts'
+import type { Kernel } from '../../src/http/transfer/linux-syscalls.ts'
 
 interface Engine {
   readonly by: string

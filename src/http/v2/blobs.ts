@@ -6,18 +6,18 @@
  */
 import { randomBytes } from 'node:crypto'
 import type { OutgoingHttpHeaders } from 'node:http'
-import { OciError } from '../oci/errors.ts'
-import type { RouteTo } from '../oci/route.ts'
-import { BLOB_TYPE } from '../registry/notifications/event.ts'
-import type { BlobAnswer } from '../registry/repository.ts'
-import type { Exchange } from './exchange.ts'
-import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
-import type { Kernel } from './kernel.ts'
-import { Outlet } from './outlet.ts'
-import type { BufferPool } from './buffers.ts'
-import { pump } from './pump.ts'
-import { headOf, pushTarget } from './pusher.ts'
-import { sendFile, sendGrowing, takesFiles } from './sendfile.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { RouteTo } from '../routes.ts'
+import { BLOB_TYPE } from '../../registry/notifications/event.ts'
+import type { BlobAnswer } from '../../registry/repository.ts'
+import type { Exchange } from '../exchange.ts'
+import { pulled, pullHeaders, resolveRepository, type Services } from './pull-headers.ts'
+import type { Kernel } from '../transfer/linux-syscalls.ts'
+import { Outlet } from '../transfer/response-writer.ts'
+import type { BufferPool } from '../transfer/buffer-pool.ts'
+import { pump } from '../transfer/pump.ts'
+import { headOf, pushTarget } from './push-access.ts'
+import { sendFile, sendGrowing, takesFiles } from '../transfer/sendfile.ts'
 import {
   contentRange,
   etagOf,
@@ -27,7 +27,7 @@ import {
   rangeStillValid,
   wantsAll,
   type ByteRange,
-} from './range.ts'
+} from '../transfer/range.ts'
 
 export async function deleteBlob(
   exchange: Exchange,

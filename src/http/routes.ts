@@ -5,9 +5,9 @@
  * says what it is: `/v2/blobs/uploads/manifests/latest` is a manifest of repository `blobs/uploads`.
  * Spec: distribution-spec § Endpoints.
  */
-import { parseDigest, type Digest } from './digest.ts'
-import { OciError } from './errors.ts'
-import { parseReference, parseRepositoryName, type Reference, type RepositoryName } from './reference.ts'
+import { parseDigest, type Digest } from '../oci/digest.ts'
+import { OciError } from '../oci/errors.ts'
+import { parseReference, parseRepositoryName, type Reference, type RepositoryName } from '../oci/reference.ts'
 
 /** What the caller wants to do; the word that authorization rules use. */
 export type Access = 'pull' | 'push' | 'delete' | 'catalog' | 'none'

@@ -10,11 +10,11 @@
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { GrowingRange, StoredRange } from '../storage/blobs/blob-store.ts'
-import { Bounce, type BufferPool } from './buffers.ts'
-import type { Kernel } from './kernel.ts'
-import { Outlet } from './outlet.ts'
-import { Rota } from './rota.ts'
+import type { GrowingRange, StoredRange } from '../../storage/blobs/blob-store.ts'
+import { Bounce, type BufferPool } from './buffer-pool.ts'
+import type { Kernel } from './linux-syscalls.ts'
+import { Outlet } from './response-writer.ts'
+import { Rota } from './fair-queue.ts'
 
 /** In one call. */
 const TURN = 4 * 1024 * 1024

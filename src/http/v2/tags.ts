@@ -4,12 +4,12 @@
  * The name is the one the client used, and the next page is on our own path, wherever this one came from.
  * Spec: distribution-spec § Listing tags.
  */
-import { OciError } from '../oci/errors.ts'
-import { jsonInTurns } from '../base/large-list.ts'
-import { nextLink, parsePage } from '../oci/pagination.ts'
-import type { RouteTo } from '../oci/route.ts'
-import type { Exchange } from './exchange.ts'
-import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull.ts'
+import { OciError } from '../../oci/errors.ts'
+import { jsonInTurns } from '../../base/large-list.ts'
+import { nextLink, parsePage } from '../../oci/pagination.ts'
+import type { RouteTo } from '../routes.ts'
+import type { Exchange } from '../exchange.ts'
+import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull-headers.ts'
 
 export async function serveTags(
   exchange: Exchange,

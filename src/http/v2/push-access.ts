@@ -5,13 +5,13 @@
  * and a proxy on this machine anybody's: so the listener, the peer and the `Host` must all be loopback, and nothing may
  * tell of another hop, or of a page. Whether that is enough says `push.local`.
  */
-import type { RepositoryName } from '../oci/reference.ts'
-import type { Pusher, PushTarget } from '../registry/local/push-target.ts'
-import { causeOf } from './cause.ts'
-import type { Exchange } from './exchange.ts'
-import { isLoopback } from '../base/loopback.ts'
-import { namespaceOf, type Services } from './pull.ts'
-import { proxySign } from './proxy-signs.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import type { Pusher, PushTarget } from '../../registry/local/push-target.ts'
+import { causeOf } from './event-request.ts'
+import type { Exchange } from '../exchange.ts'
+import { isLoopback } from '../../base/loopback.ts'
+import { namespaceOf, type Services } from './pull-headers.ts'
+import { proxySign } from '../proxy-detection.ts'
 
 /** What a browser says of a request that no page of another origin made. Programs that fetch say how, and not whence. */
 const FROM_NO_OTHER_PAGE: readonly unknown[] = ['none', 'same-origin']

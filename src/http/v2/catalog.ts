@@ -3,10 +3,10 @@
  *
  * Not in the distribution-spec; as distribution answers it.
  */
-import { nextLink, parsePage } from '../oci/pagination.ts'
-import type { RouteTo } from '../oci/route.ts'
-import type { Exchange } from './exchange.ts'
-import type { Services } from './pull.ts'
+import { nextLink, parsePage } from '../../oci/pagination.ts'
+import type { RouteTo } from '../routes.ts'
+import type { Exchange } from '../exchange.ts'
+import type { Services } from './pull-headers.ts'
 
 /** When the client names no number, and the most it gets. */
 const PAGE = { usual: 100, most: 1000 }

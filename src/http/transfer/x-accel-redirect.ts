@@ -6,9 +6,9 @@
  * knows the file and not the blob, we answer ourselves.
  */
 import { BlockList, isIP } from 'node:net'
-import type { Digest } from '../oci/digest.ts'
-import type { BlobAnswer } from '../registry/repository.ts'
-import type { Exchange } from './exchange.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { BlobAnswer } from '../../registry/repository.ts'
+import type { Exchange } from '../exchange.ts'
 import { etagOf } from './range.ts'
 
 interface AccelOptions {

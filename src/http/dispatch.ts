@@ -1,18 +1,18 @@
 /** Request -> handler. Everything is parsed to typed values before any handler runs. */
 import { OciError } from '../oci/errors.ts'
-import { parseRoute, type Route } from '../oci/route.ts'
-import { deleteBlob, serveBlob } from './blobs.ts'
-import { serveCatalog } from './catalog.ts'
+import { parseRoute, type Route } from './routes.ts'
+import { deleteBlob, serveBlob } from './v2/blobs.ts'
+import { serveCatalog } from './v2/catalog.ts'
 import type { Exchange } from './exchange.ts'
 import { serveExplain } from './explain.ts'
-import { assertServed, readHost } from './host.ts'
-import { deleteManifest, putManifest, serveManifest } from './manifests.ts'
-import { PROBES, serveLivez, serveMetrics, serveReadyz, serveRoot } from './ops.ts'
-import type { Services } from './pull.ts'
-import { serveReferrers } from './referrers.ts'
+import { assertServed, readHost } from './host-header.ts'
+import { deleteManifest, putManifest, serveManifest } from './v2/manifests.ts'
+import { PROBES, serveLivez, serveMetrics, serveReadyz, serveRoot } from './health.ts'
+import type { Services } from './v2/pull-headers.ts'
+import { serveReferrers } from './v2/referrers.ts'
 import { serveSearch, serveV1Ping } from './search.ts'
-import { serveTags } from './tags.ts'
-import { serveUpload, serveUploads } from './uploads.ts'
+import { serveTags } from './v2/tags.ts'
+import { serveUpload, serveUploads } from './v2/uploads.ts'
 
 /** @throws OciError, or a bug's error; the response's head may have been sent by then */
 export async function serve(exchange: Exchange, services: Services): Promise<void> {

@@ -5,7 +5,7 @@
  * What is syntactically wrong is ignored (RFC 9110 § 14.2), what cannot be satisfied is a 416.
  * Spec: RFC 9110 § 13 (conditions), § 14 (ranges); distribution-spec § Pulling blobs.
  */
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../../oci/digest.ts'
 
 /** Half-open. */
 export interface ByteRange {

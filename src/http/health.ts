@@ -3,9 +3,9 @@
  *
  * An upstream that fails is no reason to be restarted or taken out of service: what is cached is served.
  */
-import type { Endpoint } from '../oci/route.ts'
+import type { Endpoint } from './routes.ts'
 import type { Exchange } from './exchange.ts'
-import type { Services } from './pull.ts'
+import type { Services } from './v2/pull-headers.ts'
 
 /** What is asked by whoever watches: by any host, again and again. */
 export const PROBES: ReadonlySet<Endpoint> = new Set(['root', 'livez', 'readyz', 'metrics'])

@@ -1,8 +1,8 @@
 /**
  * A request's body: read as a whole, or piece by piece.
  */
-import { OciError } from '../oci/errors.ts'
-import type { Exchange } from './exchange.ts'
+import { OciError } from '../../oci/errors.ts'
+import type { Exchange } from '../exchange.ts'
 
 /**
  * Asks for it first where the client waits to be asked: whoever calls this has decided to take it.

@@ -4,10 +4,10 @@
  */
 import { hostname } from 'node:os'
 import type { Socket } from 'node:net'
-import type { Cause } from '../registry/notifications/event.ts'
-import type { Exchange } from './exchange.ts'
-import { isLoopback } from '../base/loopback.ts'
-import { nameOf } from './served-hosts.ts'
+import type { Cause } from '../../registry/notifications/event.ts'
+import type { Exchange } from '../exchange.ts'
+import { isLoopback } from '../../base/loopback.ts'
+import { nameOf } from '../allowed-hosts.ts'
 
 export function causeOf({ id, method, remote, request }: Exchange): Cause {
   const { host, 'user-agent': useragent } = request.headers

@@ -3,9 +3,9 @@
  * all of them where the kernel cannot be asked what it has in memory.
  */
 import type { ServerResponse } from 'node:http'
-import type { ByteSource } from '../storage/blobs/blob-store.ts'
-import { Bounce, SMALL, type BufferPool } from './buffers.ts'
-import { Outlet } from './outlet.ts'
+import type { ByteSource } from '../../storage/blobs/blob-store.ts'
+import { Bounce, SMALL, type BufferPool } from './buffer-pool.ts'
+import { Outlet } from './response-writer.ts'
 
 interface PumpOptions {
   /** Bytes to send; undefined: until the source ends. */

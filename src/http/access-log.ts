@@ -3,7 +3,7 @@ import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Exchange } from './exchange.ts'
-import { PROBES } from './ops.ts'
+import { PROBES } from './health.ts'
 
 /** Of the metrics: the parser knows three dozen, and none of the others is answered. */
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])

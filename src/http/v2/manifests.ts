@@ -5,16 +5,16 @@
  * Spec: distribution-spec § Pulling manifests, § Pushing manifests, § Deleting.
  */
 import type { OutgoingHttpHeaders } from 'node:http'
-import { MAX_MANIFEST_BYTES } from '../oci/descriptor.ts'
-import { OciError } from '../oci/errors.ts'
-import { isDigestReference, parseTag } from '../oci/reference.ts'
-import type { RouteTo } from '../oci/route.ts'
-import type { ManifestHead } from '../registry/repository.ts'
-import type { Exchange } from './exchange.ts'
-import { readBody } from './body.ts'
-import { pulled, pullHeaders, resolveRepository, type Services } from './pull.ts'
-import { headOf, pushTarget } from './pusher.ts'
-import { etagOf, matchesNone } from './range.ts'
+import { MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
+import { OciError } from '../../oci/errors.ts'
+import { isDigestReference, parseTag } from '../../oci/reference.ts'
+import type { RouteTo } from '../routes.ts'
+import type { ManifestHead } from '../../registry/repository.ts'
+import type { Exchange } from '../exchange.ts'
+import { readBody } from './request-body.ts'
+import { pulled, pullHeaders, resolveRepository, type Services } from './pull-headers.ts'
+import { headOf, pushTarget } from './push-access.ts'
+import { etagOf, matchesNone } from '../transfer/range.ts'
 
 export async function serveManifest(
   exchange: Exchange,

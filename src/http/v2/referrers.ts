@@ -5,12 +5,12 @@
  * said because of an error, nor is an empty list: a signature check would take it for "unsigned".
  * Spec: distribution-spec § Listing referrers.
  */
-import { MEDIA_TYPES } from '../oci/descriptor.ts'
-import { OciError } from '../oci/errors.ts'
-import { nextLink } from '../oci/pagination.ts'
-import type { RouteTo } from '../oci/route.ts'
-import type { Exchange } from './exchange.ts'
-import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull.ts'
+import { MEDIA_TYPES } from '../../oci/descriptor.ts'
+import { OciError } from '../../oci/errors.ts'
+import { nextLink } from '../../oci/pagination.ts'
+import type { RouteTo } from '../routes.ts'
+import type { Exchange } from '../exchange.ts'
+import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull-headers.ts'
 
 export async function serveReferrers(
   exchange: Exchange,

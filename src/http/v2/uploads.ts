@@ -7,15 +7,15 @@
  * Spec: distribution-spec § Pushing blobs, § Mounting.
  */
 import type { OutgoingHttpHeaders } from 'node:http'
-import { algorithmOf, parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import { OciError } from '../oci/errors.ts'
-import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
-import type { RouteTo } from '../oci/route.ts'
-import type { PushTarget, UploadSession } from '../registry/local/push-target.ts'
-import { streamBody } from './body.ts'
-import type { Exchange } from './exchange.ts'
-import type { Services } from './pull.ts'
-import { pushTarget } from './pusher.ts'
+import { algorithmOf, parseDigest, type Digest, type DigestAlgorithm } from '../../oci/digest.ts'
+import { OciError } from '../../oci/errors.ts'
+import { parseRepositoryName, type RepositoryName } from '../../oci/reference.ts'
+import type { RouteTo } from '../routes.ts'
+import type { PushTarget, UploadSession } from '../../registry/local/push-target.ts'
+import { streamBody } from './request-body.ts'
+import type { Exchange } from '../exchange.ts'
+import type { Services } from './pull-headers.ts'
+import { pushTarget } from './push-access.ts'
 
 /** As the specification has it, and as RFC 9110 § 14.4 would. */
 const CONTENT_RANGE = /^(?:bytes )?(\d{1,15})-(\d{1,15})(?:\/(?:\d+|\*))?$/
