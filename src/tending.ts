@@ -1,7 +1,7 @@
 /**
  * What people ask and do about single images: explain, ls, rm, refresh. Beside a server, or without one.
  */
-import type { Operations } from './control/operations.ts'
+import type { Operations } from './admin/operations.ts'
 import type { Evicting } from './evicting.ts'
 import type { LiveConfig } from './config/live.ts'
 import {
@@ -10,14 +10,14 @@ import {
   parseRepositoryName,
   type RepositoryName,
 } from './oci/reference.ts'
-import { Explainer } from './registry/explain.ts'
-import { Listing } from './registry/listing.ts'
+import { Explainer } from './admin/explain/explainer.ts'
+import { Listing } from './admin/images/list.ts'
 import { LocalPushes, type LocalContext } from './registry/local/local-push-target.ts'
-import { MirrorRemovals } from './registry/mirror-removals.ts'
+import { MirrorRemovals } from './admin/images/delete-mirrored.ts'
 import type { MirrorContext } from './registry/mirror-repository.ts'
-import { Refresher } from './registry/refresh.ts'
+import { Refresher } from './admin/images/refresh-image.ts'
 import type { NameRegistry } from './registry/registry.ts'
-import { Removals } from './registry/removals.ts'
+import { Removals } from './admin/images/delete-local.ts'
 import type { State } from './state.ts'
 
 interface TendingOptions {

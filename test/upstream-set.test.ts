@@ -1,7 +1,7 @@
 /** Upstreams of a configuration that changes: who stays, who is replaced, and when the old ones are closed. */
 import { test, type Test } from 'tap'
 import { loadConfig, type Config } from '../src/config/schema.ts'
-import type { Explanation } from '../src/registry/explanation.ts'
+import type { Explanation } from '../src/admin/explain/explanation.ts'
 import { createLog } from '../src/telemetry/log.ts'
 import { createMetrics } from '../src/telemetry/metrics.ts'
 import { UpstreamSet } from '../src/upstream-set.ts'

@@ -5,8 +5,8 @@ import type { Logger } from 'pino'
 import type { App } from '../app.ts'
 import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config/schema.ts'
 import { StartError } from '../start-error.ts'
-import { sourceOf, type CommonOptions } from './configuration.ts'
-import type { Edge } from './edge.ts'
+import { sourceOf, type CommonOptions } from '../admin/cli/load-config.ts'
+import type { Edge } from '../admin/cli/process-io.ts'
 
 interface RereadingParts {
   readonly options: CommonOptions

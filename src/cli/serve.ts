@@ -11,8 +11,8 @@ import type { Config } from '../config/schema.ts'
 import { StartError } from '../start-error.ts'
 import { createLog, flushed } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'
-import { readConfiguration, type CommonOptions } from './configuration.ts'
-import type { Edge } from './edge.ts'
+import { readConfiguration, type CommonOptions } from '../admin/cli/load-config.ts'
+import type { Edge } from '../admin/cli/process-io.ts'
 import { createRereading } from './rereading.ts'
 
 /** @returns the exit code */

@@ -1,6 +1,6 @@
 /** Tag lists, referrers and "there is none", cached as tags are: fresh, old, and handed on. */
 import { test } from 'tap'
-import type { Explanation } from '../../src/registry/explanation.ts'
+import type { Explanation } from '../../src/admin/explain/explanation.ts'
 import { TAG_LIST } from '../../src/storage/metadata/upstream-answer-index.ts'
 import { eventually } from '../support/app.ts'
 import {

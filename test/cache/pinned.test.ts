@@ -1,7 +1,7 @@
 /** Which images a glob of `cache.pin` keeps. */
 import { writeFileSync } from 'node:fs'
 import { test } from 'tap'
-import { evict } from '../../src/cli/evict.ts'
+import { evict } from '../../src/admin/cli/evict.ts'
 import { pins } from '../../src/cache/eviction/pins.ts'
 import { recordedEdge } from '../support/edge.ts'
 import { image, index } from '../support/images.ts'

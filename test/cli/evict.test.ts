@@ -2,7 +2,7 @@
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
-import { evict } from '../../src/cli/evict.ts'
+import { evict } from '../../src/admin/cli/evict.ts'
 import { simulate, startMirror } from '../support/app.ts'
 import { recordedEdge } from '../support/edge.ts'
 import { blobFile, seedMirrored } from '../support/folder.ts'

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
-import { gc } from '../../src/cli/gc.ts'
+import { gc } from '../../src/admin/cli/gc.ts'
 import { simulate, startMirror } from '../support/app.ts'
 import { recordedEdge } from '../support/edge.ts'
 import { image } from '../support/images.ts'

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'tap'
-import { verify } from '../../src/cli/verify.ts'
+import { verify } from '../../src/admin/cli/verify.ts'
 import { recordedEdge } from '../support/edge.ts'
 import { layer } from '../support/images.ts'
 import { Entrepot, entrepot } from '../support/process.ts'

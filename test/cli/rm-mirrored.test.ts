@@ -2,7 +2,7 @@
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
-import { rm } from '../../src/cli/rm.ts'
+import { rm } from '../../src/admin/cli/rm.ts'
 import { eventually, isWhole, pull, settled, simulate, stall, startMirror } from '../support/app.ts'
 import { recordedEdge } from '../support/edge.ts'
 import { blobFile } from '../support/folder.ts'

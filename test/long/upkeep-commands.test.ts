@@ -4,7 +4,7 @@
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'tap'
-import { ProgressBar } from '../../src/cli/progress-bar.ts'
+import { ProgressBar } from '../../src/admin/cli/progress-bar.ts'
 import { blobFile, filesBelow, seedMirrored } from '../support/folder.ts'
 import { image } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'

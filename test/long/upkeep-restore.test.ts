@@ -25,7 +25,7 @@ import {
 import { alone, blobFile, filesBelow, inDatabase, seedMirrored } from '../support/folder.ts'
 import { seedLocal } from '../support/local.ts'
 import { missing, succeed } from '../support/programs.ts'
-import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
+import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/admin/archive/write-tar.ts'
 
 test('a second time changes nothing', async (t) => {
   const { file, other } = await saved(t)

@@ -1,6 +1,6 @@
 /** What `explain` says of the upstream behind a name, and that a pull then does what was said. */
 import { test } from 'tap'
-import type { Explanation } from '../../src/registry/explanation.ts'
+import type { Explanation } from '../../src/admin/explain/explanation.ts'
 import { eventually, pull, type Mirror } from '../support/app.ts'
 import { guard, ROBOT } from '../support/guarded.ts'
 import { image } from '../support/images.ts'

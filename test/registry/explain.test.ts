@@ -1,7 +1,7 @@
 /** What `explain` says of a name, and that a pull then does what was said. */
 import { rmSync, truncateSync } from 'node:fs'
 import { test, type Test } from 'tap'
-import type { Explanation } from '../../src/registry/explanation.ts'
+import type { Explanation } from '../../src/admin/explain/explanation.ts'
 import { eventually, pull, settled, type MirrorOptions, type Pulled } from '../support/app.ts'
 import { blobFile } from '../support/folder.ts'
 import { image, index } from '../support/images.ts'

@@ -2,8 +2,8 @@
  * Archives of people who mean harm, made byte by byte.
  */
 import { closeSync, openSync, writeSync } from 'node:fs'
-import { CONTENTS_FILE } from '../../src/upkeep/layout.ts'
-import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
+import { CONTENTS_FILE } from '../../src/admin/archive/format.ts'
+import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/admin/archive/write-tar.ts'
 
 const AT = new Date(1_700_000_000_000)
 

@@ -1,5 +1,5 @@
 /** The edge of a process that is not there: a command run in the test's own, and what it said. */
-import type { Edge } from '../../src/cli/edge.ts'
+import type { Edge } from '../../src/admin/cli/process-io.ts'
 
 export interface RecordedEdge extends Edge {
   /** Of standard output, line by line. */

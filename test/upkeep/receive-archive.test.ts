@@ -15,9 +15,9 @@ import { InProcessLocks } from '../../src/storage/locks/keyed-locks.ts'
 import type { MetadataStore } from '../../src/storage/metadata/metadata.ts'
 import { OutsideFile } from '../../src/storage/files/atomic-file.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
-import { blobName, CONTENTS_FILE, contentsBytes } from '../../src/upkeep/layout.ts'
-import { Received } from '../../src/upkeep/receive-archive.ts'
-import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
+import { blobName, CONTENTS_FILE, contentsBytes } from '../../src/admin/archive/format.ts'
+import { Received } from '../../src/admin/archive/read-archive.ts'
+import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/admin/archive/write-tar.ts'
 import '../support/folders-last.ts'
 
 test('bytes that are just being taken away are not said to be here', async (t) => {

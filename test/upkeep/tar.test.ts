@@ -2,8 +2,8 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
-import { readTar, TarError } from '../../src/upkeep/read-tar.ts'
-import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/upkeep/tar.ts'
+import { readTar, TarError } from '../../src/admin/archive/read-tar.ts'
+import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../src/admin/archive/write-tar.ts'
 import { missing, succeed } from '../support/programs.ts'
 import '../support/folders-last.ts'
 

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
 import { MEDIA_TYPES } from '../../../src/oci/descriptor.ts'
-import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../../src/upkeep/tar.ts'
+import { END_OF_ARCHIVE, tarHeader, tarPadding } from '../../../src/admin/archive/write-tar.ts'
 import { content, descriptorOf, randomBytesOf, type Content } from '../../support/images.ts'
 import type { UpstreamSimulator } from '../../support/upstream.ts'
 

@@ -1,0 +1,94 @@
+/**
+ * What of the local repositories is worth keeping: what a tag, an index or a subject leads to, and what was pushed
+ * by digest alone. What was let go of, and only waits for a collection, is not.
+ */
+import { isNonDistributable } from '../../oci/descriptor.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import type { LocalSnapshot } from '../../storage/metadata/audit-index.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { ChildDescriptor } from '../../storage/metadata/metadata.ts'
+import type { SavedRepository } from './format.ts'
+
+interface SnapshotContents {
+  readonly repositories: readonly SavedRepository[]
+  /** Whether an index of that repository names it. */
+  readonly named: (name: RepositoryName, digest: Digest) => boolean
+  /** Everything, manifests first. */
+  readonly sizes: ReadonlyMap<Digest, Bytes>
+  /** What a tag names, or an image needs, and its repository does not hold. */
+  readonly lacking: readonly { readonly name: RepositoryName; readonly digest: Digest }[]
+}
+
+export async function contentsOf(snapshot: LocalSnapshot): Promise<SnapshotContents> {
+  const repositories: SavedRepository[] = []
+  const named = new Set<string>()
+  const lacking: { name: RepositoryName; digest: Digest }[] = []
+  for (const { name, deletedAt } of await snapshot.repositories()) {
+    const { children, lacking: lacks, ...saved } = await contentsIn(snapshot, name)
+    for (const child of children) named.add(`${name}@${child}`)
+    for (const digest of lacks) lacking.push({ name, digest })
+    repositories.push({ ...saved, ...(deletedAt === undefined ? {} : { deletedAt }) })
+  }
+  const sizes = new Map<Digest, Bytes>()
+  for (const { manifests } of repositories) for (const it of manifests) sizes.set(it.digest, it.size)
+  for (const { blobs } of repositories) for (const it of blobs) sizes.set(it.digest, it.size)
+  return { repositories, named: (name, digest) => named.has(`${name}@${digest}`), sizes, lacking }
+}
+
+async function contentsIn(
+  snapshot: LocalSnapshot,
+  name: RepositoryName,
+): Promise<
+  SavedRepository & { readonly children: ReadonlySet<Digest>; readonly lacking: ReadonlySet<Digest> }
+> {
+  const tags = await snapshot.tags(name)
+  const all = new Map((await snapshot.manifests(name)).map((it) => [it.digest, it]))
+  const below = new Map<Digest, readonly ChildDescriptor[]>()
+  for (const digest of all.keys()) below.set(digest, await snapshot.children(digest))
+  const children = new Set<Digest>()
+  for (const named of below.values()) {
+    for (const { role, digest } of named) if (role === 'manifest') children.add(digest)
+  }
+
+  const kept = new Set<Digest>()
+  const open: Digest[] = tags.map(({ digest }) => digest)
+  for (const { digest, releasedAt, subject } of all.values()) {
+    // What belongs to another goes where that one goes.
+    const belongs = children.has(digest) || (subject !== undefined && all.has(subject))
+    if (releasedAt === undefined && !belongs) open.push(digest)
+  }
+  const referrers = Map.groupBy(all.values(), ({ subject }) => subject)
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    if (kept.has(next) || !all.has(next)) continue
+    kept.add(next)
+    for (const child of below.get(next) ?? []) if (child.role === 'manifest') open.push(child.digest)
+    for (const { digest } of referrers.get(next) ?? []) open.push(digest)
+  }
+
+  const links = new Map((await snapshot.links(name)).map(({ digest, size }) => [digest, size]))
+  const blobs = new Map<Digest, Bytes>()
+  const lacking = new Set(tags.flatMap(({ digest }) => (all.has(digest) ? [] : [digest])))
+  for (const manifest of kept) {
+    for (const child of below.get(manifest) ?? []) {
+      const { role, digest } = child
+      const held = links.get(digest)
+      // BuildKit's cache is an index that names layers where others name manifests.
+      if (held !== undefined) blobs.set(digest, held)
+      else if (role !== 'manifest' && !isNonDistributable(child)) lacking.add(digest)
+    }
+    const subject = all.get(manifest)?.subject
+    const size = subject === undefined ? undefined : links.get(subject)
+    if (subject !== undefined && size !== undefined) blobs.set(subject, size)
+  }
+  return {
+    name,
+    tags: tags.filter(({ digest }) => kept.has(digest)),
+    manifests: [...all.values()]
+      .filter(({ digest }) => kept.has(digest))
+      .map(({ digest, size, mediaType }) => ({ digest, size, mediaType })),
+    blobs: [...blobs].map(([digest, size]) => ({ digest, size })),
+    children,
+    lacking,
+  }
+}

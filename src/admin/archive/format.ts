@@ -1,0 +1,91 @@
+/**
+ * What lies where in a backup: an OCI image layout, and beside it `entrepot.json` with what a layout cannot say.
+ *
+ * `entrepot.json` is the last file: an archive with it has all that it lists, or says itself what it lacks.
+ * Spec: image-spec image-layout.md.
+ */
+import { MEDIA_TYPES } from '../../oci/descriptor.ts'
+import { algorithmOf, hexOf, isDigest, type Digest } from '../../oci/digest.ts'
+import type { RepositoryName, Tag } from '../../oci/reference.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { EpochMs } from '../../storage/metadata/metadata.ts'
+
+export const VERSION = 1
+
+export const LAYOUT_FILE = 'oci-layout'
+export const INDEX_FILE = 'index.json'
+export const CONTENTS_FILE = 'entrepot.json'
+
+export const LAYOUT = Buffer.from(JSON.stringify({ imageLayoutVersion: '1.0.0' }))
+
+/** A registry of a million manifests. */
+export const MOST_CONTENTS: Bytes = 256 * 1024 * 1024
+
+export interface SavedManifest {
+  readonly digest: Digest
+  readonly size: Bytes
+  readonly mediaType: string
+}
+
+export interface SavedBlob {
+  readonly digest: Digest
+  readonly size: Bytes
+}
+
+export interface SavedRepository {
+  readonly name: RepositoryName
+  /** The whole of it was deleted; its name is still taken. */
+  readonly deletedAt?: EpochMs
+  readonly tags: readonly { readonly tag: Tag; readonly digest: Digest }[]
+  /** Also those that no tag names: images of indexes, referrers, what is pulled by digest. */
+  readonly manifests: readonly SavedManifest[]
+  /** That it may read. */
+  readonly blobs: readonly SavedBlob[]
+}
+
+export interface Contents {
+  readonly repositories: readonly SavedRepository[]
+  /** Lost or damaged already when the backup was made. */
+  readonly lost: readonly Digest[]
+}
+
+export function blobName(digest: Digest): string {
+  return `blobs/${algorithmOf(digest)}/${hexOf(digest)}`
+}
+
+/** undefined: of another kind of file. */
+export function digestOfName(name: string): Digest | undefined {
+  const [, algorithm, hex] = /^blobs\/([^/]+)\/([^/]+)$/.exec(name) ?? []
+  const digest = `${String(algorithm)}:${String(hex)}`
+  return isDigest(digest) ? digest : undefined
+}
+
+export function contentsBytes(contents: Contents, createdAt: Date): Buffer {
+  return Buffer.from(JSON.stringify({ version: VERSION, createdAt: createdAt.toISOString(), ...contents }))
+}
+
+/**
+ * The layout's own index: every tag as `name:tag`, and what no index and no tag leads to.
+ *
+ * @param named manifests that an index of that repository names
+ */
+export function indexBytes(
+  { repositories, lost }: Contents,
+  named: (name: RepositoryName, digest: Digest) => boolean,
+): Buffer {
+  const gone = new Set(lost)
+  const manifests = repositories.flatMap(({ name, tags, manifests }) => {
+    const byDigest = new Map(manifests.map((it) => [it.digest, it]))
+    const tagged = new Set(tags.map(({ digest }) => digest))
+    const listed = tags.flatMap(({ tag, digest }) => {
+      const manifest = byDigest.get(digest)
+      if (manifest === undefined || gone.has(digest)) return []
+      return [{ ...manifest, annotations: { 'org.opencontainers.image.ref.name': `${name}:${tag}` } }]
+    })
+    const others = manifests.filter(
+      ({ digest }) => !tagged.has(digest) && !gone.has(digest) && !named(name, digest),
+    )
+    return [...listed, ...others]
+  })
+  return Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests }))
+}

@@ -1,0 +1,98 @@
+/**
+ * The contents of a backup, piece by piece from the thread that reads them.
+ */
+import { on } from 'node:events'
+import { Worker } from 'node:worker_threads'
+import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import { CONTENTS_FILE, type Contents, type SavedRepository } from './format.ts'
+import { TarError } from './read-tar.ts'
+
+/** Pieces come before what they are of: a repository's before its name. */
+export type ContentsPiece =
+  | { readonly [kind in 'tags' | 'manifests' | 'blobs']?: SavedRepository[kind] }
+  | { readonly repository: RepositoryName; readonly deletedAt?: number }
+  | { readonly lost: readonly Digest[] }
+  /** Last of all. */
+  | { readonly ours: boolean }
+
+export interface ContentsWork {
+  readonly bytes: Uint8Array
+  /** How many messages may still be sent. */
+  readonly room: Int32Array
+}
+
+/** Messages on their way. */
+const AHEAD = 4
+
+/** Of a piece, and of the few that are on their way; the document itself is not on the heap. */
+const HEAP_MB = 128
+
+/**
+ * @param bytes all of their memory; they are gone afterwards
+ * @throws TarError when that is not what we write
+ */
+export async function readContents(bytes: Buffer<ArrayBuffer>, signal: AbortSignal): Promise<Contents> {
+  const repositories: SavedRepository[] = []
+  const lost: Digest[] = []
+  let current = nothing()
+  for await (const piece of piecesOf(bytes, signal)) {
+    if ('ours' in piece) {
+      if (!piece.ours) break
+      return { repositories, lost }
+    }
+    if ('lost' in piece) lost.push(...piece.lost)
+    else if ('repository' in piece) {
+      const { repository: name, ...deleted } = piece
+      repositories.push({ name, ...deleted, ...orNone(current) })
+      current = nothing()
+    } else {
+      current.tags.push(...(piece.tags ?? []))
+      current.manifests.push(...(piece.manifests ?? []))
+      current.blobs.push(...(piece.blobs ?? []))
+    }
+  }
+  throw new TarError(`there is no valid ${CONTENTS_FILE} in it`)
+}
+
+function nothing(): { [kind in 'tags' | 'manifests' | 'blobs']: SavedRepository[kind][number][] } {
+  return { tags: [], manifests: [], blobs: [] }
+}
+
+const NONE: readonly never[] = []
+
+/** Of many repositories that hold nothing, one list is enough. */
+function orNone({ tags, manifests, blobs }: ReturnType<typeof nothing>): Omit<SavedRepository, 'name'> {
+  return {
+    tags: tags.length > 0 ? tags : NONE,
+    manifests: manifests.length > 0 ? manifests : NONE,
+    blobs: blobs.length > 0 ? blobs : NONE,
+  }
+}
+
+async function* piecesOf(
+  bytes: Buffer<ArrayBuffer>,
+  signal: AbortSignal,
+): AsyncGenerator<ContentsPiece, void, undefined> {
+  const room = new Int32Array(new SharedArrayBuffer(4))
+  room[0] = AHEAD
+  const worker = new Worker(new URL('./contents-worker.ts', import.meta.url), {
+    workerData: { bytes, room } satisfies ContentsWork,
+    transferList: [bytes.buffer],
+    execArgv: [],
+    resourceLimits: { maxOldGenerationSizeMb: HEAP_MB, maxYoungGenerationSizeMb: HEAP_MB / 4 },
+  })
+  try {
+    for await (const [message] of on(worker, 'message', { signal, close: ['exit'] })) {
+      yield* message as ContentsPiece[]
+      Atomics.add(room, 0, 1)
+      Atomics.notify(room, 0)
+    }
+  } catch (error) {
+    signal.throwIfAborted()
+    if (!(error instanceof Error && 'code' in error && error.code === 'ERR_WORKER_OUT_OF_MEMORY')) throw error
+    throw new TarError(`there is no valid ${CONTENTS_FILE} in it`, { cause: error })
+  } finally {
+    await worker.terminate()
+  }
+}

@@ -1,0 +1,245 @@
+/**
+ * One repository of a backup, compared with what is here, and written where it differs.
+ *
+ * Under the repository's lock, as every push to it.
+ */
+import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
+import type { Digest } from '../../oci/digest.ts'
+import { OciError } from '../../oci/errors.ts'
+import { turnFor } from '../../base/large-document.ts'
+import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
+import type { RepositoryName, Tag } from '../../oci/reference.ts'
+import type { LocalNames } from '../../registry/naming/local-names.ts'
+import { assertMayMove, type PushSettings } from '../../registry/naming/push-policy.ts'
+import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type MetadataStore,
+  type MetadataTransaction,
+  type RepositoryKey,
+} from '../../storage/metadata/metadata.ts'
+import type { SavedManifest, SavedRepository } from './format.ts'
+import type { Received } from './read-archive.ts'
+import { Turns } from '../../base/turns.ts'
+
+export interface RestoreTools {
+  readonly store: BlobStore
+  readonly metadata: MetadataStore
+  readonly locks: Locks
+  readonly localNames: Pick<LocalNames, 'add'>
+  readonly settings: Pick<PushSettings, 'immutable'>
+  readonly now: () => EpochMs
+}
+
+export type RestoreEvent =
+  /** Of the archive. */
+  | { readonly progress: { readonly bytes: Bytes; readonly totalBytes: Bytes } }
+  /** What is new of a repository. */
+  | {
+      readonly restored: {
+        readonly name: string
+        /** There was none of that name. */
+        readonly created: boolean
+        readonly tags: number
+        readonly manifests: number
+        readonly blobs: number
+      }
+    }
+  /** A tag that names something else here, and was left alone; `why` where it could not be moved. */
+  | {
+      readonly kept: {
+        readonly name: string
+        readonly tag: string
+        readonly here: Digest
+        readonly saved: Digest
+        readonly why?: string
+      }
+    }
+  /** Was lost before the backup was made. */
+  | {
+      readonly left: {
+        readonly name: string
+        readonly manifest: Digest
+        readonly tags: readonly string[]
+        readonly why: string
+      }
+    }
+
+/** Manifests that are written at once; of blobs, which are a row each, ten times as many. */
+const BATCH = 100
+
+/** Writes of one transaction. */
+const MOST_TOGETHER = 10
+
+/** What is not here yet. */
+interface Missing {
+  readonly blobs: readonly SavedRepository['blobs'][number][]
+  readonly manifests: readonly SavedManifest[]
+  readonly tags: SavedRepository['tags']
+  /** Of all manifests that are whole. */
+  readonly contents: ReadonlyMap<Digest, ManifestContent>
+}
+
+export async function restoreRepository(
+  tools: RestoreTools,
+  received: Pick<Received, 'has'>,
+  saved: SavedRepository,
+  { overwrite, signal }: { readonly overwrite: boolean; readonly signal: AbortSignal },
+): Promise<RestoreEvent[]> {
+  const { metadata, locks } = tools
+  const { name } = saved
+  using _held = await locks.exclusive(`repository ${name}`, signal)
+  const created = (await metadata.repositories.get({ registry: LOCAL, name })) === undefined
+  const events: RestoreEvent[] = []
+  const missing = await compare(tools, received, saved, overwrite, (event) => events.push(event))
+  const blobs = missing.blobs.length
+  const manifests = missing.manifests.length
+  const tags = missing.tags.length
+  if (created || blobs + manifests + tags > 0) await write(tools, saved, missing, created)
+  events.push({ restored: { name, created, tags, manifests, blobs } })
+  return events
+}
+
+/** @param tell of what is not restored */
+async function compare(
+  tools: RestoreTools,
+  received: Pick<Received, 'has'>,
+  saved: SavedRepository,
+  overwrite: boolean,
+  tell: (event: RestoreEvent) => void,
+): Promise<Missing> {
+  const { metadata, settings } = tools
+  const { name } = saved
+  const key: RepositoryKey = { registry: LOCAL, name }
+
+  const contents = new Map<Digest, ManifestContent>()
+  const manifests: SavedManifest[] = []
+  const readable = new Set(saved.blobs.flatMap(({ digest }) => (received.has(digest) ? [digest] : [])))
+  const turns = new Turns()
+  for (const manifest of saved.manifests) {
+    await turns.next()
+    const problem = await readInto(contents, tools, received, readable, manifest)
+    if (problem !== undefined) {
+      const tags = saved.tags.filter(({ digest }) => digest === manifest.digest).map(({ tag }) => tag)
+      tell({ left: { name, manifest: manifest.digest, tags, why: problem } })
+      continue
+    }
+    const hold = await metadata.garbage.hold(key, manifest.digest)
+    // What is here and was let go of would be collected: it has come back.
+    if (hold === undefined || hold.releasedAt !== undefined) manifests.push(manifest)
+  }
+
+  const tags: { tag: Tag; digest: Digest }[] = []
+  for (const { tag, digest } of saved.tags) {
+    await turns.next()
+    if (!contents.has(digest)) continue
+    const record = await metadata.tags.get(key, tag)
+    const here = record?.deletedAt === undefined ? record?.digest : undefined
+    if (here === digest) continue
+    const why = here === undefined || !overwrite ? undefined : immovable(name, tag, settings)
+    if (here === undefined || (overwrite && why === undefined)) tags.push({ tag, digest })
+    else tell({ kept: { name, tag, here, saved: digest, ...(why === undefined ? {} : { why }) } })
+  }
+
+  const blobs: Missing['blobs'][number][] = []
+  for (const blob of saved.blobs) {
+    await turns.next()
+    if (received.has(blob.digest) && !(await metadata.blobs.linked(key, blob.digest))) blobs.push(blob)
+  }
+  return { blobs, manifests, tags, contents }
+}
+
+/** All at once, unless that would keep everybody else from writing for long; the tags at the very end. */
+async function write(
+  { metadata, localNames, now }: RestoreTools,
+  saved: SavedRepository,
+  { blobs, manifests, tags, contents }: Missing,
+  created: boolean,
+): Promise<void> {
+  const { name, deletedAt } = saved
+  const key: RepositoryKey = { registry: LOCAL, name }
+  const sizes = new Map<Digest, Bytes>(saved.manifests.map(({ digest, size }) => [digest, size]))
+  const writes: ((tx: MetadataTransaction) => void)[] = []
+  for (const some of inBatches(blobs, 10 * BATCH)) {
+    writes.push((tx) => {
+      for (const { digest, size } of some) tx.linkBlob(key, digest, size, now())
+    })
+  }
+  for (const some of inBatches(manifests, BATCH)) {
+    writes.push((tx) => {
+      for (const { digest, size } of some) {
+        const content = contents.get(digest)
+        if (content !== undefined) tx.putManifest(key, digest, size, content, now())
+      }
+    })
+  }
+  writes.push((tx) => {
+    for (const { tag, digest } of tags) {
+      const mediaType = contents.get(digest)?.mediaType ?? ''
+      const size = sizes.get(digest) ?? 0
+      tx.putTag(key, { tag, digest, size, mediaType, checkedAt: now(), deletedAt: undefined })
+    }
+    if (deletedAt !== undefined && created) tx.buryRepository(key, deletedAt)
+  })
+  localNames.add(name)
+  const together = writes.length <= MOST_TOGETHER ? [writes] : writes.map((write) => [write])
+  for (const some of together) {
+    await metadata.transaction((tx) => {
+      tx.putRepository(key, now())
+      for (const write of some) write(tx)
+    })
+  }
+}
+
+/**
+ * @param readable the blobs that its repository will have
+ * @returns why it cannot be restored
+ */
+async function readInto(
+  contents: Map<Digest, ManifestContent>,
+  { store }: RestoreTools,
+  received: Pick<Received, 'has'>,
+  readable: ReadonlySet<Digest>,
+  { digest, mediaType }: SavedManifest,
+): Promise<string | undefined> {
+  if (!received.has(digest)) return 'its bytes are not in the backup'
+  await using reader = await store.open(digest)
+  if (reader === undefined) return 'its bytes are gone again'
+  if (reader.size > MAX_MANIFEST_BYTES) return 'it is no manifest'
+  const bytes = Buffer.alloc(reader.size)
+  for (let at = 0; at < bytes.length;) {
+    const count = await reader.read(bytes.subarray(at), at)
+    if (count === 0) return 'its bytes are gone again'
+    at += count
+  }
+  await turnFor(bytes.length)
+  let content: ManifestContent
+  try {
+    content = parseManifest(bytes, mediaType)
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error
+    return 'it is no manifest'
+  }
+  const lacks = [content.config, ...content.layers].find(
+    (it) => it !== undefined && !isNonDistributable(it) && !readable.has(it.digest),
+  )
+  if (lacks !== undefined) return `its ${lacks.digest} is not in the backup`
+  contents.set(digest, content)
+  return undefined
+}
+
+function immovable(name: RepositoryName, tag: Tag, settings: RestoreTools['settings']): string | undefined {
+  try {
+    assertMayMove(name, tag, settings)
+    return undefined
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error
+    return error.message
+  }
+}
+
+function inBatches<T>(all: readonly T[], most: number): T[][] {
+  return Array.from({ length: Math.ceil(all.length / most) }, (_, i) => all.slice(i * most, (i + 1) * most))
+}

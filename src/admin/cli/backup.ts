@@ -1,0 +1,48 @@
+/**
+ * `entrepot backup -o FILE`: everything that was pushed, as of now, in one file, also while the server runs.
+ *
+ * Exit codes: 0 all of it was saved, 1 something was lost before and is not in the file.
+ */
+import path from 'node:path'
+import type { CommonOptions } from './load-config.ts'
+import type { Edge } from './process-io.ts'
+import { withKeeper } from './connect.ts'
+import { ProgressBar } from './progress-bar.ts'
+import { count, sizeText } from '../../base/format.ts'
+
+/** What the option calls standard output. */
+const STDOUT = '-'
+
+const MOST_USES = 10
+
+/** @returns the exit code */
+export function backup(options: CommonOptions & { readonly output: string }, edge: Edge): Promise<number> {
+  return withKeeper(options, edge, async (keeper, signal) => {
+    const to = options.output === STDOUT ? undefined : path.resolve(options.output)
+    // Where the archive goes there is no room for words.
+    const say = (line: string): void => (to === undefined ? edge.complain(line) : edge.print(line))
+    let lost = 0
+    using bar = new ProgressBar(edge)
+    for await (const event of keeper.backup(to === undefined ? {} : { to }, signal)) {
+      if ('piece' in event) await edge.write(Buffer.from(event.piece, 'base64'))
+      else if ('progress' in event) {
+        const { bytes, totalBytes } = event.progress
+        bar.show(bytes / totalBytes, `${sizeText(bytes)} of ${sizeText(totalBytes)}`)
+      } else if ('lost' in event) {
+        lost += 1
+        const { digest, why, uses } = event.lost
+        const some = uses.slice(0, MOST_USES).join(', ')
+        bar.clear()
+        edge.complain(`not saved: ${digest}: ${why}${some === '' ? '' : `; hits ${some}`}`)
+      } else {
+        const { repositories, tags, manifests, blobs, bytes } = event.saved
+        bar.clear()
+        say(
+          `saved ${count(repositories, 'repository', 'repositories')}, ${count(tags, 'tag')}, ` +
+            `${count(manifests, 'manifest')}: ${count(blobs, 'file')}, ${sizeText(bytes)}`,
+        )
+      }
+    }
+    return lost > 0 ? 1 : 0
+  })
+}

@@ -1,0 +1,27 @@
+/**
+ * What a command may know of the process it runs in. main.ts fills it in; nothing else touches `process`.
+ */
+export interface Edge {
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Standard output is read by a person. */
+  readonly terminal: boolean
+  /** Standard error is. */
+  readonly watched: boolean
+  /** Without characters that a terminal acts upon: {@link plainText}. */
+  print(line: string): void
+  /** The same. */
+  complain(line: string): void
+  /** To standard error, as it is. */
+  scribble(text: string): void
+  /** To standard output, as it is; resolves when there is room for more. */
+  write(bytes: Uint8Array): Promise<void>
+  /** SIGTERM or SIGINT. Once it was asked for, a second one ends the process at once. */
+  stopSignal(): Promise<string>
+  /** SIGHUP. Once it was asked for, that does not end the process any more. */
+  onHangup(handler: () => void): void
+  /** Called with what nobody caught; the process ends after it. */
+  onCrash(handler: (error: unknown) => void): void
+}
+
+/** What is printed may have been said by others. */
+export { plainText } from '../../telemetry/control-characters.ts'

@@ -1,0 +1,59 @@
+/**
+ * `entrepot rm REF`: takes away a tag, an image or a repository, pushed or mirrored; `entrepot rm --release NAME` lets
+ * go of the name of one that was pushed and is empty.
+ */
+import { Refused } from '../operator-error.ts'
+import type { Removed } from '../images/delete-local.ts'
+import type { CommonOptions } from './load-config.ts'
+import type { Edge } from './process-io.ts'
+import { withKeeper } from './connect.ts'
+import { sizeText } from '../../base/format.ts'
+
+interface RmOptions extends CommonOptions {
+  readonly all?: boolean
+  readonly release?: boolean
+}
+
+/** @returns the exit code */
+export function rm(refs: readonly string[], options: RmOptions, edge: Edge): Promise<number> {
+  const { all = false, release = false } = options
+  return withKeeper(options, edge, async (keeper, signal) => {
+    // All of them first: half of a mistyped line is worse than nothing of it.
+    const wanted = refs.map((ref) => parse(ref, all || release))
+    for (const { name, reference } of wanted) {
+      const removing = release ? keeper.release({ name }, signal) : keeper.rm({ name, reference }, signal)
+      for await (const it of removing) edge.print(sentence(it))
+    }
+    return 0
+  })
+}
+
+/** @throws Refused for what is not said clearly enough to delete by it */
+function parse(ref: string, whole: boolean): { name: string; reference?: string } {
+  const at = ref.indexOf('@')
+  const colon = at < 0 ? ref.indexOf(':', ref.lastIndexOf('/') + 1) : -1
+  const end = at < 0 ? colon : at
+  if (end < 0) {
+    if (whole) return { name: ref }
+    throw new Refused(
+      `${ref} names no tag and no digest: say ${ref}:TAG or ${ref}@DIGEST, or --all for the whole repository`,
+    )
+  }
+  if (whole) throw new Refused(`${ref} names more than a repository: say ${ref.slice(0, end)}`)
+  const name = ref.slice(0, end)
+  if (at >= 0 && name.includes(':', name.lastIndexOf('/') + 1)) {
+    throw new Refused(`${ref} names a tag and a digest: say one of them`)
+  }
+  return { name, reference: ref.slice(end + 1) }
+}
+
+function sentence({ what, name, reference, bytes = 0, note }: Removed): string {
+  const done = {
+    tag: `removed ${name}:${reference ?? ''}`,
+    image: `removed ${name}@${reference ?? ''} and its tags`,
+    repository: `removed all of ${name}`,
+    name: `released ${name}`,
+  }[what]
+  const freed = bytes === 0 ? [] : [`freed ${sizeText(bytes)}`]
+  return [done, ...freed, ...(note === undefined ? [] : [note])].join('; ')
+}

@@ -1,0 +1,178 @@
+/**
+ * The control socket of a running server: `<storage.root>/control.sock`.
+ *
+ * Whoever can connect may do everything, so nobody else ever can: the socket is bound in a folder that only we may
+ * enter, and moved to its place with its mode set. Whatever was there is a crashed server's: we own the folder.
+ */
+import { once } from 'node:events'
+import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import path from 'node:path'
+import type { Logger } from 'pino'
+import { OciError } from '../../oci/errors.ts'
+import { Refused } from '../operator-error.ts'
+import { OPERATIONS, type OperationName, type Operations } from '../operations.ts'
+import { SOCKET, shortFolder } from './socket-path.ts'
+import type { End, Line, Presence } from './protocol.ts'
+
+const MAX_ARGUMENTS_BYTES = 64 * 1024
+
+/** How long a client may take nothing of what we have to tell it: it was stopped, and may never go on. */
+const STALL_MS = 60_000
+
+/** How long the arguments may take: they come from this machine. */
+const ARGUMENTS_MS = 10_000
+
+/** The folder that only we may enter. */
+const BIRTHPLACE = 'control.new'
+
+interface ControlOptions {
+  readonly root: string
+  readonly operations: Operations
+  readonly log: Logger
+}
+
+/**
+ * Listens. Dispose to stop: what runs is aborted, and its end told to whoever asked for it.
+ *
+ * A folder that takes no sockets is no reason not to serve: commands then have to wait until we have gone.
+ */
+export async function openControl(options: ControlOptions): Promise<AsyncDisposable> {
+  const { root, log } = options
+  const control = new Control(options)
+  try {
+    await control.listen()
+  } catch (err) {
+    log.warn({ err, root }, 'no control socket: commands that write will find the folder in use')
+  }
+  return control
+}
+
+class Control implements AsyncDisposable {
+  readonly #options: ControlOptions
+  readonly #server: Server
+  readonly #running = new Set<Promise<void>>()
+  readonly #stopping = new AbortController()
+
+  constructor(options: ControlOptions) {
+    this.#options = options
+    this.#server = createServer({ requestTimeout: ARGUMENTS_MS }, (request, response) => {
+      const done = this.#answer(request, response).finally(() => this.#running.delete(done))
+      this.#running.add(done)
+    })
+    this.#server.on('error', (err) => options.log.debug({ err }, 'the control socket had trouble'))
+  }
+
+  async listen(): Promise<void> {
+    const { root } = this.#options
+    using folder = shortFolder(root)
+    const birthplace = path.join(folder.path, BIRTHPLACE)
+    rmSync(birthplace, { recursive: true, force: true })
+    mkdirSync(birthplace, { mode: 0o700 })
+    try {
+      const bound = path.join(birthplace, SOCKET)
+      this.#server.listen(bound)
+      await once(this.#server, 'listening')
+      chmodSync(bound, 0o600)
+      renameSync(bound, path.join(root, SOCKET))
+    } catch (error) {
+      this.#server.close()
+      throw error
+    } finally {
+      rmSync(birthplace, { recursive: true, force: true })
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // First the name: whoever comes now is to find nobody, and wait for the folder.
+    if (this.#server.listening) rmSync(path.join(this.#options.root, SOCKET), { force: true })
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()))
+    this.#stopping.abort(new Error('the server is stopping'))
+    await Promise.all(this.#running)
+    this.#server.closeAllConnections()
+    await closed
+  }
+
+  /** Never rejects. */
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    response.on('error', () => undefined)
+    try {
+      const name = request.url?.slice(1)
+      if (request.method === 'GET' && name === '') {
+        json(response, 200, { pid: process.pid } satisfies Presence)
+        return
+      }
+      const operation = OPERATIONS.find((it) => it === name)
+      if (request.method !== 'POST' || operation === undefined) {
+        json(response, 404, { message: `this server does not know the command ${String(name)}` })
+        return
+      }
+      const args = await readArguments(request)
+      if (args === undefined) json(response, 400, { message: 'the arguments are not a JSON object' })
+      else await this.#run(operation, args, response)
+    } catch (err) {
+      this.#options.log.debug({ err }, 'a command was broken off')
+      response.destroy()
+    }
+  }
+
+  async #run(operation: OperationName, args: object, response: ServerResponse): Promise<void> {
+    const { operations, log } = this.#options
+    const gone = new AbortController()
+    response.once('close', () => gone.abort(new Error('the client has gone')))
+    const signal = AbortSignal.any([gone.signal, this.#stopping.signal])
+    // Before the first event, which may take long: the client wants to know that it was heard.
+    response.writeHead(200, { 'content-type': 'application/x-ndjson', connection: 'close' }).flushHeaders()
+    log.debug({ operation, ...args }, 'a command begins')
+    const started = performance.now()
+    let last: End = { end: 'done' }
+    try {
+      signal.throwIfAborted()
+      // What came over the wire is looked at by the operation itself.
+      for await (const event of operations[operation](args as never, signal)) {
+        await tell(response, { event }, signal)
+      }
+    } catch (error) {
+      last = endOf(error, signal)
+      if (last.end === 'failed') log.error({ err: error, operation }, 'a command failed')
+    }
+    const durationMs = Math.round(performance.now() - started)
+    log.info({ operation, ...args, end: gone.signal.aborted ? 'abandoned' : last.end, durationMs }, 'command')
+    response.end(`${JSON.stringify(last)}\n`)
+    // Until the last line has left, or nobody is there to take it.
+    if (!response.closed) await once(response, 'close', { signal: AbortSignal.timeout(ARGUMENTS_MS) })
+  }
+}
+
+function endOf(error: unknown, signal: AbortSignal): End {
+  if (error instanceof Refused || error instanceof OciError) return { end: 'refused', message: error.message }
+  const message = error instanceof Error ? error.message : String(error)
+  return { end: signal.aborted ? 'stopped' : 'failed', message }
+}
+
+/** Waits while the client takes nothing: what it has to be told must not pile up here. */
+async function tell(response: ServerResponse, line: Line, signal: AbortSignal): Promise<void> {
+  if (response.write(`${JSON.stringify(line)}\n`)) return
+  await once(response, 'drain', { signal: AbortSignal.any([signal, AbortSignal.timeout(STALL_MS)]) })
+}
+
+async function readArguments(request: IncomingMessage): Promise<object | undefined> {
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length
+    if (bytes > MAX_ARGUMENTS_BYTES) return undefined
+    chunks.push(chunk)
+  }
+  try {
+    const args: unknown = JSON.parse(Buffer.concat(chunks).toString())
+    return typeof args === 'object' && args !== null ? args : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function json(response: ServerResponse, status: number, body: object): void {
+  response.writeHead(status, { 'content-type': 'application/json', connection: 'close' })
+  response.end(JSON.stringify(body))
+}

@@ -1,0 +1,280 @@
+/**
+ * "What about this image?": which rule takes the name, what of it is here, and what a pull would do now.
+ *
+ * Asks no upstream and changes nothing: not what is known, not what is kept, not the order in which things are
+ * evicted. Of a name that a pull is refused for, nothing is told but why.
+ */
+import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
+import { goneKey } from '../../cache/manifests/manifest-fetcher.ts'
+import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
+import { OCI_ERRORS, OciError } from '../../oci/errors.ts'
+import { matchesAny } from '../../oci/glob.ts'
+import { isDigestReference, type ImageReference, type Reference, type Tag } from '../../oci/reference.ts'
+import { LOCAL, type MetadataStore, type RepositoryKey } from '../../storage/metadata/metadata.ts'
+import type {
+  Explanation,
+  Forecast,
+  ImageExplained,
+  KeepingExplained,
+  RouteExplained,
+  TagExplained,
+} from './explanation.ts'
+import { forecast } from './forecast.ts'
+import { ImageHere, type ImageHereOptions } from './image-status.ts'
+import { listsHere } from './list-status.ts'
+import { keepingOf } from './kept-because.ts'
+import { refusing, type Destination, type NameRegistry, type UpstreamEntry } from '../../registry/registry.ts'
+import { explainUpstream, silenceOf } from './upstream-text.ts'
+
+interface ExplainerOptions extends ImageHereOptions {
+  readonly manifests: Pick<ManifestCache, 'spares' | 'isKnownAbsent'>
+  readonly registry: Pick<NameRegistry, 'route'>
+  readonly metadata: MetadataStore
+  readonly settings: () => {
+    /** Globs of names that are always ours. */
+    readonly local: readonly string[]
+    /** Globs over full names that are never evicted. */
+    readonly pin: readonly string[]
+    readonly negativeTtlMs: number
+    readonly staleIfErrorMs: number
+    readonly staleIfDeniedMs: number
+  }
+  /** Upstreams are asked by somebody; else how they do is not known. */
+  readonly serving: boolean
+}
+
+const NUMBERS = { ns: 1, local: 2, prefix: 3, existing: 4, default: 5 } as const
+
+export class Explainer {
+  readonly #options: ExplainerOptions
+  readonly #here: ImageHere
+
+  constructor(options: ExplainerOptions) {
+    this.#options = options
+    this.#here = new ImageHere(options)
+  }
+
+  /** @throws what the index throws */
+  async explain({ name, reference }: ImageReference, namespace?: string): Promise<Explanation> {
+    const ref = { name, reference, ...(namespace === undefined ? {} : { namespace }) }
+    const routed = await this.#route(name, namespace)
+    if ('refusal' in routed) return { ref, route: routed.route, pull: routed.refusal }
+    const { route, destination } = routed
+    return 'entry' in destination
+      ? { ref, route, ...(await this.#mirrored(route, destination.entry, destination, reference)) }
+      : { ref, route, ...(await this.#local(destination.name, reference)) }
+  }
+
+  async #route(
+    name: ImageReference['name'],
+    namespace: string | undefined,
+  ): Promise<
+    | { readonly route: RouteExplained; readonly refusal: Forecast }
+    | { readonly route: RouteExplained; readonly destination: Destination }
+  > {
+    const { registry } = this.#options
+    const refused = (why: string, status: 403 | 404, facts: Partial<RouteExplained> = {}) => ({
+      route: { kind: 'refused', why, ...facts } as const,
+      refusal: { outcome: 'refused', sentences: [`${status}: ${why}`] } as const,
+    })
+    let destination: Destination | undefined
+    try {
+      destination = await registry.route(name, namespace)
+    } catch (error) {
+      if (!(error instanceof OciError)) throw error
+      return refused(
+        namespace === undefined ? error.message : 'no upstream of the configuration is called what ns says',
+        404,
+      )
+    }
+    if (destination === undefined)
+      return refused('no rule takes the name, and no upstream is the default', 404)
+    const { rule } = destination
+    const facts = { rule, number: NUMBERS[rule] }
+    if (!('entry' in destination)) {
+      const why = await this.#whyLocal(destination)
+      const listedAs = destination.name
+      const where = { registry: LOCAL, repository: destination.name, listedAs }
+      return { route: { ...facts, why, kind: 'local', ...where }, destination }
+    }
+    const { entry, name: repository } = destination
+    const { key } = entry.origin.upstream
+    const list = refusing(entry, repository)
+    if (list !== undefined) {
+      const words = list === 'deny' ? 'lists' : 'does not list'
+      return refused(`\`upstreams.${key}.${list}\` ${words} ${repository}`, 403, { ...facts, registry: key })
+    }
+    const why = whyMirrored(rule, name, entry, namespace) + officialNote(name, repository, key)
+    const where = { registry: key, repository, listedAs: `${key}/${repository}` }
+    return { route: { ...facts, why, kind: 'mirror', ...where }, destination }
+  }
+
+  async #whyLocal({ rule, name }: Destination): Promise<string> {
+    if (rule === 'local') {
+      const glob = this.#options.settings().local.find((it) => matchesAny([it], name))
+      return `the glob ${glob ?? ''} of \`local\` takes it: it is ours, and no upstream hears of it`
+    }
+    const known = await this.#options.metadata.repositories.get({ registry: LOCAL, name })
+    return known?.deletedAt === undefined
+      ? 'it was pushed here, and hides what the default upstream has by that name'
+      : 'it was pushed here and deleted; the name stays local until `entrepot rm --release` lets go of it'
+  }
+
+  async #local(
+    name: ImageReference['name'],
+    reference: Reference,
+  ): Promise<Pick<Explanation, 'tag' | 'image' | 'keeping' | 'pull'>> {
+    const { metadata, now } = this.#options
+    const key = { registry: LOCAL, name }
+    const record = isDigestReference(reference) ? undefined : await metadata.tags.get(key, reference)
+    const digest = isDigestReference(reference) ? reference : record?.digest
+    const found = digest && (await this.#look(key, undefined, { digest }))
+    const image = isDigestReference(reference) && found?.held !== true ? undefined : found
+    const gone = record?.deletedAt
+    const tag = record && {
+      digest: record.digest,
+      checkedMsAgo: now() - record.checkedAt,
+      ...(gone === undefined ? {} : { goneMsAgo: now() - gone }),
+    }
+    const keeping = image && (await this.#keeping(key, image, reference))
+    return { tag, image, keeping, pull: localForecast(gone === undefined ? image : undefined, reference) }
+  }
+
+  async #mirrored(
+    route: RouteExplained,
+    entry: UpstreamEntry,
+    { name }: Pick<Destination, 'name'>,
+    reference: Reference,
+  ): Promise<Pick<Explanation, 'tag' | 'image' | 'lists' | 'keeping' | 'upstream' | 'pull'>> {
+    const { settings, serving, manifests, metadata, now } = this.#options
+    const mirrored: MirroredName = { origin: entry.origin, name }
+    const { origin } = mirrored
+    const key = repositoryKey(mirrored)
+    const byDigest = isDigestReference(reference)
+    const tag = byDigest ? undefined : await this.#tag(mirrored, reference)
+    const image = await this.#image(mirrored, reference, tag)
+    const { negativeTtlMs, staleIfErrorMs, staleIfDeniedMs } = settings()
+    const silence = silenceOf(mirrored)
+    const longest = origin.on404 === 'keep' || silence?.offline === true ? Infinity : staleIfErrorMs
+    const isHere = tag !== undefined && tag.goneMsAgo === undefined
+    const knownAbsent = !byDigest && !isHere && (await manifests.isKnownAbsent(mirrored, reference))
+    const pull = forecast({
+      ...{ upstream: origin.upstream.key, reference, tag, image, silence },
+      absent: absenceOf(mirrored, reference) ?? (knownAbsent ? 'reference' : undefined),
+      pullsRefused: origin.upstream.sparing(0)?.message,
+      pullsSpared: origin.upstream.sparing(origin.reserve)?.message,
+      movedAndSpared: !byDigest && manifests.spares(mirrored, reference) !== undefined,
+      staleForMs: silence?.denied === true ? staleIfDeniedMs : longest,
+    })
+    const open = image?.held === true || !byDigest
+    const keeping = image && open ? await this.#keeping(key, image, reference) : undefined
+    const held = image?.held === true ? image.digest : undefined
+    const lists = await listsHere({ metadata, negativeTtlMs, now }, mirrored, held)
+    return { pull, tag, image, lists, keeping, upstream: explainUpstream(mirrored, serving) }
+  }
+
+  async #tag(mirrored: MirroredName, tag: Tag): Promise<TagExplained | undefined> {
+    const { metadata, now } = this.#options
+    const record = await metadata.tags.get(repositoryKey(mirrored), tag)
+    if (record === undefined) return undefined
+    const age = now() - record.checkedAt
+    const ttlMs = mirrored.origin.tagTtlMs
+    const { digest, deletedAt } = record
+    if (deletedAt !== undefined) return { digest, checkedMsAgo: age, ttlMs, goneMsAgo: now() - deletedAt }
+    if (matchesAny(mirrored.origin.immutableTags, tag))
+      return { digest, checkedMsAgo: age, ttlMs, immutable: true }
+    // A clock that was set back would keep it young for as long.
+    const fresh = age >= 0 && age < ttlMs
+    return {
+      digest,
+      checkedMsAgo: age,
+      ttlMs,
+      ...(fresh ? { freshForMs: ttlMs - age } : { oldForMs: age - ttlMs }),
+    }
+  }
+
+  async #image(
+    mirrored: MirroredName,
+    reference: Reference,
+    tag: TagExplained | undefined,
+  ): Promise<ImageExplained | undefined> {
+    const { tags } = this.#options.metadata
+    const key = repositoryKey(mirrored)
+    if (isDigestReference(reference)) {
+      const image = await this.#look(key, mirrored, { digest: reference })
+      if (image.held) return image
+      return image.manifest === 'present' ? closed(image) : undefined
+    }
+    if (tag === undefined) return undefined
+    const record = await tags.get(key, reference)
+    return this.#look(key, mirrored, record ?? tag)
+  }
+
+  #look(...args: Parameters<ImageHere['look']>): Promise<ImageExplained> {
+    return this.#here.look(...args)
+  }
+
+  #keeping(
+    repository: RepositoryKey,
+    image: ImageExplained,
+    reference: Reference,
+  ): Promise<KeepingExplained | undefined> {
+    const { metadata, settings, inUse = () => false } = this.#options
+    return keepingOf(
+      { inventory: metadata.inventory, pin: settings().pin, inUse },
+      repository,
+      image,
+      reference,
+    )
+  }
+}
+
+/** Of what other names hold: who knows a digest learns nothing by it but that a pull would ask. */
+function closed({ digest, manifest }: ImageExplained): ImageExplained {
+  const totals = { presentBytes: 0, missingBytes: 0, presentParts: 0, missingParts: 0 }
+  return { digest, held: false, manifest, parts: [], platforms: [], totals }
+}
+
+function absenceOf(
+  mirrored: MirroredName,
+  reference: Reference,
+): 'repository' | 'reference' | 'kept' | undefined {
+  const { origin, name } = mirrored
+  const { state } = origin
+  if (isDigestReference(reference)) return state.isAbsent(`${name}@${reference}`) ? 'reference' : undefined
+  if (state.isAbsent(`${name}:${reference}`)) return 'reference'
+  if (state.isAbsent(name)) return 'repository'
+  return state.isAbsent(goneKey(mirrored, reference)) ? 'kept' : undefined
+}
+
+function localForecast(image: ImageExplained | undefined, reference: Reference): Forecast {
+  if (image?.held !== true) return { outcome: 'absent', sentences: [`404: there is no ${reference} here`] }
+  const { status } = OCI_ERRORS.CONTENT_DAMAGED
+  if (image.manifest !== 'present') {
+    return { outcome: 'damaged', sentences: [`${status}: the bytes of its manifest are lost; push it again`] }
+  }
+  const { missingParts } = image.totals
+  const damage = `${status} for ${missingParts} of what it names, whose bytes are lost; push it again`
+  return {
+    outcome: 'local',
+    sentences: ['would be answered from here: it was pushed', ...(missingParts > 0 ? [damage] : [])],
+  }
+}
+
+function whyMirrored(
+  rule: Destination['rule'],
+  name: string,
+  { origin, aliases }: UpstreamEntry,
+  namespace: string | undefined,
+): string {
+  const { key } = origin.upstream
+  const named = (it: string): string => (aliases.includes(it) ? `${it}, another name of ${key}` : it)
+  if (rule === 'ns') return `?ns= names the upstream ${named(namespace ?? '')}`
+  if (rule === 'prefix') return `its first component names the upstream ${named(name.split('/', 1)[0] ?? '')}`
+  return `no other rule takes it, so it goes to the default upstream, ${key}`
+}
+
+function officialNote(name: string, repository: string, key: string): string {
+  const added = repository.startsWith('library/') && !name.includes('library/')
+  return added ? `; names of one component are under library/ at ${key}` : ''
+}

@@ -1,0 +1,93 @@
+/**
+ * How an upstream does, in sentences, and why nothing can be asked of it.
+ */
+import type { MirroredName } from '../../cache/origin.ts'
+import type { AccountStatus, UpstreamStatus } from '../../upstream/status.ts'
+import type { UpstreamExplained } from './explanation.ts'
+import { spanText } from '../../base/words.ts'
+
+/** @param serving somebody asks it; else nobody knows how it does */
+export function explainUpstream({ origin, name }: MirroredName, serving: boolean): UpstreamExplained {
+  const { key } = origin.upstream
+  const status = origin.upstream.status()
+  if (!serving) {
+    const sentence = status.offline
+      ? `the configuration says that ${key} is offline`
+      : `no server runs: how ${key} does is not known`
+    return { key, sentences: [sentence] }
+  }
+  const failing = origin.state.failing(name)?.message
+  const sentences = [
+    ...statusSentences(key, status),
+    ...(failing === undefined ? [] : [`a short while ago: ${failing}`]),
+    ...(origin.upstream.fallback === undefined ? [] : [`${origin.upstream.fallback} answers in its place`]),
+  ]
+  return {
+    ...{ key, status },
+    ...(failing === undefined ? {} : { failing }),
+    sentences: sentences.length > 0 ? sentences : [`nothing is wrong with ${key}, as far as is known`],
+  }
+}
+
+interface Silence {
+  /** A clause, for a sentence that goes on. */
+  readonly why: string
+  readonly denied: boolean
+  /** By the configuration: then what is here answers however old it is. */
+  readonly offline?: true
+}
+
+/** Why a question would fail at once. */
+export function silenceOf({ origin, name }: MirroredName): Silence | undefined {
+  const { key, fallback } = origin.upstream
+  const { offline, accounts } = origin.upstream.status()
+  if (offline) return { why: `${key} is offline by the configuration`, denied: false, offline }
+  const failing = origin.state.failing(name)
+  if (failing !== undefined) {
+    const denied = failing.failure === 'denied'
+    return { why: `${key} ${denied ? 'denies access' : 'cannot be asked'} (${failing.message})`, denied }
+  }
+  if (fallback !== undefined || accounts.length === 0) return undefined
+  if (accounts.every(({ breaker }) => breaker.state === 'open')) {
+    const why = accounts[0]?.breaker.why
+    return { why: `${key} cannot be reached${why === undefined ? '' : ` (${why})`}`, denied: false }
+  }
+  if (accounts.every(({ stoppedForMs }) => stoppedForMs !== undefined)) {
+    return { why: `${key} has had enough of our requests`, denied: false }
+  }
+  return undefined
+}
+
+function statusSentences(key: string, { offline, accounts }: UpstreamStatus): string[] {
+  if (offline) return [`the configuration says that ${key} is offline: it is never asked`]
+  return accounts.flatMap((it) => {
+    const whose = accounts.length > 1 ? `account ${it.account}: ` : ''
+    return accountSentences(key, it).map((sentence) => whose + sentence)
+  })
+}
+
+function accountSentences(key: string, account: AccountStatus): string[] {
+  const { breaker, pulls, pullsStoppedForMs, stoppedForMs, complaint } = account
+  const sentences: string[] = []
+  if (breaker.state === 'open') {
+    const why = breaker.why === undefined ? '' : ` (${breaker.why})`
+    sentences.push(`${key} cannot be reached${why}: tried again in ${spanText(breaker.forMs ?? 0)}`)
+  }
+  if (breaker.state === 'half-open') sentences.push(`${key} could not be reached, and is being tried again`)
+  if (stoppedForMs !== undefined) {
+    sentences.push(`${key} has had enough of our requests: not asked for another ${spanText(stoppedForMs)}`)
+  }
+  if (pullsStoppedForMs !== undefined) {
+    sentences.push(
+      `${key} has had enough of our pulls: no manifest is fetched for another ${spanText(pullsStoppedForMs)}`,
+    )
+  }
+  if (pulls !== undefined) {
+    const { remaining, limit, windowMs, toldMsAgo } = pulls
+    const of = limit === undefined ? '' : ` of ${limit}`
+    const window = windowMs === undefined ? '' : ` in ${spanText(windowMs)}`
+    sentences.push(`${remaining}${of} pulls are left${window}, as told ${spanText(toldMsAgo)} ago`)
+  }
+  if (complaint !== undefined) sentences.push(`${key} does not take our credentials: ${complaint}`)
+  return sentences
+}

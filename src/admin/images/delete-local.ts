@@ -1,0 +1,91 @@
+/**
+ * What a person takes away by hand: tags, images and whole repositories that were pushed here, and the hold on a
+ * name that nothing is left of.
+ *
+ * Deleting frees no bytes; the collector does, after its grace period. What is mirrored: `mirror-removals.ts`.
+ */
+import { matchesAny } from '../../oci/glob.ts'
+import {
+  isDigestReference,
+  parseReference,
+  parseRepositoryName,
+  type RepositoryName,
+} from '../../oci/reference.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { PushTarget } from '../../registry/local/push-target.ts'
+import { Refused } from '../operator-error.ts'
+
+interface RemovalsOptions {
+  readonly metadata: MetadataStore
+  readonly openPushes: (name: RepositoryName) => PushTarget
+  /** Globs of names that are always ours. */
+  readonly local: () => readonly string[]
+}
+
+/** One thing that was taken away. */
+export interface Removed {
+  readonly what: 'tag' | 'image' | 'repository' | 'name'
+  readonly name: string
+  /** Of a tag or an image. */
+  readonly reference?: string
+  /** Given back to the disk; of what was pushed, a collection does that later. */
+  readonly bytes?: Bytes | undefined
+  /** What the person should know about it. */
+  readonly note?: string
+}
+
+/** Tags that are told of a repository with many. */
+const SOME = 10
+
+export class Removals {
+  readonly #options: RemovalsOptions
+
+  constructor(options: RemovalsOptions) {
+    this.#options = options
+  }
+
+  /**
+   * @param reference a tag or a digest; undefined: the whole repository
+   * @throws Refused for what is not local, or not there; OciError for what is no name
+   */
+  async remove(given: string, reference: string | undefined): Promise<Removed> {
+    const name = parseRepositoryName(given)
+    await this.#assertLocal(name)
+    const pushes = this.#options.openPushes(name)
+    if (reference === undefined) {
+      if (!(await pushes.deleteRepository())) throw new Refused(`${name} was deleted already`)
+      const note = `the name stays local; \`entrepot rm --release ${name}\` lets it be mirrored again`
+      return { what: 'repository', name, note }
+    }
+    const parsed = parseReference(reference)
+    if (!(await pushes.deleteManifest(parsed))) throw new Refused(`there is no ${parsed} in ${name}`)
+    return { what: isDigestReference(parsed) ? 'image' : 'tag', name, reference: parsed }
+  }
+
+  /** @throws Refused while anything can be pulled by that name */
+  async release(given: string): Promise<Removed> {
+    const { local, openPushes } = this.#options
+    const name = parseRepositoryName(given)
+    await this.#assertLocal(name)
+    const left = await openPushes(name).release()
+    if (left !== undefined) {
+      const tags = left.tags.slice(0, SOME).join(', ') + (left.tags.length > SOME ? ' …' : '')
+      const what = left.tags.length > 0 ? `has tags: ${tags}` : 'holds images without a tag'
+      throw new Refused(
+        `${name} is in use: it still ${what}; \`entrepot rm --all ${name}\` deletes all of it first`,
+      )
+    }
+    if (!matchesAny(local(), name)) return { what: 'name', name }
+    return {
+      what: 'name',
+      name,
+      note: 'a glob of `local` in the configuration keeps the name local all the same',
+    }
+  }
+
+  async #assertLocal(name: RepositoryName): Promise<void> {
+    if ((await this.#options.metadata.repositories.get({ registry: LOCAL, name })) !== undefined) return
+    throw new Refused(`no local repository is called ${name}`)
+  }
+}

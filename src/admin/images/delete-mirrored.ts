@@ -1,0 +1,199 @@
+/**
+ * What a person takes away by hand of what is mirrored: a tag, an image, or all of a name.
+ *
+ * With an image goes what nothing else needs. Running pulls go on: what somebody reads or brings at this moment keeps
+ * its bytes, until they are evicted. Whoever pulls it again gets it from upstream. A pin does not keep it: whoever may
+ * do this may change the configuration as well; it is told.
+ */
+import type { CachedImages } from '../../cache/eviction/candidates.ts'
+import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
+import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
+import type { Pinned } from '../../cache/eviction/pins.ts'
+import type { Removal } from '../../cache/eviction/removal.ts'
+import type { Digest } from '../../oci/digest.ts'
+import { isDigestReference, type Reference, type Tag } from '../../oci/reference.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import {
+  LOCAL,
+  type EpochMs,
+  type MetadataStore,
+  type MetadataTransaction,
+  type RepositoryKey,
+} from '../../storage/metadata/metadata.ts'
+import { Refused } from '../operator-error.ts'
+import type { Removed } from './delete-local.ts'
+
+interface MirrorRemovalsOptions {
+  readonly metadata: MetadataStore
+  readonly images: Pick<CachedImages, 'whatGoesWith'>
+  readonly removal: Pick<Removal, 'take' | 'isInUse'>
+  readonly pinned: Pick<Pinned, 'by'>
+  /** What it remembers of them must not bring them back. */
+  readonly manifests: Pick<ManifestCache, 'forget' | 'settled'>
+  readonly now: () => EpochMs
+}
+
+/** What became of a manifest. */
+interface Gone {
+  readonly bytes: Bytes
+  readonly note: string | undefined
+}
+
+const PAGE = 500
+
+const NOTHING: ReadonlySet<Digest> = new Set()
+
+export class MirrorRemovals {
+  readonly #options: MirrorRemovalsOptions
+
+  constructor(options: MirrorRemovalsOptions) {
+    this.#options = options
+  }
+
+  /**
+   * @param reference undefined: the whole repository
+   * @throws Refused for what is not here
+   */
+  async remove(
+    mirrored: MirroredName,
+    reference: Reference | undefined,
+    signal: AbortSignal,
+  ): Promise<Removed> {
+    const key = repositoryKey(mirrored)
+    if (reference === undefined) return this.#removeAll(mirrored, key, signal)
+    // Who is just being answered has it written down behind.
+    await this.#options.manifests.settled(mirrored, reference)
+    return isDigestReference(reference)
+      ? this.#removeImage(mirrored, key, reference, signal)
+      : this.#removeTag(mirrored, key, reference, signal)
+  }
+
+  async #removeTag(
+    mirrored: MirroredName,
+    key: RepositoryKey,
+    tag: Tag,
+    signal: AbortSignal,
+  ): Promise<Removed> {
+    const { metadata, manifests } = this.#options
+    const name = listedName(key)
+    const record = await metadata.tags.get(key, tag)
+    if (record === undefined) throw new Refused(`there is no ${tag} in ${name}`)
+    const { digest } = record
+    const others = (await metadata.tags.naming(key, digest)).filter((it) => it !== tag)
+    const naming = await metadata.eviction.naming(digest, 1)
+    const stays =
+      others.length > 0
+        ? `${name}:${String(others[0])} names it as well`
+        : naming.length > 0 && 'an index names it'
+    const held = (await metadata.manifests.get(key, digest)) !== undefined
+    const pin = await this.#options.pinned.by(digest)
+    const gone =
+      stays === false && held
+        ? await this.#takeAway(key, digest, signal)
+        : { bytes: 0, note: stays === false ? undefined : `its image stays: ${stays}` }
+    // Also where the image went with it: a tombstone has a manifest of its own, which nobody holds.
+    await this.#commit((tx) => tx.deleteTag(key, tag, this.#options.now()))
+    manifests.forget(mirrored, tag)
+    manifests.forget(mirrored, digest)
+    return removed({ what: 'tag', name, reference: tag }, gone, pin)
+  }
+
+  async #removeImage(
+    mirrored: MirroredName,
+    key: RepositoryKey,
+    digest: Digest,
+    signal: AbortSignal,
+  ): Promise<Removed> {
+    const { metadata, manifests, pinned } = this.#options
+    const name = listedName(key)
+    if ((await metadata.manifests.get(key, digest)) === undefined) {
+      throw new Refused(`there is no ${digest} in ${name}`)
+    }
+    const tags = await metadata.tags.naming(key, digest)
+    const pin = await pinned.by(digest)
+    const gone = await this.#takeAway(key, digest, signal)
+    for (const reference of [...tags, digest]) manifests.forget(mirrored, reference)
+    return removed({ what: 'image', name, reference: digest }, gone, pin)
+  }
+
+  async #removeAll(mirrored: MirroredName, key: RepositoryKey, signal: AbortSignal): Promise<Removed> {
+    const { metadata, manifests, pinned } = this.#options
+    const name = listedName(key)
+    if ((await metadata.repositories.get(key)) === undefined) throw new Refused(`nothing of ${name} is here`)
+    let bytes = 0
+    let images = 0
+    let pin: string | undefined
+    // What an index names goes with it: those that nobody names come first, the others are those that stayed.
+    for (const which of ['roots', 'rest'] as const) {
+      for await (const digest of this.#manifests(key, which)) {
+        signal.throwIfAborted()
+        pin ??= await pinned.by(digest)
+        bytes += (await this.#takeAway(key, digest, signal)).bytes
+        images += 1
+        manifests.forget(mirrored, digest)
+      }
+    }
+    for await (const tag of this.#tags(key)) manifests.forget(mirrored, tag)
+    // Tombstones, and what this name may read without asking. That something of it was served stays known.
+    await this.#commit((tx) => tx.buryRepository(key, this.#options.now()))
+    if (images === 0) throw new Refused(`nothing of ${name} is here`)
+    return removed({ what: 'repository', name }, { bytes, note: undefined }, pin)
+  }
+
+  /** Away from this name; and its bytes with all that belongs to it, where nothing else needs them. */
+  async #takeAway(key: RepositoryKey, digest: Digest, signal: AbortSignal): Promise<Gone> {
+    const { metadata, images, removal, now } = this.#options
+    const holdings = await metadata.eviction.holding(digest)
+    const other = holdings.find(({ repository }) => listedName(repository) !== listedName(key))?.repository
+    const doomed = other === undefined ? await images.whatGoesWith(digest, NOTHING) : undefined
+    const inUse = doomed !== undefined && removal.isInUse(doomed)
+    const gone = doomed === undefined || inUse ? [] : await removal.take(doomed, signal)
+    const bytes = gone.reduce((sum, { size }) => sum + size, 0)
+    await this.#commit((tx) => tx.deleteManifest(key, digest, now()))
+    if (bytes > 0) return { bytes, note: undefined }
+    const why =
+      other === undefined
+        ? inUse
+          ? 'somebody is pulling it'
+          : 'its bytes are needed otherwise'
+        : `${listedName(other)} has it as well`
+    return { bytes, note: `its bytes stay for now: ${why}` }
+  }
+
+  async *#manifests(key: RepositoryKey, which: 'roots' | 'rest'): AsyncGenerator<Digest> {
+    const { eviction, manifests } = this.#options.metadata
+    for (let last: Digest | undefined; ;) {
+      const page = await manifests.list(key, { limit: PAGE, ...(last && { last }) })
+      for (const digest of page) {
+        if (which === 'rest' || (await eviction.naming(digest, 1)).length === 0) yield digest
+      }
+      last = page.at(-1)
+      if (page.length < PAGE) return
+    }
+  }
+
+  async *#tags(key: RepositoryKey): AsyncGenerator<Tag> {
+    for (let last: Tag | undefined; ;) {
+      const page = await this.#options.metadata.tags.list(key, { limit: PAGE, ...(last && { last }) })
+      yield* page
+      last = page.at(-1)
+      if (page.length < PAGE) return
+    }
+  }
+
+  #commit(fill: (tx: MetadataTransaction) => void): Promise<void> {
+    return this.#options.metadata.transaction(fill)
+  }
+}
+
+function removed(what: Omit<Removed, 'note'>, { bytes, note }: Gone, pin: string | undefined): Removed {
+  const notes = [
+    ...(note === undefined ? [] : [note]),
+    ...(pin === undefined ? [] : [`it was pinned by ${pin}`]),
+  ]
+  return { ...what, bytes, ...(notes.length === 0 ? {} : { note: notes.join('; ') }) }
+}
+
+function listedName({ registry, name }: RepositoryKey): string {
+  return registry === LOCAL ? name : `${registry}/${name}`
+}

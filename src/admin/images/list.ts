@@ -1,0 +1,172 @@
+/**
+ * Everything that can be pulled here, by name, a part at a time: `entrepot ls`.
+ *
+ * A list of twenty thousand is as long as it is, and nobody waits for it: between two parts everybody else has a turn.
+ */
+import { setImmediate as turn } from 'node:timers/promises'
+import { pins } from '../../cache/eviction/pins.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { InventoryIndex } from '../../storage/metadata/inventory-index.ts'
+import { LOCAL, type EpochMs, type RepositoryKey } from '../../storage/metadata/metadata.ts'
+import { Refused } from '../operator-error.ts'
+
+type Milliseconds = number
+
+export interface ListedImage {
+  /** As it is pulled here, without tag and digest. */
+  readonly name: string
+  /** Left out for what has none; then only its digest names it. */
+  readonly tag?: string | undefined
+  readonly digest: Digest
+  /** Of all that belongs to it and is here; what several images share counts for each. 0: only its name is known. */
+  readonly bytes: Bytes
+  readonly pulledMsAgo?: Milliseconds | undefined
+  /** Since it came. */
+  readonly ageMs?: Milliseconds | undefined
+  /** Pinned is what `cache.pin` matches itself. */
+  readonly is: 'cached' | 'pushed' | 'pinned'
+}
+
+export interface ListPart {
+  readonly images: readonly ListedImage[]
+}
+
+interface ListingOptions {
+  readonly inventory: InventoryIndex
+  /** Globs over full names. */
+  readonly pin: () => readonly string[]
+  /** The later of what was written down and what was not. */
+  readonly latest: (digest: Digest, written: EpochMs) => EpochMs
+  readonly now: () => EpochMs
+}
+
+type Row = Omit<ListedImage, 'bytes' | 'pulledMsAgo' | 'ageMs'>
+
+const PAGE = 200
+
+const MAX_PATTERN = 1000
+
+export class Listing {
+  readonly #options: ListingOptions
+
+  constructor(options: ListingOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Sorted by name, then by tag; what has no tag comes last of its name.
+   *
+   * @param pattern a glob like those of `cache.pin`, or what names begin with; undefined: all
+   */
+  async *list(pattern: string | undefined, signal: AbortSignal): AsyncGenerator<ListPart, void, undefined> {
+    if ((pattern?.length ?? 0) > MAX_PATTERN) throw new Refused('no name is that long')
+    let rows: Row[] = []
+    for await (const repository of merged(this.#repositories('local'), this.#repositories('mirrored'))) {
+      if (!mayHold(listedName(repository), pattern)) continue
+      for await (const row of this.#rows(repository)) {
+        if (!fits(row, pattern)) continue
+        rows.push(row)
+        if (rows.length < PAGE) continue
+        yield { images: await this.#weighed(rows) }
+        rows = []
+        await turn()
+        signal.throwIfAborted()
+      }
+      signal.throwIfAborted()
+    }
+    if (rows.length > 0) yield { images: await this.#weighed(rows) }
+  }
+
+  async *#repositories(kind: 'local' | 'mirrored'): AsyncGenerator<RepositoryKey> {
+    for (let last: string | undefined; ;) {
+      await turn()
+      const page = await this.#options.inventory.repositories(kind, { limit: PAGE, ...(last && { last }) })
+      yield* page
+      const end = page.at(-1)
+      if (page.length < PAGE || end === undefined) return
+      last = listedName(end)
+    }
+  }
+
+  async *#rows(repository: RepositoryKey): AsyncGenerator<Row> {
+    const { inventory } = this.#options
+    const name = listedName(repository)
+    const rowOf = (digest: Digest, tag?: string): Row => ({
+      ...{ name, digest, is: this.#stateOf(repository, name, digest, tag) },
+      ...(tag === undefined ? {} : { tag }),
+    })
+    for (let last: string | undefined; ;) {
+      const page = await inventory.tags(repository, { limit: PAGE, ...(last && { last }) })
+      for (const { tag, digest } of page) yield rowOf(digest, tag)
+      last = page.at(-1)?.tag
+      if (page.length < PAGE) break
+      await turn()
+    }
+    for (let last: Digest | undefined; ;) {
+      const { found, next } = await inventory.untagged(repository, last)
+      for (const digest of found) yield rowOf(digest)
+      if (next === undefined) return
+      last = next
+      await turn()
+    }
+  }
+
+  #stateOf({ registry }: RepositoryKey, name: string, digest: Digest, tag?: string): Row['is'] {
+    if (registry === LOCAL) return 'pushed'
+    const images = imagesOf({ name, digest, tag })
+    return this.#options.pin().some((glob) => images.some((it) => pins(glob, it))) ? 'pinned' : 'cached'
+  }
+
+  async #weighed(rows: readonly Row[]): Promise<ListedImage[]> {
+    const { inventory, latest, now } = this.#options
+    const weights = await inventory.weights([...new Set(rows.map(({ digest }) => digest))])
+    const byDigest = new Map(weights.map((it) => [it.digest, it]))
+    const at = now()
+    return rows.map((row) => {
+      const weight = byDigest.get(row.digest)
+      if (weight === undefined) return { ...row, bytes: 0 }
+      const { bytes, pulledAt, storedAt } = weight
+      return { ...row, bytes, pulledMsAgo: at - latest(row.digest, pulledAt), ageMs: at - storedAt }
+    })
+  }
+}
+
+/** Behind its registry's key, unless it is ours. */
+function listedName({ registry, name }: RepositoryKey): string {
+  return registry === LOCAL ? name : `${registry}/${name}`
+}
+
+/** Two sorted lists as one. */
+async function* merged(
+  left: AsyncGenerator<RepositoryKey>,
+  right: AsyncGenerator<RepositoryKey>,
+): AsyncGenerator<RepositoryKey> {
+  let [a, b] = [await left.next(), await right.next()]
+  while (a.done !== true || b.done !== true) {
+    if (b.done === true || (a.done !== true && listedName(a.value) < listedName(b.value))) {
+      if (a.done !== true) yield a.value
+      a = await left.next()
+    } else {
+      yield b.value
+      b = await right.next()
+    }
+  }
+}
+
+/** Something of that name may fit. */
+function mayHold(name: string, pattern: string | undefined): boolean {
+  if (pattern === undefined || pattern.includes('*')) return true
+  return name.startsWith(pattern) || pattern.startsWith(name)
+}
+
+function fits(row: Row, pattern: string | undefined): boolean {
+  if (pattern === undefined) return true
+  const glob = pattern.includes('*')
+  return imagesOf(row).some((it) => (glob ? pins(pattern, it) : it.startsWith(pattern)))
+}
+
+/** As pins and people name it. */
+function imagesOf({ name, tag, digest }: Pick<Row, 'name' | 'tag' | 'digest'>): string[] {
+  return [...(tag === undefined ? [] : [`${name}:${tag}`]), `${name}@${digest}`]
+}
