@@ -9,7 +9,7 @@ import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
 import { cpuSeconds, residentBytes } from './measured.ts'
 
-const START = path.join(import.meta.dirname, '../../src/start.js')
+const START = path.join(import.meta.dirname, '../../src/app/start.js')
 const ROOT = path.join(import.meta.dirname, '../..')
 const SAMPLE_MS = 200
 /** A command that takes longer hangs. */

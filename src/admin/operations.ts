@@ -5,7 +5,7 @@
  * A further operation is
  * 1. a method in {@link Operations} and its name in {@link OPERATIONS}: `name(args, signal)` yields its events;
  *    arguments and events are plain JSON (no Date, Map, undefined in lists; what is left out is left out);
- * 2. written as an async generator in the room that it belongs to, and put in its place in `src/keeping.ts`;
+ * 2. written as an async generator in the room that it belongs to, and put in its place in `src/app/parts/operations.ts`;
  * 3. a command in `src/cli/` that does `withKeeper(config, edge, async (keeper, signal) => { for await (const event
  *    of keeper.name(args, signal)) … })` and never learns which of the two it talks to.
  *

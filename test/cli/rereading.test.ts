@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
-import { createRereading } from '../../src/cli/rereading.ts'
+import { createRereading } from '../../src/app/sighup.ts'
 import { loadConfig, type Config } from '../../src/config/schema.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { recordedEdge } from '../support/edge.ts'

@@ -43,7 +43,7 @@ test('what a command deletes while no server runs is told by the next one', asyn
   await pushBlob(`${server.url}/v2/team/app`, layer({ size: 10 }))
   await server.program.stop()
 
-  const start = join(import.meta.dirname, '../../src/start.js')
+  const start = join(import.meta.dirname, '../../src/app/start.js')
   await succeed(process.execPath, [start, 'rm', '--all', 'team/app', '--config', join(dir, 'config.yaml')])
   t.equal(listener.posts.length, 0)
   await Entrepot.start(t, options)

@@ -1,6 +1,6 @@
 /** Which repository a name means: the five rules, in their order. */
 import { test } from 'tap'
-import { createApp } from '../../src/app.ts'
+import { createApp } from '../../src/app/app.ts'
 import { loadConfig } from '../../src/config/schema.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { eventually, pull, simulate, startMirror } from '../support/app.ts'

@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 import { stringify } from 'yaml'
 import { Program, run, type Finished } from './programs.ts'
 
-const START = join(import.meta.dirname, '../../src/start.js')
+const START = join(import.meta.dirname, '../../src/app/start.js')
 
 export interface EntrepotOptions {
   /** Its folder: the configuration file, and the storage unless `config` says otherwise. */

@@ -5,7 +5,7 @@ import type { Config } from '../../config/schema.ts'
 import type { LocalNames } from './local-names.ts'
 import { hiddenLocalNames } from '../registry.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import { StartError } from '../../start-error.ts'
+import { StartError } from '../../app/start-error.ts'
 
 export function namesHiddenBy(config: Config, names: Iterable<RepositoryName>): RepositoryName[] {
   const upstreamNames = new Set(config.upstreams.flatMap(({ key, aliases }) => [key, ...aliases]))

@@ -6,10 +6,10 @@
  * under way for longer than any transfer pauses between two of its questions.
  */
 import { isDeepStrictEqual } from 'node:util'
-import type { Config, UpstreamConfig } from './config/schema.ts'
-import { createEntry, type ReachingTools } from './reaching.ts'
-import type { UpstreamEntry } from './registry/registry.ts'
-import { Activity } from './upstream/transport/in-flight.ts'
+import type { Config, UpstreamConfig } from '../../config/schema.ts'
+import { createEntry, type ReachingTools } from './upstreams.ts'
+import type { UpstreamEntry } from '../../registry/registry.ts'
+import { Activity } from '../../upstream/transport/in-flight.ts'
 
 const QUIET_MS = 90_000
 const LOOK_EVERY_MS = 15_000

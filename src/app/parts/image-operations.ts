@@ -1,24 +1,24 @@
 /**
  * What people ask and do about single images: explain, ls, rm, refresh. Beside a server, or without one.
  */
-import type { Operations } from './admin/operations.ts'
-import type { Evicting } from './evicting.ts'
-import type { LiveConfig } from './config/live.ts'
+import type { Operations } from '../../admin/operations.ts'
+import type { Evicting } from './eviction.ts'
+import type { LiveConfig } from '../../config/live.ts'
 import {
   parseImageReference,
   parseReference,
   parseRepositoryName,
   type RepositoryName,
-} from './oci/reference.ts'
-import { Explainer } from './admin/explain/explainer.ts'
-import { Listing } from './admin/images/list.ts'
-import { LocalPushes, type LocalContext } from './registry/local/local-push-target.ts'
-import { MirrorRemovals } from './admin/images/delete-mirrored.ts'
-import type { MirrorContext } from './registry/mirror-repository.ts'
-import { Refresher } from './admin/images/refresh-image.ts'
-import type { NameRegistry } from './registry/registry.ts'
-import { Removals } from './admin/images/delete-local.ts'
-import type { State } from './state.ts'
+} from '../../oci/reference.ts'
+import { Explainer } from '../../admin/explain/explainer.ts'
+import { Listing } from '../../admin/images/list.ts'
+import { LocalPushes, type LocalContext } from '../../registry/local/local-push-target.ts'
+import { MirrorRemovals } from '../../admin/images/delete-mirrored.ts'
+import type { MirrorContext } from '../../registry/mirror-repository.ts'
+import { Refresher } from '../../admin/images/refresh-image.ts'
+import type { NameRegistry } from '../../registry/registry.ts'
+import { Removals } from '../../admin/images/delete-local.ts'
+import type { State } from './storage.ts'
 
 interface TendingOptions {
   readonly live: LiveConfig

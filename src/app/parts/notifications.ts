@@ -5,11 +5,11 @@
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Logger } from 'pino'
-import type { Config } from './config/schema.ts'
-import { Notifier } from './registry/notifications/notifier.ts'
-import type { MetadataStore } from './storage/metadata/metadata.ts'
-import type { Metrics } from './telemetry/metrics.ts'
-import { environmentOf, proxyFor } from './upstream/transport/proxy.ts'
+import type { Config } from '../../config/schema.ts'
+import { Notifier } from '../../registry/notifications/notifier.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import { environmentOf, proxyFor } from '../../upstream/transport/proxy.ts'
 
 interface TellingParts {
   readonly config: Config

@@ -6,14 +6,14 @@
  */
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
-import { createApp } from '../app.ts'
+import { createApp } from './app.ts'
 import type { Config } from '../config/schema.ts'
-import { StartError } from '../start-error.ts'
+import { StartError } from './start-error.ts'
 import { createLog, flushed } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'
 import { readConfiguration, type CommonOptions } from '../admin/cli/load-config.ts'
 import type { Edge } from '../admin/cli/process-io.ts'
-import { createRereading } from './rereading.ts'
+import { createRereading } from './sighup.ts'
 
 /** @returns the exit code */
 export async function serve(options: CommonOptions, edge: Edge): Promise<number> {

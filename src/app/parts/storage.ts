@@ -2,28 +2,28 @@
  * What survives a restart, opened: the folder that is ours, its files, and the index over them.
  */
 import path from 'node:path'
-import type { Config } from './config/schema.ts'
-import { LocalNames } from './registry/naming/local-names.ts'
-import { DiskBlobStore } from './storage/blobs/disk-blob-store.ts'
-import { openIngests } from './storage/ingest/disk-ingest.ts'
-import { nodeFiles, type Files } from './storage/files/files.ts'
+import type { Config } from '../../config/schema.ts'
+import { LocalNames } from '../../registry/naming/local-names.ts'
+import { DiskBlobStore } from '../../storage/blobs/disk-blob-store.ts'
+import { openIngests } from '../../storage/ingest/disk-ingest.ts'
+import { nodeFiles, type Files } from '../../storage/files/files.ts'
 import {
   filesWithRoom,
   metadataWithReserve,
   metadataWithRoom,
   type MakeRoom,
-} from './storage/files/disk-full-retry.ts'
-import { Hashers } from './storage/ingest/hasher.ts'
-import { filesThatAnswer, type DiskWatch } from './storage/files/hung-disk.ts'
-import { Holds } from './storage/locks/blob-holds.ts'
-import { acquireRootLock } from './storage/locks/root-lock.ts'
-import { InProcessLocks, type Locks } from './storage/locks/keyed-locks.ts'
-import { replaceLostIndex } from './storage/metadata/sqlite/lost-index.ts'
-import type { MetadataStore } from './storage/metadata/metadata.ts'
-import type { PartialLimits } from './storage/ingest/partial-file.ts'
-import { Reserve } from './storage/files/disk-reserve.ts'
-import { indexSince, openMetadata } from './storage/metadata/sqlite/open.ts'
-import { StorageError } from './storage/storage-error.ts'
+} from '../../storage/files/disk-full-retry.ts'
+import { Hashers } from '../../storage/ingest/hasher.ts'
+import { filesThatAnswer, type DiskWatch } from '../../storage/files/hung-disk.ts'
+import { Holds } from '../../storage/locks/blob-holds.ts'
+import { acquireRootLock } from '../../storage/locks/root-lock.ts'
+import { InProcessLocks, type Locks } from '../../storage/locks/keyed-locks.ts'
+import { replaceLostIndex } from '../../storage/metadata/sqlite/lost-index.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { PartialLimits } from '../../storage/ingest/partial-file.ts'
+import { Reserve } from '../../storage/files/disk-reserve.ts'
+import { indexSince, openMetadata } from '../../storage/metadata/sqlite/open.ts'
+import { StorageError } from '../../storage/storage-error.ts'
 
 const DATABASE = 'metadata.sqlite'
 

@@ -2,9 +2,9 @@
  * SIGHUP: the configuration is read again, from where it was read at the start. A bad one changes nothing.
  */
 import type { Logger } from 'pino'
-import type { App } from '../app.ts'
+import type { App } from './app.ts'
 import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config/schema.ts'
-import { StartError } from '../start-error.ts'
+import { StartError } from './start-error.ts'
 import { sourceOf, type CommonOptions } from '../admin/cli/load-config.ts'
 import type { Edge } from '../admin/cli/process-io.ts'
 

@@ -4,14 +4,14 @@
  * What only a start can change stays as it was, and is told.
  */
 import type { Logger } from 'pino'
-import type { Config } from './config/schema.ts'
-import { differencesOf } from './config/diff.ts'
-import { refuseHiddenNames } from './registry/naming/shadowed-names.ts'
-import type { LiveConfig } from './config/live.ts'
-import type { SwitchableHubSearch } from './reaching.ts'
-import type { LocalNames } from './registry/naming/local-names.ts'
-import type { NameRegistry } from './registry/registry.ts'
-import type { UpstreamSet } from './upstream-set.ts'
+import type { Config } from '../config/schema.ts'
+import { differencesOf } from '../config/diff.ts'
+import { refuseHiddenNames } from '../registry/naming/shadowed-names.ts'
+import type { LiveConfig } from '../config/live.ts'
+import type { SwitchableHubSearch } from './parts/upstreams.ts'
+import type { LocalNames } from '../registry/naming/local-names.ts'
+import type { NameRegistry } from '../registry/registry.ts'
+import type { UpstreamSet } from './parts/upstream-set.ts'
 
 interface ReloadingParts {
   readonly live: LiveConfig

@@ -3,17 +3,17 @@
  */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
-import { backup } from './admin/cli/backup.ts'
-import { plainText, type Edge } from './admin/cli/process-io.ts'
-import { evict } from './admin/cli/evict.ts'
-import { explain } from './admin/cli/explain.ts'
-import { gc } from './admin/cli/gc.ts'
-import { ls } from './admin/cli/ls.ts'
-import { refresh } from './admin/cli/refresh.ts'
-import { rm } from './admin/cli/rm.ts'
-import { restore } from './admin/cli/restore.ts'
-import { serve } from './cli/serve.ts'
-import { verify } from './admin/cli/verify.ts'
+import { backup } from '../admin/cli/backup.ts'
+import { plainText, type Edge } from '../admin/cli/process-io.ts'
+import { evict } from '../admin/cli/evict.ts'
+import { explain } from '../admin/cli/explain.ts'
+import { gc } from '../admin/cli/gc.ts'
+import { ls } from '../admin/cli/ls.ts'
+import { refresh } from '../admin/cli/refresh.ts'
+import { rm } from '../admin/cli/rm.ts'
+import { restore } from '../admin/cli/restore.ts'
+import { serve } from './serve.ts'
+import { verify } from '../admin/cli/verify.ts'
 
 /** Ctrl-C under npm arrives twice, from the terminal and from npm; that is one wish. */
 const SAME_WISH_MS = 500
@@ -65,7 +65,7 @@ function crash(error: unknown): never {
 }
 
 function version(): string {
-  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
     version: string
   }
   return version

@@ -4,8 +4,8 @@
  * The usual reasons are told from the errors that the rooms throw; what is not recognised here is a bug and
  * stays what it was.
  */
-import { TlsError } from './http/tls.ts'
-import { StorageError } from './storage/storage-error.ts'
+import { TlsError } from '../http/tls.ts'
+import { StorageError } from '../storage/storage-error.ts'
 
 export class StartError extends Error {
   override readonly name = 'StartError'

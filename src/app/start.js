@@ -19,6 +19,6 @@ if (Number.parseInt(process.versions.node, 10) < 24) {
   // the usual four for a second.
   process.env['UV_THREADPOOL_SIZE'] ??= '16'
   // Stripping types at every start costs 0.4 s and 23 MB; where the folder cannot be written, so be it.
-  module.enableCompileCache(path.join(import.meta.dirname, '../node_modules/.cache/compile'))
+  module.enableCompileCache(path.join(import.meta.dirname, '../../node_modules/.cache/compile'))
   await import('./main.ts')
 }

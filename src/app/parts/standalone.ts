@@ -4,17 +4,17 @@
  * No upstream hears of us before somebody refreshes.
  */
 import type { Logger } from 'pino'
-import { StorageHealth } from './cache/resilience/storage-health.ts'
-import type { Config } from './config/schema.ts'
-import type { Evicting } from './evicting.ts'
-import { LiveConfig } from './config/live.ts'
-import { BUDGETS, createMirroring } from './mirroring.ts'
-import { pushSettings } from './pushing.ts'
-import type { LocalContext } from './registry/local/local-push-target.ts'
-import { NameRegistry } from './registry/registry.ts'
-import type { State } from './state.ts'
-import type { Metrics } from './telemetry/metrics.ts'
-import { createTending, type Tending } from './tending.ts'
+import { StorageHealth } from '../../cache/resilience/storage-health.ts'
+import type { Config } from '../../config/schema.ts'
+import type { Evicting } from './eviction.ts'
+import { LiveConfig } from '../../config/live.ts'
+import { BUDGETS, createMirroring } from './mirror.ts'
+import { pushSettings } from './local.ts'
+import type { LocalContext } from '../../registry/local/local-push-target.ts'
+import { NameRegistry } from '../../registry/registry.ts'
+import type { State } from './storage.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
+import { createTending, type Tending } from './image-operations.ts'
 import { UpstreamSet } from './upstream-set.ts'
 
 interface TendingParts {

@@ -2,17 +2,17 @@
  * The local half of the program: what repositories that take pushes are made of, and what keeps house for them.
  */
 import type { Logger } from 'pino'
-import type { PushRoom } from './cache/eviction/push-space.ts'
-import { takesLocalPushes, type Config } from './config/schema.ts'
-import type { LiveConfig } from './config/live.ts'
-import type { Digest } from './oci/digest.ts'
-import { Collector } from './storage/gc/collector.ts'
-import type { LocalContext } from './registry/local/local-push-target.ts'
-import type { PushSettings } from './registry/naming/push-policy.ts'
-import { PushedBytes } from './registry/local/pushed-content.ts'
-import { Uploads } from './registry/uploads/upload-sessions.ts'
-import type { State } from './state.ts'
-import type { Metrics } from './telemetry/metrics.ts'
+import type { PushRoom } from '../../cache/eviction/push-space.ts'
+import { takesLocalPushes, type Config } from '../../config/schema.ts'
+import type { LiveConfig } from '../../config/live.ts'
+import type { Digest } from '../../oci/digest.ts'
+import { Collector } from '../../storage/gc/collector.ts'
+import type { LocalContext } from '../../registry/local/local-push-target.ts'
+import type { PushSettings } from '../../registry/naming/push-policy.ts'
+import { PushedBytes } from '../../registry/local/pushed-content.ts'
+import { Uploads } from '../../registry/uploads/upload-sessions.ts'
+import type { State } from './storage.ts'
+import type { Metrics } from '../../telemetry/metrics.ts'
 
 interface PushingOptions {
   readonly config: Config

@@ -7,9 +7,9 @@
  */
 import { readFile } from 'node:fs/promises'
 import type { Logger } from 'pino'
-import type { Config, UpstreamConfig } from './config/schema.ts'
-import { areCertificates } from './config/certificates.ts'
-import type { LiveConfig } from './config/live.ts'
+import type { Config, UpstreamConfig } from '../../config/schema.ts'
+import { areCertificates } from '../../config/certificates.ts'
+import type { LiveConfig } from '../../config/live.ts'
 
 interface TrustingOptions {
   readonly live: LiveConfig
