@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { test, type Test } from 'tap'
-import { eventually, pull, simulate, startMirror, type Mirror } from '../support/app.ts'
+import { eventually, heard, pull, simulate, startMirror, type Mirror } from '../support/app.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
 import { image, type Image } from '../support/images.ts'
 import { codeOf } from '../support/two-upstreams.ts'
@@ -29,6 +29,7 @@ async function setUp(t: Test, upstream: Record<string, unknown> = {}): Promise<S
   const here = `${mirror.url}/v2/library/held/manifests/1`
   // Written down, too.
   await eventually('it is here', async () => (await pull(here)).cache === 'hit')
+  await heard(mirror)
   clock.now += 120_000
   return { hub, mirror, clock, held, here, there: `${mirror.url}/v2/library/other/manifests/1` }
 }

@@ -2,7 +2,7 @@
 import { test } from 'tap'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { image, index } from '../support/images.ts'
-import { eventually, pull, simulate, startMirror, type MirrorOptions } from '../support/app.ts'
+import { eventually, heard, pull, simulate, startMirror, type MirrorOptions } from '../support/app.ts'
 import type { Behaviour } from '../support/upstream-rules.ts'
 import type { UpstreamOptions } from '../support/upstream.ts'
 
@@ -34,9 +34,8 @@ async function setUp(
   /** The tag is written down: a later look finds it. */
   const warm = async () => {
     await get()
-    // What was committed may be seen before the pull that brought it has heard of it, and so has ended.
-    const isHit = async () => (await get()).cache === 'hit'
-    await eventually('the tag is kept', async () => (await isHit()) && (await isHit()) && (await isHit()))
+    await eventually('the tag is kept', async () => (await get()).cache === 'hit')
+    await heard(mirror)
   }
   /** The same, of what a HEAD has said: whoever asks meanwhile joins that. */
   const written = async () => {
@@ -46,8 +45,7 @@ async function setUp(
       'the tag is written down',
       async () => (await metadata.tags.get(key, parseTag('1'))) !== undefined,
     )
-    // Who reads the index sees a commit before the writer has said so.
-    await metadata.transaction((tx) => tx.markPulled(first.manifest.digest, 0))
+    await heard(mirror)
   }
   return { upstream, mirror, clock, first, get, head, asked, warm, written, base }
 }

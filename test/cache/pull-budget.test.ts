@@ -1,6 +1,6 @@
 /** Docker Hub's budget: what a limit of pulls stops and what it does not, and what the last of them are kept for. */
 import { test } from 'tap'
-import { eventually, pull, simulate } from '../support/app.ts'
+import { eventually, heard, pull, simulate } from '../support/app.ts'
 import { image, index } from '../support/images.ts'
 import { MINUTE, REPO, startTagged } from '../support/tagged.ts'
 import { codeOf } from '../support/two-upstreams.ts'
@@ -15,6 +15,7 @@ test('a limit of pulls: unmoved tags are confirmed, moved ones stale, blobs come
   await warm()
   upstream.addImage('library/moving', '1', first)
   await eventually('it is kept', async () => (await get('1', 'library/moving')).cache === 'hit')
+  await heard(mirror)
   age()
   upstream.set({ rateLimit: { limit: 0, retryAfter: 'secs', retryAfterSeconds: 300 } })
   const refused = await get('1', 'library/other')
@@ -95,6 +96,7 @@ test('an image that another name has brought costs no pull, and so is no matter 
   t.equal((await get('1', 'library/other')).status, 200)
   t.equal((await get('held')).status, 200)
   await eventually('it is written down', async () => (await get('held')).cache === 'hit')
+  await heard(mirror)
   age()
   upstream.set({ rateLimit: { limit: 0 } })
   t.equal((await get('2')).status, 503)
@@ -206,6 +208,7 @@ test('an index that has moved waits as a whole, and its platforms that are here 
   for (const it of ['multi', amd64.manifest.digest]) {
     await eventually('both are kept', async () => (await get(it)).cache === 'hit')
   }
+  await heard(mirror)
   age()
   upstream.moveTag(REPO, 'multi', after)
   t.match(await get('multi'), { headers: { 'docker-content-digest': after.manifest.digest } })

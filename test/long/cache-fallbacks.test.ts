@@ -3,6 +3,7 @@ import { test, type Test } from 'tap'
 import { content, image, type Content } from '../support/images.ts'
 import {
   eventually,
+  heard,
   isWhole,
   pull,
   pullSame,
@@ -63,6 +64,7 @@ async function setUp(t: Test, options: SettingOptions = {}): Promise<Setting> {
   const url = { tag: `${at}/manifests/1`, layer: `${at}/blobs/${layer.digest}` }
   const age = async (): Promise<void> => {
     await eventually('the tag is kept', async () => (await pull(url.tag)).cache === 'hit')
+    await heard(mirror)
     clock.now += 61_000
   }
   return { hub, spare, mirror, clock, layer, manifest: held.manifest, url, age }

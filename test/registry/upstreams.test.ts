@@ -1,6 +1,6 @@
 /** What belongs to one upstream stays with it: contents, globs, how long its tags are believed. */
 import { test } from 'tap'
-import { eventually, settled } from '../support/app.ts'
+import { eventually, heard, settled } from '../support/app.ts'
 import { image, index } from '../support/images.ts'
 import { codeOf, messageOf, startTwoUpstreams } from '../support/two-upstreams.ts'
 
@@ -43,10 +43,11 @@ test('the same path on two upstreams never collides', async (t) => {
 
 test('one upstream that is down leaves the other alone', async (t) => {
   const clock = { now: 1_700_000_000_000 }
-  const { hub, quay, get } = await startTwoUpstreams(t, { now: () => clock.now, budgetMs: 2000 })
+  const { hub, quay, mirror, get } = await startTwoUpstreams(t, { now: () => clock.now, budgetMs: 2000 })
   hub.addImage('team/app', '1', small('hub'))
   quay.addImage('team/app', '1', small('quay'))
   await eventually('it is kept', async () => (await get('quay.io/team/app/manifests/1')).cache === 'hit')
+  await heard(mirror)
   await quay.stop()
   clock.now += 61_000
   t.equal((await get('quay.io/team/app/manifests/1')).cache, 'stale')
@@ -100,7 +101,7 @@ test('an empty list of what is allowed allows nothing', async (t) => {
 
 test('a tag is believed for as long as its upstream says', async (t) => {
   const clock = { now: 1_700_000_000_000 }
-  const { hub, quay, get } = await startTwoUpstreams(t, {
+  const { hub, quay, mirror, get } = await startTwoUpstreams(t, {
     now: () => clock.now,
     cache: { tagTtl: '10m', prefetch: 'off' },
     quay: { tagTtl: '1h' },
@@ -110,6 +111,7 @@ test('a tag is believed for as long as its upstream says', async (t) => {
   for (const path of ['team/app/manifests/1', 'quay.io/team/app/manifests/1']) {
     await eventually('it is kept', async () => (await get(path)).cache === 'hit')
   }
+  await heard(mirror)
   hub.moveTag('team/app', '1', small('hub, moved'))
   quay.moveTag('team/app', '1', small('quay, moved'))
   const seen = async (path: string, seed: string): Promise<boolean> =>

@@ -186,6 +186,14 @@ export async function settled(mirror: Pick<Mirror, 'url'>): Promise<void> {
   })
 }
 
+/**
+ * Everything that is in the index by now has come back to whoever wrote it. Who reads the index sees a commit before its
+ * writer has heard of it, and a question that is asked again until then joins the one that brought the answer.
+ */
+export async function heard({ app }: Pick<Mirror, 'app'>): Promise<void> {
+  await app.metadata.transaction((tx) => tx.markPulled(digestOf(Buffer.alloc(0)), 0))
+}
+
 /** Long enough for a machine that has much else to do: what never comes true is seldom, and may take its time to fail. */
 const AT_MOST_MS = 60_000
 

@@ -4,7 +4,7 @@
 import type { Test } from 'tap'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
 import { tagQuestion } from '../../src/storage/metadata/upstream-answer-index.ts'
-import { eventually, ownFolder, pull, startMirror, type Pulled } from './app.ts'
+import { eventually, heard, ownFolder, pull, startMirror, type Pulled } from './app.ts'
 import { image } from './images.ts'
 import { startTwoUpstreams, type TwoUpstreams, type TwoUpstreamsOptions } from './two-upstreams.ts'
 
@@ -25,6 +25,7 @@ export const DAY = 86_400_000
 export interface Scene extends TwoUpstreams {
   /** The wall clock goes on by so much. */
   readonly pass: (ms: number) => void
+  readonly heard: () => Promise<void>
   readonly restart: (options?: TwoUpstreamsOptions) => Promise<void>
   readonly root: string
 }
@@ -38,29 +39,31 @@ export async function scene(t: Test, options: TwoUpstreamsOptions = {}): Promise
   two.hub.addImage('library/app', '1', one)
   two.hub.addImage('library/app', undefined, signature)
   let { url } = two.mirror
-  let close = (): Promise<void> => two.mirror.close()
+  let current = two.mirror
   const get = (path: string): Promise<Pulled> => pull(`${url}/v2/${path}`)
   await eventually('it is kept', async () => (await get('app/manifests/1')).cache === 'hit')
+  await heard(two.mirror)
   return {
     ...two,
     root,
     get,
+    heard: () => heard(current),
     head: (path) => pull(`${url}/v2/${path}`, {}, 'HEAD'),
     pass: (ms) => {
       now += ms
     },
     restart: async (more = {}) => {
-      await close()
+      await current.close()
       const { cache, ...rest } = { ...all, ...more }
       const mirror = await startMirror(t, two.hub, { ...rest, ...(cache === undefined ? {} : { cache }) })
       url = mirror.url
-      close = () => mirror.close()
+      current = mirror
     },
   }
 }
 
 /** Asked until the answer is written down, which goes on behind it. */
-export async function ask(scene: Pick<Scene, 'get' | 'mirror'>, path: string): Promise<Pulled> {
+export async function ask(scene: Pick<Scene, 'get' | 'heard' | 'mirror'>, path: string): Promise<Pulled> {
   const answer = await scene.get(path)
   await eventually(`${path} is remembered`, async () => {
     const again = await scene.get(path)
@@ -68,6 +71,7 @@ export async function ask(scene: Pick<Scene, 'get' | 'mirror'>, path: string): P
     const tag = tagQuestion(parseTag(path.split('/').at(-1) ?? ''))
     return (await scene.mirror.app.metadata.upstreamAnswers.get(APP, tag)) !== undefined
   })
+  await scene.heard()
   return answer
 }
 

@@ -3,7 +3,16 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
-import { eventually, isWhole, pull, settled, simulate, startMirror, type MirrorOptions } from './app.ts'
+import {
+  eventually,
+  heard,
+  isWhole,
+  pull,
+  settled,
+  simulate,
+  startMirror,
+  type MirrorOptions,
+} from './app.ts'
 import { image, type Image } from './images.ts'
 import type { Pulled } from './app.ts'
 import type { Mirror } from './app.ts'
@@ -71,6 +80,7 @@ export async function guard(
       if (!(await pullAll())) throw new Error('the good days are none')
       await settled(mirror)
       await eventually('it is kept', async () => (await get()).cache === 'hit')
+      await heard(mirror)
       clock.now += 600_000
       // Work that goes on behind an answer is over before the bad days begin.
       await sleep(0)

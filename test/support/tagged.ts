@@ -4,7 +4,7 @@
 import type { Test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
-import { eventually, pull, simulate, startMirror, type MirrorOptions, type Pulled } from './app.ts'
+import { eventually, heard, pull, simulate, startMirror, type MirrorOptions, type Pulled } from './app.ts'
 import { image } from './images.ts'
 import type { UpstreamOptions } from './upstream.ts'
 
@@ -34,9 +34,7 @@ export async function startTagged(t: Test, options: MirrorOptions = {}, hub: Ups
       'the tag is kept',
       async () => (await record())?.checkedAt === clock.now && (await also()),
     )
-    // Who reads the index sees a commit before the writer has said so: until then whoever asks joins the first.
-    const { digest } = (await record())!
-    await mirror.app.metadata.transaction((tx) => tx.markPulled(digest, 0))
+    await heard(mirror)
   }
   return {
     upstream,

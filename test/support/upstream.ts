@@ -5,7 +5,6 @@
  * Spec: the simulator section of the wire notes. Needs nothing of the test runner, so that the demo and the
  * benchmarks use it too.
  */
-import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
@@ -285,13 +284,18 @@ export class UpstreamSimulator implements AsyncDisposable {
   }
 }
 
-/** Below those that the kernel gives out: a port that is stopped for a while must not be somebody else's then. */
-const PORTS = { first: 10_240, count: 20_000 }
+/**
+ * Below those that the kernel gives out: a port that is stopped for a while must not be somebody else's then. Each
+ * process has a share of its own, by its id, and takes one after the other.
+ */
+const PORTS = { first: 10_240, shares: 88, each: 250 }
+const share = PORTS.first + (process.pid % PORTS.shares) * PORTS.each
+let given = 0
 
 /** @param known 0: any */
 async function listenOn(server: Server, host: string, known: number): Promise<number> {
   for (let tries = 1; ; tries += 1) {
-    const port = known === 0 ? PORTS.first + randomInt(PORTS.count) : known
+    const port = known === 0 ? share + (given++ % PORTS.each) : known
     try {
       server.listen(port, host)
       await once(server, 'listening')
