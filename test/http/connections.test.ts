@@ -5,7 +5,7 @@ import type { Socket } from 'node:net'
 import { test } from 'tap'
 import { eventually } from '../support/app.ts'
 import { askAndTakeNothing, standstill } from '../support/stalled.ts'
-import { call, open, raw, replies, serveFake, type LogLine } from './fakes.ts'
+import { call, open, raw, replies, serveFake, type LogLine } from '../support/http-fakes.ts'
 
 const BIG = Buffer.alloc(64 * 1024 * 1024, 'entrepot')
 

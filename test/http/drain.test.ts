@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { Agent, request, type IncomingMessage } from 'node:http'
 import { test } from 'tap'
-import { call, open, raw, replies, serveFake } from './fakes.ts'
+import { call, open, raw, replies, serveFake } from '../support/http-fakes.ts'
 
 const BLOB = Buffer.alloc(200_000, 'drain')
 

@@ -4,7 +4,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { test, type Test } from 'tap'
 import { Exchange } from '../../src/http/exchange.ts'
-import { call } from './fakes.ts'
+import { call } from '../support/http-fakes.ts'
 
 async function serveWith(t: Test, handle: (exchange: Exchange) => void): Promise<string> {
   const server = createServer((request, response) => handle(new Exchange(request, response)))

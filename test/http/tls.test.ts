@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { connect } from 'node:tls'
 import { test } from 'tap'
 import { certificateHealth } from '../../src/http/tls.ts'
-import { raw, replies, serveFake, type Served } from './fakes.ts'
+import { raw, replies, serveFake, type Served } from '../support/http-fakes.ts'
 import '../support/folders-last.ts'
 
 const skip = spawnSync('openssl', ['version']).error ? 'openssl is missing' : false

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { digestOf } from '../../src/oci/digest.ts'
-import { identityOf, numbered, openStore, pour, readAll, startChild } from '../store/support.ts'
+import { identityOf, numbered, openStore, pour, readAll, startChild } from '../support/stores.ts'
 
 test('however often the process is killed: no torn blob, no lost one, and half ones go on', async (t) => {
   const root = t.testdir()

@@ -7,7 +7,7 @@ import { openIngests } from '../../src/storage/ingest/disk-ingest.ts'
 import { DiskBlobStore } from '../../src/storage/blobs/disk-blob-store.ts'
 import { luckOf, NO_LUCK, type Luck } from '../support/power-loss-luck.ts'
 import { PowerLossFiles } from '../support/power-loss.ts'
-import { identityOf, KiB, openStore, randomBytes, readAll, type Store } from '../store/support.ts'
+import { identityOf, KiB, openStore, randomBytes, readAll, type Store } from '../support/stores.ts'
 import type { Ingest } from '../../src/storage/ingest/ingest.ts'
 
 interface Fill {
