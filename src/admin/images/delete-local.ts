@@ -2,7 +2,7 @@
  * What a person takes away by hand: tags, images and whole repositories that were pushed here, and the hold on a
  * name that nothing is left of.
  *
- * Deleting frees no bytes; the collector does, after its grace period. What is mirrored: `mirror-removals.ts`.
+ * Deleting frees no bytes; the collector does, after its grace period. What is mirrored: `delete-mirrored.ts`.
  */
 import { matchesAny } from '../../oci/glob.ts'
 import {

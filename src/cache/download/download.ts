@@ -1,8 +1,8 @@
 /**
  * One try to bring a whole blob into one ingest, in as many requests as it takes.
  *
- * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once (`pieces.ts`).
- * A reader far ahead of the rest gets a run of its own into the same file (`far.ts`), which the others then skip: no
+ * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once (`segment-scheduler.ts`).
+ * A reader far ahead of the rest gets a run of its own into the same file (`seek-fetcher.ts`), which the others then skip: no
  * byte is asked for twice.
  */
 import { setTimeout as sleep } from 'node:timers/promises'

@@ -2,7 +2,7 @@
  * A list of an upstream, cached as a tag is: young it answers from the index, old upstream is asked about it once for
  * however many wait, and what upstream cannot say is answered stale.
  *
- * Here is decided whether upstream is asked and how long it may take; `listings.ts` says which lists there are, and what
+ * Here is decided whether upstream is asked and how long it may take; `upstream-lists.ts` says which lists there are, and what
  * stands in for them.
  */
 import { LRUCache } from 'lru-cache'

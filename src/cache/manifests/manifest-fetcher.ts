@@ -2,7 +2,7 @@
  * What upstream says of a manifest.
  *
  * Every method is one piece of work for however many wait: it answers as soon as the bytes are verified, and
- * settles when they, and what they mention, are written down (`manifest-keeper.ts`).
+ * settles when they, and what they mention, are written down (`manifest-recorder.ts`).
  */
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'

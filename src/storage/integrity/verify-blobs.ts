@@ -2,7 +2,7 @@
  * One file after the other against its name and the index.
  *
  * What looks wrong is looked at again under the digest's lock: a push, a fill or a collection may just have been at
- * it. What is done about it is in `mend-blob.ts`.
+ * it. What is done about it is in `repair-blob.ts`.
  */
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, Checked, KnownBlob } from '../metadata/audit-index.ts'
