@@ -4,6 +4,7 @@ import { content, image, type Content } from '../support/images.ts'
 import {
   eventually,
   heard,
+  ownFolder,
   isWhole,
   pull,
   pullSame,
@@ -292,7 +293,7 @@ test('a layer that comes in pieces, whose upstream breaks all of them off, comes
 test('a fallback that ignores Range, or has not got the layer, does no harm to its rest', async (t) => {
   const size = 8 * MiB
   for (const spareDay of ['ignores', 'absent', 'denies'] as const) {
-    const { hub, spare, layer, url } = await setUp(t, { size, root: t.testdir() })
+    const { hub, spare, layer, url } = await setUp(t, { size, root: ownFolder(t) })
     if (spareDay === 'ignores') spare.fault({ kind: 'blob' }, { ignoreRange: true })
     else if (spareDay === 'denies') spare.fault({}, { status: 401 })
     else spare.deleteBlob('library/big', layer.digest)
@@ -318,7 +319,7 @@ test('a fallback whose layer has another length is not asked for it again', asyn
 
 test('bytes that are wrong are asked for once more, from the fallback', async (t) => {
   for (const corrupt of [1000, 'tail'] as const) {
-    const { hub, spare, mirror, layer, url } = await setUp(t, { size: MiB, root: t.testdir() })
+    const { hub, spare, mirror, layer, url } = await setUp(t, { size: MiB, root: ownFolder(t) })
     hub.fault({ kind: 'blob' }, { corrupt })
     const pulled = await Promise.all(Array.from({ length: 20 }, () => pull(url.layer)))
     for (const it of pulled) {

@@ -3,7 +3,8 @@
  * GET is fine.
  *
  * That is believed only when a GET of the same thing has just contradicted a HEAD, and not for ever: for ten
- * minutes, doubling to an hour with every further proof, until a HEAD is answered well.
+ * minutes, doubling to an hour with every further proof, until a HEAD is answered well. What may be chance, as one that
+ * was late, is no proof the first time: GETs in place of HEADs cost pulls where pulls are counted.
  */
 import { LRUCache } from 'lru-cache'
 import type { Milliseconds } from '../upstream.ts'
@@ -13,8 +14,8 @@ const AVOIDED_MOST: Milliseconds = 3_600_000
 /** Later, what a GET finds may have come into being since the HEAD. */
 const DOUBT: Milliseconds = 10_000
 
-/** What a HEAD that gave nothing said: that there is none, or nothing that could be used. */
-type Failing = 'absent' | 'unusable'
+/** What a HEAD that gave nothing said: that there is none, nothing within its time, or nothing that could be used. */
+type Failing = 'absent' | 'late' | 'unusable'
 
 export class HeadSupport {
   readonly #now: () => Milliseconds
@@ -23,7 +24,7 @@ export class HeadSupport {
     maxSize: 1_000,
     sizeCalculation: () => 1,
   })
-  /** What HEAD called absent and GET found; once, it may have been pushed in between. */
+  /** GET found what HEAD called absent, or had no answer for; once, it may have been pushed in between, or a pause. */
   #suspicious = false
   #everWorked = false
   #avoidedFor: Milliseconds = 0
@@ -61,7 +62,7 @@ export class HeadSupport {
     if (!found || doubt === undefined || this.#now() - doubt.at > DOUBT) return
     const first = !this.#suspicious
     this.#suspicious = true
-    if (doubt.how === 'absent' && first) return
+    if (doubt.how !== 'unusable' && first) return
     this.#avoidedFor = Math.min(Math.max(this.#avoidedFor * 2, AVOIDED_FIRST), AVOIDED_MOST)
     this.#avoidedUntil = this.#now() + this.#avoidedFor
   }

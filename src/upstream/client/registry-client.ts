@@ -78,8 +78,11 @@ export class RegistryClient implements Upstream {
   async headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead> {
     if (this.#manifestHeads.avoided && !this.#sparesPulls) return { result: 'unusable' }
     const head = await this.#headManifest(name, reference, signal)
-    if (head.result === 'present') this.#manifestHeads.worked()
-    else this.#manifestHeads.failed(`${name} ${reference}`, head.result)
+    if (head === 'late' || head.result !== 'present') {
+      this.#manifestHeads.failed(`${name} ${reference}`, head === 'late' ? head : head.result)
+      return head === 'late' ? { result: 'unusable' } : head
+    }
+    this.#manifestHeads.worked()
     return head
   }
 
@@ -87,7 +90,7 @@ export class RegistryClient implements Upstream {
     name: RepositoryName,
     reference: Reference,
     signal: AbortSignal,
-  ): Promise<UpstreamHead> {
+  ): Promise<UpstreamHead | 'late'> {
     const answer = await this.#head({
       kind: 'manifest',
       name,
@@ -95,6 +98,7 @@ export class RegistryClient implements Upstream {
       headers: { accept: ACCEPT_MANIFESTS },
       signal,
     })
+    if (answer === 'late') return answer
     if (answer === undefined || isHtml(answer.headers)) return { result: 'unusable' }
     const { status, headers } = answer
     if (status === 404) return { result: 'absent' }
@@ -160,13 +164,13 @@ export class RegistryClient implements Upstream {
     const what = `${name} ${digest}`
     if (!this.#blobHeads.avoided) {
       const answer = await this.#head({ kind: 'blob', name, path: `blobs/${digest}`, signal })
-      const size =
-        answer?.status === 200 && !isHtml(answer.headers) ? contentLengthOf(answer.headers) : undefined
+      const told = answer === 'late' ? undefined : answer
+      const size = told?.status === 200 && !isHtml(told.headers) ? contentLengthOf(told.headers) : undefined
       if (size !== undefined) {
         this.#blobHeads.worked()
         return { size }
       }
-      this.#blobHeads.failed(what, answer?.status === 404 ? 'absent' : 'unusable')
+      this.#blobHeads.failed(what, answer === 'late' ? answer : told?.status === 404 ? 'absent' : 'unusable')
     }
     // A HEAD cannot prove that there is none.
     const blob = await this.blob(name, digest, { from: 0, to: 1, signal })
@@ -291,15 +295,16 @@ export class RegistryClient implements Upstream {
     return this.#manifestHeads.everWorked && this.#asking.status.pulls !== undefined
   }
 
-  /** Undefined: nothing came of it, and a GET may well be answered. */
-  async #head(question: Question): Promise<Answer | undefined> {
+  /** Undefined, or late: nothing came of it, and a GET may well be answered. */
+  async #head(question: Question): Promise<Answer | 'late' | undefined> {
     const patient = question.kind === 'manifest' && this.#sparesPulls
     const limit = patient ? {} : { headersTimeoutMs: this.#headPatienceMs }
     try {
       return await this.#asking.ask({ ...question, method: 'HEAD', ...limit })
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
-      if (isLate(error) ? !patient : mayBeHeadsFault(error, question)) return undefined
+      if (isLate(error) && !patient) return 'late'
+      if (!isLate(error) && mayBeHeadsFault(error, question)) return undefined
       throw error
     }
   }

@@ -4,7 +4,7 @@ import { Agent, request as httpRequest } from 'node:http'
 import { connect } from 'node:net'
 import { test } from 'tap'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { eventually } from '../../support/app.ts'
+import { eventually, ownFolder } from '../../support/app.ts'
 import { partialsIn } from '../../support/at-rest.ts'
 import { FaultyFiles } from '../../support/faulty-files.ts'
 import { randomBytesOf, ZERO_BLOB } from '../../support/images.ts'
@@ -70,7 +70,7 @@ test('a blob is pushed by a single POST, or refused and nothing left of it', asy
 
 test('a blob of no bytes is pushed by every way', async (t) => {
   for (const way of ['PUT', 'POST', 'PATCH'] as const) {
-    const { ask, begin, pulled, mirror } = await start(t, { root: t.testdir() })
+    const { ask, begin, pulled, mirror } = await start(t, { root: ownFolder(t) })
     const empty = { headers: { 'Content-Length': '0' } }
     const query = `?digest=${ZERO_BLOB.digest}`
     if (way === 'POST') t.equal((await ask('POST', `${UPLOADS}${query}`, empty)).status, 201)

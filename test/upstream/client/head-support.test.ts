@@ -53,18 +53,20 @@ void test('HEAD is tried again after ten minutes, and with every further proof a
   t.end()
 })
 
-void test('what HEAD calls absent may have been pushed a moment later: it counts from the second time on', (t) => {
-  const { heads } = support()
-  const contradicted = (what: string): void => {
-    heads.failed(what, 'absent')
-    heads.compare(what, true)
-  }
-  contradicted('app:1')
-  t.notOk(heads.avoided)
-  heads.worked()
-  contradicted('app:2')
-  t.notOk(heads.avoided, 'HEAD worked in between')
-  contradicted('app:1')
-  t.ok(heads.avoided)
-  t.end()
-})
+for (const how of ['absent', 'late'] as const) {
+  void test(`what HEAD calls absent may have been pushed a moment later, and what is late be chance: ${how} counts from the second time on`, (t) => {
+    const { heads } = support()
+    const contradicted = (what: string): void => {
+      heads.failed(what, how)
+      heads.compare(what, true)
+    }
+    contradicted('app:1')
+    t.notOk(heads.avoided)
+    heads.worked()
+    contradicted('app:2')
+    t.notOk(heads.avoided, 'HEAD worked in between')
+    contradicted('app:1')
+    t.ok(heads.avoided)
+    t.end()
+  })
+}
