@@ -1,7 +1,8 @@
 /**
  * How long upstream is left alone after failures in a row: longer each time.
  */
-import type { Milliseconds } from '../upstream/upstream.ts'
+import type { Milliseconds } from './units.ts'
+
 
 const FIRST: Milliseconds = 200
 const MOST: Milliseconds = 5_000

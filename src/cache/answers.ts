@@ -3,8 +3,9 @@
  *
  * Absent is `undefined`; a throw is an OciError (told to the client as it is) or a bug.
  */
+import type { Bytes } from '../base/units.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { ByteSource, Bytes } from '../storage/blobs/blob-store.ts'
+import type { ByteSource } from '../storage/blobs/blob-store.ts'
 import type { CacheStatus } from './cache-status.ts'
 
 export interface ManifestHead {

@@ -1,10 +1,11 @@
 /**
  * Where misses go: an upstream with everything we keep about it, and a repository there.
  */
+import type { Milliseconds } from '../base/units.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { RepositoryKey } from '../storage/metadata/metadata.ts'
 import type { TransferSlots } from '../upstream/limits/transfer-slots.ts'
-import type { Milliseconds, Upstream } from '../upstream/upstream.ts'
+import type { Upstream } from '../upstream/upstream.ts'
 import type { Segments } from './download/segment-policy.ts'
 import type { UpstreamState } from './resilience/upstream-state.ts'
 

@@ -4,6 +4,7 @@
  * A {@link Config} is complete: nothing in it needs another default, another file or the environment. Whatever
  * is wrong with a file is reported at once, in one {@link ConfigError}.
  */
+import type { Milliseconds } from '../base/units.ts'
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
 import { ALIASES, checkConfig, defaultUrlOf, HOST, nearest, type UpstreamFiles } from './checks.ts'
@@ -30,7 +31,6 @@ import {
   timeout,
 } from './value-types.ts'
 
-type Milliseconds = number
 
 /** One account; which of its keys belong together is checked elsewhere. */
 const accountKeys = {

@@ -1,12 +1,11 @@
 /**
  * The kinds of values a configuration has. Each knows the sentence that tells a person what it expects.
  */
+import type { Bytes, Milliseconds } from '../base/units.ts'
 import { isIP } from 'node:net'
 import * as z from 'zod'
 import { parseDuration, parsePercent, parseSize } from './units.ts'
 
-type Milliseconds = number
-type Bytes = number
 
 /** Made of one value; `expected` is what the person is told when `parse` answers undefined. */
 export function leaf<T>(expected: string, parse: (value: unknown) => T | undefined) {

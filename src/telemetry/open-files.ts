@@ -3,11 +3,11 @@
  *
  * One line in the log at most once a minute, and a counter.
  */
+import type { Milliseconds } from '../base/units.ts'
 import { readFile } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Metrics } from './metrics.ts'
 
-type Milliseconds = number
 
 /** Between two lines that say the same. */
 const LINE_EVERY: Milliseconds = 60_000

@@ -3,7 +3,8 @@
  *
  * Times are spans from now, so that they mean the same on both ends of a wire.
  */
-import type { Milliseconds } from './upstream.ts'
+import type { Milliseconds } from '../base/units.ts'
+
 
 export interface UpstreamStatus {
   /** The configuration says so. */

@@ -4,13 +4,12 @@
  * Absent is `undefined`, and only when the registry itself said so in a way that can be believed (DESIGN:
  * a GET answered 404 with an OCI error code in its body). Whatever else goes wrong is an {@link UpstreamError}.
  */
+import type { Bytes, Milliseconds } from '../base/units.ts'
 import type { Digest } from '../oci/digest.ts'
 import { isOutOfFiles } from '../base/open-files.ts'
 import type { Reference, RepositoryName } from '../oci/reference.ts'
 import type { UpstreamStatus } from './status.ts'
 
-export type Bytes = number
-export type Milliseconds = number
 
 export interface Upstream {
   /** The registry name of the configuration: `docker.io`. */

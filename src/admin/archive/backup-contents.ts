@@ -2,11 +2,11 @@
  * What of the local repositories is worth keeping: what a tag, an index or a subject leads to, and what was pushed
  * by digest alone. What was let go of, and only waits for a collection, is not.
  */
+import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { LocalSnapshot } from '../../storage/metadata/audit-index.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { ChildDescriptor } from '../../storage/metadata/metadata.ts'
 import type { SavedRepository } from './format.ts'
 

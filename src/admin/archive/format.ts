@@ -4,10 +4,10 @@
  * `entrepot.json` is the last file: an archive with it has all that it lists, or says itself what it lacks.
  * Spec: image-spec image-layout.md.
  */
+import type { Bytes } from '../../base/units.ts'
 import { MEDIA_TYPES } from '../../oci/descriptor.ts'
 import { algorithmOf, hexOf, isDigest, type Digest } from '../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { EpochMs } from '../../storage/metadata/metadata.ts'
 
 export const VERSION = 1

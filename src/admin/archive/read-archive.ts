@@ -6,11 +6,12 @@
  *
  * They are pinned until the caller lets go: no collection may take what nobody asks for so far.
  */
+import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
 import { Refused } from '../operator-error.ts'
 import type { BlobAudit } from '../../storage/metadata/audit-index.ts'
-import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
 import type { Locks } from '../../storage/locks/keyed-locks.ts'
 import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'

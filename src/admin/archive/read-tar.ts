@@ -5,9 +5,9 @@
  * contradict themselves end the reading, and an archive that ends early is told from one that ends.
  * Spec: POSIX.1-2017, pax § ustar Interchange Format and § pax Interchange Format; GNU tar, § Basic Tar Format.
  */
+import type { Bytes } from '../../base/units.ts'
 import { BLOCK, checksum } from './write-tar.ts'
 
-type Bytes = number
 
 const MOST_NAME = 100
 

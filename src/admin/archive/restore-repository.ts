@@ -3,6 +3,7 @@
  *
  * Under the repository's lock, as every push to it.
  */
+import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
@@ -11,7 +12,7 @@ import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { LocalNames } from '../../registry/naming/local-names.ts'
 import { assertMayMove, type PushSettings } from '../../registry/naming/push-policy.ts'
-import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Locks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,

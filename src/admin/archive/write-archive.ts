@@ -4,10 +4,11 @@
  * Pushes, deletes and collections go on meanwhile: what to save is read from one snapshot of the index, and its
  * bytes are pinned until they are copied. Nothing is copied that is not what its digest says.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { Refused } from '../operator-error.ts'
 import type { AuditIndex, BlobAudit, LocalSnapshot } from '../../storage/metadata/audit-index.ts'
-import type { BlobReader, BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { EpochMs } from '../../storage/metadata/metadata.ts'
 import { contentsOf } from './backup-contents.ts'
 import { usesOf } from '../../storage/integrity/findings.ts'

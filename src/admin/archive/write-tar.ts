@@ -6,7 +6,8 @@
  * a size of 8 GiB).
  * Spec: POSIX.1-2017, pax § ustar Interchange Format and § pax Interchange Format.
  */
-type Bytes = number
+import type { Bytes } from '../../base/units.ts'
+
 
 export const BLOCK = 512
 const MOST_NAME = 100

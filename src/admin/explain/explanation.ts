@@ -4,11 +4,10 @@
  * Plain JSON. Times are spans from now, in milliseconds, so that they mean the same on both ends of a wire. Nothing
  * in it is a secret: no credentials, no names of users, no paths.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { UpstreamStatus } from '../../upstream/status.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 
-type Milliseconds = number
 
 export interface Explanation {
   readonly ref: {

@@ -3,10 +3,10 @@
  *
  * The rules are those of `cache/manifests/manifest-cache.ts`, in its order; a test holds the two together. DESIGN "Freshness".
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Forecast, ImageExplained, TagExplained } from './explanation.ts'
 import { spanText } from '../../base/words.ts'
 
-type Milliseconds = number
 
 /** All that decides it. */
 interface Prospect {

@@ -4,12 +4,13 @@
  * Looks, and changes nothing: not the order in which things are evicted, nor what is kept in memory. What the files
  * hold is not read, but for the platforms of an index.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { MirroredName } from '../../cache/origin.ts'
 import type { BlobCache } from '../../cache/blobs/blob-cache.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { platformsOf } from '../../oci/manifest.ts'
-import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { KnownBytes } from '../../storage/metadata/inventory-index.ts'
 import type {
   ChildDescriptor,

@@ -4,6 +4,7 @@
  *
  * Deleting frees no bytes; the collector does, after its grace period. What is mirrored: `delete-mirrored.ts`.
  */
+import type { Bytes } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'
 import {
   isDigestReference,
@@ -11,7 +12,6 @@ import {
   parseRepositoryName,
   type RepositoryName,
 } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { PushTarget } from '../../registry/local/push-target.ts'
 import { Refused } from '../operator-error.ts'

@@ -5,6 +5,7 @@
  * its bytes, until they are evicted. Whoever pulls it again gets it from upstream. A pin does not keep it: whoever may
  * do this may change the configuration as well; it is told.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { CachedImages } from '../../cache/eviction/candidates.ts'
 import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
 import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
@@ -12,7 +13,6 @@ import type { Pinned } from '../../cache/eviction/pins.ts'
 import type { Removal } from '../../cache/eviction/removal.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { isDigestReference, type Reference, type Tag } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import {
   LOCAL,
   type EpochMs,

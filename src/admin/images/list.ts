@@ -3,15 +3,14 @@
  *
  * A list of twenty thousand is as long as it is, and nobody waits for it: between two parts everybody else has a turn.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setImmediate as turn } from 'node:timers/promises'
 import { pins } from '../../cache/eviction/pins.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { InventoryIndex } from '../../storage/metadata/inventory-index.ts'
 import { LOCAL, type EpochMs, type RepositoryKey } from '../../storage/metadata/metadata.ts'
 import { Refused } from '../operator-error.ts'
 
-type Milliseconds = number
 
 export interface ListedImage {
   /** As it is pulled here, without tag and digest. */

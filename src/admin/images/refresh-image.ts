@@ -4,6 +4,7 @@
  * Upstream is asked what the tag is, and what of it had been here before is made whole again: of an index the platforms
  * that were held, of an image all of it. What fails is told, and leaves what is here as it was.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { BlobCache } from '../../cache/blobs/blob-cache.ts'
 import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
 import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
@@ -12,7 +13,7 @@ import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { platformsOf, type ManifestContent } from '../../oci/manifest.ts'
 import { isDigestReference, type ImageReference } from '../../oci/reference.ts'
-import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import { Refused } from '../operator-error.ts'
 import { refusing, type NameRegistry } from '../../registry/registry.ts'

@@ -5,12 +5,12 @@
  * manifests names and this upstream delivered; for anything else upstream is asked about that very name, and
  * its yes is remembered. DESIGN "Blobs are shared, access is not".
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import { MAX_MANIFEST_BYTES, type Descriptor } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 import type { Fill } from './fill.ts'
 import { repositoryKey, type MirroredName } from '../origin.ts'
 import { refusalOf } from '../resilience/client-errors.ts'

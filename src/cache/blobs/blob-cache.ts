@@ -5,14 +5,15 @@
  * what upstream gave us under its name, what one of its manifests names and this upstream delivered, and for
  * anything else upstream is asked first.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
 import { OciError } from '../../oci/errors.ts'
-import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import type { Milliseconds, Upstream } from '../../upstream/upstream.ts'
+import type { Upstream } from '../../upstream/upstream.ts'
 import type { BlobAnswer, BlobHead } from '../answers.ts'
 import { BlobAccess } from './blob-access.ts'
 import { Fill, type FillContext, type FillProgress } from './fill.ts'

@@ -4,15 +4,16 @@
  * Used while storage refuses writes, and for the rest of a blob when it refused half-way. Costs upstream one
  * transfer per client; that is the price of never failing a pull because of the cache.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { createHash, type Hash } from 'node:crypto'
 import type { Logger } from 'pino'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { ByteSource, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { ByteSource } from '../../storage/blobs/blob-store.ts'
 import type { GrowingSource } from '../../storage/ingest/ingest.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 import type { ByteRange } from '../answers.ts'
 import { byteLength, slice } from '../download/chunks.ts'
 import { MAX_UNTOLD_SIZE } from '../download/download.ts'

@@ -2,12 +2,12 @@
  * What a client is answered out of a fill: that it begins in time, its bytes as they come, and where they come from
  * when the disk will not have them.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import { OciError } from '../../oci/errors.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { RepositoryIndex } from '../../storage/metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 import type { BlobAnswer } from '../answers.ts'
 import type { BlobAccess } from './blob-access.ts'
 import { BypassSource } from './bypass.ts'

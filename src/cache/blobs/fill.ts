@@ -8,9 +8,10 @@
  *
  *     running -> verified -> (adopted)      running -> absent | failed | diverted
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { BlobInfo, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobInfo } from '../../storage/blobs/blob-store.ts'
 import type { Holds } from '../../storage/locks/blob-holds.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'

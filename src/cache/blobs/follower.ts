@@ -4,7 +4,8 @@
  * The last bytes leave only when the digest is verified (`hold-back.ts`). Parts from the inside are given as the
  * bytes come.
  */
-import type { ByteSource, Bytes, GrowingRange, StoredRange } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
+import type { ByteSource, GrowingRange, StoredRange } from '../../storage/blobs/blob-store.ts'
 import { OciError } from '../../oci/errors.ts'
 import type { ByteRange } from '../answers.ts'
 import type { Attempt } from '../download/attempt.ts'

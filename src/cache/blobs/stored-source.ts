@@ -1,7 +1,8 @@
 /**
  * A finished blob, or a part of it, as bytes in order. The reader stays its owner's.
  */
-import type { BlobReader, ByteSource, Bytes, StoredRange } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
+import type { BlobReader, ByteSource, StoredRange } from '../../storage/blobs/blob-store.ts'
 import type { ByteRange } from '../answers.ts'
 
 export class ReaderSource implements ByteSource {

@@ -4,7 +4,7 @@
  * After a mismatch a second attempt is made beside the first: followers go on reading what they have begun with
  * until it is known where the two differ.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { Berth } from './disk-reservation.ts'
 import type { Download } from './download.ts'

@@ -4,9 +4,9 @@
  * Bytes that are not their digest are fetched once more, from byte 0 and into a file of their own beside the first,
  * before anybody is told: followers hold what they have of it.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'

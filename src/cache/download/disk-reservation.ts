@@ -5,8 +5,9 @@
  * What is larger than the whole budget may use a file for as long as it is followed; it never becomes a blob, and
  * nothing of it is kept. What the disk has no room for at all is refused.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
-import type { BlobInfo, BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobInfo, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Ingest, IngestIdentity, IngestStore, VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { Locks } from '../../storage/locks/keyed-locks.ts'
 import type { Admission, Room } from '../eviction/disk-space.ts'

@@ -5,16 +5,16 @@
  * A reader far ahead of the rest gets a run of its own into the same file (`seek-fetcher.ts`), which the others then skip: no
  * byte is asked for twice.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
 import { giveBack } from '../../storage/ingest/release-buffers.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'
-import { UpstreamError, type Milliseconds, type UpstreamBlob } from '../../upstream/upstream.ts'
+import { UpstreamError, type UpstreamBlob } from '../../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
 import type { Origin } from '../origin.ts'
 import { Far } from './seek-fetcher.ts'

@@ -1,7 +1,7 @@
 /**
  * Where two tries at the same blob part: who was sent no byte from there on may go on with the better one.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { GrowingSource } from '../../storage/ingest/ingest.ts'
 
 const STEP: Bytes = 1024 * 1024

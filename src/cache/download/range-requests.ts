@@ -3,9 +3,8 @@
  *
  * Every byte belongs to one run at the most: a run ends where another has begun, or where bytes are already.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 
 export interface Stretch {
   readonly start: Bytes

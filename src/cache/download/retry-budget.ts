@@ -4,13 +4,13 @@
  * Progress resets the budget, so an upstream that breaks off every few megabytes is still good for a 10 GB
  * layer; one that gives a byte at a time is not.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import type { UpstreamError, Milliseconds } from '../../upstream/upstream.ts'
+import type { UpstreamError } from '../../upstream/upstream.ts'
 import { backoff } from '../../base/backoff.ts'
 import type { Origin } from '../origin.ts'
 

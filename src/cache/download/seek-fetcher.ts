@@ -4,12 +4,11 @@
  * Where that fails, nothing is fetched for anybody for a while; whoever waits then asks again. The main run comes by
  * everywhere in the end, so nobody hangs on this.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import { backoff } from '../../base/backoff.ts'
 import { Run, type Runs, type Stretch } from './range-requests.ts'
 import { Turn } from './transfer-slot.ts'

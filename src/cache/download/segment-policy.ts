@@ -4,8 +4,8 @@
  * What an upstream can bear is learned: one that does not honour `Range` gets one request for each blob, one that
  * says 429 or 503, or lets no more than a few in, gets fewer at once, for a while.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import type { Bytes, Milliseconds } from '../../base/units.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 
 /** How long "it does not honour ranges" is believed. */
 const REFUSAL_MEMORY: Milliseconds = 600_000

@@ -6,11 +6,11 @@
  * in order from the first gap on, so what is there without a gap grows all the time. What holds that up is never waited
  * for while somebody else could bring it.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 import { backoff } from '../../base/backoff.ts'
 import { Run, type Runs, type Stretch } from './range-requests.ts'
 import type { Segments } from './segment-policy.ts'

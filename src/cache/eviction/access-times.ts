@@ -4,10 +4,10 @@
  * A blob is written at most once a minute, however often it is pulled, and all of them together. What a crash loses is
  * the last minute; a clean stop loses nothing.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 
 const EVERY_MS: Milliseconds = 60_000
 

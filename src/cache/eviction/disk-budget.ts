@@ -4,12 +4,11 @@
  * Whoever pulls is never kept waiting for a budget, only for a disk that is full. One eviction runs at a time; what is
  * asked for while it runs is looked at after it. It costs a small share of the time, however large the index is.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { IngestIdentity } from '../../storage/ingest/ingest.ts'
 import type { Locks } from '../../storage/locks/keyed-locks.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import {
   bytesOf,
   limitsOf,

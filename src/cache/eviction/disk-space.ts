@@ -4,7 +4,7 @@
  * Whoever keeps the budget stands behind it: what it frees is what was pulled longest ago, never what was pushed,
  * pinned, or is in use.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { IngestIdentity } from '../../storage/ingest/ingest.ts'
 
 export interface Room {

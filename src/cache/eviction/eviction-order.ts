@@ -4,12 +4,11 @@
  * First what is left of downloads that nobody has gone on with, then whole images and blobs that belong to none; only
  * when that is not enough, parts of images that are in use. What somebody reads or brings at this moment stays.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
 import type { IngestIdentity, IngestStore, PartialUpload } from '../../storage/ingest/ingest.ts'
 import { LOCAL, type EpochMs } from '../../storage/metadata/metadata.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import type { CachedImages, Doomed } from './candidates.ts'
 import { bytesIn, type Removal } from './removal.ts'
 

@@ -1,7 +1,8 @@
 /**
  * How much of the disk the mirror may have: what the configuration says, on a disk of a certain size.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
+
 
 /** The smaller of what is given; neither: no limit. */
 export interface Share {

@@ -5,7 +5,8 @@
  * enough; it never takes what `cache.minFree` keeps free. Nobody is refused who would find room after an eviction, and
  * nothing is evicted for whoever is refused anyway.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
+
 
 interface PushRoomOptions {
   /** What of the file system is free, and may be taken by a push; less than 0 where even less is left. */

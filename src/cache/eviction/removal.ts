@@ -6,8 +6,9 @@
  * a row without a file is a pull that fails. Only where the index takes no write, as on a full disk, the file goes
  * first: it is a miss that heals.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { EvictionIndex, Holding, MirroredBlob } from '../../storage/metadata/eviction-index.ts'
 import type { Holds } from '../../storage/locks/blob-holds.ts'
 import type { Locks } from '../../storage/locks/keyed-locks.ts'

@@ -4,7 +4,7 @@
  * The index tells the bytes of blobs, the folder of partial files those of downloads. A download that was admitted
  * counts with its whole size from the start: else a hundred that begin together would each find room for one.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
 import type { IngestIdentity, IngestStore, PartialDownload } from '../../storage/ingest/ingest.ts'
 import { LOCAL } from '../../storage/metadata/metadata.ts'

@@ -4,9 +4,9 @@
  * It lives in the index, within a weight of its own, so that what strangers make us ask can never take the room of
  * images. What cannot be written down is answered all the same, and asked again.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore, RepositoryKey } from '../../storage/metadata/metadata.ts'
 import {
   answerWeight,
@@ -14,7 +14,6 @@ import {
   type UpstreamAnswer,
   type UpstreamQuestion,
 } from '../../storage/metadata/upstream-answer-index.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import type { Room } from '../eviction/disk-space.ts'
 
 /** A body that is larger is not kept: reading it takes some 30 ms. It has room for 50,000 tags of a common length. */

@@ -5,13 +5,13 @@
  * Here is decided whether upstream is asked and how long it may take; `upstream-lists.ts` says which lists there are, and what
  * stands in for them.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { UpstreamAnswer, UpstreamQuestion } from '../../storage/metadata/upstream-answer-index.ts'
-import { UpstreamError, withoutFrames, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError, withoutFrames } from '../../upstream/upstream.ts'
 import type { AnswerCache } from './answer-cache.ts'
 import type { CacheStatus } from '../cache-status.ts'
 import { Freshness, goneList, type FreshnessSettings } from '../manifests/freshness.ts'

@@ -4,12 +4,12 @@
  * Bounded in pages and bytes. Cursors are upstream's own words and are followed as they are; one that leads to where we
  * have been ends the list.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { MEDIA_TYPES } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { jsonInTurns, sortedInTurns } from '../../base/large-list.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
-import { UpstreamError, type Milliseconds, type Upstream } from '../../upstream/upstream.ts'
+import { UpstreamError, type Upstream } from '../../upstream/upstream.ts'
 import { MAX_KEPT_BODY } from './answer-cache.ts'
 
 /** What every registry is known to give at once. Many refuse more. */

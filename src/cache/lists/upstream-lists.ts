@@ -7,12 +7,13 @@
  * referrers only for a manifest that is here, because a signature check would take it for "unsigned".
  * Without a referrers API upstream the answer is "absent", so that clients fall back to the tag schema.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { referrersPage } from '../../oci/referrers.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import { referrersQuestion, TAG_LIST } from '../../storage/metadata/upstream-answer-index.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 import type { ReferrersAnswer, TagsAnswer } from '../answers.ts'
 import { ATTESTATION_TTL_MS, isAttestation } from '../prefetch/attestation.ts'
 import {

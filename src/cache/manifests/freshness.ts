@@ -2,9 +2,10 @@
  * How long what we know of a tag is believed, and how long it answers when upstream cannot, does not, or had better
  * not be asked. DESIGN "Freshness".
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'
 import type { Tag } from '../../oci/reference.ts'
-import type { Milliseconds, UpstreamError } from '../../upstream/upstream.ts'
+import type { UpstreamError } from '../../upstream/upstream.ts'
 import type { MirroredName, Origin } from '../origin.ts'
 
 export interface FreshnessSettings {

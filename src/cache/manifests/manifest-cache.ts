@@ -6,13 +6,14 @@
  * Here is decided whether upstream is asked, how long it may take, and what answers when it does not;
  * `manifest-fetcher.ts` does the asking. DESIGN "Freshness" is the law of both.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { isDigestReference, type Reference, type Tag } from '../../oci/reference.ts'
 import type { MetadataStore, TagRecord } from '../../storage/metadata/metadata.ts'
 import { tagQuestion } from '../../storage/metadata/upstream-answer-index.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 import type { ManifestHead } from '../answers.ts'
 import type { CacheStatus } from '../cache-status.ts'
 import type { AnswerCache } from '../lists/answer-cache.ts'

@@ -4,12 +4,12 @@
  * Every method is one piece of work for however many wait: it answers as soon as the bytes are verified, and
  * settles when they, and what they mention, are written down (`manifest-recorder.ts`).
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import { isDigestReference, type Reference, type Tag } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { TagRecord } from '../../storage/metadata/metadata.ts'
-import type { Milliseconds, UpstreamManifest } from '../../upstream/upstream.ts'
+import type { UpstreamManifest } from '../../upstream/upstream.ts'
 import type { ManifestHead } from '../answers.ts'
 import type { CacheStatus } from '../cache-status.ts'
 import { gone } from './freshness.ts'

@@ -2,6 +2,7 @@
  * Writing down what upstream says of manifests and tags, behind the answers. What cannot be written down is answered
  * all the same.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import { parseManifest } from '../../oci/manifest.ts'
@@ -9,7 +10,7 @@ import type { Tag } from '../../oci/reference.ts'
 import type { MetadataStore, TagRecord } from '../../storage/metadata/metadata.ts'
 import { StorageError } from '../../storage/storage-error.ts'
 import { tagQuestion } from '../../storage/metadata/upstream-answer-index.ts'
-import { UpstreamError, type Milliseconds, type UpstreamManifest } from '../../upstream/upstream.ts'
+import { UpstreamError, type UpstreamManifest } from '../../upstream/upstream.ts'
 import type { Manifest, ManifestShelf } from './manifest-store.ts'
 import { MovedTags } from './pending-tag-moves.ts'
 import type { AnswerCache } from '../lists/answer-cache.ts'

@@ -3,6 +3,7 @@
  *
  * Keyed by digest only. Which repository may read one, and what a tag names, is asked of the index each time.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import { isManifestType, MAX_MANIFEST_BYTES, type Descriptor } from '../../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
@@ -10,12 +11,11 @@ import { OciError } from '../../oci/errors.ts'
 import { turnFor } from '../../base/large-document.ts'
 import { contentWeight, parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import type { Tag } from '../../oci/reference.ts'
-import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Holds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
 import type { Locks } from '../../storage/locks/keyed-locks.ts'
 import type { ManifestRecord, MetadataStore } from '../../storage/metadata/metadata.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from '../origin.ts'
 import { ownBytes } from '../../base/compact-buffer.ts'
 import type { Room } from '../eviction/disk-space.ts'

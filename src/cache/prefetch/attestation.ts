@@ -4,9 +4,9 @@
  * Docker 29 and later fetches that of the platform it pulls, and asks for its referrers on every pull. An index is
  * immutable and names them itself, so what is said of them is believed for long.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { ATTESTATION, type Descriptor } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 
 /** How long the list of what refers to one is believed, and that there is none. */
 export const ATTESTATION_TTL_MS: Milliseconds = 86_400_000

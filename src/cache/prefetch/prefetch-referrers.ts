@@ -6,6 +6,7 @@
  * that filled the cache never asked. Work in the background, bounded in number and bytes, and none that the quota of
  * pulls does not allow: what is left out is asked for when a client asks.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
@@ -14,11 +15,9 @@ import { OciError } from '../../oci/errors.ts'
 import type { ManifestContent } from '../../oci/manifest.ts'
 import type { Reference } from '../../oci/reference.ts'
 import { referrersTag } from '../../oci/referrers.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import { referrersQuestion } from '../../storage/metadata/upstream-answer-index.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import type { AnswerCache } from '../lists/answer-cache.ts'
 import { subjectOfAttestation } from './attestation.ts'
 import type { BlobCache } from '../blobs/blob-cache.ts'

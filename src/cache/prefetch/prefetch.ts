@@ -5,11 +5,11 @@
  * are started behind it. A config follows its manifest. An index, a HEAD or a part set nothing in motion.
  * Only hints live here: what is forgotten costs nothing but the head start.
  */
+import type { Bytes } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
 import type { BlobCache } from '../blobs/blob-cache.ts'
 import type { Manifest } from '../manifests/manifest-store.ts'
 import type { MirroredName } from '../origin.ts'

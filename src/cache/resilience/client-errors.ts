@@ -4,10 +4,11 @@
  * DESIGN "Freshness": a quick honest error, never a 404 for "cannot say" - a client that believes an image
  * does not exist stops asking, one that gets 503 goes to its next registry.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { OciError } from '../../oci/errors.ts'
 import { outOfFiles } from '../../base/open-files.ts'
 import type { RepositoryIndex } from '../../storage/metadata/metadata.ts'
-import { UpstreamError, type Milliseconds } from '../../upstream/upstream.ts'
+import { UpstreamError } from '../../upstream/upstream.ts'
 import { repositoryKey, type MirroredName } from '../origin.ts'
 
 /** As long as a failure is remembered. */

@@ -4,14 +4,14 @@
  * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed nobody else has a copy, and
  * "not here" would be a lie.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import { isOutOfFiles } from '../../base/open-files.ts'
-import type { BlobInfo, BlobReader, BlobStore, Bytes, ListedBlob } from '../../storage/blobs/blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore, ListedBlob } from '../../storage/blobs/blob-store.ts'
 import type { Holds } from '../../storage/locks/blob-holds.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import { Outage } from './outage-log.ts'
 import type { StorageHealth } from './storage-health.ts'
 

@@ -4,6 +4,7 @@
  * What is forgotten this way is asked of upstream again. Local repositories use the index itself: for them
  * "not known" would be a lie.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { InventoryIndex } from '../../storage/metadata/inventory-index.ts'
 import type {
@@ -20,7 +21,6 @@ import type {
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
 import type { UpstreamAnswerIndex } from '../../storage/metadata/upstream-answer-index.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import { Outage } from './outage-log.ts'
 
 export class TolerantMetadata implements MetadataStore {

@@ -4,8 +4,8 @@
  * It is over when it works and for a while nothing has failed: a disk that is nearly full takes small files, a
  * damaged database answers some questions.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 
 const QUIET_MS: Milliseconds = 30_000
 

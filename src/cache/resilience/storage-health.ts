@@ -4,12 +4,12 @@
  *
  * One warning when it begins, one line when it is over; every refusal is counted.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import { isOutOfFiles } from '../../base/open-files.ts'
 import { isDiskFull } from '../../storage/storage-error.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { OpenFiles } from '../../telemetry/open-files.ts'
-import type { Milliseconds } from '../../upstream/upstream.ts'
 import { Outage } from './outage-log.ts'
 
 /** After a refusal new fills do not try the disk for this long. */

@@ -4,11 +4,11 @@
  * One object per upstream. Everything in it is a hint with an expiry: losing it costs a request, never an
  * answer. An interface, because replicas will want to share it.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
-import { withoutFrames, type Milliseconds, type UpstreamError } from '../../upstream/upstream.ts'
+import { withoutFrames, type UpstreamError } from '../../upstream/upstream.ts'
 
 export interface UpstreamState {
   /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */

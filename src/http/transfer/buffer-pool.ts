@@ -4,7 +4,7 @@
  * A buffer is used again only after its write callback: until then the kernel may still read it. What was
  * lent to a read or write that did not come back in order is dropped, never reused.
  */
-import type { Bytes } from '../../storage/blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { Outlet } from './response-writer.ts'
 
 const BIG: Bytes = 1024 * 1024

@@ -5,12 +5,12 @@
  * the bytes. Whatever is handed to the kernel stays referenced by the object: it writes where it was told to, also
  * when the garbage collector has given that memory to somebody else.
  */
+import type { Bytes } from '../../base/units.ts'
 import { readFile } from 'node:fs/promises'
 import type * as Ffi from 'node:ffi'
 import { platform, arch } from 'node:process'
 
 type Descriptor = number
-type Bytes = number
 
 export interface Kernel {
   /**

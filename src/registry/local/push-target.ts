@@ -4,11 +4,11 @@
  * A success told to the client is a promise: what it names is on the disk, synced, and in the index, committed.
  * A throw is an OciError (told to the client as it is) or a bug.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import type { Reference, RepositoryName, Tag } from '../../oci/reference.ts'
 import type { Cause } from '../notifications/event.ts'
 
-type Bytes = number
 
 /** Who pushes, as far as it decides what may be pushed. */
 export interface Pusher {

@@ -6,12 +6,13 @@
  * accordingly: a push that asks whether a blob is here, mounts it, or names it in a manifest, hears that it is not,
  * sends it again, and has healed it.
  */
+import type { Bytes } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import { MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { turnFor } from '../../base/large-document.ts'
-import type { BlobInfo, BlobReader, BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 
 const HOT_BYTES: Bytes = 16 * 1024 * 1024

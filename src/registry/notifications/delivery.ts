@@ -4,6 +4,7 @@
  * Taken is what is answered 2xx or 3xx. An event leaves the store after that, so one that was told when the process
  * ended is told again. Nobody waits for a delivery, and none waits for another end-point's.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { Agent, ProxyAgent, type Dispatcher } from 'undici'
@@ -12,7 +13,6 @@ import type { Metrics } from '../../telemetry/metrics.ts'
 import type { Backlog } from './backlog.ts'
 import { envelopeOf, EVENTS_TYPE } from './envelope.ts'
 
-type Milliseconds = number
 
 interface DeliveryOptions {
   readonly url: string

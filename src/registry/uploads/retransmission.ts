@@ -5,9 +5,9 @@
  * which the bytes are here already, what it sends is compared with them: as long as they are the same it is a
  * repetition, and only what goes on beyond them is new.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 
-type Bytes = number
 
 type Received = Pick<UploadIngest, 'prefix' | 'read'>
 

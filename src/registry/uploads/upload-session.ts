@@ -2,12 +2,13 @@
  * One upload session: bytes are appended to its partial file, and it is finished as a blob of its repository or
  * cancelled. Of all that changes a session one thing happens at a time.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { ExpectedBytes, PushRoom } from '../../cache/eviction/push-space.ts'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { BlobStore, Bytes } from '../../storage/blobs/blob-store.ts'
+import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Holds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore, UploadIngest, VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { Locks } from '../../storage/locks/keyed-locks.ts'

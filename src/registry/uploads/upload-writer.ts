@@ -3,10 +3,10 @@
  *
  * What is not written yet is little, however fast the client and slow the disk: beyond that nothing is read.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 import { giveBack } from '../../storage/ingest/release-buffers.ts'
 
-type Bytes = number
 
 /** Of one body, not yet given to the disk. */
 const MOST_HELD: Bytes = 512 * 1024

@@ -1,10 +1,10 @@
 /**
  * Verified bytes by digest. Nothing unverified ever becomes visible here.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { VerifiedFile } from '../ingest/ingest.ts'
 
-export type Bytes = number
 /** Milliseconds since 1970. */
 type EpochMs = number
 

@@ -4,6 +4,7 @@
  *
  * Reads whatever is there; only `quarantine` changes anything.
  */
+import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -16,7 +17,6 @@ import { OpenFile } from '../files/open-file.ts'
 import { parseFileName } from '../ingest/partial-identity.ts'
 import { putAside, QUARANTINE } from './quarantine.ts'
 import type { BlobAudit, Checked, FileIdentity, Leftovers } from '../metadata/audit-index.ts'
-import type { Bytes } from './blob-store.ts'
 import type { Hashers } from '../ingest/hasher.ts'
 
 /** Between two of these it may rest, or end. */

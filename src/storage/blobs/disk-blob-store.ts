@@ -3,6 +3,7 @@
  *
  * A name appears only by renaming a file whose bytes were verified and synced, so what can be seen is whole.
  */
+import type { Bytes } from '../../base/units.ts'
 import path from 'node:path'
 import { isDigest, type Digest } from '../../oci/digest.ts'
 import { blobPath } from './blob-path.ts'
@@ -11,7 +12,7 @@ import { InProcessLocks, type Locks } from '../locks/keyed-locks.ts'
 import { OpenFile } from '../files/open-file.ts'
 import { putAside } from './quarantine.ts'
 import { isDiskFull } from '../storage-error.ts'
-import type { BlobInfo, BlobReader, BlobStore, ListedBlob, Bytes } from './blob-store.ts'
+import type { BlobInfo, BlobReader, BlobStore, ListedBlob } from './blob-store.ts'
 import type { VerifiedFile } from '../ingest/ingest.ts'
 
 const NEVER = new AbortController().signal

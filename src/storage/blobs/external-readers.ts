@@ -4,9 +4,10 @@
  * It says nothing when it has one open, so what is told stays for a while: held as by a reader of our own, and nothing
  * is told that somebody may just be taking away.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { blobName } from './blob-path.ts'
-import type { BlobStore, Bytes } from './blob-store.ts'
+import type { BlobStore } from './blob-store.ts'
 import type { Holds } from '../locks/blob-holds.ts'
 import type { Locks } from '../locks/keyed-locks.ts'
 

@@ -1,11 +1,11 @@
 /**
  * Files that are not ours to keep: backups, wherever somebody wants them.
  */
+import type { Bytes } from '../../base/units.ts'
 import { randomBytes } from 'node:crypto'
 import { chmod, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { OpenFile } from './open-file.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { Files } from './files.ts'
 
 /** What is not on the disk yet is everybody's page cache. */

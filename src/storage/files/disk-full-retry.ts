@@ -5,7 +5,7 @@
  * what was not written. Only where nothing is left that may go does the error go up. A sync is never made again: what
  * it could not bring to the disk nobody can vouch for.
  */
-import type { Bytes } from '../blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { Files } from './files.ts'
 import type { MetadataStore } from '../metadata/metadata.ts'
 import type { Reserve } from './disk-reserve.ts'

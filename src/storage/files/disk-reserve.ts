@@ -4,9 +4,9 @@
  * Nobody else gets what it gives up: a write that found the disk full is made again after each piece that was given
  * up. It is filled again once there is room.
  */
+import type { Bytes } from '../../base/units.ts'
 import { randomFillSync } from 'node:crypto'
 import { open, stat, truncate } from 'node:fs/promises'
-import type { Bytes } from '../blobs/blob-store.ts'
 import { PRIVATE_FILE } from './private-file.ts'
 import { isDiskFull } from '../storage-error.ts'
 

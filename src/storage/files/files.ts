@@ -6,9 +6,9 @@
  * number may already belong to another file. An interface because what it promises is only worth something
  * when tests can take it away: everything unsynced (power loss), all space (ENOSPC), all permission (EROFS).
  */
+import type { Bytes } from '../../base/units.ts'
 import fs from 'node:fs'
 import { Gate } from '../../base/limiter.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 
 export type Descriptor = number
 

@@ -6,10 +6,10 @@
  * and whoever waits is told after a while. What was begun may still happen then: its descriptor stays open for it, and
  * its buffers and its file must not be used for anything else.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { DiskHangs } from '../storage-error.ts'
 import type { Descriptor, Files } from './files.ts'
 
-type Milliseconds = number
 
 /** Of sixteen (start.js); syncs have four of their own (files.ts). */
 const MOST_CHANGES = 6

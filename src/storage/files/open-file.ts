@@ -4,7 +4,7 @@
  * It is closed when its owner and all who retained it are done, and never below a running operation: each
  * counts as a user. So a late read can fail, but can never read whatever file got the number next.
  */
-import type { Bytes } from '../blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { Descriptor, FileInfo, Files } from './files.ts'
 
 export class OpenFile implements Disposable {

@@ -7,10 +7,11 @@
  * lock that a push holds from its check to its commit, so a push or a mount that needs the thing wins. Nothing
  * that was mirrored is collected.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
-import type { BlobStore, Bytes } from '../blobs/blob-store.ts'
+import type { BlobStore } from '../blobs/blob-store.ts'
 import type { Locks } from '../locks/keyed-locks.ts'
 import type {
   EpochMs,
@@ -23,7 +24,6 @@ import type {
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { breathe, CollectionPlan } from './dry-run.ts'
 
-type Milliseconds = number
 
 interface CollectorOptions {
   readonly store: BlobStore

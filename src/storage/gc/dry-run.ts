@@ -4,9 +4,10 @@
  * The same questions as the sweeps ask, as if what was found already had gone: a manifest takes its children and
  * its referrers along, a manifest its blobs' links, a link its bytes.
  */
+import type { Bytes } from '../../base/units.ts'
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Digest } from '../../oci/digest.ts'
-import type { BlobInfo, Bytes } from '../blobs/blob-store.ts'
+import type { BlobInfo } from '../blobs/blob-store.ts'
 import type {
   EpochMs,
   Garbage,

@@ -6,6 +6,7 @@
  * Of a download only what its sidecar vouches for counts. An upload is written from 0 on without gaps, so as
  * long as the machine has not gone down all of its file counts. What nobody came back for in time is removed.
  */
+import type { Bytes } from '../../base/units.ts'
 import { randomBytes } from 'node:crypto'
 import path from 'node:path'
 import { currentBoot } from '../files/boot-id.ts'
@@ -34,7 +35,6 @@ import { readSidecar } from './sidecar.ts'
 import { isDiskFull } from '../storage-error.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { Hashers } from './hasher.ts'
 import type {
   AdoptedUpload,

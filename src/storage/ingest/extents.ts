@@ -3,7 +3,8 @@
  *
  * Half-open ranges, sorted, never touching each other: what touches is merged.
  */
-import type { Bytes } from '../blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
+
 
 interface Extent {
   readonly start: Bytes

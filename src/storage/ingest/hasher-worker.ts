@@ -4,11 +4,11 @@
  * Several files take turns in pieces, so a layer of gigabytes does not starve a small one. A descriptor is let
  * go of with the last message about its job (`digest`, `failed` or `released`), never later.
  */
+import type { Bytes } from '../../base/units.ts'
 import { createHash, type Hash } from 'node:crypto'
 import { readSync } from 'node:fs'
 import { parentPort } from 'node:worker_threads'
 import type { DigestAlgorithm } from '../../oci/digest.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { Descriptor } from '../files/files.ts'
 
 export type HasherRequest =

@@ -5,10 +5,10 @@
  * would be every other request's latency. A job follows one open file; it holds on to the descriptor until the
  * thread has let go of it. A thread that dies fails its jobs, and the next job gets a new one.
  */
+import type { Bytes } from '../../base/units.ts'
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import type { DigestAlgorithm } from '../../oci/digest.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { HasherReply, HasherRequest } from './hasher-worker.ts'
 import type { OpenFile } from '../files/open-file.ts'
 

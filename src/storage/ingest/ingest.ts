@@ -5,9 +5,9 @@
  * prefix [0, n) is what is hashed. A sidecar beside the file records what was *synced*, so that after a crash
  * only that counts. Shared by mirror fills and pushes: digest verification exists exactly once.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 
 /** What followers depend on; another process's fill could stand behind it one day. */
 export interface GrowingSource {

@@ -4,6 +4,7 @@
  * No byte is ever written twice: what the file already has is kept, so the bytes that were hashed are the bytes
  * that are there. After `verify` began nothing is written any more, so they are also the bytes that are adopted.
  */
+import type { Bytes } from '../../base/units.ts'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
 import type { ExtentMap } from './extents.ts'
 import { dropBytes, type OpenFile } from '../files/open-file.ts'
@@ -11,7 +12,6 @@ import { PartialHash } from './partial-hash.ts'
 import { hashedBy, isUpload, type PartialIdentity } from './partial-identity.ts'
 import { noteSidecar, writeSidecar } from './sidecar.ts'
 import { isHangingDisk } from '../storage-error.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { Files } from '../files/files.ts'
 import type { Hashers } from './hasher.ts'
 import type { Ingest, IngestIdentity, UploadIdentity, UploadIngest, VerifiedFile } from './ingest.ts'

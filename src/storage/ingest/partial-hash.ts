@@ -1,9 +1,9 @@
 /**
  * The hash of a file that is still being written: in a thread, behind the writer, from the first MiB on.
  */
+import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
 import type { DigestAlgorithm } from '../../oci/digest.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { HashJob, Hashers } from './hasher.ts'
 import type { OpenFile } from '../files/open-file.ts'
 

@@ -7,7 +7,8 @@
  * others a scavenge every few MiB gets rid, for a millisecond here and as much in V8's threads. That needs
  * `--expose-gc`, which `npm start` gives; without it V8 does as it thinks best.
  */
-import type { Bytes } from '../blobs/blob-store.ts'
+import type { Bytes } from '../../base/units.ts'
+
 
 /** With 8 MiB V8 still begins to mark by itself (measured), with 2 the scavenges cost more than they save. */
 const EVERY: Bytes = 4 * 1024 * 1024

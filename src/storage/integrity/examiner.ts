@@ -4,10 +4,11 @@
  *
  * It is mended as a repair mends it, told once, counted, and what an upstream gave is fetched again.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, ScrubIndex } from '../metadata/audit-index.ts'
-import type { BlobStore, Bytes } from '../blobs/blob-store.ts'
+import type { BlobStore } from '../blobs/blob-store.ts'
 import type { Locks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import type { QuarantineHealth } from '../../registry/registry.ts'

@@ -1,11 +1,11 @@
 /**
  * What a look at everything finds, in plain JSON: it may have come from another process.
  */
+import type { Bytes } from '../../base/units.ts'
 import { LOCAL, type RepositoryKey } from '../metadata/metadata.ts'
 import type { AuditIndex, KnownBlob } from '../metadata/audit-index.ts'
 import type { Digest } from '../../oci/digest.ts'
 
-type Bytes = number
 
 /**
  * - `database`: the index itself is damaged; nothing else is looked at then

@@ -6,13 +6,14 @@
  * whether it was pushed or mirrored. The rest is written down as nobody's, from now on: a collection frees it after its
  * grace period. Nobody else uses the folder meanwhile.
  */
+import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import { algorithmOf, digestOf, hexOf, type Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../oci/reference.ts'
 import type { AuditIndex } from '../metadata/audit-index.ts'
-import type { BlobStore, Bytes } from '../blobs/blob-store.ts'
+import type { BlobStore } from '../blobs/blob-store.ts'
 import { LOCAL, type EpochMs, type MetadataStore } from '../metadata/metadata.ts'
 import type { Finding } from './findings.ts'
 

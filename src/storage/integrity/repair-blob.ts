@@ -7,9 +7,10 @@
  * is told the truth, and a push of the right bytes, or an upstream that gives the same, puts all in order. The
  * digest's lock must be held.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, Checked, KnownBlob, Naming } from '../metadata/audit-index.ts'
-import type { BlobStore, Bytes } from '../blobs/blob-store.ts'
+import type { BlobStore } from '../blobs/blob-store.ts'
 import { LOCAL, type EpochMs, type MetadataStore } from '../metadata/metadata.ts'
 import type { Outcome } from './findings.ts'
 

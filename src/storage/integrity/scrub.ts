@@ -5,15 +5,14 @@
  * It begins when half of the interval is over, as fast as it takes to be through well before the other half is, and
  * gives way to everybody else as long as there is time.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, ScrubIndex } from '../metadata/audit-index.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { Examiner } from './examiner.ts'
 
-type Milliseconds = number
 
 /** Of the interval: from then on a blob is due; from then on it does not wait for anybody any more. */
 const DUE = 0.5

@@ -4,9 +4,10 @@
  * What looks wrong is looked at again under the digest's lock: a push, a fill or a collection may just have been at
  * it. What is done about it is in `repair-blob.ts`.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, Checked, KnownBlob } from '../metadata/audit-index.ts'
-import type { BlobStore, Bytes } from '../blobs/blob-store.ts'
+import type { BlobStore } from '../blobs/blob-store.ts'
 import type { Locks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import { originOf, usesOf, type Finding, type Outcome } from './findings.ts'

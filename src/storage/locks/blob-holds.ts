@@ -4,9 +4,9 @@
  * A reader has them open, a download is on its way to them, a backup is about to read them, a restore about to
  * name them. Holds do not outlive the process; neither does whoever holds, but for who was told a name.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 
-type Milliseconds = number
 
 /** From being told where a file is to having it open; one that is busy takes a while. */
 const TOLD_MS: Milliseconds = 60_000

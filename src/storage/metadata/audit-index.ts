@@ -3,9 +3,9 @@
  *
  * Each list is what one moment holds, in pages; whoever mends looks again under the locks that pushes take.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { ChildDescriptor, EpochMs, RepositoryKey } from './metadata.ts'
 
 /** Bytes that the index speaks of. */

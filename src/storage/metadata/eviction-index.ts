@@ -4,9 +4,9 @@
  * An image is a manifest that no other manifest here names, with all it refers to. Reads block the thread: lists come
  * in parts, and each answer is what one moment holds. Whoever takes something away looks again under its lock.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { Tag } from '../../oci/reference.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { EpochMs, RepositoryKey } from './metadata.ts'
 
 /** Bytes in the index: of blobs, and of the answers of upstreams that it keeps itself. */

@@ -3,9 +3,9 @@
  *
  * Each answer is what one moment holds, and little work: reads block the thread.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { Tag } from '../../oci/reference.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { EpochMs, Page, RepositoryKey } from './metadata.ts'
 
 /** Bytes that the index knows. Whether their file is there is the disk's to say. */

@@ -5,11 +5,12 @@
  * two upstreams never collides. `registry` is the upstream's key, or {@link LOCAL} for what was pushed here.
  * Reads see what was committed; a write resolves when it is durable.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Descriptor } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { ManifestContent } from '../../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
-import type { BlobInfo, Bytes } from '../blobs/blob-store.ts'
+import type { BlobInfo } from '../blobs/blob-store.ts'
 import type { EvictionIndex } from './eviction-index.ts'
 import type { InventoryIndex } from './inventory-index.ts'
 import type { NewUpstreamAnswer, UpstreamAnswerIndex, UpstreamQuestion } from './upstream-answer-index.ts'

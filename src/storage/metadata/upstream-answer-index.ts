@@ -5,9 +5,9 @@
  * An answer belongs to a mirrored repository and goes with it; one about a manifest goes with that manifest. The weight
  * of all of them together is bounded by whoever writes, and counts in the budget of the mirror.
  */
+import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { Tag } from '../../oci/reference.ts'
-import type { Bytes } from '../blobs/blob-store.ts'
 import type { EpochMs, RepositoryKey } from './metadata.ts'
 
 /** Which question it was. The text is the key under which its answer is kept. */

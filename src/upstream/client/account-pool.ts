@@ -8,23 +8,13 @@
  * looks to the others like one that is denied, or like none at all: who was shown to be blind to a repository is
  * asked about it after the others, for a while.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { Reference, RepositoryName } from '../../oci/reference.ts'
 import { stoppedForMs, withheldPulls } from '../limits/quota-reserve.ts'
 import type { AccountStatus, UpstreamStatus } from '../status.ts'
-import {
-  UpstreamError,
-  type BlobRequest,
-  type Bytes,
-  type Milliseconds,
-  type ReferrersPage,
-  type TagPage,
-  type Upstream,
-  type UpstreamBlob,
-  type UpstreamHead,
-  type UpstreamManifest,
-} from '../upstream.ts'
+import { UpstreamError, type BlobRequest, type ReferrersPage, type TagPage, type Upstream, type UpstreamBlob, type UpstreamHead, type UpstreamManifest } from '../upstream.ts'
 
 /** How long an account that may not read a repository is asked about it after the others. */
 const BLIND_MEMORY: Milliseconds = 600_000

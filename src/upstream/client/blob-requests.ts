@@ -5,6 +5,7 @@
  * Every question begins at the registry, with the token and the address of the moment. An answer to a `Range`
  * that makes no sense costs one more question, without a range: whoever asked skips what it has.
  */
+import type { Bytes } from '../../base/units.ts'
 import { digestOf, algorithmOf, type Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -25,7 +26,7 @@ import type { Asking } from './requester.ts'
 import { readBody } from '../transport/response-body.ts'
 import type { Answer } from '../transport/redirects.ts'
 import { headerOf } from '../transport/transport.ts'
-import { UpstreamError, type BlobRequest, type Bytes, type UpstreamBlob } from '../upstream.ts'
+import { UpstreamError, type BlobRequest, type UpstreamBlob } from '../upstream.ts'
 
 /** No captive portal's page is larger; a blob that is called HTML may be. */
 const MAX_PAGE_BYTES: Bytes = 1024 * 1024

@@ -9,22 +9,12 @@
  * Lists come from the first alone: half a list would pass for a whole one, and a cursor is good only where it
  * came from.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { Reference, RepositoryName } from '../../oci/reference.ts'
 import type { UpstreamStatus } from '../status.ts'
-import {
-  UpstreamError,
-  type BlobRequest,
-  type Bytes,
-  type Milliseconds,
-  type ReferrersPage,
-  type TagPage,
-  type Upstream,
-  type UpstreamBlob,
-  type UpstreamHead,
-  type UpstreamManifest,
-} from '../upstream.ts'
+import { UpstreamError, type BlobRequest, type ReferrersPage, type TagPage, type Upstream, type UpstreamBlob, type UpstreamHead, type UpstreamManifest } from '../upstream.ts'
 
 /** How long who failed is asked after all others; it doubles while it fails on, since each try costs its share. */
 const FAILURE_MEMORY: Milliseconds = 10_000

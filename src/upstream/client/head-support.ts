@@ -6,8 +6,8 @@
  * minutes, doubling to an hour with every further proof, until a HEAD is answered well. What may be chance, as one that
  * was late, is no proof the first time: GETs in place of HEADs cost pulls where pulls are counted.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
-import type { Milliseconds } from '../upstream.ts'
 
 const AVOIDED_FIRST: Milliseconds = 600_000
 const AVOIDED_MOST: Milliseconds = 3_600_000

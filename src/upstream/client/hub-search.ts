@@ -5,6 +5,7 @@
  * that fails finds nothing, or what it found before; after a failure nothing is asked for a while.
  * API: GET /v2/search/repositories/?query=…
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import { isObject, parseJsonObject, type Selection } from '../../oci/json.ts'
@@ -16,7 +17,7 @@ import { readBody } from '../transport/response-body.ts'
 import { abortable } from '../limits/retry.ts'
 import type { ProxyChoice } from '../transport/proxy.ts'
 import { Transport } from '../transport/transport.ts'
-import { UpstreamError, type Bytes, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 interface HubRepository {
   /** Without a registry: `library/nginx`, `bitnami/nginx`. Not checked. */

@@ -4,6 +4,7 @@
  * The answer is whatever the registry (or where it sent us) says, except what is no answer at all: a 429, a
  * 5xx, and a 401 or 403 after our credentials were tried are thrown.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { readFileSync } from 'node:fs'
 import type { LookupFunction } from 'node:net'
 import type { RepositoryName } from '../../oci/reference.ts'
@@ -32,7 +33,7 @@ import {
   type Response,
   type Timeouts,
 } from '../transport/transport.ts'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 export interface AskingOptions {
   readonly key: string

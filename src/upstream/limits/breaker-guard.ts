@@ -5,10 +5,11 @@
  * makes good is none. What goes wrong where the registry sent us (a CDN) is that blob's trouble, since the
  * registry has answered. Bodies are no business of the breaker.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { Breaker, type Verdict } from './breaker.ts'
 import type { BreakerStatus } from '../status.ts'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 interface GuardOptions {
   readonly key: string

@@ -6,8 +6,8 @@
  * of it closes the breaker or opens it for twice as long; whoever asks meanwhile is refused. Any answer to
  * anybody closes it. Knows neither sockets nor names of errors: whoever asks tells what came of it.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { BreakerStatus } from '../status.ts'
-import type { Milliseconds } from '../upstream.ts'
 
 const FIRST_SILENCE_MS: Milliseconds = 10_000
 const LONGEST_SILENCE_MS: Milliseconds = 300_000

@@ -4,10 +4,10 @@
  *
  * The windows roll: what was told longer ago than one lasts is forgotten, and its figures are gone from the metrics.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { PullBudget } from '../status.ts'
 import { headerOf, type ResponseHeaders } from '../transport/transport.ts'
-import type { Milliseconds } from '../upstream.ts'
 
 interface RateBudgetOptions {
   readonly key: string

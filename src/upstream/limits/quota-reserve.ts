@@ -1,8 +1,9 @@
 /**
  * Whether there are pulls to spend on what has a cached answer. An account of which nothing is known has plenty.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { AccountStatus, UpstreamStatus } from '../status.ts'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 /** As {@link Upstream.sparing}; `retryAfterMs` only where a pull would be refused. */
 export function withheldPulls(

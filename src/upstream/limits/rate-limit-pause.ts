@@ -6,7 +6,8 @@
  * a manifest; HEADs and blobs go on. Any other 429 means all of us, whatever account asked: every client of the
  * upstream keeps the same silence.
  */
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import type { Milliseconds } from '../../base/units.ts'
+import { UpstreamError } from '../upstream.ts'
 
 const FIRST: Milliseconds = 10_000
 const MOST: Milliseconds = 600_000

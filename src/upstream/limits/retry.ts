@@ -3,8 +3,9 @@
  *
  * Only idempotent requests come here. A 429 is never retried: whoever asked decides what to do meanwhile.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 const DEFAULT_TRIES = 3
 /** An upstream that wants us to wait for longer is told to the caller, who may have something stale. */

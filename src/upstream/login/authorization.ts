@@ -4,6 +4,7 @@
  * What a repository's challenge was is remembered, so that later requests bring a token along. `Basic` goes
  * to the upstream's own origin only, tokens likewise (`redirects.ts` drops them at any other).
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import { discardBody, readBody } from '../transport/response-body.ts'
 import { bearerOf, parseChallenges, type BearerChallenge } from './challenge.ts'
@@ -12,7 +13,7 @@ import { pauseFor } from '../limits/retry.ts'
 import type { Answer } from '../transport/redirects.ts'
 import type { Token, TokenCache } from './token-cache.ts'
 import { headerOf } from '../transport/transport.ts'
-import { UpstreamError, type Bytes, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 interface AuthorizationOptions {
   readonly key: string

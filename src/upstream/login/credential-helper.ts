@@ -5,12 +5,13 @@
  * It runs without a shell, for so long, says so much, and once for however many wait. What it says is kept to
  * ourselves: an error message may hold anything.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { spawn, type ChildProcess } from 'node:child_process'
 import { isOutOfFiles } from '../../base/open-files.ts'
 import { unavailable, usable, areSame, type Credentials, type CredentialSource } from './credentials.ts'
 import { toUpstreamError } from '../transport/errors.ts'
 import { abortable } from '../limits/retry.ts'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 export interface HelperOptions {
   /** Of the upstream. */

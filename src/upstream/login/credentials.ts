@@ -3,8 +3,9 @@
  *
  * Only an {@link Account} hands them out, so that one place knows whether the upstream takes them.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 export interface Credentials {
   /** {@link IDENTITY_TOKEN}: the password is a token that is exchanged for others. */

@@ -5,6 +5,7 @@
  * Their challenge is answered as anybody's would be, with a token of their own: what the operator configured is for
  * the upstream alone. What goes wrong with their token service is said of that one question.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { Authorization } from './authorization.ts'
@@ -15,7 +16,7 @@ import type { Answer } from '../transport/redirects.ts'
 import type { TokenService } from './token-service.ts'
 import { TokenCache } from './token-cache.ts'
 import type { Response } from '../transport/transport.ts'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 interface ForeignOptions {
   readonly key: string

@@ -4,13 +4,14 @@
  * Our credentials go to a realm that {@link credentialsMayGo} allows, and nowhere else. What the service says
  * is asked for by {@link TokenService}; here it is kept, by our own clock.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { BearerChallenge } from './challenge.ts'
 import type { Account } from './credentials.ts'
 import { abortable } from '../limits/retry.ts'
 import { credentialsMayGo, isAcceptableRealm } from './realm-policy.ts'
 import type { IssuedToken, TokenService } from './token-service.ts'
-import { UpstreamError, type Bytes, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 export interface Token {
   readonly value: string

@@ -1,7 +1,8 @@
 /**
  * Whether an upstream is still in use: its requests and bodies that are under way, over all of its clients.
  */
-import type { Milliseconds } from '../upstream.ts'
+import type { Milliseconds } from '../../base/units.ts'
+
 
 export class Activity {
   readonly #now: () => Milliseconds

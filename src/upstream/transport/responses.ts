@@ -1,12 +1,13 @@
 /**
  * Reading an upstream's answers: what may be believed, and what an error status means.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { isDigest, type Digest } from '../../oci/digest.ts'
 import { discardBody, readBody, ResponseBody, type Body } from './response-body.ts'
 import { proxyName } from './errors.ts'
 import { parseRetryAfter } from '../limits/retry.ts'
 import { headerOf, type Response, type ResponseHeaders } from './transport.ts'
-import { UpstreamError, type Bytes, type Milliseconds, type UpstreamFailure } from '../upstream.ts'
+import { UpstreamError, type UpstreamFailure } from '../upstream.ts'
 
 const MAX_ERROR_BYTES = 64 * 1024
 /** Whoever asks for more is asked again all the same. */

@@ -4,8 +4,8 @@
  * The time-outs of undici begin anew with every interim answer and with every byte, so a head or a body that
  * trickles would hold its connection for ever. These do not.
  */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { errors } from 'undici'
-import type { Bytes, Milliseconds } from '../upstream.ts'
 
 export interface PaceLimits {
   /** From the request to the whole head of its answer. */

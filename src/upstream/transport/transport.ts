@@ -4,6 +4,7 @@
  * Every body, small or large, arrives through `dispatch` into a {@link ResponseBody}: what a request is going
  * to get (a layer, a redirect, an error page) is known only when its head is there.
  */
+import type { Milliseconds } from '../../base/units.ts'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
 import { SmallChunks } from '../../base/small-chunks.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -14,7 +15,7 @@ import { ResponseBody, type Body } from './response-body.ts'
 import { toUpstreamError } from './errors.ts'
 import { Pace, type PaceLimits } from './stall-timeouts.ts'
 import { proxyFor, type ProxyChoice } from './proxy.ts'
-import { UpstreamError, type Milliseconds } from '../upstream.ts'
+import { UpstreamError } from '../upstream.ts'
 
 /** The label of {@link Metrics}. */
 export type RequestKind = 'ping' | 'token' | 'manifest' | 'blob' | 'tags' | 'referrers' | 'search'

@@ -1,9 +1,9 @@
 /**
  * What is mirrored, as queries. `blob.mirrored_by` says what is, and one index holds that in the order of its pulls.
  */
+import type { Bytes } from '../../../base/units.ts'
 import { sql, type Kysely } from 'kysely'
 import type { Digest } from '../../../oci/digest.ts'
-import type { Bytes } from '../../blobs/blob-store.ts'
 import type {
   ColdPart,
   ColdPlace,

@@ -5,13 +5,13 @@
  * and a write needs no id that only a read could tell. Lists and maps that are only ever read whole are JSON.
  * Migrations are never edited once released; a new one is added at the end.
  */
+import type { Bytes } from '../../../base/units.ts'
 import { randomUUID } from 'node:crypto'
 import { sql, type Generated, type Kysely, type Transaction } from 'kysely'
 import { mirroredBy } from './rows.ts'
 import { StorageError } from '../../storage-error.ts'
 import type { Digest } from '../../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../../oci/reference.ts'
-import type { Bytes } from '../../blobs/blob-store.ts'
 import type { EpochMs } from '../metadata.ts'
 import type { UpstreamQuestion } from '../upstream-answer-index.ts'
 

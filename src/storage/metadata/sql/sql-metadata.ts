@@ -4,6 +4,7 @@
  * Reads go to `db`; a transaction is only compiled here and handed to whoever writes. Nothing in this file is
  * one dialect's alone.
  */
+import type { Bytes } from '../../../base/units.ts'
 import { sql, type Compilable, type Kysely, type SelectQueryBuilder } from 'kysely'
 import { SqlEviction } from './eviction.ts'
 import { SqlGarbage } from './garbage.ts'
@@ -14,7 +15,6 @@ import { SqlUpstreamAnswers } from './upstream-answers.ts'
 import type { Descriptor } from '../../../oci/descriptor.ts'
 import type { Digest } from '../../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../../oci/reference.ts'
-import type { Bytes } from '../../blobs/blob-store.ts'
 import type { EvictionIndex } from '../eviction-index.ts'
 import type { InventoryIndex } from '../inventory-index.ts'
 import { LOCAL } from '../metadata.ts'

@@ -1,13 +1,13 @@
 /**
  * What a metadata transaction writes, as queries that nobody has run yet.
  */
+import type { Bytes } from '../../../base/units.ts'
 import { sql, type Compilable, type Kysely } from 'kysely'
 import { mirroredBy, referenceRows, repositoryId, toJson } from './rows.ts'
 import { trimmed } from './upstream-answers.ts'
 import type { Digest } from '../../../oci/digest.ts'
 import type { ManifestContent } from '../../../oci/manifest.ts'
 import type { Tag } from '../../../oci/reference.ts'
-import type { Bytes } from '../../blobs/blob-store.ts'
 import type { EpochMs, FinishedUpload, MetadataTransaction, RepositoryKey, TagRecord } from '../metadata.ts'
 import type { RepositoryId, Tables } from './schema.ts'
 import {

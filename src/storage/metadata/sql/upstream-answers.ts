@@ -1,8 +1,8 @@
 /**
  * What upstreams last answered, as queries.
  */
+import type { Bytes } from '../../../base/units.ts'
 import { sql, type Compilable, type Kysely } from 'kysely'
-import type { Bytes } from '../../blobs/blob-store.ts'
 import type { RepositoryKey } from '../metadata.ts'
 import type { Tables } from './schema.ts'
 import { repositoryId } from './rows.ts'
