@@ -8,6 +8,7 @@ import type { Logger } from 'pino'
 import type { Room } from '../cache/eviction/disk-space.ts'
 import { StorageHealth } from '../cache/resilience/storage-health.ts'
 import { takesLocalPushes, type Config } from '../config/schema.ts'
+import { serveExplain } from '../admin/api/explain-endpoint.ts'
 import { openControl } from '../admin/control/server.ts'
 import { Accel } from '../http/transfer/x-accel-redirect.ts'
 import { mostConnectionsOf } from '../http/connection-limit.ts'
@@ -17,7 +18,6 @@ import { ProxyWatch } from '../http/proxy-detection.ts'
 import { ServedHosts } from '../http/allowed-hosts.ts'
 import { createEvicting } from './parts/eviction.ts'
 import { createHttpServer, type HttpServer, type IfLoopback, type HttpTimeouts } from '../http/server.ts'
-import { refuseHiddenNames } from '../registry/naming/shadowed-names.ts'
 import { createOperations } from './parts/operations.ts'
 import { LiveConfig } from '../config/live.ts'
 import { BUDGETS, createMirroring } from './parts/mirror.ts'
@@ -30,7 +30,7 @@ import { NameRegistry } from '../registry/registry.ts'
 import { Search } from '../registry/search.ts'
 import { createScrubbing, refetch } from './parts/integrity.ts'
 import { reload, type Reloaded } from './reload.ts'
-import { startError } from './start-error.ts'
+import { refuseShadowedNames, startError } from './start-error.ts'
 import { openState } from './parts/storage.ts'
 import type { Files } from '../storage/files/files.ts'
 import { DiskWatch, type DiskPatience } from '../storage/files/hung-disk.ts'
@@ -109,7 +109,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const report = (error: unknown): void => health.neglected(error)
     const state = await openState(config, closing, { files, diskWatch, partialLimits, report, monotonic })
     const { index, localNames, root } = state
-    refuseHiddenNames(config, localNames)
+    refuseShadowedNames(config, localNames)
     metadata = index
 
     // What looks after the bytes.
@@ -225,7 +225,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       openFiles,
       registry,
       search,
-      explainer,
+      explain: (exchange, route) => serveExplain(exchange, route, explainer),
       events,
       metrics,
       log,

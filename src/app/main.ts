@@ -12,6 +12,7 @@ import { ls } from '../admin/cli/ls.ts'
 import { refresh } from '../admin/cli/refresh.ts'
 import { rm } from '../admin/cli/rm.ts'
 import { restore } from '../admin/cli/restore.ts'
+import { openAlone } from './parts/operations.ts'
 import { serve } from './serve.ts'
 import { verify } from '../admin/cli/verify.ts'
 
@@ -21,6 +22,7 @@ const SAME_WISH_MS = 500
 const crashHandlers: ((error: unknown) => void)[] = []
 
 const edge: Edge = {
+  openAlone,
   env: process.env,
   terminal: process.stdout.isTTY,
   watched: process.stderr.isTTY,

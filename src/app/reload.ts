@@ -6,7 +6,7 @@
 import type { Logger } from 'pino'
 import type { Config } from '../config/schema.ts'
 import { differencesOf } from '../config/diff.ts'
-import { refuseHiddenNames } from '../registry/naming/shadowed-names.ts'
+import { refuseShadowedNames } from './start-error.ts'
 import type { LiveConfig } from '../config/live.ts'
 import type { SwitchableHubSearch } from './parts/upstreams.ts'
 import type { LocalNames } from '../registry/naming/local-names.ts'
@@ -42,7 +42,7 @@ export async function reload(parts: ReloadingParts, read: Config): Promise<Reloa
     ...{ server, storage, auth, notifications, proxyEnvironment },
     push: { ...read.push, sessionTtl, gcGrace },
   }
-  refuseHiddenNames(after, localNames)
+  refuseShadowedNames(after, localNames)
   upstreams.apply(after)
   live.replace(after)
   registry.replace(upstreams.entries)

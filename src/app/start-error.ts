@@ -4,11 +4,25 @@
  * The usual reasons are told from the errors that the rooms throw; what is not recognised here is a bug and
  * stays what it was.
  */
+import { OperatorError } from '../base/operator-error.ts'
+import type { Config } from '../config/schema.ts'
+import type { LocalNames } from '../registry/naming/local-names.ts'
+import { shadowedNames } from '../registry/naming/shadowed-names.ts'
 import { TlsError } from '../http/tls.ts'
 import { StorageError } from '../storage/storage-error.ts'
 
-export class StartError extends Error {
+export class StartError extends OperatorError {
   override readonly name = 'StartError'
+}
+
+/** @throws StartError naming the local repositories that would become unreachable */
+export function refuseShadowedNames(config: Config, localNames: LocalNames): void {
+  const shadowed = shadowedNames(config, localNames)
+  if (shadowed.length === 0) return
+  const some = shadowed.slice(0, 10).join(', ')
+  throw new StartError(
+    `the configured upstreams would hide local repositories: ${some}${shadowed.length > 10 ? ' …' : ''}`,
+  )
 }
 
 /** @param where what was tried, for the sentence */

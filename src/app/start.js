@@ -1,9 +1,9 @@
 #!/usr/bin/env node
-// Where `npm start` begins: plain JavaScript, because an older Node could not even parse main.ts to say why.
-//
+/** Where `npm start` begins: plain JavaScript, because an older Node could not even parse main.ts to say why. */
+
 // `npm start` also gives the allocator two arenas, and V8 a small young generation and an old one that is
 // collected early: what passes through us is buffers outside of V8's heap, and without the three some 90 MB of it
-// stay resident for nothing (measured with 200 slow clients). `--expose-gc` is for store/young-garbage.ts.
+// stay resident for nothing (measured with 200 slow clients). `--expose-gc` is for storage/ingest/release-buffers.ts.
 import module from 'node:module'
 import path from 'node:path'
 import process from 'node:process'

@@ -3,7 +3,6 @@
  */
 import type { Milliseconds } from './units.ts'
 
-
 const FIRST: Milliseconds = 200
 const MOST: Milliseconds = 5_000
 

@@ -1,19 +1,35 @@
-/** Numbers as a person reads them. */
+/** Sizes, spans of time and counts as a person reads them. */
 
-const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+const SIZE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+const TIME_UNITS: readonly (readonly [name: string, ms: number])[] = [
+  ['day', 86_400_000],
+  ['hour', 3_600_000],
+  ['minute', 60_000],
+  ['second', 1000],
+]
 
 /** `1.5 MiB`; three digits, as exact as they can be. */
 export function sizeText(bytes: number): string {
   let amount = bytes
   let unit = 0
-  while (amount >= 999.5 && unit < UNITS.length - 1) {
+  while (amount >= 999.5 && unit < SIZE_UNITS.length - 1) {
     amount /= 1024
     unit += 1
   }
   const digits = unit === 0 || amount >= 99.95 ? 0 : amount >= 9.995 ? 1 : 2
-  return `${amount.toFixed(digits)} ${UNITS[unit] ?? ''}`
+  return `${amount.toFixed(digits)} ${SIZE_UNITS[unit] ?? ''}`
 }
 
 export function count(n: number, one: string, many = `${one}s`): string {
   return `${n} ${n === 1 ? one : many}`
+}
+
+/** `3 days`, `90 minutes`: of the largest unit of which there are two. */
+export function spanText(ms: number): string {
+  const span = Math.max(0, ms)
+  for (const [name, length] of TIME_UNITS) {
+    const many = Math.floor(span / length)
+    if (many >= 2) return `${many} ${name}s`
+  }
+  return span >= 1000 ? '1 second' : 'less than a second'
 }

@@ -31,7 +31,6 @@ import {
   timeout,
 } from './value-types.ts'
 
-
 /** One account; which of its keys belong together is checked elsewhere. */
 const accountKeys = {
   username: text('a user name without a colon', /^[^:]+$/s).optional(),

@@ -6,7 +6,6 @@ import { isIP } from 'node:net'
 import * as z from 'zod'
 import { parseDuration, parsePercent, parseSize } from './units.ts'
 
-
 /** Made of one value; `expected` is what the person is told when `parse` answers undefined. */
 export function leaf<T>(expected: string, parse: (value: unknown) => T | undefined) {
   return z.unknown().transform((value, context): T => {

@@ -4,11 +4,10 @@ import { parseRoute, type Route } from './routes.ts'
 import { deleteBlob, serveBlob } from './v2/blobs.ts'
 import { serveCatalog } from './v2/catalog.ts'
 import type { Exchange } from './exchange.ts'
-import { serveExplain } from '../admin/api/explain-endpoint.ts'
 import { assertServed, readHost } from './host-header.ts'
 import { deleteManifest, putManifest, serveManifest } from './v2/manifests.ts'
 import { PROBES, serveLivez, serveMetrics, serveReadyz, serveRoot } from './health.ts'
-import type { Services } from './v2/pull-headers.ts'
+import type { Services } from './services.ts'
 import { serveReferrers } from './v2/referrers.ts'
 import { serveSearch, serveV1Ping } from './search.ts'
 import { serveTags } from './v2/tags.ts'
@@ -59,7 +58,7 @@ async function dispatch(exchange: Exchange, route: Route, services: Services): P
       await serveSearch(exchange, route, services)
       return
     case 'explain':
-      await serveExplain(exchange, route, services)
+      await services.explain(exchange, route)
       return
     case 'manifest':
       await (

@@ -5,7 +5,7 @@
  */
 import type { Endpoint } from './routes.ts'
 import type { Exchange } from './exchange.ts'
-import type { Services } from './v2/pull-headers.ts'
+import type { Services } from './services.ts'
 
 /** What is asked by whoever watches: by any host, again and again. */
 export const PROBES: ReadonlySet<Endpoint> = new Set(['root', 'livez', 'readyz', 'metrics'])

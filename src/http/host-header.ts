@@ -7,7 +7,7 @@ import { hostname } from 'node:os'
 import { OciError } from '../oci/errors.ts'
 import type { Exchange } from './exchange.ts'
 import { isLoopback } from '../base/loopback.ts'
-import type { Services } from './v2/pull-headers.ts'
+import type { Services } from './services.ts'
 
 /** RFC 3986 § 3.2.2, without the percent-encodings that no client sends. */
 const AUTHORITY = /^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=-]+)(?::[0-9]{0,5})?$/

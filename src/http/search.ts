@@ -6,7 +6,7 @@
 import { OciError } from '../oci/errors.ts'
 import type { RouteTo } from './routes.ts'
 import type { Exchange } from './exchange.ts'
-import type { Services } from './v2/pull-headers.ts'
+import type { Services } from './services.ts'
 
 /** When the client names no number, and the most it gets. */
 const PAGE = { usual: 25, most: 100 }

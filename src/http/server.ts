@@ -12,7 +12,6 @@ import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Events } from '../registry/notifications/event.ts'
-import type { Explainer } from '../admin/explain/explainer.ts'
 import type { Search } from '../registry/search.ts'
 import { isOutOfFiles, outOfFiles } from '../base/open-files.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -21,7 +20,7 @@ import { ConnectionLimit } from './connection-limit.ts'
 import { serve } from './dispatch.ts'
 import { Exchange } from './exchange.ts'
 import type { Accel } from './transfer/x-accel-redirect.ts'
-import type { Services } from './v2/pull-headers.ts'
+import type { ExplainEndpoint, Services } from './services.ts'
 import type { Kernel } from './transfer/linux-syscalls.ts'
 import { BufferPool } from './transfer/buffer-pool.ts'
 import { isLoopback } from '../base/loopback.ts'
@@ -34,7 +33,7 @@ import { certificateHealth, loadTlsPair, watchTlsPair, type TlsFiles, type TlsPa
 export interface HttpServerOptions {
   readonly registry: Registry
   readonly search: Pick<Search, 'find'>
-  readonly explainer: Pick<Explainer, 'explain'>
+  readonly explain: ExplainEndpoint
   readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly log: Logger
@@ -145,11 +144,11 @@ class NodeHttpServer implements HttpServer {
   constructor(options: HttpServerOptions) {
     this.#options = options
     this.#timeouts = { ...TIMEOUTS, ...options.timeouts }
-    const { registry, search, explainer, events, metrics } = options
+    const { registry, search, explain, events, metrics } = options
     this.#services = {
       registry,
       search,
-      explainer,
+      explain,
       events,
       metrics,
       buffers: new BufferPool(),

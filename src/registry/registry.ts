@@ -7,6 +7,7 @@
  * `ns` is looked up, never dialled, and never reaches local repositories. The order is a security property: no
  * upstream hears of a name that rule 2 or 4 takes, and a local name is never filled in from elsewhere.
  */
+import type { QuarantineHealth } from '../storage/integrity/examiner.ts'
 import type { MirroredName, Origin } from '../cache/origin.ts'
 import { healthOf, type UpstreamHealth } from '../cache/resilience/upstream-health.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -75,20 +76,6 @@ export interface RegistryHealth {
   readonly openFiles: 'ok' | 'exhausted'
   /** What was pushed here and is damaged, or gone: to be pushed again. */
   readonly quarantine: QuarantineHealth
-}
-
-export interface QuarantineHealth {
-  readonly count: number
-  /** Those that are longest there. */
-  readonly blobs: readonly {
-    readonly digest: Digest
-    /** ISO 8601. */
-    readonly since: string
-    readonly state: 'damaged' | 'missing'
-    /** What cannot be pulled, or not whole: `team/app:1`, `team/app@sha256:…`. Some of them. */
-    readonly affects: readonly string[]
-    readonly more: number
-  }[]
 }
 
 export interface UpstreamEntry {

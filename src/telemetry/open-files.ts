@@ -8,7 +8,6 @@ import { readFile } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Metrics } from './metrics.ts'
 
-
 /** Between two lines that say the same. */
 const LINE_EVERY: Milliseconds = 60_000
 /** After the last time it is believed to last for so long. */

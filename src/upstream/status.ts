@@ -5,7 +5,6 @@
  */
 import type { Milliseconds } from '../base/units.ts'
 
-
 export interface UpstreamStatus {
   /** The configuration says so. */
   readonly offline: boolean

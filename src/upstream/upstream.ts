@@ -10,7 +10,6 @@ import { isOutOfFiles } from '../base/open-files.ts'
 import type { Reference, RepositoryName } from '../oci/reference.ts'
 import type { UpstreamStatus } from './status.ts'
 
-
 export interface Upstream {
   /** The registry name of the configuration: `docker.io`. */
   readonly key: string

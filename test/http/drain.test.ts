@@ -158,7 +158,7 @@ test('a port that is taken is the error of the system', async (t) => {
   const server = createHttpServer({
     registry: other.registry,
     search: { find: () => Promise.resolve([]) },
-    explainer: { explain: () => Promise.reject(new Error('nobody asks')) },
+    explain: () => Promise.reject(new Error('nobody asks')),
     events: { pulled: () => undefined },
     metrics: other.metrics,
     log: pino({ level: 'silent' }),

@@ -1,4 +1,5 @@
 /** The edge of a process that is not there: a command run in the test's own, and what it said. */
+import { openAlone } from '../../src/app/parts/operations.ts'
 import type { Edge } from '../../src/admin/cli/process-io.ts'
 
 export interface RecordedEdge extends Edge {
@@ -15,6 +16,7 @@ export function recordedEdge(options: { terminal?: boolean } = {}): RecordedEdge
   const complaints: string[] = []
   const stopped = Promise.withResolvers<string>()
   return {
+    openAlone,
     env: {},
     terminal: options.terminal ?? false,
     watched: false,

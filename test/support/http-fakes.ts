@@ -267,10 +267,10 @@ export async function serveFake(t: Test, options: Partial<HttpServerOptions> = {
     },
   )
   const search = { find: () => Promise.resolve([]) }
-  const explainer = { explain: () => Promise.reject(new Error('nobody asks')) }
+  const explain = () => Promise.reject(new Error('nobody asks'))
   const pulls: Happening[] = []
   const events: Pick<Events, 'pulled'> = { pulled: (pull) => void pulls.push(pull) }
-  const server = createHttpServer({ registry, search, explainer, events, metrics, log, ...options })
+  const server = createHttpServer({ registry, search, explain, events, metrics, log, ...options })
   const { port } = await server.listen('127.0.0.1', 0)
   t.teardown(() => server.close(0))
   const line = async (nth: number): Promise<LogLine> => {

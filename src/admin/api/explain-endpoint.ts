@@ -7,12 +7,13 @@ import { OciError } from '../../oci/errors.ts'
 import { parseImageReference } from '../../oci/reference.ts'
 import type { RouteTo } from '../../http/routes.ts'
 import type { Exchange } from '../../http/exchange.ts'
-import { namespaceOf, type Services } from '../../http/v2/pull-headers.ts'
+import { namespaceOf } from '../../http/v2/pull-headers.ts'
+import type { Explainer } from '../explain/explainer.ts'
 
 export async function serveExplain(
   exchange: Exchange,
   { query }: RouteTo<'explain'>,
-  { explainer }: Services,
+  explainer: Pick<Explainer, 'explain'>,
 ): Promise<void> {
   const given = query.get('ref')
   if (given === null) {

@@ -9,7 +9,7 @@
 import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import type { BlobAudit } from '../../storage/metadata/audit-index.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
@@ -72,7 +72,7 @@ export class Received implements AsyncDisposable {
   /**
    * What it holds, as far as that can be told without its bytes: all of it is there, once, and as long as it should be.
    *
-   * @throws Refused when it is not whole, or not ours
+   * @throws OperatorError when it is not whole, or not ours
    */
   async look(): Promise<Contents> {
     return this.#told(async () => {
@@ -86,7 +86,7 @@ export class Received implements AsyncDisposable {
   /**
    * Stores what {@link look} has found.
    *
-   * @throws Refused when some bytes are others
+   * @throws OperatorError when some bytes are others
    */
   async read(): Promise<void> {
     await this.#told(async () => {
@@ -251,8 +251,11 @@ async function sizesIn({ repositories, lost }: Contents): Promise<ReadonlyMap<Di
   return sizes
 }
 
-function damaged(from: string, why: string, cause?: unknown): Refused {
-  return new Refused(`${from} is damaged, cut off, or no backup of ours: ${why}; nothing was restored`, {
-    cause,
-  })
+function damaged(from: string, why: string, cause?: unknown): OperatorError {
+  return new OperatorError(
+    `${from} is damaged, cut off, or no backup of ours: ${why}; nothing was restored`,
+    {
+      cause,
+    },
+  )
 }

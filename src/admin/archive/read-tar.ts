@@ -8,7 +8,6 @@
 import type { Bytes } from '../../base/units.ts'
 import { BLOCK, checksum } from './write-tar.ts'
 
-
 const MOST_NAME = 100
 
 /** An extended header or a long name is a few hundred bytes; attributes of a file system may be some more. */

@@ -5,7 +5,7 @@
  * under the same locks as a push. What is there already stays: a second time changes nothing.
  */
 import type { RepositoryName } from '../../oci/reference.ts'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import type { SavedRepository } from './format.ts'
 import { Received, type Archive, type ReceiveTools } from './read-archive.ts'
 import { restoreRepository, type RestoreEvent, type RestoreTools } from './restore-repository.ts'
@@ -44,9 +44,12 @@ export async function* restore(
   signal: AbortSignal,
 ): AsyncGenerator<RestoreEvent, void, undefined> {
   await using archive = await options.open(from).catch((cause: unknown) => {
-    throw new Refused(`${from} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    })
+    throw new OperatorError(
+      `${from} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`,
+      {
+        cause,
+      },
+    )
   })
   await using received = new Received({ ...options, signal }, from, archive)
   const { repositories } = await received.look()
@@ -71,7 +74,7 @@ export async function* restore(
   received.commit()
 }
 
-/** @throws Refused when nobody could pull some of it from here */
+/** @throws OperatorError when nobody could pull some of it from here */
 async function assertVisible(
   { hidden }: RestoreOptions,
   repositories: readonly SavedRepository[],
@@ -85,12 +88,12 @@ async function assertVisible(
     found.push(...hidden(repositories.slice(at, at + LOOKED_AT).map(({ name }) => name)))
   }
   if (found.length === 0) return
-  throw new Refused(
+  throw new OperatorError(
     `the configured upstreams would hide ${found.slice(0, SOME).join(', ')}; nothing was restored`,
   )
 }
 
-/** @throws Refused when what comes back would hide images of an upstream */
+/** @throws OperatorError when what comes back would hide images of an upstream */
 async function assertTakable(
   { denied }: RestoreOptions,
   repositories: readonly SavedRepository[],
@@ -107,7 +110,7 @@ async function assertTakable(
   }
   if (reasons.length === 0) return
   const some = reasons.slice(0, SOME).join('; ') + (reasons.length > SOME ? '; …' : '')
-  throw new Refused(`${some}; --allow-denied restores all the same; nothing was restored`)
+  throw new OperatorError(`${some}; --allow-denied restores all the same; nothing was restored`)
 }
 
 function tick(): Promise<false> {

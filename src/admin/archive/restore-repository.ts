@@ -7,7 +7,7 @@ import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
-import { turnFor } from '../../base/large-document.ts'
+import { Turns, turnFor } from '../../base/turns.ts'
 import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { LocalNames } from '../../registry/naming/local-names.ts'
@@ -23,7 +23,6 @@ import {
 } from '../../storage/metadata/metadata.ts'
 import type { SavedManifest, SavedRepository } from './format.ts'
 import type { Received } from './read-archive.ts'
-import { Turns } from '../../base/turns.ts'
 
 export interface RestoreTools {
   readonly store: BlobStore

@@ -6,7 +6,7 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import type { AuditIndex, BlobAudit, LocalSnapshot } from '../../storage/metadata/audit-index.ts'
 import type { BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { EpochMs } from '../../storage/metadata/metadata.ts'
@@ -87,7 +87,7 @@ async function told<T>(path: string | undefined, work: Promise<T>): Promise<T> {
     return await work
   } catch (cause) {
     if (!(cause instanceof Error && 'code' in cause)) throw cause
-    throw new Refused(`${String(path)} cannot be written: ${cause.message}`, { cause })
+    throw new OperatorError(`${String(path)} cannot be written: ${cause.message}`, { cause })
   }
 }
 

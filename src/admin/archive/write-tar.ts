@@ -8,7 +8,6 @@
  */
 import type { Bytes } from '../../base/units.ts'
 
-
 export const BLOCK = 512
 const MOST_NAME = 100
 const MOST_SIZE: Bytes = 0o77777777777

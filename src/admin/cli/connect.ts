@@ -15,14 +15,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from '../../config/schema.ts'
 import { reachServer } from '../control/client.ts'
 import type { Operations } from '../operations.ts'
-import { openAlone } from '../../app/parts/operations.ts'
 import { OciError } from '../../oci/errors.ts'
-import { Refused } from '../operator-error.ts'
-import { StartError } from '../../app/start-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import { StorageError } from '../../storage/storage-error.ts'
 import { createLog } from '../../telemetry/log.ts'
 import { readConfiguration, type CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
+import type { AloneOptions, Edge } from './process-io.ts'
 
 /** A server that starts or stops, and a command that runs alone, have the folder without listening. */
 const PATIENCE_MS = 10_000
@@ -61,12 +59,6 @@ interface Keeper extends AsyncDisposable {
   finishIndex(): void
 }
 
-/** Where no server runs. */
-interface AloneOptions {
-  /** Another index may take the place of one that was lost: that is what the person has asked for. */
-  readonly replaceLostIndex?: boolean
-}
-
 async function openKeeper(
   config: Config,
   edge: Edge,
@@ -80,7 +72,7 @@ async function openKeeper(
     if (operations !== undefined)
       return { operations, finishIndex: () => undefined, [Symbol.asyncDispose]: () => Promise.resolve() }
     try {
-      const alone = await openAlone(config, log, options)
+      const alone = await edge.openAlone(config, log, options)
       return {
         operations: alone,
         finishIndex: () => alone.finishIndex(),
@@ -95,5 +87,5 @@ async function openKeeper(
 }
 
 function isForThePerson(error: unknown): error is Error {
-  return [Refused, OciError, StartError, StorageError].some((kind) => error instanceof kind)
+  return [OperatorError, OciError, StorageError].some((kind) => error instanceof kind)
 }

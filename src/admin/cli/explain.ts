@@ -4,12 +4,11 @@
  * Sentences for people; `--json` for everybody else, as `GET /_entrepot/explain` answers.
  */
 import type { Explanation, ImageExplained, PartExplained, TagExplained } from '../explain/explanation.ts'
-import { spanText } from '../../base/words.ts'
+import { sizeText, spanText } from '../../base/format.ts'
 import { plainLine } from '../../telemetry/control-characters.ts'
 import type { CommonOptions } from './load-config.ts'
 import type { Edge } from './process-io.ts'
 import { withKeeper } from './connect.ts'
-import { sizeText } from '../../base/format.ts'
 
 interface ExplainOptions extends CommonOptions {
   readonly ns?: string

@@ -5,11 +5,10 @@
  * last pulled and when it came (seconds ago), and whether it is cached, pinned or pushed.
  */
 import type { ListedImage } from '../images/list.ts'
-import { spanText } from '../../base/words.ts'
+import { count, sizeText, spanText } from '../../base/format.ts'
 import type { CommonOptions } from './load-config.ts'
 import type { Edge } from './process-io.ts'
 import { withKeeper } from './connect.ts'
-import { count, sizeText } from '../../base/format.ts'
 
 interface LsOptions extends CommonOptions {
   readonly json?: boolean

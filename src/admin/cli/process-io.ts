@@ -1,7 +1,28 @@
 /**
  * What a command may know of the process it runs in. main.ts fills it in; nothing else touches `process`.
  */
+import type { Logger } from 'pino'
+import type { Config } from '../../config/schema.ts'
+import type { Operations } from '../operations.ts'
+
+/** Where no server runs. */
+export interface AloneOptions {
+  /** Another index may take the place of one that was lost: that is what the person has asked for. */
+  readonly replaceLostIndex?: boolean
+}
+
+export interface Alone extends Operations, AsyncDisposable {
+  /** Where it took the place of one that was lost: it may be used from now on. */
+  finishIndex(): void
+}
+
 export interface Edge {
+  /**
+   * The operations without a server: the folder is the caller's until it disposes them.
+   *
+   * @throws StorageError LOCKED; OperatorError for what else keeps it from being used
+   */
+  readonly openAlone: (config: Config, log: Logger, options: AloneOptions) => Promise<Alone>
   readonly env: Readonly<Record<string, string | undefined>>
   /** Standard output is read by a person. */
   readonly terminal: boolean

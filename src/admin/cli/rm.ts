@@ -2,7 +2,7 @@
  * `entrepot rm REF`: takes away a tag, an image or a repository, pushed or mirrored; `entrepot rm --release NAME` lets
  * go of the name of one that was pushed and is empty.
  */
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import type { Removed } from '../images/delete-local.ts'
 import type { CommonOptions } from './load-config.ts'
 import type { Edge } from './process-io.ts'
@@ -28,21 +28,21 @@ export function rm(refs: readonly string[], options: RmOptions, edge: Edge): Pro
   })
 }
 
-/** @throws Refused for what is not said clearly enough to delete by it */
+/** @throws OperatorError for what is not said clearly enough to delete by it */
 function parse(ref: string, whole: boolean): { name: string; reference?: string } {
   const at = ref.indexOf('@')
   const colon = at < 0 ? ref.indexOf(':', ref.lastIndexOf('/') + 1) : -1
   const end = at < 0 ? colon : at
   if (end < 0) {
     if (whole) return { name: ref }
-    throw new Refused(
+    throw new OperatorError(
       `${ref} names no tag and no digest: say ${ref}:TAG or ${ref}@DIGEST, or --all for the whole repository`,
     )
   }
-  if (whole) throw new Refused(`${ref} names more than a repository: say ${ref.slice(0, end)}`)
+  if (whole) throw new OperatorError(`${ref} names more than a repository: say ${ref.slice(0, end)}`)
   const name = ref.slice(0, end)
   if (at >= 0 && name.includes(':', name.lastIndexOf('/') + 1)) {
-    throw new Refused(`${ref} names a tag and a digest: say one of them`)
+    throw new OperatorError(`${ref} names a tag and a digest: say one of them`)
   }
   return { name, reference: ref.slice(end + 1) }
 }

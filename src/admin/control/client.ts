@@ -4,7 +4,7 @@
 import { once } from 'node:events'
 import { request, type ClientRequest, type IncomingMessage } from 'node:http'
 import path from 'node:path'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import type { OperationName, Operations } from '../operations.ts'
 import { SOCKET, shortFolder } from './socket-path.ts'
 import type { Line, Presence } from './protocol.ts'
@@ -13,7 +13,7 @@ const PRESENCE_MS = 10_000
 
 /**
  * @returns undefined when nobody listens
- * @throws Refused when somebody does whom we cannot talk to
+ * @throws OperatorError when somebody does whom we cannot talk to
  */
 export async function reachServer(root: string, signal: AbortSignal): Promise<Operations | undefined> {
   let presence: Presence
@@ -26,9 +26,11 @@ export async function reachServer(root: string, signal: AbortSignal): Promise<Op
     if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ECONNREFUSED') return undefined
     const socket = path.resolve(root, SOCKET)
     if (code === 'EACCES' || code === 'EPERM') {
-      throw new Refused(`${socket} belongs to another user: run the command as the one who runs the server`)
+      throw new OperatorError(
+        `${socket} belongs to another user: run the command as the one who runs the server`,
+      )
     }
-    throw new Refused(`the server that listens on ${socket} does not answer`, { cause: error })
+    throw new OperatorError(`the server that listens on ${socket} does not answer`, { cause: error })
   }
   const { pid } = presence
   return {
@@ -60,19 +62,21 @@ async function* ask<N extends OperationName>(
   try {
     if (response.statusCode !== 200) {
       const { message } = JSON.parse(await text(response)) as { message?: string }
-      throw new Refused(`${message ?? 'the command was not understood'}: process ${pid} is another version`)
+      throw new OperatorError(
+        `${message ?? 'the command was not understood'}: process ${pid} is another version`,
+      )
     }
     for await (const line of lines(response)) {
       if ('event' in line) yield line.event as EventOf<N>
       else if (line.end === 'done') return
-      else if (line.end === 'refused') throw new Refused(line.message)
-      else throw new Refused(`${line.end} by process ${pid}: ${line.message}`)
+      else if (line.end === 'refused') throw new OperatorError(line.message)
+      else throw new OperatorError(`${line.end} by process ${pid}: ${line.message}`)
     }
-    throw new Refused(`process ${pid} went away in the middle`)
+    throw new OperatorError(`process ${pid} went away in the middle`)
   } catch (error) {
     signal.throwIfAborted()
-    if (error instanceof Refused) throw error
-    throw new Refused(`process ${pid} went away in the middle`, { cause: error })
+    if (error instanceof OperatorError) throw error
+    throw new OperatorError(`process ${pid} went away in the middle`, { cause: error })
   } finally {
     response.destroy()
   }

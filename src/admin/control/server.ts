@@ -10,7 +10,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import path from 'node:path'
 import type { Logger } from 'pino'
 import { OciError } from '../../oci/errors.ts'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import { OPERATIONS, type OperationName, type Operations } from '../operations.ts'
 import { SOCKET, shortFolder } from './socket-path.ts'
 import type { End, Line, Presence } from './protocol.ts'
@@ -145,7 +145,8 @@ class Control implements AsyncDisposable {
 }
 
 function endOf(error: unknown, signal: AbortSignal): End {
-  if (error instanceof Refused || error instanceof OciError) return { end: 'refused', message: error.message }
+  if (error instanceof OperatorError || error instanceof OciError)
+    return { end: 'refused', message: error.message }
   const message = error instanceof Error ? error.message : String(error)
   return { end: signal.aborted ? 'stopped' : 'failed', message }
 }

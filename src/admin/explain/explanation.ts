@@ -8,7 +8,6 @@ import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { UpstreamStatus } from '../../upstream/status.ts'
 import type { Digest } from '../../oci/digest.ts'
 
-
 export interface Explanation {
   readonly ref: {
     readonly name: string

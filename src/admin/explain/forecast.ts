@@ -5,8 +5,7 @@
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Forecast, ImageExplained, TagExplained } from './explanation.ts'
-import { spanText } from '../../base/words.ts'
-
+import { spanText } from '../../base/format.ts'
 
 /** All that decides it. */
 interface Prospect {

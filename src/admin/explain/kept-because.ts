@@ -7,7 +7,7 @@ import { isDigestReference, type Reference } from '../../oci/reference.ts'
 import type { InventoryIndex } from '../../storage/metadata/inventory-index.ts'
 import { LOCAL, type RepositoryKey } from '../../storage/metadata/metadata.ts'
 import type { ImageExplained, KeepingExplained } from './explanation.ts'
-import { spanText } from '../../base/words.ts'
+import { spanText } from '../../base/format.ts'
 
 interface KeepingOptions {
   readonly inventory: Pick<InventoryIndex, 'blobs' | 'wanting' | 'colder'>

@@ -14,7 +14,7 @@ import {
   type UpstreamQuestion,
 } from '../../storage/metadata/upstream-answer-index.ts'
 import type { ListExplained, ListsExplained } from './explanation.ts'
-import { spanText } from '../../base/words.ts'
+import { spanText } from '../../base/format.ts'
 
 interface ListsHereOptions {
   readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'tags' | 'manifests'>

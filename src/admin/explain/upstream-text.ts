@@ -4,7 +4,7 @@
 import type { MirroredName } from '../../cache/origin.ts'
 import type { AccountStatus, UpstreamStatus } from '../../upstream/status.ts'
 import type { UpstreamExplained } from './explanation.ts'
-import { spanText } from '../../base/words.ts'
+import { spanText } from '../../base/format.ts'
 
 /** @param serving somebody asks it; else nobody knows how it does */
 export function explainUpstream({ origin, name }: MirroredName, serving: boolean): UpstreamExplained {

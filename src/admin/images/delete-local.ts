@@ -14,7 +14,7 @@ import {
 } from '../../oci/reference.ts'
 import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { PushTarget } from '../../registry/local/push-target.ts'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 
 interface RemovalsOptions {
   readonly metadata: MetadataStore
@@ -47,23 +47,23 @@ export class Removals {
 
   /**
    * @param reference a tag or a digest; undefined: the whole repository
-   * @throws Refused for what is not local, or not there; OciError for what is no name
+   * @throws OperatorError for what is not local, or not there; OciError for what is no name
    */
   async remove(given: string, reference: string | undefined): Promise<Removed> {
     const name = parseRepositoryName(given)
     await this.#assertLocal(name)
     const pushes = this.#options.openPushes(name)
     if (reference === undefined) {
-      if (!(await pushes.deleteRepository())) throw new Refused(`${name} was deleted already`)
+      if (!(await pushes.deleteRepository())) throw new OperatorError(`${name} was deleted already`)
       const note = `the name stays local; \`entrepot rm --release ${name}\` lets it be mirrored again`
       return { what: 'repository', name, note }
     }
     const parsed = parseReference(reference)
-    if (!(await pushes.deleteManifest(parsed))) throw new Refused(`there is no ${parsed} in ${name}`)
+    if (!(await pushes.deleteManifest(parsed))) throw new OperatorError(`there is no ${parsed} in ${name}`)
     return { what: isDigestReference(parsed) ? 'image' : 'tag', name, reference: parsed }
   }
 
-  /** @throws Refused while anything can be pulled by that name */
+  /** @throws OperatorError while anything can be pulled by that name */
   async release(given: string): Promise<Removed> {
     const { local, openPushes } = this.#options
     const name = parseRepositoryName(given)
@@ -72,7 +72,7 @@ export class Removals {
     if (left !== undefined) {
       const tags = left.tags.slice(0, SOME).join(', ') + (left.tags.length > SOME ? ' …' : '')
       const what = left.tags.length > 0 ? `has tags: ${tags}` : 'holds images without a tag'
-      throw new Refused(
+      throw new OperatorError(
         `${name} is in use: it still ${what}; \`entrepot rm --all ${name}\` deletes all of it first`,
       )
     }
@@ -86,6 +86,6 @@ export class Removals {
 
   async #assertLocal(name: RepositoryName): Promise<void> {
     if ((await this.#options.metadata.repositories.get({ registry: LOCAL, name })) !== undefined) return
-    throw new Refused(`no local repository is called ${name}`)
+    throw new OperatorError(`no local repository is called ${name}`)
   }
 }

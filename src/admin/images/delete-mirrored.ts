@@ -20,7 +20,7 @@ import {
   type MetadataTransaction,
   type RepositoryKey,
 } from '../../storage/metadata/metadata.ts'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import type { Removed } from './delete-local.ts'
 
 interface MirrorRemovalsOptions {
@@ -52,7 +52,7 @@ export class MirrorRemovals {
 
   /**
    * @param reference undefined: the whole repository
-   * @throws Refused for what is not here
+   * @throws OperatorError for what is not here
    */
   async remove(
     mirrored: MirroredName,
@@ -77,7 +77,7 @@ export class MirrorRemovals {
     const { metadata, manifests } = this.#options
     const name = listedName(key)
     const record = await metadata.tags.get(key, tag)
-    if (record === undefined) throw new Refused(`there is no ${tag} in ${name}`)
+    if (record === undefined) throw new OperatorError(`there is no ${tag} in ${name}`)
     const { digest } = record
     const others = (await metadata.tags.naming(key, digest)).filter((it) => it !== tag)
     const naming = await metadata.eviction.naming(digest, 1)
@@ -107,7 +107,7 @@ export class MirrorRemovals {
     const { metadata, manifests, pinned } = this.#options
     const name = listedName(key)
     if ((await metadata.manifests.get(key, digest)) === undefined) {
-      throw new Refused(`there is no ${digest} in ${name}`)
+      throw new OperatorError(`there is no ${digest} in ${name}`)
     }
     const tags = await metadata.tags.naming(key, digest)
     const pin = await pinned.by(digest)
@@ -119,7 +119,8 @@ export class MirrorRemovals {
   async #removeAll(mirrored: MirroredName, key: RepositoryKey, signal: AbortSignal): Promise<Removed> {
     const { metadata, manifests, pinned } = this.#options
     const name = listedName(key)
-    if ((await metadata.repositories.get(key)) === undefined) throw new Refused(`nothing of ${name} is here`)
+    if ((await metadata.repositories.get(key)) === undefined)
+      throw new OperatorError(`nothing of ${name} is here`)
     let bytes = 0
     let images = 0
     let pin: string | undefined
@@ -136,7 +137,7 @@ export class MirrorRemovals {
     for await (const tag of this.#tags(key)) manifests.forget(mirrored, tag)
     // Tombstones, and what this name may read without asking. That something of it was served stays known.
     await this.#commit((tx) => tx.buryRepository(key, this.#options.now()))
-    if (images === 0) throw new Refused(`nothing of ${name} is here`)
+    if (images === 0) throw new OperatorError(`nothing of ${name} is here`)
     return removed({ what: 'repository', name }, { bytes, note: undefined }, pin)
   }
 

@@ -9,8 +9,7 @@ import { pins } from '../../cache/eviction/pins.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { InventoryIndex } from '../../storage/metadata/inventory-index.ts'
 import { LOCAL, type EpochMs, type RepositoryKey } from '../../storage/metadata/metadata.ts'
-import { Refused } from '../operator-error.ts'
-
+import { OperatorError } from '../../base/operator-error.ts'
 
 export interface ListedImage {
   /** As it is pulled here, without tag and digest. */
@@ -59,7 +58,7 @@ export class Listing {
    * @param pattern a glob like those of `cache.pin`, or what names begin with; undefined: all
    */
   async *list(pattern: string | undefined, signal: AbortSignal): AsyncGenerator<ListPart, void, undefined> {
-    if ((pattern?.length ?? 0) > MAX_PATTERN) throw new Refused('no name is that long')
+    if ((pattern?.length ?? 0) > MAX_PATTERN) throw new OperatorError('no name is that long')
     let rows: Row[] = []
     for await (const repository of merged(this.#repositories('local'), this.#repositories('mirrored'))) {
       if (!mayHold(listedName(repository), pattern)) continue

@@ -15,7 +15,7 @@ import { platformsOf, type ManifestContent } from '../../oci/manifest.ts'
 import { isDigestReference, type ImageReference } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
-import { Refused } from '../operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import { refusing, type NameRegistry } from '../../registry/registry.ts'
 
 /** In the order in which it happens; the last one is always `done`. */
@@ -62,7 +62,7 @@ export class Refresher {
     this.#options = options
   }
 
-  /** @throws Refused for what is not mirrored, or not here; OciError when upstream cannot be asked */
+  /** @throws OperatorError for what is not mirrored, or not here; OciError when upstream cannot be asked */
   async *refresh(
     image: ImageReference,
     namespace: string | undefined,
@@ -76,7 +76,7 @@ export class Refresher {
     const before = isDigestReference(reference) ? undefined : await metadata.tags.get(key, reference)
     const from = isDigestReference(reference) ? reference : before?.digest
     if (from === undefined || (isDigestReference(reference) && !(await this.#isHeld(mirrored, reference)))) {
-      throw new Refused(`nothing of ${listed} is here: a pull fetches it`)
+      throw new OperatorError(`nothing of ${listed} is here: a pull fetches it`)
     }
     const platforms = await this.#platforms(from)
     const wasHere = await this.#has(from)
@@ -113,13 +113,13 @@ export class Refresher {
 
   async #mirrored({ name }: ImageReference, namespace: string | undefined): Promise<MirroredName> {
     const destination = await this.#options.registry.route(name, namespace)
-    if (destination === undefined) throw new Refused(`no rule takes the name ${name}`)
+    if (destination === undefined) throw new OperatorError(`no rule takes the name ${name}`)
     if (!('entry' in destination))
-      throw new Refused(`${name} was pushed here: there is nobody to ask about it`)
+      throw new OperatorError(`${name} was pushed here: there is nobody to ask about it`)
     const { entry, name: repository } = destination
     const { origin } = entry
     if (refusing(entry, repository) !== undefined) {
-      throw new Refused(`the configuration of ${origin.upstream.key} does not allow ${repository}`)
+      throw new OperatorError(`the configuration of ${origin.upstream.key} does not allow ${repository}`)
     }
     return { origin, name: repository }
   }

@@ -9,14 +9,15 @@ import type { Evictor } from '../../cache/eviction/disk-budget.ts'
 import type { Config } from '../../config/schema.ts'
 import type { LiveConfig } from '../../config/live.ts'
 import { parsePercent, parseSize } from '../../config/units.ts'
+import type { Alone } from '../../admin/cli/process-io.ts'
 import type { Operations } from '../../admin/operations.ts'
 import { createEvicting } from './eviction.ts'
 import { createPushing } from './local.ts'
 import type { Collector } from '../../storage/gc/collector.ts'
-import { namesHiddenBy } from '../../registry/naming/shadowed-names.ts'
+import { shadowedNames } from '../../registry/naming/shadowed-names.ts'
 import type { LocalContext } from '../../registry/local/local-push-target.ts'
 import { reservingGlob } from '../../registry/naming/push-policy.ts'
-import { Refused } from '../../admin/operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import { startError } from '../start-error.ts'
 import { openState, type State } from './storage.ts'
 import type { AuditIndex } from '../../storage/metadata/audit-index.ts'
@@ -82,7 +83,7 @@ export function createOperations(parts: KeepingParts): Operations {
       restore(
         {
           ...{ disk, store, ingests, metadata, locks, localNames, settings, holds, now },
-          hidden: (names) => namesHiddenBy(live.config, names),
+          hidden: (names) => shadowedNames(live.config, names),
           denied: async (name) => {
             const glob = reservingGlob(name, live.config.push)
             if (glob !== undefined) return `push.deny (${glob}) reserves ${name}`
@@ -94,11 +95,6 @@ export function createOperations(parts: KeepingParts): Operations {
         signal,
       ),
   }
-}
-
-interface Alone extends Operations, AsyncDisposable {
-  /** Where it took the place of one that was lost: it may be used from now on. */
-  finishIndex(): void
 }
 
 /**
@@ -154,10 +150,10 @@ export async function openAlone(
   }
 }
 
-/** @throws Refused */
+/** @throws OperatorError */
 function shareOf(text: string): Share {
   const percent = parsePercent(text)
   const bytes = parseSize(text)
   if (percent !== undefined || bytes !== undefined) return { bytes, percent }
-  throw new Refused(`${text} is no size: say 20GiB, or 50% of the file system`)
+  throw new OperatorError(`${text} is no size: say 20GiB, or 50% of the file system`)
 }

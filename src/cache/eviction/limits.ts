@@ -3,7 +3,6 @@
  */
 import type { Bytes } from '../../base/units.ts'
 
-
 /** The smaller of what is given; neither: no limit. */
 export interface Share {
   readonly bytes: Bytes | undefined

@@ -7,7 +7,6 @@
  */
 import type { Bytes } from '../../base/units.ts'
 
-
 interface PushRoomOptions {
   /** What of the file system is free, and may be taken by a push; less than 0 where even less is left. */
   readonly headroom: () => Promise<Bytes>

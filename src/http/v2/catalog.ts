@@ -6,7 +6,7 @@
 import { nextLink, parsePage } from '../../oci/pagination.ts'
 import type { RouteTo } from '../routes.ts'
 import type { Exchange } from '../exchange.ts'
-import type { Services } from './pull-headers.ts'
+import type { Services } from '../services.ts'
 
 /** When the client names no number, and the most it gets. */
 const PAGE = { usual: 100, most: 1000 }

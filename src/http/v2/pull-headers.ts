@@ -3,47 +3,12 @@ import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Pusher } from '../../registry/local/push-target.ts'
 import type { Registry, Resolution } from '../../registry/registry.ts'
-import type { Explainer } from '../../admin/explain/explainer.ts'
-import type { Events, Happening } from '../../registry/notifications/event.ts'
-import type { Search } from '../../registry/search.ts'
+import type { Happening } from '../../registry/notifications/event.ts'
 import type { ManifestHead } from '../../registry/repository.ts'
-import type { Metrics } from '../../telemetry/metrics.ts'
 import { causeOf } from './event-request.ts'
 import { warningHeader } from './warning-header.ts'
 import type { Exchange } from '../exchange.ts'
-import type { Accel } from '../transfer/x-accel-redirect.ts'
-import type { Kernel } from '../transfer/linux-syscalls.ts'
-import type { BufferPool } from '../transfer/buffer-pool.ts'
-import type { ProxyWatch } from '../proxy-detection.ts'
-import type { ServedHosts } from '../allowed-hosts.ts'
-import type { CertificateHealth } from '../tls.ts'
-
-/** What handlers need besides the exchange and its route. */
-export interface Services {
-  readonly registry: Registry
-  readonly search: Pick<Search, 'find'>
-  readonly explainer: Pick<Explainer, 'explain'>
-  readonly events: Pick<Events, 'pulled'>
-  readonly metrics: Metrics
-  readonly buffers: BufferPool
-  /** Undefined: bytes are copied, by threads. */
-  readonly kernel: Kernel | undefined
-  /** False: bytes are copied. */
-  readonly sendfile: boolean
-  /** Undefined: nobody in front of us sends our files. */
-  readonly accel: Accel | undefined
-  readonly draining: () => boolean
-  /** Undefined: we have none. */
-  readonly certificate: () => CertificateHealth | undefined
-  /** The address we listen on. */
-  readonly listener: () => string
-  /** What clients call us, where the configuration says so. */
-  readonly publicUrl: string | undefined
-  /** Undefined: nobody has to know of a proxy in front. */
-  readonly proxyWatch: () => Pick<ProxyWatch, 'see'> | undefined
-  /** What is read may be read by those; undefined: by any. */
-  readonly hosts: () => Pick<ServedHosts, 'serves'> | undefined
-}
+import type { Services } from '../services.ts'
 
 /**
  * @param head who asks, where it is a HEAD that a push may begin with

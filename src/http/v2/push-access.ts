@@ -10,7 +10,8 @@ import type { Pusher, PushTarget } from '../../registry/local/push-target.ts'
 import { causeOf } from './event-request.ts'
 import type { Exchange } from '../exchange.ts'
 import { isLoopback } from '../../base/loopback.ts'
-import { namespaceOf, type Services } from './pull-headers.ts'
+import { namespaceOf } from './pull-headers.ts'
+import type { Services } from '../services.ts'
 import { proxySign } from '../proxy-detection.ts'
 
 /** What a browser says of a request that no page of another origin made. Programs that fetch say how, and not whence. */

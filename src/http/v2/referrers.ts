@@ -10,7 +10,8 @@ import { OciError } from '../../oci/errors.ts'
 import { nextLink } from '../../oci/pagination.ts'
 import type { RouteTo } from '../routes.ts'
 import type { Exchange } from '../exchange.ts'
-import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull-headers.ts'
+import { nextQuery, pullHeaders, resolveRepository, withoutNamespace } from './pull-headers.ts'
+import type { Services } from '../services.ts'
 
 export async function serveReferrers(
   exchange: Exchange,

@@ -9,7 +9,8 @@ import { jsonInTurns } from '../../base/large-list.ts'
 import { nextLink, parsePage } from '../../oci/pagination.ts'
 import type { RouteTo } from '../routes.ts'
 import type { Exchange } from '../exchange.ts'
-import { nextQuery, pullHeaders, resolveRepository, withoutNamespace, type Services } from './pull-headers.ts'
+import { nextQuery, pullHeaders, resolveRepository, withoutNamespace } from './pull-headers.ts'
+import type { Services } from '../services.ts'
 
 export async function serveTags(
   exchange: Exchange,

@@ -14,7 +14,7 @@ import type { RouteTo } from '../routes.ts'
 import type { PushTarget, UploadSession } from '../../registry/local/push-target.ts'
 import { streamBody } from './request-body.ts'
 import type { Exchange } from '../exchange.ts'
-import type { Services } from './pull-headers.ts'
+import type { Services } from '../services.ts'
 import { pushTarget } from './push-access.ts'
 
 /** As the specification has it, and as RFC 9110 § 14.4 would. */

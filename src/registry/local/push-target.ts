@@ -9,7 +9,6 @@ import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import type { Reference, RepositoryName, Tag } from '../../oci/reference.ts'
 import type { Cause } from '../notifications/event.ts'
 
-
 /** Who pushes, as far as it decides what may be pushed. */
 export interface Pusher {
   /** Certainly a program on this machine, talking to us directly. DESIGN "Security ground rules". */

@@ -11,7 +11,7 @@ import { LRUCache } from 'lru-cache'
 import { MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
-import { turnFor } from '../../base/large-document.ts'
+import { turnFor } from '../../base/turns.ts'
 import type { BlobInfo, BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 

@@ -13,7 +13,6 @@ import type { Metrics } from '../../telemetry/metrics.ts'
 import type { Backlog } from './backlog.ts'
 import { envelopeOf, EVENTS_TYPE } from './envelope.ts'
 
-
 interface DeliveryOptions {
   readonly url: string
   readonly headers: Readonly<Record<string, string | readonly string[]>>

@@ -8,7 +8,6 @@
 import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 
-
 type Received = Pick<UploadIngest, 'prefix' | 'read'>
 
 /** Bytes that were taken for a repetition, and may have been meant to follow. */

@@ -7,7 +7,6 @@ import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 import { giveBack } from '../../storage/ingest/release-buffers.ts'
 
-
 /** Of one body, not yet given to the disk. */
 const MOST_HELD: Bytes = 512 * 1024
 /** A write costs a thread's waking, however little it writes: less than this is gathered for so long. */

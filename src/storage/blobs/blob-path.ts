@@ -1,3 +1,4 @@
+/** Paths of blobs below the root of the storage: `blobs/<algorithm>/<two digits>/<hex>`. */
 import path from 'node:path'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
 

@@ -10,7 +10,6 @@ import type { Milliseconds } from '../../base/units.ts'
 import { DiskHangs } from '../storage-error.ts'
 import type { Descriptor, Files } from './files.ts'
 
-
 /** Of sixteen (start.js); syncs have four of their own (files.ts). */
 const MOST_CHANGES = 6
 

@@ -24,7 +24,6 @@ import type {
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { breathe, CollectionPlan } from './dry-run.ts'
 
-
 interface CollectorOptions {
   readonly store: BlobStore
   readonly metadata: MetadataStore

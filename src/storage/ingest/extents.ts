@@ -5,7 +5,6 @@
  */
 import type { Bytes } from '../../base/units.ts'
 
-
 interface Extent {
   readonly start: Bytes
   /** Exclusive. */

@@ -9,7 +9,6 @@
  */
 import type { Bytes } from '../../base/units.ts'
 
-
 /** With 8 MiB V8 still begins to mark by itself (measured), with 2 the scavenges cost more than they save. */
 const EVERY: Bytes = 4 * 1024 * 1024
 

@@ -11,7 +11,6 @@ import type { AuditIndex, BlobAudit, ScrubIndex } from '../metadata/audit-index.
 import type { BlobStore } from '../blobs/blob-store.ts'
 import type { Locks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
-import type { QuarantineHealth } from '../../registry/registry.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { usesOf, type Finding } from './findings.ts'
 import type { Lost } from './repair-blob.ts'
@@ -25,6 +24,21 @@ const MOST_TOLD = 10
 const MOST_NAMES = 5
 /** A layer that thousands of images share takes long to ask about, and we are looked at every few seconds. */
 const NAMES_FOR_MS = 60_000
+
+/** What is damaged or gone, for a look at our health. */
+export interface QuarantineHealth {
+  readonly count: number
+  /** Those that are longest there. */
+  readonly blobs: readonly {
+    readonly digest: Digest
+    /** ISO 8601. */
+    readonly since: string
+    readonly state: 'damaged' | 'missing'
+    /** What cannot be pulled, or not whole: `team/app:1`, `team/app@sha256:…`. Some of them. */
+    readonly affects: readonly string[]
+    readonly more: number
+  }[]
+}
 
 interface ExaminerOptions {
   readonly index: AuditIndex & { readonly scrub: ScrubIndex }

@@ -6,7 +6,6 @@ import { LOCAL, type RepositoryKey } from '../metadata/metadata.ts'
 import type { AuditIndex, KnownBlob } from '../metadata/audit-index.ts'
 import type { Digest } from '../../oci/digest.ts'
 
-
 /**
  * - `database`: the index itself is damaged; nothing else is looked at then
  * - `corrupt`: a file does not have the digest that is its name

@@ -13,7 +13,6 @@ import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { Examiner } from './examiner.ts'
 
-
 /** Of the interval: from then on a blob is due; from then on it does not wait for anybody any more. */
 const DUE = 0.5
 const URGENT = 0.75

@@ -10,7 +10,7 @@ import type { BlobStore } from '../blobs/blob-store.ts'
 import type { Locks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import type { Finding, Progress, VerifyEvent } from './findings.ts'
-import { Refused } from '../../admin/operator-error.ts'
+import { OperatorError } from '../../base/operator-error.ts'
 import { pooled } from '../../base/pooled.ts'
 import { rebuild } from './rebuild-index.ts'
 import { verifyBlob, type VerifyTools } from './verify-blobs.ts'
@@ -37,7 +37,7 @@ export async function* verify(
   signal: AbortSignal,
 ): AsyncGenerator<VerifyEvent, void, undefined> {
   const { openIndex, serving, ...rest } = options
-  if (rebuilds && serving) throw new Refused('a server uses the index: stop it, then verify --rebuild')
+  if (rebuilds && serving) throw new OperatorError('a server uses the index: stop it, then verify --rebuild')
   await using index = openIndex()
   if (rebuilds) for await (const finding of rebuild({ ...rest, index, signal })) yield { finding }
   yield* look({ ...rest, index, repair, resting: serving, signal }, serving ? 1 : options.lanes)

@@ -7,7 +7,6 @@
 import type { Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 
-
 /** From being told where a file is to having it open; one that is busy takes a while. */
 const TOLD_MS: Milliseconds = 60_000
 

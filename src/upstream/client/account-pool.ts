@@ -14,7 +14,16 @@ import type { Digest } from '../../oci/digest.ts'
 import type { Reference, RepositoryName } from '../../oci/reference.ts'
 import { stoppedForMs, withheldPulls } from '../limits/quota-reserve.ts'
 import type { AccountStatus, UpstreamStatus } from '../status.ts'
-import { UpstreamError, type BlobRequest, type ReferrersPage, type TagPage, type Upstream, type UpstreamBlob, type UpstreamHead, type UpstreamManifest } from '../upstream.ts'
+import {
+  UpstreamError,
+  type BlobRequest,
+  type ReferrersPage,
+  type TagPage,
+  type Upstream,
+  type UpstreamBlob,
+  type UpstreamHead,
+  type UpstreamManifest,
+} from '../upstream.ts'
 
 /** How long an account that may not read a repository is asked about it after the others. */
 const BLIND_MEMORY: Milliseconds = 600_000

@@ -14,7 +14,16 @@ import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { Reference, RepositoryName } from '../../oci/reference.ts'
 import type { UpstreamStatus } from '../status.ts'
-import { UpstreamError, type BlobRequest, type ReferrersPage, type TagPage, type Upstream, type UpstreamBlob, type UpstreamHead, type UpstreamManifest } from '../upstream.ts'
+import {
+  UpstreamError,
+  type BlobRequest,
+  type ReferrersPage,
+  type TagPage,
+  type Upstream,
+  type UpstreamBlob,
+  type UpstreamHead,
+  type UpstreamManifest,
+} from '../upstream.ts'
 
 /** How long who failed is asked after all others; it doubles while it fails on, since each try costs its share. */
 const FAILURE_MEMORY: Milliseconds = 10_000

@@ -8,7 +8,7 @@ import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { ACCEPT_MANIFESTS, MAX_MANIFEST_BYTES, MEDIA_TYPES } from '../../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
 import { parseJsonObject, type Selection } from '../../oci/json.ts'
-import { turnFor } from '../../base/large-document.ts'
+import { turnFor } from '../../base/turns.ts'
 import { parseManifest } from '../../oci/manifest.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../../oci/reference.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -34,7 +34,16 @@ import type { Answer } from '../transport/redirects.ts'
 import { withheldPulls } from '../limits/quota-reserve.ts'
 import type { UpstreamStatus } from '../status.ts'
 import { headerOf } from '../transport/transport.ts'
-import { UpstreamError, type BlobRequest, type ReferrersPage, type TagPage, type Upstream, type UpstreamBlob, type UpstreamHead, type UpstreamManifest } from '../upstream.ts'
+import {
+  UpstreamError,
+  type BlobRequest,
+  type ReferrersPage,
+  type TagPage,
+  type Upstream,
+  type UpstreamBlob,
+  type UpstreamHead,
+  type UpstreamManifest,
+} from '../upstream.ts'
 
 /** Ten thousand tags of the longest kind are 1.3 MB. */
 const MAX_LIST_BYTES = 16 * 1024 * 1024

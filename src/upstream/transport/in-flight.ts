@@ -3,7 +3,6 @@
  */
 import type { Milliseconds } from '../../base/units.ts'
 
-
 export class Activity {
   readonly #now: () => Milliseconds
   #running = 0

@@ -9,7 +9,7 @@ import { test, type Test } from 'tap'
 import { reachServer } from '../../../src/admin/control/client.ts'
 import type { Operations } from '../../../src/admin/operations.ts'
 import { openControl } from '../../../src/admin/control/server.ts'
-import { Refused } from '../../../src/admin/operator-error.ts'
+import { OperatorError } from '../../../src/base/operator-error.ts'
 import { createLog } from '../../../src/telemetry/log.ts'
 import { eventually } from '../../support/app.ts'
 import { shortDir } from '../../support/programs.ts'
@@ -52,9 +52,9 @@ test('events come in their order, as they were', async (t) => {
 test('a refusal is told in its words, also after events; it is no failure of ours', async (t) => {
   const { keeper, lines } = await control(t, async function* () {
     yield 1
-    throw new Refused('it is in use')
+    throw new OperatorError('it is in use')
   })
-  await t.rejects(all(keeper.gc({ dryRun: true }, NEVER)), { name: 'Refused', message: 'it is in use' })
+  await t.rejects(all(keeper.gc({ dryRun: true }, NEVER)), { name: 'OperatorError', message: 'it is in use' })
   t.notOk(lines.some(({ level }) => level === 'error'))
 })
 

@@ -1,6 +1,6 @@
 /** That large documents are read one in each turn of the event loop. */
 import { test } from 'tap'
-import { turnFor } from '../../src/base/large-document.ts'
+import { turnFor } from '../../src/base/turns.ts'
 
 test('between two large documents everybody else has a turn', async (t) => {
   const MiB = 1024 * 1024
