@@ -145,6 +145,13 @@ function mayFail(fault: Fault, client: Client, { error, exchanges }: Outcome): b
   if (client.elsewhere !== 'everything' || NOT_TO_BE_HAD.includes(fault.name)) return true
   // A parallel download whose piece breaks off calls off the pieces before it, and gives up when it comes to one.
   if (error instanceof CanceledError) return exchanges.some(({ ended }) => ended === 'unexpected eof')
+  // A piece of a blob that the mirror began and could not go on with is asked of no other host.
+  const isGivenUp = exchanges.some((begun) => {
+    const { endpoint, status, ended, bytes } = begun
+    const wasLetThrough = endpoint === 'mirror' && status >= 200 && status < 300 && bytes > 0
+    return wasLetThrough && ended !== 'whole' && error?.message === `${describe(begun)}: 503`
+  })
+  if (isGivenUp) return true
   // What the mirror had let through before it knew better stays in the way of a client that never starts again.
   return error instanceof WrongBytesError || error instanceof ConnectionError
 }
