@@ -35,7 +35,8 @@ export function parseRange(header: string | undefined): RangeSpecs | undefined {
   if (set === undefined) return undefined
   const specs: RangeSpec[] = []
   for (const element of set.split(',')) {
-    const text = element.replace(/^[ \t]+|[ \t]+$/g, '')
+    // An expression for the spaces at the end would begin anew at each of them.
+    const text = element.trim()
     // § 5.6.1.2: empty list elements are to be tolerated.
     if (text === '') continue
     const found = SPEC.exec(text)

@@ -65,6 +65,19 @@ test('what is no byte range is ignored', (t) => {
   t.end()
 })
 
+test('a Range as long as a head may be is read in no time, whatever it repeats', (t) => {
+  const before = process.threadCpuUsage()
+  for (const piece of [' ', '\t', ', ', '1-', '- ', '1 -', '1-2 ', ' ,\t']) {
+    for (const start of ['bytes=', 'bytes=1', 'bytes=0-1,']) {
+      parseRange(`${start}${piece.repeat(60_000 / piece.length)}x`)
+    }
+  }
+  const { user, system } = process.threadCpuUsage(before)
+  // Some milliseconds; where it is quadratic a single one of them takes seconds.
+  t.ok(user + system < 1e6, `${user + system} µs`)
+  t.end()
+})
+
 test('an empty blob is always given whole', (t) => {
   for (const header of ['bytes=0-', 'bytes=0-0', 'bytes=-1'])
     t.same(plan(header, 0), { kind: 'whole' }, header)
