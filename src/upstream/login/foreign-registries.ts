@@ -18,6 +18,8 @@ import { TokenCache } from './token-cache.ts'
 import type { Response } from '../transport/transport.ts'
 import { UpstreamError } from '../upstream.ts'
 
+const API = '/v2/'
+
 interface ForeignOptions {
   readonly key: string
   readonly metrics: Metrics
@@ -91,7 +93,13 @@ export class ForeignRegistries {
   }
 }
 
-/** The repository as it is called there. */
+/** What follows the name of a repository in a path. */
+const RESOURCE = /\/(?:manifests|blobs|referrers|tags)\/[^/]+$/
+
+/** The repository as it is called there. Two looks at the path, which may be as long as a header. */
 function nameIn({ pathname }: URL): string {
-  return /\/v2\/(.+)\/(?:manifests|blobs|referrers|tags)\/[^/]+$/.exec(pathname)?.[1] ?? pathname
+  const end = RESOURCE.exec(pathname)?.index ?? -1
+  const before = pathname.indexOf(API)
+  const name = before < 0 ? '' : pathname.slice(before + API.length, Math.max(end, 0))
+  return name === '' ? pathname : name
 }

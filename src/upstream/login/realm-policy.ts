@@ -25,7 +25,8 @@ export function credentialsMayGo(upstream: URL, realm: URL): boolean {
 
 /** `quay.io.` is `quay.io`; with the dot its last two labels would be `io` and nothing. */
 function rootlessHostOf(url: URL): string {
-  return hostOf(url).replace(/\.+$/, '')
+  // A run of dots is looked at once: whoever names a realm may put in as many as a header holds.
+  return hostOf(url).replace(/(?<!\.)\.+$/, '')
 }
 
 function isLoopback(host: string): boolean {

@@ -327,6 +327,16 @@ void test('who may see our credentials', async (t) => {
   }
 })
 
+void test('a realm whose host is nothing but dots is looked at in no time', (t) => {
+  const realm = new URL(`https://quay${'.'.repeat(60_000)}io/token`)
+  const before = process.threadCpuUsage()
+  t.notOk(credentialsMayGo(new URL('https://quay.io'), realm))
+  const { user, system } = process.threadCpuUsage(before)
+  t.ok(user + system < 500_000, `${user + system} µs`)
+  t.ok(credentialsMayGo(new URL('https://quay.io'), new URL('https://quay.io../token')))
+  t.end()
+})
+
 function hasToken({ headers }: LogEntry): boolean {
   return headers.authorization !== undefined
 }

@@ -1,3 +1,6 @@
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../../src/oci/reference.ts'
@@ -227,4 +230,21 @@ void test('a token service of another registry that is down is no failure of the
     t.match(error, { failure: 'broken', ofTheWhole: false })
     t.match(client.status().accounts, [{ breaker: { state: 'closed' }, stoppedForMs: undefined }])
   }
+})
+
+void test('a path as long as a header may be, to a registry that asks who is there, is looked at in no time', async (t) => {
+  const { client, upstream, signal } = await connect(t)
+  const other = createServer({ maxHeaderSize: 128 * 1024 }, (_request, response) => {
+    response.writeHead(401, { 'www-authenticate': `Bearer realm="${url}/token"` }).end()
+  })
+  t.teardown(() => other.close())
+  await once(other.listen(0, '127.0.0.1'), 'listening')
+  const url = `http://127.0.0.1:${(other.address() as AddressInfo).port}`
+  const location = `${url}${'/v2/'.repeat(15_000)}`
+  upstream.fault({ ref: 'latest' }, { status: 307, headers: { location } })
+  const before = process.threadCpuUsage()
+  t.equal((await failureOf(client.manifest(NAME, LATEST, signal))).failure, 'denied')
+  const { user, system } = process.threadCpuUsage(before)
+  // A fraction of that; where it is quadratic, seconds.
+  t.ok(user + system < 500_000, `${user + system} µs`)
 })
