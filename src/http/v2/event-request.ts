@@ -9,6 +9,9 @@ import type { Exchange } from '../exchange.ts'
 import { isLoopback } from '../../base/loopback.ts'
 import { nameOf } from '../allowed-hosts.ts'
 
+/** Of what a client calls itself and us so much is told: it waits in the index, for each event anew. */
+const LONGEST = 512
+
 export function causeOf({ id, method, remote, request }: Exchange): Cause {
   const { host, 'user-agent': useragent } = request.headers
   const { remotePort: port } = request.socket
@@ -16,9 +19,9 @@ export function causeOf({ id, method, remote, request }: Exchange): Cause {
   return {
     id,
     addr: address === undefined || port === undefined ? address : `${address}:${port}`,
-    host,
+    host: host?.slice(0, LONGEST),
     method,
-    useragent,
+    useragent: useragent?.slice(0, LONGEST),
     reachedBy: reachedBy(host, request.socket),
   }
 }

@@ -181,6 +181,14 @@ test('pulls are told when they were given: of what was pushed, and through the m
   t.equal((await pull(address)).status, 200, 'the address in it is one')
 })
 
+test('of what a client calls itself and us no more is kept for the receivers than they can use', async (t) => {
+  const { mirror, next } = await start(t, { ignoreActions: ['push'] })
+  const headers = { 'user-agent': 'a'.repeat(30_000) }
+  t.equal((await pull(`${mirror.url}/v2/library/hosted/manifests/1`, headers)).status, 200)
+  const [event] = await next(1)
+  t.equal(event?.request['useragent'], 'a'.repeat(512))
+})
+
 test('what is pulled before it is deleted is told before', async (t) => {
   const { mirror, next } = await start(t, { ignoreActions: ['push'] })
   const app = image({ layers: [10], seed: 'app' })
