@@ -8,6 +8,7 @@ import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { MetadataStore, RepositoryKey } from '../../storage/metadata/metadata.ts'
+import { turnFor } from '../../base/turns.ts'
 import {
   answerWeight,
   type NewUpstreamAnswer,
@@ -66,6 +67,7 @@ export class AnswerCache {
     const hot = this.#hot.get(key)
     if (hot !== undefined) return hot.value as T
     const body = await this.#options.metadata.upstreamAnswers.body(repository, question)
+    await turnFor(bodySize)
     const value = body === undefined ? undefined : parse(body)
     if (value !== undefined) this.#hot.set(key, { value }, { size: hotSize(bodySize) })
     return value

@@ -16,6 +16,7 @@ import { referrersQuestion, TAG_LIST } from '../../storage/metadata/upstream-ans
 import { UpstreamError } from '../../upstream/upstream.ts'
 import type { ReferrersAnswer, TagsAnswer } from '../answers.ts'
 import { ATTESTATION_TTL_MS, isAttestation } from '../prefetch/attestation.ts'
+import { turnFor } from '../../base/turns.ts'
 import {
   CachedLists,
   type CachedListsOptions,
@@ -109,7 +110,7 @@ export class Listings {
           const { bytes, filtersApplied } = page
           return { bytes, filtersApplied, next: cursorOf(nextOf(page, ofUpstream)), cache: 'miss' }
         },
-        fromHere: ({ value, ...marks }) => {
+        fromHere: async ({ value, ...marks }) => {
           if (value === undefined) {
             if (marks.warning === undefined) return undefined
             const message = 'no referrers API for this repository'
@@ -117,7 +118,10 @@ export class Listings {
           }
           const { bytes, manifests } = value
           const asItCame = ['artifactType', 'n', 'last'].every((name) => !query.has(name))
-          if (!asItCame || bytes === undefined) return { ...referrersPage(manifests, query), ...marks }
+          if (!asItCame || bytes === undefined) {
+            await turnFor(bytes?.length ?? 0)
+            return { ...referrersPage(manifests, query), ...marks }
+          }
           return { bytes, filtersApplied: undefined, next: undefined, ...marks }
         },
       },
@@ -227,7 +231,7 @@ export class Listings {
     client: AbortSignal,
     from: {
       readonly handOn: (ofUpstream: URLSearchParams, limit: AbortSignal) => Promise<A | undefined>
-      readonly fromHere: (listed: Listed<T>) => A | undefined
+      readonly fromHere: (listed: Listed<T>) => A | undefined | Promise<A | undefined>
     },
   ): Promise<A | undefined> {
     const { repository } = asked
@@ -250,7 +254,7 @@ export class Listings {
         found = await this.#lists.insteadOf(error, asked)
       }
     }
-    return from.fromHere(found)
+    return await from.fromHere(found)
   }
 
   /** @throws UpstreamError when the limit is over first */

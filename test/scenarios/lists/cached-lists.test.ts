@@ -3,6 +3,7 @@ import { test } from 'tap'
 import type { Explanation } from '../../../src/admin/explain/explanation.ts'
 import { TAG_LIST } from '../../../src/storage/metadata/upstream-answer-index.ts'
 import { eventually } from '../../support/app.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
 import {
   ABSENT,
   APP,
@@ -329,3 +330,42 @@ test('what upstream says is gone replaces what it listed, also of what was never
   it.pass(2 * MINUTE)
   isStale(t, await it.get(other), 404)
 })
+
+test('however many read large lists at once, everybody else has a turn between two of them', async (t) => {
+  const it = await scene(t, { cache: { prefetch: 'off' }, budgetMs: 60_000, staleBudgetMs: 30_000 })
+  const annotations = Array.from({ length: 80_000 }, (_, at) => `"${at.toString(36)}":""`).join(',')
+  const listed = JSON.stringify({ mediaType: signature.manifest.mediaType, digest: subject, size: 10 })
+  const text = `{"schemaVersion":2,"manifests":[${listed.slice(0, -1)},"annotations":{${annotations}}}]}`
+  it.hub.fault(
+    { kind: 'referrers' },
+    { status: 200, body: { text, type: 'application/vnd.oci.image.index.v1+json' } },
+  )
+  const subjects = Array.from({ length: 40 }, (_, at) => digestOf(Buffer.from(String(at))))
+  for (const digest of subjects) await it.get(`app/referrers/${digest}`)
+  for (const query of ['', '?n=1']) {
+    const turns = watchTurns()
+    const answers = await Promise.all(subjects.map((digest) => it.get(`app/referrers/${digest}${query}`)))
+    t.same(new Set(answers.map(({ status }) => status)), new Set([200]))
+    const longest = turns.stop()
+    t.ok(longest < 1e6, `${String(longest)} µs`)
+  }
+})
+
+/** The longest turn of the event loop, by the time that it takes of the processor: µs. */
+function watchTurns(): { readonly stop: () => number } {
+  let longest = 0
+  let began = process.threadCpuUsage()
+  const look = (): void => {
+    const { user, system } = process.threadCpuUsage(began)
+    longest = Math.max(longest, user + system)
+    began = process.threadCpuUsage()
+    next = setImmediate(look)
+  }
+  let next = setImmediate(look)
+  return {
+    stop: () => {
+      clearImmediate(next)
+      return longest
+    },
+  }
+}
