@@ -18,6 +18,7 @@ import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
 import { giveBack } from '../../storage/ingest/release-buffers.ts'
 import { CONTENTS_FILE, digestOfName, MOST_CONTENTS, type Contents } from './format.ts'
 import type { Holds } from '../../storage/locks/blob-holds.ts'
+import { isDiskFull } from '../../storage/storage-error.ts'
 import { readContents } from './read-contents.ts'
 import { readTar, TarError, type TarEntry, type TarSource } from './read-tar.ts'
 import { Turns } from '../../base/turns.ts'
@@ -32,6 +33,17 @@ export interface Archive {
   read(position: Bytes, length: Bytes): Promise<Buffer<ArrayBuffer>>
 }
 
+interface DiskRoom {
+  /** @throws an error with the code ENOSPC when the disk has not got so much to give */
+  expect(bytes: Bytes): Promise<ExpectedBytes>
+}
+
+/** What is still to come, until it is disposed. */
+interface ExpectedBytes extends Disposable {
+  /** So many are about to be written. @throws as `expect` does */
+  arrive(bytes: Bytes): Promise<void>
+}
+
 export interface ReceiveTools {
   readonly disk: BlobAudit
   readonly store: BlobStore
@@ -39,6 +51,8 @@ export interface ReceiveTools {
   readonly metadata: MetadataStore
   readonly locks: Locks
   readonly holds: Holds
+  /** What comes back was pushed once, and takes no more of the disk than a push may. */
+  readonly room: DiskRoom
   readonly signal: AbortSignal
 }
 
@@ -54,6 +68,7 @@ export class Received implements AsyncDisposable {
   readonly #added = new Set<Digest>()
   readonly #sizes = new Map<Digest, Bytes>()
   #wanted: ReadonlyMap<Digest, Bytes> = new Map()
+  #lost: ReadonlySet<Digest> = new Set()
   #position: Bytes = 0
   #committed = false
 
@@ -78,7 +93,8 @@ export class Received implements AsyncDisposable {
     return this.#told(async () => {
       const contents = await readContents(await this.#contentsBytes(), this.#tools.signal)
       this.#wanted = await sizesIn(contents)
-      await this.#assertHeld(new Set(contents.lost))
+      this.#lost = new Set(contents.lost)
+      await this.#assertHeld(this.#lost)
       return contents
     })
   }
@@ -86,24 +102,37 @@ export class Received implements AsyncDisposable {
   /**
    * Stores what {@link look} has found.
    *
-   * @throws OperatorError when some bytes are others
+   * @throws OperatorError when some bytes are others, or the disk has no room for all of it
    */
   async read(): Promise<void> {
     await this.#told(async () => {
       if (this.#archive.hasHoles) await this.#assertSound()
+      using expected = await this.#tools.room.expect(await this.#missing())
       for await (const entry of readTar(this.#archive.chunks())) {
         this.#tools.signal.throwIfAborted()
         this.#position = entry.position
         const digest = digestOfName(entry.name)
-        if (digest !== undefined && this.#wanted.has(digest)) await this.#takeBlob(digest, entry)
+        if (digest !== undefined && this.#wanted.has(digest)) await this.#takeBlob(digest, entry, expected)
       }
     })
+  }
+
+  /** What will be written, as far as one can tell by now. */
+  async #missing(): Promise<Bytes> {
+    const { store, signal } = this.#tools
+    let missing: Bytes = 0
+    for (const [digest, size] of this.#wanted) {
+      signal.throwIfAborted()
+      if (!this.#lost.has(digest) && (await store.stat(digest)) === undefined) missing += size
+    }
+    return missing
   }
 
   async #told<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (cause) {
+      if (isDiskFull(cause)) throw tooLarge(this.#from, cause)
       if (!(cause instanceof TarError)) throw cause
       throw damaged(this.#from, cause.message, cause)
     }
@@ -170,13 +199,13 @@ export class Received implements AsyncDisposable {
     await store.delete(digest)
   }
 
-  async #takeBlob(digest: Digest, { size, body }: TarEntry): Promise<void> {
+  async #takeBlob(digest: Digest, { size, body }: TarEntry, expected: ExpectedBytes): Promise<void> {
     const { disk, holds, signal } = this.#tools
     this.#pinned.set(digest, holds.hold(digest))
     await this.#letGo(digest)
     const there = await disk.check(digest, { signal, resting: false })
     // Its bytes in the archive are passed over: those that are here are the same.
-    if (there.is !== 'sound') await this.#store(digest, body)
+    if (there.is !== 'sound') await this.#store(digest, body, expected)
     else if (there.size !== size) throw new TarError(`${digest} has another size`)
     this.#sizes.set(digest, size)
   }
@@ -202,7 +231,7 @@ export class Received implements AsyncDisposable {
     lock[Symbol.dispose]()
   }
 
-  async #store(digest: Digest, body: AsyncIterable<Buffer>): Promise<void> {
+  async #store(digest: Digest, body: AsyncIterable<Buffer>, expected: ExpectedBytes): Promise<void> {
     const { disk, ingests, locks, store, signal } = this.#tools
     const ingest = await ingests.open({ source: LOCAL, digest }, { fresh: true })
     try {
@@ -210,6 +239,7 @@ export class Received implements AsyncDisposable {
       for await (const chunk of body) {
         signal.throwIfAborted()
         const { length } = chunk
+        await expected.arrive(length)
         await ingest.write([chunk], at)
         at += length
         this.#position += length
@@ -249,6 +279,13 @@ async function sizesIn({ repositories, lost }: Contents): Promise<ReadonlyMap<Di
     }
   }
   return sizes
+}
+
+function tooLarge(from: string, cause: unknown): OperatorError {
+  return new OperatorError(
+    `the disk has no room for what ${from} holds beside what cache.minFree keeps free; nothing was restored`,
+    { cause },
+  )
 }
 
 function damaged(from: string, why: string, cause?: unknown): OperatorError {

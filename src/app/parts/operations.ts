@@ -54,7 +54,7 @@ export function createOperations(parts: KeepingParts): Operations {
   const { live, local, collector, evictor, tending, serving } = parts
   const { root, database, hashers, holds, index } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
-  const { store, ingests, metadata, locks, localNames, settings, now } = local
+  const { store, ingests, metadata, locks, localNames, room, settings, now } = local
   const openIndex = (): AuditIndex => openAudit(database)
   return {
     gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
@@ -82,7 +82,7 @@ export function createOperations(parts: KeepingParts): Operations {
     restore: (args, signal) =>
       restore(
         {
-          ...{ disk, store, ingests, metadata, locks, localNames, settings, holds, now },
+          ...{ disk, store, ingests, metadata, locks, localNames, room, settings, holds, now },
           hidden: (names) => shadowedNames(live.config, names),
           denied: async (name) => {
             const glob = reservingGlob(name, live.config.push)

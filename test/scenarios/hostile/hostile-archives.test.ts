@@ -210,6 +210,27 @@ test('names that no push could take are refused before anything is stored', asyn
   t.same(kept(other), before)
 })
 
+test('what the disk has no room for, beside what is to stay free, is refused before anything is stored', async (t) => {
+  const { dir, file, other } = await saved(t)
+  // The last blob is another: who stores before asking says that.
+  const bytes = readFileSync(file)
+  bytes[bytes.indexOf(APP.layers[0]!.bytes.subarray(0, 64))]! ^= 1
+  writeFileSync(file, bytes)
+  const cache = { minFree: '1000TiB' }
+  const server = await startMirror(t, NOBODY, { root: path.join(dir, 'server'), cache })
+  const keeper = await keeperOf(server.root)
+  for (const restored of [
+    () => alone(other, (it) => bringBack(it, file), { cache }),
+    () => bringBack(keeper, file),
+  ]) {
+    await t.rejects(restored(), {
+      name: 'Refused',
+      message: /the disk has no room .* cache\.minFree .*; nothing was restored$/,
+    })
+  }
+  t.same([kept(other), kept(server.root)], [[], []])
+})
+
 test('what is no plain file is not read', { skip: process.platform === 'win32' }, async (t) => {
   const root = t.testdir({ folder: {} })
   const pipe = path.join(root, 'pipe')
