@@ -34,6 +34,7 @@ import type { Answer } from '../transport/redirects.ts'
 import { withheldPulls } from '../limits/quota-reserve.ts'
 import type { UpstreamStatus } from '../status.ts'
 import { headerOf } from '../transport/transport.ts'
+import { isOfRegistry } from '../transport/redirects.ts'
 import {
   UpstreamError,
   type BlobRequest,
@@ -249,7 +250,7 @@ export class RegistryClient implements Upstream {
     }
     // ghcr.io sends whoever asks to a web page elsewhere. Here a web page is a captive portal's.
     const unsupported = [200, 400, 404, 405, 406, 501].includes(answer.status)
-    if (answer.elsewhere ? answer.status < 500 : unsupported && !isHtml(answer.headers)) {
+    if (isOfRegistry(answer) ? unsupported && !isHtml(answer.headers) : answer.status < 500) {
       answer.body.cancel()
       return undefined
     }

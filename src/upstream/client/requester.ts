@@ -25,6 +25,7 @@ import { Silence } from '../limits/rate-limit-pause.ts'
 import type { AccountStatus } from '../status.ts'
 import { TokenService, type TokenRequest } from '../login/token-service.ts'
 import { TokenCache } from '../login/token-cache.ts'
+import { isOfRegistry } from '../transport/redirects.ts'
 import {
   Transport,
   type Headers,
@@ -222,7 +223,7 @@ export class Asking {
     const token = this.#withManners({ kind: 'token', ...request })
     if (method === 'GET') return await this.#follow(token)
     // A redirect must not take a form with a password along.
-    return { ...(await this.#transport.send(token)), hops: 0, elsewhere: false }
+    return this.#spoken({ ...(await this.#transport.send(token)), hops: 0, elsewhere: false })
   }
 
   async #patiently({ further = false, signal }: Question, attempt: () => Promise<Answer>): Promise<Answer> {
@@ -251,8 +252,13 @@ export class Asking {
       ...(request.kind === 'token' || request.kind === 'ping' ? {} : { abroad: this.#abroad(request) }),
     }
     const answer = await follow(follower, this.#withManners(request))
-    // A page in place of a blob is read there: a CDN may send one, too.
-    if (answer.elsewhere) return answer
+    // A CDN may send a page in place of a blob, and that is read there; where referrers are a web site's, that is no API.
+    const mayBeAPage = ['blob', 'referrers'].includes(request.kind) && !isOfRegistry(answer)
+    return mayBeAPage ? answer : this.#spoken(answer)
+  }
+
+  /** @throws UpstreamError where it is the word of a proxy */
+  #spoken(answer: Answer): Answer {
     const refusal = proxyRefusalOf(this.#options.key, answer, proxyFor(answer.url, this.#options))
     if (refusal !== undefined) throw refusal
     return answer
@@ -310,9 +316,10 @@ function isPull({ kind, method = 'GET' }: Question): boolean {
   return kind === 'manifest' && method === 'GET'
 }
 
-function isRefusal(kind: RequestKind, { status, elsewhere }: Answer): boolean {
+function isRefusal(kind: RequestKind, answer: Answer): boolean {
+  const { status } = answer
   // ghcr.io sends those who ask for referrers to its web site, which may be tired of them: not its word.
-  if (status === 429) return kind !== 'referrers' || !elsewhere
+  if (status === 429) return kind !== 'referrers' || isOfRegistry(answer)
   // 501 is not a stumble: whoever asked reads it as "not here".
   return status >= 500 && status !== 501
 }

@@ -20,6 +20,14 @@ export interface Answer extends Response {
   readonly elsewhere: boolean
 }
 
+/** Of what is asked of a registry, wherever that is. */
+const ENDPOINT = /\/v2\/.+\/(?:manifests|blobs|referrers|tags)\/[^/]+$/
+
+/** Whether a registry answers: the upstream, or another that it sends us to. Else that is a CDN, or a web site. */
+export function isOfRegistry({ elsewhere, url }: Pick<Answer, 'elsewhere' | 'url'>): boolean {
+  return !elsewhere || ENDPOINT.test(url.pathname)
+}
+
 interface Follower {
   readonly key: string
   readonly transport: Pick<Transport, 'send'>

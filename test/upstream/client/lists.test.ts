@@ -103,6 +103,24 @@ void test('referrers: 303html: a registry that sends to a web page elsewhere has
   }
 })
 
+void test('referrers: what another registry says that we are sent to is the word of one', async (t) => {
+  const there = await connect(t)
+  const { client, image, signal } = await connect(t, {
+    elsewhere: ({ url }) => `${there.upstream.url}${url}`,
+  })
+  const { digest } = image.manifest
+  for (const [status, failure] of [
+    [403, 'denied'],
+    [429, 'busy'],
+  ] as const) {
+    const rule = there.upstream.fault({}, { status })
+    t.match(await failureOf(client.referrers(NAME, digest, none, signal)), { failure, status })
+    rule.remove()
+    // A limit is kept to for a while.
+    if (status === 403) t.ok(await client.referrers(NAME, digest, none, signal))
+  }
+})
+
 void test('nothing refers to what nobody knows', async (t) => {
   const { client, signal } = await connect(t)
   const page = await client.referrers(NAME, digestOf(Buffer.from('unknown')), none, signal)

@@ -8,6 +8,7 @@ import { everythingSaid, guard } from '../../support/guarded.ts'
 import { codeOf, messageOf } from '../../support/two-upstreams.ts'
 import { bytesOf, clientFor, connect, failureOf, LATEST, NAME } from '../../support/upstream-client.ts'
 import { TEST_CERTIFICATE, TEST_KEY } from '../../support/upstream-tls.ts'
+import { eventually, settled, simulate } from '../../support/app.ts'
 
 /** A forwarding and tunnelling proxy that knows where `registry.test` is, and writes down what it was asked. */
 async function startProxy(t: Test): Promise<{ url: string; asked: string[]; authorization: Set<string> }> {
@@ -234,4 +235,54 @@ void test('which requests go through which proxy', (t) => {
     t.equal(proxyFor(new URL(url), { env, proxy: 'http://own' }), 'http://own')
   }
   t.end()
+})
+
+for (const [way, shown] of [
+  ['with GET', { username: 'robot', password: 'a secret' }],
+  ['with POST', { username: '<token>', password: 'an identity token' }],
+] as const) {
+  void test(`nor of the token service, asked ${way}: what a proxy says there is no refusal of ours`, async (t) => {
+    const identityToken = shown.username === '<token>' ? { identityToken: shown.password } : {}
+    const token = { anonymous: false, credentials: shown, ...identityToken }
+    const { upstream, mirror, get, grownStale, readyz } = await guard(
+      t,
+      { token },
+      { upstream: { ...shown, allow: ['**'] } },
+    )
+    await grownStale()
+    upstream.fault({ kind: 'token' }, { status: 403, body: 'html' })
+    t.match(await get(), { status: 200, cache: 'stale' })
+    const refused = await pull(`${mirror.url}/v2/library/cold/manifests/1`)
+    t.same([refused.status, codeOf(refused)], [503, 'UNAVAILABLE'])
+    t.match((await readyz()).upstreams, [{ state: 'failing', message: /a proxy answered 403/ }])
+  })
+}
+
+void test('nor of a registry that we are sent to, whatever is asked there', async (t) => {
+  const there = await simulate(t)
+  const { mirror, image, clock, get } = await guard(t, { elsewhere: ({ url }) => `${there.url}${url}` })
+  there.addImage('library/app', '1', image)
+  t.equal((await get()).status, 200)
+  await settled(mirror)
+  await eventually('it is kept', async () => (await get()).cache === 'hit')
+  // Longer than it would be answered stale to a refusal.
+  clock.now += 2 * 24 * 3_600_000
+  there.fault({}, { status: 403, body: 'html' })
+  for (const method of ['HEAD', 'GET'] as const) {
+    t.match(await pull(`${mirror.url}/v2/library/app/manifests/1`, {}, method), {
+      status: 200,
+      cache: 'stale',
+    })
+    for (const path of [
+      'manifests/2',
+      `manifests/sha256:${'0'.repeat(64)}`,
+      `referrers/sha256:${'0'.repeat(64)}`,
+      // Whoever asks by HEAD for what nothing here names is about to push.
+      ...(method === 'GET' ? [`blobs/sha256:${'0'.repeat(64)}`] : []),
+    ]) {
+      const refused = await pull(`${mirror.url}/v2/library/app/${path}`, {}, method)
+      t.equal(refused.status, 503, `${method} ${path}`)
+      if (method === 'GET') t.match(messageOf(refused), /proxy/, path)
+    }
+  }
 })
