@@ -113,7 +113,7 @@ export class Session implements UploadSession {
       // What is here already takes no room, if that is what it is.
       using expected = await this.#options.room.expect(length && Math.max(length - (offset - begins), 0))
       const sink = this.#sink(expected)
-      if (range === undefined) await this.#receive(body, begins, sink)
+      if (range === undefined) await this.#receive(body, { told: begins, length }, sink)
       else await this.#receiveChunk(body, range, sink)
     } catch (error) {
       const cause = error instanceof WriteError ? error.cause : error
@@ -124,11 +124,17 @@ export class Session implements UploadSession {
   }
 
   /** Of what was sent before, only what is not here yet. */
-  async #receive(body: AsyncIterable<Buffer>, told: Bytes, sink: Sink): Promise<void> {
+  async #receive(
+    body: AsyncIterable<Buffer>,
+    { told, length }: { told: Bytes; length: Bytes | undefined },
+    sink: Sink,
+  ): Promise<void> {
     const upload = this.#upload
+    const { offset } = this
     const { ingest, lastStart, repetitions } = upload
     // A client that goes on using the first location it was given may repeat its last request as well.
-    const starts = told === this.offset ? [] : [told, ...(lastStart === undefined ? [] : [lastStart])]
+    const last = lastStart === undefined ? probableStarts(offset, length) : [lastStart]
+    const starts = told === offset ? [] : [told, ...last]
     const sent = new Retransmission(ingest, starts)
     try {
       await receive(sent.newBytes(body), sink, Infinity)
@@ -278,4 +284,13 @@ export class Session implements UploadSession {
     this.#lock ??= await acquire(this.#options.locks, uploadLock(this.id))
     if (this.#upload.over) throw new OciError('BLOB_UPLOAD_UNKNOWN')
   }
+}
+
+/**
+ * Where the last request began, as far as one of that length tells that repeats it: all of it came, or a part after
+ * others of the same length. Where it really began nobody knows of a session that was opened again.
+ */
+function probableStarts(offset: Bytes, length = 0): Bytes[] {
+  if (length === 0 || length > offset) return []
+  return [offset - length, Math.floor((offset - 1) / length) * length]
 }

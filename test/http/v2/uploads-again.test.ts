@@ -84,6 +84,34 @@ for (const follows of [true, false]) {
   })
 }
 
+test('a client that always uses its first location repeats a PATCH after a restart', async (t) => {
+  const root = t.testdir()
+  const content = randomBytesOf(4 * MiB, 'restart')
+  const digest = digestOf(content)
+  for (const came of [MiB, MiB / 2]) {
+    for (const nth of [1, 2, 3]) {
+      const from = (nth - 1) * MiB
+      const chunkOf = (at: number): Buffer => content.subarray(at, at + MiB)
+      const first = await start(t, { root })
+      const location = await first.begin()
+      for (let at = 0; at < from; at += MiB)
+        t.equal((await first.ask('PATCH', location, { body: chunkOf(at) })).status, 202)
+      if (came === MiB) t.equal((await first.ask('PATCH', location, { body: chunkOf(from) })).status, 202)
+      else await sendHalf(first, 'PATCH', location, chunkOf(from), `0-${from + came - 1}`)
+      await first.mirror.close()
+      const second = await start(t, { root })
+      for (let at = from; at < content.length; at += MiB) {
+        const answer = await second.ask('PATCH', location, { body: chunkOf(at) })
+        t.equal(answer.status, 202)
+        if (at === from) t.equal(answer.headers.range, `0-${from + MiB - 1}`, `${came} of request ${nth}`)
+      }
+      t.equal((await second.ask('PUT', `${location}?digest=${digest}`)).status, 201)
+      t.ok((await second.pulled(digest))?.equals(content))
+      await second.mirror.close()
+    }
+  }
+})
+
 test('a client goes on where an answer told it to, wherever it learned that', async (t) => {
   const { ask, begin, pulled } = await start(t)
   const content = randomBytesOf(1000)
