@@ -155,7 +155,9 @@ export class BlobCache {
   async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
     const descriptor = await this.#named(repository, digest)
     if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
-    const running = this.#running.get(flightKey(repository.origin, digest))
+    // What nothing names may turn out to be a manifest; only the bytes, or upstream, tell.
+    const running =
+      descriptor === undefined ? undefined : this.#running.get(flightKey(repository.origin, digest))
     if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {
       return { digest, size: running.size, cache: 'join' }
     }

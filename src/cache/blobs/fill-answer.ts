@@ -52,10 +52,9 @@ export class FillAnswers {
     const place = fill.follow()
     try {
       const began = await this.#begun(fill, client)
+      // Past the disk nothing is looked at before it leaves: upstream says whether it is a blob, and how large.
       const found =
-        began === 'diverted' && fill.size === undefined
-          ? await access.ask(repository, fill.digest, client)
-          : { size: fill.size }
+        began === 'diverted' ? await access.ask(repository, fill.digest, client) : { size: fill.size }
       if (began === 'absent' || found === undefined) {
         place[Symbol.dispose]()
         return undefined

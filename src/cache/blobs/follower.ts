@@ -132,7 +132,9 @@ export class Follower implements ByteSource, GrowingRange {
 
   /** Upstream said one size, sent wrong bytes, and says another now. What was promised can never come. */
   #assertSize(): void {
-    const { size, contested } = this.#fill
+    const { size, contested, phase } = this.#fill
+    // Past the disk the fill knows no more than the descriptor, and who goes on there compares for himself.
+    if (phase.is === 'diverted') return
     if (this.#size === undefined || (size === this.#size && !contested)) return
     if (size === undefined && !contested) return
     throw new OciError('BAD_GATEWAY', undefined, { message: 'upstream said the blob had another size' })

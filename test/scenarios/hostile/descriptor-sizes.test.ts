@@ -4,6 +4,8 @@ import { lookAtRest } from '../../support/at-rest.ts'
 import { isWhole, pull, settled, simulate, startMirror, type Mirror } from '../../support/app.ts'
 import { content, image, index, type Content, type Image } from '../../support/images.ts'
 import type { UpstreamOptions, UpstreamSimulator } from '../../support/upstream.ts'
+import { eventually, type MirrorOptions } from '../../support/app.ts'
+import { FaultyFiles } from '../../support/faulty-files.ts'
 
 const REPO = 'library/odd'
 const PLAIN = image({ layers: [5, 300_000, 70_000], seed: 'odd sizes' })
@@ -34,10 +36,11 @@ async function begin(
   t: Test,
   held: Image,
   options: UpstreamOptions = {},
+  mirrored: MirrorOptions = {},
 ): Promise<{ upstream: UpstreamSimulator; mirror: Mirror; base: string }> {
   const upstream = await simulate(t, options)
   upstream.addImage(REPO, '1', held)
-  const mirror = await startMirror(t, upstream)
+  const mirror = await startMirror(t, upstream, mirrored)
   return { upstream, mirror, base: `${mirror.url}/v2/${REPO}` }
 }
 
@@ -81,6 +84,36 @@ for (const [name, sizes] of ROWS) {
     t.same([part.status, part.body.equals(large.bytes.subarray(100, 200))], [206, true])
     await assertPulls(t, base, held)
   })
+
+  test(`descriptors with a size that is ${name}: bodies without a length`, async (t) => {
+    const held = withSizes(sizes)
+    const { upstream, mirror, base } = await begin(t, held)
+    upstream.fault({ kind: 'blob', method: 'GET' }, { noContentLength: true })
+    await assertPulls(t, base, held)
+    await settled(mirror)
+    await assertPulls(t, base, held, 'hit')
+  })
+
+  for (const operation of ['create', 'write'] as const) {
+    test(`descriptors with a size that is ${name}: past a disk that fails to ${operation}`, async (t) => {
+      const held = withSizes(sizes)
+      const disk = new FaultyFiles()
+      const cache = { prefetch: 'off' }
+      const { upstream, mirror, base } = await begin(t, held, {}, { files: disk.files, cache })
+      t.equal((await pull(`${base}/manifests/1`)).status, 200)
+      await eventually('it is kept', async () => (await pull(`${base}/manifests/1`)).cache === 'hit')
+      disk.failing.set(operation, 'ENOSPC')
+      for (const noContentLength of [false, true]) {
+        upstream.fault({ kind: 'blob', method: 'GET' }, { noContentLength })
+        await assertPulls(t, base, held)
+        for (const { digest, bytes } of held.layers) {
+          const part = await pull(`${base}/blobs/${digest}`, { range: 'bytes=1-3' })
+          t.same([part.status, part.body.equals(bytes.subarray(1, 4))], [206, true])
+        }
+      }
+      await settled(mirror)
+    })
+  }
 }
 
 test('descriptors with a wrong size: bytes that are not the digest are still refused', async (t) => {

@@ -5,6 +5,7 @@ import { isWhole, pull, settled, startMirror } from '../../support/app.ts'
 import { content, image, index, type Content } from '../../support/images.ts'
 import { codeOf, startTwoUpstreams } from '../../support/two-upstreams.ts'
 import type { UpstreamSimulator } from '../../support/upstream.ts'
+import { FaultyFiles } from '../../support/faulty-files.ts'
 
 const REPO = 'library/app'
 const CHILD = image({ layers: [1000, 300_000], seed: 'disguised' })
@@ -100,3 +101,33 @@ test('layers that an index lists as its manifests, and layers that are manifests
     t.ok(got.status === 200 && isWhole(got, blob))
   }
 })
+
+test('a manifest asked for as a blob: by HEAD and in part, while another client asks for all of it', async (t) => {
+  const { hub, get, head } = await startTwoUpstreams(t, { cache: { prefetch: 'off' } })
+  hold(hub)
+  hub.fault({ kind: 'blob', method: 'GET' }, { bytesPerSecond: 200_000 })
+  const path = `${REPO}/blobs/${LARGE.manifest.digest}`
+  const over = new AbortController()
+  const whole = get(path).finally(() => over.abort())
+  const part = get(path, { range: 'bytes=0-9' })
+  while (!over.signal.aborted) t.equal((await head(path)).status, 404)
+  t.same([(await whole).status, (await part).status], [404, 404])
+})
+
+for (const operation of ['create', 'write'] as const) {
+  test(`a manifest asked for as a blob: past a disk that fails to ${operation}`, async (t) => {
+    const disk = new FaultyFiles()
+    const { hub, get, head } = await startTwoUpstreams(t, { cache: { prefetch: 'off' }, files: disk.files })
+    hold(hub)
+    disk.failing.set(operation, 'ENOSPC')
+    for (const { digest, bytes } of ALL) {
+      const path = `${REPO}/blobs/${digest}`
+      for (const round of [1, 2]) {
+        t.equal((await get(path)).status, 404, `${bytes.length} bytes, ${round}`)
+        t.equal((await head(path)).status, 404)
+        t.equal((await get(path, { range: 'bytes=0-9' })).status, 404)
+      }
+    }
+    t.ok(isWhole(await get(`${REPO}/blobs/${CHILD.config.digest}`), CHILD.config))
+  })
+}
