@@ -82,18 +82,41 @@ export async function pageOfTags(
   try {
     return await upstream.tags(name, query, signal, etag)
   } catch (error) {
-    const sizeIsOurs = error instanceof UpstreamError && REFUSES_PAGE_SIZE.includes(error.status)
-    if (!sizeIsOurs || !query.has('n')) throw error
-    const unsized = new URLSearchParams(query)
-    unsized.delete('n')
-    return await upstream.tags(name, unsized, signal, etag)
+    if (!refusesPageSize(error) || !query.has('n')) throw error
+    return await upstream.tags(name, withoutSize(query), signal, etag)
   }
+}
+
+/** The same of referrers, where a refusal passes for a registry without that API. */
+export async function pageOfReferrers(
+  upstream: Upstream,
+  name: RepositoryName,
+  subject: Digest,
+  query: URLSearchParams,
+  signal: AbortSignal,
+): ReturnType<Upstream['referrers']> {
+  try {
+    const page = await upstream.referrers(name, subject, query, signal)
+    if (page !== undefined || !query.has('n')) return page
+  } catch (error) {
+    if (!refusesPageSize(error) || !query.has('n')) throw error
+  }
+  return await upstream.referrers(name, subject, withoutSize(query), signal)
+}
+
+function refusesPageSize(error: unknown): boolean {
+  return error instanceof UpstreamError && REFUSES_PAGE_SIZE.includes(error.status)
+}
+
+function withoutSize(query: URLSearchParams): URLSearchParams {
+  const unsized = new URLSearchParams(query)
+  unsized.delete('n')
+  return unsized
 }
 
 /** Where the page begins that a query asks for: two of the same beginning are the same page, however large. */
 function beginningOf(query: URLSearchParams): string {
-  const rest = new URLSearchParams(query)
-  rest.delete('n')
+  const rest = withoutSize(query)
   rest.sort()
   return rest.toString()
 }

@@ -31,6 +31,7 @@ import {
   collectTags,
   manifestsIn,
   nextOf,
+  pageOfReferrers,
   pageOfTags,
   type ListedReferrer,
 } from './list-pages.ts'
@@ -105,7 +106,7 @@ export class Listings {
       signal,
       {
         handOn: async (ofUpstream, limit) => {
-          const page = await upstream.referrers(repository.name, subject, ofUpstream, limit)
+          const page = await pageOfReferrers(upstream, repository.name, subject, ofUpstream, limit)
           if (page === undefined) return undefined
           const { bytes, filtersApplied } = page
           return { bytes, filtersApplied, next: cursorOf(nextOf(page, ofUpstream)), cache: 'miss' }

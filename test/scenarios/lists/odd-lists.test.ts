@@ -4,6 +4,7 @@ import { image } from '../../support/images.ts'
 import { pagesOf, tagsOf } from '../../support/pages.ts'
 import type { LogEntry } from '../../support/upstream-log.ts'
 import { codeOf, startTwoUpstreams } from '../../support/two-upstreams.ts'
+import type { Pulled } from '../../support/app.ts'
 
 const one = image({ layers: [10], seed: 'one' })
 
@@ -99,6 +100,33 @@ test('tagsList: 405: a list that is handed on comes in pages of the size that up
   const pages = await pagesOf(two, 'app/tags/list?n=10000', tagsOf)
   t.same(pages.flat(), tags)
 })
+
+test('referrers: a list that is handed on comes in pages of the size that upstream takes', async (t) => {
+  const two = await startTwoUpstreams(t, { simulated: { pageSize: 2 } })
+  two.hub.addImage('library/app', '1', one)
+  const subject = one.manifest
+  // More than is kept of a list.
+  const referrers = Array.from({ length: 6 }, (_, at) =>
+    image({ subject, artifactType: 'application/vnd.example', pad: 250_000, seed: `referrer ${at}` }),
+  )
+  for (const it of referrers) two.hub.addImage('library/app', undefined, it)
+  const tooMany = ({ url }: LogEntry): boolean =>
+    Number(new URL(url, 'http://hub').searchParams.get('n')) > 1000
+  for (const status of [400, 405, 416, 422]) {
+    const rule = two.hub.fault({ kind: 'referrers', when: tooMany }, { status })
+    const pages = await pagesOf(two, `app/referrers/${subject.digest}?n=10000`, manifestsOf)
+    t.same(
+      pages.flat(),
+      referrers.map((it) => it.manifest.digest),
+      String(status),
+    )
+    rule.remove()
+  }
+})
+
+function manifestsOf({ body }: Pulled): string[] {
+  return (JSON.parse(body.toString()) as { manifests: { digest: string }[] }).manifests.map((it) => it.digest)
+}
 
 test('lists that name the page just asked as the next one end there, also where they are handed on', async (t) => {
   const { hub, get } = await startTwoUpstreams(t)
