@@ -139,7 +139,10 @@ export class BlobCache {
   async holds(repository: MirroredName, digest: Digest): Promise<boolean> {
     const blob = await this.#options.store.stat(digest)
     if (blob === undefined) return false
-    const named = (await this.#named(repository, digest))?.size === blob.size
+    const descriptor = await this.#named(repository, digest)
+    const named =
+      descriptor !== undefined &&
+      (descriptor.size === blob.size || (await this.#options.metadata.blobs.size(digest)) === blob.size)
     return this.#access.isKnown(repository, digest, named)
   }
 
@@ -261,9 +264,10 @@ export class BlobCache {
     const reader = await store.open(digest)
     if (reader === undefined) return undefined
     try {
-      const named = descriptor?.size === reader.size
+      const agrees = descriptor?.size === reader.size
       // A descriptor of another size is wrong, or the file is: what was verified tells which.
-      const expected = named ? undefined : await metadata.blobs.size(digest)
+      const expected = agrees ? undefined : await metadata.blobs.size(digest)
+      const named = agrees || (descriptor !== undefined && expected === reader.size)
       if (expected !== undefined && expected !== reader.size) {
         log.warn({ digest, size: reader.size, expected }, 'a cached blob lost its size')
         suspect(digest)

@@ -94,6 +94,23 @@ for (const [name, sizes] of ROWS) {
     await assertPulls(t, base, held, 'hit')
   })
 
+  test(`descriptors with a size that is ${name}: what came by another name is read offline, too`, async (t) => {
+    const held = withSizes(sizes)
+    const { upstream, mirror, base } = await begin(t, held, {}, { cache: { prefetch: 'off' } })
+    const other = `${mirror.url}/v2/library/other`
+    upstream.addImage('library/other', '1', PLAIN)
+    await assertPulls(t, other, PLAIN)
+    await settled(mirror)
+    t.equal((await pull(`${base}/manifests/1`)).status, 200)
+    await eventually('it is kept', async () => (await pull(`${base}/manifests/1`)).cache === 'hit')
+    await upstream.stop()
+    for (const { digest, bytes } of held.blobs) {
+      const head = await pull(`${base}/blobs/${digest}`, {}, 'HEAD')
+      t.same([head.status, head.headers['content-length']], [200, String(bytes.length)])
+    }
+    await assertPulls(t, base, held, 'hit')
+  })
+
   for (const operation of ['create', 'write'] as const) {
     test(`descriptors with a size that is ${name}: past a disk that fails to ${operation}`, async (t) => {
       const held = withSizes(sizes)
