@@ -11,7 +11,7 @@
  *
  * An operation parses what it was given (the other end may be another version of us), throws the signal's reason
  * soon after it aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may
- * be slow), and throws {@link Refused} for what the person has to do otherwise. Paths in arguments are absolute.
+ * be slow), and throws {@link OperatorError} for what the person has to do otherwise. Paths in arguments are absolute.
  */
 import type { Evicted } from '../cache/eviction/eviction-order.ts'
 import type { Collected } from '../storage/gc/collector.ts'
@@ -35,12 +35,12 @@ export interface Operations {
     args: { readonly dryRun: boolean; readonly to?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Evicted>
-  /** @throws Refused for what is not there */
+  /** @throws OperatorError for what is not there */
   rm(
     args: { readonly name: string; readonly reference?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Removed>
-  /** Lets go of a local name, so that it is mirrored again. @throws Refused while it holds something */
+  /** Lets go of a local name, so that it is mirrored again. @throws OperatorError while it holds something */
   release(args: { readonly name: string }, signal: AbortSignal): AsyncIterable<Removed>
   /** @param args.ref `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. One event. @throws OciError for what is no name */
   explain(
@@ -49,7 +49,7 @@ export interface Operations {
   ): AsyncIterable<Explanation>
   /** What can be pulled here, by name; `pattern` is a glob, or what names begin with. */
   ls(args: { readonly pattern?: string | undefined }, signal: AbortSignal): AsyncIterable<ListPart>
-  /** Brings one mirrored image up to date. @throws Refused for what is not mirrored, or not here */
+  /** Brings one mirrored image up to date. @throws OperatorError for what is not mirrored, or not here */
   refresh(
     args: { readonly ref: string; readonly namespace?: string | undefined },
     signal: AbortSignal,
@@ -57,7 +57,7 @@ export interface Operations {
   /**
    * What is wrong, as it is found; with `repair`, what was done about it.
    *
-   * @param args.rebuild first writes down what the index does not know @throws Refused beside a server
+   * @param args.rebuild first writes down what the index does not know @throws OperatorError beside a server
    */
   verify(
     args: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
@@ -65,7 +65,7 @@ export interface Operations {
   ): AsyncIterable<VerifyEvent>
   /** Everything that was pushed, in one archive: at `to`, or, without it, in pieces. */
   backup(args: { readonly to?: string | undefined }, signal: AbortSignal): AsyncIterable<BackupEvent>
-  /** @param args.allowDenied also names that no push could take. @throws Refused for them without it */
+  /** @param args.allowDenied also names that no push could take. @throws OperatorError for them without it */
   restore(
     args: {
       readonly from: string

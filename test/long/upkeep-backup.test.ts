@@ -176,15 +176,15 @@ test('a file that cannot be written, or read, is told', async (t) => {
   const nowhere = path.join(path.dirname(file), 'none', 'backup.tar')
   await t.rejects(
     alone(root, (keeper) => save(keeper, nowhere)),
-    { name: 'Refused', message: /cannot be written/ },
+    { name: 'OperatorError', message: /cannot be written/ },
   )
   await t.rejects(
     alone(root, (keeper) => bringBack(keeper, nowhere)),
-    { name: 'Refused', message: /cannot be read/ },
+    { name: 'OperatorError', message: /cannot be read/ },
   )
   await t.rejects(
     alone(root, (keeper) => bringBack(keeper, root)),
-    { name: 'Refused', message: /it is a folder/ },
+    { name: 'OperatorError', message: /it is a folder/ },
   )
 })
 

@@ -107,7 +107,7 @@ test('a backup that is not whole changes nothing', async (t) => {
     writeFileSync(file, bytes)
     await t.rejects(
       alone(other, (keeper) => bringBack(keeper, file)),
-      { name: 'Refused', message: /damaged, cut off, or no backup of ours: .*; nothing was restored/ },
+      { name: 'OperatorError', message: /damaged, cut off, or no backup of ours: .*; nothing was restored/ },
       what,
     )
   }
@@ -216,7 +216,7 @@ test('what no push could take comes back only when a person says so', async (t) 
   ]
   for (const { to, restore } of keepers) {
     await t.rejects(restore(false), {
-      name: 'Refused',
+      name: 'OperatorError',
       message: /push\.deny \(library\/\*\*\) reserves library\/nginx.*--allow-denied.*nothing was restored/,
     })
     if (to === other) {
@@ -243,7 +243,7 @@ test('names that the configuration would hide are refused before anything is the
   const upstreams = { upstreams: { team: { url: 'http://127.0.0.1:9' } } }
   await t.rejects(
     alone(other, (keeper) => bringBack(keeper, file), upstreams),
-    { name: 'Refused', message: /would hide team\/app, .*nothing was restored/ },
+    { name: 'OperatorError', message: /would hide team\/app, .*nothing was restored/ },
   )
   t.notOk(filesBelow(other).some((it) => it.startsWith('blobs/')))
 })

@@ -151,7 +151,7 @@ test('every hostile archive is refused in one sentence, and nothing of it stays'
       () => undefined,
       (error: unknown) => error,
     )
-    t.match(refused, { name: 'Refused', message: why }, what)
+    t.match(refused, { name: 'OperatorError', message: why }, what)
     t.match(refused, { message: /hostile\.tar is damaged, .*; nothing was restored$/ }, what)
     t.same(kept(server.root), [], `${what}: nothing stays`)
     t.equal((await pull(`${server.url}/livez`)).status, 200)
@@ -224,7 +224,7 @@ test('what the disk has no room for, beside what is to stay free, is refused bef
     () => bringBack(keeper, file),
   ]) {
     await t.rejects(restored(), {
-      name: 'Refused',
+      name: 'OperatorError',
       message: /the disk has no room .* cache\.minFree .*; nothing was restored$/,
     })
   }
@@ -243,7 +243,7 @@ test('what is no plain file is not read', { skip: process.platform === 'win32' }
       [path.join(root, 'folder'), /cannot be read: it is a folder/],
       [path.join(root, 'none'), /cannot be read: ENOENT/],
     ] as const) {
-      await t.rejects(bringBack(keeper, file), { name: 'Refused', message: why })
+      await t.rejects(bringBack(keeper, file), { name: 'OperatorError', message: why })
     }
   })
 })
