@@ -6,6 +6,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { OciError } from '../oci/errors.ts'
 import type { Endpoint } from './routes.ts'
 import type { ManifestHead } from '../registry/repository.ts'
@@ -238,7 +239,9 @@ export class Exchange {
     void this.closed.then(this.#stopLingering)
     try {
       await Promise.race([this.#readAway(), over])
-      // Its end, or too much of it. Of the rest nothing is looked at while the client reads the answer.
+      // Its end, or too much of it. Of the rest nothing is looked at while the client reads the answer. Reading is gone on
+      // with a tick after that was asked for: a pause before it would be undone, and then nobody could pause any more.
+      await nextTurn()
       request.socket.pause()
       if (this.#goesOnWithoutEnd) await over
     } finally {
