@@ -3,6 +3,7 @@
  *
  * Spec: RFC 9112 § 3.2.
  */
+import { isIPv6 } from 'node:net'
 import { hostname } from 'node:os'
 import { OciError } from '../oci/errors.ts'
 import type { Exchange } from './exchange.ts'
@@ -10,7 +11,8 @@ import { isLoopback } from '../base/loopback.ts'
 import type { Services } from './services.ts'
 
 /** RFC 3986 § 3.2.2, without the percent-encodings that no client sends. */
-const AUTHORITY = /^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=-]+)(?::[0-9]{0,5})?$/
+const AUTHORITY = /^(?:\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9._~!$&'()*+,;=-]+)(?::([0-9]{0,5}))?$/
+const MOST_PORT = 65_535
 const ABSOLUTE = /^https?:\/\//i
 
 /**
@@ -22,7 +24,7 @@ export function readHost(exchange: Exchange, services: Pick<Services, 'listener'
   const { request } = exchange
   const { url = '', headers } = request
   const { host } = headers
-  if (host === undefined ? request.httpVersion === '1.1' : !AUTHORITY.test(host)) {
+  if (host === undefined ? request.httpVersion === '1.1' : !isAuthority(host)) {
     const reason = host === undefined ? 'no Host header' : 'the Host header is no host'
     throw new OciError('BAD_REQUEST', { reason })
   }
@@ -62,6 +64,13 @@ function isOurs(
   if (target.protocol !== (encrypted ? 'https:' : 'http:') || port !== localPort) return false
   const host = target.hostname.replace(/^\[|\]$/g, '')
   return isLoopback(host) || [localAddress?.replace(/^::ffff:/, ''), listener(), hostname()].includes(host)
+}
+
+function isAuthority(host: string): boolean {
+  const match = AUTHORITY.exec(host)
+  if (match === null) return false
+  const [, literal, port = ''] = match
+  return (literal === undefined || isIPv6(literal)) && Number(port) <= MOST_PORT
 }
 
 /** Node keeps the first. */
