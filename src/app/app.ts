@@ -207,7 +207,9 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { cert, key } = config.server.tls
     const toldFiles = new ToldFiles(state)
     const filesLimit = await openFilesLimit()
-    server = createHttpServer({
+    const mostConnections = (): number | undefined =>
+      filesLimit && mostConnectionsOf(filesLimit, connectionsTo(live.config.upstreams))
+    const http = createHttpServer({
       kernel: 'kernel' in overrides ? overrides.kernel : await openKernel(),
       sendfile: config.server.sendfile,
       accel:
@@ -221,7 +223,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       publicUrl: config.server.publicUrl,
       // Who has an nginx in front is called whatever its clients call that.
       ...(accelRedirect === undefined ? { ifLoopback: ifLoopback(live, log) } : {}),
-      mostConnections: filesLimit && mostConnectionsOf(filesLimit, connectionsTo(config.upstreams)),
+      mostConnections: mostConnections(),
       openFiles,
       registry,
       search,
@@ -232,7 +234,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       tls: cert !== undefined && key !== undefined ? { cert, key } : undefined,
       ...(overrides.timeouts === undefined ? {} : { timeouts: overrides.timeouts }),
     })
-    const { port } = await server.listen(config.server.host, config.server.port)
+    server = http
+    const { port } = await http.listen(config.server.host, config.server.port)
     listeningPort = port
     const operations = createOperations({
       ...{ live, state, local, collector, evictor },
@@ -245,8 +248,10 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     reloadTo = async (it) => {
       const reloaded = await reload({ live, localNames, upstreams, hub, registry, log }, it)
       mirror.blobs.retire(new Set(upstreams.entries.map(({ origin }) => origin.upstream)))
-      // There may be less room now.
+      // There may be less room now, and more upstreams to be connected to.
       room.grew()
+      const most = mostConnections()
+      if (most !== undefined) http.limitConnections(most)
       return reloaded
     }
     const { certificatesPollMs = 5_000 } = overrides

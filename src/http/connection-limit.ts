@@ -36,7 +36,7 @@ export function mostConnectionsOf(limit: number, upstreams: number): number {
 }
 
 export class ConnectionLimit<Socket extends { destroy(): unknown }> {
-  readonly #most: number
+  #most: number
   readonly #memberOf: (socket: Socket) => Member
   readonly #sockets = new Set<Socket>()
   /** Those for which there was no place. */
@@ -46,6 +46,11 @@ export class ConnectionLimit<Socket extends { destroy(): unknown }> {
   constructor(most: number | undefined, memberOf: (socket: Socket) => Member) {
     this.#most = most ?? Infinity
     this.#memberOf = memberOf
+  }
+
+  /** From now on there may be so many; whoever is here already stays. */
+  limitTo(most: number): void {
+    this.#most = most
   }
 
   /** How many may be accepted at all; the rest is closed at once. */

@@ -94,6 +94,8 @@ const PROBES: ReadonlySet<string> = new Set(['/livez', '/readyz', '/metrics'])
 export interface HttpServer {
   /** @throws TlsError, or the system's error when the address cannot be had */
   listen(host: string, port: number): Promise<AddressInfo>
+  /** Of clients, at once, from now on. */
+  limitConnections(most: number): void
   /** Stops accepting, waits up to `graceMs` for what runs, breaks the rest off. */
   close(graceMs: number): Promise<void>
   /** A request is being answered. */
@@ -177,7 +179,7 @@ class NodeHttpServer implements HttpServer {
     this.#server = options.tls
       ? createTlsServer({ ...limits, handshakeTimeout: this.#timeouts.headersMs })
       : createServer(limits)
-    if (options.mostConnections !== undefined) this.#server.maxConnections = this.#limit.acceptable
+    if (options.mostConnections !== undefined) this.limitConnections(options.mostConnections)
     this.#hear()
   }
 
@@ -202,6 +204,11 @@ class NodeHttpServer implements HttpServer {
       this.#stopWatching?.()
       throw error
     }
+  }
+
+  limitConnections(most: number): void {
+    this.#limit.limitTo(most)
+    this.#server.maxConnections = this.#limit.acceptable
   }
 
   async close(graceMs: number): Promise<void> {

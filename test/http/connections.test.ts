@@ -295,3 +295,29 @@ test('where none is idle, who comes is told so, and who watches the process is a
   )
   busy[1]!.destroy()
 })
+
+test('the most connections may become fewer, or more, while it runs', async (t) => {
+  const { server, port } = await serveFake(t, { mostConnections: 3 })
+  const ask = async (socket: Socket): Promise<string> => {
+    const said = once(socket, 'data')
+    socket.write('GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n')
+    return String((await said)[0])
+  }
+  const sockets: Socket[] = []
+  const another = async (): Promise<Socket> => {
+    const socket = await open(port)
+    sockets.push(socket)
+    t.match(await ask(socket), /^HTTP\/1.1 200/)
+    return socket
+  }
+  const first = await another()
+  await another()
+  server.limitConnections(1)
+  const gone = once(first, 'close')
+  await another()
+  await gone
+  server.limitConnections(5)
+  const held = [await another(), await another()]
+  for (const it of held) t.match(await ask(it), /^HTTP\/1.1 200/, 'these stay')
+  for (const it of sockets) it.destroy()
+})
