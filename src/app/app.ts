@@ -105,9 +105,16 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const openFiles = new OpenFiles({ metrics, log, now: monotonic })
     const diskWatch = new DiskWatch({ patience: overrides.diskPatience, onChange: sayHanging(log) })
     const hangsSince = (): number | undefined => diskWatch.hangsSince
+    let indexStuckSince: number | undefined
+    const onIndexStuck = (since: number | undefined): void => {
+      indexStuckSince = since
+      sayStuck(log, since)
+    }
     const health = new StorageHealth({ metrics, openFiles, hangsSince, log, now })
     const report = (error: unknown): void => health.neglected(error)
-    const state = await openState(config, closing, { files, diskWatch, partialLimits, report, monotonic })
+    const state = await openState(config, closing, {
+      ...{ files, diskWatch, partialLimits, report, monotonic, onIndexStuck },
+    })
     const { index, localNames, root } = state
     refuseShadowedNames(config, localNames)
     metadata = index
@@ -178,7 +185,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         localNames,
         storageFailing: () => health.failing,
         storageFull: () => pushRoom.isFull(),
-        storageHangsSince: hangsSince,
+        storageHangsSince: () => hangsSince() ?? indexStuckSince,
         outOfFiles: () => openFiles.exhausted,
         quarantine,
         served: (mirrored) => mirror.served.has(mirrored),
@@ -316,4 +323,9 @@ function sayHanging(log: Logger): (since: number | undefined) => void {
     if (since === undefined) log.info('the disk answers again')
     else log.error({ since: new Date(since).toISOString() }, 'the disk does not answer: nothing is kept')
   }
+}
+
+function sayStuck(log: Logger, since: number | undefined): void {
+  if (since === undefined) log.info('the index takes writes again')
+  else log.error({ since: new Date(since).toISOString() }, 'the index takes no writes')
 }

@@ -67,7 +67,7 @@ export interface RegistryHealth {
   readonly upstreams: readonly UpstreamHealth[]
   /**
    * `full`: pushes find no room. `bypassed`: the cache is, because the disk would not take it. `hanging`: the disk does
-   * not answer.
+   * not answer, or takes nothing into the index.
    */
   readonly storage: 'ok' | 'full' | 'bypassed' | 'hanging'
   /** Since when it does not answer, in ISO 8601. */

@@ -24,6 +24,7 @@ import type { PartialLimits } from '../../storage/ingest/partial-file.ts'
 import { Reserve } from '../../storage/files/disk-reserve.ts'
 import { indexSince, openMetadata } from '../../storage/metadata/sqlite/open.ts'
 import { StorageError } from '../../storage/storage-error.ts'
+import type { WriterOptions } from '../../storage/metadata/sqlite/writer.ts'
 
 const DATABASE = 'metadata.sqlite'
 
@@ -55,6 +56,8 @@ interface StateOptions {
   /** Who notices when the disk does not answer. Default: nobody, whoever writes waits for it. */
   readonly diskWatch?: DiskWatch | undefined
   readonly partialLimits?: Partial<PartialLimits> | undefined
+  /** Told when the index takes no writes, since then, and when it takes them again: undefined. */
+  readonly onIndexStuck?: WriterOptions['onStuck']
   /** Told of what could not be tidied up. */
   readonly report?: (error: unknown) => void
   /** For what is measured, not for what is written down. */
@@ -74,17 +77,16 @@ interface StateOptions {
 export async function openState(
   config: Config,
   closing: AsyncDisposableStack,
-  { files: plain = nodeFiles, diskWatch, partialLimits, report, monotonic, lostIndex }: StateOptions = {},
+  options: StateOptions = {},
 ): Promise<State> {
+  const { files: plain = nodeFiles, diskWatch, partialLimits, report, monotonic } = options
   const root = path.resolve(config.storage.root)
   const reserve = await Reserve.open(path.join(root, 'reserve'))
   // However full the disk is, something can be deleted then.
   closing.use(await reserve.use(() => Promise.resolve().then(() => acquireRootLock(root))))
   const hashers = closing.adopt(new Hashers(), (it) => it.close())
   const database = path.join(root, DATABASE)
-  const plainIndex = closing.adopt(await reserve.use(() => openIndex(database, lostIndex)), (it) =>
-    it.close(),
-  )
+  const plainIndex = closing.adopt(await reserve.use(() => openIndex(database, options)), (it) => it.close())
   const index = metadataWithReserve(plainIndex, reserve)
   const fullDisk: State['fullDisk'] = { makeRoom: () => Promise.resolve(false) }
   const makeRoom: MakeRoom = (bytes) => fullDisk.makeRoom(bytes)
@@ -122,13 +124,17 @@ export async function openState(
   }
 }
 
-async function openIndex(database: string, lostIndex: StateOptions['lostIndex']): Promise<MetadataStore> {
+async function openIndex(
+  database: string,
+  { lostIndex, onIndexStuck: onStuck }: StateOptions,
+): Promise<MetadataStore> {
+  const watched = onStuck === undefined ? {} : { onStuck }
   try {
-    return await openMetadata(database)
+    return await openMetadata(database, watched)
   } catch (error) {
     const isLost = error instanceof StorageError && error.code === 'LOST_INDEX'
     if (!isLost || lostIndex === undefined) throw error
     lostIndex(await replaceLostIndex(database))
-    return openMetadata(database, { unfinished: true })
+    return openMetadata(database, { ...watched, unfinished: true })
   }
 }

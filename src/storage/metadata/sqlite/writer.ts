@@ -15,6 +15,8 @@ export interface WriterOptions {
   /** More than this many waiting is a stuck database, not a busy one. */
   readonly maxQueued?: number
   readonly entry?: URL
+  /** It has not answered in that time, since then, or answers again; Unix time in ms. */
+  readonly onStuck?: (since: number | undefined) => void
 }
 
 interface Pending {
@@ -29,10 +31,12 @@ export class Writer {
   readonly #timeoutMs: number
   readonly #maxQueued: number
   readonly #entry: URL
+  readonly #onStuck: WriterOptions['onStuck']
   readonly #pending = new Map<number, Pending>()
   /** Sent to the thread and not answered, also those whose callers were told not to wait any longer. */
   #unanswered = 0
   #lastUnit = 0
+  #stuck = false
   #worker: Worker | undefined
   #closing: Promise<void> | undefined
 
@@ -40,6 +44,7 @@ export class Writer {
     this.#path = path
     this.#timeoutMs = options.timeoutMs ?? 10_000
     this.#maxQueued = options.maxQueued ?? 10_000
+    this.#onStuck = options.onStuck
     this.#entry = options.entry ?? new URL('./writer-worker.ts', import.meta.url)
   }
 
@@ -57,7 +62,11 @@ export class Writer {
       worker.postMessage({ type: 'write', unit, queries } satisfies WriterRequest)
       this.#unanswered++
       // It also keeps the process alive until the answer is there; the thread itself does not.
-      const timer = setTimeout(() => this.#settle(unit, busy()), this.#timeoutMs)
+      const begun = Date.now()
+      const timer = setTimeout(() => {
+        this.#settle(unit, busy())
+        this.#tellStuck(begun)
+      }, this.#timeoutMs)
       this.#pending.set(unit, { worker, resolve, reject, timer })
     })
   }
@@ -87,12 +96,20 @@ export class Writer {
     worker.unref()
     worker.on('message', ({ unit, error }: WriterReply) => {
       this.#unanswered--
+      this.#tellStuck(undefined)
       const failure = error && (error.full ? full(error.message) : failed(error.message))
       this.#settle(unit, failure)
     })
     worker.on('error', (error) => this.#lose(worker, error))
     worker.on('exit', () => this.#lose(worker, undefined))
     return worker
+  }
+
+  #tellStuck(since: number | undefined): void {
+    const stuck = since !== undefined
+    if (stuck === this.#stuck) return
+    this.#stuck = stuck
+    this.#onStuck?.(since)
   }
 
   #settle(unit: number, error: StorageError | undefined): void {
@@ -108,6 +125,7 @@ export class Writer {
     if (this.#worker === worker) {
       this.#worker = undefined
       this.#unanswered = 0
+      this.#tellStuck(undefined)
     }
     for (const [unit, pending] of this.#pending) {
       if (pending.worker === worker) this.#settle(unit, failed(cause ?? 'the writing thread has ended'))

@@ -72,12 +72,19 @@ function commits(database: DatabaseSync): number {
 }
 
 test('a database that somebody else holds rejects its writers in time, and takes writes again later', async (t) => {
-  const { writer, database } = openWriter(t, { timeoutMs: 300, maxQueued: 3 })
+  const told: (number | undefined)[] = []
+  const began = Date.now()
+  const { writer, database } = openWriter(t, {
+    ...{ timeoutMs: 300, maxQueued: 3 },
+    onStuck: (since) => told.push(since),
+  })
   database.exec('begin immediate')
   const waiting = [2, 3, 4].map((id) => writer.write([insert(id)]))
   await t.rejects(writer.write([insert(5)]), { code: 'BUSY' }, 'more than it queues')
   await Promise.all(waiting.map((write) => t.rejects(write, { code: 'BUSY' })))
   await t.rejects(writer.write([insert(5)]), { code: 'BUSY' }, 'they still are in the queue')
+  t.equal(told.length, 1, 'it is told once')
+  t.ok(told[0] !== undefined && told[0] >= began && told[0] <= Date.now() - 300, 'since when')
   database.exec('rollback')
   // As long as it takes on this machine.
   const again = { sql: 'insert or ignore into item values (6, ?)', parameters: ['x'] }
@@ -89,6 +96,7 @@ test('a database that somebody else holds rejects its writers in time, and takes
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
   t.notOk(ids(database).includes(5))
+  t.same(told.slice(1), [undefined], 'and that it is over')
 })
 
 test('a thread that dies rejects what it had, and the next write gets another', async (t) => {
