@@ -23,6 +23,9 @@ const LATE_MS: Milliseconds = 500
 /** How long a download that was asked for under another name may take to begin before this name is asked for. */
 const OTHER_NAME_MS: Milliseconds = 1_000
 
+/** As for a push that the disk does not take. */
+const STORAGE_RETRY_SECONDS = 30
+
 interface FillAnswersOptions {
   readonly access: BlobAccess
   readonly repositories: RepositoryIndex
@@ -133,10 +136,17 @@ export class FillAnswers {
       if (!budget.aborted || client.aborted || error !== budget.reason) throw error
       // What cannot be verified in time begins without a size.
       if ((fill.queued && fill.size !== undefined) || fill.contested) return 'begun'
+      // Upstream has done its part.
+      if (fill.isWriting) throw storageIsLate()
       const { upstream, state } = fill.origin
       const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
       state.failed(fill.name, late)
       throw refusal(late)
     }
   }
+}
+
+function storageIsLate(): OciError {
+  const message = 'the storage of this registry does not answer at the moment'
+  return new OciError('UNAVAILABLE', undefined, { message, retryAfterSeconds: STORAGE_RETRY_SECONDS })
 }

@@ -176,6 +176,11 @@ export class Fill {
     return Math.floor(performance.now() - this.#askedAt)
   }
 
+  /** What has come waits for the disk. */
+  get isWriting(): boolean {
+    return this.#attempt?.download.isWriting === true
+  }
+
   /** It waits its turn behind other transfers: its size is all that can be said. */
   get queued(): boolean {
     return this.#phase.is === 'running' && this.#attempt === undefined

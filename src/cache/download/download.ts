@@ -75,6 +75,8 @@ export class Download {
   /** Where a body of untold length ended. */
   #found: Bytes | undefined
   #answered = false
+  /** Writes that the disk has not answered yet. */
+  #writes = 0
   /** Of the main run, while it has one. */
   #turn: Turn | undefined
   #tooLong = false
@@ -123,6 +125,11 @@ export class Download {
   /** More came than the blob can have. */
   get tooLong(): boolean {
     return this.#tooLong
+  }
+
+  /** Bytes have come that the disk has not taken yet. */
+  get isWriting(): boolean {
+    return this.#writes > 0
   }
 
   /** Upstream has begun to deliver (or everything was here already). */
@@ -277,7 +284,12 @@ export class Download {
       const taken = byteLength(chunks)
       if (taken > 0) {
         run.taken = run.position + taken
-        await this.ingest.write(chunks, run.position)
+        this.#writes += 1
+        try {
+          await this.ingest.write(chunks, run.position)
+        } finally {
+          this.#writes -= 1
+        }
         run.position = run.taken
         this.#brought += taken
         this.#changed()

@@ -6,6 +6,7 @@ import { FaultyFiles } from '../../support/faulty-files.ts'
 import { image } from '../../support/images.ts'
 import { pushBlob, pushImage, send } from '../../support/push.ts'
 import { stage, type Scene } from '../../support/scene.ts'
+import { nodeFiles, type Files } from '../../../src/storage/files/files.ts'
 
 const SOON: DiskPatience = { create: 200, change: 300, sync: 300, again: 100, look: 2000 }
 
@@ -70,4 +71,27 @@ test('a push whose write may still come later begins anew', async (t) => {
   t.equal((await send(location, 'PATCH', blob.bytes.subarray(20_000))).status, 404)
   t.equal((await pushBlob(team, blob)).status, 201)
   t.ok((await pull(`${team}/blobs/${blob.digest}`)).body.equals(blob.bytes))
+})
+
+test('a download whose first bytes the disk does not take is no failure of its upstream', async (t) => {
+  let hangs = true
+  const thawed = Promise.withResolvers<undefined>()
+  t.teardown(() => thawed.resolve(undefined))
+  const files: Files = {
+    ...nodeFiles,
+    write: async (...args) => {
+      if (hangs) await thawed.promise
+      return nodeFiles.write(...args)
+    },
+  }
+  const { layers, get, mirror } = await stage(t, [200_000], { mirror: { files, budgetMs: 1_500 } })
+  const layer = layers[0]!
+  const late = await get(`blobs/${layer.digest}`)
+  t.match(late, { status: 503, headers: { 'retry-after': '30' } })
+  t.match(late.body.toString(), 'the storage of this registry does not answer at the moment')
+  const ready = (await pull(`${mirror.url}/readyz`)).body.toString()
+  t.match(JSON.parse(ready), { upstreams: [{ state: 'ok' }] })
+  hangs = false
+  thawed.resolve(undefined)
+  t.ok((await get(`blobs/${layer.digest}`)).body.equals(layer.bytes))
 })
