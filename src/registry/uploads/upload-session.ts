@@ -52,6 +52,8 @@ export interface OpenUpload {
   ingest: UploadIngest | undefined
   /** Where the last request began. */
   lastStart: Bytes | undefined
+  /** That came in part, and may be sent again from its beginning. */
+  cutChunk: { readonly first: Bytes; readonly last: Bytes } | undefined
   /** What was taken for sent twice; if the digest says otherwise, it was not. */
   readonly repetitions: Repetition[]
   users: number
@@ -106,9 +108,8 @@ export class Session implements UploadSession {
     await this.#alone()
     const { offset } = this
     const begins = range?.first ?? told ?? offset
-    if (begins > offset || (range !== undefined && begins < offset)) {
-      throw new OciError('RANGE_INVALID', { offset })
-    }
+    const isStale = range !== undefined && begins < offset && !this.#wasCut(range)
+    if (begins > offset || isStale) throw new OciError('RANGE_INVALID', { offset })
     try {
       // What is here already takes no room, if that is what it is.
       using expected = await this.#options.room.expect(length && Math.max(length - (offset - begins), 0))
@@ -130,6 +131,7 @@ export class Session implements UploadSession {
     sink: Sink,
   ): Promise<void> {
     const upload = this.#upload
+    upload.cutChunk = undefined
     const { offset } = this
     const { ingest, lastStart, repetitions } = upload
     // A client that goes on using the first location it was given may repeat its last request as well.
@@ -151,14 +153,29 @@ export class Session implements UploadSession {
     sink: Sink,
   ): Promise<void> {
     const limit = range.last - range.first + 1
+    if (this.offset > range.first) await this.#takeBack(range.first)
     this.#upload.lastStart = range.first
-    if ((await receive(body, sink, limit)) === limit) return
+    this.#upload.cutChunk = range
+    const length = await receive(body, sink, limit)
+    this.#upload.cutChunk = undefined
+    if (length === limit) return
+    await this.#takeBack(range.first)
+    throw new OciError('SIZE_INVALID', { ...range, offset: this.offset })
+  }
+
+  /** The last request was that very chunk, and broke off. */
+  #wasCut({ first, last }: { first: Bytes; last: Bytes }): boolean {
+    const { cutChunk } = this.#upload
+    return cutChunk?.first === first && cutChunk.last === last
+  }
+
+  /** @throws WriteError */
+  async #takeBack(to: Bytes): Promise<void> {
     try {
-      await this.#upload.ingest?.rewind(range.first)
+      await this.#upload.ingest?.rewind(to)
     } catch (cause) {
       throw new WriteError('a chunk could not be taken back', { cause })
     }
-    throw new OciError('SIZE_INVALID', { ...range, offset: this.offset })
   }
 
   async finish(digest: Digest, told: Bytes = 0): Promise<void> {

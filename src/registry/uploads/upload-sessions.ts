@@ -158,7 +158,7 @@ export class Uploads {
     ingest?: UploadIngest,
   ): OpenUpload {
     const upload: OpenUpload = {
-      ...{ repository, algorithm, ingest, lastStart: undefined, repetitions: [] },
+      ...{ repository, algorithm, ingest, lastStart: undefined, cutChunk: undefined, repetitions: [] },
       ...{ users: 0, timer: undefined, over: false },
     }
     this.#open.set(session, upload)

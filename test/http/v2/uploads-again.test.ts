@@ -1,5 +1,5 @@
 /** Requests of an upload whose answer was lost, asked again, on the wire. */
-import { request as httpRequest } from 'node:http'
+import { request as httpRequest, type OutgoingHttpHeaders } from 'node:http'
 import { connect } from 'node:net'
 import { test } from 'tap'
 import { digestOf } from '../../../src/oci/digest.ts'
@@ -19,8 +19,9 @@ async function sendHalf(
   path: string,
   body: Buffer,
   here: string,
+  more: OutgoingHttpHeaders = {},
 ): Promise<void> {
-  const headers = { 'Content-Length': String(body.length) }
+  const headers = { 'Content-Length': String(body.length), ...more }
   const outgoing = httpRequest(`${mirror.url}${path}`, { method, headers })
   outgoing.on('error', () => undefined)
   outgoing.write(body.subarray(0, body.length / 2))
@@ -83,6 +84,32 @@ for (const follows of [true, false]) {
     }
   })
 }
+
+test('a chunk with its range is sent again from its beginning, after half of it came', async (t) => {
+  const client = await start(t)
+  const { ask, begin, pulled, standing } = client
+  const content = randomBytesOf(3 * MiB, 'cut chunk')
+  const digest = digestOf(content)
+  let location = await begin()
+  for (const first of [0, MiB]) {
+    const sent = chunk(content, first, first + MiB - 1)
+    const half = first + MiB / 2
+    for (let nth = 0; nth < 2; nth++)
+      await sendHalf(client, 'PATCH', location, sent.body as Buffer, `0-${half - 1}`, sent.headers)
+    const other = await ask('PATCH', location, chunk(content, first, first + MiB))
+    t.match(other, { status: 416, headers: { range: `0-${half - 1}` } }, 'not any chunk that begins there')
+    const answer = await ask('PATCH', location, sent)
+    t.match(answer, { status: 202, headers: { range: `0-${first + MiB - 1}` } })
+    location = answer.headers.location ?? ''
+    t.equal((await ask('PATCH', location, sent)).status, 416, 'what came whole is not taken twice')
+  }
+  const last = chunk(content, 2 * MiB, 3 * MiB - 1)
+  const put = `${location}?digest=${digest}`
+  await sendHalf(client, 'PUT', put, last.body as Buffer, `0-${2.5 * MiB - 1}`, last.headers)
+  t.equal(await standing(location), `0-${2.5 * MiB - 1}`)
+  t.equal((await ask('PUT', put, last)).status, 201)
+  t.ok((await pulled(digest))?.equals(content))
+})
 
 test('a client that always uses its first location repeats a PATCH after a restart', async (t) => {
   const root = t.testdir()
