@@ -32,8 +32,6 @@ const WORTH_WRITING: Bytes = 256 * 1024
 const GATHER_MS = 8
 /** How often it is looked who has become slow. */
 const LOOK_EVERY_MS = 1_000
-/** What a HEAD has not said in so long is not waited for. */
-const SIZE_PATIENCE_MS: Milliseconds = 2_000
 /** No layer is larger; a body that has no end must not fill the disk. */
 export const MAX_UNTOLD_SIZE: Bytes = 16 * 1024 ** 3
 
@@ -250,7 +248,6 @@ export class Download {
       throw new UpstreamError('broken', origin.upstream.key, 'the blob disappeared while it was downloaded')
     }
     try {
-      if (blob.size === undefined && !this.#answered) await this.#doubtSize(signal)
       this.#learn(blob.size)
       if (this.#signal !== undefined) this.#pieces?.answered(run, blob.ranged === true, this.#signal)
       const ended = await this.#receive(run, blob, signal)
@@ -315,19 +312,6 @@ export class Download {
   #excess(message: string): UpstreamError {
     this.#tooLong = true
     return new UpstreamError('broken', this.#options.origin.upstream.key, message, { wrongContent: true })
-  }
-
-  /** A body without a length does not tell whether the descriptor is right; what says another size is as good as that. */
-  async #doubtSize(signal: AbortSignal): Promise<void> {
-    if (this.#size === undefined) return
-    const { origin, name, digest } = this.#options
-    const patience = AbortSignal.any([signal, AbortSignal.timeout(SIZE_PATIENCE_MS)])
-    const head = await origin.upstream.headBlob(name, digest, patience).catch(() => undefined)
-    signal.throwIfAborted()
-    if (head?.size === undefined || head.size === this.#size) return
-    // It ends where the body does.
-    this.#contested = true
-    this.#size = undefined
   }
 
   /** @throws UpstreamError when upstream says another size than before */
