@@ -39,7 +39,7 @@ const MANIFEST_TYPES: ReadonlySet<string> = new Set(Object.values(MEDIA_TYPES))
 
 /**
  * What an upstream is always asked for. Quay converts and others answer 404 when a type is missing from
- * the list, and wildcards do not count there (WIRE.md §3.2, §3.4). Schema 1 is left out on purpose:
+ * the list, and wildcards do not count there. Schema 1 is left out on purpose:
  * naming it invites the conversion.
  */
 export const ACCEPT_MANIFESTS = [

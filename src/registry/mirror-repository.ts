@@ -117,7 +117,8 @@ export class MirrorRepository implements Repository {
   }
 
   /**
-   * DESIGN "Where pushes go": so that a push can begin, "cannot say" is "not there" for a HEAD, where one would be taken.
+   * So that a push can begin, "cannot say" is "not there" for a HEAD, where one would be taken.
+   * docs/architecture.md "Where pushes go".
    *
    * Where it would not, a client that is told to come back later would come back in vain. Whoever asks for a blob that
    * nothing here names has no manifest from here either, so it is about to push: it is told why that is refused.

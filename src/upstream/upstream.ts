@@ -1,7 +1,7 @@
 /**
  * Another registry, as the cache sees it.
  *
- * Absent is `undefined`, and only when the registry itself said so in a way that can be believed (DESIGN:
+ * Absent is `undefined`, and only when the registry itself said so in a way that can be believed (docs/architecture.md:
  * a GET answered 404 with an OCI error code in its body). Whatever else goes wrong is an {@link UpstreamError}.
  */
 import type { Bytes, Milliseconds } from '../base/units.ts'

@@ -1,7 +1,8 @@
 /**
  * What a pull of a mirrored tag or digest would do now, without doing it.
  *
- * The rules are those of `cache/manifests/manifest-cache.ts`, in its order; a test holds the two together. DESIGN "Freshness".
+ * The rules are those of `cache/manifests/manifest-cache.ts`, in its order; a test holds the two together.
+ * docs/architecture.md "Freshness".
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Forecast, ImageExplained, TagExplained } from './explanation.ts'

@@ -24,7 +24,7 @@ import { ServedNames } from '../../registry/naming/served-names.ts'
 import type { State } from './storage.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 
-/** How long upstream gets where something stale can answer, and where nothing can. DESIGN "Freshness". */
+/** How long upstream gets where something stale can answer, and where nothing can. docs/architecture.md "Freshness". */
 export const BUDGETS = { staleBudgetMs: 5_000, budgetMs: 15_000 }
 
 /** Thousands of lists of a common size. */
@@ -41,7 +41,7 @@ interface MirroringOptions {
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
-  /** Where something stale can answer, upstream gets this long; elsewhere the other. DESIGN "Freshness". */
+  /** Upstream gets this long where something stale can answer, elsewhere the other. docs/architecture.md "Freshness". */
   readonly staleBudgetMs: number
   readonly budgetMs: number
   readonly maxUntoldSize: number | undefined

@@ -3,7 +3,7 @@
  *
  * A digest alone opens nothing. What upstream gave under a name is readable under it, and what one of its
  * manifests names and this upstream delivered; for anything else upstream is asked about that very name, and
- * its yes is remembered. DESIGN "Blobs are shared, access is not".
+ * its yes is remembered. docs/architecture.md "Blobs are shared, access is not".
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'

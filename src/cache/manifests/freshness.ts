@@ -1,6 +1,6 @@
 /**
  * How long what we know of a tag is believed, and how long it answers when upstream cannot, does not, or had better
- * not be asked. DESIGN "Freshness".
+ * not be asked. docs/architecture.md "Freshness".
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'

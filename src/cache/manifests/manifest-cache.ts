@@ -4,7 +4,7 @@
  * By digest: immutable, upstream is asked once. By tag: younger than its TTL from here; older, one HEAD decides
  * (it costs no Docker Hub pull). An upstream that cannot say leaves the cached tag answering, marked stale.
  * Here is decided whether upstream is asked, how long it may take, and what answers when it does not;
- * `manifest-fetcher.ts` does the asking. DESIGN "Freshness" is the law of both.
+ * `manifest-fetcher.ts` does the asking. docs/architecture.md "Freshness" is the law of both.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'

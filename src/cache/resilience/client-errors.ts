@@ -1,7 +1,8 @@
 /**
  * Upstream's failures in the words of our own clients.
  *
- * DESIGN "Freshness": a quick honest error, never a 404 for "cannot say" - a client that believes an image
+ * docs/architecture.md "Freshness":
+ * a quick honest error, never a 404 for "cannot say" - a client that believes an image
  * does not exist stops asking, one that gets 503 goes to its next registry.
  */
 import type { Milliseconds } from '../../base/units.ts'

@@ -11,7 +11,7 @@ import type { Cause } from '../notifications/event.ts'
 
 /** Who pushes, as far as it decides what may be pushed. */
 export interface Pusher {
-  /** Certainly a program on this machine, talking to us directly. DESIGN "Security ground rules". */
+  /** Certainly a program on this machine, talking to us directly. docs/architecture.md "Security ground rules". */
   readonly onThisMachine: boolean
   /** The request that it is done by; undefined: none. */
   readonly cause?: Cause | undefined

@@ -3,7 +3,7 @@
  *
  * A push makes a repository local under a glob of `local`, or, on a loopback listener, under any name that no
  * upstream's key claims and the default upstream never served here. Everything else is refused, in words that
- * say which rule did it and what name would work. DESIGN "Where pushes go".
+ * say which rule did it and what name would work. docs/architecture.md "Where pushes go".
  */
 import { OciError } from '../../oci/errors.ts'
 import { matchesAny } from '../../oci/glob.ts'
