@@ -1,17 +1,16 @@
 /**
- * What a command asks of whoever owns the folder: a running server, through its control socket, or, where none
- * runs, the command itself, which takes the folder's lock and does the same with the same parts.
+ * What a command asks of whoever owns the folder: a running server, through its control socket, or, where none runs,
+ * the command itself, which takes the folder's lock and does the same with the same parts.
  *
- * A further operation is
- * 1. a method in {@link Operations} and its name in {@link OPERATIONS}: `name(args, signal)` yields its events;
- *    arguments and events are plain JSON (no Date, Map, undefined in lists; what is left out is left out);
- * 2. written as an async generator in the room that it belongs to, and put in its place in `src/app/parts/operations.ts`;
- * 3. a command in `src/cli/` that does `withKeeper(config, edge, async (keeper, signal) => { for await (const event
- *    of keeper.name(args, signal)) … })` and never learns which of the two it talks to.
+ * A further operation is 1. a method in {@link Operations} and its name in {@link OPERATIONS}: `name(args, signal)`
+ * yields its events; arguments and events are plain JSON (no Date, Map, undefined in lists; what is left out is left
+ * out); 2. written as an async generator in the room that it belongs to, and put in its place in
+ * `src/app/parts/operations.ts`; 3. a command in `src/cli/` that does `withKeeper(config, edge, async (keeper, signal)
+ * => { for await (const event of keeper.name(args, signal)) … })` and never learns which of the two it talks to.
  *
- * An operation parses what it was given (the other end may be another version of us), throws the signal's reason
- * soon after it aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may
- * be slow), and throws {@link OperatorError} for what the person has to do otherwise. Paths in arguments are absolute.
+ * An operation parses what it was given (the other end may be another version of us), throws the signal's reason soon
+ * after it aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may be
+ * slow), and throws {@link OperatorError} for what the person has to do otherwise. Paths in arguments are absolute.
  */
 import type { Evicted } from '../cache/eviction/eviction-order.ts'
 import type { Collected } from '../storage/gc/collector.ts'

@@ -5,42 +5,42 @@
  */
 import path from 'node:path'
 import type { Logger } from 'pino'
-import type { Room } from '../cache/eviction/disk-space.ts'
+import type { DiskSpace } from '../cache/eviction/disk-space.ts'
 import { StorageHealth } from '../cache/resilience/storage-health.ts'
 import { takesLocalPushes, type Config } from '../config/schema.ts'
 import { serveExplain } from '../admin/api/explain-endpoint.ts'
 import { openControl } from '../admin/control/server.ts'
-import { Accel } from '../http/transfer/x-accel-redirect.ts'
+import { XAccelRedirect } from '../http/transfer/x-accel-redirect.ts'
 import { mostConnectionsOf } from '../http/connection-limit.ts'
-import { openKernel, type Kernel } from '../http/transfer/linux-syscalls.ts'
+import { openLinuxSyscalls, type LinuxSyscalls } from '../http/transfer/linux-syscalls.ts'
 import { isLoopback } from '../base/loopback.ts'
 import { ProxyWatch } from '../http/proxy-detection.ts'
-import { ServedHosts } from '../http/allowed-hosts.ts'
-import { createEvicting } from './parts/eviction.ts'
+import { AllowedHosts } from '../http/allowed-hosts.ts'
+import { createEviction } from './parts/eviction.ts'
 import { createHttpServer, type HttpServer, type IfLoopback, type HttpTimeouts } from '../http/server.ts'
 import { createOperations } from './parts/operations.ts'
 import { LiveConfig } from '../config/live.ts'
-import { BUDGETS, createMirroring } from './parts/mirror.ts'
-import { createPushing, pushSettings } from './parts/local.ts'
+import { BUDGETS, createMirror } from './parts/mirror.ts'
+import { createLocal, pushSettings } from './parts/local.ts'
 import { SwitchableHubSearch } from './parts/upstreams.ts'
-import { LocalPushes, type LocalContext } from '../registry/local/local-push-target.ts'
+import { LocalPushTarget, type LocalContext } from '../registry/local/local-push-target.ts'
 import { LocalRepository } from '../registry/local/local-repository.ts'
 import { MirrorRepository } from '../registry/mirror-repository.ts'
 import { NameRegistry } from '../registry/registry.ts'
 import { Search } from '../registry/search.ts'
-import { createScrubbing, refetch } from './parts/integrity.ts'
+import { createIntegrity, refetch } from './parts/integrity.ts'
 import { reload, type Reloaded } from './reload.ts'
 import { refuseShadowedNames, startError } from './start-error.ts'
-import { openState } from './parts/storage.ts'
+import { openStorage } from './parts/storage.ts'
 import type { Files } from '../storage/files/files.ts'
-import { DiskWatch, type DiskPatience } from '../storage/files/hung-disk.ts'
+import { HungDiskWatch, type DiskTimeouts } from '../storage/files/hung-disk.ts'
 import type { MetadataStore } from '../storage/metadata/metadata.ts'
 import type { PartialLimits } from '../storage/ingest/partial-file.ts'
-import { ToldFiles } from '../storage/blobs/external-readers.ts'
+import { ExternalReaders } from '../storage/blobs/external-readers.ts'
 import { createMetrics, type Metrics } from '../telemetry/metrics.ts'
 import { OpenFiles, openFilesLimit } from '../telemetry/open-files.ts'
 import { createNotifier } from './parts/notifications.ts'
-import { createTending } from './parts/image-operations.ts'
+import { createImageOperations } from './parts/image-operations.ts'
 import { watchCertificates } from './parts/certificate-authorities.ts'
 import { UpstreamSet } from './parts/upstream-set.ts'
 
@@ -52,7 +52,7 @@ export interface AppOverrides {
   /** The file system under blobs and partial files. */
   readonly files?: Files
   /** How long a change of the disk is waited for. */
-  readonly diskPatience?: DiskPatience
+  readonly diskPatience?: DiskTimeouts
   /** How far a partial file may be ahead of its sync, and of its hash. */
   readonly partialLimits?: Partial<PartialLimits>
   /** The most that is taken of a blob whose size nobody tells. */
@@ -65,9 +65,9 @@ export interface AppOverrides {
   /** How often the certificates of upstreams are looked at. Default 5 s. */
   readonly certificatesPollMs?: number
   /** The system's calls that Node does not have; undefined: nor have we. */
-  readonly kernel?: Kernel | undefined
+  readonly kernel?: LinuxSyscalls | undefined
   /** Whoever keeps the budget. */
-  readonly room?: Room
+  readonly room?: DiskSpace
 }
 
 export interface App {
@@ -103,7 +103,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 
     // The state: closed last, in the reverse order.
     const openFiles = new OpenFiles({ metrics, log, now: monotonic })
-    const diskWatch = new DiskWatch({ patience: overrides.diskPatience, onChange: sayHanging(log) })
+    const diskWatch = new HungDiskWatch({ patience: overrides.diskPatience, onChange: sayHanging(log) })
     const hangsSince = (): number | undefined => diskWatch.hangsSince
     let indexStuckSince: number | undefined
     const onIndexStuck = (since: number | undefined): void => {
@@ -111,8 +111,8 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       sayStuck(log, since)
     }
     const health = new StorageHealth({ metrics, openFiles, hangsSince, log, now })
-    const report = (error: unknown): void => health.neglected(error)
-    const state = await openState(config, closing, {
+    const report = (error: unknown): void => health.cleanupFailed(error)
+    const state = await openStorage(config, closing, {
       ...{ files, diskWatch, partialLimits, report, monotonic, onIndexStuck },
     })
     const { index, localNames, root } = state
@@ -120,7 +120,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     metadata = index
 
     // What looks after the bytes.
-    const { suspect, quarantine, scrub } = createScrubbing(
+    const { suspect, quarantine, scrub } = createIntegrity(
       {
         ...{ live, state, metrics, log, now },
         busy: () => mirror.blobs.busy || server?.busy === true,
@@ -135,11 +135,11 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       new UpstreamSet({ metrics, openFiles, log, now, monotonic, shortestBudgetMs }),
     )
     upstreams.apply(config)
-    const evicting = createEvicting({ live, state, metrics, log, now }, closing)
+    const evicting = createEviction({ live, state, metrics, log, now }, closing)
     const { evictor, pushRoom } = evicting
     const room = overrides.room ?? evictor
-    state.fullDisk.makeRoom = (bytes) => room.free(bytes)
-    const mirror = createMirroring(
+    state.fullDisk.makeRoom = (bytes) => room.reclaim(bytes)
+    const mirror = createMirror(
       {
         ...{ live, state, health, room, suspect, evicting, metrics, log, now },
         ...{ staleBudgetMs, budgetMs, maxUntoldSize },
@@ -159,7 +159,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     await notifier.start()
     const { events } = notifier
     const readableHere: LocalContext['readableHere'] = (name, digest) => registry.holds(name, digest)
-    const { local, collector } = createPushing({
+    const { local, collector } = createLocal({
       ...{
         config,
         state,
@@ -192,7 +192,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
         catalog: (page) => index.repositories.catalog(page),
         openLocal: (name) =>
           new LocalRepository({ bytes: local.bytes, metadata: index, touchEveryMs, log, now }, name),
-        openPushes: (name, { cause }, assertFree) => new LocalPushes(local, name, { cause, assertFree }),
+        openPushes: (name, { cause }, assertFree) => new LocalPushTarget(local, name, { cause, assertFree }),
         openMirror: (mirrored, pushRefusal) => new MirrorRepository(mirror, mirrored, pushRefusal),
       },
       upstreams.entries,
@@ -207,22 +207,22 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       catalog: (page, containing) => index.repositories.catalog(page, containing),
       hub,
     })
-    const tending = createTending({
+    const tending = createImageOperations({
       ...{ live, state, registry, mirror, evicting, local, serving: true, now },
     })
     const { explainer } = tending
     const { cert, key } = config.server.tls
-    const toldFiles = new ToldFiles(state)
+    const toldFiles = new ExternalReaders(state)
     const filesLimit = await openFilesLimit()
     const mostConnections = (): number | undefined =>
       filesLimit && mostConnectionsOf(filesLimit, connectionsTo(live.config.upstreams))
     const http = createHttpServer({
-      kernel: 'kernel' in overrides ? overrides.kernel : await openKernel(),
+      kernel: 'kernel' in overrides ? overrides.kernel : await openLinuxSyscalls(),
       sendfile: config.server.sendfile,
       accel:
         accelRedirect === undefined
           ? undefined
-          : new Accel({
+          : new XAccelRedirect({
               prefix: accelRedirect,
               from: config.server.accelFrom,
               tell: (digest, size) => toldFiles.tell(digest, size),
@@ -256,7 +256,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
       const reloaded = await reload({ live, localNames, upstreams, hub, registry, log }, it)
       mirror.blobs.retire(new Set(upstreams.entries.map(({ origin }) => origin.upstream)))
       // There may be less room now, and more upstreams to be connected to.
-      room.grew()
+      room.changed()
       const most = mostConnections()
       if (most !== undefined) http.limitConnections(most)
       return reloaded
@@ -305,7 +305,7 @@ function ifLoopback(live: LiveConfig, log: Logger): IfLoopback {
   const takesLocal = (): boolean => takesLocalPushes(live.config) && !live.config.push.anonymous
   return {
     proxyWatch: new ProxyWatch({ takesLocalPushes: takesLocal, log }),
-    hosts: new ServedHosts({ publicUrl: live.config.server.publicUrl }),
+    hosts: new AllowedHosts({ publicUrl: live.config.server.publicUrl }),
   }
 }
 

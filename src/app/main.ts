@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
 import { backup } from '../admin/cli/backup.ts'
-import { plainText, type Edge } from '../admin/cli/process-io.ts'
+import { plainText, type ProcessIo } from '../admin/cli/process-io.ts'
 import { evict } from '../admin/cli/evict.ts'
 import { explain } from '../admin/cli/explain.ts'
 import { gc } from '../admin/cli/gc.ts'
@@ -21,14 +21,14 @@ const SAME_WISH_MS = 500
 
 const crashHandlers: ((error: unknown) => void)[] = []
 
-const edge: Edge = {
+const edge: ProcessIo = {
   openAlone,
   env: process.env,
-  terminal: process.stdout.isTTY,
-  watched: process.stderr.isTTY,
+  stdoutIsTty: process.stdout.isTTY,
+  stderrIsTty: process.stderr.isTTY,
   print: (line) => void process.stdout.write(`${plainText(line)}\n`),
-  complain: (line) => void process.stderr.write(`${plainText(line)}\n`),
-  scribble: (text) => void process.stderr.write(text),
+  printError: (line) => void process.stderr.write(`${plainText(line)}\n`),
+  writeStderr: (text) => void process.stderr.write(text),
   write: (bytes) =>
     new Promise((resolve, reject) => {
       process.stdout.write(bytes, (error) => {
@@ -59,7 +59,7 @@ process.emitWarning = (warning: string | Error, ...rest: unknown[]): void => {
 
 function crash(error: unknown): never {
   if (crashHandlers.length === 0)
-    edge.complain(
+    edge.printError(
       `entrepot crashed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
     )
   for (const handler of crashHandlers) handler(error)

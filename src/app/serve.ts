@@ -12,21 +12,21 @@ import { StartError } from './start-error.ts'
 import { createLog, flushed } from '../telemetry/log.ts'
 import { createMetrics } from '../telemetry/metrics.ts'
 import { readConfiguration, type CommonOptions } from '../admin/cli/load-config.ts'
-import type { Edge } from '../admin/cli/process-io.ts'
-import { createRereading } from './sighup.ts'
+import type { ProcessIo } from '../admin/cli/process-io.ts'
+import { createSighupHandler } from './sighup.ts'
 
 /** @returns the exit code */
-export async function serve(options: CommonOptions, edge: Edge): Promise<number> {
+export async function serve(options: CommonOptions, edge: ProcessIo): Promise<number> {
   const loaded = readConfiguration(options, edge)
   if (loaded === undefined) return 2
   const { config, warnings } = loaded
-  const log = createLog({ level: config.log.level, pretty: edge.terminal })
+  const log = createLog({ level: config.log.level, pretty: edge.stdoutIsTty })
   edge.onCrash((error) => log.fatal({ err: error }, 'crashed'))
   for (const warning of warnings) log.warn({ warning }, 'configuration')
 
   const stopped = edge.stopSignal()
   const app = createApp(config, { log, metrics: createMetrics({ processMetrics: true }) })
-  const reread = createRereading({ options, edge, app, log, config })
+  const reread = createSighupHandler({ options, edge, app, log, config })
   // A signal that comes before it is ready waits; after the one to stop, none is minded.
   const started = Promise.withResolvers<undefined>()
   let stopping = false
@@ -35,7 +35,7 @@ export async function serve(options: CommonOptions, edge: Edge): Promise<number>
     const { url } = await app.start()
     started.resolve(undefined)
     const line = readyLine(config, url)
-    if (edge.terminal) edge.print(line)
+    if (edge.stdoutIsTty) edge.print(line)
     else
       log.info(
         { url, upstreams: config.upstreams.map(({ key }) => key), root: resolve(config.storage.root) },
@@ -43,7 +43,7 @@ export async function serve(options: CommonOptions, edge: Edge): Promise<number>
       )
   } catch (error) {
     if (!(error instanceof StartError)) throw error
-    edge.complain(`entrepot cannot start: ${error.message}`)
+    edge.printError(`entrepot cannot start: ${error.message}`)
     return 1
   }
   const signal = await stopped

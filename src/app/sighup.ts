@@ -6,11 +6,11 @@ import type { App } from './app.ts'
 import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config/schema.ts'
 import { StartError } from './start-error.ts'
 import { sourceOf, type CommonOptions } from '../admin/cli/load-config.ts'
-import type { Edge } from '../admin/cli/process-io.ts'
+import type { ProcessIo } from '../admin/cli/process-io.ts'
 
 interface RereadingParts {
   readonly options: CommonOptions
-  readonly edge: Edge
+  readonly edge: ProcessIo
   readonly app: Pick<App, 'reload'>
   readonly log: Logger
   /** As it was started. */
@@ -18,7 +18,7 @@ interface RereadingParts {
 }
 
 /** What is to be called for each signal. One after the other: the last one finds the latest file. */
-export function createRereading(parts: RereadingParts): () => Promise<void> {
+export function createSighupHandler(parts: RereadingParts): () => Promise<void> {
   let last = Promise.resolve()
   return () => (last = last.then(() => reread(parts)))
 }
@@ -42,7 +42,7 @@ async function reread({ options, edge, app, log, config }: RereadingParts): Prom
 }
 
 /** @throws ConfigError */
-function loadAgain(options: CommonOptions, edge: Edge, { server }: Config): LoadedConfig {
+function loadAgain(options: CommonOptions, edge: ProcessIo, { server }: Config): LoadedConfig {
   const source = sourceOf(options, edge)
   const loaded = loadConfig(source)
   // Whoever is reached from everywhere until the next start must not get what a loopback listener may have.

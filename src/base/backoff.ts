@@ -1,5 +1,5 @@
 /**
- * How long upstream is left alone after failures in a row: longer each time.
+ * Exponential back-off after failures in a row.
  */
 import type { Milliseconds } from './units.ts'
 

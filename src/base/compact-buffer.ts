@@ -6,7 +6,7 @@
  */
 
 /** The same bytes; a copy unless they have their memory to themselves. */
-export function ownBytes(bytes: Buffer): Buffer {
+export function compactBuffer(bytes: Buffer): Buffer {
   if (bytes.buffer.byteLength === bytes.length) return bytes
   const copy = Buffer.allocUnsafeSlow(bytes.length)
   bytes.copy(copy)

@@ -1,5 +1,5 @@
 /**
- * Everybody who waits for the next change of something.
+ * Condition variable: wakes every waiter at the next change of something.
  *
  * A change wakes all; each looks for itself whether it was the one it waited for. Between looking and waiting
  * there must be no `await`, then no change is ever missed.
@@ -8,7 +8,7 @@
 /** Two hundred clients that are woken for each piece of a layer cost more than the layer (measured). */
 const TOGETHER_MS = 4
 
-export class Waiters {
+export class Condition {
   readonly #waiting = new Set<() => void>()
   #wokenAt = Number.NEGATIVE_INFINITY
   #soon: NodeJS.Timeout | undefined

@@ -1,7 +1,7 @@
 /**
- * At most `width` of something at once; the others wait in the order they came.
+ * Semaphore: at most `width` pieces of work at once; the others wait in the order in which they came.
  */
-export class Gate {
+export class Limiter {
   #free: number
   readonly #waiting: (() => void)[] = []
 

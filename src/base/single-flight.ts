@@ -1,5 +1,5 @@
 /**
- * Work that several ask for at once and that is done once.
+ * Single-flight: work that several callers ask for at once is done once, and all of them get its result.
  *
  * It belongs to none of them: a caller that leaves stops waiting, nothing else. A flight may answer before it
  * has settled (a manifest is given out while it is still being written down); it is joined until it settles.

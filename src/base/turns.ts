@@ -1,6 +1,6 @@
 /**
- * Turns on the event loop: work that cannot be cut any finer leaves the loop to everybody else between two pieces of it,
- * however many are waiting.
+ * Turns on the event loop: work that cannot be cut any finer leaves the loop to everybody else between two pieces of
+ * it, however many are waiting.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 

@@ -6,7 +6,7 @@ import type { RepositoryName } from '../oci/reference.ts'
 import type { RepositoryKey } from '../storage/metadata/metadata.ts'
 import type { TransferSlots } from '../upstream/limits/transfer-slots.ts'
 import type { Upstream } from '../upstream/upstream.ts'
-import type { Segments } from './download/segment-policy.ts'
+import type { SegmentPolicy } from './download/segment-policy.ts'
 import type { UpstreamState } from './resilience/upstream-state.ts'
 
 export interface Origin {
@@ -14,7 +14,7 @@ export interface Origin {
   /** Who may transfer a blob from it now. */
   readonly slots: TransferSlots
   /** How its large blobs are cut; undefined: they are not. */
-  readonly segments?: Segments | undefined
+  readonly segments?: SegmentPolicy | undefined
   readonly state: UpstreamState
   /** How long a tag of it is believed. */
   readonly tagTtlMs: Milliseconds
@@ -27,12 +27,12 @@ export interface Origin {
 }
 
 /** One repository of an upstream; `name` is upstream's name for it. */
-export interface MirroredName {
+export interface MirrorRef {
   readonly origin: Origin
   readonly name: RepositoryName
 }
 
-export function repositoryKey(repository: MirroredName): RepositoryKey {
+export function repositoryKey(repository: MirrorRef): RepositoryKey {
   return { registry: repository.origin.upstream.key, name: repository.name }
 }
 

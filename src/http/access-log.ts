@@ -8,7 +8,7 @@ import { PROBES } from './health.ts'
 /** Of the metrics: the parser knows three dozen, and none of the others is answered. */
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
-export function report(exchange: Exchange, log: Logger, metrics: Metrics): void {
+export function logAccess(exchange: Exchange, log: Logger, metrics: Metrics): void {
   const { request, response, method, fields } = exchange
   const status = response.headersSent ? response.statusCode : undefined
   const seconds = (performance.now() - exchange.startedAt) / 1000

@@ -24,7 +24,7 @@ interface ServedHostsOptions {
   readonly now?: () => number
 }
 
-export class ServedHosts {
+export class AllowedHosts {
   readonly #known = new Set<string>()
   readonly #names: ReadonlySet<string>
   readonly #file: LoopbackNames

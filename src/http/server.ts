@@ -1,5 +1,5 @@
 /**
- * The life of the HTTP server: its limits, its connections, its end. One log line per request.
+ * HTTP server: its limits, its connections, its graceful shutdown. One log line per request.
  *
  * Requests of one connection are answered one after the other, whatever was pipelined; nothing is written
  * into a connection while a response is under way on it. `close` lets what runs come to its end.
@@ -19,15 +19,15 @@ import type { OpenFiles } from '../telemetry/open-files.ts'
 import { ConnectionLimit } from './connection-limit.ts'
 import { serve } from './dispatch.ts'
 import { Exchange } from './exchange.ts'
-import type { Accel } from './transfer/x-accel-redirect.ts'
+import type { XAccelRedirect } from './transfer/x-accel-redirect.ts'
 import type { ExplainEndpoint, Services } from './services.ts'
-import type { Kernel } from './transfer/linux-syscalls.ts'
+import type { LinuxSyscalls } from './transfer/linux-syscalls.ts'
 import { BufferPool } from './transfer/buffer-pool.ts'
 import { isLoopback } from '../base/loopback.ts'
 import type { ProxyWatch } from './proxy-detection.ts'
 import { parserError, sendRawError } from './raw-error.ts'
-import { report } from './access-log.ts'
-import type { ServedHosts } from './allowed-hosts.ts'
+import { logAccess } from './access-log.ts'
+import type { AllowedHosts } from './allowed-hosts.ts'
 import { certificateHealth, loadTlsPair, watchTlsPair, type TlsFiles, type TlsPair } from './tls.ts'
 
 export interface HttpServerOptions {
@@ -40,13 +40,13 @@ export interface HttpServerOptions {
   readonly tls?: TlsFiles | undefined
   readonly timeouts?: Partial<HttpTimeouts>
   /** What knows more of files and sockets than Node, where there is such a thing. */
-  readonly kernel?: Kernel | undefined
+  readonly kernel?: LinuxSyscalls | undefined
   /** By default it sends files without our copying them. */
   readonly sendfile?: boolean
   /** What clients call us. Default: whatever they like. */
   readonly publicUrl?: string | undefined
   /** What lets a proxy in front of us send them, where there is one that can. */
-  readonly accel?: Accel | undefined
+  readonly accel?: XAccelRedirect | undefined
   /** What matters where only this machine can reach us, and is passed over elsewhere. */
   readonly ifLoopback?: IfLoopback | undefined
   /** Of clients, at once. Default: as many as come. */
@@ -59,7 +59,7 @@ export interface IfLoopback {
   /** Told of every request. */
   readonly proxyWatch: Pick<ProxyWatch, 'see'>
   /** Those that are answered. */
-  readonly hosts: Pick<ServedHosts, 'serves'>
+  readonly hosts: Pick<AllowedHosts, 'serves'>
 }
 
 export interface HttpTimeouts {
@@ -285,7 +285,7 @@ class NodeHttpServer implements HttpServer {
       connection.idleSince = performance.now()
       if (connection.answering === exchange) connection.answering = undefined
       this.#running.delete(exchange)
-      report(exchange, this.#options.log, this.#options.metrics)
+      logAccess(exchange, this.#options.log, this.#options.metrics)
     })
     this.#running.set(exchange, done)
   }

@@ -3,14 +3,14 @@ import type { Events } from '../registry/notifications/event.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Search } from '../registry/search.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
-import type { ServedHosts } from './allowed-hosts.ts'
+import type { AllowedHosts } from './allowed-hosts.ts'
 import type { Exchange } from './exchange.ts'
 import type { ProxyWatch } from './proxy-detection.ts'
 import type { RouteTo } from './routes.ts'
 import type { CertificateHealth } from './tls.ts'
 import type { BufferPool } from './transfer/buffer-pool.ts'
-import type { Kernel } from './transfer/linux-syscalls.ts'
-import type { Accel } from './transfer/x-accel-redirect.ts'
+import type { LinuxSyscalls } from './transfer/linux-syscalls.ts'
+import type { XAccelRedirect } from './transfer/x-accel-redirect.ts'
 
 export type ExplainEndpoint = (exchange: Exchange, route: RouteTo<'explain'>) => Promise<void>
 
@@ -23,11 +23,11 @@ export interface Services {
   readonly metrics: Metrics
   readonly buffers: BufferPool
   /** Undefined: bytes are copied, by threads. */
-  readonly kernel: Kernel | undefined
+  readonly kernel: LinuxSyscalls | undefined
   /** False: bytes are copied. */
   readonly sendfile: boolean
   /** Undefined: nobody in front of us sends our files. */
-  readonly accel: Accel | undefined
+  readonly accel: XAccelRedirect | undefined
   readonly draining: () => boolean
   /** Undefined: we have none. */
   readonly certificate: () => CertificateHealth | undefined
@@ -38,5 +38,5 @@ export interface Services {
   /** Undefined: nobody has to know of a proxy in front. */
   readonly proxyWatch: () => Pick<ProxyWatch, 'see'> | undefined
   /** What is read may be read by those; undefined: by any. */
-  readonly hosts: () => Pick<ServedHosts, 'serves'> | undefined
+  readonly hosts: () => Pick<AllowedHosts, 'serves'> | undefined
 }

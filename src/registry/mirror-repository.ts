@@ -10,10 +10,10 @@ import type {
   TagsAnswer,
 } from '../cache/answers.ts'
 import type { BlobCache } from '../cache/blobs/blob-cache.ts'
-import type { Listings } from '../cache/lists/upstream-lists.ts'
+import type { UpstreamLists } from '../cache/lists/upstream-lists.ts'
 import type { ManifestCache } from '../cache/manifests/manifest-cache.ts'
-import type { MirroredName } from '../cache/origin.ts'
-import type { Recency } from '../cache/eviction/access-times.ts'
+import type { MirrorRef } from '../cache/origin.ts'
+import type { AccessTimes } from '../cache/eviction/access-times.ts'
 import type { Prefetch } from '../cache/prefetch/prefetch.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError, type OciErrorCode } from '../oci/errors.ts'
@@ -27,9 +27,9 @@ export interface MirrorContext {
   readonly manifests: ManifestCache
   readonly blobs: BlobCache
   readonly prefetch: Prefetch
-  readonly listings: Listings
+  readonly listings: UpstreamLists
   /** Told of all that is pulled. */
-  readonly recency: Pick<Recency, 'touch'>
+  readonly recency: Pick<AccessTimes, 'touch'>
   /** Told of names before something of them is answered; also of a hit, for its bytes may have come by another name. */
   readonly served: ServedNames
 }
@@ -41,11 +41,11 @@ export class MirrorRepository implements Repository {
   readonly kind = 'mirror'
   readonly registry: string
   readonly #context: MirrorContext
-  readonly #mirrored: MirroredName
+  readonly #mirrored: MirrorRef
   readonly #pushRefusal: PushRefusal | undefined
 
   /** @param pushRefusal for whoever asks by HEAD, and may be about to push */
-  constructor(context: MirrorContext, mirrored: MirroredName, pushRefusal?: PushRefusal) {
+  constructor(context: MirrorContext, mirrored: MirrorRef, pushRefusal?: PushRefusal) {
     this.registry = mirrored.origin.upstream.key
     this.#context = context
     this.#mirrored = mirrored

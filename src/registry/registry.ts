@@ -8,7 +8,7 @@
  * upstream hears of a name that rule 2 or 4 takes, and a local name is never filled in from elsewhere.
  */
 import type { QuarantineHealth } from '../storage/integrity/examiner.ts'
-import type { MirroredName, Origin } from '../cache/origin.ts'
+import type { MirrorRef, Origin } from '../cache/origin.ts'
 import { healthOf, type UpstreamHealth } from '../cache/resilience/upstream-health.ts'
 import type { Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
@@ -100,7 +100,7 @@ interface NameRegistryOptions {
   readonly outOfFiles: () => boolean
   readonly quarantine: () => Promise<QuarantineHealth>
   /** Something of that repository was served here. */
-  readonly served: (mirrored: MirroredName) => Promise<boolean>
+  readonly served: (mirrored: MirrorRef) => Promise<boolean>
   readonly catalog: Registry['catalog']
   readonly openLocal: (name: RepositoryName) => Repository
   /** @param assertFree throws when somebody pulled the name meanwhile; undefined: nobody can have */
@@ -110,7 +110,7 @@ interface NameRegistryOptions {
     assertFree: (() => Promise<void>) | undefined,
   ) => PushTarget
   /** @param pushRefusal by the name that was asked for; undefined where nobody may be about to push */
-  readonly openMirror: (mirrored: MirroredName, pushRefusal: PushRefusal | undefined) => Repository
+  readonly openMirror: (mirrored: MirrorRef, pushRefusal: PushRefusal | undefined) => Repository
 }
 
 /** The registry whose one-component names live under `library/`. */

@@ -43,7 +43,7 @@ export interface Upstream {
   blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined>
 
   /** What came for that blob was wrong: whoever has it from more than one place asks another next time. */
-  distrust?(digest: Digest): void
+  avoidSourcesOf?(digest: Digest): void
 
   /**
    * One page, as it came. `query` is handed on as it is (cursors are opaque).
@@ -73,13 +73,13 @@ export interface Upstream {
    * What every question is refused with for now, unasked: its breaker is open. undefined: it may be asked, or
    * somebody else answers in its place. Cheap: asks nobody.
    */
-  leftAlone?(): UpstreamError | undefined
+  paused?(): UpstreamError | undefined
 
   /**
    * Why no pull is to be spent now on what has a cached answer: it would be refused, or fewer than `reserve` are
    * left to every account that could be asked. undefined: nothing speaks against it. Cheap: asks nobody.
    */
-  sparing(reserve: number): UpstreamError | undefined
+  quotaBelow(reserve: number): UpstreamError | undefined
 
   close(): Promise<void>
 }
@@ -106,15 +106,15 @@ export interface BlobRequest {
    * More than the part is of no use: where upstream gives none, another body comes in its place, or an empty one. It is
    * asked for once: whoever wants it knows what to do without.
    */
-  readonly onlyPart?: boolean | undefined
+  readonly partialOnly?: boolean | undefined
   /** One of several at once: a 429 is no reason to leave upstream alone, since fewer may do. */
-  readonly spare?: boolean | undefined
+  readonly parallel?: boolean | undefined
   /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
   readonly size?: Bytes | undefined
   /** Of the whole blob, as a manifest says: a body of untold length that ends before was probably cut off. */
   readonly expectedSize?: Bytes | undefined
   /** Clients have been told to expect the rest of it: worth a question that others are spared. */
-  readonly promised?: boolean | undefined
+  readonly committed?: boolean | undefined
   readonly signal: AbortSignal
 }
 

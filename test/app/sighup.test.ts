@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
-import { createRereading } from '../../src/app/sighup.ts'
+import { createSighupHandler } from '../../src/app/sighup.ts'
 import { loadConfig, type Config } from '../../src/config/schema.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { recordedEdge } from '../support/edge.ts'
@@ -20,7 +20,7 @@ function scene(t: Test, started: string): Scene {
   const file = join(t.testdir(), 'config.yaml')
   const read: Config[] = []
   const lines: Record<string, unknown>[] = []
-  const reread = createRereading({
+  const reread = createSighupHandler({
     options: { config: file },
     edge: recordedEdge(),
     app: {

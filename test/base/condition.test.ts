@@ -1,9 +1,9 @@
 /** Who waits for a change is woken by it. */
 import { test } from 'tap'
-import { Waiters } from '../../src/base/condition.ts'
+import { Condition } from '../../src/base/condition.ts'
 
 /** Counts how often it is woken until the signal ends it. */
-function watch(waiters: Waiters, signal: AbortSignal): { times: number; over: Promise<void> } {
+function watch(waiters: Condition, signal: AbortSignal): { times: number; over: Promise<void> } {
   const watched = { times: 0, over: Promise.resolve() }
   const loop = async (): Promise<void> => {
     for (;;) {
@@ -16,7 +16,7 @@ function watch(waiters: Waiters, signal: AbortSignal): { times: number; over: Pr
 }
 
 test('of a hundred small changes the first is told at once, and the others together', async (t) => {
-  const waiters = new Waiters()
+  const waiters = new Condition()
   const leave = new AbortController()
   const watched = watch(waiters, leave.signal)
   for (let change = 0; change < 100; change++) {
@@ -34,7 +34,7 @@ test('of a hundred small changes the first is told at once, and the others toget
 })
 
 test('what cannot wait wakes at once, and takes with it what could', async (t) => {
-  const waiters = new Waiters()
+  const waiters = new Condition()
   waiters.wakeSoon()
   waiters.wakeSoon()
   const woken = waiters.wait(AbortSignal.timeout(5_000))

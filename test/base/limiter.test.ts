@@ -1,8 +1,8 @@
 import { test } from 'tap'
-import { Gate } from '../../src/base/limiter.ts'
+import { Limiter } from '../../src/base/limiter.ts'
 
 test('no more than its width are inside, whatever fails', async (t) => {
-  const gate = new Gate(3)
+  const gate = new Limiter(3)
   let inside = 0
   let most = 0
   const results = await Promise.allSettled(

@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
-import { ServedHosts } from '../../src/http/allowed-hosts.ts'
+import { AllowedHosts } from '../../src/http/allowed-hosts.ts'
 import { pull, simulate, startMirror, type Mirror } from '../support/app.ts'
 import { image } from '../support/images.ts'
 import { pushImage } from '../support/push.ts'
@@ -103,7 +103,7 @@ test('every name of this machine is answered', async (t) => {
 })
 
 test('what has no end of other names keeps no end of them in memory', async (t) => {
-  const hosts = new ServedHosts({ publicUrl: undefined, hostsFile: join(t.testdir(), 'none') })
+  const hosts = new AllowedHosts({ publicUrl: undefined, hostsFile: join(t.testdir(), 'none') })
   for (let i = 0; i < 1000; i++) t.ok(hosts.serves(`${i}.localhost`))
   t.notOk(hosts.serves(`${'a.'.repeat(1000)}localhost`), 'no name is as long')
 })
@@ -144,7 +144,7 @@ test('a server for the network, and one behind an nginx of its own, answer any n
 test('names that the file of hosts gives loopback addresses are ours, as long as it does', async (t) => {
   const hostsFile = join(t.testdir(), 'hosts')
   let now = 0
-  const hosts = new ServedHosts({ publicUrl: undefined, hostsFile, now: () => now })
+  const hosts = new AllowedHosts({ publicUrl: undefined, hostsFile, now: () => now })
   t.notOk(hosts.serves('registry.test:5000'), 'there is no file')
   const lines = [
     '# 127.0.0.1 commented.test',

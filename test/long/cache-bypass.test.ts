@@ -126,12 +126,12 @@ for (const code of ['ENOSPC', 'EIO']) {
 test('a disk that was full a moment ago is used as soon as room can be made', async (t) => {
   const room = {
     can: false,
-    admit: () => Promise.resolve({ as: 'keep' as const, [Symbol.dispose]: () => undefined }),
-    free: () => {
+    reserve: () => Promise.resolve({ as: 'keep' as const, [Symbol.dispose]: () => undefined }),
+    reclaim: () => {
       if (room.can) disk.heal()
       return Promise.resolve(room.can)
     },
-    grew: () => undefined,
+    changed: () => undefined,
   }
   const { mirror, disk, layers, url } = await setUp(t, [2 * MiB], { mirror: { room } })
   const [layer] = layers as [Content]

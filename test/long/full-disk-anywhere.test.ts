@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import type { Room } from '../../src/cache/eviction/disk-space.ts'
+import type { DiskSpace } from '../../src/cache/eviction/disk-space.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { eventually, pull, pullSame, settled, simulate, startMirror, type Mirror } from '../support/app.ts'
 import { FaultyFiles } from '../support/faulty-files.ts'
@@ -14,15 +14,15 @@ import { said, storedFiles } from '../support/trouble.ts'
 const LAYER = 100_000
 
 /** Somebody who can, or cannot, make room. */
-function room(can: boolean): Room & { asked: number } {
+function room(can: boolean): DiskSpace & { asked: number } {
   return {
     asked: 0,
-    admit: () => Promise.resolve({ as: 'keep', [Symbol.dispose]: () => undefined }),
-    free() {
+    reserve: () => Promise.resolve({ as: 'keep', [Symbol.dispose]: () => undefined }),
+    reclaim() {
       this.asked += 1
       return Promise.resolve(can)
     },
-    grew: () => undefined,
+    changed: () => undefined,
   }
 }
 

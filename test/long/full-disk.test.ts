@@ -3,7 +3,7 @@ import { appendFileSync, rmSync, statfsSync, truncateSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
 import { parseRepositoryName } from '../../src/oci/reference.ts'
-import { metadataWithRoom } from '../../src/storage/files/disk-full-retry.ts'
+import { metadataWithDiskFullRetry } from '../../src/storage/files/disk-full-retry.ts'
 import type { MetadataStore } from '../../src/storage/metadata/metadata.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { eventually, pull, pullSame, settled, simulate, startMirror, type Mirror } from '../support/app.ts'
@@ -311,7 +311,7 @@ test(
     await put(metadata, 0)
     weight.leave(4096)
     await t.rejects(put(metadata, 1000), { code: 'FULL' })
-    const roomy = metadataWithRoom(metadata, () => {
+    const roomy = metadataWithDiskFullRetry(metadata, () => {
       weight.remove()
       return Promise.resolve(true)
     })

@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http'
 import { test } from 'tap'
 import { Backlog, MOST_EVENTS, MOST_PULLS } from '../../src/registry/notifications/backlog.ts'
 import { Outbox } from '../../src/registry/notifications/outbox.ts'
-import type { Cause, Happening } from '../../src/registry/notifications/event.ts'
+import type { EventRequest, RepositoryEvent } from '../../src/registry/notifications/event.ts'
 import type { MetadataTransaction } from '../../src/storage/metadata/metadata.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
@@ -125,9 +125,9 @@ test('what waits for a receiver that is not configured any more is kept for a we
   t.same(await later.app.metadata.events.endpoints(), [])
 })
 
-const PULL: Happening = { action: 'pull', kind: 'manifest', repository: 'team/app' }
-const PUSH: Happening = { action: 'push', kind: 'manifest', repository: 'team/app' }
-const CAUSE: Cause = { id: '1', addr: undefined, host: undefined, method: 'GET', useragent: undefined }
+const PULL: RepositoryEvent = { action: 'pull', kind: 'manifest', repository: 'team/app' }
+const PUSH: RepositoryEvent = { action: 'push', kind: 'manifest', repository: 'team/app' }
+const CAUSE: EventRequest = { id: '1', addr: undefined, host: undefined, method: 'GET', useragent: undefined }
 
 /** An outbox over a store that commits when it is told to. */
 function unattended(endpoints = 1) {
@@ -189,7 +189,7 @@ test('pulls are gathered while the store is busy, and a write takes them along',
   const bodies: string[] = []
   outbox.queue(queueing(bodies), [PUSH], undefined)
   t.same(
-    bodies.map((body) => (JSON.parse(body) as Happening).action),
+    bodies.map((body) => (JSON.parse(body) as RepositoryEvent).action),
     ['pull', 'push'],
   )
   await outbox.flush()

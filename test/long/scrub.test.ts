@@ -19,7 +19,7 @@ import { DiskBlobStore } from '../../src/storage/blobs/disk-blob-store.ts'
 import { DiskBlobAudit } from '../../src/storage/blobs/disk-audit.ts'
 import { nodeFiles } from '../../src/storage/files/files.ts'
 import { Hashers } from '../../src/storage/ingest/hasher.ts'
-import { InProcessLocks } from '../../src/storage/locks/keyed-locks.ts'
+import { InProcessKeyedLocks } from '../../src/storage/locks/keyed-locks.ts'
 import type { MetadataStore } from '../../src/storage/metadata/metadata.ts'
 import { openScrub } from '../../src/storage/metadata/sqlite/snapshot.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
@@ -94,7 +94,7 @@ async function scene(t: Test): Promise<Scene> {
       ...{ index, metadata, metrics, log, now },
       disk: new DiskBlobAudit({ root, files: nodeFiles, hashers }),
       store: new DiskBlobStore(root),
-      locks: new InProcessLocks(),
+      locks: new InProcessKeyedLocks(),
       refetch: async (gone) => void lost.push(gone),
     }),
   )

@@ -153,7 +153,7 @@ test('a terminal is shown how far it is, a file is not', { skip: missing('script
 
 test('the bar goes away when something is said, and is no number of lines', (t) => {
   const said: string[] = []
-  const edge = { watched: true, scribble: (text: string) => void said.push(text) }
+  const edge = { stderrIsTty: true, writeStderr: (text: string) => void said.push(text) }
   {
     using bar = new ProgressBar(edge)
     bar.show(0.5, 'half')
@@ -167,7 +167,7 @@ test('the bar goes away when something is said, and is no number of lines', (t) 
     `\r\x1b[2K[${'#'.repeat(24)}] 100%  nothing to do`,
     '\r\x1b[2K',
   ])
-  using unseen = new ProgressBar({ ...edge, watched: false })
+  using unseen = new ProgressBar({ ...edge, stderrIsTty: false })
   unseen.show(0.5, 'half')
   t.equal(said.length, 4)
   t.end()

@@ -10,7 +10,7 @@ import { DiskBlobStore } from '../../src/storage/blobs/disk-blob-store.ts'
 import { DiskBlobAudit } from '../../src/storage/blobs/disk-audit.ts'
 import { nodeFiles } from '../../src/storage/files/files.ts'
 import { Hashers } from '../../src/storage/ingest/hasher.ts'
-import { InProcessLocks, type Locks } from '../../src/storage/locks/keyed-locks.ts'
+import { InProcessKeyedLocks, type KeyedLocks } from '../../src/storage/locks/keyed-locks.ts'
 import { LOCAL, type MetadataStore } from '../../src/storage/metadata/metadata.ts'
 import { openAudit } from '../../src/storage/metadata/sqlite/snapshot.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
@@ -29,7 +29,7 @@ const LAYER = APP.layers[0]!
 interface Scene {
   readonly root: string
   readonly metadata: MetadataStore
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   /** What happens just before a file is looked at for the first time. */
   first(digest: string, happens: () => Promise<unknown>): void
   look(repair: boolean): Promise<Finding[]>
@@ -43,7 +43,7 @@ async function scene(t: Test): Promise<Scene> {
   const database = path.join(root, 'metadata.sqlite')
   const hashers = closing.adopt(new Hashers({ threads: 1 }), (it) => it.close())
   const metadata = closing.adopt(await openMetadata(database), (it) => it.close())
-  const locks = new InProcessLocks()
+  const locks = new InProcessKeyedLocks()
   const audit = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const happenings = new Map<string, () => Promise<unknown>>()
   const disk: BlobAudit = {

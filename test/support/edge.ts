@@ -1,8 +1,8 @@
 /** The edge of a process that is not there: a command run in the test's own, and what it said. */
 import { openAlone } from '../../src/app/parts/operations.ts'
-import type { Edge } from '../../src/admin/cli/process-io.ts'
+import type { ProcessIo } from '../../src/admin/cli/process-io.ts'
 
-export interface RecordedEdge extends Edge {
+export interface RecordedEdge extends ProcessIo {
   /** Of standard output, line by line. */
   readonly printed: string[]
   /** Of standard error. */
@@ -18,13 +18,13 @@ export function recordedEdge(options: { terminal?: boolean } = {}): RecordedEdge
   return {
     openAlone,
     env: {},
-    terminal: options.terminal ?? false,
-    watched: false,
+    stdoutIsTty: options.terminal ?? false,
+    stderrIsTty: false,
     printed,
     complaints,
     print: (line) => void printed.push(line),
-    complain: (line) => void complaints.push(line),
-    scribble: (text) => void complaints.push(text),
+    printError: (line) => void complaints.push(line),
+    writeStderr: (text) => void complaints.push(text),
     write: () => Promise.resolve(),
     stopSignal: () => stopped.promise,
     onHangup: () => undefined,

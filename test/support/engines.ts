@@ -1,13 +1,13 @@
 /**
  * The ways by which a blob leaves: no client can tell which it was.
  */
-import type { Kernel } from '../../src/http/transfer/linux-syscalls.ts'
+import type { LinuxSyscalls } from '../../src/http/transfer/linux-syscalls.ts'
 
 interface Engine {
   readonly by: string
   readonly server: { readonly sendfile?: boolean }
   /** Given: there is no FFI. */
-  readonly overrides: { readonly kernel?: Kernel | undefined }
+  readonly overrides: { readonly kernel?: LinuxSyscalls | undefined }
 }
 
 export const ENGINES: readonly Engine[] = [

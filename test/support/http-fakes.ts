@@ -9,7 +9,7 @@ import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
 import type { Reference, RepositoryName } from '../../src/oci/reference.ts'
-import type { Events, Happening } from '../../src/registry/notifications/event.ts'
+import type { Events, RepositoryEvent } from '../../src/registry/notifications/event.ts'
 import type { Pusher, PushTarget } from '../../src/registry/local/push-target.ts'
 import type { Registry, RegistryHealth, Resolution } from '../../src/registry/registry.ts'
 import type {
@@ -241,7 +241,7 @@ export interface Served {
   readonly registry: FakeRegistry
   readonly repository: FakeRepository
   /** That were told of. */
-  readonly pulls: readonly Happening[]
+  readonly pulls: readonly RepositoryEvent[]
   readonly metrics: Metrics
   readonly server: HttpServer
   readonly port: number
@@ -268,7 +268,7 @@ export async function serveFake(t: Test, options: Partial<HttpServerOptions> = {
   )
   const search = { find: () => Promise.resolve([]) }
   const explain = () => Promise.reject(new Error('nobody asks'))
-  const pulls: Happening[] = []
+  const pulls: RepositoryEvent[] = []
   const events: Pick<Events, 'pulled'> = { pulled: (pull) => void pulls.push(pull) }
   const server = createHttpServer({ registry, search, explain, events, metrics, log, ...options })
   const { port } = await server.listen('127.0.0.1', 0)

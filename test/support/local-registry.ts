@@ -3,21 +3,21 @@
  */
 import path from 'node:path'
 import type { Test } from 'tap'
-import { PushRoom } from '../../src/cache/eviction/push-space.ts'
+import { PushSpace } from '../../src/cache/eviction/push-space.ts'
 import { parseRepositoryName, type Reference } from '../../src/oci/reference.ts'
 import type { Events } from '../../src/registry/notifications/event.ts'
 import { Collector, type Collected } from '../../src/storage/gc/collector.ts'
 import { LocalNames } from '../../src/registry/naming/local-names.ts'
-import { LocalPushes } from '../../src/registry/local/local-push-target.ts'
+import { LocalPushTarget } from '../../src/registry/local/local-push-target.ts'
 import { LocalRepository } from '../../src/registry/local/local-repository.ts'
-import { PushedBytes } from '../../src/registry/local/pushed-content.ts'
-import { Uploads } from '../../src/registry/uploads/upload-sessions.ts'
+import { PushedContent } from '../../src/registry/local/pushed-content.ts'
+import { UploadSessions } from '../../src/registry/uploads/upload-sessions.ts'
 import type { BlobStore } from '../../src/storage/blobs/blob-store.ts'
 import { DiskBlobStore } from '../../src/storage/blobs/disk-blob-store.ts'
 import { openIngests } from '../../src/storage/ingest/disk-ingest.ts'
 import { Hashers } from '../../src/storage/ingest/hasher.ts'
-import { Holds } from '../../src/storage/locks/blob-holds.ts'
-import { InProcessLocks, type Locks } from '../../src/storage/locks/keyed-locks.ts'
+import { BlobHolds } from '../../src/storage/locks/blob-holds.ts'
+import { InProcessKeyedLocks, type KeyedLocks } from '../../src/storage/locks/keyed-locks.ts'
 import type { MetadataStore } from '../../src/storage/metadata/metadata.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { createLog } from '../../src/telemetry/log.ts'
@@ -34,7 +34,7 @@ export interface LocalRegistry {
   readonly metrics: Metrics
   /** Lines of the log, parsed. */
   readonly lines: Record<string, unknown>[]
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   /** Of the clock that everything goes by; moved by hand. */
   now: number
   /** Waited for before every call to the index and the store: who goes on when is up to the test. */
@@ -42,7 +42,7 @@ export interface LocalRegistry {
   /** Called within the commit of every write that is told of. */
   tell: Events['queue']
   reader(name: string): LocalRepository
-  pushes(name: string): LocalPushes
+  pushes(name: string): LocalPushTarget
   pushBlob(name: string, blob: Content): Promise<void>
   pushManifest(name: string, manifest: Content, reference?: string): Promise<void>
   pushImage(name: string, image: Image, tag?: string): Promise<void>
@@ -59,7 +59,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const turns = { next: (): Promise<unknown> => Promise.resolve() }
   const metadata = inTurn<MetadataStore>(index, () => turns.next())
   const store = inTurn(new DiskBlobStore(root), () => turns.next())
-  const locks = new InProcessLocks()
+  const locks = new InProcessKeyedLocks()
   const localNames = await LocalNames.load(metadata)
   const lines: Record<string, unknown>[] = []
   const log = createLog({
@@ -69,22 +69,22 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
   const metrics = createMetrics()
   const clock = { now: 1_700_000_000_000 }
   const now = (): number => clock.now
-  const holds = new Holds()
+  const holds = new BlobHolds()
   const sessionTtlMs = 24 * HOUR
-  const room = new PushRoom({
+  const room = new PushSpace({
     headroom: () => Promise.resolve(Infinity),
     canFree: () => Promise.resolve(false),
     makeRoom: () => Promise.resolve(false),
   })
-  const uploads = new Uploads({
+  const uploads = new UploadSessions({
     ...{ store, ingests, metadata, locks, holds, localNames, room, sessionTtlMs, log, now },
   })
   const touchEveryMs = Math.min(HOUR, graceMs / 24)
-  const bytes = new PushedBytes({ store, metadata, suspect: () => undefined })
+  const bytes = new PushedContent({ store, metadata, suspect: () => undefined })
   const reader = (name: string): LocalRepository =>
     new LocalRepository({ bytes, metadata, touchEveryMs, log, now }, parseRepositoryName(name))
-  const pushes = (name: string): LocalPushes =>
-    new LocalPushes(
+  const pushes = (name: string): LocalPushTarget =>
+    new LocalPushTarget(
       {
         store,
         room,

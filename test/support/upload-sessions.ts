@@ -2,13 +2,13 @@
 import path from 'node:path'
 import { pino } from 'pino'
 import type { Test } from 'tap'
-import { PushRoom } from '../../src/cache/eviction/push-space.ts'
+import { PushSpace } from '../../src/cache/eviction/push-space.ts'
 import { digestOf } from '../../src/oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../../src/oci/reference.ts'
-import { Uploads } from '../../src/registry/uploads/upload-sessions.ts'
+import { UploadSessions } from '../../src/registry/uploads/upload-sessions.ts'
 import type { IngestOptions } from '../../src/storage/ingest/disk-ingest.ts'
-import { Holds } from '../../src/storage/locks/blob-holds.ts'
-import { InProcessLocks } from '../../src/storage/locks/keyed-locks.ts'
+import { BlobHolds } from '../../src/storage/locks/blob-holds.ts'
+import { InProcessKeyedLocks } from '../../src/storage/locks/keyed-locks.ts'
 import { LOCAL, type MetadataStore } from '../../src/storage/metadata/metadata.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { KiB, MiB, openStore, type Store } from './stores.ts'
@@ -19,10 +19,10 @@ export const LARGE = 3 * MiB + 17
 export const DAY = 24 * 3600 * 1000
 
 export interface Pushing {
-  readonly uploads: Uploads
+  readonly uploads: UploadSessions
   readonly store: Store
   readonly metadata: MetadataStore
-  readonly locks: InProcessLocks
+  readonly locks: InProcessKeyedLocks
   /** Local by now. */
   readonly names: Set<RepositoryName>
   readonly linked: (repository: RepositoryName, content: Buffer) => Promise<boolean>
@@ -30,12 +30,12 @@ export interface Pushing {
 
 export async function openUploads(
   t: Test,
-  options: Partial<IngestOptions> & { transaction?: MetadataStore['transaction']; room?: PushRoom } = {},
+  options: Partial<IngestOptions> & { transaction?: MetadataStore['transaction']; room?: PushSpace } = {},
 ): Promise<Pushing> {
   const store = await openStore(t, options)
   const metadata = await openMetadata(path.join(store.root, 'metadata.sqlite'))
   t.teardown(() => metadata.close())
-  const locks = new InProcessLocks()
+  const locks = new InProcessKeyedLocks()
   const names = new Set<RepositoryName>()
   const transaction: MetadataStore['transaction'] =
     options.transaction ?? ((fill) => metadata.transaction(fill))
@@ -50,7 +50,7 @@ export async function openUploads(
 }
 
 /** A disk that ends nowhere. */
-const ROOMY = new PushRoom({
+const ROOMY = new PushSpace({
   headroom: () => Promise.resolve(Infinity),
   canFree: () => Promise.resolve(false),
   makeRoom: () => Promise.resolve(false),
@@ -61,19 +61,19 @@ export function uploadsOf(
   { blobs, ingests }: Store,
   metadata: Pick<MetadataStore, 'transaction' | 'finishedUploads'>,
   {
-    locks = new InProcessLocks(),
+    locks = new InProcessKeyedLocks(),
     names = new Set<RepositoryName>(),
     now = () => 1000,
     room = ROOMY,
   }: {
-    locks?: InProcessLocks
+    locks?: InProcessKeyedLocks
     names?: Set<RepositoryName>
     now?: () => number
-    room?: Pick<PushRoom, 'begin' | 'expect'>
+    room?: Pick<PushSpace, 'begin' | 'expect'>
   } = {},
-): Uploads {
-  return new Uploads({
-    ...{ store: blobs, ingests, metadata, locks, holds: new Holds(), now, sessionTtlMs: DAY, room },
+): UploadSessions {
+  return new UploadSessions({
+    ...{ store: blobs, ingests, metadata, locks, holds: new BlobHolds(), now, sessionTtlMs: DAY, room },
     localNames: { add: (name) => void names.add(name) },
     log: pino({ level: 'silent' }),
   })
@@ -83,7 +83,7 @@ export async function* body(content: Buffer, piece = 64 * KiB): AsyncGenerator<B
   for (let at = 0; at < content.length; at += piece) yield content.subarray(at, at + piece)
 }
 
-export async function push(uploads: Uploads, name: RepositoryName, content: Buffer): Promise<void> {
+export async function push(uploads: UploadSessions, name: RepositoryName, content: Buffer): Promise<void> {
   await using session = await uploads.start(name)
   await session.append(body(content), undefined)
   await session.finish(digestOf(content))

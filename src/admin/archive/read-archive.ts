@@ -13,11 +13,11 @@ import { OperatorError } from '../../base/operator-error.ts'
 import type { BlobAudit } from '../../storage/metadata/audit-index.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
-import { giveBack } from '../../storage/ingest/release-buffers.ts'
+import { releaseBuffers } from '../../storage/ingest/release-buffers.ts'
 import { CONTENTS_FILE, digestOfName, MOST_CONTENTS, type Contents } from './format.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import { isDiskFull } from '../../storage/storage-error.ts'
 import { readContents } from './read-contents.ts'
 import { readTar, TarError, type TarEntry, type TarSource } from './read-tar.ts'
@@ -49,8 +49,8 @@ export interface ReceiveTools {
   readonly store: BlobStore
   readonly ingests: IngestStore
   readonly metadata: MetadataStore
-  readonly locks: Locks
-  readonly holds: Holds
+  readonly locks: KeyedLocks
+  readonly holds: BlobHolds
   /** What comes back was pushed once, and takes no more of the disk than a push may. */
   readonly room: DiskRoom
   readonly signal: AbortSignal
@@ -219,7 +219,7 @@ export class Received implements AsyncDisposable {
       for await (const chunk of body) {
         this.#tools.signal.throwIfAborted()
         hash.update(chunk)
-        giveBack([chunk])
+        releaseBuffers([chunk])
       }
       if (hash.digest('hex') !== hexOf(digest)) throw new TarError(`the bytes of ${digest} are others`)
     }
@@ -243,7 +243,7 @@ export class Received implements AsyncDisposable {
         await ingest.write([chunk], at)
         at += length
         this.#position += length
-        giveBack([chunk])
+        releaseBuffers([chunk])
       }
       const file = await ingest.verify(at)
       if (file === undefined) throw new TarError(`the bytes of ${digest} are others`)

@@ -1,8 +1,8 @@
 /**
  * A backup back into the local repositories of a folder, empty or in use.
  *
- * First the archive is looked at, then all of it is read and verified; then each repository comes back at once, in the same index and
- * under the same locks as a push. What is there already stays: a second time changes nothing.
+ * First the archive is looked at, then all of it is read and verified; then each repository comes back at once, in the
+ * same index and under the same locks as a push. What is there already stays: a second time changes nothing.
  */
 import type { RepositoryName } from '../../oci/reference.ts'
 import { OperatorError } from '../../base/operator-error.ts'

@@ -13,7 +13,7 @@ import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { LocalNames } from '../../registry/naming/local-names.ts'
 import { assertMayMove, type PushSettings } from '../../registry/naming/push-policy.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -27,7 +27,7 @@ import type { Received } from './read-archive.ts'
 export interface RestoreTools {
   readonly store: BlobStore
   readonly metadata: MetadataStore
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   readonly localNames: Pick<LocalNames, 'add'>
   readonly settings: Pick<PushSettings, 'immutable'>
   readonly now: () => EpochMs

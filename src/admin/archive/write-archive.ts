@@ -22,7 +22,7 @@ import {
   LAYOUT_FILE,
   type SavedRepository,
 } from './format.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import { END_OF_ARCHIVE, tarHeader, tarPadding } from './write-tar.ts'
 
 /** A file that is there whole, when it is finished, or not at all. */
@@ -37,7 +37,7 @@ interface BackupOptions {
   readonly create: (path: string) => Promise<Target>
   readonly disk: BlobAudit
   readonly store: BlobStore
-  readonly holds: Holds
+  readonly holds: BlobHolds
   readonly now: () => EpochMs
   readonly serving: boolean
 }

@@ -5,8 +5,8 @@
  */
 import path from 'node:path'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 import { ProgressBar } from './progress-bar.ts'
 import { count, sizeText } from '../../base/format.ts'
 
@@ -16,11 +16,14 @@ const STDOUT = '-'
 const MOST_USES = 10
 
 /** @returns the exit code */
-export function backup(options: CommonOptions & { readonly output: string }, edge: Edge): Promise<number> {
-  return withKeeper(options, edge, async (keeper, signal) => {
+export function backup(
+  options: CommonOptions & { readonly output: string },
+  edge: ProcessIo,
+): Promise<number> {
+  return withOperations(options, edge, async (keeper, signal) => {
     const to = options.output === STDOUT ? undefined : path.resolve(options.output)
     // Where the archive goes there is no room for words.
-    const say = (line: string): void => (to === undefined ? edge.complain(line) : edge.print(line))
+    const say = (line: string): void => (to === undefined ? edge.printError(line) : edge.print(line))
     let lost = 0
     using bar = new ProgressBar(edge)
     for await (const event of keeper.backup(to === undefined ? {} : { to }, signal)) {
@@ -33,7 +36,7 @@ export function backup(options: CommonOptions & { readonly output: string }, edg
         const { digest, why, uses } = event.lost
         const some = uses.slice(0, MOST_USES).join(', ')
         bar.clear()
-        edge.complain(`not saved: ${digest}: ${why}${some === '' ? '' : `; hits ${some}`}`)
+        edge.printError(`not saved: ${digest}: ${why}${some === '' ? '' : `; hits ${some}`}`)
       } else {
         const { repositories, tags, manifests, blobs, bytes } = event.saved
         bar.clear()

@@ -20,7 +20,7 @@ import { OperatorError } from '../../base/operator-error.ts'
 import { StorageError } from '../../storage/storage-error.ts'
 import { createLog } from '../../telemetry/log.ts'
 import { readConfiguration, type CommonOptions } from './load-config.ts'
-import type { AloneOptions, Edge } from './process-io.ts'
+import type { AloneOptions, ProcessIo } from './process-io.ts'
 
 /** A server that starts or stops, and a command that runs alone, have the folder without listening. */
 const PATIENCE_MS = 10_000
@@ -29,9 +29,9 @@ const AGAIN_MS = 100
 const INTERRUPTED = 130
 
 /** @returns the exit code */
-export async function withKeeper(
+export async function withOperations(
   options: CommonOptions,
-  edge: Edge,
+  edge: ProcessIo,
   command: (keeper: Operations, signal: AbortSignal) => Promise<number>,
   alone: AloneOptions = {},
 ): Promise<number> {
@@ -48,7 +48,7 @@ export async function withKeeper(
   } catch (error) {
     if (signal.aborted) return INTERRUPTED
     if (!isForThePerson(error)) throw error
-    edge.complain(`entrepot: ${error.message}`)
+    edge.printError(`entrepot: ${error.message}`)
     return 1
   }
 }
@@ -61,11 +61,11 @@ interface Keeper extends AsyncDisposable {
 
 async function openKeeper(
   config: Config,
-  edge: Edge,
+  edge: ProcessIo,
   signal: AbortSignal,
   options: AloneOptions,
 ): Promise<Keeper> {
-  const log = createLog({ level: 'warn', write: (line) => edge.complain(line.trimEnd()) })
+  const log = createLog({ level: 'warn', write: (line) => edge.printError(line.trimEnd()) })
   const until = performance.now() + PATIENCE_MS
   for (;;) {
     const operations = await reachServer(config.storage.root, signal)

@@ -1,12 +1,13 @@
 /**
- * `entrepot evict`: takes away mirrored images, those pulled longest ago first, and tells which; `--dry-run` only tells.
+ * `entrepot evict`: takes away mirrored images, those pulled longest ago first, and tells which; `--dry-run` only
+ * tells.
  *
  * A table on a terminal; elsewhere one line per entry, its fields separated by tabs, sizes in bytes.
  */
 import type { Evicted } from '../../cache/eviction/eviction-order.ts'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 import { count, sizeText } from '../../base/format.ts'
 
 interface EvictOptions extends CommonOptions {
@@ -24,18 +25,18 @@ const WHY: Record<Evicted['why'], string> = {
 }
 
 /** @returns the exit code */
-export function evict(options: EvictOptions, edge: Edge): Promise<number> {
+export function evict(options: EvictOptions, edge: ProcessIo): Promise<number> {
   const { dryRun = false, to } = options
-  return withKeeper(options, edge, async (keeper, signal) => {
+  return withOperations(options, edge, async (keeper, signal) => {
     let entries = 0
     let bytes = 0
     for await (const it of keeper.evict({ dryRun, to }, signal)) {
-      edge.print(edge.terminal ? row(it) : fields(it).join('\t'))
+      edge.print(edge.stdoutIsTty ? row(it) : fields(it).join('\t'))
       entries += 1
       bytes += it.bytes
     }
     const total = `${count(entries, 'entry', 'entries')}, ${sizeText(bytes)}`
-    if (edge.terminal) edge.print(dryRun ? `would free: ${total}` : `freed: ${total}`)
+    if (edge.stdoutIsTty) edge.print(dryRun ? `would free: ${total}` : `freed: ${total}`)
     else edge.print(['total', entries, '', bytes, '', dryRun ? 'would be freed' : 'freed'].join('\t'))
     return 0
   })

@@ -7,8 +7,8 @@ import type { Explanation, ImageExplained, PartExplained, TagExplained } from '.
 import { sizeText, spanText } from '../../base/format.ts'
 import { plainLine } from '../../telemetry/control-characters.ts'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 
 interface ExplainOptions extends CommonOptions {
   readonly ns?: string
@@ -16,9 +16,9 @@ interface ExplainOptions extends CommonOptions {
 }
 
 /** @returns the exit code */
-export function explain(ref: string, options: ExplainOptions, edge: Edge): Promise<number> {
+export function explain(ref: string, options: ExplainOptions, edge: ProcessIo): Promise<number> {
   const { ns: namespace, json = false } = options
-  return withKeeper(options, edge, async (keeper, signal) => {
+  return withOperations(options, edge, async (keeper, signal) => {
     for await (const it of keeper.explain({ ref, namespace }, signal)) {
       if (json) edge.print(JSON.stringify(it, undefined, 2))
       else for (const line of lines(it)) edge.print(plainLine(line))

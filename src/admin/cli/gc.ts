@@ -5,25 +5,25 @@
  */
 import type { Collected } from '../../storage/gc/collector.ts'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 import { count, sizeText } from '../../base/format.ts'
 
 /** @returns the exit code */
-export function gc(options: CommonOptions & { readonly dryRun?: boolean }, edge: Edge): Promise<number> {
+export function gc(options: CommonOptions & { readonly dryRun?: boolean }, edge: ProcessIo): Promise<number> {
   const { dryRun = false } = options
-  return withKeeper(options, edge, async (keeper, signal) => {
+  return withOperations(options, edge, async (keeper, signal) => {
     let entries = 0
     let bytes = 0
     for await (const it of keeper.gc({ dryRun }, signal)) {
       edge.print(
-        edge.terminal ? row(it) : [it.what, it.repository ?? '', it.digest, it.bytes, it.why].join('\t'),
+        edge.stdoutIsTty ? row(it) : [it.what, it.repository ?? '', it.digest, it.bytes, it.why].join('\t'),
       )
       entries += 1
       bytes += it.bytes
     }
     const total = `${count(entries, 'entry', 'entries')}, ${sizeText(bytes)}`
-    if (edge.terminal) edge.print(dryRun ? `would free: ${total}` : `freed: ${total}`)
+    if (edge.stdoutIsTty) edge.print(dryRun ? `would free: ${total}` : `freed: ${total}`)
     else edge.print(['total', '', entries, bytes, dryRun ? 'would be freed' : 'freed'].join('\t'))
     return 0
   })

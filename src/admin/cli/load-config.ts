@@ -1,25 +1,25 @@
 /** The configuration of a command, from where `--config` or the environment say. */
 import { ConfigError, loadConfig, type LoadedConfig } from '../../config/schema.ts'
-import type { Edge } from './process-io.ts'
+import type { ProcessIo } from './process-io.ts'
 
 export interface CommonOptions {
   readonly config?: string | undefined
 }
 
 /** @returns undefined when it is not valid; the person was told why, and the exit code is 2 */
-export function readConfiguration(options: CommonOptions, edge: Edge): LoadedConfig | undefined {
+export function readConfiguration(options: CommonOptions, edge: ProcessIo): LoadedConfig | undefined {
   try {
     return loadConfig(sourceOf(options, edge))
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
-    edge.complain(error.message)
+    edge.printError(error.message)
     return undefined
   }
 }
 
 export function sourceOf(
   options: CommonOptions,
-  { env }: Edge,
-): { file: string | undefined; env: Edge['env'] } {
+  { env }: ProcessIo,
+): { file: string | undefined; env: ProcessIo['env'] } {
   return { file: options.config ?? (env['ENTREPOT_CONFIG'] || undefined), env }
 }

@@ -7,25 +7,25 @@
 import type { ListedImage } from '../images/list.ts'
 import { count, sizeText, spanText } from '../../base/format.ts'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 
 interface LsOptions extends CommonOptions {
   readonly json?: boolean
 }
 
 /** @returns the exit code */
-export function ls(pattern: string | undefined, options: LsOptions, edge: Edge): Promise<number> {
+export function ls(pattern: string | undefined, options: LsOptions, edge: ProcessIo): Promise<number> {
   const { json = false } = options
-  return withKeeper(options, edge, async (keeper, signal) => {
+  return withOperations(options, edge, async (keeper, signal) => {
     let images = 0
     for await (const part of keeper.ls({ pattern }, signal)) {
-      const row = json ? JSON.stringify : edge.terminal ? terminalRow : tabbedRow
-      if (images === 0 && edge.terminal && !json) edge.print(HEADING)
+      const row = json ? JSON.stringify : edge.stdoutIsTty ? terminalRow : tabbedRow
+      if (images === 0 && edge.stdoutIsTty && !json) edge.print(HEADING)
       for (const image of part.images) edge.print(row(image))
       images += part.images.length
     }
-    if (edge.terminal && !json) edge.print(count(images, 'image'))
+    if (edge.stdoutIsTty && !json) edge.print(count(images, 'image'))
     return 0
   })
 }

@@ -16,7 +16,7 @@ export interface Alone extends Operations, AsyncDisposable {
   finishIndex(): void
 }
 
-export interface Edge {
+export interface ProcessIo {
   /**
    * The operations without a server: the folder is the caller's until it disposes them.
    *
@@ -25,15 +25,15 @@ export interface Edge {
   readonly openAlone: (config: Config, log: Logger, options: AloneOptions) => Promise<Alone>
   readonly env: Readonly<Record<string, string | undefined>>
   /** Standard output is read by a person. */
-  readonly terminal: boolean
+  readonly stdoutIsTty: boolean
   /** Standard error is. */
-  readonly watched: boolean
+  readonly stderrIsTty: boolean
   /** Without characters that a terminal acts upon: {@link plainText}. */
   print(line: string): void
   /** The same. */
-  complain(line: string): void
+  printError(line: string): void
   /** To standard error, as it is. */
-  scribble(text: string): void
+  writeStderr(text: string): void
   /** To standard output, as it is; resolves when there is room for more. */
   write(bytes: Uint8Array): Promise<void>
   /** SIGTERM or SIGINT. Once it was asked for, a second one ends the process at once. */

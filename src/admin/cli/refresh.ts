@@ -5,8 +5,8 @@
  */
 import type { RefreshEvent } from '../images/refresh-image.ts'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 import { count, sizeText } from '../../base/format.ts'
 
 interface RefreshOptions extends CommonOptions {
@@ -14,15 +14,15 @@ interface RefreshOptions extends CommonOptions {
 }
 
 /** @returns the exit code */
-export function refresh(refs: readonly string[], options: RefreshOptions, edge: Edge): Promise<number> {
+export function refresh(refs: readonly string[], options: RefreshOptions, edge: ProcessIo): Promise<number> {
   const { ns: namespace } = options
-  return withKeeper(options, edge, async (keeper, signal) => {
+  return withOperations(options, edge, async (keeper, signal) => {
     let failures = 0
     for (const ref of refs) {
       for await (const event of keeper.refresh({ ref, namespace }, signal)) {
         if (event.is === 'failed') {
           failures += 1
-          edge.complain(`entrepot: ${event.digest}: ${event.why}`)
+          edge.printError(`entrepot: ${event.digest}: ${event.why}`)
         }
         const sentence = told(event)
         if (sentence !== undefined) edge.print(sentence)

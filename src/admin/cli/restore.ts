@@ -6,8 +6,8 @@
  */
 import path from 'node:path'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 import { ProgressBar } from './progress-bar.ts'
 import { count, sizeText } from '../../base/format.ts'
 
@@ -15,9 +15,9 @@ import { count, sizeText } from '../../base/format.ts'
 export function restore(
   file: string,
   options: CommonOptions & { readonly overwrite?: boolean; readonly allowDenied?: boolean },
-  edge: Edge,
+  edge: ProcessIo,
 ): Promise<number> {
-  const command: Parameters<typeof withKeeper>[2] = async (keeper, signal) => {
+  const command: Parameters<typeof withOperations>[2] = async (keeper, signal) => {
     const { overwrite = false, allowDenied = false } = options
     let failed = 0
     let unchanged = 0
@@ -37,7 +37,7 @@ export function restore(
         failed += 1
         const { name, manifest, tags, why } = event.left
         const named = tags.length > 0 ? ` (${tags.join(', ')})` : ''
-        edge.complain(`not restored: ${name}@${manifest}${named}: ${why}`)
+        edge.printError(`not restored: ${name}@${manifest}${named}: ${why}`)
       } else {
         const { name, created, tags, manifests, blobs } = event.restored
         const isEmpty = tags + manifests + blobs === 0
@@ -52,5 +52,5 @@ export function restore(
     if (unchanged > 0) edge.print(`${count(unchanged, 'repository', 'repositories')} with nothing new`)
     return failed > 0 ? 1 : 0
   }
-  return withKeeper(options, edge, command, { replaceLostIndex: true })
+  return withOperations(options, edge, command, { replaceLostIndex: true })
 }

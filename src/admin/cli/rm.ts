@@ -5,8 +5,8 @@
 import { OperatorError } from '../../base/operator-error.ts'
 import type { Removed } from '../images/delete-local.ts'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 import { sizeText } from '../../base/format.ts'
 
 interface RmOptions extends CommonOptions {
@@ -15,9 +15,9 @@ interface RmOptions extends CommonOptions {
 }
 
 /** @returns the exit code */
-export function rm(refs: readonly string[], options: RmOptions, edge: Edge): Promise<number> {
+export function rm(refs: readonly string[], options: RmOptions, edge: ProcessIo): Promise<number> {
   const { all = false, release = false } = options
-  return withKeeper(options, edge, async (keeper, signal) => {
+  return withOperations(options, edge, async (keeper, signal) => {
     // All of them first: half of a mistyped line is worse than nothing of it.
     const wanted = refs.map((ref) => parse(ref, all || release))
     for (const { name, reference } of wanted) {

@@ -8,8 +8,8 @@
 import type { Finding, FindingKind, Progress } from '../../storage/integrity/findings.ts'
 import { plainLine } from '../../telemetry/control-characters.ts'
 import type { CommonOptions } from './load-config.ts'
-import type { Edge } from './process-io.ts'
-import { withKeeper } from './connect.ts'
+import type { ProcessIo } from './process-io.ts'
+import { withOperations } from './connect.ts'
 import { ProgressBar } from './progress-bar.ts'
 import { count, sizeText } from '../../base/format.ts'
 
@@ -43,10 +43,10 @@ const MOST_USES = 10
 /** @returns the exit code */
 export function verify(
   options: CommonOptions & { readonly repair?: boolean; readonly rebuild?: boolean },
-  edge: Edge,
+  edge: ProcessIo,
 ): Promise<number> {
   const { rebuild = false, repair = rebuild } = options
-  const command: Parameters<typeof withKeeper>[2] = async (keeper, signal) => {
+  const command: Parameters<typeof withOperations>[2] = async (keeper, signal) => {
     const findings: Finding[] = []
     let checked = { blobs: 0, bytes: 0 }
     {
@@ -73,7 +73,7 @@ export function verify(
     )
     return remaining.length > 0 ? 1 : 0
   }
-  return withKeeper(options, edge, command, { replaceLostIndex: rebuild })
+  return withOperations(options, edge, command, { replaceLostIndex: rebuild })
 }
 
 function adviceFor(lost: readonly Finding[], repair: boolean): string {
@@ -86,7 +86,7 @@ function told({ blobs, totalBlobs, bytes, totalBytes }: Progress): string {
   return `${Math.min(blobs, totalBlobs)} of ${totalBlobs} files, ${sizeText(bytes)} of ${sizeText(totalBytes)}`
 }
 
-function report(findings: readonly Finding[], edge: Edge): void {
+function report(findings: readonly Finding[], edge: ProcessIo): void {
   for (const [kind, title] of Object.entries(TITLES)) {
     const ofKind = findings.filter((it) => it.kind === kind)
     if (ofKind.length === 0) continue
@@ -98,7 +98,7 @@ function report(findings: readonly Finding[], edge: Edge): void {
   }
 }
 
-function describe({ origin, subject, detail, uses, moreUses, repair }: Finding, edge: Edge): void {
+function describe({ origin, subject, detail, uses, moreUses, repair }: Finding, edge: ProcessIo): void {
   const kind = ORIGINS[origin] === '' ? '' : `[${ORIGINS[origin]}] `
   edge.print(plainLine(`  ${kind}${subject}: ${detail}`))
   const some = uses.slice(0, MOST_USES)

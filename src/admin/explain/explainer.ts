@@ -6,7 +6,7 @@
  */
 import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
 import { goneKey } from '../../cache/manifests/manifest-fetcher.ts'
-import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
+import { repositoryKey, type MirrorRef } from '../../cache/origin.ts'
 import { OCI_ERRORS, OciError } from '../../oci/errors.ts'
 import { matchesAny } from '../../oci/glob.ts'
 import { isDigestReference, type ImageReference, type Reference, type Tag } from '../../oci/reference.ts'
@@ -20,7 +20,7 @@ import type {
   TagExplained,
 } from './explanation.ts'
 import { forecast } from './forecast.ts'
-import { ImageHere, type ImageHereOptions } from './image-status.ts'
+import { ImageStatus, type ImageHereOptions } from './image-status.ts'
 import { listsHere } from './list-status.ts'
 import { keepingOf } from './kept-because.ts'
 import { refusing, type Destination, type NameRegistry, type UpstreamEntry } from '../../registry/registry.ts'
@@ -47,11 +47,11 @@ const NUMBERS = { ns: 1, local: 2, prefix: 3, existing: 4, default: 5 } as const
 
 export class Explainer {
   readonly #options: ExplainerOptions
-  readonly #here: ImageHere
+  readonly #here: ImageStatus
 
   constructor(options: ExplainerOptions) {
     this.#options = options
-    this.#here = new ImageHere(options)
+    this.#here = new ImageStatus(options)
   }
 
   /** @throws what the index throws */
@@ -147,7 +147,7 @@ export class Explainer {
     reference: Reference,
   ): Promise<Pick<Explanation, 'tag' | 'image' | 'lists' | 'keeping' | 'upstream' | 'pull'>> {
     const { settings, serving, manifests, metadata, now } = this.#options
-    const mirrored: MirroredName = { origin: entry.origin, name }
+    const mirrored: MirrorRef = { origin: entry.origin, name }
     const { origin } = mirrored
     const key = repositoryKey(mirrored)
     const byDigest = isDigestReference(reference)
@@ -161,8 +161,8 @@ export class Explainer {
     const pull = forecast({
       ...{ upstream: origin.upstream.key, reference, tag, image, silence },
       absent: absenceOf(mirrored, reference) ?? (knownAbsent ? 'reference' : undefined),
-      pullsRefused: origin.upstream.sparing(0)?.message,
-      pullsSpared: origin.upstream.sparing(origin.reserve)?.message,
+      pullsRefused: origin.upstream.quotaBelow(0)?.message,
+      pullsSpared: origin.upstream.quotaBelow(origin.reserve)?.message,
       movedAndSpared: !byDigest && manifests.spares(mirrored, reference) !== undefined,
       staleForMs: silence?.denied === true ? staleIfDeniedMs : longest,
     })
@@ -173,7 +173,7 @@ export class Explainer {
     return { pull, tag, image, lists, keeping, upstream: explainUpstream(mirrored, serving) }
   }
 
-  async #tag(mirrored: MirroredName, tag: Tag): Promise<TagExplained | undefined> {
+  async #tag(mirrored: MirrorRef, tag: Tag): Promise<TagExplained | undefined> {
     const { metadata, now } = this.#options
     const record = await metadata.tags.get(repositoryKey(mirrored), tag)
     if (record === undefined) return undefined
@@ -194,7 +194,7 @@ export class Explainer {
   }
 
   async #image(
-    mirrored: MirroredName,
+    mirrored: MirrorRef,
     reference: Reference,
     tag: TagExplained | undefined,
   ): Promise<ImageExplained | undefined> {
@@ -210,7 +210,7 @@ export class Explainer {
     return this.#look(key, mirrored, record ?? tag)
   }
 
-  #look(...args: Parameters<ImageHere['look']>): Promise<ImageExplained> {
+  #look(...args: Parameters<ImageStatus['look']>): Promise<ImageExplained> {
     return this.#here.look(...args)
   }
 
@@ -236,7 +236,7 @@ function closed({ digest, manifest }: ImageExplained): ImageExplained {
 }
 
 function absenceOf(
-  mirrored: MirroredName,
+  mirrored: MirrorRef,
   reference: Reference,
 ): 'repository' | 'reference' | 'kept' | undefined {
   const { origin, name } = mirrored

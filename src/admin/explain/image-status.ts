@@ -5,7 +5,7 @@
  * hold is not read, but for the platforms of an index.
  */
 import type { Bytes } from '../../base/units.ts'
-import type { MirroredName } from '../../cache/origin.ts'
+import type { MirrorRef } from '../../cache/origin.ts'
 import type { BlobCache } from '../../cache/blobs/blob-cache.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -47,7 +47,7 @@ const MOST_LEVELS = 3
 
 const LOOKS_AT_ONCE = 16
 
-export class ImageHere {
+export class ImageStatus {
   readonly #options: ImageHereOptions
 
   constructor(options: ImageHereOptions) {
@@ -57,7 +57,7 @@ export class ImageHere {
   /** @param mirrored whose downloads count; undefined for what is local */
   async look(
     repository: RepositoryKey,
-    mirrored: MirroredName | undefined,
+    mirrored: MirrorRef | undefined,
     known: Known,
   ): Promise<ImageExplained> {
     const { metadata, now } = this.#options
@@ -130,7 +130,7 @@ export class ImageHere {
 
   async #part(
     repository: RepositoryKey,
-    mirrored: MirroredName | undefined,
+    mirrored: MirrorRef | undefined,
     { role, digest, size, mediaType, urls }: ChildDescriptor,
     state: PartState,
     found: Found,
@@ -215,12 +215,12 @@ class Found {
     this.#fills = fills
   }
 
-  progress(digest: Digest, mirrored: MirroredName | undefined): ReturnType<BlobCache['progress']> {
+  progress(digest: Digest, mirrored: MirrorRef | undefined): ReturnType<BlobCache['progress']> {
     return mirrored && this.#fills?.progress(mirrored.origin, digest)
   }
 
   /** @param size as a manifest or a tag tells it */
-  state(digest: Digest, size: Bytes | undefined, mirrored: MirroredName | undefined): PartState {
+  state(digest: Digest, size: Bytes | undefined, mirrored: MirrorRef | undefined): PartState {
     if (!this.sizes.has(digest)) return 'unknown'
     const found = this.sizes.get(digest)
     if (found === undefined) {

@@ -5,7 +5,7 @@
  */
 import { ATTESTATION_TTL_MS, isAttestation } from '../../cache/prefetch/attestation.ts'
 import { manifestsIn } from '../../cache/lists/list-pages.ts'
-import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
+import { repositoryKey, type MirrorRef } from '../../cache/origin.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
 import {
@@ -30,7 +30,7 @@ const MOST_LOOKS = 256
 /** @param manifest undefined: none is here */
 export async function listsHere(
   options: ListsHereOptions,
-  mirrored: MirroredName,
+  mirrored: MirrorRef,
   manifest: Digest | undefined,
 ): Promise<ListsExplained> {
   const { metadata } = options
@@ -64,7 +64,7 @@ export async function listsHere(
 
 async function listHere(
   { metadata, negativeTtlMs, now }: ListsHereOptions,
-  mirrored: MirroredName,
+  mirrored: MirrorRef,
   question: UpstreamQuestion,
   ttlMs: number,
   count: (body: Buffer) => number,

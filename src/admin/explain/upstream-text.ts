@@ -1,13 +1,13 @@
 /**
  * How an upstream does, in sentences, and why nothing can be asked of it.
  */
-import type { MirroredName } from '../../cache/origin.ts'
+import type { MirrorRef } from '../../cache/origin.ts'
 import type { AccountStatus, UpstreamStatus } from '../../upstream/status.ts'
 import type { UpstreamExplained } from './explanation.ts'
 import { spanText } from '../../base/format.ts'
 
 /** @param serving somebody asks it; else nobody knows how it does */
-export function explainUpstream({ origin, name }: MirroredName, serving: boolean): UpstreamExplained {
+export function explainUpstream({ origin, name }: MirrorRef, serving: boolean): UpstreamExplained {
   const { key } = origin.upstream
   const status = origin.upstream.status()
   if (!serving) {
@@ -38,7 +38,7 @@ interface Silence {
 }
 
 /** Why a question would fail at once. */
-export function silenceOf({ origin, name }: MirroredName): Silence | undefined {
+export function silenceOf({ origin, name }: MirrorRef): Silence | undefined {
   const { key, fallback } = origin.upstream
   const { offline, accounts } = origin.upstream.status()
   if (offline) return { why: `${key} is offline by the configuration`, denied: false, offline }

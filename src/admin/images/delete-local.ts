@@ -38,7 +38,7 @@ export interface Removed {
 /** Tags that are told of a repository with many. */
 const SOME = 10
 
-export class Removals {
+export class LocalDeletion {
   readonly #options: RemovalsOptions
 
   constructor(options: RemovalsOptions) {

@@ -6,10 +6,10 @@
  * do this may change the configuration as well; it is told.
  */
 import type { Bytes } from '../../base/units.ts'
-import type { CachedImages } from '../../cache/eviction/candidates.ts'
+import type { EvictionCandidates } from '../../cache/eviction/candidates.ts'
 import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
-import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
-import type { Pinned } from '../../cache/eviction/pins.ts'
+import { repositoryKey, type MirrorRef } from '../../cache/origin.ts'
+import type { Pins } from '../../cache/eviction/pins.ts'
 import type { Removal } from '../../cache/eviction/removal.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { isDigestReference, type Reference, type Tag } from '../../oci/reference.ts'
@@ -25,9 +25,9 @@ import type { Removed } from './delete-local.ts'
 
 interface MirrorRemovalsOptions {
   readonly metadata: MetadataStore
-  readonly images: Pick<CachedImages, 'whatGoesWith'>
+  readonly images: Pick<EvictionCandidates, 'whatGoesWith'>
   readonly removal: Pick<Removal, 'take' | 'isInUse'>
-  readonly pinned: Pick<Pinned, 'by'>
+  readonly pinned: Pick<Pins, 'by'>
   /** What it remembers of them must not bring them back. */
   readonly manifests: Pick<ManifestCache, 'forget' | 'settled'>
   readonly now: () => EpochMs
@@ -43,7 +43,7 @@ const PAGE = 500
 
 const NOTHING: ReadonlySet<Digest> = new Set()
 
-export class MirrorRemovals {
+export class MirrorDeletion {
   readonly #options: MirrorRemovalsOptions
 
   constructor(options: MirrorRemovalsOptions) {
@@ -54,11 +54,7 @@ export class MirrorRemovals {
    * @param reference undefined: the whole repository
    * @throws OperatorError for what is not here
    */
-  async remove(
-    mirrored: MirroredName,
-    reference: Reference | undefined,
-    signal: AbortSignal,
-  ): Promise<Removed> {
+  async remove(mirrored: MirrorRef, reference: Reference | undefined, signal: AbortSignal): Promise<Removed> {
     const key = repositoryKey(mirrored)
     if (reference === undefined) return this.#removeAll(mirrored, key, signal)
     // Who is just being answered has it written down behind.
@@ -68,12 +64,7 @@ export class MirrorRemovals {
       : this.#removeTag(mirrored, key, reference, signal)
   }
 
-  async #removeTag(
-    mirrored: MirroredName,
-    key: RepositoryKey,
-    tag: Tag,
-    signal: AbortSignal,
-  ): Promise<Removed> {
+  async #removeTag(mirrored: MirrorRef, key: RepositoryKey, tag: Tag, signal: AbortSignal): Promise<Removed> {
     const { metadata, manifests } = this.#options
     const name = listedName(key)
     const record = await metadata.tags.get(key, tag)
@@ -99,7 +90,7 @@ export class MirrorRemovals {
   }
 
   async #removeImage(
-    mirrored: MirroredName,
+    mirrored: MirrorRef,
     key: RepositoryKey,
     digest: Digest,
     signal: AbortSignal,
@@ -116,7 +107,7 @@ export class MirrorRemovals {
     return removed({ what: 'image', name, reference: digest }, gone, pin)
   }
 
-  async #removeAll(mirrored: MirroredName, key: RepositoryKey, signal: AbortSignal): Promise<Removed> {
+  async #removeAll(mirrored: MirrorRef, key: RepositoryKey, signal: AbortSignal): Promise<Removed> {
     const { metadata, manifests, pinned } = this.#options
     const name = listedName(key)
     if ((await metadata.repositories.get(key)) === undefined)

@@ -45,7 +45,7 @@ const PAGE = 200
 
 const MAX_PATTERN = 1000
 
-export class Listing {
+export class ImageList {
   readonly #options: ListingOptions
 
   constructor(options: ListingOptions) {

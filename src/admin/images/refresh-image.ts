@@ -7,7 +7,7 @@
 import type { Bytes } from '../../base/units.ts'
 import type { BlobCache } from '../../cache/blobs/blob-cache.ts'
 import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
-import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
+import { repositoryKey, type MirrorRef } from '../../cache/origin.ts'
 import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
@@ -111,7 +111,7 @@ export class Refresher {
     yield { is: 'done', ...totals }
   }
 
-  async #mirrored({ name }: ImageReference, namespace: string | undefined): Promise<MirroredName> {
+  async #mirrored({ name }: ImageReference, namespace: string | undefined): Promise<MirrorRef> {
     const destination = await this.#options.registry.route(name, namespace)
     if (destination === undefined) throw new OperatorError(`no rule takes the name ${name}`)
     if (!('entry' in destination))
@@ -124,7 +124,7 @@ export class Refresher {
     return { origin, name: repository }
   }
 
-  async #isHeld(mirrored: MirroredName, digest: Digest): Promise<boolean> {
+  async #isHeld(mirrored: MirrorRef, digest: Digest): Promise<boolean> {
     return (await this.#options.metadata.manifests.get(repositoryKey(mirrored), digest)) !== undefined
   }
 
@@ -161,11 +161,7 @@ export class Refresher {
     }
   }
 
-  async *#manifests(
-    mirrored: MirroredName,
-    wanted: Wanted,
-    signal: AbortSignal,
-  ): AsyncGenerator<RefreshEvent> {
+  async *#manifests(mirrored: MirrorRef, wanted: Wanted, signal: AbortSignal): AsyncGenerator<RefreshEvent> {
     // What a nested index names is added on the way.
     for (const digest of wanted.manifests) {
       const wasHere = await this.#has(digest)
@@ -184,7 +180,7 @@ export class Refresher {
     }
   }
 
-  async *#blobs(mirrored: MirroredName, wanted: Wanted, signal: AbortSignal): AsyncGenerator<RefreshEvent> {
+  async *#blobs(mirrored: MirrorRef, wanted: Wanted, signal: AbortSignal): AsyncGenerator<RefreshEvent> {
     const missing: Descriptor[] = []
     for (const blob of wanted.blobs.values()) {
       if ((await this.#options.store.stat(blob.digest))?.size !== blob.size) missing.push(blob)
@@ -195,7 +191,7 @@ export class Refresher {
     }
   }
 
-  async #bring(mirrored: MirroredName, { digest }: Descriptor, signal: AbortSignal): Promise<RefreshEvent> {
+  async #bring(mirrored: MirrorRef, { digest }: Descriptor, signal: AbortSignal): Promise<RefreshEvent> {
     try {
       const size = await this.#options.blobs.bring(mirrored, digest, signal)
       return size === undefined

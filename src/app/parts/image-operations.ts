@@ -2,7 +2,7 @@
  * What people ask and do about single images: explain, ls, rm, refresh. Beside a server, or without one.
  */
 import type { Operations } from '../../admin/operations.ts'
-import type { Evicting } from './eviction.ts'
+import type { EvictionParts } from './eviction.ts'
 import type { LiveConfig } from '../../config/live.ts'
 import {
   parseImageReference,
@@ -11,35 +11,35 @@ import {
   type RepositoryName,
 } from '../../oci/reference.ts'
 import { Explainer } from '../../admin/explain/explainer.ts'
-import { Listing } from '../../admin/images/list.ts'
-import { LocalPushes, type LocalContext } from '../../registry/local/local-push-target.ts'
-import { MirrorRemovals } from '../../admin/images/delete-mirrored.ts'
+import { ImageList } from '../../admin/images/list.ts'
+import { LocalPushTarget, type LocalContext } from '../../registry/local/local-push-target.ts'
+import { MirrorDeletion } from '../../admin/images/delete-mirrored.ts'
 import type { MirrorContext } from '../../registry/mirror-repository.ts'
 import { Refresher } from '../../admin/images/refresh-image.ts'
 import type { NameRegistry } from '../../registry/registry.ts'
-import { Removals } from '../../admin/images/delete-local.ts'
-import type { State } from './storage.ts'
+import { LocalDeletion } from '../../admin/images/delete-local.ts'
+import type { Storage } from './storage.ts'
 
 interface TendingOptions {
   readonly live: LiveConfig
-  readonly state: State
+  readonly state: Storage
   readonly registry: Pick<NameRegistry, 'route'>
   readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs' | 'served'>
-  readonly evicting: Evicting
+  readonly evicting: EvictionParts
   readonly local: LocalContext
   /** Upstreams are asked meanwhile, so that it is known how they do. */
   readonly serving: boolean
   readonly now: () => number
 }
 
-export interface Tending {
+export interface ImageOperations {
   readonly explainer: Explainer
   readonly operations: Pick<Operations, 'explain' | 'ls' | 'rm' | 'release' | 'refresh'>
   /** That a repository of that name here would hide what the default upstream was seen to have; in words. */
   readonly pulledFromElsewhere: (name: RepositoryName) => Promise<string | undefined>
 }
 
-export function createTending(options: TendingOptions): Tending {
+export function createImageOperations(options: TendingOptions): ImageOperations {
   const { live, state, registry, mirror, evicting, local, serving, now } = options
   const { store, index: metadata, holds } = state
   const { recency, images, removal, pinned } = evicting
@@ -56,17 +56,17 @@ export function createTending(options: TendingOptions): Tending {
       }
     },
   })
-  const listing = new Listing({
+  const listing = new ImageList({
     ...{ inventory: metadata.inventory, latest, now },
     pin: () => live.config.cache.pin,
   })
-  const removals = new Removals({
+  const removals = new LocalDeletion({
     metadata,
     // Who may do that may change the configuration as well.
-    openPushes: (name) => new LocalPushes({ ...local, settings: { immutable: [] } }, name),
+    openPushes: (name) => new LocalPushTarget({ ...local, settings: { immutable: [] } }, name),
     local: () => live.config.local,
   })
-  const mirrorRemovals = new MirrorRemovals({ metadata, images, removal, pinned, manifests, now })
+  const mirrorRemovals = new MirrorDeletion({ metadata, images, removal, pinned, manifests, now })
   const refresher = new Refresher({ registry, manifests, blobs, metadata, store })
   return {
     explainer,

@@ -3,12 +3,12 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import type { MirroredName } from '../../cache/origin.ts'
+import type { MirrorRef } from '../../cache/origin.ts'
 import type { LiveConfig } from '../../config/live.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { MirrorContext } from '../../registry/mirror-repository.ts'
 import type { UpstreamEntry } from '../../registry/registry.ts'
-import type { State } from './storage.ts'
+import type { Storage } from './storage.ts'
 import type { RepositoryKey } from '../../storage/metadata/metadata.ts'
 import { DiskBlobAudit } from '../../storage/blobs/disk-audit.ts'
 import { openScrub } from '../../storage/metadata/sqlite/snapshot.ts'
@@ -23,7 +23,7 @@ const REFETCH_MS = 60_000
 
 interface ScrubbingOptions {
   readonly live: LiveConfig
-  readonly state: State
+  readonly state: Storage
   /** Fetches again what upstreams gave. */
   readonly refetch: (lost: Lost) => Promise<void>
   /** Somebody is being served, or something fetched. */
@@ -41,7 +41,7 @@ interface Scrubbing {
 }
 
 /** What it makes is closed by `closing`. */
-export function createScrubbing(options: ScrubbingOptions, closing: AsyncDisposableStack): Scrubbing {
+export function createIntegrity(options: ScrubbingOptions, closing: AsyncDisposableStack): Scrubbing {
   const { live, state, refetch, busy, metrics, log, now } = options
   const { root, files, database, hashers, store, locks, index: metadata } = state
   const index = closing.use(openScrub(database))
@@ -84,7 +84,7 @@ export function createScrubbing(options: ScrubbingOptions, closing: AsyncDisposa
 interface Refetching {
   readonly entries: readonly UpstreamEntry[]
   readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs'>
-  readonly index: Pick<State['index'], 'manifests'>
+  readonly index: Pick<Storage['index'], 'manifests'>
   readonly log: Logger
 }
 
@@ -106,7 +106,7 @@ export async function refetch({ digest, namings }: Lost, parts: Refetching): Pro
         // For bytes one of its names is enough.
         if (!brought.has(repository.registry)) await mirror.blobs.ahead(mirrored, named)
         brought.add(repository.registry)
-      } else if (mirrored.origin.upstream.sparing(mirrored.origin.reserve) === undefined) {
+      } else if (mirrored.origin.upstream.quotaBelow(mirrored.origin.reserve) === undefined) {
         const reference = manifest === digest ? (tags[0] ?? digest) : digest
         await mirror.manifests.get(mirrored, reference, AbortSignal.timeout(REFETCH_MS))
       }
@@ -119,7 +119,7 @@ export async function refetch({ digest, namings }: Lost, parts: Refetching): Pro
 function askable(
   entries: readonly UpstreamEntry[],
   { registry, name }: RepositoryKey,
-): MirroredName | undefined {
+): MirrorRef | undefined {
   const origin = entries.find((it) => it.origin.upstream.key === registry)?.origin
   if (origin === undefined || origin.upstream.status().offline) return undefined
   return origin.state.failing(name) === undefined ? { origin, name } : undefined

@@ -2,22 +2,22 @@
  * The local half of the program: what repositories that take pushes are made of, and what keeps house for them.
  */
 import type { Logger } from 'pino'
-import type { PushRoom } from '../../cache/eviction/push-space.ts'
+import type { PushSpace } from '../../cache/eviction/push-space.ts'
 import { takesLocalPushes, type Config } from '../../config/schema.ts'
 import type { LiveConfig } from '../../config/live.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { Collector } from '../../storage/gc/collector.ts'
 import type { LocalContext } from '../../registry/local/local-push-target.ts'
 import type { PushSettings } from '../../registry/naming/push-policy.ts'
-import { PushedBytes } from '../../registry/local/pushed-content.ts'
-import { Uploads } from '../../registry/uploads/upload-sessions.ts'
-import type { State } from './storage.ts'
+import { PushedContent } from '../../registry/local/pushed-content.ts'
+import { UploadSessions } from '../../registry/uploads/upload-sessions.ts'
+import type { Storage } from './storage.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 
 interface PushingOptions {
   readonly config: Config
-  readonly state: State
-  readonly room: PushRoom
+  readonly state: Storage
+  readonly room: PushSpace
   readonly events: LocalContext['events']
   readonly settings: LocalContext['settings']
   readonly readableHere: LocalContext['readableHere']
@@ -33,11 +33,11 @@ interface Pushing {
   readonly collector: Collector
 }
 
-export function createPushing(options: PushingOptions): Pushing {
+export function createLocal(options: PushingOptions): Pushing {
   const { config, state, room, events, settings, readableHere, suspect, metrics, log, now } = options
   const { store, ingests, metadata, locks, holds, localNames, indexSince } = state
   const { sessionTtl: sessionTtlMs } = config.push
-  const uploads = new Uploads({
+  const uploads = new UploadSessions({
     store,
     ingests,
     metadata,
@@ -54,7 +54,7 @@ export function createPushing(options: PushingOptions): Pushing {
     pinned: (digest: Digest) => holds.has(digest),
     graceMs: config.push.gcGrace,
   })
-  const bytes = new PushedBytes({ store, metadata, suspect })
+  const bytes = new PushedContent({ store, metadata, suspect })
   const local = {
     ...{ store, bytes, ingests, metadata, locks, holds, localNames, uploads, room, events, settings },
     reserve: state.reserve,

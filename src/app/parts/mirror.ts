@@ -6,22 +6,22 @@ import { AnswerCache } from '../../cache/lists/answer-cache.ts'
 import { BlobCache } from '../../cache/blobs/blob-cache.ts'
 import type { FinishAbandoned } from '../../cache/blobs/fill.ts'
 import { InProcessFillLease } from '../../cache/blobs/fill-lease.ts'
-import { Listings } from '../../cache/lists/upstream-lists.ts'
+import { UpstreamLists } from '../../cache/lists/upstream-lists.ts'
 import { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
-import { ManifestShelf } from '../../cache/manifests/manifest-store.ts'
+import { ManifestStore } from '../../cache/manifests/manifest-store.ts'
 import { Prefetch } from '../../cache/prefetch/prefetch.ts'
 import { ReferrersPrefetch } from '../../cache/prefetch/prefetch-referrers.ts'
-import type { Room } from '../../cache/eviction/disk-space.ts'
+import type { DiskSpace } from '../../cache/eviction/disk-space.ts'
 import type { StorageHealth } from '../../cache/resilience/storage-health.ts'
-import { TolerantMetadata } from '../../cache/resilience/fail-open-metadata.ts'
-import { TolerantBlobStore } from '../../cache/resilience/fail-open-blobs.ts'
+import { FailOpenMetadata } from '../../cache/resilience/fail-open-metadata.ts'
+import { FailOpenBlobStore } from '../../cache/resilience/fail-open-blobs.ts'
 import type { Config } from '../../config/schema.ts'
-import type { Evicting } from './eviction.ts'
+import type { EvictionParts } from './eviction.ts'
 import type { LiveConfig } from '../../config/live.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { MirrorContext } from '../../registry/mirror-repository.ts'
 import { ServedNames } from '../../registry/naming/served-names.ts'
-import type { State } from './storage.ts'
+import type { Storage } from './storage.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 
 /** How long upstream gets where something stale can answer, and where nothing can. docs/architecture.md "Freshness". */
@@ -32,12 +32,12 @@ const MOST_ANSWERS = 64 * 1024 * 1024
 
 interface MirroringOptions {
   readonly live: LiveConfig
-  readonly state: State
+  readonly state: Storage
   readonly health: StorageHealth
-  readonly room: Room
+  readonly room: DiskSpace
   /** Told of what is here and cannot be right. */
   readonly suspect: (digest: Digest) => void
-  readonly evicting: Pick<Evicting, 'recency' | 'removal'>
+  readonly evicting: Pick<EvictionParts, 'recency' | 'removal'>
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
@@ -48,13 +48,13 @@ interface MirroringOptions {
 }
 
 /** What it makes is closed by `closing`. */
-export function createMirroring(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
+export function createMirror(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
   const { live, state, health, room, suspect, evicting, metrics, log, now } = options
   const { staleBudgetMs, budgetMs, maxUntoldSize } = options
   const { store, ingests, locks, holds } = state
-  const metadata = new TolerantMetadata(state.metadata, { metrics, log, now })
-  const cached = new TolerantBlobStore(store, { holds, health, metrics, log, now })
-  const shelf = new ManifestShelf({ store: cached, ingests, metadata, locks, holds, room, suspect, now })
+  const metadata = new FailOpenMetadata(state.metadata, { metrics, log, now })
+  const cached = new FailOpenBlobStore(store, { holds, health, metrics, log, now })
+  const shelf = new ManifestStore({ store: cached, ingests, metadata, locks, holds, room, suspect, now })
   evicting.removal.onManifest((digest) => shelf.forget(digest))
   const blobs = closing.adopt(
     new BlobCache({
@@ -93,7 +93,7 @@ export function createMirroring(options: MirroringOptions, closing: AsyncDisposa
     new ManifestCache({ shelf, metadata, answers, health, freshness, log, now }),
     (it) => it.close(),
   )
-  const listings = closing.adopt(new Listings({ metadata, answers, shelf, freshness, now }), (it) =>
+  const listings = closing.adopt(new UpstreamLists({ metadata, answers, shelf, freshness, now }), (it) =>
     it.close(),
   )
   const mode = () => live.config.cache.prefetch

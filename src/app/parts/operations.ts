@@ -5,21 +5,21 @@ import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Share } from '../../cache/eviction/limits.ts'
-import type { Evictor } from '../../cache/eviction/disk-budget.ts'
+import type { DiskBudget } from '../../cache/eviction/disk-budget.ts'
 import type { Config } from '../../config/schema.ts'
 import type { LiveConfig } from '../../config/live.ts'
 import { parsePercent, parseSize } from '../../config/units.ts'
 import type { Alone } from '../../admin/cli/process-io.ts'
 import type { Operations } from '../../admin/operations.ts'
-import { createEvicting } from './eviction.ts'
-import { createPushing } from './local.ts'
+import { createEviction } from './eviction.ts'
+import { createLocal } from './local.ts'
 import type { Collector } from '../../storage/gc/collector.ts'
 import { shadowedNames } from '../../registry/naming/shadowed-names.ts'
 import type { LocalContext } from '../../registry/local/local-push-target.ts'
 import { reservingGlob } from '../../registry/naming/push-policy.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 import { startError } from '../start-error.ts'
-import { openState, type State } from './storage.ts'
+import { openStorage, type Storage } from './storage.ts'
 import type { AuditIndex } from '../../storage/metadata/audit-index.ts'
 import { DiskBlobAudit } from '../../storage/blobs/disk-audit.ts'
 import { nodeFiles } from '../../storage/files/files.ts'
@@ -28,8 +28,8 @@ import { NewFile, OutsideFile } from '../../storage/files/atomic-file.ts'
 import { StorageError } from '../../storage/storage-error.ts'
 import { openAudit, openSnapshot } from '../../storage/metadata/sqlite/snapshot.ts'
 import { createMetrics } from '../../telemetry/metrics.ts'
-import type { Tending } from './image-operations.ts'
-import { openTending } from './standalone.ts'
+import type { ImageOperations } from './image-operations.ts'
+import { openStandalone } from './standalone.ts'
 import { createNotifier } from './notifications.ts'
 import { backup } from '../../admin/archive/write-archive.ts'
 import { restore } from '../../admin/archive/restore-archive.ts'
@@ -40,12 +40,12 @@ const VERIFY_LANES = Math.min(availableParallelism(), 4)
 /** What the operations work with; the same objects that everything else in the process uses. */
 interface KeepingParts {
   readonly live: Pick<LiveConfig, 'config'>
-  readonly state: State
+  readonly state: Storage
   readonly local: LocalContext
   readonly collector: Collector
-  readonly evictor: Evictor
+  readonly evictor: DiskBudget
   /** What is done about single images. */
-  readonly tending: Tending
+  readonly tending: ImageOperations
   /** Somebody pulls and pushes meanwhile. */
   readonly serving: boolean
 }
@@ -117,24 +117,24 @@ export async function openAlone(
       replaced = true
       log.warn({ kept }, 'the index was lost: another one takes its place')
     }
-    const state = await openState(config, opening, replaceLostIndex ? { lostIndex } : {})
+    const state = await openStorage(config, opening, replaceLostIndex ? { lostIndex } : {})
     const metrics = createMetrics()
     // What brings bytes here makes room for them, as it does while somebody serves.
-    const evicting = createEvicting({ live: { config }, state, metrics, log, now }, opening)
+    const evicting = createEviction({ live: { config }, state, metrics, log, now }, opening)
     const { evictor, pushRoom } = evicting
-    state.fullDisk.makeRoom = (bytes) => evictor.free(bytes)
+    state.fullDisk.makeRoom = (bytes) => evictor.reclaim(bytes)
     const port = (): number => config.server.port
     const notifier = opening.use(createNotifier({ config, metadata: state.index, port, metrics, log, now }))
     const { events } = notifier
     const settings = config.push
     // Nobody mounts anything now.
     const readableHere = (): Promise<boolean> => Promise.resolve(false)
-    const { local, collector } = createPushing({
+    const { local, collector } = createLocal({
       ...{ config, state, room: pushRoom, events, settings, readableHere, metrics, log, now },
       // Whoever reads here looks at everything closely.
       suspect: () => undefined,
     })
-    const tending = openTending({ config, state, local, evicting, metrics, log, now }, opening)
+    const tending = openStandalone({ config, state, local, evicting, metrics, log, now }, opening)
     const closing = opening.move()
     return {
       ...createOperations({ live: { config }, state, local, collector, evictor, tending, serving: false }),

@@ -6,29 +6,29 @@
 import type { Logger } from 'pino'
 import { StorageHealth } from '../../cache/resilience/storage-health.ts'
 import type { Config } from '../../config/schema.ts'
-import type { Evicting } from './eviction.ts'
+import type { EvictionParts } from './eviction.ts'
 import { LiveConfig } from '../../config/live.ts'
-import { BUDGETS, createMirroring } from './mirror.ts'
+import { BUDGETS, createMirror } from './mirror.ts'
 import { pushSettings } from './local.ts'
 import type { LocalContext } from '../../registry/local/local-push-target.ts'
 import { NameRegistry } from '../../registry/registry.ts'
-import type { State } from './storage.ts'
+import type { Storage } from './storage.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import { createTending, type Tending } from './image-operations.ts'
+import { createImageOperations, type ImageOperations } from './image-operations.ts'
 import { UpstreamSet } from './upstream-set.ts'
 
 interface TendingParts {
   readonly config: Config
-  readonly state: State
+  readonly state: Storage
   readonly local: LocalContext
-  readonly evicting: Evicting
+  readonly evicting: EvictionParts
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
 }
 
 /** What it opens is closed by `closing`. */
-export function openTending(parts: TendingParts, closing: AsyncDisposableStack): Tending {
+export function openStandalone(parts: TendingParts, closing: AsyncDisposableStack): ImageOperations {
   const { config, state, local, evicting, metrics, log, now } = parts
   const monotonic = (): number => performance.now()
   const live = new LiveConfig(config)
@@ -39,7 +39,7 @@ export function openTending(parts: TendingParts, closing: AsyncDisposableStack):
   )
   upstreams.apply(config)
   const health = new StorageHealth({ metrics, log, now })
-  const mirror = createMirroring(
+  const mirror = createMirror(
     {
       ...{ live, state, health, room, evicting, metrics, log, now, staleBudgetMs, budgetMs },
       maxUntoldSize: undefined,
@@ -68,5 +68,5 @@ export function openTending(parts: TendingParts, closing: AsyncDisposableStack):
     },
     upstreams.entries,
   )
-  return createTending({ ...{ live, state, registry, mirror, evicting, local, serving: false, now } })
+  return createImageOperations({ ...{ live, state, registry, mirror, evicting, local, serving: false, now } })
 }

@@ -8,27 +8,27 @@ import { DiskBlobStore } from '../../storage/blobs/disk-blob-store.ts'
 import { openIngests } from '../../storage/ingest/disk-ingest.ts'
 import { nodeFiles, type Files } from '../../storage/files/files.ts'
 import {
-  filesWithRoom,
+  withDiskFullRetry,
   metadataWithReserve,
-  metadataWithRoom,
+  metadataWithDiskFullRetry,
   type MakeRoom,
 } from '../../storage/files/disk-full-retry.ts'
 import { Hashers } from '../../storage/ingest/hasher.ts'
-import { filesThatAnswer, type DiskWatch } from '../../storage/files/hung-disk.ts'
-import { Holds } from '../../storage/locks/blob-holds.ts'
+import { withHungDiskTimeouts, type HungDiskWatch } from '../../storage/files/hung-disk.ts'
+import { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import { acquireRootLock } from '../../storage/locks/root-lock.ts'
-import { InProcessLocks, type Locks } from '../../storage/locks/keyed-locks.ts'
+import { InProcessKeyedLocks, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import { replaceLostIndex } from '../../storage/metadata/sqlite/lost-index.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { PartialLimits } from '../../storage/ingest/partial-file.ts'
-import { Reserve } from '../../storage/files/disk-reserve.ts'
+import { DiskReserve } from '../../storage/files/disk-reserve.ts'
 import { indexSince, openMetadata } from '../../storage/metadata/sqlite/open.ts'
 import { StorageError } from '../../storage/storage-error.ts'
 import type { WriterOptions } from '../../storage/metadata/sqlite/writer.ts'
 
 const DATABASE = 'metadata.sqlite'
 
-export interface State {
+export interface Storage {
   readonly root: string
   readonly files: Files
   /** The file of the index. */
@@ -41,12 +41,12 @@ export interface State {
   /** The same, for what is pulled and pushed: where the disk is full, room is made. */
   readonly metadata: MetadataStore
   /** Room on the disk for whoever frees some; {@link index} has it too. */
-  readonly reserve: Reserve
+  readonly reserve: DiskReserve
   /** Who makes room on a full disk, for files and the index; nobody, unless somebody is set. */
   readonly fullDisk: { makeRoom: MakeRoom }
   readonly localNames: LocalNames
-  readonly locks: Locks
-  readonly holds: Holds
+  readonly locks: KeyedLocks
+  readonly holds: BlobHolds
   readonly store: DiskBlobStore
   readonly ingests: Awaited<ReturnType<typeof openIngests>>
 }
@@ -54,7 +54,7 @@ export interface State {
 interface StateOptions {
   readonly files?: Files | undefined
   /** Who notices when the disk does not answer. Default: nobody, whoever writes waits for it. */
-  readonly diskWatch?: DiskWatch | undefined
+  readonly diskWatch?: HungDiskWatch | undefined
   readonly partialLimits?: Partial<PartialLimits> | undefined
   /** Told when the index takes no writes, since then, and when it takes them again: undefined. */
   readonly onIndexStuck?: WriterOptions['onStuck']
@@ -74,28 +74,28 @@ interface StateOptions {
  *
  * @throws StorageError LOCKED, LOST_INDEX, or what the system said
  */
-export async function openState(
+export async function openStorage(
   config: Config,
   closing: AsyncDisposableStack,
   options: StateOptions = {},
-): Promise<State> {
+): Promise<Storage> {
   const { files: plain = nodeFiles, diskWatch, partialLimits, report, monotonic } = options
   const root = path.resolve(config.storage.root)
-  const reserve = await Reserve.open(path.join(root, 'reserve'))
+  const reserve = await DiskReserve.open(path.join(root, 'reserve'))
   // However full the disk is, something can be deleted then.
   closing.use(await reserve.use(() => Promise.resolve().then(() => acquireRootLock(root))))
   const hashers = closing.adopt(new Hashers(), (it) => it.close())
   const database = path.join(root, DATABASE)
   const plainIndex = closing.adopt(await reserve.use(() => openIndex(database, options)), (it) => it.close())
   const index = metadataWithReserve(plainIndex, reserve)
-  const fullDisk: State['fullDisk'] = { makeRoom: () => Promise.resolve(false) }
+  const fullDisk: Storage['fullDisk'] = { makeRoom: () => Promise.resolve(false) }
   const makeRoom: MakeRoom = (bytes) => fullDisk.makeRoom(bytes)
-  const answering = diskWatch === undefined ? plain : filesThatAnswer(plain, diskWatch)
-  const files = filesWithRoom(answering, makeRoom)
-  const metadata = metadataWithRoom(plainIndex, makeRoom)
+  const answering = diskWatch === undefined ? plain : withHungDiskTimeouts(plain, diskWatch)
+  const files = withDiskFullRetry(answering, makeRoom)
+  const metadata = metadataWithDiskFullRetry(plainIndex, makeRoom)
   const localNames = await LocalNames.load(index)
-  const locks = new InProcessLocks()
-  const holds = new Holds(monotonic)
+  const locks = new InProcessKeyedLocks()
+  const holds = new BlobHolds(monotonic)
   const store = new DiskBlobStore(root, files)
   const ingests = closing.adopt(
     await openIngests({

@@ -7,9 +7,9 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Config, UpstreamConfig } from '../../config/schema.ts'
-import { createEntry, type ReachingTools } from './upstreams.ts'
+import { createEntry, type UpstreamTools } from './upstreams.ts'
 import type { UpstreamEntry } from '../../registry/registry.ts'
-import { Activity } from '../../upstream/transport/in-flight.ts'
+import { InFlight } from '../../upstream/transport/in-flight.ts'
 
 const QUIET_MS = 90_000
 const LOOK_EVERY_MS = 15_000
@@ -30,16 +30,16 @@ const OF_THE_ENTRY = {
 interface Member {
   readonly config: UpstreamConfig
   readonly entry: UpstreamEntry
-  readonly activity: Activity
+  readonly activity: InFlight
 }
 
 export class UpstreamSet implements AsyncDisposable {
-  readonly #tools: Omit<ReachingTools, 'activity'>
+  readonly #tools: Omit<UpstreamTools, 'activity'>
   #members = new Map<string, Member>()
   readonly #leaving = new Set<Member>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(tools: Omit<ReachingTools, 'activity'>) {
+  constructor(tools: Omit<UpstreamTools, 'activity'>) {
     this.#tools = tools
   }
 
@@ -82,7 +82,7 @@ export class UpstreamSet implements AsyncDisposable {
     const known = before.get(upstream.key)
     if (known !== undefined && isDeepStrictEqual(known.config, upstream)) return known
     const same = known !== undefined && isDeepStrictEqual(asking(known.config), asking(upstream))
-    const activity = same ? known.activity : new Activity(this.#tools.monotonic)
+    const activity = same ? known.activity : new InFlight(this.#tools.monotonic)
     const reused = same ? known.entry.origin : undefined
     return {
       config: upstream,

@@ -5,14 +5,14 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
 import type { Origin } from '../../cache/origin.ts'
-import { Segments } from '../../cache/download/segment-policy.ts'
+import { SegmentPolicy } from '../../cache/download/segment-policy.ts'
 import { InProcessUpstreamState } from '../../cache/resilience/upstream-state.ts'
 import type { Config, UpstreamConfig } from '../../config/schema.ts'
 import type { UpstreamEntry } from '../../registry/registry.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { OpenFiles } from '../../telemetry/open-files.ts'
-import { AccountsUpstream } from '../../upstream/client/account-pool.ts'
-import type { Activity } from '../../upstream/transport/in-flight.ts'
+import { AccountPool } from '../../upstream/client/account-pool.ts'
+import type { InFlight } from '../../upstream/transport/in-flight.ts'
 import { RegistryClient } from '../../upstream/client/registry-client.ts'
 import { credentialSource } from '../../upstream/login/credential-source.ts'
 import { Account } from '../../upstream/login/credentials.ts'
@@ -20,7 +20,7 @@ import { FallbackUpstream } from '../../upstream/client/fallbacks.ts'
 import { HubSearch } from '../../upstream/client/hub-search.ts'
 import { OfflineUpstream } from '../../upstream/client/offline.ts'
 import { environmentOf } from '../../upstream/transport/proxy.ts'
-import { Silence } from '../../upstream/limits/rate-limit-pause.ts'
+import { RateLimitPause } from '../../upstream/limits/rate-limit-pause.ts'
 import { PrioritySlots } from '../../upstream/limits/transfer-slots.ts'
 import type { Upstream } from '../../upstream/upstream.ts'
 
@@ -30,7 +30,7 @@ const DOCKER_HUB = {
   search: 'https://hub.docker.com',
 }
 
-export interface ReachingTools {
+export interface UpstreamTools {
   readonly metrics: Metrics
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   readonly log: Logger
@@ -38,21 +38,21 @@ export interface ReachingTools {
   readonly monotonic: () => number
   readonly shortestBudgetMs: number
   /** Of everything that is asked of it. */
-  readonly activity: Activity
+  readonly activity: InFlight
 }
 
 /** @param asked an upstream that is asked in just this way already */
 export function createEntry(
   config: Config,
   upstream: UpstreamConfig,
-  tools: ReachingTools,
+  tools: UpstreamTools,
   asked?: Pick<Origin, 'upstream' | 'slots' | 'state' | 'segments'>,
 ): UpstreamEntry {
   return {
     origin: {
       upstream: asked?.upstream ?? createUpstream(config, upstream, tools),
       slots: asked?.slots ?? new PrioritySlots(upstream.maxConnections),
-      segments: asked?.segments ?? new Segments({ ...upstream.segments, now: tools.monotonic }),
+      segments: asked?.segments ?? new SegmentPolicy({ ...upstream.segments, now: tools.monotonic }),
       state: asked?.state ?? new InProcessUpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
       immutableTags: upstream.immutableTags,
@@ -66,7 +66,7 @@ export function createEntry(
   }
 }
 
-function createUpstream(config: Config, upstream: UpstreamConfig, tools: ReachingTools): Upstream {
+function createUpstream(config: Config, upstream: UpstreamConfig, tools: UpstreamTools): Upstream {
   if (upstream.offline) return new OfflineUpstream(upstream.key)
   const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
   const { metrics, openFiles, log, monotonic, shortestBudgetMs, activity } = tools
@@ -77,13 +77,13 @@ function createUpstream(config: Config, upstream: UpstreamConfig, tools: Reachin
   }
   // Who has somebody behind it need not be asked as stubbornly.
   const common = fallbacks.length === 0 ? anonymous : { ...anonymous, tries: 2 }
-  const silence = new Silence(monotonic)
+  const pause = new RateLimitPause(monotonic)
   const clients = createAccounts(upstream, tools).map(
-    (account) => new RegistryClient({ ...common, url, account, silence }),
+    (account) => new RegistryClient({ ...common, url, account, pause }),
   )
   const [only] = clients
   const own =
-    only !== undefined && clients.length === 1 ? only : new AccountsUpstream({ clients, now: monotonic, log })
+    only !== undefined && clients.length === 1 ? only : new AccountPool({ clients, now: monotonic, log })
   if (fallbacks.length === 0) return own
   // The credentials are for the first alone.
   const others = fallbacks.map((it) => ({
@@ -95,7 +95,7 @@ function createUpstream(config: Config, upstream: UpstreamConfig, tools: Reachin
 }
 
 /** One for each of the configuration; one without credentials where there are none. */
-function createAccounts(upstream: UpstreamConfig, tools: ReachingTools): Account[] {
+function createAccounts(upstream: UpstreamConfig, tools: UpstreamTools): Account[] {
   const { key, url, credentials, timeouts } = upstream
   const { metrics, log, now, monotonic } = tools
   if (credentials.length === 0) return [new Account({ key, source: undefined, metrics, now })]
@@ -115,12 +115,12 @@ function createAccounts(upstream: UpstreamConfig, tools: ReachingTools): Account
  */
 export class SwitchableHubSearch {
   readonly #url: string | undefined
-  readonly #tools: Pick<ReachingTools, 'metrics' | 'log' | 'now'>
+  readonly #tools: Pick<UpstreamTools, 'metrics' | 'log' | 'now'>
   #settings: object | undefined
   #hub: HubSearch | undefined
 
   /** @param url where it is, in place of its own address */
-  constructor(url: string | undefined, tools: Pick<ReachingTools, 'metrics' | 'log' | 'now'>) {
+  constructor(url: string | undefined, tools: Pick<UpstreamTools, 'metrics' | 'log' | 'now'>) {
     this.#url = url
     this.#tools = tools
   }

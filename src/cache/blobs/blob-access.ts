@@ -12,13 +12,13 @@ import type { Digest } from '../../oci/digest.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 import type { Fill } from './fill.ts'
-import { repositoryKey, type MirroredName } from '../origin.ts'
+import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { refusalOf } from '../resilience/client-errors.ts'
 import { SingleFlight } from '../../base/single-flight.ts'
 
 interface BlobAccessOptions {
   readonly metadata: MetadataStore
-  readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
+  readonly named: (repository: MirrorRef, digest: Digest) => Promise<Descriptor | undefined>
   readonly headerBudgetMs: Milliseconds
   readonly log: Logger
   readonly now: () => Milliseconds
@@ -37,7 +37,7 @@ export class BlobAccess {
 
   /** Of a blob that is here. */
   async mayRead(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     named: boolean,
     size: Bytes,
@@ -48,14 +48,14 @@ export class BlobAccess {
   }
 
   /** What we know without asking. */
-  async isKnown(repository: MirroredName, digest: Digest, named: boolean): Promise<boolean> {
+  async isKnown(repository: MirrorRef, digest: Digest, named: boolean): Promise<boolean> {
     const { blobs } = this.#options.metadata
     const key = repositoryKey(repository)
     return (await blobs.linked(key, digest)) || (named && (await blobs.deliveredBy(key.registry, digest)))
   }
 
   /** This upstream is delivering: what one of the repository's manifests names may be read. */
-  async mayJoin(fill: Fill, repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<boolean> {
+  async mayJoin(fill: Fill, repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<boolean> {
     if (fill.names.has(repository.name)) return true
     const allowed =
       (await this.#options.named(repository, digest)) !== undefined ||
@@ -75,7 +75,7 @@ export class BlobAccess {
    *
    * @param size of its file, which a crash may have kept from the index
    */
-  async #grant(repository: MirroredName, digest: Digest, size?: Bytes): Promise<void> {
+  async #grant(repository: MirrorRef, digest: Digest, size?: Bytes): Promise<void> {
     const { metadata, log, now } = this.#options
     const key = repositoryKey(repository)
     try {
@@ -92,7 +92,7 @@ export class BlobAccess {
 
   /** Registries give manifests out as blobs, too: what is as small as one, and named by nothing here, may be one. */
   async #isManifest(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     { size = 0 }: NonNullable<Found>,
     signal: AbortSignal,
@@ -118,7 +118,7 @@ export class BlobAccess {
    * @param here size of the blob that is here, when a yes is to be remembered
    * @throws OciError
    */
-  async ask(repository: MirroredName, digest: Digest, client: AbortSignal, here?: Bytes): Promise<Found> {
+  async ask(repository: MirrorRef, digest: Digest, client: AbortSignal, here?: Bytes): Promise<Found> {
     const { upstream, state } = repository.origin
     const { headerBudgetMs } = this.#options
     try {

@@ -17,11 +17,11 @@ import type { Upstream } from '../../upstream/upstream.ts'
 import type { BlobAnswer, BlobHead } from '../answers.ts'
 import { BlobAccess } from './blob-access.ts'
 import { Fill, type FillContext, type FillProgress } from './fill.ts'
-import { FillAnswers } from './fill-answer.ts'
-import { flightKey, type MirroredName, type Origin } from '../origin.ts'
+import { FillAnswer } from './fill-answer.ts'
+import { flightKey, type MirrorRef, type Origin } from '../origin.ts'
 import { corruptRefusal } from '../resilience/client-errors.ts'
 import { isManifestIn } from './disguised-manifest.ts'
-import { ReaderSource } from './stored-source.ts'
+import { StoredSource } from './stored-source.ts'
 import { abandonable } from '../../base/condition.ts'
 
 /** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
@@ -31,9 +31,9 @@ interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   /** The descriptor by which a manifest of that repository names that config or layer. */
-  readonly named: (repository: MirroredName, digest: Digest) => Promise<Descriptor | undefined>
+  readonly named: (repository: MirrorRef, digest: Digest) => Promise<Descriptor | undefined>
   /** Whether the repository has a manifest by that digest, as far as we know. */
-  readonly isManifest: (repository: MirroredName, digest: Digest) => Promise<boolean>
+  readonly isManifest: (repository: MirrorRef, digest: Digest) => Promise<boolean>
   /** Looks more closely at what cannot be what its name says, and takes it away. */
   readonly suspect: (digest: Digest) => void
   readonly metrics: Metrics
@@ -49,7 +49,7 @@ export class BlobCache {
   readonly #running = new Map<string, Fill>()
   readonly #fills = new Set<Fill>()
   readonly #access: BlobAccess
-  readonly #answers: FillAnswers
+  readonly #answers: FillAnswer
   #closed = false
 
   /** Something is being fetched. */
@@ -61,7 +61,7 @@ export class BlobCache {
     this.#options = options
     const { metadata, metrics, log, maxUntoldSize, headerBudgetMs = HEADER_BUDGET_MS } = options
     this.#access = new BlobAccess({ ...options, headerBudgetMs })
-    this.#answers = new FillAnswers({
+    this.#answers = new FillAnswer({
       ...{ access: this.#access, repositories: metadata.repositories },
       ...{ headerBudgetMs, maxUntoldSize, metrics, log },
     })
@@ -74,7 +74,7 @@ export class BlobCache {
    *
    * @throws OciError when upstream is needed and cannot
    */
-  async get(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobAnswer | undefined> {
+  async get(repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<BlobAnswer | undefined> {
     const descriptor = await this.#named(repository, digest)
     if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
     const answer = await this.#get(repository, digest, descriptor, signal)
@@ -90,7 +90,7 @@ export class BlobCache {
   }
 
   async #get(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     descriptor: Descriptor | undefined,
     signal: AbortSignal,
@@ -136,7 +136,7 @@ export class BlobCache {
   }
 
   /** Whether that repository may read it without asking upstream, and it is here. */
-  async holds(repository: MirroredName, digest: Digest): Promise<boolean> {
+  async holds(repository: MirrorRef, digest: Digest): Promise<boolean> {
     const blob = await this.#options.store.stat(digest)
     if (blob === undefined) return false
     const descriptor = await this.#named(repository, digest)
@@ -150,12 +150,12 @@ export class BlobCache {
    * Whether somebody may want it for what was pulled under that name: a manifest that names it, or itself. While the
    * disk takes nothing, nobody knows.
    */
-  async mayBePulled(repository: MirroredName, digest: Digest): Promise<boolean> {
+  async mayBePulled(repository: MirrorRef, digest: Digest): Promise<boolean> {
     if (this.#options.health.failing || (await this.#named(repository, digest)) !== undefined) return true
     return this.#access.isKnown(repository, digest, false)
   }
 
-  async head(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
+  async head(repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
     const descriptor = await this.#named(repository, digest)
     if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
     // What nothing names may turn out to be a manifest; only the bytes, or upstream, tell.
@@ -187,9 +187,9 @@ export class BlobCache {
   }
 
   /** Starts to fetch what will be asked for soon; behind everything that is asked for now. */
-  async ahead(repository: MirroredName, descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<void> {
+  async ahead(repository: MirrorRef, descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<void> {
     const { origin } = repository
-    if (origin.state.failing(repository.name) !== undefined || this.#options.health.resting) return
+    if (origin.state.failing(repository.name) !== undefined || this.#options.health.backingOff) return
     if (origin.state.corruptFor(descriptor.digest) !== undefined) return
     if ((await this.#options.store.stat(descriptor.digest)) !== undefined) return
     if (this.#closed || this.#running.has(flightKey(repository.origin, descriptor.digest))) return
@@ -202,7 +202,7 @@ export class BlobCache {
    * @returns its size; undefined when upstream says that there is none
    * @throws OciError when it cannot be had, or cannot be kept
    */
-  async bring(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<Bytes | undefined> {
+  async bring(repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<Bytes | undefined> {
     let fill: Fill | undefined
     {
       await using answer = await this.get(repository, digest, signal)
@@ -234,7 +234,7 @@ export class BlobCache {
     await Promise.all(fills.map((fill) => fill.settled))
   }
 
-  #start(repository: MirroredName, digest: Digest, size: Bytes | undefined): Fill {
+  #start(repository: MirrorRef, digest: Digest, size: Bytes | undefined): Fill {
     if (this.#closed) throw new OciError('UNAVAILABLE', undefined, { message: 'shutting down' })
     const fill = new Fill(this.#context, {
       origin: repository.origin,
@@ -255,7 +255,7 @@ export class BlobCache {
 
   /** From the disk, when this repository may read it. */
   async #stored(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     descriptor: Descriptor | undefined,
     signal: AbortSignal,
@@ -289,7 +289,7 @@ export class BlobCache {
     return size !== undefined && (await store.stat(digest))?.size !== size
   }
 
-  #named(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+  #named(repository: MirrorRef, digest: Digest): Promise<Descriptor | undefined> {
     return this.#options.named(repository, digest)
   }
 
@@ -316,7 +316,7 @@ function hit(digest: Digest, reader: BlobReader): BlobAnswer {
     size: reader.size,
     cache: 'hit',
     unverified: false,
-    open: (range) => Promise.resolve(new ReaderSource(reader, range)),
+    open: (range) => Promise.resolve(new StoredSource(reader, range)),
     [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
   }
 }

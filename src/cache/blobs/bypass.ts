@@ -1,5 +1,5 @@
 /**
- * A stream past the disk, for one client: hashed and held back all the same, kept nowhere.
+ * Memory-backed fill for one client, past the disk: hashed and held back all the same, kept nowhere.
  *
  * Used while storage refuses writes, and for the rest of a blob when it refused half-way. Costs upstream one
  * transfer per client; that is the price of never failing a pull because of the cache.
@@ -19,7 +19,7 @@ import { byteLength, slice } from '../download/chunks.ts'
 import { MAX_UNTOLD_SIZE } from '../download/download.ts'
 import { HOLD_BACK, holdsBack } from './hold-back.ts'
 import type { Origin } from '../origin.ts'
-import { Patience } from '../download/retry-budget.ts'
+import { RetryBudget } from '../download/retry-budget.ts'
 import { corruptRefusal, refusal } from '../resilience/client-errors.ts'
 import { abandonable } from '../../base/condition.ts'
 
@@ -173,7 +173,7 @@ async function* verified(options: BypassOptions, transfer: Transfer): AsyncGener
       return
     }
     const upstream = origin.upstream.key
-    origin.upstream.distrust?.(digest)
+    origin.upstream.avoidSourcesOf?.(digest)
     metrics.integrityFailures.inc({ upstream })
     log.warn(
       { upstream, digest, size: given.length + heldBytes, again },
@@ -244,7 +244,7 @@ class Transfer {
   /** Bytes [from, to) in as many requests as it takes; where nobody knows `to`, as far as upstream says. */
   async *bytes(from: Bytes, to: Bytes | undefined): AsyncGenerator<Buffer, void> {
     const { origin, maxUntoldSize = MAX_UNTOLD_SIZE } = this.#options
-    const patience = new Patience(this.#options)
+    const patience = new RetryBudget(this.#options)
     let position = from
     let end = to
     while (end === undefined || position < end) {
@@ -311,7 +311,7 @@ class Transfer {
       from: position,
       ...((position > 0 || range !== undefined) && end !== undefined ? { to: end } : {}),
       size,
-      promised: this.promised,
+      committed: this.promised,
       signal: this.#signal,
     })
     if (blob === undefined) throw new OciError('BLOB_UNKNOWN', { digest })

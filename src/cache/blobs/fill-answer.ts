@@ -14,7 +14,7 @@ import { BypassSource } from './bypass.ts'
 import type { CacheStatus } from '../cache-status.ts'
 import type { Fill } from './fill.ts'
 import { Follower } from './follower.ts'
-import type { MirroredName } from '../origin.ts'
+import type { MirrorRef } from '../origin.ts'
 import { refusal, refusalOf } from '../resilience/client-errors.ts'
 
 /** For those who join a fill that has been silent for longer than the header budget. */
@@ -37,7 +37,7 @@ interface FillAnswersOptions {
   readonly log: Logger
 }
 
-export class FillAnswers {
+export class FillAnswer {
   readonly #options: FillAnswersOptions
 
   constructor(options: FillAnswersOptions) {
@@ -48,7 +48,7 @@ export class FillAnswers {
   async follow(
     fill: Fill,
     cache: CacheStatus,
-    repository: MirroredName,
+    repository: MirrorRef,
     client: AbortSignal,
   ): Promise<BlobAnswer | undefined> {
     const { access, repositories } = this.#options
@@ -87,7 +87,7 @@ export class FillAnswers {
     fill: Fill,
     cache: CacheStatus,
     size: Bytes | undefined,
-    repository: MirroredName,
+    repository: MirrorRef,
     place: Disposable,
   ): BlobAnswer {
     const { digest } = fill

@@ -12,18 +12,18 @@ import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { BlobInfo } from '../../storage/blobs/blob-store.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 import type { Attempt } from '../download/attempt.ts'
 import { Attempts, type AttemptsContext } from '../download/attempts.ts'
-import { Audience } from './follower-count.ts'
+import { FollowerCount } from './follower-count.ts'
 import type { FillLease } from './fill-lease.ts'
 import { HOLD_BACK } from './hold-back.ts'
 import type { Origin } from '../origin.ts'
 import { refusal } from '../resilience/client-errors.ts'
-import { Waiters } from '../../base/condition.ts'
+import { Condition } from '../../base/condition.ts'
 
 /** What becomes of a download that nobody waits for any more; `fraction` of the size already here is enough. */
 export type FinishAbandoned = 'always' | 'never' | { readonly fraction: number }
@@ -32,7 +32,7 @@ export type FinishAbandoned = 'always' | 'never' | { readonly fraction: number }
 export interface FillContext extends AttemptsContext {
   readonly lease: FillLease
   /** Nothing takes a blob away while it comes, or is followed. */
-  readonly holds: Holds
+  readonly holds: BlobHolds
   readonly finishAbandoned: () => FinishAbandoned
   /** Called when the blob is adopted, before the fill settles; names are those that asked for it. */
   readonly onAdopted: (fill: Fill, blob: BlobInfo) => Promise<void>
@@ -70,7 +70,7 @@ export class Fill {
   readonly settled: Promise<void>
 
   readonly #context: FillContext
-  readonly #changed = new Waiters()
+  readonly #changed = new Condition()
   readonly #abort = new AbortController()
   #phase: Phase = { is: 'running' }
   readonly #expectedSize: Bytes | undefined
@@ -80,7 +80,7 @@ export class Fill {
   #flows = false
   #ended = false
   /** Keeps the files of all attempts open for whoever may still open a reader, and the blob where it is. */
-  readonly #audience = new Audience({ came: () => this.#reorder(), left: () => this.#abandoned() })
+  readonly #audience = new FollowerCount({ came: () => this.#reorder(), left: () => this.#abandoned() })
 
   constructor(context: FillContext, request: FillRequest) {
     this.#context = context
@@ -292,8 +292,8 @@ export class Fill {
 
   #divert(error: unknown): void {
     const { health } = this.#context
-    if (error === undefined) health.spared()
-    else health.refused('a download', error)
+    if (error === undefined) health.skipped()
+    else health.writeFailed('a download', error)
     this.#become({ is: 'diverted' })
   }
 

@@ -1,7 +1,7 @@
 /**
- * Those who follow a fill, and what stays open for as long as one of them may still read it.
+ * Reference count of the followers of a fill, and what stays open for as long as one of them may still read it.
  */
-import { Waiters } from '../../base/condition.ts'
+import { Condition } from '../../base/condition.ts'
 
 interface AudienceOptions {
   /** The first has come. */
@@ -10,10 +10,10 @@ interface AudienceOptions {
   readonly left: () => void
 }
 
-export class Audience {
+export class FollowerCount {
   readonly #options: AudienceOptions
   readonly #kept: Disposable[] = []
-  readonly #leaving = new Waiters()
+  readonly #leaving = new Condition()
   #count = 0
   #over = false
 

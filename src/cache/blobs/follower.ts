@@ -1,5 +1,5 @@
 /**
- * A reader of a running fill: a client that joined, first or late, at its own pace.
+ * Follower (subscriber) of a running fill: reads the growing file for one client, first or late, at its own pace.
  *
  * The last bytes leave only when the digest is verified (`hold-back.ts`). Parts from the inside are given as the
  * bytes come.

@@ -1,6 +1,6 @@
 /**
- * Which bytes wait for the digest: the last 64 KiB of a blob leave only when all of it is verified, so a wrong
- * file never arrives whole, not even by a client that resumes.
+ * Hold-back of the bytes that wait for the digest: the last 64 KiB of a blob leave only when all of it is verified, so
+ * a wrong file never arrives whole, not even by a client that resumes.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { ByteRange } from '../answers.ts'

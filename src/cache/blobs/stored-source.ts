@@ -5,7 +5,7 @@ import type { Bytes } from '../../base/units.ts'
 import type { BlobReader, ByteSource, StoredRange } from '../../storage/blobs/blob-store.ts'
 import type { ByteRange } from '../answers.ts'
 
-export class ReaderSource implements ByteSource {
+export class StoredSource implements ByteSource {
   readonly #reader: BlobReader
   readonly #end: Bytes
   #position: Bytes

@@ -6,7 +6,7 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
-import type { Berth } from './disk-reservation.ts'
+import type { DiskReservation } from './disk-reservation.ts'
 import type { Download } from './download.ts'
 import { firstDifference } from './first-difference.ts'
 
@@ -15,11 +15,11 @@ const WORTH_KEEPING: Bytes = 1024 * 1024
 
 export class Attempt {
   readonly download: Download
-  readonly berth: Berth
+  readonly berth: DiskReservation
   #differsAt: Bytes | undefined
   #wrong = false
 
-  constructor(download: Download, berth: Berth) {
+  constructor(download: Download, berth: DiskReservation) {
     this.download = download
     this.berth = berth
   }

@@ -12,13 +12,13 @@ import type { Metrics } from '../../telemetry/metrics.ts'
 import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 import { Attempt } from './attempt.ts'
-import { Berth, type BerthContext } from './disk-reservation.ts'
+import { DiskReservation, type ReservationContext } from './disk-reservation.ts'
 import { Download } from './download.ts'
 import type { Origin } from '../origin.ts'
 import { corruptRefusal } from '../resilience/client-errors.ts'
-import { Turn } from './transfer-slot.ts'
+import { TransferSlot } from './transfer-slot.ts'
 
-export interface AttemptsContext extends BerthContext {
+export interface AttemptsContext extends ReservationContext {
   readonly metrics: Metrics
   /** The most that is taken of a blob whose size nobody tells. Default: that of a {@link Download}. */
   readonly maxUntoldSize?: Bytes | undefined
@@ -78,15 +78,15 @@ export class Attempts {
     signal: AbortSignal,
   ): Promise<Outcome | { is: 'wrong'; attempt: Attempt }> {
     const { origin, digest, priority, onDiverted } = this.#options
-    if (this.#context.health.resting) {
+    if (this.#context.health.backingOff) {
       onDiverted(undefined)
       return { is: 'diverted' }
     }
     // Those who have turns may wait for that upstream on. Not so the second attempt: clients have what the first brought.
-    const refused = earlier === undefined ? origin.upstream.leftAlone?.() : undefined
+    const refused = earlier === undefined ? origin.upstream.paused?.() : undefined
     if (refused !== undefined) throw refused
     // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
-    using turn = await Turn.take(origin.slots, { priority, owner: this }, signal)
+    using turn = await TransferSlot.take(origin.slots, { priority, owner: this }, signal)
     let attempt: Attempt | undefined
     try {
       attempt = await this.#begin(earlier !== undefined, turn)
@@ -111,11 +111,11 @@ export class Attempts {
   }
 
   /** A file, and a download into it that is yet to run. @throws when the disk would not have it */
-  async #begin(again: boolean, turn: Turn): Promise<Attempt> {
+  async #begin(again: boolean, turn: TransferSlot): Promise<Attempt> {
     const { metrics, log, maxUntoldSize } = this.#context
     const { origin, name, digest, size, priority, onBegin, onChange, onTransient } = this.#options
     const identity = { source: origin.upstream.key, digest }
-    const berth = await Berth.take(this.#context, { identity, size, fresh: again, onTransient })
+    const berth = await DiskReservation.take(this.#context, { identity, size, fresh: again, onTransient })
     const { ingest } = berth
     const download = new Download({
       ...{ origin, name, digest, ingest, size, turn, priority, maxUntoldSize, metrics, log },
@@ -138,6 +138,6 @@ export class Attempts {
       { upstream: origin.upstream.key, digest, size: download.ingest.prefix, again },
       'the bytes from upstream are not what was asked for',
     )
-    origin.upstream.distrust?.(digest)
+    origin.upstream.avoidSourcesOf?.(digest)
   }
 }

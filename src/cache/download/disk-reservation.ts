@@ -1,6 +1,6 @@
 /**
- * The place of a download on the disk: asked for before its file is opened, and given back when the bytes have become
- * a blob, or have gone.
+ * Disk reservation of one download: asked for before its file is opened, and given back when the bytes have become a
+ * blob, or have gone.
  *
  * What is larger than the whole budget may use a file for as long as it is followed; it never becomes a blob, and
  * nothing of it is kept. What the disk has no room for at all is refused.
@@ -9,16 +9,16 @@ import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { BlobInfo, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Ingest, IngestIdentity, IngestStore, VerifiedFile } from '../../storage/ingest/ingest.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
-import type { Admission, Room } from '../eviction/disk-space.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import type { SpaceReservation, DiskSpace } from '../eviction/disk-space.ts'
 import type { StorageHealth } from '../resilience/storage-health.ts'
 
-export interface BerthContext {
+export interface ReservationContext {
   readonly store: BlobStore
   readonly ingests: IngestStore
   /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
-  readonly locks: Locks
-  readonly room: Room
+  readonly locks: KeyedLocks
+  readonly room: DiskSpace
   readonly health: StorageHealth
   readonly log: Logger
 }
@@ -38,18 +38,23 @@ const NEVER = new AbortController().signal
 /** What grows towards a length that nobody has told is asked for in steps of this. */
 const STEP: Bytes = 64 * 1024 * 1024
 
-export class Berth {
+export class DiskReservation {
   readonly ingest: Ingest
-  readonly #context: BerthContext
+  readonly #context: ReservationContext
   readonly #options: BerthOptions
   readonly #refused = new AbortController()
-  #admission: Admission
+  #admission: SpaceReservation
   /** What was asked for. */
   #size: Bytes
   #asking: Promise<void> = Promise.resolve()
   #left = false
 
-  private constructor(context: BerthContext, options: BerthOptions, ingest: Ingest, admission: Admission) {
+  private constructor(
+    context: ReservationContext,
+    options: BerthOptions,
+    ingest: Ingest,
+    admission: SpaceReservation,
+  ) {
     this.#context = context
     this.#options = options
     this.#size = options.size ?? 0
@@ -59,13 +64,13 @@ export class Berth {
   }
 
   /** @throws the system's error, or one like it, when the disk will not have it */
-  static async take(context: BerthContext, options: BerthOptions): Promise<Berth> {
+  static async take(context: ReservationContext, options: BerthOptions): Promise<DiskReservation> {
     const { identity, size, fresh } = options
-    const admission = await context.room.admit(identity, size)
+    const admission = await context.room.reserve(identity, size)
     try {
       if (admission.as === 'none') throw noRoom()
       const ingest = await context.ingests.open(identity, { fresh })
-      return new Berth(context, options, ingest, admission)
+      return new DiskReservation(context, options, ingest, admission)
     } catch (error) {
       admission[Symbol.dispose]()
       throw error
@@ -107,16 +112,16 @@ export class Berth {
     try {
       using _held = await locks.exclusive(`blob ${digest}`, NEVER)
       const blob = await store.adopt(file)
-      health.worked()
+      health.writeSucceeded()
       await adopted(blob)
     } catch (error) {
-      health.refused('a verified blob', error)
+      health.writeFailed('a verified blob', error)
       log.debug({ err: error, digest }, 'not adopted')
       await this.discard()
       return
     }
     this.#leave()
-    room.grew()
+    room.changed()
   }
 
   /** Leaves what is here for another time, where that is allowed. */
@@ -140,7 +145,7 @@ export class Berth {
     const before = this.transient
     // First back what was asked for: it is the same bytes.
     this.#admission[Symbol.dispose]()
-    this.#admission = await this.#context.room.admit(this.#options.identity, size)
+    this.#admission = await this.#context.room.reserve(this.#options.identity, size)
     if (this.#left) this.#admission[Symbol.dispose]()
     else if (this.#admission.as === 'none') this.#refused.abort(noRoom())
     else if (this.transient && !before) this.#becomeTransient()

@@ -1,9 +1,9 @@
 /**
  * One try to bring a whole blob into one ingest, in as many requests as it takes.
  *
- * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once (`segment-scheduler.ts`).
- * A reader far ahead of the rest gets a run of its own into the same file (`seek-fetcher.ts`), which the others then skip: no
- * byte is asked for twice.
+ * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once
+ * (`segment-scheduler.ts`). A reader far ahead of the rest gets a run of its own into the same file
+ * (`seek-fetcher.ts`), which the others then skip: no byte is asked for twice.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -11,18 +11,18 @@ import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
-import { giveBack } from '../../storage/ingest/release-buffers.ts'
+import { releaseBuffers } from '../../storage/ingest/release-buffers.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'
 import { UpstreamError, type UpstreamBlob } from '../../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
 import type { Origin } from '../origin.ts'
-import { Far } from './seek-fetcher.ts'
-import { Patience } from './retry-budget.ts'
-import { Pieces } from './segment-scheduler.ts'
-import { Run, Runs } from './range-requests.ts'
-import { Turn } from './transfer-slot.ts'
-import { Waiters } from '../../base/condition.ts'
+import { SeekFetcher } from './seek-fetcher.ts'
+import { RetryBudget } from './retry-budget.ts'
+import { SegmentScheduler } from './segment-scheduler.ts'
+import { RangeRequest, RangeRequests } from './range-requests.ts'
+import { TransferSlot } from './transfer-slot.ts'
+import { Condition } from '../../base/condition.ts'
 
 /**
  * A write costs a thread's waking, however little it writes: after a smaller one what comes in so long is gathered
@@ -43,7 +43,7 @@ interface DownloadOptions {
   /** From a descriptor, which may be wrong: its digest decides, not its size. */
   readonly size: Bytes | undefined
   /** For the first request; given back when that is over. */
-  readonly turn: Turn
+  readonly turn: TransferSlot
   readonly priority: () => TransferPriority
   /** Whose turns they are. */
   readonly owner: object
@@ -60,12 +60,12 @@ interface DownloadOptions {
 export class Download {
   readonly ingest: Ingest
   readonly #options: DownloadOptions
-  readonly #runs: Runs
+  readonly #runs: RangeRequests
   /** Undefined: it comes from the first gap to the end, whatever its size. */
-  readonly #pieces: Pieces | undefined
+  readonly #pieces: SegmentScheduler | undefined
   /** Undefined: nothing is fetched out of turn. */
-  readonly #far: Far | undefined
-  readonly #progress = new Waiters()
+  readonly #far: SeekFetcher | undefined
+  readonly #progress = new Condition()
   #size: Bytes | undefined
   /** Upstream's own word. */
   #told: Bytes | undefined
@@ -76,7 +76,7 @@ export class Download {
   /** Writes that the disk has not answered yet. */
   #writes = 0
   /** Of the main run, while it has one. */
-  #turn: Turn | undefined
+  #turn: TransferSlot | undefined
   #tooLong = false
   /** Bytes that were written since the main run failed last, whoever brought them. */
   #brought: Bytes = 0
@@ -88,17 +88,18 @@ export class Download {
     this.ingest = ingest
     this.#size = options.size
     this.#turn = options.turn
-    this.#runs = new Runs(ingest)
+    this.#runs = new RangeRequests(ingest)
     if (whole) return
     const { segments, slots } = origin
     const beside = {
       ...options,
       ...{ slots, runs: this.#runs },
-      fetch: (run: Run, signal: AbortSignal) => this.#request(run, signal),
+      fetch: (run: RangeRequest, signal: AbortSignal) => this.#request(run, signal),
       onChange: () => this.#changed(),
     }
-    this.#far = new Far({ ...beside, now: () => this.#now })
-    if (segments !== undefined) this.#pieces = new Pieces({ ...beside, segments, size: () => this.#size })
+    this.#far = new SeekFetcher({ ...beside, now: () => this.#now })
+    if (segments !== undefined)
+      this.#pieces = new SegmentScheduler({ ...beside, segments, size: () => this.#size })
   }
 
   /** Of the blob, from the descriptor or from upstream's word; where a body happened to end is neither. */
@@ -161,7 +162,7 @@ export class Download {
   }
 
   async #run(signal: AbortSignal): Promise<'complete' | 'absent'> {
-    const patience = new Patience(this.#options)
+    const patience = new RetryBudget(this.#options)
     while (this.#end === undefined || this.ingest.prefix < this.#end || !this.#answered) {
       signal.throwIfAborted()
       // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
@@ -172,7 +173,7 @@ export class Download {
         continue
       }
       const end = this.#pieces?.endOf(start) ?? Number.POSITIVE_INFINITY
-      const run = new Run('main', { start, end }, this.#now)
+      const run = new RangeRequest('main', { start, end }, this.#now)
       this.#runs.add(run)
       try {
         if ((await this.#transfer(run, signal)) === 'absent') return 'absent'
@@ -209,11 +210,11 @@ export class Download {
   }
 
   /** One request of the main run, as far as it goes. */
-  async #transfer(run: Run, signal: AbortSignal): Promise<'done' | 'absent' | 'interrupted'> {
+  async #transfer(run: RangeRequest, signal: AbortSignal): Promise<'done' | 'absent' | 'interrupted'> {
     const { origin, priority, owner } = this.#options
     // Whoever else is asked for has a turn before the next piece.
     if (this.#answered && origin.slots.contended) this.#giveTurnBack()
-    const turn = (this.#turn ??= await Turn.take(origin.slots, { priority, owner }, signal))
+    const turn = (this.#turn ??= await TransferSlot.take(origin.slots, { priority, owner }, signal))
     try {
       return await this.#request(run, AbortSignal.any([signal, turn.preempted, run.over]))
     } catch (error) {
@@ -229,18 +230,18 @@ export class Download {
     this.#turn = undefined
   }
 
-  async #request(run: Run, signal: AbortSignal): Promise<'done' | 'absent'> {
+  async #request(run: RangeRequest, signal: AbortSignal): Promise<'done' | 'absent'> {
     const { origin, name, digest } = this.#options
     const limit = this.#limit(run)
     const blob = await origin.upstream.blob(name, digest, {
       from: run.position,
       ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
       // A part is not worth skipping through what the main run brings anyway.
-      onlyPart: run.kind !== 'main',
-      spare: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
+      partialOnly: run.kind !== 'main',
+      parallel: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
       size: this.#told,
       expectedSize: this.#size,
-      promised: this.#answered,
+      committed: this.#answered,
       signal,
     })
     if (blob === undefined) {
@@ -261,12 +262,16 @@ export class Download {
     return 'done'
   }
 
-  #limit(run: Run): Bytes {
+  #limit(run: RangeRequest): Bytes {
     return this.#runs.limitOf(run, this.#end)
   }
 
   /** Returns true when the body came to its end, false when everything wanted was there before. */
-  async #receive(run: Run, { start, size, body }: UpstreamBlob, signal: AbortSignal): Promise<boolean> {
+  async #receive(
+    run: RangeRequest,
+    { start, size, body }: UpstreamBlob,
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const isMain = run.kind === 'main'
     if (start > run.position || (start < run.position && !isMain)) {
       if (!isMain) this.#options.origin.segments?.refused()
@@ -298,7 +303,7 @@ export class Download {
       if (this.#size === undefined && run.position > (this.#options.maxUntoldSize ?? MAX_UNTOLD_SIZE)) {
         throw this.#excess('the blob has no end')
       }
-      giveBack(batch)
+      releaseBuffers(batch)
       skip = Math.max(skip - length, 0)
       // Where upstream gave no length, its body has to end as well.
       const wait = size === undefined && run.position === this.#size && isMain

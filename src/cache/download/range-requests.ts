@@ -1,12 +1,12 @@
 /**
- * Who writes where in the file of one download.
+ * Range requests of one download: which of them writes which bytes of its file.
  *
  * Every byte belongs to one run at the most: a run ends where another has begun, or where bytes are already.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
 
-export interface Stretch {
+export interface RequestedRange {
   readonly start: Bytes
   /** Exclusive; Infinity: the blob's end, wherever that is. */
   readonly end: Bytes
@@ -23,7 +23,7 @@ type RunKind = 'main' | 'piece' | 'far'
 const LOOK_BACK: Milliseconds = 2_000
 
 /** One stretch that is being fetched: [start, position) is there, position moves. */
-export class Run implements Stretch {
+export class RangeRequest implements RequestedRange {
   readonly kind: RunKind
   readonly start: Bytes
   /** Where it may stop at the latest. */
@@ -35,7 +35,7 @@ export class Run implements Stretch {
   readonly #over = new AbortController()
   #looks: { readonly at: Milliseconds; readonly taken: Bytes }[] = []
 
-  constructor(kind: RunKind, { start, end }: Stretch, now: Milliseconds) {
+  constructor(kind: RunKind, { start, end }: RequestedRange, now: Milliseconds) {
     this.kind = kind
     this.start = start
     this.position = start
@@ -69,15 +69,15 @@ export class Run implements Stretch {
   }
 }
 
-export class Runs {
+export class RangeRequests {
   readonly #ingest: Ingest
-  readonly #runs = new Set<Run>()
+  readonly #runs = new Set<RangeRequest>()
 
   constructor(ingest: Ingest) {
     this.#ingest = ingest
   }
 
-  get all(): readonly Run[] {
+  get all(): readonly RangeRequest[] {
     return [...this.#runs]
   }
 
@@ -85,11 +85,11 @@ export class Runs {
     return this.#runs.size
   }
 
-  add(run: Run): void {
+  add(run: RangeRequest): void {
     this.#runs.add(run)
   }
 
-  delete(run: Run): void {
+  delete(run: RangeRequest): void {
     this.#runs.delete(run)
   }
 
@@ -108,7 +108,7 @@ export class Runs {
   }
 
   /** Where that run must stop: the blob's end, bytes that are here, or where another run began. */
-  limitOf(run: Run, size: Bytes | undefined): Bytes {
+  limitOf(run: RangeRequest, size: Bytes | undefined): Bytes {
     if (run.over.aborted) return run.taken
     let limit = Math.min(run.end, size ?? run.end, this.#ingest.nextExtent(run.position))
     for (const other of this.#runs) {
@@ -119,7 +119,7 @@ export class Runs {
   }
 
   /** The first stretch that is neither here nor on its way, before `size`. */
-  firstGap(size: Bytes): Stretch | undefined {
+  firstGap(size: Bytes): RequestedRange | undefined {
     let start = this.#ingest.prefix
     for (let moved = true; moved;) {
       const before = start

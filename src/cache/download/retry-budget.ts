@@ -1,5 +1,5 @@
 /**
- * How often a transfer that broke off is continued, and when it is given up.
+ * Retry budget of one transfer: how often a body that broke off is continued, and when it is given up.
  *
  * Progress resets the budget, so an upstream that breaks off every few megabytes is still good for a 10 GB
  * layer; one that gives a byte at a time is not.
@@ -29,7 +29,7 @@ interface PatienceOptions {
   readonly log: Logger
 }
 
-export class Patience {
+export class RetryBudget {
   readonly #options: PatienceOptions
   #idle = 0
   #waited: Milliseconds = 0

@@ -1,5 +1,5 @@
 /**
- * What readers far ahead of the rest wait for, fetched for each of them alone.
+ * Fetches by Range what a reader that seeks far ahead of the download waits for, for each such reader alone.
  *
  * Where that fails, nothing is fetched for anybody for a while; whoever waits then asks again. The main run comes by
  * everywhere in the end, so nobody hangs on this.
@@ -10,8 +10,8 @@ import type { Logger } from 'pino'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
 import { backoff } from '../../base/backoff.ts'
-import { Run, type Runs, type Stretch } from './range-requests.ts'
-import { Turn } from './transfer-slot.ts'
+import { RangeRequest, type RangeRequests, type RequestedRange } from './range-requests.ts'
+import { TransferSlot } from './transfer-slot.ts'
 
 /** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
 const FAR_AHEAD: Bytes = 8 * 1024 * 1024
@@ -22,16 +22,16 @@ interface FarOptions {
   readonly priority: () => TransferPriority
   readonly owner: object
   readonly ingest: Ingest
-  readonly runs: Runs
+  readonly runs: RangeRequests
   readonly now: () => Milliseconds
   /** One request, as far as it goes. */
-  readonly fetch: (run: Run, signal: AbortSignal) => Promise<unknown>
+  readonly fetch: (run: RangeRequest, signal: AbortSignal) => Promise<unknown>
   /** A run has ended, or whoever waits may ask again. */
   readonly onChange: () => void
   readonly log: Pick<Logger, 'debug'>
 }
 
-export class Far {
+export class SeekFetcher {
   readonly #options: FarOptions
   /** In a row. */
   #failures = 0
@@ -42,20 +42,20 @@ export class Far {
   }
 
   /** Makes sure that the first byte of the stretch is on its way, where nobody else comes by soon. Cheap. */
-  want({ start, end }: Stretch, signal: AbortSignal): void {
+  want({ start, end }: RequestedRange, signal: AbortSignal): void {
     const { ingest, runs, now } = this.#options
     if (this.#resting || start < ingest.prefix + FAR_AHEAD || ingest.readableTo(start) > start) return
     if (runs.count('far') >= MAX_RUNS) return
     for (const run of runs.all) {
       if (start >= run.start && start < run.position + FAR_AHEAD) return
     }
-    const run = new Run('far', { start, end }, now())
+    const run = new RangeRequest('far', { start, end }, now())
     runs.add(run)
     void this.#bring(run, signal)
   }
 
   /** Never rejects. */
-  async #bring(run: Run, signal: AbortSignal): Promise<void> {
+  async #bring(run: RangeRequest, signal: AbortSignal): Promise<void> {
     const { runs, onChange, log } = this.#options
     let failed = false
     try {
@@ -80,9 +80,9 @@ export class Far {
     if (!signal.aborted) this.#options.onChange()
   }
 
-  async #fetch(run: Run, signal: AbortSignal): Promise<void> {
+  async #fetch(run: RangeRequest, signal: AbortSignal): Promise<void> {
     const { slots, priority, owner, fetch } = this.#options
-    using turn = await Turn.take(slots, { priority, owner }, signal)
+    using turn = await TransferSlot.take(slots, { priority, owner }, signal)
     try {
       await fetch(run, AbortSignal.any([signal, turn.preempted, run.over]))
     } catch (error) {

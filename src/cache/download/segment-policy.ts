@@ -22,7 +22,7 @@ interface SegmentsOptions {
   readonly now: () => Milliseconds
 }
 
-export class Segments {
+export class SegmentPolicy {
   readonly #options: SegmentsOptions
   #refusedUntil: Milliseconds = Number.NEGATIVE_INFINITY
   /** What was taken off the window, one for each complaint's halving, and since when. */

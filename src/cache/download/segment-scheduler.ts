@@ -1,10 +1,10 @@
 /**
- * The pieces of one large blob that come beside its main run: how many at once, which next, and whose rest is taken
- * over by somebody quicker.
+ * Scheduler of the parallel segments of one large blob, which come beside its main request: how many at once, which
+ * next, and whose rest is taken over by somebody quicker.
  *
- * The main run is the probe: nothing is asked for beside it before it was given the part it asked for. Pieces are taken
- * in order from the first gap on, so what is there without a gap grows all the time. What holds that up is never waited
- * for while somebody else could bring it.
+ * The main run is the probe: nothing is asked for beside it before it was given the part it asked for. Pieces are
+ * taken in order from the first gap on, so what is there without a gap grows all the time. What holds that up is never
+ * waited for while somebody else could bring it.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -12,9 +12,9 @@ import type { Ingest } from '../../storage/ingest/ingest.ts'
 import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 import { backoff } from '../../base/backoff.ts'
-import { Run, type Runs, type Stretch } from './range-requests.ts'
-import type { Segments } from './segment-policy.ts'
-import { Turn } from './transfer-slot.ts'
+import { RangeRequest, type RangeRequests, type RequestedRange } from './range-requests.ts'
+import type { SegmentPolicy } from './segment-policy.ts'
+import { TransferSlot } from './transfer-slot.ts'
 
 /** Of a rest, less is not worth waiting for; and by less no rate is told. */
 const WORTH_KEEPING: Bytes = 256 * 1024
@@ -26,27 +26,27 @@ const SLOW = 4
 const LONGEST_PAUSE: Milliseconds = 30_000
 
 interface PiecesOptions {
-  readonly segments: Segments
+  readonly segments: SegmentPolicy
   readonly slots: TransferSlots
   /** Of the whole download. */
   readonly priority: () => TransferPriority
   readonly owner: object
   readonly ingest: Ingest
-  readonly runs: Runs
+  readonly runs: RangeRequests
   readonly size: () => Bytes | undefined
   /** One request, as far as it goes. */
-  readonly fetch: (run: Run, signal: AbortSignal) => Promise<unknown>
+  readonly fetch: (run: RangeRequest, signal: AbortSignal) => Promise<unknown>
   /** A run has ended. */
   readonly onChange: () => void
   readonly log: Pick<Logger, 'debug'>
 }
 
-interface Next extends Stretch {
+interface Next extends RequestedRange {
   /** Whose rest it is, and whether that one is to leave all of it. */
-  readonly from?: Run
+  readonly from?: RangeRequest
 }
 
-export class Pieces {
+export class SegmentScheduler {
   readonly #options: PiecesOptions
   /** So many were begun; undefined while upstream has not given a part. */
   #count: number | undefined
@@ -79,13 +79,13 @@ export class Pieces {
    * With every complaint the window shrinks, so where upstream has had enough of us as a whole, there is a main run
    * before long that is alone, and has been all that may be for a while: what that one meets is a limit of all.
    */
-  isSpare(run: Run): boolean {
+  isSpare(run: RangeRequest): boolean {
     const { segments, runs } = this.#options
     return run.kind !== 'main' || (this.used && (runs.size > 1 || !segments.narrowest))
   }
 
   /** What the answer to a main run tells: it has the part it asked for, or all. */
-  answered(run: Run, ranged: boolean, signal: AbortSignal): void {
+  answered(run: RangeRequest, ranged: boolean, signal: AbortSignal): void {
     if (run.kind !== 'main' || !Number.isFinite(run.end)) return
     if (ranged) {
       this.#count = (this.#count ?? 0) + 1
@@ -123,16 +123,16 @@ export class Pieces {
 
   async #bring(signal: AbortSignal): Promise<void> {
     const { slots, owner, ingest, runs, segments } = this.#options
-    const begun: { run?: Run } = {}
+    const begun: { run?: RangeRequest } = {}
     const priority = (): TransferPriority => {
       const whole = this.#options.priority()
       // What comes next is what they wait for.
       const isNext = begun.run !== undefined && begun.run.start <= ingest.prefix
       return whole === 'asked' && !isNext ? 'share' : whole
     }
-    let turn: Turn
+    let turn: TransferSlot
     try {
-      turn = await Turn.take(slots, { priority, owner }, signal)
+      turn = await TransferSlot.take(slots, { priority, owner }, signal)
     } finally {
       this.#waiting -= 1
     }
@@ -140,7 +140,7 @@ export class Pieces {
     const next = this.#next()
     if (next === undefined || this.#count === undefined || segments.now < this.#notBefore) return
     this.#count += 1
-    const run = new Run('piece', next, segments.now)
+    const run = new RangeRequest('piece', next, segments.now)
     begun.run = run
     if (next.from !== undefined && next.start <= next.from.taken) next.from.leave()
     runs.add(run)
@@ -159,7 +159,7 @@ export class Pieces {
   }
 
   /** Others go on; nothing new is begun for a while. Told of main runs, too. */
-  failed(error: unknown, run: Run): void {
+  failed(error: unknown, run: RangeRequest): void {
     const { segments } = this.#options
     segments.failed(error, run.beganAt, this.#isShutOut(run))
     this.#failures += 1
@@ -169,13 +169,13 @@ export class Pieces {
   }
 
   /** Not so where nobody gets anything any more: then upstream is gone, and not full. */
-  #isShutOut(run: Run): boolean {
+  #isShutOut(run: RangeRequest): boolean {
     const { segments, runs } = this.#options
     if (run.kind !== 'piece' || run.taken > run.start) return false
     return runs.all.some((it) => it !== run && (it.rate(segments.now) ?? it.taken - it.start) > 0)
   }
 
-  #ended(run: Run): void {
+  #ended(run: RangeRequest): void {
     const brought = run.taken - run.start
     if (brought < WORTH_KEEPING) return
     const rate = brought / Math.max(this.#options.segments.now - run.beganAt, 1)
@@ -204,7 +204,7 @@ export class Pieces {
    * What somebody else is to bring of that run's stretch, so that both have done at the same time; undefined where that
    * would not help.
    */
-  #restOf(run: Run, size: Bytes): Next | undefined {
+  #restOf(run: RangeRequest, size: Bytes): Next | undefined {
     const { segments, runs } = this.#options
     const { now } = segments
     const end = runs.limitOf(run, size)

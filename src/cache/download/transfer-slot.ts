@@ -1,5 +1,6 @@
 /**
- * A turn to transfer from an upstream. Whoever must give it up for somebody that waits sees `preempted`.
+ * Transfer slot that one download holds at an upstream. A holder that must give it up for a client that waits sees
+ * `preempted`.
  */
 import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
 
@@ -10,7 +11,7 @@ interface TurnRequest {
   readonly owner: object
 }
 
-export class Turn implements Disposable {
+export class TransferSlot implements Disposable {
   readonly #preemption: AbortController
   readonly #slot: Disposable
 
@@ -20,10 +21,10 @@ export class Turn implements Disposable {
   }
 
   /** @throws the signal's reason */
-  static async take(slots: TransferSlots, request: TurnRequest, signal: AbortSignal): Promise<Turn> {
+  static async take(slots: TransferSlots, request: TurnRequest, signal: AbortSignal): Promise<TransferSlot> {
     const preemption = new AbortController()
     const preempt = (): void => preemption.abort(new Error('somebody else was asked for first'))
-    return new Turn(await slots.acquire({ ...request, preempt }, signal), preemption)
+    return new TransferSlot(await slots.acquire({ ...request, preempt }, signal), preemption)
   }
 
   get preempted(): AbortSignal {

@@ -1,5 +1,5 @@
 /**
- * When what is mirrored was last pulled: the latest in memory, written down now and then.
+ * Access times of mirrored blobs, for LRU eviction: the latest in memory, written down now and then.
  *
  * A blob is written at most once a minute, however often it is pulled, and all of them together. What a crash loses is
  * the last minute; a clean stop loses nothing.
@@ -23,7 +23,7 @@ interface RecencyOptions {
   readonly now: () => EpochMs
 }
 
-export class Recency implements AsyncDisposable {
+export class AccessTimes implements AsyncDisposable {
   readonly #options: RecencyOptions
   /** Not written down yet. */
   readonly #pulled = new Map<Digest, EpochMs>()

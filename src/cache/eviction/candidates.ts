@@ -1,5 +1,5 @@
 /**
- * What goes when an image goes, and which image is next.
+ * Eviction candidates: what goes when an image goes, and which image is next.
  *
  * With a manifest go its children, its layers and what refers to it, except what something else keeps: a manifest that
  * stays, a tag of its own, a pin, a push. An image was last pulled when the latest of all that goes with it was.
@@ -13,17 +13,17 @@ import type {
   MirroredBlob,
 } from '../../storage/metadata/eviction-index.ts'
 import { LOCAL, type EpochMs } from '../../storage/metadata/metadata.ts'
-import type { Pinned } from './pins.ts'
-import type { Recency } from './access-times.ts'
+import type { Pins } from './pins.ts'
+import type { AccessTimes } from './access-times.ts'
 
 interface CachedImagesOptions {
   readonly index: EvictionIndex
-  readonly recency: Pick<Recency, 'latest'>
-  readonly pinned: Pick<Pinned, 'by' | 'byLink'>
+  readonly recency: Pick<AccessTimes, 'latest'>
+  readonly pinned: Pick<Pins, 'by' | 'byLink'>
 }
 
 /** A manifest with all that goes with it; a blob that no manifest names; a config or layer of an image that stays. */
-export interface Doomed {
+export interface EvictionCandidate {
   readonly is: 'image' | 'blob' | 'part'
   readonly root: MirroredBlob
   /** Of an image; the root first. */
@@ -36,7 +36,7 @@ export interface Doomed {
 /** More than these need not be known: the thing is wanted. */
 const MANY = 1_000
 
-export class CachedImages {
+export class EvictionCandidates {
   readonly #options: CachedImagesOptions
 
   constructor(options: CachedImagesOptions) {
@@ -53,7 +53,7 @@ export class CachedImages {
     gone: ReadonlySet<Digest>,
     signal: AbortSignal,
     registry?: string,
-  ): AsyncGenerator<Doomed> {
+  ): AsyncGenerator<EvictionCandidate> {
     const { index, recency, pinned } = this.#options
     const line = new Line()
     for await (const { found, reached } of parts((after) => index.coldest(after), signal)) {
@@ -76,7 +76,7 @@ export class CachedImages {
   }
 
   /** Configs and layers of images that stay, least recently pulled first; nothing of what is pinned, or was pushed. */
-  async *leastRecentParts(signal: AbortSignal, registry?: string): AsyncGenerator<Doomed> {
+  async *leastRecentParts(signal: AbortSignal, registry?: string): AsyncGenerator<EvictionCandidate> {
     const { index, recency } = this.#options
     const line = new Line()
     for await (const { found, reached } of parts((after) => index.coldestParts(after), signal)) {
@@ -94,7 +94,7 @@ export class CachedImages {
   }
 
   /** @returns undefined when it is not here any more, or was pushed */
-  async whatGoesWith(digest: Digest, gone: ReadonlySet<Digest>): Promise<Doomed | undefined> {
+  async whatGoesWith(digest: Digest, gone: ReadonlySet<Digest>): Promise<EvictionCandidate | undefined> {
     const { index, pinned, recency } = this.#options
     const root = await index.mirrored(digest)
     if (root === undefined) return undefined

@@ -1,5 +1,5 @@
 /**
- * Keeps the mirror within its budget: when something has to go, and how much.
+ * Disk budget of the mirror (the evictor): when something has to go, and how much.
  *
  * Whoever pulls is never kept waiting for a budget, only for a disk that is full. One eviction runs at a time; what is
  * asked for while it runs is looked at after it. It costs a small share of the time, however large the index is.
@@ -7,7 +7,7 @@
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { IngestIdentity } from '../../storage/ingest/ingest.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import {
   bytesOf,
@@ -18,15 +18,15 @@ import {
   type Limits,
   type Share,
 } from './limits.ts'
-import type { Evicted, Eviction, Goal } from './eviction-order.ts'
-import type { Admission, Room } from './disk-space.ts'
+import type { Evicted, EvictionOrder, Goal } from './eviction-order.ts'
+import type { SpaceReservation, DiskSpace } from './disk-space.ts'
 import { sumOf, type CacheUsage, type Usage } from './usage.ts'
 import { abandonable } from '../../base/condition.ts'
 
 interface EvictorOptions {
   readonly usage: CacheUsage
-  readonly eviction: Pick<Eviction, 'pursue' | 'settle' | 'stranded' | 'dropStranded'>
-  readonly locks: Locks
+  readonly eviction: Pick<EvictionOrder, 'pursue' | 'settle' | 'stranded' | 'dropStranded'>
+  readonly locks: KeyedLocks
   readonly settings: () => BudgetSettings
   /** Of the file system that everything is on. */
   readonly space: () => Promise<{ readonly total: Bytes; readonly free: Bytes }>
@@ -57,7 +57,7 @@ interface Standing {
   readonly total: Bytes
 }
 
-export class Evictor implements Room, AsyncDisposable {
+export class DiskBudget implements DiskSpace, AsyncDisposable {
   readonly #options: EvictorOptions
   readonly #closing = new AbortController()
   #clock: NodeJS.Timeout | undefined
@@ -80,11 +80,11 @@ export class Evictor implements Room, AsyncDisposable {
 
   /** Looks by itself from now on. */
   start(): void {
-    this.#clock ??= setInterval(() => this.grew(), LOOK_EVERY_MS).unref()
-    this.grew()
+    this.#clock ??= setInterval(() => this.changed(), LOOK_EVERY_MS).unref()
+    this.changed()
   }
 
-  grew(): void {
+  changed(): void {
     if (this.#closing.signal.aborted || this.#soon !== undefined) return
     const wait = Math.min(Math.max(this.#restUntil - performance.now(), 0), LOOK_EVERY_MS)
     this.#soon = setTimeout(() => {
@@ -93,7 +93,7 @@ export class Evictor implements Room, AsyncDisposable {
     }, wait).unref()
   }
 
-  async admit(what: IngestIdentity, size: Bytes | undefined): Promise<Admission> {
+  async reserve(what: IngestIdentity, size: Bytes | undefined): Promise<SpaceReservation> {
     const { usage, space, eviction, log } = this.#options
     const wanted = size ?? 0
     let admission = usage.admit(what, wanted, 'keep')
@@ -102,7 +102,7 @@ export class Evictor implements Room, AsyncDisposable {
       if (wanted > roomFor(what.source, limits)) {
         admission[Symbol.dispose]()
         admission = usage.admit(what, wanted, 'transient')
-      } else this.grew()
+      } else this.changed()
       const lacking = async (): Promise<Bytes> => limits.minFree - (await space()).free + usage.outstanding
       if ((await lacking()) <= 0) return admission
       await abandonable(this.#run(), AbortSignal.timeout(PATIENCE_MS)).catch(() => undefined)
@@ -118,7 +118,7 @@ export class Evictor implements Room, AsyncDisposable {
     return { as: 'none', [Symbol.dispose]: () => undefined }
   }
 
-  async free(bytes: Bytes): Promise<boolean> {
+  async reclaim(bytes: Bytes): Promise<boolean> {
     if (this.#closing.signal.aborted) return false
     this.#urgent += bytes
     try {
@@ -247,7 +247,7 @@ export class Evictor implements Room, AsyncDisposable {
     this.#vainUntil.set(`${why} ${registry ?? ''}`, performance.now() + rest)
     const again = setTimeout(() => {
       this.#again.delete(again)
-      this.grew()
+      this.changed()
     }, rest).unref()
     this.#again.add(again)
   }

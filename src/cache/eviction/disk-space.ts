@@ -7,25 +7,25 @@
 import type { Bytes } from '../../base/units.ts'
 import type { IngestIdentity } from '../../storage/ingest/ingest.ts'
 
-export interface Room {
+export interface DiskSpace {
   /**
    * Asked before a download opens its file; makes room for it where it can. Does not throw.
    *
    * @param size undefined: nobody knows yet
    */
-  admit(what: IngestIdentity, size: Bytes | undefined): Promise<Admission>
+  reserve(what: IngestIdentity, size: Bytes | undefined): Promise<SpaceReservation>
   /**
    * The disk is full: frees so much, or what there is.
    *
    * @returns false when nothing is left that may go
    */
-  free(bytes: Bytes): Promise<boolean>
+  reclaim(bytes: Bytes): Promise<boolean>
   /** What is mirrored became more: whoever keeps the budget looks whether it is too much. Never waits. */
-  grew(): void
+  changed(): void
 }
 
 /** What was admitted is reckoned with until this is disposed: when its bytes are in the index, or have gone. */
-export interface Admission extends Disposable {
+export interface SpaceReservation extends Disposable {
   /**
    * - `keep`: it may stay when it is whole
    * - `transient`: it is larger than all of the budget. It may use a file for as long as somebody follows it.

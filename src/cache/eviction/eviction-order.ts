@@ -1,5 +1,5 @@
 /**
- * Takes away what was pulled longest ago, until enough has gone.
+ * Eviction in LRU order: takes away what was pulled longest ago, until enough has gone.
  *
  * First what is left of downloads that nobody has gone on with, then whole images and blobs that belong to none; only
  * when that is not enough, parts of images that are in use. What somebody reads or brings at this moment stays.
@@ -9,7 +9,7 @@ import type { Digest } from '../../oci/digest.ts'
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
 import type { IngestIdentity, IngestStore, PartialUpload } from '../../storage/ingest/ingest.ts'
 import { LOCAL, type EpochMs } from '../../storage/metadata/metadata.ts'
-import type { CachedImages, Doomed } from './candidates.ts'
+import type { EvictionCandidates, EvictionCandidate } from './candidates.ts'
 import { bytesIn, type Removal } from './removal.ts'
 
 export interface Goal {
@@ -22,7 +22,7 @@ export interface Goal {
 
 /** One thing that has gone, or would go. */
 export interface Evicted {
-  readonly what: Doomed['is'] | 'download'
+  readonly what: EvictionCandidate['is'] | 'download'
   /** As it is pulled; of an image by its tags, or by its digest where it has none. */
   readonly names: readonly string[]
   readonly digest: Digest
@@ -33,7 +33,7 @@ export interface Evicted {
 
 interface EvictionOptions {
   readonly index: EvictionIndex
-  readonly images: CachedImages
+  readonly images: EvictionCandidates
   readonly removal: Removal
   readonly ingests: Pick<IngestStore, 'downloads' | 'dropDownload' | 'uploads' | 'dropUpload'>
   /** Somebody is about to go on with that download. */
@@ -44,7 +44,7 @@ interface EvictionOptions {
 /** Whoever comes back for the rest of a download does so sooner. */
 const GIVEN_UP_MS: Milliseconds = 3_600_000
 
-export class Eviction {
+export class EvictionOrder {
   readonly #options: EvictionOptions
 
   constructor(options: EvictionOptions) {
@@ -104,7 +104,7 @@ export class Eviction {
   }
 
   async *#take(
-    candidates: AsyncIterable<Doomed>,
+    candidates: AsyncIterable<EvictionCandidate>,
     { registry, why }: Goal,
     gone: { readonly manifests: Set<Digest>; readonly blobs: Set<Digest> },
     dryRun: boolean,
@@ -151,7 +151,7 @@ export class Eviction {
   }
 
   /** By which people know it. */
-  async #namesOf({ is, root }: Doomed): Promise<string[]> {
+  async #namesOf({ is, root }: EvictionCandidate): Promise<string[]> {
     const { index } = this.#options
     if (is !== 'image') {
       const links = (await index.linking(root.digest)).filter(({ registry }) => registry !== LOCAL)

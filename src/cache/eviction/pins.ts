@@ -1,14 +1,14 @@
 /**
  * What `cache.pin` keeps: images by the names they are pulled under, `docker.io/library/alpine:3.*`.
  *
- * A glob without a tag keeps all tags of its names, and what was pulled there by its digest alone. What a pinned tag names is kept with all it refers to, and so is
- * what refers to it.
+ * A glob without a tag keeps all tags of its names, and what was pulled there by its digest alone. What a pinned tag
+ * names is kept with all it refers to, and so is what refers to it.
  */
 import type { Digest } from '../../oci/digest.ts'
 import { matchesAny } from '../../oci/glob.ts'
 import type { EvictionIndex, Holding } from '../../storage/metadata/eviction-index.ts'
 
-export class Pinned {
+export class Pins {
   readonly #globs: () => readonly string[]
   readonly #index: EvictionIndex
 

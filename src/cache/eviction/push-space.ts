@@ -37,7 +37,7 @@ interface Expected {
   untold: Bytes
 }
 
-export class PushRoom {
+export class PushSpace {
   readonly #options: PushRoomOptions
   readonly #expected = new Set<Expected>()
   /** What the last one who was refused would have needed. */

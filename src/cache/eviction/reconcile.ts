@@ -4,24 +4,25 @@
  * Files that the index has never heard of are written down as nobody's, from the moment at which they are found: they
  * count, the next pull of theirs is a hit, and they go when they are evicted, as what was pulled at that moment, or
  * collected, when the grace period has passed since. Nobody was told that they are here: a push is answered when the
- * index has it. Not those from before the index: it was lost, and what was pushed may be in them. What was mirrored and has no file, or one of another size, is forgotten: a miss that heals. What was
- * pushed is left to the scrub, whatever has become of it.
+ * index has it. Not those from before the index: it was lost, and what was pushed may be in them. What was mirrored
+ * and has no file, or one of another size, is forgotten: a miss that heals. What was pushed is left to the scrub,
+ * whatever has become of it.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { BlobStore, ListedBlob } from '../../storage/blobs/blob-store.ts'
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import { LOCAL, type EpochMs, type MetadataStore } from '../../storage/metadata/metadata.ts'
 
 interface ReconciliationOptions {
   readonly store: Pick<BlobStore, 'list' | 'stat' | 'delete'>
   readonly metadata: Pick<MetadataStore, 'transaction' | 'blobs'>
   readonly index: EvictionIndex
-  readonly locks: Locks
-  readonly holds: Pick<Holds, 'has'>
+  readonly locks: KeyedLocks
+  readonly holds: Pick<BlobHolds, 'has'>
   /** When the index came into being: it cannot know the files that were there before. */
   readonly indexSince: EpochMs
   readonly log: Logger

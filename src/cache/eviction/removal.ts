@@ -10,15 +10,15 @@ import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { EvictionIndex, Holding, MirroredBlob } from '../../storage/metadata/eviction-index.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
 } from '../../storage/metadata/metadata.ts'
-import type { Doomed } from './candidates.ts'
+import type { EvictionCandidate } from './candidates.ts'
 
 /** Commits of one group cost the disk one sync. */
 const AT_ONCE = 8
@@ -27,8 +27,8 @@ interface RemovalOptions {
   readonly store: Pick<BlobStore, 'delete' | 'stat'>
   readonly metadata: Pick<MetadataStore, 'transaction'>
   readonly index: EvictionIndex
-  readonly locks: Locks
-  readonly holds: Pick<Holds, 'has'>
+  readonly locks: KeyedLocks
+  readonly holds: Pick<BlobHolds, 'has'>
   readonly now: () => EpochMs
 }
 
@@ -49,12 +49,12 @@ export class Removal {
   }
 
   /** Somebody reads it, or brings it. */
-  isInUse({ manifests, blobs }: Doomed): boolean {
+  isInUse({ manifests, blobs }: EvictionCandidate): boolean {
     return [...manifests, ...blobs].some(({ digest }) => this.#options.holds.has(digest))
   }
 
   /** @returns what has really gone */
-  async take(doomed: Doomed, signal: AbortSignal): Promise<MirroredBlob[]> {
+  async take(doomed: EvictionCandidate, signal: AbortSignal): Promise<MirroredBlob[]> {
     const gone: MirroredBlob[] = []
     if (doomed.is === 'image') {
       if (!(await this.#takeManifests(doomed, signal))) return []
@@ -71,7 +71,7 @@ export class Removal {
   }
 
   /** All of them in one commit, or none: half an image would be of no use to anybody. */
-  async #takeManifests(doomed: Doomed, signal: AbortSignal): Promise<boolean> {
+  async #takeManifests(doomed: EvictionCandidate, signal: AbortSignal): Promise<boolean> {
     const { index, locks, holds, now } = this.#options
     using held = new DisposableStack()
     const digests = doomed.manifests.map(({ digest }) => digest)

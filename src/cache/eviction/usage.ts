@@ -9,7 +9,7 @@ import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
 import type { IngestIdentity, IngestStore, PartialDownload } from '../../storage/ingest/ingest.ts'
 import { LOCAL } from '../../storage/metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import type { Admission } from './disk-space.ts'
+import type { SpaceReservation } from './disk-space.ts'
 
 /** By registry; empty: nobody says whose they are. */
 type Shares = ReadonlyMap<string, Bytes>
@@ -84,7 +84,7 @@ export class CacheUsage {
   }
 
   /** @param size 0: nobody knows */
-  admit({ source, digest }: IngestIdentity, size: Bytes, as: 'keep' | 'transient'): Admission {
+  admit({ source, digest }: IngestIdentity, size: Bytes, as: 'keep' | 'transient'): SpaceReservation {
     const admitted = { source, digest, size, stays: as === 'keep' }
     this.#admitted.add(admitted)
     return { as, [Symbol.dispose]: () => this.#admitted.delete(admitted) }

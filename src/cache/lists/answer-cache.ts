@@ -15,7 +15,7 @@ import {
   type UpstreamAnswer,
   type UpstreamQuestion,
 } from '../../storage/metadata/upstream-answer-index.ts'
-import type { Room } from '../eviction/disk-space.ts'
+import type { DiskSpace } from '../eviction/disk-space.ts'
 
 /** A body that is larger is not kept: reading it takes some 30 ms. It has room for 50,000 tags of a common length. */
 export const MAX_KEPT_BODY: Bytes = 1024 * 1024
@@ -30,7 +30,7 @@ const PARSED_FACTOR = 4
 interface AnswerCacheOptions {
   readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction'>
   /** Told when there is more in the index. */
-  readonly room: Pick<Room, 'grew'>
+  readonly room: Pick<DiskSpace, 'changed'>
   readonly log: Logger
   readonly now: () => Milliseconds
   /** Of all answers in the index. */
@@ -105,7 +105,7 @@ export class AnswerCache {
         tx.putUpstreamAnswer(repository, question, answer, at)
         if (full) tx.trimUpstreamAnswers(Math.floor(maxWeight() * TRIM_TO))
       })
-      room.grew()
+      room.changed()
     } catch (error) {
       log.debug({ err: error }, 'what upstream answered was not remembered')
     }

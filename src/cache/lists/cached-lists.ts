@@ -2,8 +2,8 @@
  * A list of an upstream, cached as a tag is: young it answers from the index, old upstream is asked about it once for
  * however many wait, and what upstream cannot say is answered stale.
  *
- * Here is decided whether upstream is asked and how long it may take; `upstream-lists.ts` says which lists there are, and what
- * stands in for them.
+ * Here is decided whether upstream is asked and how long it may take; `upstream-lists.ts` says which lists there are,
+ * and what stands in for them.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -16,9 +16,9 @@ import type { AnswerCache } from './answer-cache.ts'
 import type { CacheStatus } from '../cache-status.ts'
 import { Freshness, goneList, type FreshnessSettings } from '../manifests/freshness.ts'
 import type { Collected, CollectOptions } from './list-pages.ts'
-import type { ManifestShelf } from '../manifests/manifest-store.ts'
-import { flightKey, repositoryKey, type MirroredName } from '../origin.ts'
-import { ownBytes } from '../../base/compact-buffer.ts'
+import type { ManifestStore } from '../manifests/manifest-store.ts'
+import { flightKey, repositoryKey, type MirrorRef } from '../origin.ts'
+import { compactBuffer } from '../../base/compact-buffer.ts'
 import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
 import { SingleFlight, type Flight } from '../../base/single-flight.ts'
 
@@ -42,7 +42,7 @@ const ENTRY_WEIGHT: Bytes = 256
 export interface CachedListsOptions {
   readonly metadata: Pick<MetadataStore, 'repositories'>
   readonly answers: AnswerCache
-  readonly shelf: Pick<ManifestShelf, 'serves'>
+  readonly shelf: Pick<ManifestStore, 'serves'>
   readonly freshness: () => FreshnessSettings
   readonly now: () => Milliseconds
 }
@@ -67,7 +67,7 @@ export interface Known<T> {
 
 /** One question about a repository, and how its answer is read. */
 export interface ListQuestion<T extends object> {
-  readonly repository: MirroredName
+  readonly repository: MirrorRef
   readonly question: UpstreamQuestion
   readonly subject?: Digest
   readonly ttlMs: Milliseconds
@@ -293,7 +293,7 @@ export class CachedLists {
       }
     }
     const { etag } = collected
-    const body = ownBytes(collected.body)
+    const body = compactBuffer(collected.body)
     const same =
       known?.answer.bodySize === body.length && (await answers.body(key, question))?.equals(body) === true
     if (same && known.answer.etag === etag) {

@@ -6,13 +6,13 @@
 import type { Digest } from '../../oci/digest.ts'
 import { subjectOfReferrersTag } from '../../oci/referrers.ts'
 import type { Tag } from '../../oci/reference.ts'
-import type { ManifestShelf } from '../manifests/manifest-store.ts'
-import type { MirroredName } from '../origin.ts'
+import type { ManifestStore } from '../manifests/manifest-store.ts'
+import type { MirrorRef } from '../origin.ts'
 
 /** @returns undefined also for the referrers tag of what this repository does not hold */
 export async function subjectHere(
-  shelf: Pick<ManifestShelf, 'heldWith'>,
-  repository: MirroredName,
+  shelf: Pick<ManifestStore, 'heldWith'>,
+  repository: MirrorRef,
   tag: Tag,
 ): Promise<Digest | undefined> {
   const start = subjectOfReferrersTag(tag)

@@ -35,8 +35,8 @@ import {
   pageOfTags,
   type ListedReferrer,
 } from './list-pages.ts'
-import type { ManifestShelf } from '../manifests/manifest-store.ts'
-import { repositoryKey, type MirroredName } from '../origin.ts'
+import type { ManifestStore } from '../manifests/manifest-store.ts'
+import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
 
 /** More than that of what is here is no list for anybody. */
@@ -44,7 +44,7 @@ const MOST_HERE = 10_000
 
 interface ListingsOptions extends CachedListsOptions {
   readonly metadata: Pick<MetadataStore, 'repositories' | 'tags' | 'manifests'>
-  readonly shelf: Pick<ManifestShelf, 'record' | 'namedManifest' | 'serves'>
+  readonly shelf: Pick<ManifestStore, 'record' | 'namedManifest' | 'serves'>
 }
 
 interface Referrers {
@@ -53,7 +53,7 @@ interface Referrers {
   readonly manifests: readonly ListedReferrer[]
 }
 
-export class Listings {
+export class UpstreamLists {
   readonly #options: ListingsOptions
   readonly #freshness: Freshness
   readonly #lists: CachedLists
@@ -69,7 +69,7 @@ export class Listings {
    * @throws OciError UNAVAILABLE, DENIED or NAME_UNKNOWN
    */
   async tags(
-    repository: MirroredName,
+    repository: MirrorRef,
     query: URLSearchParams,
     signal: AbortSignal,
   ): Promise<TagsAnswer | undefined> {
@@ -94,7 +94,7 @@ export class Listings {
    * @throws OciError UNAVAILABLE, DENIED or NAME_UNKNOWN
    */
   async referrers(
-    repository: MirroredName,
+    repository: MirrorRef,
     subject: Digest,
     query: URLSearchParams,
     signal: AbortSignal,
@@ -131,7 +131,7 @@ export class Listings {
 
   /** The descriptors of all that refers to it, as {@link referrers} would list them; undefined: there is no such API. */
   async allReferrers(
-    repository: MirroredName,
+    repository: MirrorRef,
     subject: Digest,
     signal: AbortSignal,
   ): Promise<readonly ListedReferrer[] | undefined> {
@@ -140,7 +140,7 @@ export class Listings {
   }
 
   /** The same, as far as it is here; asks nobody. */
-  async storedReferrers(repository: MirroredName, subject: Digest): Promise<readonly ListedReferrer[]> {
+  async storedReferrers(repository: MirrorRef, subject: Digest): Promise<readonly ListedReferrer[]> {
     return (await this.#lists.known(await this.#referrersOf(repository, subject)))?.value?.manifests ?? []
   }
 
@@ -149,7 +149,7 @@ export class Listings {
     return this.#lists.close()
   }
 
-  #tagList(repository: MirroredName): ListQuestion<readonly string[]> {
+  #tagList(repository: MirrorRef): ListQuestion<readonly string[]> {
     return {
       repository,
       question: TAG_LIST,
@@ -161,7 +161,7 @@ export class Listings {
     }
   }
 
-  async #referrersOf(repository: MirroredName, subject: Digest): Promise<ListQuestion<Referrers>> {
+  async #referrersOf(repository: MirrorRef, subject: Digest): Promise<ListQuestion<Referrers>> {
     const attestation = isAttestation(await this.#options.shelf.namedManifest(repository, subject))
     return {
       repository,
@@ -184,7 +184,7 @@ export class Listings {
    * there is none counts only where no tag is here.
    */
   async #staleTags(
-    repository: MirroredName,
+    repository: MirrorRef,
     known: Known<readonly string[]> | undefined,
     failure: UpstreamError,
   ): Promise<Listed<readonly string[]> | undefined> {
@@ -208,7 +208,7 @@ export class Listings {
 
   /** Of a manifest that is here: it is served for as long as it is, and so is what is known to refer to it. */
   async #staleReferrers(
-    repository: MirroredName,
+    repository: MirrorRef,
     subject: Digest,
     known: Known<Referrers> | undefined,
     failure: UpstreamError,
@@ -260,7 +260,7 @@ export class Listings {
 
   /** @throws UpstreamError when the limit is over first */
   async #withinLimit<T>(
-    { origin: { upstream } }: MirroredName,
+    { origin: { upstream } }: MirrorRef,
     limitMs: Milliseconds,
     client: AbortSignal,
     ask: (limit: AbortSignal) => Promise<T>,

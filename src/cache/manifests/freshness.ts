@@ -6,7 +6,7 @@ import type { Milliseconds } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'
 import type { Tag } from '../../oci/reference.ts'
 import type { UpstreamError } from '../../upstream/upstream.ts'
-import type { MirroredName, Origin } from '../origin.ts'
+import type { MirrorRef, Origin } from '../origin.ts'
 
 export interface FreshnessSettings {
   readonly negativeTtlMs: Milliseconds
@@ -42,7 +42,7 @@ export class Freshness {
     return this.#settings()
   }
 
-  isFresh({ origin }: MirroredName, record: Checked & { readonly tag: Tag }): boolean {
+  isFresh({ origin }: MirrorRef, record: Checked & { readonly tag: Tag }): boolean {
     return matchesAny(origin.immutableTags, record.tag) || this.isYoung(record, origin.tagTtlMs)
   }
 
@@ -54,7 +54,7 @@ export class Freshness {
   }
 
   /** How it answers all the same, which `/readyz` hears of; undefined: it was confirmed too long ago. */
-  stale(repository: MirroredName, record: Checked, failure: UpstreamError): Stale | undefined {
+  stale(repository: MirrorRef, record: Checked, failure: UpstreamError): Stale | undefined {
     const stale = this.staleList(repository, record, failure)
     const { origin, name } = repository
     if (stale !== undefined && failure.failure === 'denied') origin.state.servedDenied(name, failure.message)
@@ -62,7 +62,7 @@ export class Freshness {
   }
 
   /** The same for a list: that one is denied says nothing about pulls. */
-  staleList({ origin }: MirroredName, record: Checked, failure: UpstreamError): Stale | undefined {
+  staleList({ origin }: MirrorRef, record: Checked, failure: UpstreamError): Stale | undefined {
     const denied = failure.failure === 'denied'
     const age = this.#now() - record.checkedAt
     // Who is offline on purpose wants what is here, for as long as that lasts.
@@ -71,7 +71,7 @@ export class Freshness {
   }
 
   /** Whether it could answer, should no pull be spent on what it names now. */
-  mayStandIn({ origin }: MirroredName, record: Checked): boolean {
+  staleUsable({ origin }: MirrorRef, record: Checked): boolean {
     return this.#now() - record.checkedAt <= this.#longest(origin, false)
   }
 

@@ -19,9 +19,9 @@ import type { CacheStatus } from '../cache-status.ts'
 import type { AnswerCache } from '../lists/answer-cache.ts'
 import { ATTESTATION_TTL_MS, isAttestation } from '../prefetch/attestation.ts'
 import { Freshness, gone, marked, type FreshnessSettings, type Stale } from './freshness.ts'
-import type { Manifest, ManifestShelf } from './manifest-store.ts'
-import { headAnswer, headOf, ManifestSource, type Checked, type Fetched } from './manifest-fetcher.ts'
-import { flightKey, repositoryKey, type MirroredName } from '../origin.ts'
+import type { Manifest, ManifestStore } from './manifest-store.ts'
+import { headAnswer, headOf, ManifestFetcher, type Checked, type Fetched } from './manifest-fetcher.ts'
+import { flightKey, repositoryKey, type MirrorRef } from '../origin.ts'
 import { subjectHere } from '../lists/referrers-tag.ts'
 import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
 import { SingleFlight, type Flight } from '../../base/single-flight.ts'
@@ -32,7 +32,7 @@ import { abandonable } from '../../base/condition.ts'
 const WORK_BUDGETS = 2
 
 interface ManifestCacheOptions {
-  readonly shelf: ManifestShelf
+  readonly shelf: ManifestStore
   readonly metadata: MetadataStore
   readonly answers: AnswerCache
   readonly health: StorageHealth
@@ -53,18 +53,18 @@ export class ManifestCache {
   readonly #closing = new AbortController()
   readonly #fetches = new SingleFlight<Fetched>()
   readonly #checks = new SingleFlight<Checked>()
-  readonly #source: ManifestSource
+  readonly #source: ManifestFetcher
   readonly #freshness: Freshness
 
   constructor(options: ManifestCacheOptions) {
     this.#options = options
     this.#freshness = new Freshness(options.freshness, options.now)
-    this.#source = new ManifestSource({ ...options, negativeTtlMs: () => options.freshness().negativeTtlMs })
+    this.#source = new ManifestFetcher({ ...options, negativeTtlMs: () => options.freshness().negativeTtlMs })
   }
 
   /** @throws OciError when upstream is needed and cannot; `undefined` when it says that there is none */
   async get(
-    repository: MirroredName,
+    repository: MirrorRef,
     reference: Reference,
     signal: AbortSignal,
   ): Promise<CachedManifest | undefined> {
@@ -96,7 +96,8 @@ export class ManifestCache {
     const spared = this.spares(repository, reference)
     const instead = spared === undefined ? undefined : stale(spared)
     if (instead !== undefined) return instead
-    const spare = held !== undefined && record !== undefined && this.#freshness.mayStandIn(repository, record)
+    const spare =
+      held !== undefined && record !== undefined && this.#freshness.staleUsable(repository, record)
     const inStead = held !== undefined || this.#wouldStandIn(repository, absence)
     return this.#within(repository, inStead, stale, signal, async (budget) => {
       const { answer, joined } = await this.#fetches.join(flightKey(repository.origin, what), budget, () =>
@@ -112,7 +113,7 @@ export class ManifestCache {
 
   /** Like {@link get}, but never costs upstream more than a HEAD where a HEAD can tell. */
   async head(
-    repository: MirroredName,
+    repository: MirrorRef,
     reference: Reference,
     signal: AbortSignal,
   ): Promise<ManifestHead | undefined> {
@@ -146,7 +147,7 @@ export class ManifestCache {
     if (told !== undefined && this.#freshness.isFresh(repository, told) && !this.#failing(repository)) {
       return toldByHead(await this.#options.shelf.described(repository, told))
     }
-    const spare = promised && this.#freshness.mayStandIn(repository, record)
+    const spare = promised && this.#freshness.staleUsable(repository, record)
     return this.#within(
       repository,
       promised || this.#wouldStandIn(repository, absence),
@@ -169,11 +170,7 @@ export class ManifestCache {
    *
    * @throws OciError when upstream cannot say
    */
-  async refresh(
-    repository: MirroredName,
-    tag: Tag,
-    signal: AbortSignal,
-  ): Promise<CachedManifest | undefined> {
+  async refresh(repository: MirrorRef, tag: Tag, signal: AbortSignal): Promise<CachedManifest | undefined> {
     const key = flightKey(repository.origin, `${repository.name}:${tag}`)
     const known = await this.#options.metadata.tags.get(repositoryKey(repository), tag)
     const record = known?.deletedAt === undefined ? known : undefined
@@ -193,13 +190,13 @@ export class ManifestCache {
   }
 
   /** Resolves when what is being fetched of it at the moment, if anything is, has been written down. */
-  async settled(repository: MirroredName, reference: Reference): Promise<void> {
+  async settled(repository: MirrorRef, reference: Reference): Promise<void> {
     const at = isDigestReference(reference) ? '@' : ':'
     await this.#fetches.settled(flightKey(repository.origin, `${repository.name}${at}${reference}`))
   }
 
   /** What upstream said of it is not believed any more: it was taken away by hand, and the next pull asks anew. */
-  forget(repository: MirroredName, reference: Reference): void {
+  forget(repository: MirrorRef, reference: Reference): void {
     this.#source.forget(repository, reference)
   }
 
@@ -210,7 +207,7 @@ export class ManifestCache {
   }
 
   async #getDigest(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     signal: AbortSignal,
   ): Promise<CachedManifest | undefined> {
@@ -231,7 +228,7 @@ export class ManifestCache {
   }
 
   async #headDigest(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     signal: AbortSignal,
   ): Promise<ManifestHead | undefined> {
@@ -257,7 +254,7 @@ export class ManifestCache {
   }
 
   /** The tag as we know it; tombstones do not count. */
-  async #record(repository: MirroredName, tag: Tag, what: string): Promise<TagRecord | 'absent' | undefined> {
+  async #record(repository: MirrorRef, tag: Tag, what: string): Promise<TagRecord | 'absent' | undefined> {
     const { state } = repository.origin
     if (state.isAbsent(what)) return 'absent'
     if (state.isAbsent(repository.name)) throw nameUnknown(repository)
@@ -269,7 +266,7 @@ export class ManifestCache {
    * What is known of a tag that is not here: since when upstream says that there is none, and whether it is the
    * referrers tag of a manifest that is here. Undefined: nothing.
    */
-  async #absence(repository: MirroredName, tag: Tag): Promise<Absence | undefined> {
+  async #absence(repository: MirrorRef, tag: Tag): Promise<Absence | undefined> {
     const { metadata, answers, shelf } = this.#options
     const key = repositoryKey(repository)
     const answer = await answers.get(key, tagQuestion(tag))
@@ -283,15 +280,15 @@ export class ManifestCache {
   }
 
   /** Whether "there is none" could answer, should upstream not say. */
-  #wouldStandIn(repository: MirroredName, absence: Absence | undefined): boolean {
+  #wouldStandIn(repository: MirrorRef, absence: Absence | undefined): boolean {
     if (absence === undefined) return false
     const { checkedAt, subject } = absence
     if (subject !== undefined) return true
-    return checkedAt !== undefined && this.#freshness.mayStandIn(repository, { checkedAt })
+    return checkedAt !== undefined && this.#freshness.staleUsable(repository, { checkedAt })
   }
 
   /** @throws OciError MANIFEST_UNKNOWN, marked stale, where upstream's "there is none" still counts */
-  #assertNotAbsent(repository: MirroredName, tag: Tag, absence: Absence, failure: UpstreamError): void {
+  #assertNotAbsent(repository: MirrorRef, tag: Tag, absence: Absence, failure: UpstreamError): void {
     const { checkedAt, subject } = absence
     const stale =
       checkedAt === undefined ? undefined : this.#freshness.stale(repository, { checkedAt }, failure)
@@ -307,7 +304,7 @@ export class ManifestCache {
   }
 
   /** Since when that tag is known not to be there, as far as it still counts without asking. For people. */
-  async isKnownAbsent(repository: MirroredName, tag: Tag): Promise<boolean> {
+  async isKnownAbsent(repository: MirrorRef, tag: Tag): Promise<boolean> {
     return (await this.#absence(repository, tag))?.fresh === true
   }
 
@@ -315,15 +312,15 @@ export class ManifestCache {
    * Why what the tag has become, as upstream said within the TTL, is not fetched now; undefined: nobody said so, or
    * nothing keeps us from it.
    */
-  spares(repository: MirroredName, tag: Tag): UpstreamError | undefined {
+  spares(repository: MirrorRef, tag: Tag): UpstreamError | undefined {
     const told = this.#source.toldMove(repository, tag)
     if (told === undefined || !this.#freshness.isFresh(repository, told)) return undefined
     const { upstream, reserve } = repository.origin
-    return upstream.sparing(reserve)
+    return upstream.quotaBelow(reserve)
   }
 
   /** Then what is here answers, not what can be had from upstream alone. */
-  #failing({ origin, name }: MirroredName): boolean {
+  #failing({ origin, name }: MirrorRef): boolean {
     return origin.state.failing(name) !== undefined
   }
 
@@ -332,7 +329,7 @@ export class ManifestCache {
    * The work behind `ask` goes on when the budget is over.
    */
   async #within<T>(
-    repository: MirroredName,
+    repository: MirrorRef,
     hasStale: boolean,
     stale: (failure: UpstreamError) => T | undefined,
     client: AbortSignal,
@@ -358,13 +355,13 @@ export class ManifestCache {
   }
 
   /** Nothing here can answer. */
-  async #refuse(repository: MirroredName, failure: UpstreamError): Promise<never> {
+  async #refuse(repository: MirrorRef, failure: UpstreamError): Promise<never> {
     throw await refusalOf(failure, repository, this.#options.metadata.repositories)
   }
 
   /** One piece of work upstream, with its own end, reported to the state whoever still waits. */
   async #work<T>(
-    repository: MirroredName,
+    repository: MirrorRef,
     work: (signal: AbortSignal) => Promise<Flight<T>>,
   ): Promise<Flight<T>> {
     const { state, upstream } = repository.origin

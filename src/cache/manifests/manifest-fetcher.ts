@@ -13,13 +13,13 @@ import type { UpstreamManifest } from '../../upstream/upstream.ts'
 import type { ManifestHead } from '../answers.ts'
 import type { CacheStatus } from '../cache-status.ts'
 import { gone } from './freshness.ts'
-import { ManifestKeeper, type ManifestKeeperOptions } from './manifest-recorder.ts'
+import { ManifestRecorder, type ManifestRecorderOptions } from './manifest-recorder.ts'
 import type { Manifest } from './manifest-store.ts'
-import { repositoryKey, type MirroredName } from '../origin.ts'
+import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { subjectHere } from '../lists/referrers-tag.ts'
 import type { Flight } from '../../base/single-flight.ts'
 
-interface ManifestSourceOptions extends ManifestKeeperOptions {
+interface ManifestSourceOptions extends ManifestRecorderOptions {
   /** How long "there is none" is believed. */
   readonly negativeTtlMs: () => Milliseconds
 }
@@ -34,37 +34,37 @@ export type Fetched =
   { readonly manifest: Manifest; readonly cache: CacheStatus; readonly warning?: string } | false
 export type Checked = { readonly head: Head; readonly cache: CacheStatus; readonly warning?: string } | false
 
-export class ManifestSource {
+export class ManifestFetcher {
   readonly #options: ManifestSourceOptions
   /** By digest, what HEAD said of manifests that are not here. */
   readonly #heads = new LRUCache<string, Head>({
     maxSize: HEADS_WEIGHT,
     sizeCalculation: ({ mediaType }, key) => HEAD_WEIGHT + key.length + mediaType.length,
   })
-  readonly #keeper: ManifestKeeper
+  readonly #keeper: ManifestRecorder
 
   constructor(options: ManifestSourceOptions) {
     this.#options = options
-    this.#keeper = new ManifestKeeper(options)
+    this.#keeper = new ManifestRecorder(options)
   }
 
   /** What a HEAD said before; `absent` for as long as that is believed. */
-  rememberedHead(repository: MirroredName, reference: Reference): Head | 'absent' | undefined {
+  rememberedHead(repository: MirrorRef, reference: Reference): Head | 'absent' | undefined {
     const key = headKey(repository, reference)
     return this.#heads.get(key) ?? (repository.origin.state.isAbsent(key) ? 'absent' : undefined)
   }
 
   /** What a HEAD told that a tag has become, and that is not here yet. */
-  toldMove(repository: MirroredName, tag: Tag): TagRecord | undefined {
+  toldMove(repository: MirrorRef, tag: Tag): TagRecord | undefined {
     return this.#keeper.moves.get(repository, tag)
   }
 
   /** Upstream said a short while ago that it is gone, and it is kept. */
-  isGone(repository: MirroredName, tag: Tag): boolean {
+  isGone(repository: MirrorRef, tag: Tag): boolean {
     return repository.origin.state.isAbsent(goneKey(repository, tag))
   }
 
-  forget(repository: MirroredName, reference: Reference): void {
+  forget(repository: MirrorRef, reference: Reference): void {
     const { state } = repository.origin
     const key = headKey(repository, reference)
     this.#heads.delete(key)
@@ -84,7 +84,7 @@ export class ManifestSource {
    * @param record what is known of it
    */
   async fetchTag(
-    repository: MirroredName,
+    repository: MirrorRef,
     tag: Tag,
     record: TagRecord | undefined,
     signal: AbortSignal,
@@ -100,7 +100,7 @@ export class ManifestSource {
    * @param spare something here can answer: it is no use to spend one of the last pulls
    */
   async revalidate(
-    repository: MirroredName,
+    repository: MirrorRef,
     record: TagRecord,
     spare: boolean,
     signal: AbortSignal,
@@ -135,9 +135,9 @@ export class ManifestSource {
    * @param told what the tag has become, to be remembered
    * @throws UpstreamError when no pull is to be spent
    */
-  #spare(repository: MirroredName, told?: TagRecord): void {
+  #spare(repository: MirrorRef, told?: TagRecord): void {
     const { upstream, reserve } = repository.origin
-    const why = upstream.sparing(reserve)
+    const why = upstream.quotaBelow(reserve)
     if (why === undefined) return
     if (told !== undefined) this.#keeper.moves.tell(repository, told)
     throw why
@@ -153,7 +153,7 @@ export class ManifestSource {
    * @param tag what it is to be remembered as, besides
    */
   async fetchDigest(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     tag: Tag | undefined,
     signal: AbortSignal,
@@ -175,7 +175,7 @@ export class ManifestSource {
 
   /** The bytes are here for another repository: may this one read them? */
   async #heldForOthers(
-    repository: MirroredName,
+    repository: MirrorRef,
     digest: Digest,
     signal: AbortSignal,
   ): Promise<Manifest | undefined> {
@@ -196,7 +196,7 @@ export class ManifestSource {
    * @param spare who is told of a digest fetches it: it is no use to spend one of the last pulls on that
    */
   async checkTag(
-    repository: MirroredName,
+    repository: MirrorRef,
     tag: Tag,
     record: TagRecord | undefined,
     spare: boolean,
@@ -228,14 +228,14 @@ export class ManifestSource {
   }
 
   /** What the tag named is here, and what it names now is not. */
-  async #isAllThereIs(repository: MirroredName, record: TagRecord, now: Digest): Promise<boolean> {
+  async #isAllThereIs(repository: MirrorRef, record: TagRecord, now: Digest): Promise<boolean> {
     const { shelf } = this.#options
     if ((await shelf.record(repository, now)) !== undefined) return false
     return (await shelf.get(record.digest, record.mediaType)) !== undefined
   }
 
   /** One HEAD by digest. */
-  async checkDigest(repository: MirroredName, digest: Digest, signal: AbortSignal): Promise<Flight<Checked>> {
+  async checkDigest(repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<Flight<Checked>> {
     const found = await repository.origin.upstream.headManifest(repository.name, digest, signal)
     if (found.result === 'absent') return this.#absentHead(repository, digest)
     if (found.result === 'unusable' || isVague(found.mediaType) || found.digest !== digest) {
@@ -247,16 +247,12 @@ export class ManifestSource {
   }
 
   /** No proof, but enough not to ask with HEAD again for a while; a GET is asked all the same. */
-  #absentHead(repository: MirroredName, reference: Reference): Flight<false> {
+  #absentHead(repository: MirrorRef, reference: Reference): Flight<false> {
     repository.origin.state.rememberAbsent(headKey(repository, reference), this.#options.negativeTtlMs())
     return { answer: false }
   }
 
-  async #absentTag(
-    repository: MirroredName,
-    tag: Tag,
-    record: TagRecord | undefined,
-  ): Promise<Flight<Fetched>> {
+  async #absentTag(repository: MirrorRef, tag: Tag, record: TagRecord | undefined): Promise<Flight<Fetched>> {
     const { origin, name } = repository
     const { shelf, negativeTtlMs } = this.#options
     if (record !== undefined && origin.on404 === 'keep') {
@@ -273,9 +269,9 @@ export class ManifestSource {
   }
 
   /** Answers at once; writing it down goes on behind. */
-  #keep(repository: MirroredName, found: UpstreamManifest, tag: Tag | undefined): Flight<Fetched> {
+  #keep(repository: MirrorRef, found: UpstreamManifest, tag: Tag | undefined): Flight<Fetched> {
     const manifest = this.#keeper.parse(repository, found)
-    const cache = this.#options.health.resting ? 'bypass' : 'miss'
+    const cache = this.#options.health.backingOff ? 'bypass' : 'miss'
     const { warning } = found
     return {
       answer: { manifest, cache, ...(warning === undefined ? {} : { warning }) },
@@ -284,12 +280,12 @@ export class ManifestSource {
   }
 }
 
-function headKey({ origin, name }: MirroredName, reference: Reference): string {
+function headKey({ origin, name }: MirrorRef, reference: Reference): string {
   return `HEAD ${origin.upstream.key} ${name} ${reference}`
 }
 
 /** What {@link UpstreamState} remembers of a tag that is gone and kept. */
-export function goneKey({ name }: Pick<MirroredName, 'name'>, tag: Tag): string {
+export function goneKey({ name }: Pick<MirrorRef, 'name'>, tag: Tag): string {
   return `gone ${name}:${tag}`
 }
 

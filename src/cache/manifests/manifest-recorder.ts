@@ -11,14 +11,14 @@ import type { MetadataStore, TagRecord } from '../../storage/metadata/metadata.t
 import { StorageError } from '../../storage/storage-error.ts'
 import { tagQuestion } from '../../storage/metadata/upstream-answer-index.ts'
 import { UpstreamError, type UpstreamManifest } from '../../upstream/upstream.ts'
-import type { Manifest, ManifestShelf } from './manifest-store.ts'
-import { MovedTags } from './pending-tag-moves.ts'
+import type { Manifest, ManifestStore } from './manifest-store.ts'
+import { PendingTagMoves } from './pending-tag-moves.ts'
 import type { AnswerCache } from '../lists/answer-cache.ts'
-import { repositoryKey, type MirroredName } from '../origin.ts'
+import { repositoryKey, type MirrorRef } from '../origin.ts'
 import type { StorageHealth } from '../resilience/storage-health.ts'
 
-export interface ManifestKeeperOptions {
-  readonly shelf: ManifestShelf
+export interface ManifestRecorderOptions {
+  readonly shelf: ManifestStore
   readonly metadata: MetadataStore
   readonly answers: Pick<AnswerCache, 'put'>
   readonly health: StorageHealth
@@ -26,16 +26,16 @@ export interface ManifestKeeperOptions {
   readonly now: () => Milliseconds
 }
 
-export class ManifestKeeper {
-  readonly moves = new MovedTags()
-  readonly #options: ManifestKeeperOptions
+export class ManifestRecorder {
+  readonly moves = new PendingTagMoves()
+  readonly #options: ManifestRecorderOptions
 
-  constructor(options: ManifestKeeperOptions) {
+  constructor(options: ManifestRecorderOptions) {
     this.#options = options
   }
 
   /** @throws UpstreamError where it is none */
-  parse(repository: MirroredName, { digest, bytes, contentType }: UpstreamManifest): Manifest {
+  parse(repository: MirrorRef, { digest, bytes, contentType }: UpstreamManifest): Manifest {
     try {
       return { digest, bytes, content: parseManifest(bytes, contentType) }
     } catch (error) {
@@ -44,10 +44,10 @@ export class ManifestKeeper {
     }
   }
 
-  async keep(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
+  async keep(repository: MirrorRef, manifest: Manifest, tag: Tag | undefined): Promise<void> {
     const { shelf, health } = this.#options
-    if (health.resting) {
-      health.spared()
+    if (health.backingOff) {
+      health.skipped()
       return this.#putName(repository)
     }
     try {
@@ -57,19 +57,19 @@ export class ManifestKeeper {
     } catch (error) {
       // A database that takes no writes is no reason to spare the disk, and has been spoken of.
       if (error instanceof StorageError) return
-      health.refused('a manifest', error)
+      health.writeFailed('a manifest', error)
       await this.#putName(repository)
     }
   }
 
   /** That upstream has it: else it might pass for one that is about to be pushed for the first time. */
-  #putName(repository: MirroredName): Promise<void> {
+  #putName(repository: MirrorRef): Promise<void> {
     return this.#remember((metadata, at) =>
       metadata.transaction((tx) => tx.putRepository(repositoryKey(repository), at)),
     )
   }
 
-  putTag(repository: MirroredName, record: TagRecord): Promise<void> {
+  putTag(repository: MirrorRef, record: TagRecord): Promise<void> {
     const key = repositoryKey(repository)
     this.moves.forget(repository, record.tag)
     return this.#remember((metadata, at) =>
@@ -80,7 +80,7 @@ export class ManifestKeeper {
     )
   }
 
-  confirm(repository: MirroredName, record: TagRecord): Promise<void> {
+  confirm(repository: MirrorRef, record: TagRecord): Promise<void> {
     this.moves.forget(repository, record.tag)
     return this.#remember((metadata, at) =>
       metadata.transaction((tx) => tx.confirmTag(repositoryKey(repository), record.tag, record.digest, at)),
@@ -88,7 +88,7 @@ export class ManifestKeeper {
   }
 
   /** @param about the manifest that it is the referrers tag of, if it is */
-  async bury(repository: MirroredName, tag: Tag, about: Digest | undefined): Promise<void> {
+  async bury(repository: MirrorRef, tag: Tag, about: Digest | undefined): Promise<void> {
     this.moves.forget(repository, tag)
     const { answers, shelf, now } = this.#options
     const key = repositoryKey(repository)
@@ -100,7 +100,7 @@ export class ManifestKeeper {
   }
 
   /** Tags that have moved there name it from now on. */
-  async #arrived(repository: MirroredName, digest: Digest): Promise<void> {
+  async #arrived(repository: MirrorRef, digest: Digest): Promise<void> {
     for (const told of this.moves.arrived(repository, digest)) await this.putTag(repository, told)
   }
 

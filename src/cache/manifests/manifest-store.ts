@@ -12,13 +12,13 @@ import { turnFor } from '../../base/turns.ts'
 import { contentWeight, parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import type { Tag } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { ManifestRecord, MetadataStore } from '../../storage/metadata/metadata.ts'
-import { repositoryKey, type MirroredName } from '../origin.ts'
-import { ownBytes } from '../../base/compact-buffer.ts'
-import type { Room } from '../eviction/disk-space.ts'
+import { repositoryKey, type MirrorRef } from '../origin.ts'
+import { compactBuffer } from '../../base/compact-buffer.ts'
+import type { DiskSpace } from '../eviction/disk-space.ts'
 
 export interface Manifest {
   readonly digest: Digest
@@ -29,13 +29,13 @@ export interface Manifest {
 const NEVER = new AbortController().signal
 const HOT_BYTES: Bytes = 64 * 1024 * 1024
 
-export class ManifestShelf {
+export class ManifestStore {
   readonly #store: BlobStore
   readonly #ingests: IngestStore
   readonly #metadata: MetadataStore
-  readonly #locks: Locks
-  readonly #holds: Pick<Holds, 'hold'>
-  readonly #room: Pick<Room, 'grew'>
+  readonly #locks: KeyedLocks
+  readonly #holds: Pick<BlobHolds, 'hold'>
+  readonly #room: Pick<DiskSpace, 'changed'>
   readonly #suspect: (digest: Digest) => void
   readonly #now: () => Milliseconds
   readonly #hot = new LRUCache<Digest, Manifest>({
@@ -45,15 +45,15 @@ export class ManifestShelf {
   })
 
   /** Given out already, and just being written down: the index does not know them yet. */
-  readonly #beingKept = new Set<{ readonly repository: MirroredName; readonly manifest: Manifest }>()
+  readonly #beingKept = new Set<{ readonly repository: MirrorRef; readonly manifest: Manifest }>()
 
   constructor(options: {
     store: BlobStore
     ingests: IngestStore
     metadata: MetadataStore
-    locks: Locks
-    holds: Pick<Holds, 'hold'>
-    room: Pick<Room, 'grew'>
+    locks: KeyedLocks
+    holds: Pick<BlobHolds, 'hold'>
+    room: Pick<DiskSpace, 'changed'>
     /** Looks more closely at what is not what its name says, and takes it away. */
     suspect: (digest: Digest) => void
     now: () => Milliseconds
@@ -117,7 +117,7 @@ export class ManifestShelf {
   }
 
   /** What this repository holds by that digest; its bytes may have been lost. */
-  async record(repository: MirroredName, digest: Digest): Promise<ManifestRecord | undefined> {
+  async record(repository: MirrorRef, digest: Digest): Promise<ManifestRecord | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       if (manifest.digest === digest) {
         return { digest, size: manifest.bytes.length, mediaType: manifest.content.mediaType }
@@ -133,7 +133,7 @@ export class ManifestShelf {
    * - `lost`: it was here under this name, and is not, or not whole
    */
   async described(
-    repository: MirroredName,
+    repository: MirrorRef,
     told: ManifestRecord,
   ): Promise<ManifestRecord & { readonly state: 'here' | 'lost' | 'told' }> {
     const { digest } = told
@@ -143,14 +143,14 @@ export class ManifestShelf {
   }
 
   /** Whether anything of this repository was served: else it may be a name that somebody made up. */
-  async serves(repository: MirroredName): Promise<boolean> {
+  async serves(repository: MirrorRef): Promise<boolean> {
     for (const _ of this.#keptFor(repository)) return true
     const known = await this.#metadata.repositories.get(repositoryKey(repository))
     return known?.servedAt !== undefined && known.deletedAt === undefined
   }
 
   /** The first that this repository holds whose digest begins like that. */
-  async heldWith(repository: MirroredName, start: string): Promise<Digest | undefined> {
+  async heldWith(repository: MirrorRef, start: string): Promise<Digest | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       if (manifest.digest.startsWith(start)) return manifest.digest
     }
@@ -164,7 +164,7 @@ export class ManifestShelf {
   }
 
   /** The descriptor by which an index of this repository names that manifest. */
-  async namedManifest(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+  async namedManifest(repository: MirrorRef, digest: Digest): Promise<Descriptor | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       const found = manifest.content.manifests.find((descriptor) => descriptor.digest === digest)
       if (found !== undefined) return found
@@ -174,14 +174,14 @@ export class ManifestShelf {
   }
 
   /** It holds that manifest, or an index of it names one: what BuildKit's cache lists there are layers. */
-  async knows(repository: MirroredName, digest: Digest): Promise<boolean> {
+  async knows(repository: MirrorRef, digest: Digest): Promise<boolean> {
     if ((await this.record(repository, digest)) !== undefined) return true
     const named = await this.namedManifest(repository, digest)
     return named !== undefined && isManifestType(named.mediaType)
   }
 
   /** The descriptor by which a manifest of this repository names that config or layer. */
-  async namedBlob(repository: MirroredName, digest: Digest): Promise<Descriptor | undefined> {
+  async namedBlob(repository: MirrorRef, digest: Digest): Promise<Descriptor | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       const { config, layers } = manifest.content
       const found = [config, ...layers].find((descriptor) => descriptor?.digest === digest)
@@ -191,7 +191,7 @@ export class ManifestShelf {
     return named === undefined || named.role === 'manifest' ? undefined : named
   }
 
-  *#keptFor({ origin, name }: MirroredName): Iterable<{ readonly manifest: Manifest }> {
+  *#keptFor({ origin, name }: MirrorRef): Iterable<{ readonly manifest: Manifest }> {
     for (const kept of this.#beingKept) {
       if (kept.repository.origin === origin && kept.repository.name === name) yield kept
     }
@@ -203,7 +203,7 @@ export class ManifestShelf {
    *
    * @throws the system's error when the disk or the database will not
    */
-  async keep(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
+  async keep(repository: MirrorRef, manifest: Manifest, tag: Tag | undefined): Promise<void> {
     const kept = { repository, manifest }
     this.#beingKept.add(kept)
     try {
@@ -213,12 +213,12 @@ export class ManifestShelf {
     }
   }
 
-  async #keep(repository: MirroredName, manifest: Manifest, tag: Tag | undefined): Promise<void> {
+  async #keep(repository: MirrorRef, manifest: Manifest, tag: Tag | undefined): Promise<void> {
     const key = repositoryKey(repository)
     const { digest, bytes, content } = manifest
     // A slow disk does not make what upstream said any newer.
     const at = this.#now()
-    this.#hot.set(digest, { ...manifest, bytes: ownBytes(bytes) })
+    this.#hot.set(digest, { ...manifest, bytes: compactBuffer(bytes) })
     // Until the index knows it: a collector would find bytes that nobody names.
     using _kept = this.#holds.hold(digest)
     using _held = await this.#locks.exclusive(`blob ${digest}`, NEVER)
@@ -241,7 +241,7 @@ export class ManifestShelf {
         })
       }
     })
-    this.#room.grew()
+    this.#room.changed()
   }
 
   async #write(source: string, { digest, bytes }: Manifest): Promise<void> {

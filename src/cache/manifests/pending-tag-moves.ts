@@ -8,27 +8,27 @@ import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { Tag } from '../../oci/reference.ts'
 import type { TagRecord } from '../../storage/metadata/metadata.ts'
-import type { MirroredName } from '../origin.ts'
+import type { MirrorRef } from '../origin.ts'
 
-export class MovedTags {
+export class PendingTagMoves {
   // Of a size, not of a number: room for a number would be taken at once.
   readonly #told = new LRUCache<string, TagRecord>({ maxSize: 1_000, sizeCalculation: () => 1 })
 
-  get(repository: MirroredName, tag: Tag): TagRecord | undefined {
+  get(repository: MirrorRef, tag: Tag): TagRecord | undefined {
     return this.#told.get(keyOf(repository, tag))
   }
 
-  tell(repository: MirroredName, told: TagRecord): void {
+  tell(repository: MirrorRef, told: TagRecord): void {
     this.#told.set(keyOf(repository, told.tag), told)
   }
 
   /** What it names is written down, or it names nothing any more. */
-  forget(repository: MirroredName, tag: Tag): void {
+  forget(repository: MirrorRef, tag: Tag): void {
     this.#told.delete(keyOf(repository, tag))
   }
 
   /** Those that name it, which are forgotten here: it has come. */
-  arrived(repository: MirroredName, digest: Digest): TagRecord[] {
+  arrived(repository: MirrorRef, digest: Digest): TagRecord[] {
     return [...this.#told.entries()].flatMap(([key, told]) => {
       if (told.digest !== digest || key !== keyOf(repository, told.tag)) return []
       this.#told.delete(key)
@@ -37,6 +37,6 @@ export class MovedTags {
   }
 }
 
-function keyOf({ origin, name }: MirroredName, tag: Tag): string {
+function keyOf({ origin, name }: MirrorRef, tag: Tag): string {
   return `${origin.upstream.key} ${name}:${tag}`
 }

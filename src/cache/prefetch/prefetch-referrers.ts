@@ -21,10 +21,10 @@ import type { Metrics } from '../../telemetry/metrics.ts'
 import type { AnswerCache } from '../lists/answer-cache.ts'
 import { subjectOfAttestation } from './attestation.ts'
 import type { BlobCache } from '../blobs/blob-cache.ts'
-import type { Listings } from '../lists/upstream-lists.ts'
+import type { UpstreamLists } from '../lists/upstream-lists.ts'
 import type { ManifestCache } from '../manifests/manifest-cache.ts'
 import type { Manifest } from '../manifests/manifest-store.ts'
-import { repositoryKey, type MirroredName } from '../origin.ts'
+import { repositoryKey, type MirrorRef } from '../origin.ts'
 
 /** Of a hot image, what refers to it is not looked at again so soon. */
 const LOOK_AGAIN_MS: Milliseconds = 600_000
@@ -61,7 +61,7 @@ interface Platform {
 interface ReferrersPrefetchOptions {
   readonly metadata: Pick<MetadataStore, 'garbage' | 'manifests'>
   readonly manifests: Pick<ManifestCache, 'get'>
-  readonly listings: Pick<Listings, 'allReferrers' | 'storedReferrers'>
+  readonly listings: Pick<UpstreamLists, 'allReferrers' | 'storedReferrers'>
   readonly blobs: Pick<BlobCache, 'ahead'>
   readonly answers: Pick<AnswerCache, 'get'>
   readonly mode: () => PrefetchMode
@@ -93,14 +93,14 @@ export class ReferrersPrefetch {
   }
 
   /** A client got this manifest by GET. */
-  manifestServed(repository: MirroredName, { digest, content }: Manifest): void {
+  manifestServed(repository: MirrorRef, { digest, content }: Manifest): void {
     if (this.#options.mode() === 'off') return
     if (content.kind === 'index') this.#remember(repository, digest, content)
     else this.#bringAttestations(repository, digest)
   }
 
   /** A client pulls that image: what refers to it follows. */
-  imageFetched(repository: MirroredName, image: Digest): void {
+  imageFetched(repository: MirrorRef, image: Digest): void {
     if (this.#options.mode() !== 'layers') return
     const platform = this.#platforms.get(keyOf(repository, image))
     for (const subject of platform === undefined ? [image] : [image, platform.index]) {
@@ -116,7 +116,7 @@ export class ReferrersPrefetch {
     await Promise.all(this.#running)
   }
 
-  #remember(repository: MirroredName, index: Digest, { manifests }: ManifestContent): void {
+  #remember(repository: MirrorRef, index: Digest, { manifests }: ManifestContent): void {
     const looked = keyOf(repository, index)
     if (this.#looked.has(looked)) return
     this.#looked.set(looked, true)
@@ -134,7 +134,7 @@ export class ReferrersPrefetch {
     }
   }
 
-  #bringAttestations(repository: MirroredName, image: Digest): void {
+  #bringAttestations(repository: MirrorRef, image: Digest): void {
     const platform = this.#platforms.get(keyOf(repository, image))
     if (platform === undefined) {
       this.#once(repository, `platform ${image}`, () => this.#recall(repository, image))
@@ -148,7 +148,7 @@ export class ReferrersPrefetch {
   }
 
   /** What an index said that was served before a restart, or long ago. */
-  async #recall(repository: MirroredName, image: Digest): Promise<void> {
+  async #recall(repository: MirrorRef, image: Digest): Promise<void> {
     const { garbage, manifests } = this.#options.metadata
     const [index] = await garbage.namedBy(repositoryKey(repository), image, 'manifest')
     if (index === undefined) return
@@ -158,7 +158,7 @@ export class ReferrersPrefetch {
     this.#bringAttestations(repository, image)
   }
 
-  #once(repository: MirroredName, what: string, task: Task): void {
+  #once(repository: MirrorRef, what: string, task: Task): void {
     const key = keyOf(repository, what)
     if (this.#looked.has(key) || this.#waiting.length >= MOST_WAITING || this.#closing.signal.aborted) return
     this.#looked.set(key, true)
@@ -189,7 +189,7 @@ export class ReferrersPrefetch {
   }
 
   /** The manifest with what it names, and what refers to it: all that Docker asks for. */
-  async #bringAttestation(repository: MirroredName, attestation: Digest): Promise<void> {
+  async #bringAttestation(repository: MirrorRef, attestation: Digest): Promise<void> {
     const limit = { bytes: MOST_BYTES }
     await this.#bringManifest(repository, attestation, limit)
     await this.#bringReferrers(repository, attestation, limit)
@@ -197,7 +197,7 @@ export class ReferrersPrefetch {
 
   /** Asks when nobody did for long, and brings what is listed and not here: an earlier time may have been cut off. */
   async #bringReferrers(
-    repository: MirroredName,
+    repository: MirrorRef,
     subject: Digest,
     limit = { bytes: MOST_BYTES },
   ): Promise<void> {
@@ -216,14 +216,14 @@ export class ReferrersPrefetch {
   }
 
   /** Without that API upstream: what the referrers tag names, where there is one. */
-  async #fallback(repository: MirroredName, subject: Digest): Promise<readonly Pick<Descriptor, 'digest'>[]> {
+  async #fallback(repository: MirrorRef, subject: Digest): Promise<readonly Pick<Descriptor, 'digest'>[]> {
     if (isForPeople(repository)) return []
     const found = await this.#get(repository, referrersTag(subject))
     return found?.content.manifests ?? []
   }
 
   /** @returns false when no more may be brought */
-  async #bringManifest(repository: MirroredName, digest: Digest, limit: { bytes: Bytes }): Promise<boolean> {
+  async #bringManifest(repository: MirrorRef, digest: Digest, limit: { bytes: Bytes }): Promise<boolean> {
     const found = await this.#get(repository, digest)
     if (found === undefined) return false
     const { bytes, content } = found
@@ -239,24 +239,24 @@ export class ReferrersPrefetch {
   }
 
   /** Undefined also where no pull is to be spent on it. */
-  async #get(repository: MirroredName, reference: Reference): Promise<Manifest | undefined> {
+  async #get(repository: MirrorRef, reference: Reference): Promise<Manifest | undefined> {
     const { upstream, reserve } = repository.origin
-    if (upstream.sparing(reserve) !== undefined) return undefined
+    if (upstream.quotaBelow(reserve) !== undefined) return undefined
     return (await this.#options.manifests.get(repository, reference, this.#closing.signal))?.manifest
   }
 }
 
-function keyOf({ origin, name }: MirroredName, what: string): string {
+function keyOf({ origin, name }: MirrorRef, what: string): string {
   return `${origin.upstream.key} ${name} ${what}`
 }
 
 /** Each manifest costs one of a limited number of pulls. */
-function isCounted({ origin }: MirroredName): boolean {
+function isCounted({ origin }: MirrorRef): boolean {
   return origin.upstream.status().accounts.some(({ pulls }) => pulls !== undefined)
 }
 
 /** What is left of those pulls is for what somebody asks for. */
-function isForPeople({ origin }: MirroredName): boolean {
+function isForPeople({ origin }: MirrorRef): boolean {
   const { accounts } = origin.upstream.status()
   return accounts.some(
     ({ pulls }) =>

@@ -12,7 +12,7 @@ import type { Digest } from '../../oci/digest.ts'
 import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
 import type { BlobCache } from '../blobs/blob-cache.ts'
 import type { Manifest } from '../manifests/manifest-store.ts'
-import type { MirroredName } from '../origin.ts'
+import type { MirrorRef } from '../origin.ts'
 import type { PrefetchMode, ReferrersPrefetch } from './prefetch-referrers.ts'
 
 /** Cold layers asked for before the others follow. */
@@ -45,7 +45,7 @@ interface Image {
 
 /** When a manifest was last looked at, and for which repository: several may share one. */
 interface Served {
-  readonly origin: MirroredName['origin']
+  readonly origin: MirrorRef['origin']
   readonly name: string
   /** By the monotonic clock. */
   readonly atMs: number
@@ -79,7 +79,7 @@ export class Prefetch {
   }
 
   /** A client got this manifest by GET. */
-  manifestServed(repository: MirroredName, manifest: Manifest): void {
+  manifestServed(repository: MirrorRef, manifest: Manifest): void {
     const { origin, name } = repository
     const atMs = performance.now()
     const last = this.#served.get(manifest)
@@ -89,7 +89,7 @@ export class Prefetch {
   }
 
   /** @returns the image whose layers are counted from now on, if any is */
-  #look(repository: MirroredName, manifest: Manifest): Image | undefined {
+  #look(repository: MirrorRef, manifest: Manifest): Image | undefined {
     this.#referrers.manifestServed(repository, manifest)
     const { digest, content } = manifest
     const mode = this.#mode()
@@ -117,7 +117,7 @@ export class Prefetch {
    *
    * @param cold it was not here
    */
-  blobServed(repository: MirroredName, digest: Digest, cold: boolean): void {
+  blobServed(repository: MirrorRef, digest: Digest, cold: boolean): void {
     const key = imageKey(repository, digest)
     const image = this.#images.get(key)
     // Also where all of it is here already: it may have come under another name, for which nothing was asked.
@@ -132,13 +132,13 @@ export class Prefetch {
     )
   }
 
-  #follow(repository: MirroredName, image: Image | undefined): void {
+  #follow(repository: MirrorRef, image: Image | undefined): void {
     if (image === undefined || image.followed) return
     image.followed = true
     this.#referrers.imageFetched(repository, image.digest)
   }
 
-  #startConfig(repository: MirroredName, config: Descriptor): void {
+  #startConfig(repository: MirrorRef, config: Descriptor): void {
     const key = imageKey(repository, config.digest)
     if (isNonDistributable(config) || this.#configs.has(key)) return
     this.#configs.set(key, true)
@@ -146,7 +146,7 @@ export class Prefetch {
   }
 
   /** One after the other: they queue in the order in which a client will ask for them. */
-  async #start(repository: MirroredName, descriptors: readonly WantedBlob[]): Promise<void> {
+  async #start(repository: MirrorRef, descriptors: readonly WantedBlob[]): Promise<void> {
     for (const descriptor of descriptors) {
       try {
         await this.#blobs.ahead(repository, descriptor)
@@ -161,7 +161,7 @@ function isRecent({ atMs, image }: Served, nowMs: number): boolean {
   return nowMs - atMs < SERVED_AGAIN_MS && image?.started !== true
 }
 
-function imageKey({ origin, name }: MirroredName, digest: Digest): string {
+function imageKey({ origin, name }: MirrorRef, digest: Digest): string {
   return `${origin.upstream.key} ${name} ${digest}`
 }
 

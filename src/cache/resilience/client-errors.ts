@@ -10,7 +10,7 @@ import { OciError } from '../../oci/errors.ts'
 import { outOfFiles } from '../../base/open-files.ts'
 import type { RepositoryIndex } from '../../storage/metadata/metadata.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
-import { repositoryKey, type MirroredName } from '../origin.ts'
+import { repositoryKey, type MirrorRef } from '../origin.ts'
 
 /** As long as a failure is remembered. */
 const DEFAULT_RETRY_AFTER_SECONDS = 10
@@ -23,7 +23,7 @@ const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000
  */
 export async function refusalOf(
   error: unknown,
-  repository: MirroredName,
+  repository: MirrorRef,
   repositories: RepositoryIndex,
 ): Promise<unknown> {
   if (error instanceof UpstreamError && error.insufficientScope) {
@@ -37,7 +37,7 @@ export async function refusalOf(
 }
 
 /** @param staleWarning why that has not been confirmed */
-export function nameUnknown(repository: MirroredName, cause?: unknown, staleWarning?: string): OciError {
+export function nameUnknown(repository: MirrorRef, cause?: unknown, staleWarning?: string): OciError {
   return new OciError(
     'NAME_UNKNOWN',
     { name: repository.name },

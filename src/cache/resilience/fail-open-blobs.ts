@@ -1,32 +1,32 @@
 /**
- * The blobs as the mirror may use them: one that cannot be opened is not here, it does not fail a pull.
+ * Fail-open blob store of the mirror: a blob that cannot be opened is not here, it does not fail a pull.
  *
- * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed nobody else has a copy, and
- * "not here" would be a lie.
+ * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed
+ * nobody else has a copy, and "not here" would be a lie.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import { isOutOfFiles } from '../../base/open-files.ts'
 import type { BlobInfo, BlobReader, BlobStore, ListedBlob } from '../../storage/blobs/blob-store.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import { Outage } from './outage-log.ts'
+import { OutageLog } from './outage-log.ts'
 import type { StorageHealth } from './storage-health.ts'
 
-export class TolerantBlobStore implements BlobStore {
+export class FailOpenBlobStore implements BlobStore {
   readonly #inner: BlobStore
-  readonly #holds: Holds
-  readonly #health: Pick<StorageHealth, 'refused'>
+  readonly #holds: BlobHolds
+  readonly #health: Pick<StorageHealth, 'writeFailed'>
   readonly #metrics: Metrics
-  readonly #outage: Outage
+  readonly #outage: OutageLog
 
   constructor(
     inner: BlobStore,
     options: {
-      holds: Holds
-      health: Pick<StorageHealth, 'refused'>
+      holds: BlobHolds
+      health: Pick<StorageHealth, 'writeFailed'>
       metrics: Metrics
       log: Logger
       now: () => Milliseconds
@@ -36,7 +36,7 @@ export class TolerantBlobStore implements BlobStore {
     this.#holds = options.holds
     this.#health = options.health
     this.#metrics = options.metrics
-    this.#outage = new Outage({
+    this.#outage = new OutageLog({
       ...options,
       begins: 'cached blobs cannot be read: upstream is asked instead',
       ends: 'cached blobs can be read again',
@@ -84,7 +84,7 @@ export class TolerantBlobStore implements BlobStore {
     } catch (error) {
       if (isOutOfFiles(error)) {
         // That says nothing of what is kept here; and upstream may be connected to already.
-        this.#health.refused('a cached blob', error)
+        this.#health.writeFailed('a cached blob', error)
         return undefined
       }
       this.#metrics.bypasses.inc({ reason: 'unreadable' })

@@ -1,5 +1,5 @@
 /**
- * The index as the mirror may use it: a database that cannot be read knows nothing, it does not fail a pull.
+ * Fail-open index of the mirror: a database that cannot be read knows nothing, it does not fail a pull.
  *
  * What is forgotten this way is asked of upstream again. Local repositories use the index itself: for them
  * "not known" would be a lie.
@@ -21,9 +21,9 @@ import type {
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
 import type { UpstreamAnswerIndex } from '../../storage/metadata/upstream-answer-index.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
-import { Outage } from './outage-log.ts'
+import { OutageLog } from './outage-log.ts'
 
-export class TolerantMetadata implements MetadataStore {
+export class FailOpenMetadata implements MetadataStore {
   readonly repositories: RepositoryIndex
   readonly tags: TagIndex
   readonly manifests: ManifestIndex
@@ -36,10 +36,10 @@ export class TolerantMetadata implements MetadataStore {
   readonly finishedUploads: FinishedUploadIndex
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
-  readonly #writes: Outage
+  readonly #writes: OutageLog
 
   constructor(inner: MetadataStore, options: { metrics: Metrics; log: Logger; now: () => Milliseconds }) {
-    const reads = new Outage({
+    const reads = new OutageLog({
       ...options,
       begins: 'the index cannot be read: upstream is asked instead',
       ends: 'the index can be read again',
@@ -62,7 +62,7 @@ export class TolerantMetadata implements MetadataStore {
     this.inventory = inner.inventory
     this.finishedUploads = inner.finishedUploads
     this.#metrics = options.metrics
-    this.#writes = new Outage({
+    this.#writes = new OutageLog({
       ...options,
       begins: 'the index takes no writes: what is pulled is not remembered',
       ends: 'the index takes writes again',

@@ -17,7 +17,7 @@ interface OutageOptions {
   readonly ends: string
 }
 
-export class Outage {
+export class OutageLog {
   readonly #options: OutageOptions
   #lasting = false
   #failedAt = Number.NEGATIVE_INFINITY

@@ -10,7 +10,7 @@ import { isOutOfFiles } from '../../base/open-files.ts'
 import { isDiskFull } from '../../storage/storage-error.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { OpenFiles } from '../../telemetry/open-files.ts'
-import { Outage } from './outage-log.ts'
+import { OutageLog } from './outage-log.ts'
 
 /** After a refusal new fills do not try the disk for this long. */
 const REST_MS: Milliseconds = 5_000
@@ -18,7 +18,7 @@ const REST_MS: Milliseconds = 5_000
 export class StorageHealth {
   readonly #metrics: Metrics
   readonly #log: Logger
-  readonly #outage: Outage
+  readonly #outage: OutageLog
   readonly #hangsSince: () => Milliseconds | undefined
   readonly #openFiles: Pick<OpenFiles, 'met'> | undefined
   #reason = 'other'
@@ -37,7 +37,7 @@ export class StorageHealth {
     this.#log = options.log
     this.#openFiles = options.openFiles
     this.#hangsSince = options.hangsSince ?? (() => undefined)
-    this.#outage = new Outage({
+    this.#outage = new OutageLog({
       ...options,
       begins: 'storage refuses writes: pulls are streamed through uncached',
       ends: 'storage takes writes again',
@@ -45,7 +45,7 @@ export class StorageHealth {
   }
 
   /** Do not even try: it refused a moment ago. */
-  get resting(): boolean {
+  get backingOff(): boolean {
     return this.hangsSince !== undefined || (this.#rests && this.#outage.quiet < REST_MS)
   }
 
@@ -59,7 +59,7 @@ export class StorageHealth {
   }
 
   /** @param what constant phrase: what could not be kept */
-  refused(what: string, error: unknown): void {
+  writeFailed(what: string, error: unknown): void {
     if (isOutOfFiles(error)) {
       this.#metrics.bypasses.inc({ reason: 'EMFILE' })
       this.#openFiles?.met('storage', error)
@@ -68,21 +68,21 @@ export class StorageHealth {
     this.#reason = reasonOf(error)
     // Of a full disk it is asked each time whether room can be made.
     this.#rests = !isDiskFull(error)
-    this.spared()
+    this.skipped()
     this.#outage.failed(error, { what })
   }
 
   /** Something was not even tried. */
-  spared(): void {
+  skipped(): void {
     this.#metrics.bypasses.inc({ reason: this.#reason })
   }
 
-  worked(): void {
+  writeSucceeded(): void {
     this.#outage.worked()
   }
 
   /** What cannot be cleared away costs space until it can be, and is part of the same trouble. */
-  neglected(error: unknown): void {
+  cleanupFailed(error: unknown): void {
     this.#log[this.failing ? 'debug' : 'warn']({ err: error }, 'a partial file could not be cared for')
   }
 }

@@ -1,5 +1,6 @@
 /**
- * What we remember of an upstream's bad days, so that nobody waits twice for the same disappointment.
+ * Recent failures and absences of one upstream (a negative cache in memory), so that nobody waits twice for the same
+ * failure.
  *
  * One object per upstream. Everything in it is a hint with an expiry: losing it costs a request, never an
  * answer. An interface, because replicas will want to share it.

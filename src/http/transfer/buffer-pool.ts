@@ -5,7 +5,7 @@
  * lent to a read or write that did not come back in order is dropped, never reused.
  */
 import type { Bytes } from '../../base/units.ts'
-import type { Outlet } from './response-writer.ts'
+import type { ResponseWriter } from './response-writer.ts'
 
 const BIG: Bytes = 1024 * 1024
 export const SMALL: Bytes = 64 * 1024
@@ -42,9 +42,9 @@ export class BufferPool {
 type Fill = (buffer: Buffer) => Bytes | Promise<Bytes>
 
 /** What the pieces of one response are copied through, one at a time. */
-export class Bounce {
+export class CopyBuffer {
   readonly #pool: BufferPool
-  readonly #outlet: Outlet
+  readonly #outlet: ResponseWriter
   /** Milliseconds. */
   readonly #now: () => number
   /** Taken quickly since the last slow piece: one that the kernel's own buffer swallowed proves nothing yet. */
@@ -53,7 +53,11 @@ export class Bounce {
   readonly #smallSize: Bytes
 
   /** @param length of all that is to pass through it */
-  constructor(pool: BufferPool, outlet: Outlet, { length, now }: { length: Bytes; now: () => number }) {
+  constructor(
+    pool: BufferPool,
+    outlet: ResponseWriter,
+    { length, now }: { length: Bytes; now: () => number },
+  ) {
     this.#pool = pool
     this.#outlet = outlet
     this.#now = now

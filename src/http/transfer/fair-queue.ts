@@ -1,6 +1,6 @@
 /**
- * Turns on the event loop, for work that many connections have at once, in the order in which they came: a few in each
- * round of the loop, and where many wait, one.
+ * Fair queue (round robin) of the connections that have bytes to send: a few of them get a turn in each round of the
+ * event loop, in the order in which they came, and where many wait, one.
  *
  * A socket that has room can be filled for a millisecond; two hundred of them must not be filled in one go, nor all
  * that follows from it happen before anybody else is heard.
@@ -10,7 +10,7 @@ const FEW = 16
 /** Of one round, for a few. A single turn may take longer, so turns have to be short. */
 const SLICE_MS = 2
 
-export class Rota {
+export class FairQueue {
   readonly #waiting: (() => void)[] = []
 
   /** Many wait. */

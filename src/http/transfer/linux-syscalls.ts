@@ -1,9 +1,9 @@
 /**
  * The few system calls that move a file into a socket without our touching its bytes, through `node:ffi`.
  *
- * Experimental in Node, so everything here may be missing: {@link openKernel} then says so, and whoever asked copies
- * the bytes. Whatever is handed to the kernel stays referenced by the object: it writes where it was told to, also
- * when the garbage collector has given that memory to somebody else.
+ * Experimental in Node, so everything here may be missing: {@link openLinuxSyscalls} then says so, and whoever asked
+ * copies the bytes. Whatever is handed to the kernel stays referenced by the object: it writes where it was told to,
+ * also when the garbage collector has given that memory to somebody else.
  */
 import type { Bytes } from '../../base/units.ts'
 import { readFile } from 'node:fs/promises'
@@ -12,7 +12,7 @@ import { platform, arch } from 'node:process'
 
 type Descriptor = number
 
-export interface Kernel {
+export interface LinuxSyscalls {
   /**
    * From the file to the socket, as many as it takes at once.
    *
@@ -23,14 +23,14 @@ export interface Kernel {
    * How far the file is in memory from there, so that sending it does not wait for the disk; in steps of half a MiB
    * where not all of it is.
    */
-  residentTo(file: Descriptor, start: Bytes, end: Bytes): Bytes
+  cachedUpTo(file: Descriptor, start: Bytes, end: Bytes): Bytes
   /** It takes as much at once as an ordinary process may ask for, if that is more than it comes to by itself. */
-  widen(socket: Descriptor): void
+  growSendBuffer(socket: Descriptor): void
   /**
    * How often this thread has waited inside the kernel so far, and not only for a processor: it grows when a call had
    * to wait for the disk after all.
    */
-  waits(): number
+  voluntarySwitches(): number
 }
 
 const CALLS = {
@@ -62,7 +62,7 @@ const RUSAGE_WORDS = 18
 const VOLUNTARY_SWITCHES = 16
 
 /** @returns undefined where it cannot be: another system, a Node without FFI, a libc without these calls */
-export async function openKernel(): Promise<Kernel | undefined> {
+export async function openLinuxSyscalls(): Promise<LinuxSyscalls | undefined> {
   if (platform !== 'linux' || !['x64', 'arm64'].includes(arch)) return undefined
   try {
     return new LinuxKernel(await import('node:ffi'), await widestBuffer())
@@ -102,7 +102,7 @@ class Words {
   }
 }
 
-class LinuxKernel implements Kernel {
+class LinuxKernel implements LinuxSyscalls {
   /** The functions go with it. */
   readonly #library: ReturnType<typeof load>
   readonly #pageSize: Bytes
@@ -142,7 +142,7 @@ class LinuxKernel implements Kernel {
     return Math.max(Number(sendfile(socket, file, this.#offset.pointer, BigInt(count))), 0)
   }
 
-  residentTo(file: Descriptor, start: Bytes, end: Bytes): Bytes {
+  cachedUpTo(file: Descriptor, start: Bytes, end: Bytes): Bytes {
     // A page that is just being read counts as well, but cannot be read from yet.
     if (this.#holdsPages(file, start, end)) return this.#canRead(file, start, end) ? end : start
     let position = start
@@ -185,14 +185,14 @@ class LinuxKernel implements Kernel {
     return preadv2(file, this.#vector.pointer, 1, BigInt(at), RWF_NOWAIT) === 1n
   }
 
-  widen(socket: Descriptor): void {
+  growSendBuffer(socket: Descriptor): void {
     if (this.#widest === undefined) return
     this.#size.words[0] = BigInt(this.#widest)
     const { setsockopt } = this.#library.functions
     setsockopt(socket, SOL_SOCKET, SO_SNDBUF, this.#size.pointer, 4)
   }
 
-  waits(): number {
+  voluntarySwitches(): number {
     this.#library.functions.getrusage(RUSAGE_THREAD, this.#usage.pointer)
     return Number(this.#usage.words[VOLUNTARY_SWITCHES])
   }

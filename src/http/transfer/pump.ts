@@ -1,11 +1,11 @@
 /**
- * Bytes from a source into a response, read by whatever thread it takes: small ones, those that are in no file, and
- * all of them where the kernel cannot be asked what it has in memory.
+ * Copies bytes from a source into a response with backpressure, read by libuv's threads: small ones, those that are in
+ * no file, and all of them where the kernel cannot be asked what it has in memory.
  */
 import type { ServerResponse } from 'node:http'
 import type { ByteSource } from '../../storage/blobs/blob-store.ts'
-import { Bounce, SMALL, type BufferPool } from './buffer-pool.ts'
-import { Outlet } from './response-writer.ts'
+import { CopyBuffer, SMALL, type BufferPool } from './buffer-pool.ts'
+import { ResponseWriter } from './response-writer.ts'
 
 interface PumpOptions {
   /** Bytes to send; undefined: until the source ends. */
@@ -30,7 +30,7 @@ export async function pump(
   pool: BufferPool,
   options: PumpOptions,
 ): Promise<void> {
-  using outlet = new Outlet(response, options.signal)
+  using outlet = new ResponseWriter(response, options.signal)
   const sent = await (options.growing
     ? pumpGrowing(source, outlet, options)
     : pumpFinished(source, outlet, pool, options))
@@ -41,11 +41,11 @@ export async function pump(
 
 async function pumpFinished(
   source: ByteSource,
-  outlet: Outlet,
+  outlet: ResponseWriter,
   pool: BufferPool,
   { length = Infinity, signal, onBytes, now = performance.now.bind(performance) }: PumpOptions,
 ): Promise<number> {
-  const bounce = new Bounce(pool, outlet, { length, now })
+  const bounce = new CopyBuffer(pool, outlet, { length, now })
   let sent = 0
   while (sent < length) {
     const count = await bounce.pass(length - sent, (buffer) => source.read(buffer, signal))
@@ -59,7 +59,7 @@ async function pumpFinished(
 /** Reads the next piece while the last one is on its way. */
 async function pumpGrowing(
   source: ByteSource,
-  outlet: Outlet,
+  outlet: ResponseWriter,
   { length = Infinity, signal, onBytes }: PumpOptions,
 ): Promise<number> {
   const size = Math.min(SMALL, length)

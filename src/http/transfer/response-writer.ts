@@ -3,7 +3,7 @@
  */
 import type { ServerResponse } from 'node:http'
 
-export class Outlet implements Disposable {
+export class ResponseWriter implements Disposable {
   readonly #response: ServerResponse
   readonly #signal: AbortSignal
   #headLeft = false

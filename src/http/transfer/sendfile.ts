@@ -11,10 +11,10 @@ import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { GrowingRange, StoredRange } from '../../storage/blobs/blob-store.ts'
-import { Bounce, type BufferPool } from './buffer-pool.ts'
-import type { Kernel } from './linux-syscalls.ts'
-import { Outlet } from './response-writer.ts'
-import { Rota } from './fair-queue.ts'
+import { CopyBuffer, type BufferPool } from './buffer-pool.ts'
+import type { LinuxSyscalls } from './linux-syscalls.ts'
+import { ResponseWriter } from './response-writer.ts'
+import { FairQueue } from './fair-queue.ts'
 
 /** In one call. */
 const TURN = 4 * 1024 * 1024
@@ -32,12 +32,12 @@ const SMALL = 16 * 1024
 const SLOW_MS = 20
 
 /** There is one event loop. */
-const rota = new Rota()
+const rota = new FairQueue()
 /** Those that were, until they are closed. */
 const wide = new Set<Socket>()
 
 interface SendFileOptions {
-  readonly kernel: Kernel
+  readonly kernel: LinuxSyscalls
   readonly pool: BufferPool
   /** Through our memory, whatever the connection could take. Encrypted ones must be. */
   readonly copying: boolean
@@ -87,7 +87,7 @@ export async function sendGrowing(
 ): Promise<number> {
   // It counts what passes through it, and most of this will not.
   response.strictContentLength = false
-  using outlet = new Outlet(response, options.signal)
+  using outlet = new ResponseWriter(response, options.signal)
   const sender = new Sender(source, length, response, outlet, options)
   while (sender.sent < length) {
     const range = await source.there(options.signal)
@@ -103,10 +103,10 @@ class Sender {
   sent = 0
   readonly #source: GrowingRange
   readonly #response: ServerResponse
-  readonly #outlet: Outlet
+  readonly #outlet: ResponseWriter
   readonly #options: SendFileOptions
   readonly #now: () => number
-  readonly #bounce: Bounce
+  readonly #bounce: CopyBuffer
   readonly #small = Buffer.allocUnsafe(SMALL)
   #isSlow = false
   /** When the head had left; until then the socket may be another answer's. */
@@ -116,7 +116,7 @@ class Sender {
     source: GrowingRange,
     length: number,
     response: ServerResponse,
-    outlet: Outlet,
+    outlet: ResponseWriter,
     options: SendFileOptions,
   ) {
     this.#source = source
@@ -124,7 +124,7 @@ class Sender {
     this.#outlet = outlet
     this.#options = options
     this.#now = options.now ?? performance.now.bind(performance)
-    this.#bounce = new Bounce(options.pool, outlet, { length, now: this.#now })
+    this.#bounce = new CopyBuffer(options.pool, outlet, { length, now: this.#now })
   }
 
   /** As much of it as goes at once. */
@@ -155,7 +155,7 @@ class Sender {
     signal.throwIfAborted()
     const socket = descriptorOf(this.#response)
     const most = start + (rota.crowded ? SHARE : TURN)
-    const limit = this.#isSlow ? start : kernel.residentTo(descriptor, start, Math.min(end, most))
+    const limit = this.#isSlow ? start : kernel.cachedUpTo(descriptor, start, Math.min(end, most))
     if (limit === start) return { position: start, next: 'read' }
     let position = start
     if (socket !== undefined) {
@@ -182,7 +182,7 @@ class Sender {
   /** What is in memory needs no thread, whose waking costs more than the reading. Undefined where the disk has it. */
   #readNow(descriptor: number, buffer: Buffer, position: number): number | undefined {
     if (this.#isSlow) return undefined
-    const end = this.#options.kernel.residentTo(descriptor, position, position + buffer.length)
+    const end = this.#options.kernel.cachedUpTo(descriptor, position, position + buffer.length)
     if (end === position) return undefined
     return this.#watch(() => fs.readSync(descriptor, buffer, 0, end - position, position))
   }
@@ -190,10 +190,10 @@ class Sender {
   /** A call that should take what is in memory: where it waited for the disk after all, there is no other. */
   #watch(call: () => number): number {
     const { kernel } = this.#options
-    const waits = kernel.waits()
+    const waits = kernel.voluntarySwitches()
     const startedAt = performance.now()
     const count = call()
-    this.#isSlow = performance.now() - startedAt > SLOW_MS && kernel.waits() > waits
+    this.#isSlow = performance.now() - startedAt > SLOW_MS && kernel.voluntarySwitches() > waits
     return count
   }
 
@@ -221,7 +221,7 @@ class Sender {
     if (descriptor === undefined || this.sent < took * WIDEN_BYTES_PER_MS) return
     wide.add(socket)
     socket.once('close', () => wide.delete(socket))
-    this.#options.kernel.widen(descriptor)
+    this.#options.kernel.growSendBuffer(descriptor)
   }
 }
 

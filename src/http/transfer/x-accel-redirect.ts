@@ -29,7 +29,7 @@ const NOT_FOR_FILES = ['if-match', 'if-modified-since', 'if-unmodified-since']
 /** One range, written as everybody reads it. */
 const PLAIN_RANGE = /^bytes=(?:\d{1,15}-\d{0,15}|-\d{1,15})$/
 
-export class Accel {
+export class XAccelRedirect {
   readonly #options: AccelOptions
   readonly #from = new BlockList()
 

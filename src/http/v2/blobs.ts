@@ -13,8 +13,8 @@ import type { BlobAnswer } from '../../registry/repository.ts'
 import type { Exchange } from '../exchange.ts'
 import { pulled, pullHeaders, resolveRepository } from './pull-headers.ts'
 import type { Services } from '../services.ts'
-import type { Kernel } from '../transfer/linux-syscalls.ts'
-import { Outlet } from '../transfer/response-writer.ts'
+import type { LinuxSyscalls } from '../transfer/linux-syscalls.ts'
+import { ResponseWriter } from '../transfer/response-writer.ts'
 import type { BufferPool } from '../transfer/buffer-pool.ts'
 import { pump } from '../transfer/pump.ts'
 import { headOf, pushTarget } from './push-access.ts'
@@ -133,7 +133,7 @@ interface Sending {
   readonly exchange: Exchange
   readonly answer: BlobAnswer
   readonly buffers: BufferPool
-  readonly kernel: Kernel | undefined
+  readonly kernel: LinuxSyscalls | undefined
   readonly sendfile: boolean
 }
 
@@ -178,7 +178,7 @@ async function sendParts(
     end.length,
   )
   const send = async (text: Buffer): Promise<void> => {
-    using outlet = new Outlet(exchange.response, exchange.signal)
+    using outlet = new ResponseWriter(exchange.response, exchange.signal)
     await outlet.write(text)
     exchange.bytes += text.length
   }

@@ -1,10 +1,10 @@
 /**
- * What an event tells of the request it came of, and where its repository can be reached. Never `Authorization`, never a
- * query.
+ * What an event tells of the request it came of, and where its repository can be reached. Never `Authorization`, never
+ * a query.
  */
 import { hostname } from 'node:os'
 import type { Socket } from 'node:net'
-import type { Cause } from '../../registry/notifications/event.ts'
+import type { EventRequest } from '../../registry/notifications/event.ts'
 import type { Exchange } from '../exchange.ts'
 import { isLoopback } from '../../base/loopback.ts'
 import { nameOf } from '../allowed-hosts.ts'
@@ -12,7 +12,7 @@ import { nameOf } from '../allowed-hosts.ts'
 /** Of what a client calls itself and us so much is told: it waits in the index, for each event anew. */
 const LONGEST = 512
 
-export function causeOf({ id, method, remote, request }: Exchange): Cause {
+export function eventRequestOf({ id, method, remote, request }: Exchange): EventRequest {
   const { host, 'user-agent': useragent } = request.headers
   const { remotePort: port } = request.socket
   const address = remote?.includes(':') ? `[${remote}]` : remote

@@ -3,9 +3,9 @@ import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Pusher } from '../../registry/local/push-target.ts'
 import type { Registry, Resolution } from '../../registry/registry.ts'
-import type { Happening } from '../../registry/notifications/event.ts'
+import type { RepositoryEvent } from '../../registry/notifications/event.ts'
 import type { ManifestHead } from '../../registry/repository.ts'
-import { causeOf } from './event-request.ts'
+import { eventRequestOf } from './event-request.ts'
 import { warningHeader } from './warning-header.ts'
 import type { Exchange } from '../exchange.ts'
 import type { Services } from '../services.ts'
@@ -63,8 +63,8 @@ export function pulled(
   exchange: Exchange,
   events: Services['events'],
   { repository, listedAs }: Resolution,
-  what: Pick<Happening, 'kind' | 'digest' | 'mediaType' | 'size' | 'tag'>,
+  what: Pick<RepositoryEvent, 'kind' | 'digest' | 'mediaType' | 'size' | 'tag'>,
 ): void {
   const upstream = repository.kind === 'mirror' ? repository.registry : undefined
-  events.pulled({ action: 'pull', repository: listedAs, upstream, ...what }, causeOf(exchange))
+  events.pulled({ action: 'pull', repository: listedAs, upstream, ...what }, eventRequestOf(exchange))
 }

@@ -7,7 +7,7 @@
  */
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Pusher, PushTarget } from '../../registry/local/push-target.ts'
-import { causeOf } from './event-request.ts'
+import { eventRequestOf } from './event-request.ts'
 import type { Exchange } from '../exchange.ts'
 import { isLoopback } from '../../base/loopback.ts'
 import { namespaceOf } from './pull-headers.ts'
@@ -54,6 +54,6 @@ function pusherOf(exchange: Exchange, { listener }: Services): Pusher {
   return {
     onThisMachine:
       !fromPage && proxySign(request) === undefined && [listener(), remote, host].every(isLoopback),
-    cause: causeOf(exchange),
+    cause: eventRequestOf(exchange),
   }
 }

@@ -7,7 +7,7 @@
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import type { PushRoom } from '../../cache/eviction/push-space.ts'
+import type { PushSpace } from '../../cache/eviction/push-space.ts'
 import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
@@ -17,9 +17,9 @@ import { isDigestReference, type Reference, type RepositoryName, type Tag } from
 import { subjectOfReferrersTag } from '../../oci/referrers.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Ingest, IngestStore } from '../../storage/ingest/ingest.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
-import type { Reserve } from '../../storage/files/disk-reserve.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
+import type { DiskReserve } from '../../storage/files/disk-reserve.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -27,30 +27,30 @@ import {
   type MetadataTransaction,
   type RepositoryKey,
 } from '../../storage/metadata/metadata.ts'
-import { BLOB_TYPE, type Cause, type Events, type Happening } from '../notifications/event.ts'
+import { BLOB_TYPE, type EventRequest, type Events, type RepositoryEvent } from '../notifications/event.ts'
 import type { LocalNames } from '../naming/local-names.ts'
 import { assertMayMove, type PushSettings } from '../naming/push-policy.ts'
-import type { PushedBytes } from './pushed-content.ts'
+import type { PushedContent } from './pushed-content.ts'
 import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession } from './push-target.ts'
 import { ReferrersTags, type Kept } from './referrers-tag.ts'
 import { refusal } from './storage-errors.ts'
 import type { UploadHooks } from '../uploads/upload-link.ts'
-import type { Uploads } from '../uploads/upload-sessions.ts'
+import type { UploadSessions } from '../uploads/upload-sessions.ts'
 
 /** What all local repositories share. */
 export interface LocalContext {
   readonly store: BlobStore
-  readonly bytes: PushedBytes
+  readonly bytes: PushedContent
   readonly ingests: IngestStore
   readonly metadata: MetadataStore
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   /** Nothing takes away what is just being pushed, though it was mirrored until now. */
-  readonly holds: Pick<Holds, 'hold' | 'has'>
+  readonly holds: Pick<BlobHolds, 'hold' | 'has'>
   readonly localNames: Pick<LocalNames, 'add'>
-  readonly uploads: Uploads
-  readonly room: Pick<PushRoom, 'expect'>
+  readonly uploads: UploadSessions
+  readonly room: Pick<PushSpace, 'expect'>
   /** Room on a full disk for what frees some. */
-  readonly reserve: Pick<Reserve, 'use'>
+  readonly reserve: Pick<DiskReserve, 'use'>
   readonly events: Pick<Events, 'queue'>
   readonly settings: Pick<PushSettings, 'immutable'>
   /** Whether what is pulled under that name includes that blob, and its bytes are here. Asks nobody else. */
@@ -69,7 +69,7 @@ const SOME_TAGS = 11
 
 interface LocalPushesOptions {
   /** The request that all of it is done by. */
-  readonly cause?: Cause | undefined
+  readonly cause?: EventRequest | undefined
   /**
    * Asked again before a first commit takes the name: bytes take their time to come.
    *
@@ -78,7 +78,7 @@ interface LocalPushesOptions {
   readonly assertFree?: (() => Promise<void>) | undefined
 }
 
-export class LocalPushes implements PushTarget {
+export class LocalPushTarget implements PushTarget {
   readonly name: RepositoryName
   readonly #context: LocalContext
   readonly #key: RepositoryKey
@@ -244,7 +244,7 @@ export class LocalPushes implements PushTarget {
   }
 
   /** In the commit that makes it so. */
-  #tell(tx: MetadataTransaction, ...happenings: readonly Omit<Happening, 'repository'>[]): void {
+  #tell(tx: MetadataTransaction, ...happenings: readonly Omit<RepositoryEvent, 'repository'>[]): void {
     const repository = this.name
     this.#context.events.queue(
       tx,

@@ -10,7 +10,7 @@ import type {
   ReferrersAnswer,
   TagsAnswer,
 } from '../../cache/answers.ts'
-import { ReaderSource } from '../../cache/blobs/stored-source.ts'
+import { StoredSource } from '../../cache/blobs/stored-source.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { parsePage } from '../../oci/pagination.ts'
 import { isDigestReference, type Reference, type RepositoryName } from '../../oci/reference.ts'
@@ -23,7 +23,7 @@ import {
   type MetadataTransaction,
   type RepositoryKey,
 } from '../../storage/metadata/metadata.ts'
-import { damaged, type PushedBytes } from './pushed-content.ts'
+import { damaged, type PushedContent } from './pushed-content.ts'
 import { referrersPage } from '../../oci/referrers.ts'
 import type { Repository } from '../repository.ts'
 
@@ -31,7 +31,7 @@ import type { Repository } from '../repository.ts'
 const MOST_TAGS = 10_000
 
 interface LocalOptions {
-  readonly bytes: PushedBytes
+  readonly bytes: PushedContent
   readonly metadata: MetadataStore
   /** That somebody was told "it is here" is written down no more often than this, per blob. */
   readonly touchEveryMs: number
@@ -43,7 +43,7 @@ export class LocalRepository implements Repository {
   readonly kind = 'local'
   readonly registry = LOCAL
   readonly #options: LocalOptions
-  readonly #bytes: PushedBytes
+  readonly #bytes: PushedContent
   readonly #metadata: MetadataStore
   readonly #key: RepositoryKey
 
@@ -140,7 +140,7 @@ export class LocalRepository implements Repository {
       size: reader.size,
       cache: 'local',
       unverified: false,
-      open: (range) => Promise.resolve(new ReaderSource(reader, range)),
+      open: (range) => Promise.resolve(new StoredSource(reader, range)),
       [Symbol.asyncDispose]: () => reader[Symbol.asyncDispose](),
     }
   }

@@ -7,14 +7,14 @@
 import type { Bytes } from '../../base/units.ts'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import type { Reference, RepositoryName, Tag } from '../../oci/reference.ts'
-import type { Cause } from '../notifications/event.ts'
+import type { EventRequest } from '../notifications/event.ts'
 
 /** Who pushes, as far as it decides what may be pushed. */
 export interface Pusher {
   /** Certainly a program on this machine, talking to us directly. docs/architecture.md "Security ground rules". */
   readonly onThisMachine: boolean
   /** The request that it is done by; undefined: none. */
-  readonly cause?: Cause | undefined
+  readonly cause?: EventRequest | undefined
 }
 
 /** A repository that takes writes. */

@@ -24,7 +24,7 @@ interface PushedBytesOptions {
   readonly suspect: (digest: Digest) => void
 }
 
-export class PushedBytes {
+export class PushedContent {
   readonly #options: PushedBytesOptions
   readonly #hot = new LRUCache<Digest, Buffer>({
     maxSize: HOT_BYTES,

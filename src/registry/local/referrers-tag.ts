@@ -13,7 +13,7 @@ import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
 import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import type { Tag } from '../../oci/reference.ts'
 import type { MetadataStore, RepositoryKey } from '../../storage/metadata/metadata.ts'
-import type { PushedBytes } from './pushed-content.ts'
+import type { PushedContent } from './pushed-content.ts'
 import { referrersTag, subjectOfReferrersTag, withReferrer } from '../../oci/referrers.ts'
 
 /** A manifest, and the tags that are to name it. */
@@ -26,12 +26,12 @@ export interface Kept {
 
 export class ReferrersTags {
   /** What has rotted says nothing, and stands in nobody's way. */
-  readonly #bytes: Pick<PushedBytes, 'manifest'>
+  readonly #bytes: Pick<PushedContent, 'manifest'>
   readonly #metadata: MetadataStore
   readonly #key: RepositoryKey
 
   constructor(
-    { bytes, metadata }: { bytes: Pick<PushedBytes, 'manifest'>; metadata: MetadataStore },
+    { bytes, metadata }: { bytes: Pick<PushedContent, 'manifest'>; metadata: MetadataStore },
     key: RepositoryKey,
   ) {
     this.#bytes = bytes

@@ -4,7 +4,7 @@
  * An answer does not wait until it is written down, and a disk that takes nothing writes nothing down. A push must not
  * take such a name for free: it would hide what somebody has just pulled.
  */
-import { repositoryKey, type MirroredName } from '../../cache/origin.ts'
+import { repositoryKey, type MirrorRef } from '../../cache/origin.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 
 /**
@@ -24,7 +24,7 @@ export class ServedNames {
   }
 
   /** Something of it is being answered. */
-  add(mirrored: MirroredName): void {
+  add(mirrored: MirrorRef): void {
     this.#recent.add(textOf(mirrored))
     if (this.#recent.size <= MOST_RECENT) return
     this.#before = this.#recent
@@ -32,13 +32,13 @@ export class ServedNames {
   }
 
   /** @throws when the index cannot be read: it takes no push either */
-  async has(mirrored: MirroredName): Promise<boolean> {
+  async has(mirrored: MirrorRef): Promise<boolean> {
     const known = await this.#index.repositories.get(repositoryKey(mirrored))
     const text = textOf(mirrored)
     return known?.servedAt !== undefined || this.#recent.has(text) || this.#before.has(text)
   }
 }
 
-function textOf({ origin, name }: MirroredName): string {
+function textOf({ origin, name }: MirrorRef): string {
   return `${origin.upstream.key}/${name}`
 }

@@ -4,7 +4,7 @@
  * Unknown members are passed over by them, so what is ours alone is under an `x-` name.
  */
 import { randomUUID } from 'node:crypto'
-import type { Cause, Happening } from './event.ts'
+import type { EventRequest, RepositoryEvent } from './event.ts'
 import type { EpochMs } from '../../storage/metadata/metadata.ts'
 
 export const EVENTS_TYPE = 'application/vnd.docker.distribution.events.v2+json'
@@ -22,8 +22,8 @@ const MOST_REFERENCES = 200
 
 /** @param base origin of the URLs in it; undefined: none are made up */
 export function eventOf(
-  happening: Happening,
-  cause: Cause | undefined,
+  happening: RepositoryEvent,
+  cause: EventRequest | undefined,
   { source, base, at }: { source: Source; base: string | undefined; at: EpochMs },
 ): object {
   const { action, kind, repository, digest, tag, mediaType, size, references, fromRepository, upstream } =
@@ -57,7 +57,7 @@ export function eventOf(
 }
 
 /** Without what is for ourselves. */
-function requestOf(cause: Cause | undefined): object {
+function requestOf(cause: EventRequest | undefined): object {
   if (cause === undefined) return {}
   const { id, addr, host, method, useragent } = cause
   return { id, addr, host, method, useragent }

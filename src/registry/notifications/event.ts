@@ -12,7 +12,7 @@ import type { MetadataTransaction } from '../../storage/metadata/metadata.ts'
 export type EventAction = 'pull' | 'push' | 'mount' | 'delete'
 
 /** Of a repository as a whole when it names neither a digest nor a tag. */
-export interface Happening {
+export interface RepositoryEvent {
   readonly action: EventAction
   /** As the catalog lists it: `team/app`, `docker.io/library/nginx`. */
   readonly repository: string
@@ -30,7 +30,7 @@ export interface Happening {
 }
 
 /** The request it happened by. */
-export interface Cause {
+export interface EventRequest {
   readonly id: string
   /** Of the client, with its port. */
   readonly addr: string | undefined
@@ -47,8 +47,12 @@ export interface Cause {
 
 export interface Events {
   /** @param cause undefined: no request, but somebody at this machine */
-  queue(tx: MetadataTransaction, happenings: readonly Happening[], cause: Cause | undefined): void
-  pulled(pull: Happening, cause: Cause): void
+  queue(
+    tx: MetadataTransaction,
+    happenings: readonly RepositoryEvent[],
+    cause: EventRequest | undefined,
+  ): void
+  pulled(pull: RepositoryEvent, cause: EventRequest): void
 }
 
 export const BLOB_TYPE = 'application/octet-stream'

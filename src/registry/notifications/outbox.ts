@@ -5,7 +5,7 @@
  * crash may take the last of them; whatever is queued after a pull takes it along, so the order stays.
  */
 import type { Logger } from 'pino'
-import type { Cause, Events, Happening } from './event.ts'
+import type { EventRequest, Events, RepositoryEvent } from './event.ts'
 import type { EpochMs, MetadataStore, MetadataTransaction } from '../../storage/metadata/metadata.ts'
 import type { Backlog } from './backlog.ts'
 import { eventOf, type Source } from './envelope.ts'
@@ -41,13 +41,17 @@ export class Outbox implements Events {
     this.#options = options
   }
 
-  queue(tx: MetadataTransaction, happenings: readonly Happening[], cause: Cause | undefined): void {
+  queue(
+    tx: MetadataTransaction,
+    happenings: readonly RepositoryEvent[],
+    cause: EventRequest | undefined,
+  ): void {
     const events = happenings.flatMap((it) => this.#queued(it, cause))
     if (events.length === 0) return
     tx.queueEvents([...this.#takePulls(), ...events], this.#options.now())
   }
 
-  pulled(pull: Happening, cause: Cause): void {
+  pulled(pull: RepositoryEvent, cause: EventRequest): void {
     const events = this.#queued(pull, cause)
     if (events.length === 0) return
     this.#pulls.push(...events)
@@ -84,7 +88,7 @@ export class Outbox implements Events {
   }
 
   /** The same event, with the same id, for each that wants it. */
-  #queued(happening: Happening, cause: Cause | undefined): Queued[] {
+  #queued(happening: RepositoryEvent, cause: EventRequest | undefined): Queued[] {
     const { action } = happening
     const backlogs = this.#options.backlogs.filter((it) => it.wants(action) && it.admit(action))
     if (backlogs.length === 0) return []

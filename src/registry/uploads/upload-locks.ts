@@ -2,7 +2,7 @@
  * The locks of upload sessions, and of the blobs that they become: nobody waits for one for ever.
  */
 import { OciError } from '../../oci/errors.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 
 /** For whoever finds a session, or a blob, in use. */
 const LOCK_MS = 30_000
@@ -12,7 +12,7 @@ export function uploadLock(session: string): string {
 }
 
 /** @throws OciError UNAVAILABLE */
-export async function acquire(locks: Locks, key: string): Promise<Disposable> {
+export async function acquire(locks: KeyedLocks, key: string): Promise<Disposable> {
   try {
     return await locks.exclusive(key, AbortSignal.timeout(LOCK_MS))
   } catch (cause) {

@@ -4,14 +4,14 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
-import type { ExpectedBytes, PushRoom } from '../../cache/eviction/push-space.ts'
+import type { ExpectedBytes, PushSpace } from '../../cache/eviction/push-space.ts'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
-import type { Holds } from '../../storage/locks/blob-holds.ts'
+import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore, UploadIngest, VerifiedFile } from '../../storage/ingest/ingest.ts'
-import type { Locks } from '../../storage/locks/keyed-locks.ts'
+import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
 import { isDiskFull, isHangingDisk } from '../../storage/storage-error.ts'
 import type { LocalNames } from '../naming/local-names.ts'
@@ -33,11 +33,11 @@ export interface UploadContext {
     'createUpload' | 'openUpload' | 'uploads' | 'adoptedUpload' | 'forgetAdopted'
   >
   readonly metadata: Pick<MetadataStore, 'transaction' | 'finishedUploads'>
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   /** Nothing takes away what is just being pushed, though it was mirrored until now. */
-  readonly holds: Pick<Holds, 'hold'>
+  readonly holds: Pick<BlobHolds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
-  readonly room: Pick<PushRoom, 'begin' | 'expect'>
+  readonly room: Pick<PushSpace, 'begin' | 'expect'>
   /** For so long a session without a file lasts, and is known as which blob one ended. */
   readonly sessionTtlMs: number
   readonly log: Logger
@@ -81,7 +81,7 @@ interface SessionHooks {
   readonly release: () => void
 }
 
-export class Session implements UploadSession {
+export class OpenSession implements UploadSession {
   readonly id: string
   readonly #options: UploadContext
   readonly #upload: OpenUpload

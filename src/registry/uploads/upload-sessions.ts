@@ -17,7 +17,7 @@ import { refusal } from '../local/storage-errors.ts'
 import { newSessionId, parseSessionId } from './session-id.ts'
 import { link, type UploadHooks } from './upload-link.ts'
 import { acquire, uploadLock } from './upload-locks.ts'
-import { Session, type OpenUpload, type UploadContext } from './upload-session.ts'
+import { OpenSession, type OpenUpload, type UploadContext } from './upload-session.ts'
 
 /** Files that nobody writes at the moment and that are open nevertheless. */
 const MOST_OPEN = 64
@@ -33,7 +33,7 @@ const MOST_UNFINISHED = 1000
 /** After so long one without bytes is not counted any more; it costs nothing. */
 const COUNTED_MS = 600_000
 
-export class Uploads {
+export class UploadSessions {
   readonly #options: UploadContext
   /** Those that were used last come last. */
   readonly #open = new Map<string, OpenUpload>()
@@ -168,7 +168,7 @@ export class Uploads {
   #use(session: string, upload: OpenUpload, hooks: UploadHooks | undefined): UploadSession {
     clearTimeout(upload.timer)
     upload.users++
-    return new Session(this.#options, session, upload, {
+    return new OpenSession(this.#options, session, upload, {
       push: hooks,
       begin: () => {
         this.#assertFew(0)

@@ -5,7 +5,7 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
-import { giveBack } from '../../storage/ingest/release-buffers.ts'
+import { releaseBuffers } from '../../storage/ingest/release-buffers.ts'
 
 /** Of one body, not yet given to the disk. */
 const MOST_HELD: Bytes = 512 * 1024
@@ -111,7 +111,7 @@ class Writing {
     try {
       await this.#ingest.write(chunks, this.#ingest.prefix)
       this.#held -= bytes
-      giveBack(chunks)
+      releaseBuffers(chunks)
     } catch (cause) {
       this.failure = new WriteError('an upload could not be written', { cause })
     }

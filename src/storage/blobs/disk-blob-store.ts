@@ -8,7 +8,7 @@ import path from 'node:path'
 import { isDigest, type Digest } from '../../oci/digest.ts'
 import { blobPath } from './blob-path.ts'
 import { nodeFiles, systemCode, type Files } from '../files/files.ts'
-import { InProcessLocks, type Locks } from '../locks/keyed-locks.ts'
+import { InProcessKeyedLocks, type KeyedLocks } from '../locks/keyed-locks.ts'
 import { OpenFile } from '../files/open-file.ts'
 import { putAside } from './quarantine.ts'
 import { isDiskFull } from '../storage-error.ts'
@@ -27,7 +27,7 @@ export class DiskBlobStore implements BlobStore {
   readonly #root: string
   readonly #files: Files
   /** Of adopt and delete of one digest: each sees what the other has done. */
-  readonly #locks: Locks = new InProcessLocks()
+  readonly #locks: KeyedLocks = new InProcessKeyedLocks()
   /** Folders whose own entry is known to be on the disk; at a start, none. */
   readonly #durableFolders = new Set<string>()
 

@@ -1,5 +1,5 @@
 /**
- * Files that another program opens by their name, because we have told it.
+ * Blob files that an external reader (nginx, by X-Accel-Redirect) opens by the path that it was told.
  *
  * It says nothing when it has one open, so what is told stays for a while: held as by a reader of our own, and nothing
  * is told that somebody may just be taking away.
@@ -8,16 +8,16 @@ import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { blobName } from './blob-path.ts'
 import type { BlobStore } from './blob-store.ts'
-import type { Holds } from '../locks/blob-holds.ts'
-import type { Locks } from '../locks/keyed-locks.ts'
+import type { BlobHolds } from '../locks/blob-holds.ts'
+import type { KeyedLocks } from '../locks/keyed-locks.ts'
 
 interface ToldFilesOptions {
   readonly store: Pick<BlobStore, 'stat'>
-  readonly locks: Pick<Locks, 'isFree'>
-  readonly holds: Pick<Holds, 'tell'>
+  readonly locks: Pick<KeyedLocks, 'isFree'>
+  readonly holds: Pick<BlobHolds, 'tell'>
 }
 
-export class ToldFiles {
+export class ExternalReaders {
   readonly #options: ToldFilesOptions
 
   constructor(options: ToldFilesOptions) {

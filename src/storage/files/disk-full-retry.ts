@@ -1,5 +1,6 @@
 /**
- * A disk that is full: room is made and the write is made again, wherever it met the end of the disk.
+ * Retry of writes that met a full disk (ENOSPC): room is made and the write is made again, wherever it met the end of
+ * the disk.
  *
  * A write that fails has written nothing (a short one has said how much), so doing it again is going on with exactly
  * what was not written. Only where nothing is left that may go does the error go up. A sync is never made again: what
@@ -8,7 +9,7 @@
 import type { Bytes } from '../../base/units.ts'
 import type { Files } from './files.ts'
 import type { MetadataStore } from '../metadata/metadata.ts'
-import type { Reserve } from './disk-reserve.ts'
+import type { DiskReserve } from './disk-reserve.ts'
 import { isDiskFull } from '../storage-error.ts'
 
 /** Frees at least so much, for who has just been told that the disk is full. False: nothing may go. Never rejects. */
@@ -26,7 +27,7 @@ const A_NAME: Bytes = 64 * 1024
 /** What a commit may add to the index's log. */
 const A_COMMIT: Bytes = 1024 * 1024
 
-export function filesWithRoom(files: Files, makeRoom: MakeRoom): Files {
+export function withDiskFullRetry(files: Files, makeRoom: MakeRoom): Files {
   const named = <T>(write: () => Promise<T>): Promise<T> => untilItFits(write, A_NAME, makeRoom)
   return {
     read: (file, buffer, position) => files.read(file, buffer, position),
@@ -50,7 +51,7 @@ export function filesWithRoom(files: Files, makeRoom: MakeRoom): Files {
 }
 
 /** Not for whoever makes the room: it would wait for itself. */
-export function metadataWithRoom(metadata: MetadataStore, makeRoom: MakeRoom): MetadataStore {
+export function metadataWithDiskFullRetry(metadata: MetadataStore, makeRoom: MakeRoom): MetadataStore {
   return {
     // What it answers are its fields; its two methods are here.
     ...metadata,
@@ -60,7 +61,7 @@ export function metadataWithRoom(metadata: MetadataStore, makeRoom: MakeRoom): M
 }
 
 /** For whoever frees what there is on the disk. */
-export function metadataWithReserve(metadata: MetadataStore, reserve: Reserve): MetadataStore {
+export function metadataWithReserve(metadata: MetadataStore, reserve: DiskReserve): MetadataStore {
   return {
     ...metadata,
     transaction: (fill) => reserve.use(() => metadata.transaction(fill)),

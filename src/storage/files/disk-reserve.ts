@@ -20,7 +20,7 @@ const SHARE = 0.05
 /** More than a commit takes, or a list that is written again. */
 const PIECE: Bytes = MiB
 
-export class Reserve {
+export class DiskReserve {
   readonly #path: string
   #size: Bytes
 
@@ -30,9 +30,9 @@ export class Reserve {
   }
 
   /** What an earlier process left of it. */
-  static async open(path: string): Promise<Reserve> {
+  static async open(path: string): Promise<DiskReserve> {
     const found = await stat(path).catch(() => undefined)
-    return new Reserve(path, found?.isFile() === true ? found.size : 0)
+    return new DiskReserve(path, found?.isFile() === true ? found.size : 0)
   }
 
   /** Makes the write, again and again as long as the disk is full and there is some of it left. */

@@ -8,7 +8,7 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import fs from 'node:fs'
-import { Gate } from '../../base/limiter.ts'
+import { Limiter } from '../../base/limiter.ts'
 
 export type Descriptor = number
 
@@ -53,7 +53,7 @@ export interface Files {
  * Five concurrent fdatasyncs stall every other operation of a small thread pool for a second (measured), so
  * all stores of the process share these four.
  */
-const syncs = new Gate(4)
+const syncs = new Limiter(4)
 
 /** What somebody put in a blob's place must not lead elsewhere (a link), nor hold a thread for ever (a pipe). */
 const PLAIN_FILE = fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK

@@ -13,7 +13,7 @@ import type { Descriptor, Files } from './files.ts'
 /** Of sixteen (start.js); syncs have four of their own (files.ts). */
 const MOST_CHANGES = 6
 
-export interface DiskPatience {
+export interface DiskTimeouts {
   /** For a new file: a download that gets none still answers in time, past the disk. */
   readonly create: Milliseconds
   /** For anything else that changes it, but for a sync, which may have much to write. */
@@ -25,7 +25,7 @@ export interface DiskPatience {
   readonly look: Milliseconds
 }
 
-const DISK_PATIENCE: DiskPatience = {
+const DISK_PATIENCE: DiskTimeouts = {
   ...{ create: 10_000, change: 30_000, sync: 120_000 },
   ...{ again: 1_000, look: 5_000 },
 }
@@ -40,15 +40,15 @@ interface Change {
 }
 
 interface DiskWatchOptions {
-  readonly patience?: DiskPatience | undefined
+  readonly patience?: DiskTimeouts | undefined
   /** Unix time in ms. */
   readonly now?: (() => Milliseconds) | undefined
   /** It has stopped to answer, since then, or answers again. */
   readonly onChange?: ((hangsSince: Milliseconds | undefined) => void) | undefined
 }
 
-export class DiskWatch {
-  readonly #patience: DiskPatience
+export class HungDiskWatch {
+  readonly #patience: DiskTimeouts
   readonly #now: () => Milliseconds
   readonly #onChange: DiskWatchOptions['onChange']
   readonly #waiting: Change[] = []
@@ -184,7 +184,7 @@ export class DiskWatch {
 }
 
 /** Reading is left as it is: what is in memory is read at once, whatever the disk does. Its room is not. */
-export function filesThatAnswer(files: Files, watch: DiskWatch): Files {
+export function withHungDiskTimeouts(files: Files, watch: HungDiskWatch): Files {
   /** Open for writing. */
   const written = new Set<Descriptor>()
   /** When all is over that was begun: its number may be another file's after that. */

@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
-import type { Locks } from '../locks/keyed-locks.ts'
+import type { KeyedLocks } from '../locks/keyed-locks.ts'
 import type {
   EpochMs,
   Garbage,
@@ -27,7 +27,7 @@ import { breathe, CollectionPlan } from './dry-run.ts'
 interface CollectorOptions {
   readonly store: BlobStore
   readonly metadata: MetadataStore
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   /** Bytes that somebody needs whom the index does not know. */
   readonly pinned?: (digest: Digest) => boolean
   /** How long what is not named is kept, from the last time anybody was told that it is here. */

@@ -1,5 +1,5 @@
 /**
- * Gives back the memory of buffers that have passed through, before they are many.
+ * Releases the memory of network buffers that have been written, before they are many.
  *
  * A buffer that came off a socket is garbage once it is written, but of its bytes V8's young generation holds only
  * a small head: they pile up until V8 marks the whole heap, sixty times for each GB that comes in, which took two
@@ -18,7 +18,7 @@ const WORTH_EMPTYING: Bytes = 1024
 let since: Bytes = 0
 
 /** Nobody needs them any more, nor anything that shares their memory: they are empty from now on, some of them. */
-export function giveBack(chunks: readonly Buffer[]): void {
+export function releaseBuffers(chunks: readonly Buffer[]): void {
   for (const { buffer, length } of chunks) {
     // What is a part of something larger may have neighbours that are still on their way.
     const isAllOfIt = length === buffer.byteLength && buffer instanceof ArrayBuffer

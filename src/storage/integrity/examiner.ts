@@ -9,7 +9,7 @@ import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, ScrubIndex } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
-import type { Locks } from '../locks/keyed-locks.ts'
+import type { KeyedLocks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { usesOf, type Finding } from './findings.ts'
@@ -45,7 +45,7 @@ interface ExaminerOptions {
   readonly disk: BlobAudit
   readonly store: BlobStore
   readonly metadata: MetadataStore
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   /** Fetches what upstreams gave, behind everything else. Never rejects. */
   readonly refetch: (lost: Lost) => Promise<void>
   readonly metrics: Metrics

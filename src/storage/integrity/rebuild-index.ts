@@ -2,9 +2,9 @@
  * An index from what the manifests on the disk tell, for one that was lost.
  *
  * Of files that the index does not know, each manifest whose blobs are all here becomes, with what it names and what
- * refers to it, the repository `recovered/<algorithm>-<hex>` with the tag `latest`: no file tells what it was called, nor
- * whether it was pushed or mirrored. The rest is written down as nobody's, from now on: a collection frees it after its
- * grace period. Nobody else uses the folder meanwhile.
+ * refers to it, the repository `recovered/<algorithm>-<hex>` with the tag `latest`: no file tells what it was called,
+ * nor whether it was pushed or mirrored. The rest is written down as nobody's, from now on: a collection frees it
+ * after its grace period. Nobody else uses the folder meanwhile.
  */
 import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'

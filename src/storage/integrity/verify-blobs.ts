@@ -8,7 +8,7 @@ import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, Checked, KnownBlob } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
-import type { Locks } from '../locks/keyed-locks.ts'
+import type { KeyedLocks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import { originOf, usesOf, type Finding, type Outcome } from './findings.ts'
 import { mendBlob, type Fault, type Lost } from './repair-blob.ts'
@@ -18,7 +18,7 @@ export interface VerifyTools {
   readonly disk: BlobAudit
   readonly store: BlobStore
   readonly metadata: MetadataStore
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   readonly now: () => EpochMs
   readonly repair: boolean
   /** Half of the time only, for the sake of a server that is serving. */

@@ -7,7 +7,7 @@
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, KnownBlob } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
-import type { Locks } from '../locks/keyed-locks.ts'
+import type { KeyedLocks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import type { Finding, Progress, VerifyEvent } from './findings.ts'
 import { OperatorError } from '../../base/operator-error.ts'
@@ -21,7 +21,7 @@ interface VerifyOptions {
   readonly disk: BlobAudit
   readonly store: BlobStore
   readonly metadata: MetadataStore
-  readonly locks: Locks
+  readonly locks: KeyedLocks
   readonly now: () => EpochMs
   /** Files read at once when nobody is served. */
   readonly lanes: number

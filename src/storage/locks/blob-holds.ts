@@ -1,5 +1,5 @@
 /**
- * Bytes that are in use: no collection and no eviction may take them away, whatever the index says of them.
+ * Reference counts of blobs in use: no collection and no eviction may take those away, whatever the index says of them.
  *
  * A reader has them open, a download is on its way to them, a backup is about to read them, a restore about to
  * name them. Holds do not outlive the process; neither does whoever holds, but for who was told a name.
@@ -10,7 +10,7 @@ import type { Digest } from '../../oci/digest.ts'
 /** From being told where a file is to having it open; one that is busy takes a while. */
 const TOLD_MS: Milliseconds = 60_000
 
-export class Holds {
+export class BlobHolds {
   readonly #held = new Map<Digest, number>()
   /** Until when, those that end first in front. */
   readonly #told = new Map<Digest, Milliseconds>()

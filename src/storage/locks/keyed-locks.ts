@@ -1,10 +1,10 @@
 /**
- * Mutual exclusion by key.
+ * Mutex by key, exclusive or shared.
  *
  * An interface because several replicas would have to agree some other way; everything that must not happen
  * twice at once goes through it.
  */
-export interface Locks {
+export interface KeyedLocks {
   /**
    * Resolves when nobody else holds `key`, first come, first served. Dispose to let go.
    *
@@ -15,7 +15,7 @@ export interface Locks {
   isFree(key: string): Promise<boolean>
 }
 
-export class InProcessLocks implements Locks {
+export class InProcessKeyedLocks implements KeyedLocks {
   /** Who waits for a held key; no entry: it is free. */
   readonly #waiting = new Map<string, (() => void)[]>()
 

@@ -1,5 +1,5 @@
 /**
- * One process owns a `storage.root`.
+ * Process lock of a `storage.root`: one process owns it.
  *
  * The lock is an exclusive transaction on an SQLite file that is never ended: the system frees it however the
  * process dies. The JSON file beside it only tells the loser who won.

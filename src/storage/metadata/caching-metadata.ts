@@ -1,5 +1,5 @@
 /**
- * The index with a memory: what every pull asks is answered from it for as long as nothing was committed.
+ * Read cache in front of the index: what every pull asks is answered from memory for as long as nothing was committed.
  *
  * Reads see what was committed, as without it. Whoever writes, in whatever thread or process, changes the number
  * that the database gives its state, and with another number everything is forgotten. That number is looked at before
@@ -26,7 +26,7 @@ import type { UpstreamAnswerIndex } from './upstream-answer-index.ts'
 /** Half a kilobyte each: a few thousand images whose every tag and manifest is asked for. */
 const MOST = 10_000
 
-export class RememberedMetadata implements MetadataStore {
+export class CachingMetadata implements MetadataStore {
   readonly repositories: RepositoryIndex
   readonly tags: TagIndex
   readonly manifests: ManifestIndex

@@ -51,7 +51,7 @@ interface Question<T> {
   readonly isDoubtful?: (answer: T) => boolean
 }
 
-export class AccountsUpstream implements Upstream {
+export class AccountPool implements Upstream {
   readonly key: string
   readonly #options: AccountsOptions
   readonly #accounts: readonly Caller[]
@@ -127,14 +127,14 @@ export class AccountsUpstream implements Upstream {
     return { offline: false, accounts: this.#accounts.map(({ status }) => status) }
   }
 
-  leftAlone(): UpstreamError | undefined {
-    const refusals = this.#accounts.map(({ client }) => client.leftAlone?.())
+  paused(): UpstreamError | undefined {
+    const refusals = this.#accounts.map(({ client }) => client.paused?.())
     if (refusals.includes(undefined)) return undefined
     const wait = (refusal: UpstreamError | undefined): Milliseconds => refusal?.retryAfterMs ?? 0
     return refusals.toSorted((one, other) => wait(one) - wait(other))[0]
   }
 
-  sparing(reserve: number): UpstreamError | undefined {
+  quotaBelow(reserve: number): UpstreamError | undefined {
     return withheldPulls(this.key, this.status(), reserve)
   }
 

@@ -22,7 +22,7 @@ import {
   saysAbsent,
   spokenRefusalOf,
 } from '../transport/responses.ts'
-import type { Asking } from './requester.ts'
+import type { Requester } from './requester.ts'
 import { readBody } from '../transport/response-body.ts'
 import type { Answer } from '../transport/redirects.ts'
 import { headerOf } from '../transport/transport.ts'
@@ -31,14 +31,14 @@ import { UpstreamError, type BlobRequest, type UpstreamBlob } from '../upstream.
 /** No captive portal's page is larger; a blob that is called HTML may be. */
 const MAX_PAGE_BYTES: Bytes = 1024 * 1024
 
-export class Blobs {
+export class BlobRequests {
   readonly #key: string
-  readonly #asking: Asking
+  readonly #requester: Requester
   readonly #metrics: Metrics
 
-  constructor(key: string, asking: Asking, metrics: Metrics) {
+  constructor(key: string, asking: Requester, metrics: Metrics) {
     this.#key = key
-    this.#asking = asking
+    this.#requester = asking
     this.#metrics = metrics
   }
 
@@ -52,10 +52,10 @@ export class Blobs {
       if (range === undefined || answer.status === 200) {
         return await this.#checked(answer, this.#whole(answer), digest, request)
       }
-      if (request.onlyPart === true) {
+      if (request.partialOnly === true) {
         return { start: 0, size: undefined, body: noBody(answer.body), cancel: () => undefined }
       }
-      this.#asking.retried('range-refused')
+      this.#requester.retried('range-refused')
       answer.body.cancel()
     }
     throw new Error('the last question has no range')
@@ -66,27 +66,27 @@ export class Blobs {
     name: RepositoryName,
     digest: Digest,
     range: string | undefined,
-    { promised, spare, onlyPart, signal }: BlobRequest,
+    { committed, parallel, partialOnly, signal }: BlobRequest,
   ): Promise<Answer> {
     const question = {
       kind: 'blob' as const,
       name,
       path: `blobs/${digest}`,
       headers: range === undefined ? {} : { range },
-      promised,
-      spare,
-      further: onlyPart,
+      committed,
+      parallel,
+      bestEffort: partialOnly,
       signal,
     }
-    let answer = await this.#asking.ask(question)
+    let answer = await this.#requester.ask(question)
     if (answer.hops > 0 && [400, 401, 403, 404, 410].includes(answer.status)) {
       // registry.k8s.io sends us on to another registry: that one's word is good, a CDN's is not.
       const atRegistry = answer.url.pathname.endsWith(`/blobs/${digest}`)
       if (answer.status === 404 && atRegistry && (await saysAbsent(answer))) return answer
       // A signed URL that has run out, or was not ours to use: the registry gives another. Once.
-      this.#asking.retried('redirect-refused')
+      this.#requester.retried('redirect-refused')
       refusalOf(this.#key, answer)
-      answer = await this.#asking.ask(question)
+      answer = await this.#requester.ask(question)
     }
     const { status, hops, headers } = answer
     if (status === 404 && hops === 0) {

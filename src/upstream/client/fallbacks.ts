@@ -121,13 +121,13 @@ export class FallbackUpstream implements Upstream {
       },
       isAbsent: isUndefined,
       digest,
-      spare: request.spare,
+      spare: request.parallel,
     }
     return this.#ask(question, request.signal)
   }
 
   /** All who gave some of them are suspects, for some time. */
-  distrust(digest: Digest): void {
+  avoidSourcesOf(digest: Digest): void {
     for (const source of this.#givers.get(digest) ?? []) {
       source.putOff(digest, this.#options.now() + DISTRUST_MEMORY)
     }
@@ -158,8 +158,8 @@ export class FallbackUpstream implements Upstream {
     return this.#first.upstream.status()
   }
 
-  sparing(reserve: number): UpstreamError | undefined {
-    const why = this.#first.upstream.sparing(reserve)
+  quotaBelow(reserve: number): UpstreamError | undefined {
+    const why = this.#first.upstream.quotaBelow(reserve)
     // What the first would refuse altogether, another may give.
     const others = this.#sources.some((source) => source !== this.#first && !source.down)
     return why?.retryAfterMs !== undefined && others ? undefined : why

@@ -41,7 +41,7 @@ export class OfflineUpstream implements Upstream {
     return { offline: true, accounts: [] }
   }
 
-  sparing(): undefined {
+  quotaBelow(): undefined {
     // Who is not asked spends nothing.
   }
 

@@ -26,8 +26,8 @@ import {
   spokenRefusalOf,
   warningOf,
 } from '../transport/responses.ts'
-import { Asking, type AskingOptions, type Question } from './requester.ts'
-import { Blobs } from './blob-requests.ts'
+import { Requester, type RequesterOptions, type UpstreamRequest } from './requester.ts'
+import { BlobRequests } from './blob-requests.ts'
 import { readBody } from '../transport/response-body.ts'
 import { HeadSupport } from './head-support.ts'
 import type { Answer } from '../transport/redirects.ts'
@@ -52,12 +52,12 @@ const MAX_LIST_BYTES = 16 * 1024 * 1024
 const MAX_LIST_ITEMS = 500_000
 const TAGS: Selection = { members: { tags: { each: 'scalar' } } }
 
-export type RegistryClientOptions = AskingOptions
+export type RegistryClientOptions = RequesterOptions
 
 export class RegistryClient implements Upstream {
   readonly key: string
-  readonly #asking: Asking
-  readonly #blobs: Blobs
+  readonly #asking: Requester
+  readonly #blobs: BlobRequests
   readonly #metrics: Metrics
   readonly #headPatienceMs: Milliseconds
   readonly #manifestHeads: HeadSupport
@@ -68,8 +68,8 @@ export class RegistryClient implements Upstream {
     const { key, metrics, timeouts, now = () => performance.now() } = options
     this.key = key
     this.#metrics = metrics
-    this.#asking = new Asking(options)
-    this.#blobs = new Blobs(key, this.#asking, metrics)
+    this.#asking = new Requester(options)
+    this.#blobs = new BlobRequests(key, this.#asking, metrics)
     this.#headPatienceMs = timeouts.headers / 4
     this.#manifestHeads = new HeadSupport(now)
     this.#blobHeads = new HeadSupport(now)
@@ -261,11 +261,11 @@ export class RegistryClient implements Upstream {
     return { offline: false, accounts: [this.#asking.status] }
   }
 
-  leftAlone(): UpstreamError | undefined {
+  paused(): UpstreamError | undefined {
     return this.#asking.leftAlone
   }
 
-  sparing(reserve: number): UpstreamError | undefined {
+  quotaBelow(reserve: number): UpstreamError | undefined {
     return withheldPulls(this.key, this.status(), reserve)
   }
 
@@ -296,7 +296,7 @@ export class RegistryClient implements Upstream {
   }
 
   /** Undefined, or late: nothing came of it, and a GET may well be answered. */
-  async #head(question: Question): Promise<Answer | 'late' | undefined> {
+  async #head(question: UpstreamRequest): Promise<Answer | 'late' | undefined> {
     const patient = question.kind === 'manifest' && this.#sparesPulls
     const limit = patient ? {} : { headersTimeoutMs: this.#headPatienceMs }
     try {
@@ -319,7 +319,7 @@ function isLate({ cause }: UpstreamError): boolean {
 }
 
 /** "No such repository", in the words of Docker Hub, is none. */
-function mayBeHeadsFault(error: UpstreamError, { kind }: Question): boolean {
+function mayBeHeadsFault(error: UpstreamError, { kind }: UpstreamRequest): boolean {
   const { failure, insufficientScope, ofTheAccount, byProxy, status } = error
   // There are walls that let no HEAD pass.
   if (byProxy) return status === 403

@@ -10,18 +10,18 @@ import type { LookupFunction } from 'node:net'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { OpenFiles } from '../../telemetry/open-files.ts'
-import type { Activity } from '../transport/in-flight.ts'
+import type { InFlight } from '../transport/in-flight.ts'
 import { AddressRule } from '../transport/address-policy.ts'
 import { proxyRefusalOf, refusalOf, saysLimit } from '../transport/responses.ts'
 import { Authorization } from '../login/authorization.ts'
 import { Account } from '../login/credentials.ts'
 import { ForeignRegistries } from '../login/foreign-registries.ts'
-import { Guard, type Journey } from '../limits/breaker-guard.ts'
+import { BreakerGuard, type GuardedCall } from '../limits/breaker-guard.ts'
 import { withRetries } from '../limits/retry.ts'
 import { proxyFor, type ProxyEnvironment } from '../transport/proxy.ts'
-import { RateBudget } from '../limits/pull-quota.ts'
+import { PullQuota } from '../limits/pull-quota.ts'
 import { follow, type Answer } from '../transport/redirects.ts'
-import { Silence } from '../limits/rate-limit-pause.ts'
+import { RateLimitPause } from '../limits/rate-limit-pause.ts'
 import type { AccountStatus } from '../status.ts'
 import { TokenService, type TokenRequest } from '../login/token-service.ts'
 import { TokenCache } from '../login/token-cache.ts'
@@ -36,7 +36,7 @@ import {
 } from '../transport/transport.ts'
 import { UpstreamError } from '../upstream.ts'
 
-export interface AskingOptions {
+export interface RequesterOptions {
   readonly key: string
   /** Where `/v2/` is below. */
   readonly url: string
@@ -56,9 +56,9 @@ export interface AskingOptions {
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   readonly log?: Record<'debug' | 'info' | 'warn', (fields: object, message: string) => void> | undefined
   /** That all clients of this URL keep together. Default: of this one alone. */
-  readonly silence?: Silence | undefined
+  readonly pause?: RateLimitPause | undefined
   /** Told of every request, over all clients of an upstream. */
-  readonly activity?: Activity | undefined
+  readonly activity?: InFlight | undefined
   /** Monotonic. Default `performance.now`. */
   readonly now?: (() => Milliseconds) | undefined
   /** Upper end of the pause before the second try; it doubles. Default 250. */
@@ -73,7 +73,7 @@ const packageJson = new URL('../../../package.json', import.meta.url)
 const { version } = JSON.parse(readFileSync(packageJson, 'utf8')) as { version: string }
 export const USER_AGENT = `entrepot/${version}`
 
-export interface Question {
+export interface UpstreamRequest {
   readonly kind: RequestKind
   readonly name: RepositoryName
   readonly method?: 'GET' | 'HEAD'
@@ -84,16 +84,16 @@ export interface Question {
   /** In place of the upstream's own. */
   readonly headersTimeoutMs?: Milliseconds
   /** Clients have been told to expect what it brings. */
-  readonly promised?: boolean | undefined
+  readonly committed?: boolean | undefined
   /** One of several at once, and one less would do: a limit that it meets is a limit of those. */
-  readonly spare?: boolean | undefined
+  readonly parallel?: boolean | undefined
   /** Others bring as much in its place: it is asked once, and that it fails is no sign of anything. */
-  readonly further?: boolean | undefined
+  readonly bestEffort?: boolean | undefined
   readonly signal: AbortSignal
 }
 
-export class Asking {
-  readonly #options: AskingOptions
+export class Requester {
+  readonly #options: RequesterOptions
   readonly #base: URL
   readonly #addresses: AddressRule
   readonly #transport: Transport
@@ -101,12 +101,12 @@ export class Asking {
   readonly #foreign: ForeignRegistries
   readonly #account: Account
   /** Undefined for a fallback: that one's figures are not those of the upstream. */
-  readonly #budget: RateBudget | undefined
-  readonly #silence: Silence
-  readonly #pullSilence: Silence
-  readonly #guard: Guard
+  readonly #budget: PullQuota | undefined
+  readonly #pause: RateLimitPause
+  readonly #pullPause: RateLimitPause
+  readonly #guard: BreakerGuard
 
-  constructor(options: AskingOptions) {
+  constructor(options: RequesterOptions) {
     this.#options = options
     this.#base = new URL(options.url)
     this.#addresses = new AddressRule(this.#base, options.resolve)
@@ -114,10 +114,10 @@ export class Asking {
     const { key, metrics, timeouts, isFallback = false, now = () => performance.now() } = options
     const { account = new Account({ key, source: undefined, metrics }) } = options
     this.#account = account
-    this.#budget = isFallback ? undefined : new RateBudget({ ...options, account: account.label, now })
-    this.#silence = options.silence ?? new Silence(now)
-    this.#pullSilence = new Silence(now)
-    this.#guard = new Guard({ ...options, account: isFallback ? undefined : account.label, now })
+    this.#budget = isFallback ? undefined : new PullQuota({ ...options, account: account.label, now })
+    this.#pause = options.pause ?? new RateLimitPause(now)
+    this.#pullPause = new RateLimitPause(now)
+    this.#guard = new BreakerGuard({ ...options, account: isFallback ? undefined : account.label, now })
     const service = new TokenService({ key, send: (request) => this.#askTokenService(request) })
     const upstream = this.#base
     const timeoutMs = timeouts.headers
@@ -147,25 +147,25 @@ export class Asking {
    * itself) is thrown. While upstream wants to be left alone, so is what it said then, and nothing is asked; nor
    * is it while its breaker is open.
    */
-  async ask(question: Question): Promise<Answer> {
-    const silent = this.#silence.error ?? (isPull(question) ? this.#pullSilence.error : undefined)
-    if (silent !== undefined) throw silent
+  async ask(question: UpstreamRequest): Promise<Answer> {
+    const paused = this.#pause.error ?? (isPull(question) ? this.#pullPause.error : undefined)
+    if (paused !== undefined) throw paused
     try {
-      const { name, headersTimeoutMs, promised, further, signal } = question
-      const impatient = headersTimeoutMs !== undefined
-      const answer = await this.#guard.run({ name, impatient, promised, further, signal }, (journey) =>
-        this.#ask(question, journey),
+      const { name, headersTimeoutMs, committed, bestEffort, signal } = question
+      const shortTimeout = headersTimeoutMs !== undefined
+      const answer = await this.#guard.run({ name, shortTimeout, committed, bestEffort, signal }, (call) =>
+        this.#ask(question, call),
       )
-      this.#silence.broken()
-      if (isPull(question)) this.#pullSilence.broken()
+      this.#pause.succeeded()
+      if (isPull(question)) this.#pullPause.succeeded()
       return answer
     } catch (error) {
       const isBusy = error instanceof UpstreamError && error.failure === 'busy'
-      throw isBusy && question.spare !== true ? this.#hush(error) : error
+      throw isBusy && question.parallel !== true ? this.#beginPause(error) : error
     }
   }
 
-  async #ask(question: Question, journey: Journey): Promise<Answer> {
+  async #ask(question: UpstreamRequest, call: GuardedCall): Promise<Answer> {
     const { kind, name, method = 'GET', path, query, headers, headersTimeoutMs, signal } = question
     const url = this.#url(`${name}/${path}`)
     if (query !== undefined) url.search = query.toString()
@@ -180,7 +180,7 @@ export class Asking {
             ...(headersTimeoutMs === undefined ? {} : { headersTimeoutMs }),
             signal,
           },
-          journey,
+          call,
         ),
       )
       if (kind === 'manifest' && !answer.elsewhere) this.#budget?.read(answer.headers)
@@ -189,19 +189,19 @@ export class Asking {
     })
   }
 
-  /** The error, with the silence that it begins. */
-  #hush(error: UpstreamError): UpstreamError {
+  /** The error, with the pause that it begins. */
+  #beginPause(error: UpstreamError): UpstreamError {
     const { key, log } = this.#options
-    const silence = error.ofPulls ? this.#pullSilence : this.#silence
-    if (silence.begin(error)) {
-      const facts = { upstream: key, account: this.#account.label, forMs: silence.leftMs, err: error }
+    const pause = error.ofPulls ? this.#pullPause : this.#pause
+    if (pause.begin(error)) {
+      const facts = { upstream: key, account: this.#account.label, forMs: pause.leftMs, err: error }
       log?.warn(facts, error.ofPulls ? 'limits our pulls' : 'limits our requests')
     }
-    return silence.error ?? error
+    return pause.error ?? error
   }
 
   /** A CDN that has had enough of us is no limit of the registry: that is about its blob alone. */
-  async #refusal(question: Question, answer: Answer): Promise<UpstreamError> {
+  async #refusal(question: UpstreamRequest, answer: Answer): Promise<UpstreamError> {
     const { key } = this.#options
     const { kind } = question
     const ofPulls = answer.status === 429 && isPull(question) && (await saysLimit(answer))
@@ -226,12 +226,15 @@ export class Asking {
     return this.#spoken({ ...(await this.#transport.send(token)), hops: 0, elsewhere: false })
   }
 
-  async #patiently({ further = false, signal }: Question, attempt: () => Promise<Answer>): Promise<Answer> {
+  async #patiently(
+    { bestEffort = false, signal }: UpstreamRequest,
+    attempt: () => Promise<Answer>,
+  ): Promise<Answer> {
     const { backoffMs, tries, log } = this.#options
     return await withRetries(attempt, {
       signal,
       backoffMs,
-      tries: further ? 1 : tries,
+      tries: bestEffort ? 1 : tries,
       onRetry: (reason, error) => {
         this.retried(reason)
         log?.debug({ upstream: this.#options.key, reason, err: error }, 'asking upstream again')
@@ -239,10 +242,10 @@ export class Asking {
     })
   }
 
-  async #follow(request: Request, journey: Journey = { elsewhere: false }): Promise<Answer> {
+  async #follow(request: Request, call: GuardedCall = { elsewhere: false }): Promise<Answer> {
     const transport: Pick<Transport, 'send'> = {
       send: (it) => {
-        journey.elsewhere = it.url.origin !== request.url.origin
+        call.elsewhere = it.url.origin !== request.url.origin
         return this.#transport.send(it)
       },
     }
@@ -280,7 +283,7 @@ export class Asking {
   }
 
   get leftAlone(): UpstreamError | undefined {
-    return this.#guard.leftAlone
+    return this.#guard.paused
   }
 
   get status(): AccountStatus {
@@ -288,8 +291,8 @@ export class Asking {
       account: this.#account.label,
       breaker: this.#guard.status,
       pulls: this.#budget?.current,
-      pullsStoppedForMs: this.#pullSilence.leftMs,
-      stoppedForMs: this.#silence.leftMs,
+      pullsStoppedForMs: this.#pullPause.leftMs,
+      stoppedForMs: this.#pause.leftMs,
       complaint: this.#account.complaint,
     }
   }
@@ -312,7 +315,7 @@ function withAuthorization(headers: Headers | undefined, authorization: string |
 }
 
 /** What Docker Hub counts. */
-function isPull({ kind, method = 'GET' }: Question): boolean {
+function isPull({ kind, method = 'GET' }: UpstreamRequest): boolean {
   return kind === 'manifest' && method === 'GET'
 }
 

@@ -1,5 +1,6 @@
 /**
- * The breaker of one client: tells it what came of every question, and refuses in its place.
+ * Guard that puts every request of one client under its circuit breaker: tells the breaker what came of the request,
+ * and refuses in its place.
  *
  * A question is judged as a whole, with its tries, its token and its redirects: one stumble that a second try
  * makes good is none. What goes wrong where the registry sent us (a CDN) is that blob's trouble, since the
@@ -11,7 +12,7 @@ import { Breaker, type Verdict } from './breaker.ts'
 import type { BreakerStatus } from '../status.ts'
 import { UpstreamError } from '../upstream.ts'
 
-interface GuardOptions {
+interface BreakerGuardOptions {
   readonly key: string
   readonly url: string
   /** The label of {@link Metrics}; undefined: this one has no figures of its own there. */
@@ -22,25 +23,25 @@ interface GuardOptions {
   readonly now: () => Milliseconds
 }
 
-interface GuardedQuestion {
+interface GuardedRequest {
   readonly name: string
   /** Its time-out is shorter than the upstream's own, and proves nothing. */
-  readonly impatient?: boolean | undefined
+  readonly shortTimeout?: boolean | undefined
   /** Clients hang on the answer: it is asked for whatever the breaker says. */
-  readonly promised?: boolean | undefined
+  readonly committed?: boolean | undefined
   /** Less would do, and it may fail for no other reason than that there is more. */
-  readonly further?: boolean | undefined
+  readonly bestEffort?: boolean | undefined
   readonly signal: AbortSignal
 }
 
 /** Where a question is, while it is asked. */
-export interface Journey {
+export interface GuardedCall {
   /** Who is asked now is somebody whom the registry named, not itself. */
   elsewhere: boolean
 }
 
-export class Guard {
-  readonly #options: GuardOptions
+export class BreakerGuard {
+  readonly #options: BreakerGuardOptions
   readonly #breaker: Breaker
   /** Each time anew: of two for one account, the other of which is on its way out, the newer has the last word. */
   readonly #beforeScrape = (): void => {
@@ -50,7 +51,7 @@ export class Guard {
     metrics.upstreamBreakerOpen.set({ upstream: key, account }, open)
   }
 
-  constructor(options: GuardOptions) {
+  constructor(options: BreakerGuardOptions) {
     this.#options = options
     this.#breaker = new Breaker({ now: options.now, onChange: (status) => this.#tell(status) })
     options.metrics.beforeScrape.add(this.#beforeScrape)
@@ -61,24 +62,24 @@ export class Guard {
   }
 
   /** What is thrown for now in place of asking. */
-  get leftAlone(): UpstreamError | undefined {
+  get paused(): UpstreamError | undefined {
     return this.status.state === 'open' ? this.#refusal() : undefined
   }
 
   /** @throws UpstreamError at once while it is not to be asked; else what `ask` throws */
-  async run<T>(question: GuardedQuestion, ask: (journey: Journey) => Promise<T>): Promise<T> {
-    const { name, promised = false } = question
-    const asked = this.#breaker.ask(name, { insist: promised })
+  async run<T>(question: GuardedRequest, ask: (call: GuardedCall) => Promise<T>): Promise<T> {
+    const { name, committed = false } = question
+    const asked = this.#breaker.ask(name, { insist: committed })
     if (asked === undefined) throw this.#refusal()
-    const journey: Journey = { elsewhere: false }
+    const call: GuardedCall = { elsewhere: false }
     let verdict: Verdict = 'nothing'
     let why = ''
     try {
-      const answer = await ask(journey)
+      const answer = await ask(call)
       verdict = 'answer'
       return answer
     } catch (error) {
-      verdict = verdictOn(error, question, journey)
+      verdict = verdictOn(error, question, call)
       why = error instanceof Error ? error.message : ''
       throw error
     } finally {
@@ -123,10 +124,10 @@ const OURS = new Set(['UND_ERR_DESTROYED', 'UND_ERR_CLOSED'])
 
 function verdictOn(
   error: unknown,
-  { impatient = false, further = false, signal }: GuardedQuestion,
-  { elsewhere }: Journey,
+  { shortTimeout = false, bestEffort = false, signal }: GuardedRequest,
+  { elsewhere }: GuardedCall,
 ): Verdict {
-  if (signal.aborted || further || !(error instanceof UpstreamError)) return 'nothing'
+  if (signal.aborted || bestEffort || !(error instanceof UpstreamError)) return 'nothing'
   const { failure, status, ofTheAccount, ofTheTokenService, byProxy, outOfFiles } = error
   if (outOfFiles) return 'nothing'
   // Whichever names it is for: those of another service, or of none, may well be answered.
@@ -141,7 +142,7 @@ function verdictOn(
   }
   // There were no credentials to ask with.
   if (ofTheAccount) return 'nothing'
-  if (impatient && code === 'UND_ERR_HEADERS_TIMEOUT') return 'nothing'
+  if (shortTimeout && code === 'UND_ERR_HEADERS_TIMEOUT') return 'nothing'
   if (name === 'TimeoutError' || error.cause === undefined) return 'no answer'
   return typeof code === 'string' && NO_ANSWER.has(code) ? 'no answer' : 'no connection'
 }

@@ -1,6 +1,6 @@
 /**
- * Whether an upstream is asked at all: after a failure that is its own it is left alone for a while, so that
- * nobody waits for what is known to fail.
+ * Circuit breaker of one upstream account: after a failure that is its own it is not asked for a while, so that nobody
+ * waits for what is known to fail.
  *
  * Closed, everybody may ask. Open, nobody. When the time is over one question at a time is a probe: what comes
  * of it closes the breaker or opens it for twice as long; whoever asks meanwhile is refused. Any answer to

@@ -1,6 +1,7 @@
 /**
- * How many pulls an upstream leaves to one account, as it last told: Docker Hub's `ratelimit-limit: 100;w=21600`
- * and `ratelimit-remaining`. (`docker-ratelimit-source` says who we are to it, and is nobody's business here.)
+ * Pull quota (rate limit) of one upstream account, as the upstream last told it: Docker Hub's `ratelimit-limit:
+ * 100;w=21600` and `ratelimit-remaining`. (`docker-ratelimit-source` says who we are to it, and is nobody's business
+ * here.)
  *
  * The windows roll: what was told longer ago than one lasts is forgotten, and its figures are gone from the metrics.
  */
@@ -33,7 +34,7 @@ const SCARCE = [0.05, 0.2] as const
 /** It has recovered when it is above a share by half: in a window that rolls it goes up and down by one. */
 const RECOVERED = 1.5
 
-export class RateBudget {
+export class PullQuota {
   readonly #options: RateBudgetOptions
   #told: Told | undefined
   /** Shares that the log has heard of. */

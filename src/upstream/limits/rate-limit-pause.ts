@@ -1,10 +1,10 @@
 /**
- * How long an upstream that has had enough of us (429) is left alone: as long as it asked for, else 10 s, doubling to
- * ten minutes while every further question gets the same answer.
+ * Rate-limit pause: for how long an upstream that answered 429 is not asked. As long as its `Retry-After` says, else
+ * 10 s, doubling to ten minutes while every further request gets the same answer.
  *
  * There are two kinds. A limit of pulls belongs to one account, and is told as a 429 with an OCI error to the GET of
  * a manifest; HEADs and blobs go on. Any other 429 means all of us, whatever account asked: every client of the
- * upstream keeps the same silence.
+ * upstream keeps the same pause.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { UpstreamError } from '../upstream.ts'
@@ -14,7 +14,7 @@ const MOST: Milliseconds = 600_000
 /** Whoever asks for more is asked again all the same. */
 const LONGEST: Milliseconds = 3_600_000
 
-export class Silence {
+export class RateLimitPause {
   readonly #now: () => Milliseconds
   #until = Number.NEGATIVE_INFINITY
   #backoff: Milliseconds = 0
@@ -42,13 +42,13 @@ export class Silence {
     })
   }
 
-  /** @returns false: it was kept already, and this was asked before */
+  /** @returns false: a pause ran already, and the request was older than it */
   begin(why: UpstreamError): boolean {
     const running = this.leftMs !== undefined
     if (!running) this.#backoff = Math.min(Math.max(this.#backoff * 2, FIRST), MOST)
     const { retryAfterMs } = why
-    const silence = retryAfterMs === undefined ? this.#backoff : Math.max(retryAfterMs, FIRST)
-    const until = this.#now() + Math.min(silence, LONGEST)
+    const pauseMs = retryAfterMs === undefined ? this.#backoff : Math.max(retryAfterMs, FIRST)
+    const until = this.#now() + Math.min(pauseMs, LONGEST)
     if (until > this.#until) {
       this.#until = until
       this.#why = why
@@ -56,8 +56,8 @@ export class Silence {
     return !running
   }
 
-  /** It has answered. That ends no silence: it may have been asked before. */
-  broken(): void {
+  /** A success resets the back-off, but ends no pause that runs: the request may be older than the 429. */
+  succeeded(): void {
     if (this.leftMs === undefined) this.#backoff = 0
   }
 }

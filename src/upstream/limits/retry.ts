@@ -1,5 +1,5 @@
 /**
- * Being a good client: what is tried again, how soon, and what an upstream says about its limits.
+ * Retry with back-off of requests to upstreams, and the parser of `Retry-After`.
  *
  * Only idempotent requests come here. A 429 is never retried: whoever asked decides what to do meanwhile.
  */

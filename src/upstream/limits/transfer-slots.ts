@@ -1,5 +1,5 @@
 /**
- * Turns for blob transfers of one upstream.
+ * Priority semaphore of the blob transfers of one upstream.
  *
  * What a client asked for goes before what is fetched ahead, and takes the place of it when all are busy. A transfer
  * may want several turns: its further ones are `share`s, given to whoever holds fewest, so that one large layer never

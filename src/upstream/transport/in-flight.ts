@@ -1,9 +1,10 @@
 /**
- * Whether an upstream is still in use: its requests and bodies that are under way, over all of its clients.
+ * Count of requests in flight, which says whether an upstream is still in use: its requests and bodies that are under
+ * way, over all of its clients.
  */
 import type { Milliseconds } from '../../base/units.ts'
 
-export class Activity {
+export class InFlight {
   readonly #now: () => Milliseconds
   #running = 0
   #endedAt: Milliseconds

@@ -1,8 +1,9 @@
 /**
  * Redirects, followed by us: at most ten, `Authorization` never beyond the origin it was meant for.
  *
- * `Range` and `Accept` go along. Refused: from https to http, loops, and hosts that {@link AddressRule} keeps
- * us from. A HEAD of a blob is followed nowhere: its redirect is the answer. Spec: RFC 9110 § 15.4; distribution-spec § Redirects.
+ * `Range` and `Accept` go along. Refused: from https to http, loops, and hosts that {@link AddressRule} keeps us from.
+ * A HEAD of a blob is followed nowhere: its redirect is the answer. Spec: RFC 9110 § 15.4; distribution-spec §
+ * Redirects.
  */
 import type { AddressRule } from './address-policy.ts'
 import { discardBody } from './response-body.ts'

@@ -1,13 +1,14 @@
 /**
- * How slow one answer may be: until its head is whole, and how its body must keep coming.
+ * Stall timeouts of one response, against slow-drip upstreams: until its head is whole, and how its body must keep
+ * coming.
  *
- * The time-outs of undici begin anew with every interim answer and with every byte, so a head or a body that
- * trickles would hold its connection for ever. These do not.
+ * The time-outs of undici begin anew with every interim answer and with every byte, so a head or a body that trickles
+ * would hold its connection for ever. These do not.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { errors } from 'undici'
 
-export interface PaceLimits {
+export interface StallLimits {
   /** From the request to the whole head of its answer. */
   readonly headers: Milliseconds
   /** Between two pieces of a body. There is no limit for the whole of it. */
@@ -16,15 +17,15 @@ export interface PaceLimits {
   readonly minRate?: Bytes | undefined
 }
 
-export class Pace {
-  readonly #limits: PaceLimits
+export class StallTimeouts {
+  readonly #limits: StallLimits
   readonly #giveUp: (reason: Error) => void
   #timer: NodeJS.Timeout | undefined
   #received: Bytes = 0
   #excused = false
 
   /** @param giveUp called at most once, and not after {@link end} */
-  constructor(limits: PaceLimits, giveUp: (reason: Error) => void) {
+  constructor(limits: StallLimits, giveUp: (reason: Error) => void) {
     this.#limits = limits
     this.#giveUp = giveUp
   }

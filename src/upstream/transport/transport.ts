@@ -9,11 +9,11 @@ import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
 import { SmallChunks } from '../../base/small-chunks.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { OpenFiles } from '../../telemetry/open-files.ts'
-import type { Activity } from './in-flight.ts'
+import type { InFlight } from './in-flight.ts'
 import type { AddressRule } from './address-policy.ts'
 import { ResponseBody, type Body } from './response-body.ts'
 import { toUpstreamError } from './errors.ts'
-import { Pace, type PaceLimits } from './stall-timeouts.ts'
+import { StallTimeouts, type StallLimits } from './stall-timeouts.ts'
 import { proxyFor, type ProxyChoice } from './proxy.ts'
 import { UpstreamError } from '../upstream.ts'
 
@@ -43,7 +43,7 @@ export interface Response {
   readonly body: Body
 }
 
-export interface Timeouts extends PaceLimits {
+export interface Timeouts extends StallLimits {
   readonly connect: Milliseconds
 }
 
@@ -57,7 +57,7 @@ interface TransportOptions extends ProxyChoice {
   readonly metrics: Metrics
   /** Told when no connection could be opened, for want of a free descriptor. */
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
-  readonly activity?: Activity | undefined
+  readonly activity?: InFlight | undefined
 }
 
 const MAX_HEADER_SIZE = 64 * 1024
@@ -157,7 +157,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   readonly #onAbort = (): void => {
     this.#abort()
   }
-  readonly #pace: Pace
+  readonly #pace: StallTimeouts
   #controller: Dispatcher.DispatchController | undefined
   #body: ResponseBody | undefined
   /** Of a body that is chunked. */
@@ -174,7 +174,7 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#resolve = resolve
     this.#reject = reject
     const { headersTimeoutMs: headers = options.timeouts.headers } = request
-    this.#pace = new Pace({ ...options.timeouts, headers }, (reason) => {
+    this.#pace = new StallTimeouts({ ...options.timeouts, headers }, (reason) => {
       this.#controller?.abort(reason)
     })
     request.signal.addEventListener('abort', this.#onAbort, { once: true })

@@ -10,8 +10,8 @@ import { openIngests } from '../../../src/storage/ingest/disk-ingest.ts'
 import { DiskBlobStore } from '../../../src/storage/blobs/disk-blob-store.ts'
 import { nodeFiles } from '../../../src/storage/files/files.ts'
 import { Hashers } from '../../../src/storage/ingest/hasher.ts'
-import { Holds } from '../../../src/storage/locks/blob-holds.ts'
-import { InProcessLocks } from '../../../src/storage/locks/keyed-locks.ts'
+import { BlobHolds } from '../../../src/storage/locks/blob-holds.ts'
+import { InProcessKeyedLocks } from '../../../src/storage/locks/keyed-locks.ts'
 import type { MetadataStore } from '../../../src/storage/metadata/metadata.ts'
 import { OutsideFile } from '../../../src/storage/files/atomic-file.ts'
 import { openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
@@ -27,7 +27,7 @@ test('bytes that are just being taken away are not said to be here', async (t) =
   const ingests = closing.adopt(await openIngests({ root, hashers }), (it) => it.close())
   const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
   const store = new DiskBlobStore(root)
-  const [locks, holds] = [new InProcessLocks(), new Holds()]
+  const [locks, holds] = [new InProcessKeyedLocks(), new BlobHolds()]
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { signal } = new AbortController()
 

@@ -66,7 +66,7 @@ test('a failure is told, and logged with its stack', async (t) => {
   await t.rejects(all(keeper.gc({ dryRun: true }, NEVER)), /failed by process \d+: not a function/)
   t.match(
     lines.find(({ level }) => level === 'error'),
-    { operation: 'gc', err: { type: 'TypeError', stack: /control\.test/ } },
+    { operation: 'gc', err: { type: 'TypeError', stack: /server\.test/ } },
   )
 })
 

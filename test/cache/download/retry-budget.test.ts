@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { Patience } from '../../../src/cache/download/retry-budget.ts'
+import { RetryBudget } from '../../../src/cache/download/retry-budget.ts'
 import { InProcessUpstreamState } from '../../../src/cache/resilience/upstream-state.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { parseRepositoryName } from '../../../src/oci/reference.ts'
@@ -12,8 +12,8 @@ import { UpstreamError } from '../../../src/upstream/upstream.ts'
 const SECOND = 1000
 const enough = new Error('enough of that test')
 
-function patience(): Patience {
-  return new Patience({
+function patience(): RetryBudget {
+  return new RetryBudget({
     origin: {
       upstream: new OfflineUpstream('docker.io'),
       state: new InProcessUpstreamState(() => performance.now()),
@@ -31,7 +31,7 @@ function patience(): Patience {
 }
 
 /** Whether it would wait, told to do so for that long; the wait itself is cut short. */
-async function waits(it: Patience, seconds: number, brought = 0): Promise<boolean> {
+async function waits(it: RetryBudget, seconds: number, brought = 0): Promise<boolean> {
   const busy = new UpstreamError('busy', 'docker.io', 'slow down', { retryAfterMs: seconds * SECOND })
   const leaving = new AbortController()
   const waiting = it.afterFailure(busy, { brought, promised: true }, leaving.signal)

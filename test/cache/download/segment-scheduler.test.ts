@@ -1,8 +1,8 @@
 /** Which piece of a large blob is fetched next, and by whom, while time stands still. */
 import { test, type Test } from 'tap'
-import { Pieces } from '../../../src/cache/download/segment-scheduler.ts'
-import { Run, Runs } from '../../../src/cache/download/range-requests.ts'
-import { Segments } from '../../../src/cache/download/segment-policy.ts'
+import { SegmentScheduler } from '../../../src/cache/download/segment-scheduler.ts'
+import { RangeRequest, RangeRequests } from '../../../src/cache/download/range-requests.ts'
+import { SegmentPolicy } from '../../../src/cache/download/segment-policy.ts'
 import { ExtentMap } from '../../../src/storage/ingest/extents.ts'
 import type { Ingest } from '../../../src/storage/ingest/ingest.ts'
 import { PrioritySlots } from '../../../src/upstream/limits/transfer-slots.ts'
@@ -11,7 +11,7 @@ import { UpstreamError } from '../../../src/upstream/upstream.ts'
 const MiB = 2 ** 20
 
 interface Fetching {
-  readonly run: Run
+  readonly run: RangeRequest
   done(): void
   fail(error: Error): void
 }
@@ -27,13 +27,13 @@ async function begin(t: Test, { size = 64 * MiB, parallel = 4 } = {}) {
     readableTo: (position: number) => extents.readableTo(position),
     nextExtent: (position: number) => extents.nextStart(position),
   } as unknown as Ingest
-  const runs = new Runs(ingest)
+  const runs = new RangeRequests(ingest)
   const leaving = new AbortController()
   t.teardown(() => leaving.abort(new Error('the test is over')))
   const { signal } = leaving
   const begun: Fetching[] = []
-  const segments = new Segments({ size: 4 * MiB, parallel, now: () => clock.now })
-  const pieces = new Pieces({
+  const segments = new SegmentPolicy({ size: 4 * MiB, parallel, now: () => clock.now })
+  const pieces = new SegmentScheduler({
     ...{ segments, ingest, runs, owner: {} },
     slots: new PrioritySlots(10),
     priority: () => 'asked',
@@ -46,9 +46,9 @@ async function begin(t: Test, { size = 64 * MiB, parallel = 4 } = {}) {
     onChange: () => pieces.spread(signal),
     log: { debug: () => undefined },
   })
-  const main = new Run('main', { start: 0, end: pieces.endOf(0) }, clock.now)
+  const main = new RangeRequest('main', { start: 0, end: pieces.endOf(0) }, clock.now)
   runs.add(main)
-  const bring = (run: Run, bytes = runs.limitOf(run, size) - run.position): void => {
+  const bring = (run: RangeRequest, bytes = runs.limitOf(run, size) - run.position): void => {
     run.taken += bytes
     extents.add(run.position, run.taken)
     run.position = run.taken
@@ -255,8 +255,8 @@ test('what one alone meets, where one is all that may be, is no limit of several
   bring(main)
   runs.delete(main)
   const limited = new UpstreamError('busy', 'a.io', 'too many', { status: 429 })
-  const ask = (): Run => {
-    const next = new Run('main', { start: size - 1, end: size }, (clock.now += 1))
+  const ask = (): RangeRequest => {
+    const next = new RangeRequest('main', { start: size - 1, end: size }, (clock.now += 1))
     runs.add(next)
     return next
   }

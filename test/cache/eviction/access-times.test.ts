@@ -1,6 +1,6 @@
 /** When what is here was last pulled: in memory, written down now and then, and never lost by a clean stop. */
 import { test } from 'tap'
-import { Recency } from '../../../src/cache/eviction/access-times.ts'
+import { AccessTimes } from '../../../src/cache/eviction/access-times.ts'
 import { createLog } from '../../../src/telemetry/log.ts'
 import { layer } from '../../support/images.ts'
 import { openWarehouse, KB } from '../../support/warehouse.ts'
@@ -25,7 +25,7 @@ test('a blob is written down once however often it is pulled, all of them in one
     },
   }
   const clock = { now: 1000 }
-  const recency = new Recency({ metadata, log: createLog({ level: 'silent' }), now: () => clock.now })
+  const recency = new AccessTimes({ metadata, log: createLog({ level: 'silent' }), now: () => clock.now })
   t.teardown(() => recency[Symbol.asyncDispose]())
   for (; clock.now < 1010; clock.now++) recency.touch(one)
   recency.touch(other)

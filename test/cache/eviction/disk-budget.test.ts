@@ -1,11 +1,11 @@
 /** How much room there is: for whom it is made, and who has to do without. */
 import { test, type Test } from 'tap'
 import type { BudgetSettings } from '../../../src/cache/eviction/limits.ts'
-import type { Evicted, Eviction, Goal } from '../../../src/cache/eviction/eviction-order.ts'
-import { Evictor } from '../../../src/cache/eviction/disk-budget.ts'
+import type { Evicted, EvictionOrder, Goal } from '../../../src/cache/eviction/eviction-order.ts'
+import { DiskBudget } from '../../../src/cache/eviction/disk-budget.ts'
 import { CacheUsage } from '../../../src/cache/eviction/usage.ts'
 import { nodeFiles } from '../../../src/storage/files/files.ts'
-import { InProcessLocks } from '../../../src/storage/locks/keyed-locks.ts'
+import { InProcessKeyedLocks } from '../../../src/storage/locks/keyed-locks.ts'
 import type { EvictionIndex } from '../../../src/storage/metadata/eviction-index.ts'
 import { createLog } from '../../../src/telemetry/log.ts'
 import { createMetrics } from '../../../src/telemetry/metrics.ts'
@@ -29,9 +29,9 @@ function evictorOf(
   t: Test,
   disk: Disk,
   settings: Partial<BudgetSettings>,
-): { evictor: Evictor; goals: Goal[] } {
+): { evictor: DiskBudget; goals: Goal[] } {
   const goals: Goal[] = []
-  const eviction: Pick<Eviction, 'pursue' | 'settle' | 'stranded' | 'dropStranded'> = {
+  const eviction: Pick<EvictionOrder, 'pursue' | 'settle' | 'stranded' | 'dropStranded'> = {
     settle: () => Promise.resolve(),
     stranded: () => 0,
     dropStranded: () => Promise.resolve(0),
@@ -49,10 +49,10 @@ function evictorOf(
     mirrored: () => Promise.resolve(undefined),
   }
   const metrics = createMetrics()
-  const evictor = new Evictor({
+  const evictor = new DiskBudget({
     usage: new CacheUsage({ index, ingests: { downloads: () => [] }, metrics }),
     eviction,
-    locks: new InProcessLocks(),
+    locks: new InProcessKeyedLocks(),
     settings: () => ({ maxSize: ALL, minFree: ALL, upstreams: new Map(), ...settings }),
     space: () => Promise.resolve({ total: 100 * GiB, free: disk.free }),
     metrics,
@@ -66,13 +66,13 @@ test('what is admitted is made room for before it comes, once', async (t) => {
   const disk = { mirrored: 50 * GiB, free: 50 * GiB }
   const { evictor, goals } = evictorOf(t, disk, { maxSize: { bytes: 50 * GiB, percent: undefined } })
   const admissions = await Promise.all(
-    contents.map(({ digest }) => evictor.admit({ source: 'docker.io', digest }, GiB)),
+    contents.map(({ digest }) => evictor.reserve({ source: 'docker.io', digest }, GiB)),
   )
   t.ok(admissions.every(({ as }) => as === 'keep'))
-  await evictor.free(0)
+  await evictor.reclaim(0)
   t.equal(disk.mirrored, 25 * GiB, '20 GiB are to come, and 45 GiB is where eviction stops')
   goals.length = 0
-  await evictor.free(0)
+  await evictor.reclaim(0)
   t.same(goals, [])
   for (const admission of admissions) admission[Symbol.dispose]()
   t.match(await evictor.standing(), { usage: { outstanding: 0 }, limits: { total: 50 * GiB } })
@@ -85,11 +85,11 @@ test('what is larger than its budget may pass, and costs nothing of what is here
     upstreams: new Map([['quay.io', { bytes: GiB, percent: undefined }]]),
   })
   const [one, other, third] = contents.map(({ digest }) => digest) as [never, never, never]
-  using large = await evictor.admit({ source: 'docker.io', digest: one }, 11 * GiB)
-  using small = await evictor.admit({ source: 'docker.io', digest: other }, GiB / 2)
-  using strict = await evictor.admit({ source: 'quay.io', digest: third }, 2 * GiB)
+  using large = await evictor.reserve({ source: 'docker.io', digest: one }, 11 * GiB)
+  using small = await evictor.reserve({ source: 'docker.io', digest: other }, GiB / 2)
+  using strict = await evictor.reserve({ source: 'quay.io', digest: third }, 2 * GiB)
   t.same([large.as, small.as, strict.as], ['transient', 'keep', 'transient'])
-  await evictor.free(0)
+  await evictor.reclaim(0)
   t.same(goals, [])
 })
 
@@ -97,27 +97,27 @@ test('minFree is kept: room is made for what comes, and what the disk cannot hol
   const disk = { mirrored: 10 * GiB, free: 6 * GiB }
   const { evictor } = evictorOf(t, disk, { minFree: { bytes: 5 * GiB, percent: undefined } })
   const [one, other] = contents.map(({ digest }) => digest) as [never, never]
-  using admission = await evictor.admit({ source: 'docker.io', digest: one }, 4 * GiB)
+  using admission = await evictor.reserve({ source: 'docker.io', digest: one }, 4 * GiB)
   t.equal(admission.as, 'keep')
   t.ok(disk.free - 4 * GiB >= 5 * GiB, 'the rest of it is yet to come')
-  using refused = await evictor.admit({ source: 'docker.io', digest: other }, 20 * GiB)
+  using refused = await evictor.reserve({ source: 'docker.io', digest: other }, 20 * GiB)
   t.equal(refused.as, 'none')
 })
 
 test('a full disk is told whether there was something to free', async (t) => {
   const disk = { mirrored: 3 * GiB, free: 0 }
   const { evictor } = evictorOf(t, disk, {})
-  t.equal(await evictor.free(GiB), true)
+  t.equal(await evictor.reclaim(GiB), true)
   t.same(
-    await Promise.all([evictor.free(GiB), evictor.free(GiB)]),
+    await Promise.all([evictor.reclaim(GiB), evictor.reclaim(GiB)]),
     [true, true],
     'each gets what it asked for',
   )
   t.equal(disk.mirrored, 0)
-  t.equal(await evictor.free(1), false)
+  t.equal(await evictor.reclaim(1), false)
   disk.mirrored = GiB
-  t.equal(await evictor.free(2 * GiB), true, 'less than it asked for may do')
-  t.equal(await evictor.free(2 * GiB), false)
+  t.equal(await evictor.reclaim(2 * GiB), true, 'less than it asked for may do')
+  t.equal(await evictor.reclaim(2 * GiB), false)
 })
 
 test('where nothing may go, what comes does not bring about one look after the other', async (t) => {
@@ -126,10 +126,10 @@ test('where nothing may go, what comes does not bring about one look after the o
     { mirrored: 0, free: 0, slowMs: 300 },
     { minFree: { bytes: GiB, percent: undefined } },
   )
-  await evictor.free(0)
+  await evictor.reclaim(0)
   t.match(goals, [{ why: 'minFree' }])
   for (let at = 0; at < 10; at += 1) {
-    evictor.grew()
+    evictor.changed()
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
   t.equal(goals.length, 1)

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import { PushRoom } from '../../../src/cache/eviction/push-space.ts'
+import { PushSpace } from '../../../src/cache/eviction/push-space.ts'
 
 const MiB = 1024 * 1024
 
@@ -8,7 +8,7 @@ const REFUSED = { code: 'ENOSPC' }
 /** A disk with so much to give, and so much that may go. */
 function roomOf(disk: { headroom: number; evictable: number }) {
   const freed: number[] = []
-  const room = new PushRoom({
+  const room = new PushSpace({
     headroom: () => Promise.resolve(disk.headroom),
     canFree: (bytes) => Promise.resolve(bytes <= disk.evictable),
     makeRoom: (bytes) => {
@@ -75,7 +75,7 @@ test('it is full from a refusal on until there is room again, and where nothing 
 })
 
 test('a disk that says nothing is tried', async (t) => {
-  const room = new PushRoom({
+  const room = new PushSpace({
     headroom: () => Promise.reject(new Error('EIO')),
     canFree: () => Promise.resolve(false),
     makeRoom: () => Promise.resolve(false),

@@ -1,7 +1,7 @@
 /** What an eviction takes away: looked at once more under the locks, for what it knows may be old by then. */
 import path from 'node:path'
 import { test, type Test } from 'tap'
-import { CachedImages, type Doomed } from '../../../src/cache/eviction/candidates.ts'
+import { EvictionCandidates, type EvictionCandidate } from '../../../src/cache/eviction/candidates.ts'
 import { Removal } from '../../../src/cache/eviction/removal.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { parseManifest } from '../../../src/oci/manifest.ts'
@@ -9,8 +9,8 @@ import { DiskBlobStore } from '../../../src/storage/blobs/disk-blob-store.ts'
 import { openIngests } from '../../../src/storage/ingest/disk-ingest.ts'
 import type { MirroredBlob } from '../../../src/storage/metadata/eviction-index.ts'
 import { Hashers } from '../../../src/storage/ingest/hasher.ts'
-import { Holds } from '../../../src/storage/locks/blob-holds.ts'
-import { InProcessLocks } from '../../../src/storage/locks/keyed-locks.ts'
+import { BlobHolds } from '../../../src/storage/locks/blob-holds.ts'
+import { InProcessKeyedLocks } from '../../../src/storage/locks/keyed-locks.ts'
 import type { MetadataStore } from '../../../src/storage/metadata/metadata.ts'
 import { openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
 import { StorageError } from '../../../src/storage/storage-error.ts'
@@ -31,8 +31,8 @@ async function open(t: Test) {
   const ingests = closing.adopt(await openIngests({ root, hashers }), (it) => it.close())
   const index = closing.adopt(await openMetadata(path.join(root, 'metadata.sqlite')), (it) => it.close())
   const store = new DiskBlobStore(root)
-  const locks = new InProcessLocks()
-  const holds = new Holds()
+  const locks = new InProcessKeyedLocks()
+  const holds = new BlobHolds()
   const disk = { full: false }
   const metadata: Pick<MetadataStore, 'transaction'> = {
     transaction: (write) =>
@@ -63,7 +63,7 @@ async function hold(index: MetadataStore, { digest, size }: MirroredBlob, conten
   })
 }
 
-function blob(root: MirroredBlob): Doomed {
+function blob(root: MirroredBlob): EvictionCandidate {
   return { is: 'blob', root, manifests: [], blobs: [root], pulledAt: 1 }
 }
 
@@ -92,7 +92,7 @@ test('an image that has gone already is not taken again', async (t) => {
   const child = await mirrored('{"a":"child"}')
   await hold(index, root)
   await hold(index, child)
-  const both: Doomed = { is: 'image', root, manifests: [root, child], blobs: [], pulledAt: 1 }
+  const both: EvictionCandidate = { is: 'image', root, manifests: [root, child], blobs: [], pulledAt: 1 }
   const told: string[] = []
   removal.onManifest((digest) => told.push(digest))
   t.match(await removal.take(both, never), { length: 2 })
@@ -117,7 +117,7 @@ test('a manifest that an image names as a layer does not go with it', async (t) 
   const root = await mirrored('{"an":"image"}')
   const layer = { digest: named.digest, size: named.size, mediaType: CONTENT.mediaType }
   await hold(index, root, { ...CONTENT, layers: [layer] })
-  const images = new CachedImages({
+  const images = new EvictionCandidates({
     index: index.eviction,
     recency: { latest: (_, at) => at },
     pinned: { by: () => Promise.resolve(undefined), byLink: () => Promise.resolve(undefined) },

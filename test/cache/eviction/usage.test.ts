@@ -1,6 +1,6 @@
 /** What the mirror reckons that it has of the disk, and that it is about to take. */
 import { test } from 'tap'
-import { Eviction, type Evicted } from '../../../src/cache/eviction/eviction-order.ts'
+import { EvictionOrder, type Evicted } from '../../../src/cache/eviction/eviction-order.ts'
 import { CacheUsage } from '../../../src/cache/eviction/usage.ts'
 import type { PartialDownload } from '../../../src/storage/ingest/ingest.ts'
 import { createMetrics } from '../../../src/telemetry/metrics.ts'
@@ -57,7 +57,7 @@ test('what was given up goes, but not while somebody is coming back for it', asy
     ...{ source: 'docker.io', digest, bytes: MB, idleSince: 1, disowned: false },
   }))
   const nothing = { async *[Symbol.asyncIterator]() {} }
-  const eviction = new Eviction({
+  const eviction = new EvictionOrder({
     index: {} as never,
     images: { leastRecent: () => nothing, leastRecentParts: () => nothing } as never,
     removal: {} as never,

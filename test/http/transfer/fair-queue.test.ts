@@ -1,14 +1,14 @@
 /** Turns on the event loop. */
 import { setImmediate as turn } from 'node:timers/promises'
 import { test } from 'tap'
-import { Rota } from '../../../src/http/transfer/fair-queue.ts'
+import { FairQueue } from '../../../src/http/transfer/fair-queue.ts'
 
 function spend(ms: number): void {
   for (const end = performance.now() + ms; performance.now() < end;);
 }
 
 test('all get their turn in the order in which they came, and others in between', async (t) => {
-  const rota = new Rota()
+  const rota = new FairQueue()
   const ran: number[] = []
   const all = Array.from({ length: 30 }, (_, at) =>
     rota.run(() => {
@@ -32,7 +32,7 @@ test('all get their turn in the order in which they came, and others in between'
 })
 
 test('a few are served together, as long as it does not take long', async (t) => {
-  const rota = new Rota()
+  const rota = new FairQueue()
   let most = 0
   // A busy machine may take its time away.
   for (let tries = 0; most < 2 && tries < 50; tries++) {
@@ -56,7 +56,7 @@ test('a few are served together, as long as it does not take long', async (t) =>
 })
 
 test('whoever fails fails alone', async (t) => {
-  const rota = new Rota()
+  const rota = new FairQueue()
   const failing = rota.run(() => {
     throw new Error('mine')
   })

@@ -7,7 +7,7 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { request } from 'undici'
-import { openKernel } from '../../../src/http/transfer/linux-syscalls.ts'
+import { openLinuxSyscalls } from '../../../src/http/transfer/linux-syscalls.ts'
 import { BufferPool } from '../../../src/http/transfer/buffer-pool.ts'
 import { sendGrowing } from '../../../src/http/transfer/sendfile.ts'
 import type { GrowingRange, StoredRange } from '../../../src/storage/blobs/blob-store.ts'
@@ -69,7 +69,7 @@ interface Sent {
 
 /** @param idleMs after which the response gives up */
 async function send(t: Test, copying: boolean, length: number, idleMs = 10_000): Promise<Sent> {
-  const kernel = await openKernel()
+  const kernel = await openLinuxSyscalls()
   if (kernel === undefined) throw new Error('there is no FFI here')
   const descriptor = openSync(path.join(t.testdir(), 'file'), 'wx+')
   t.teardown(() => closeSync(descriptor))

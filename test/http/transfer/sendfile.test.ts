@@ -18,7 +18,7 @@ import path from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { test, type Test } from 'tap'
 import { Agent, request } from 'undici'
-import { openKernel, type Kernel } from '../../../src/http/transfer/linux-syscalls.ts'
+import { openLinuxSyscalls, type LinuxSyscalls } from '../../../src/http/transfer/linux-syscalls.ts'
 import { BufferPool } from '../../../src/http/transfer/buffer-pool.ts'
 import { sendFile } from '../../../src/http/transfer/sendfile.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
@@ -253,14 +253,14 @@ function lines(mirror: Mirror): Record<string, unknown>[] {
 /** Sends a file through a kernel that is told how to behave. */
 async function sentBy(
   t: Test,
-  behaviour: Partial<Kernel>,
+  behaviour: Partial<LinuxSyscalls>,
   {
     size = 9 * 2 ** 20 + 17,
     bytesPerMs,
     copying = false,
   }: { size?: number; bytesPerMs?: number; copying?: boolean } = {},
 ) {
-  const kernel = await openKernel()
+  const kernel = await openLinuxSyscalls()
   if (kernel === undefined) throw new Error('there is no FFI here')
   const file = path.join(t.testdir(), 'file')
   const bytes = randomBytes(size)
@@ -269,14 +269,14 @@ async function sentBy(
   t.teardown(() => closeSync(descriptor))
   let reads = 0
   let calls = 0
-  const told: Kernel = {
+  const told: LinuxSyscalls = {
     sendFile: (...it) => {
       calls++
       return (behaviour.sendFile ?? kernel.sendFile.bind(kernel))(...it)
     },
-    residentTo: (...it) => (behaviour.residentTo ?? kernel.residentTo.bind(kernel))(...it),
-    widen: (...it) => (behaviour.widen ?? kernel.widen.bind(kernel))(...it),
-    waits: () => (behaviour.waits ?? kernel.waits.bind(kernel))(),
+    cachedUpTo: (...it) => (behaviour.cachedUpTo ?? kernel.cachedUpTo.bind(kernel))(...it),
+    growSendBuffer: (...it) => (behaviour.growSendBuffer ?? kernel.growSendBuffer.bind(kernel))(...it),
+    voluntarySwitches: () => (behaviour.voluntarySwitches ?? kernel.voluntarySwitches.bind(kernel))(),
   }
   let counted = 0
   const server = createServer((_request, response) => {
@@ -305,7 +305,7 @@ async function sentBy(
 }
 
 test('what is not in memory is read the ordinary way', async (t) => {
-  const { calls, reads } = await sentBy(t, { residentTo: (_file, start) => start })
+  const { calls, reads } = await sentBy(t, { cachedUpTo: (_file, start) => start })
   t.equal(calls, 0, 'no call waits for the disk')
   t.ok(reads > 8)
 })
@@ -314,17 +314,17 @@ test('what is in memory is copied without a thread, what is not is not', async (
   const there = await sentBy(t, {}, { copying: true })
   t.equal(there.calls, 0, 'the kernel is not asked to send it')
   t.equal(there.reads, 1, 'but for the first piece')
-  const away = await sentBy(t, { residentTo: (_file, start) => start }, { copying: true })
+  const away = await sentBy(t, { cachedUpTo: (_file, start) => start }, { copying: true })
   t.ok(away.reads > 8)
 })
 
 test('nor does the small piece after a full socket reach beyond what is in memory', async (t) => {
-  const kernel = await openKernel()
+  const kernel = await openLinuxSyscalls()
   const asked: number[] = []
   let known = 0
   await sentBy(t, {
     // The first piece alone, and of that the socket takes all but a little.
-    residentTo: (_file, start) => {
+    cachedUpTo: (_file, start) => {
       asked.push(start)
       if (asked.length === 1) known = start + 512 * 1024
       return asked.length === 1 ? known : start
@@ -342,7 +342,7 @@ test('a socket that never takes a file still gets all of it', async (t) => {
 for (const waited of [true, false]) {
   const then = waited ? 'is read the ordinary way to its end' : 'goes on, when nothing had to be waited for'
   test(`a file that was slow once ${then}`, async (t) => {
-    const kernel = await openKernel()
+    const kernel = await openLinuxSyscalls()
     let waits = 0
     const { calls } = await sentBy(t, {
       sendFile: (...it) => {
@@ -350,49 +350,49 @@ for (const waited of [true, false]) {
         if (waited) waits++
         return kernel!.sendFile(...it)
       },
-      waits: () => waits,
+      voluntarySwitches: () => waits,
     })
     t.equal(calls === 1, waited, `${calls} calls`)
   })
 }
 
 test('waiting in the kernel is told from working', async (t) => {
-  const kernel = await openKernel()
-  const before = kernel!.waits()
+  const kernel = await openLinuxSyscalls()
+  const before = kernel!.voluntarySwitches()
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
-  t.ok(kernel!.waits() > before)
+  t.ok(kernel!.voluntarySwitches() > before)
 })
 
 test('what a file has in memory is told without reading it in', async (t) => {
-  const kernel = (await openKernel())!
+  const kernel = (await openLinuxSyscalls())!
   const file = path.join(t.testdir(), 'file')
   const size = 3 * 2 ** 20
   writeFileSync(file, randomBytes(size))
   const descriptor = openSync(file, 'r+')
   t.teardown(() => closeSync(descriptor))
-  t.equal(kernel.residentTo(descriptor, 0, size), size)
-  t.equal(kernel.residentTo(descriptor, 1000, 1001), 1001)
+  t.equal(kernel.cachedUpTo(descriptor, 0, size), size)
+  t.equal(kernel.cachedUpTo(descriptor, 1000, 1001), 1001)
   fsyncSync(descriptor)
   // What is on the disk as well goes out of memory.
   execFileSync('dd', [`of=${file}`, 'oflag=nocache', 'conv=notrunc', 'count=0'], { stdio: 'ignore' })
-  t.equal(kernel.residentTo(descriptor, size / 2, size), size / 2)
+  t.equal(kernel.cachedUpTo(descriptor, size / 2, size), size / 2)
   readSync(descriptor, Buffer.alloc(size), 0, size, 0)
-  t.equal(kernel.residentTo(descriptor, 0, size), size)
+  t.equal(kernel.cachedUpTo(descriptor, 0, size), size)
 })
 
 test('what lacks a little in between is not in memory', async (t) => {
-  const kernel = (await openKernel())!
+  const kernel = (await openLinuxSyscalls())!
   const file = path.join(t.testdir(), 'file')
   const descriptor = openSync(file, 'wx+')
   t.teardown(() => closeSync(descriptor))
   // Page by page: what was written in one go may only go as one.
   for (let page = 0; page < 256; page++) writeSync(descriptor, randomBytes(4096))
   fsyncSync(descriptor)
-  t.equal(kernel.residentTo(descriptor, 0, 2 ** 20), 2 ** 20)
+  t.equal(kernel.cachedUpTo(descriptor, 0, 2 ** 20), 2 ** 20)
   // Neither at an end of the second half MiB nor in its middle.
   const part = ['bs=4096', 'skip=160', 'count=16']
   execFileSync('dd', [`if=${file}`, 'of=/dev/null', 'iflag=nocache', ...part], { stdio: 'ignore' })
-  t.equal(kernel.residentTo(descriptor, 0, 2 ** 20), 2 ** 19)
+  t.equal(kernel.cachedUpTo(descriptor, 0, 2 ** 20), 2 ** 19)
 })
 
 const MUCH = 40 * 2 ** 20
@@ -403,7 +403,7 @@ for (const [who, size, bytesPerMs, expected] of [
 ] as const) {
   test(who, async (t) => {
     let widened = 0
-    await sentBy(t, { widen: () => widened++ }, { size, bytesPerMs })
+    await sentBy(t, { growSendBuffer: () => widened++ }, { size, bytesPerMs })
     t.equal(widened, expected)
   })
 }

@@ -7,9 +7,9 @@ import { test, type Test } from 'tap'
 import { Agent, request } from 'undici'
 import { evict } from '../../../src/admin/cli/evict.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
-import { Holds } from '../../../src/storage/locks/blob-holds.ts'
-import { InProcessLocks } from '../../../src/storage/locks/keyed-locks.ts'
-import { ToldFiles } from '../../../src/storage/blobs/external-readers.ts'
+import { BlobHolds } from '../../../src/storage/locks/blob-holds.ts'
+import { InProcessKeyedLocks } from '../../../src/storage/locks/keyed-locks.ts'
+import { ExternalReaders } from '../../../src/storage/blobs/external-readers.ts'
 import {
   eventually,
   isWhole,
@@ -318,11 +318,11 @@ test('what was named stays for a minute, and others go in its place', async (t) 
 
 test('what may be on its way out, or has gone, is not named', async (t) => {
   const now = { is: 0 }
-  const holds = new Holds(() => now.is)
-  const locks = new InProcessLocks()
+  const holds = new BlobHolds(() => now.is)
+  const locks = new InProcessKeyedLocks()
   const [one, two] = [digestOf(Buffer.from('one')), digestOf(Buffer.from('two'))]
   let there = 3
-  const files = new ToldFiles({
+  const files = new ExternalReaders({
     ...{ locks, holds },
     store: {
       stat: (digest) => {

@@ -1,7 +1,7 @@
 /** Requests of an upload that come a second time, and what is remembered for them. */
 import { test, type Test } from 'tap'
 import { digestOf } from '../../../src/oci/digest.ts'
-import type { Uploads } from '../../../src/registry/uploads/upload-sessions.ts'
+import type { UploadSessions } from '../../../src/registry/uploads/upload-sessions.ts'
 import { StorageError } from '../../../src/storage/storage-error.ts'
 import { KiB, MiB, openStore, randomBytes } from '../../support/stores.ts'
 import {
@@ -109,7 +109,7 @@ test('what was told and is not here is asked for again, not replaced by what fol
 test('a session without bytes has no file, outlives the process, and ends in time', async (t) => {
   const clock = { now: 1_700_000_000_000 }
   const { uploads, store, metadata } = await openUploads(t)
-  const again = (): Uploads => uploadsOf(store, metadata, { now: () => clock.now })
+  const again = (): UploadSessions => uploadsOf(store, metadata, { now: () => clock.now })
   const first = again()
   const sessions = await Promise.all(Array.from({ length: 500 }, () => first.start(APP, 'sha512')))
   t.equal(new Set(sessions.map(({ id }) => id)).size, 500)
@@ -144,7 +144,7 @@ test('a session without bytes has no file, outlives the process, and ends in tim
 test('as which blob a session ended is known for as long as a session lasts', async (t) => {
   const clock = { now: 1_700_000_000_000 }
   const { store, metadata } = await openUploads(t)
-  const again = (): Uploads => uploadsOf(store, metadata, { now: () => clock.now })
+  const again = (): UploadSessions => uploadsOf(store, metadata, { now: () => clock.now })
   const content = randomBytes(10)
   const digest = digestOf(content)
   const session = await again().start(APP)

@@ -1,14 +1,14 @@
 /** Uploads on a disk that ends somewhere. */
 import { test } from 'tap'
-import { PushRoom } from '../../../src/cache/eviction/push-space.ts'
+import { PushSpace } from '../../../src/cache/eviction/push-space.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { KiB, MiB, randomBytes } from '../../support/stores.ts'
 import { APP, body, LARGE, openUploads, uploadsOf } from '../../support/upload-sessions.ts'
 
 const FULL = { code: 'INSUFFICIENT_STORAGE', status: 507 }
 
-function roomOf(disk: { headroom: number }): PushRoom {
-  return new PushRoom({
+function roomOf(disk: { headroom: number }): PushSpace {
+  return new PushSpace({
     headroom: () => Promise.resolve(disk.headroom),
     canFree: () => Promise.resolve(false),
     makeRoom: () => Promise.resolve(false),

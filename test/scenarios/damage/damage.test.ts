@@ -11,12 +11,12 @@ import {
 } from 'node:fs'
 import path from 'node:path'
 import { test } from 'tap'
-import { ManifestShelf } from '../../../src/cache/manifests/manifest-store.ts'
+import { ManifestStore } from '../../../src/cache/manifests/manifest-store.ts'
 import type { Origin } from '../../../src/cache/origin.ts'
 import { parseManifest } from '../../../src/oci/manifest.ts'
 import { parseRepositoryName } from '../../../src/oci/reference.ts'
-import { Holds } from '../../../src/storage/locks/blob-holds.ts'
-import { InProcessLocks } from '../../../src/storage/locks/keyed-locks.ts'
+import { BlobHolds } from '../../../src/storage/locks/blob-holds.ts'
+import { InProcessKeyedLocks } from '../../../src/storage/locks/keyed-locks.ts'
 import { openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
 import { openStore } from '../../support/stores.ts'
 import { eventually, isWhole, pull, settled, simulate, startMirror } from '../../support/app.ts'
@@ -181,9 +181,16 @@ test('a manifest that comes again is written over what has rotted there', async 
   const origin = { upstream: { key: 'docker.io' } } as Origin
   const name = { origin, name: parseRepositoryName('library/busybox') }
   for (let times = 0; times < 2; times++) {
-    const shelf = new ManifestShelf({
-      ...{ store, ingests, metadata, locks: new InProcessLocks(), holds: new Holds(), now: Date.now },
-      room: { grew: () => undefined },
+    const shelf = new ManifestStore({
+      ...{
+        store,
+        ingests,
+        metadata,
+        locks: new InProcessKeyedLocks(),
+        holds: new BlobHolds(),
+        now: Date.now,
+      },
+      room: { changed: () => undefined },
       suspect: () => t.fail('nobody read it'),
     })
     const content = parseManifest(manifest.bytes, manifest.mediaType)

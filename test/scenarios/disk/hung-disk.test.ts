@@ -1,6 +1,6 @@
 /** A disk that does not answer any more: what is here is served, nothing is kept, and nobody waits for ever. */
 import { test, type Test } from 'tap'
-import type { DiskPatience } from '../../../src/storage/files/hung-disk.ts'
+import type { DiskTimeouts } from '../../../src/storage/files/hung-disk.ts'
 import { eventually, pull } from '../../support/app.ts'
 import { FaultyFiles } from '../../support/faulty-files.ts'
 import { image } from '../../support/images.ts'
@@ -8,7 +8,7 @@ import { pushBlob, pushImage, send } from '../../support/push.ts'
 import { stage, type Scene } from '../../support/scene.ts'
 import { nodeFiles, type Files } from '../../../src/storage/files/files.ts'
 
-const SOON: DiskPatience = { create: 200, change: 300, sync: 300, again: 100, look: 2000 }
+const SOON: DiskTimeouts = { create: 200, change: 300, sync: 300, again: 100, look: 2000 }
 
 async function scene(t: Test): Promise<Scene & { disk: FaultyFiles; ready: () => Promise<unknown> }> {
   const disk = new FaultyFiles()

@@ -1,6 +1,6 @@
 /** Large layers come over several connections, and every byte of them once. */
 import { test } from 'tap'
-import { Segments } from '../../../src/cache/download/segment-policy.ts'
+import { SegmentPolicy } from '../../../src/cache/download/segment-policy.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 import { eventually, isWhole, pull, settled } from '../../support/app.ts'
 import { image } from '../../support/images.ts'
@@ -184,7 +184,7 @@ test('layers from where a registry sends us come in pieces, each by an address o
 
 test('what an upstream cannot bear is asked of it no more, for a while', (t) => {
   let now = 0
-  const segments = new Segments({ size: MiB, parallel: 8, now: () => now })
+  const segments = new SegmentPolicy({ size: MiB, parallel: 8, now: () => now })
   t.equal(segments.window, 8)
   t.ok(segments.cuts(2 * MiB))
   t.notOk(segments.cuts(2 * MiB - 1))
@@ -217,7 +217,7 @@ test('what an upstream cannot bear is asked of it no more, for a while', (t) => 
 
 test('pieces that were on their way at a complaint are part of it', (t) => {
   let now = 1000
-  const segments = new Segments({ size: MiB, parallel: 8, now: () => now })
+  const segments = new SegmentPolicy({ size: MiB, parallel: 8, now: () => now })
   const limited = new UpstreamError('busy', 'a.io', 'too many', { status: 429 })
   for (const askedAt of [900, 950, 980]) t.ok(segments.failed(limited, askedAt))
   t.equal(segments.window, 4, 'three at once halve it once')

@@ -1,7 +1,7 @@
 /** Where a full disk is met, room is made and the write is made again. */
 import { test, type Test } from 'tap'
 import { nodeFiles, type Files } from '../../../src/storage/files/files.ts'
-import { filesWithRoom, metadataWithRoom } from '../../../src/storage/files/disk-full-retry.ts'
+import { withDiskFullRetry, metadataWithDiskFullRetry } from '../../../src/storage/files/disk-full-retry.ts'
 import type { MetadataStore } from '../../../src/storage/metadata/metadata.ts'
 import { StorageError } from '../../../src/storage/storage-error.ts'
 import { FaultyFiles } from '../../support/faulty-files.ts'
@@ -21,7 +21,7 @@ import {
 async function open(t: Test, makeRoom: (bytes: number) => boolean) {
   const disk = new FaultyFiles()
   const asked: number[] = []
-  const files = filesWithRoom(disk.files, (bytes) => {
+  const files = withDiskFullRetry(disk.files, (bytes) => {
     asked.push(bytes)
     return Promise.resolve(makeRoom(bytes))
   })
@@ -74,7 +74,7 @@ test('only what was not written is written again', async (t) => {
     },
   }
   const asked: number[] = []
-  const files = filesWithRoom(tight, (bytes) => {
+  const files = withDiskFullRetry(tight, (bytes) => {
     asked.push(bytes)
     room += bytes
     return Promise.resolve(true)
@@ -130,13 +130,13 @@ test('an index that is full is written again when there is room, a broken one is
     },
     close: () => Promise.resolve(),
   } as unknown as MetadataStore
-  const none = metadataWithRoom(inner, () => Promise.resolve(false))
+  const none = metadataWithDiskFullRetry(inner, () => Promise.resolve(false))
   await t.rejects(
     none.transaction(() => undefined),
     { code: 'FULL' },
   )
   t.equal(writes, 1)
-  const some = metadataWithRoom(inner, () => {
+  const some = metadataWithDiskFullRetry(inner, () => {
     failure = undefined
     return Promise.resolve(true)
   })

@@ -3,7 +3,11 @@ import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
 import { nodeFiles } from '../../../src/storage/files/files.ts'
-import { DiskWatch, filesThatAnswer, type DiskPatience } from '../../../src/storage/files/hung-disk.ts'
+import {
+  HungDiskWatch,
+  withHungDiskTimeouts,
+  type DiskTimeouts,
+} from '../../../src/storage/files/hung-disk.ts'
 import { OpenFile } from '../../../src/storage/files/open-file.ts'
 import { openReader } from '../../../src/storage/metadata/sqlite/connection.ts'
 import { openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
@@ -11,14 +15,14 @@ import { eventually } from '../../support/app.ts'
 import { FaultyFiles } from '../../support/faulty-files.ts'
 import { parseRepositoryName } from '../../../src/oci/reference.ts'
 
-const SOON: DiskPatience = { create: 1000, change: 1000, sync: 1000, again: 100, look: 50 }
+const SOON: DiskTimeouts = { create: 1000, change: 1000, sync: 1000, again: 100, look: 50 }
 const HANGS = { name: 'DiskHangs', code: 'ETIMEDOUT' }
 
 function setUp(t: Test, patience = SOON) {
   const disk = new FaultyFiles()
   const told: (number | undefined)[] = []
-  const watch = new DiskWatch({ patience, onChange: (since) => void told.push(since) })
-  const files = filesThatAnswer(disk.files, watch)
+  const watch = new HungDiskWatch({ patience, onChange: (since) => void told.push(since) })
+  const files = withHungDiskTimeouts(disk.files, watch)
   t.teardown(() => disk.heal())
   return { disk, watch, files, told, dir: t.testdir({ here: 'bytes' }) }
 }
@@ -106,7 +110,7 @@ test('how much it has free is not waited for, and asked by one thread alone unti
   const { watch, dir } = setUp(t)
   const answers = Promise.withResolvers<{ total: number; free: number }>()
   let asked = 0
-  const files = filesThatAnswer(
+  const files = withHungDiskTimeouts(
     {
       ...nodeFiles,
       space: () => {

@@ -1,10 +1,10 @@
 import { test } from 'tap'
-import { InProcessLocks } from '../../../src/storage/locks/keyed-locks.ts'
+import { InProcessKeyedLocks } from '../../../src/storage/locks/keyed-locks.ts'
 
 const never = new AbortController().signal
 
 test('one at a time per key, first come, first served', async (t) => {
-  const locks = new InProcessLocks()
+  const locks = new InProcessKeyedLocks()
   const order: number[] = []
   let inside = 0
   await Promise.all(
@@ -21,13 +21,13 @@ test('one at a time per key, first come, first served', async (t) => {
 })
 
 test('another key is free', async (t) => {
-  const locks = new InProcessLocks()
+  const locks = new InProcessKeyedLocks()
   await locks.exclusive('a', never)
   t.ok(await locks.exclusive('b', never))
 })
 
 test('whoever gives up waiting is passed over', async (t) => {
-  const locks = new InProcessLocks()
+  const locks = new InProcessKeyedLocks()
   const first = await locks.exclusive('a', never)
   const impatient = new AbortController()
   const second = locks.exclusive('a', impatient.signal)
@@ -40,7 +40,7 @@ test('whoever gives up waiting is passed over', async (t) => {
 })
 
 test('giving up later, or letting go twice, disturbs nobody', async (t) => {
-  const locks = new InProcessLocks()
+  const locks = new InProcessKeyedLocks()
   const controller = new AbortController()
   const first = await locks.exclusive('a', never)
   const second = locks.exclusive('a', controller.signal)

@@ -2,9 +2,9 @@
 import { test, type Test } from 'tap'
 import { parseTag } from '../../../src/oci/reference.ts'
 import { createMetrics } from '../../../src/telemetry/metrics.ts'
-import { AccountsUpstream } from '../../../src/upstream/client/account-pool.ts'
+import { AccountPool } from '../../../src/upstream/client/account-pool.ts'
 import { Account, FixedCredentials } from '../../../src/upstream/login/credentials.ts'
-import { Silence } from '../../../src/upstream/limits/rate-limit-pause.ts'
+import { RateLimitPause } from '../../../src/upstream/limits/rate-limit-pause.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 import { image } from '../../support/images.ts'
 import { basicOf } from '../../support/upstream-auth.ts'
@@ -25,14 +25,14 @@ async function accounts(t: Test, options: UpstreamOptions = {}) {
   upstream.addImage(NAME, LATEST, thing)
   const clock = { now: 0 }
   const now = (): number => clock.now
-  const silence = new Silence(now)
+  const silence = new RateLimitPause(now)
   const metrics = createMetrics()
   const clients = PEOPLE.map((person, at) => {
     const source = new FixedCredentials(person)
     const account = new Account({ key: 'docker.io', label: String(at + 1), source, metrics, now })
-    return clientFor(t, { url: upstream.url, account, metrics, now, silence, tries: 1 })
+    return clientFor(t, { url: upstream.url, account, metrics, now, pause: silence, tries: 1 })
   })
-  const all = new AccountsUpstream({ clients, now, log: { debug: () => undefined } })
+  const all = new AccountPool({ clients, now, log: { debug: () => undefined } })
   const as = new Map(PEOPLE.map((person) => [basicOf(person), person.username]))
   const ending = new AbortController()
   t.teardown(() => ending.abort(new Error('the test is over')))
@@ -116,14 +116,14 @@ void test('who has no pulls left is not asked for manifests, and goes on with ev
   t.match(await all.headManifest(NAME, LATEST, signal), { result: 'present' })
   t.ok((await bytesOf(await all.blob(NAME, layer.digest, { from: 0, signal }))).equals(layer.bytes))
   t.same(askers(), ['ann', 'ann'])
-  t.equal(all.sparing(5), undefined)
+  t.equal(all.quotaBelow(5), undefined)
 
   tell('bob', { ...LIMITED, retryAfter: 90 }, { kind: 'manifest', method: 'GET' })
   tell('eve', { ...LIMITED, retryAfter: 70 }, { kind: 'manifest', method: 'GET' })
   const refused = await failureOf(all.manifest(NAME, LATEST, signal))
   t.match(refused, { failure: 'busy', ofPulls: true, retryAfterMs: MINUTE })
   t.same(askers(), ['bob', 'eve'])
-  t.match(all.sparing(5), { retryAfterMs: MINUTE })
+  t.match(all.quotaBelow(5), { retryAfterMs: MINUTE })
   await failureOf(all.manifest(NAME, LATEST, signal))
   t.equal(upstream.log.count(), 0)
   rule.remove()
@@ -302,7 +302,7 @@ void test('credentials that cannot be had are no reason not to ask as somebody e
     clientFor(t, { url: upstream.url, account: new Account({ key: 'docker.io', source, metrics }) }),
   )
   const log = { debug: () => undefined }
-  const all = new AccountsUpstream({ clients, log, now: () => 0 })
+  const all = new AccountPool({ clients, log, now: () => 0 })
   t.ok(await all.manifest(NAME, LATEST, signal))
 })
 
@@ -323,7 +323,7 @@ void test('whose breaker is open is passed by', async (t) => {
   clock.now += 1
   t.match(await failureOf(all.headManifest(NAME, LATEST, signal)), { failure: 'unreachable' })
   t.match(all.status().accounts, [{ breaker: { state: 'open' } }, {}, {}])
-  t.equal(all.leftAlone(), undefined, 'the others are asked')
+  t.equal(all.paused(), undefined, 'the others are asked')
   askers()
   t.match(await all.headManifest(NAME, LATEST, signal), { result: 'present' })
   t.same(askers(), ['bob'])
@@ -335,14 +335,14 @@ void test('fewer than the reserve are left only when every account says so', asy
   tell('bob', left(4))
   const rule = tell('eve', left(5))
   for (let turn = 0; turn < 3; turn += 1) {
-    t.equal(all.sparing(5), undefined)
+    t.equal(all.quotaBelow(5), undefined)
     await all.headManifest(NAME, LATEST, signal)
   }
-  t.equal(all.sparing(5), undefined)
-  t.match(all.sparing(6), { failure: 'busy', ofPulls: true, retryAfterMs: undefined })
+  t.equal(all.quotaBelow(5), undefined)
+  t.match(all.quotaBelow(6), { failure: 'busy', ofPulls: true, retryAfterMs: undefined })
   rule.remove()
   tell('eve', LIMITED, { kind: 'manifest', method: 'GET' })
   await all.manifest(NAME, LATEST, signal)
-  t.match(all.sparing(5), { ofPulls: true }, 'who may not be asked has none to spare')
-  t.equal(all.sparing(4), undefined)
+  t.match(all.quotaBelow(5), { ofPulls: true }, 'who may not be asked has none to spare')
+  t.equal(all.quotaBelow(4), undefined)
 })

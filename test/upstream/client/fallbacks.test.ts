@@ -100,8 +100,8 @@ void test('too many at once are too many, and no reason to ask others', async (t
   for (const status of [429, 503]) {
     const { upstream, first, second, told, signal } = await chain(t)
     first.fault({ kind: 'blob' }, { status })
-    const request = { from: 5, to: 9, onlyPart: true, signal }
-    const spared = upstream.blob(NAME, layer.digest, { ...request, spare: true })
+    const request = { from: 5, to: 9, partialOnly: true, signal }
+    const spared = upstream.blob(NAME, layer.digest, { ...request, parallel: true })
     t.match(await failureOf(spared), { status }, 'whoever asked has to hear of it')
     t.match(await upstream.headManifest(NAME, LATEST, signal), { result: 'present' })
     t.equal(second.log.count(), 0)
@@ -266,7 +266,7 @@ void test('a limit of pulls is one of the first alone, and of nothing but manife
   t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
   t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
   t.equal(rule.hits, 1)
-  t.equal(upstream.sparing(5), undefined, 'others give what it refuses')
+  t.equal(upstream.quotaBelow(5), undefined, 'others give what it refuses')
   second.log.clear()
   t.match(await upstream.headManifest(NAME, LATEST, signal), { result: 'present' })
   t.equal(second.log.count(), 0)
@@ -276,7 +276,7 @@ void test('a limit of pulls is one of the first alone, and of nothing but manife
   await third.stop()
   const error = await failureOf(upstream.manifest(NAME, LATEST, signal))
   t.match(error, { failure: 'busy', ofPulls: true, ofTheWhole: false, retryAfterMs: 10 * SECONDS })
-  t.match(upstream.sparing(5), { ofPulls: true, retryAfterMs: 60 * SECONDS }, 'and now nobody does')
+  t.match(upstream.quotaBelow(5), { ofPulls: true, retryAfterMs: 60 * SECONDS }, 'and now nobody does')
   rule.remove()
   clock.now += 60 * SECONDS
   t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)
@@ -401,20 +401,20 @@ void test('who gave wrong bytes is asked for them after all others, for ten minu
   const { upstream, first, second, third, clock, signal } = await chain(t)
   const fetch = async (): Promise<Buffer> =>
     bytesOf(await upstream.blob(NAME, layer.digest, { from: 0, signal }))
-  upstream.distrust(layer.digest)
+  upstream.avoidSourcesOf(layer.digest)
   await fetch()
   t.equal(first.log.count('blob'), 1, 'nobody is a suspect before there are bytes')
-  upstream.distrust(layer.digest)
+  upstream.avoidSourcesOf(layer.digest)
   await fetch()
   t.equal(second.log.count('blob'), 1)
   clock.now += 60 * SECONDS
-  upstream.distrust(layer.digest)
+  upstream.avoidSourcesOf(layer.digest)
   await fetch()
   t.equal(third.log.count('blob'), 1)
   clock.now += 541 * SECONDS
   await fetch()
   t.equal(first.log.count('blob'), 2, 'those that gave none of the last wrong ones are no longer suspects')
-  upstream.distrust(layer.digest)
+  upstream.avoidSourcesOf(layer.digest)
   await fetch()
   t.equal(first.log.count('blob'), 3, 'with nobody left, all begin anew')
 })

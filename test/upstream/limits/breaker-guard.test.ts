@@ -118,7 +118,7 @@ test('the short patience of a HEAD proves nothing', async (t) => {
 
 test('one of several parts that fails proves nothing, and one that comes does', async (t) => {
   const { client, upstream, image, signal, clock, state } = await scene(t)
-  const part = { from: 5, to: 9, onlyPart: true, promised: true, signal }
+  const part = { from: 5, to: 9, partialOnly: true, committed: true, signal }
   const ask = (): ReturnType<typeof client.blob> => client.blob(NAME, image.layers[0]!.digest, part)
   await upstream.stop()
   t.match(await failureOf(ask()), { failure: 'unreachable' })
@@ -231,7 +231,7 @@ test('what clients were promised is asked for all the same', async (t) => {
   const layer = image.layers[0]!
   await failureOf(client.blob(NAME, layer.digest, { from: 0, signal }))
   t.equal(upstream.log.count(), 0)
-  const blob = await client.blob(NAME, layer.digest, { from: 500, promised: true, signal })
+  const blob = await client.blob(NAME, layer.digest, { from: 500, committed: true, signal })
   t.equal((await bytesOf(blob)).length, layer.bytes.length - 500)
   t.equal(state(), 'closed')
 })

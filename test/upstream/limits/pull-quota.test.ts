@@ -1,7 +1,7 @@
 /** What an upstream tells of the pulls that are left: figures, for how long they are good, and whom to tell. */
 import { test } from 'tap'
 import { createMetrics } from '../../../src/telemetry/metrics.ts'
-import { parseRatelimit, RateBudget } from '../../../src/upstream/limits/pull-quota.ts'
+import { parseRatelimit, PullQuota } from '../../../src/upstream/limits/pull-quota.ts'
 import type { PullBudget } from '../../../src/upstream/status.ts'
 import { valueOf } from '../../support/upstream-client.ts'
 
@@ -12,7 +12,7 @@ function budget() {
   const warned: object[] = []
   const metrics = createMetrics()
   const log = { warn: (fields: object, message: string) => void warned.push({ ...fields, message }) }
-  const it = new RateBudget({ key: 'docker.io', account: '2', metrics, log, now: () => clock.now })
+  const it = new PullQuota({ key: 'docker.io', account: '2', metrics, log, now: () => clock.now })
   const tell = (remaining: number, limit = 100): void =>
     it.read({ 'ratelimit-limit': `${limit};w=21600`, 'ratelimit-remaining': `${remaining};w=21600` })
   return { it, clock, warned, metrics, tell }
@@ -93,7 +93,7 @@ void test('who is gone has no figures', async (t) => {
 void test('one that is closed leaves the figures of who came in its place', async (t) => {
   const { it, tell, metrics, clock } = budget()
   tell(3)
-  const next = new RateBudget({ key: 'docker.io', account: '2', metrics, now: () => clock.now })
+  const next = new PullQuota({ key: 'docker.io', account: '2', metrics, now: () => clock.now })
   next.read({ 'ratelimit-limit': '100;w=21600', 'ratelimit-remaining': '50;w=21600' })
   it.close()
   const text = await metrics.scrape()

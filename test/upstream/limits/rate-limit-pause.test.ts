@@ -1,6 +1,6 @@
 /** How long an upstream that has had enough of us is left alone, and what goes on meanwhile. */
 import { test } from 'tap'
-import { Silence } from '../../../src/upstream/limits/rate-limit-pause.ts'
+import { RateLimitPause } from '../../../src/upstream/limits/rate-limit-pause.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 import { clientFor, connect, failureOf, LATEST, NAME } from '../../support/upstream-client.ts'
 import { image } from '../../support/images.ts'
@@ -16,18 +16,18 @@ function busy(retryAfterMs?: number): UpstreamError {
 
 void test('without a word about how long it is 10 s, doubling to ten minutes until it answers', (t) => {
   const clock = { now: 0 }
-  const silence = new Silence(() => clock.now)
+  const silence = new RateLimitPause(() => clock.now)
   t.equal(silence.leftMs, undefined)
   for (const seconds of [10, 20, 40, 80, 160, 320, 600, 600]) {
     t.ok(silence.begin(busy()))
     t.equal(silence.leftMs, seconds * SECOND)
     t.notOk(silence.begin(busy()), 'who asked before brings no news')
     t.equal(silence.error?.retryAfterMs, seconds * SECOND, 'and makes it no longer')
-    silence.broken()
+    silence.succeeded()
     clock.now += seconds * SECOND
     t.equal(silence.error, undefined)
   }
-  silence.broken()
+  silence.succeeded()
   silence.begin(busy())
   t.equal(silence.leftMs, 10 * SECOND)
   t.end()
@@ -40,7 +40,7 @@ void test('what it asks for is granted, within reason', (t) => {
     [90, 90],
     [86_400, 3600],
   ] as const) {
-    const silence = new Silence(() => 0)
+    const silence = new RateLimitPause(() => 0)
     silence.begin(busy(asked * SECOND))
     t.equal(silence.leftMs, granted * SECOND)
   }
@@ -69,11 +69,11 @@ void test('a limit of pulls stops the GETs of manifests alone', async (t) => {
   t.match(client.status().accounts, [
     { account: 'anonymous', pullsStoppedForMs: 40 * SECOND, stoppedForMs: undefined },
   ])
-  t.match(client.sparing(0), { failure: 'busy', retryAfterMs: 40 * SECOND })
+  t.match(client.quotaBelow(0), { failure: 'busy', retryAfterMs: 40 * SECOND })
   rule.remove()
   clock.now += 40 * SECOND
   t.ok(await client.manifest(NAME, LATEST, signal))
-  t.equal(client.sparing(0), undefined)
+  t.equal(client.quotaBelow(0), undefined)
 })
 
 const GUARDS = [
@@ -89,10 +89,10 @@ for (const [what, matcher, behaviour] of GUARDS) {
   void test(`a 429 with ${what} stops everything, of every account`, async (t) => {
     const clock = { now: 0 }
     const now = (): number => clock.now
-    const silence = new Silence(now)
+    const silence = new RateLimitPause(now)
     const simulated = matcher.kind === 'token' ? { token: {} } : {}
-    const { client, upstream, image: held, signal } = await connect(t, simulated, { now, silence })
-    const other = clientFor(t, { url: upstream.url, now, silence })
+    const { client, upstream, image: held, signal } = await connect(t, simulated, { now, pause: silence })
+    const other = clientFor(t, { url: upstream.url, now, pause: silence })
     const rule = upstream.fault(matcher, behaviour)
     const asks = [
       () => client.headManifest(NAME, LATEST, signal),

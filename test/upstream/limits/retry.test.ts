@@ -42,7 +42,7 @@ void test('one of several parts is asked for once: whoever wants it asks for few
     const { client, upstream, image, signal } = await connect(t)
     const { digest } = image.layers[0]!
     const rule = upstream.fault({ kind: 'blob' }, behaviour)
-    await failureOf(client.blob(NAME, digest, { from: 5, to: 9, onlyPart: true, signal }))
+    await failureOf(client.blob(NAME, digest, { from: 5, to: 9, partialOnly: true, signal }))
     t.equal(rule.hits, 1)
     await failureOf(client.blob(NAME, digest, { from: 5, to: 9, signal }))
     t.equal(rule.hits, 1 + 3)

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Pace } from '../../../src/upstream/transport/stall-timeouts.ts'
+import { StallTimeouts } from '../../../src/upstream/transport/stall-timeouts.ts'
 import { image } from '../../support/images.ts'
 import { bytesOf, connect, failureOf, LATEST, NAME } from '../../support/upstream-client.ts'
 
@@ -73,12 +73,12 @@ void test('informational: a head is waited for only so long, whatever comes befo
 void test('a request that goes to a second connection is timed once, from then on', async (t) => {
   const limits = { headers: 10, idle: long }
   let gaveUp = 0
-  const pace = new Pace(limits, () => (gaveUp += 1))
+  const pace = new StallTimeouts(limits, () => (gaveUp += 1))
   pace.asked()
   pace.asked()
   pace.end()
   // Of two time-outs of one length the earlier ends first.
-  await new Promise((resolve) => new Pace(limits, resolve).asked())
+  await new Promise((resolve) => new StallTimeouts(limits, resolve).asked())
   t.equal(gaveUp, 0)
 })
 

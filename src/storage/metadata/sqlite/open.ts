@@ -15,7 +15,7 @@ import {
   readIdentity,
 } from './index-identity.ts'
 import { migrate, type Tables } from '../sql/schema.ts'
-import { RememberedMetadata } from '../caching-metadata.ts'
+import { CachingMetadata } from '../caching-metadata.ts'
 import { SqlMetadata } from '../sql/sql-metadata.ts'
 import { openReader, openWriter, sqliteDialect, type Statements } from './connection.ts'
 import { Writer, type WriterOptions } from './writer.ts'
@@ -58,7 +58,7 @@ export async function openMetadata(
     },
   }
   const metadata = new SqlMetadata(reading, closing, () => reader.usedBytes())
-  return new RememberedMetadata(metadata, () => reader.version())
+  return new CachingMetadata(metadata, () => reader.version())
 }
 
 /** As it has to be, and begun; the connection that is given back is for reading. */

@@ -22,7 +22,7 @@ const INCREMENTAL = 2
  * @returns whether there is more to do
  * @throws the error of SQLite, as where the disk is full
  */
-export function shrinkByOneStep(database: Statements): boolean {
+export function vacuumOneStep(database: Statements): boolean {
   const pageBytes = database.number('page_size')
   const free = database.number('freelist_count')
   if (free * pageBytes < WORTH_BYTES) return false

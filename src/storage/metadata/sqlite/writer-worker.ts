@@ -6,7 +6,7 @@
  */
 import { existsSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
-import { shrinkByOneStep } from './vacuum.ts'
+import { vacuumOneStep } from './vacuum.ts'
 import { SQLITE_FULL } from '../../storage-error.ts'
 import { openWriter, type Statements } from './connection.ts'
 
@@ -112,7 +112,7 @@ function shrink(): void {
   if (queue.length > 0 || database === undefined) return
   try {
     // Who has written to us meanwhile comes first.
-    if (shrinkByOneStep(database)) idle = setTimeout(shrink).unref()
+    if (vacuumOneStep(database)) idle = setTimeout(shrink).unref()
   } catch {
     // It is no worse than before, and tried again after the next write.
   }
