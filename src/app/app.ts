@@ -52,7 +52,7 @@ export interface AppOverrides {
   /** The file system under blobs and partial files. */
   readonly files?: Files
   /** How long a change of the disk is waited for. */
-  readonly diskPatience?: DiskTimeouts
+  readonly diskTimeouts?: DiskTimeouts
   /** How far a partial file may be ahead of its sync, and of its hash. */
   readonly partialLimits?: Partial<PartialLimits>
   /** The most that is taken of a blob whose size nobody tells. */
@@ -103,7 +103,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
 
     // The state: closed last, in the reverse order.
     const openFiles = new OpenFiles({ metrics, log, now: monotonic })
-    const diskWatch = new HungDiskWatch({ patience: overrides.diskPatience, onChange: sayHanging(log) })
+    const diskWatch = new HungDiskWatch({ timeouts: overrides.diskTimeouts, onChange: sayHanging(log) })
     const hangsSince = (): number | undefined => diskWatch.hangsSince
     let indexStuckSince: number | undefined
     const onIndexStuck = (since: number | undefined): void => {

@@ -244,7 +244,7 @@ class Transfer {
   /** Bytes [from, to) in as many requests as it takes; where nobody knows `to`, as far as upstream says. */
   async *bytes(from: Bytes, to: Bytes | undefined): AsyncGenerator<Buffer, void> {
     const { origin, maxUntoldSize = MAX_UNTOLD_SIZE } = this.#options
-    const patience = new RetryBudget(this.#options)
+    const retryBudget = new RetryBudget(this.#options)
     let position = from
     let end = to
     while (end === undefined || position < end) {
@@ -267,11 +267,11 @@ class Transfer {
             skip = Math.max(skip - byteLength(batch), 0)
             for (const chunk of chunks) {
               position += chunk.length
-              const impatience = setTimeout(giveWay, STALL_MS)
+              const stallTimer = setTimeout(giveWay, STALL_MS)
               try {
                 yield chunk
               } finally {
-                clearTimeout(impatience)
+                clearTimeout(stallTimer)
               }
             }
             if (way.given) break
@@ -290,7 +290,7 @@ class Transfer {
         this.#signal.throwIfAborted()
         if (!(error instanceof UpstreamError)) throw error
         const promised = this.promised || position > from
-        await patience.afterFailure(error, { brought: position - before, promised }, this.#signal)
+        await retryBudget.afterFailure(error, { brought: position - before, promised }, this.#signal)
       }
     }
   }

@@ -162,7 +162,7 @@ export class Download {
   }
 
   async #run(signal: AbortSignal): Promise<'complete' | 'absent'> {
-    const patience = new RetryBudget(this.#options)
+    const retryBudget = new RetryBudget(this.#options)
     while (this.#end === undefined || this.ingest.prefix < this.#end || !this.#answered) {
       signal.throwIfAborted()
       // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
@@ -191,7 +191,7 @@ export class Download {
         this.#runs.delete(run)
         const brought = this.#brought
         this.#brought = 0
-        await patience.afterFailure(error, { brought, promised: this.#answered }, signal)
+        await retryBudget.afterFailure(error, { brought, promised: this.#answered }, signal)
       } finally {
         this.#runs.delete(run)
       }

@@ -21,7 +21,7 @@ const PROGRESS: Bytes = 16 * 1024
 /** All that is waited since the last progress, with clients hanging on: upstream says how long, not how often. */
 const PATIENCE_MS: Milliseconds = 60_000
 
-interface PatienceOptions {
+interface RetryBudgetOptions {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest
@@ -30,11 +30,11 @@ interface PatienceOptions {
 }
 
 export class RetryBudget {
-  readonly #options: PatienceOptions
+  readonly #options: RetryBudgetOptions
   #idle = 0
   #waited: Milliseconds = 0
 
-  constructor(options: PatienceOptions) {
+  constructor(options: RetryBudgetOptions) {
     this.#options = options
   }
 

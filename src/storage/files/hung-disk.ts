@@ -25,7 +25,7 @@ export interface DiskTimeouts {
   readonly look: Milliseconds
 }
 
-const DISK_PATIENCE: DiskTimeouts = {
+const DEFAULT_TIMEOUTS: DiskTimeouts = {
   ...{ create: 10_000, change: 30_000, sync: 120_000 },
   ...{ again: 1_000, look: 5_000 },
 }
@@ -40,7 +40,7 @@ interface Change {
 }
 
 interface DiskWatchOptions {
-  readonly patience?: DiskTimeouts | undefined
+  readonly timeouts?: DiskTimeouts | undefined
   /** Unix time in ms. */
   readonly now?: (() => Milliseconds) | undefined
   /** It has stopped to answer, since then, or answers again. */
@@ -48,7 +48,7 @@ interface DiskWatchOptions {
 }
 
 export class HungDiskWatch {
-  readonly #patience: DiskTimeouts
+  readonly #timeouts: DiskTimeouts
   readonly #now: () => Milliseconds
   readonly #onChange: DiskWatchOptions['onChange']
   readonly #waiting: Change[] = []
@@ -60,8 +60,8 @@ export class HungDiskWatch {
   #answeredAt = Number.NEGATIVE_INFINITY
   #hangsSince: Milliseconds | undefined
 
-  constructor({ patience = DISK_PATIENCE, now = Date.now, onChange }: DiskWatchOptions = {}) {
-    this.#patience = patience
+  constructor({ timeouts = DEFAULT_TIMEOUTS, now = Date.now, onChange }: DiskWatchOptions = {}) {
+    this.#timeouts = timeouts
     this.#now = now
     this.#onChange = onChange
   }
@@ -83,7 +83,7 @@ export class HungDiskWatch {
     undo?: (done: T) => Promise<void>,
   ): Promise<T> {
     const isSync = name === 'datasync' || name === 'syncFolder'
-    const { again, sync, create, change } = this.#patience
+    const { again, sync, create, change } = this.#timeouts
     const usual = isSync ? sync : name === 'create' ? create : change
     const { promise, resolve, reject } = Promise.withResolvers<T>()
     const it: Change = {
@@ -127,7 +127,7 @@ export class HungDiskWatch {
       const ended = (): boolean => this.#lateLooks.delete(name)
       void looking.then(ended, ended)
       reject(new DiskHangs(name))
-    }, this.#patience.look)
+    }, this.#timeouts.look)
     try {
       return await Promise.race([looking, late])
     } finally {

@@ -59,7 +59,7 @@ export class RegistryClient implements Upstream {
   readonly #asking: Requester
   readonly #blobs: BlobRequests
   readonly #metrics: Metrics
-  readonly #headPatienceMs: Milliseconds
+  readonly #headTimeoutMs: Milliseconds
   readonly #manifestHeads: HeadSupport
   /** ECR public, for one, answers them 401 whoever asks. */
   readonly #blobHeads: HeadSupport
@@ -70,7 +70,7 @@ export class RegistryClient implements Upstream {
     this.#metrics = metrics
     this.#asking = new Requester(options)
     this.#blobs = new BlobRequests(key, this.#asking, metrics)
-    this.#headPatienceMs = timeouts.headers / 4
+    this.#headTimeoutMs = timeouts.headers / 4
     this.#manifestHeads = new HeadSupport(now)
     this.#blobHeads = new HeadSupport(now)
   }
@@ -298,7 +298,7 @@ export class RegistryClient implements Upstream {
   /** Undefined, or late: nothing came of it, and a GET may well be answered. */
   async #head(question: UpstreamRequest): Promise<Answer | 'late' | undefined> {
     const patient = question.kind === 'manifest' && this.#sparesPulls
-    const limit = patient ? {} : { headersTimeoutMs: this.#headPatienceMs }
+    const limit = patient ? {} : { headersTimeoutMs: this.#headTimeoutMs }
     try {
       return await this.#asking.ask({ ...question, method: 'HEAD', ...limit })
     } catch (error) {

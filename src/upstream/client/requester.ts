@@ -169,7 +169,7 @@ export class Requester {
     const { kind, name, method = 'GET', path, query, headers, headersTimeoutMs, signal } = question
     const url = this.#url(`${name}/${path}`)
     if (query !== undefined) url.search = query.toString()
-    return await this.#patiently(question, async () => {
+    return await this.#withRetries(question, async () => {
       const answer = await this.#authorization.run(name, signal, (authorization) =>
         this.#follow(
           {
@@ -226,7 +226,7 @@ export class Requester {
     return this.#spoken({ ...(await this.#transport.send(token)), hops: 0, elsewhere: false })
   }
 
-  async #patiently(
+  async #withRetries(
     { bestEffort = false, signal }: UpstreamRequest,
     attempt: () => Promise<Answer>,
   ): Promise<Answer> {

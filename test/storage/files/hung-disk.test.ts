@@ -18,10 +18,10 @@ import { parseRepositoryName } from '../../../src/oci/reference.ts'
 const SOON: DiskTimeouts = { create: 1000, change: 1000, sync: 1000, again: 100, look: 50 }
 const HANGS = { name: 'DiskHangs', code: 'ETIMEDOUT' }
 
-function setUp(t: Test, patience = SOON) {
+function setUp(t: Test, timeouts = SOON) {
   const disk = new FaultyFiles()
   const told: (number | undefined)[] = []
-  const watch = new HungDiskWatch({ patience, onChange: (since) => void told.push(since) })
+  const watch = new HungDiskWatch({ timeouts, onChange: (since) => void told.push(since) })
   const files = withHungDiskTimeouts(disk.files, watch)
   t.teardown(() => disk.heal())
   return { disk, watch, files, told, dir: t.testdir({ here: 'bytes' }) }
