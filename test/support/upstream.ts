@@ -13,6 +13,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Content, Image } from './images.ts'
 import { TokenService, type AuthOptions } from './upstream-auth.ts'
+import { claimPort, type PortClaim } from './ports.ts'
 import { cdnTargetOf, sendCdnError } from './upstream-cdn.ts'
 import { Holdings } from './upstream-content.ts'
 import { acceptSilently, neverAccept, type Silence } from './upstream-down.ts'
@@ -52,7 +53,8 @@ export class UpstreamSimulator implements AsyncDisposable {
   readonly #servers: Record<Listener, Server>
   /** Of each: those as well that still negotiate TLS, which the server itself does not count as its own. */
   readonly #sockets: Record<Listener, Set<Socket>> = { registry: new Set(), auth: new Set(), cdn: new Set() }
-  readonly #ports: Record<Listener, number> = { registry: 0, auth: 0, cdn: 0 }
+  /** Kept while it is down: somebody else's server must not answer for it then. */
+  readonly #claims = new Map<Listener, PortClaim>()
   readonly #endpoints: RegistryEndpoints
   #options: UpstreamOptions
   #silences: Silence[] = []
@@ -129,7 +131,9 @@ export class UpstreamSimulator implements AsyncDisposable {
     const host = this.#options.host ?? '127.0.0.1'
     for (const listener of LISTENERS) {
       const server = this.#servers[listener]
-      this.#ports[listener] = await listenOn(server, host, this.#ports[listener])
+      const claim = this.#claims.get(listener)
+      if (claim !== undefined) await listenOn(server, host, claim.port)
+      else this.#claims.set(listener, await listenAnywhere(server, host))
     }
   }
 
@@ -141,7 +145,7 @@ export class UpstreamSimulator implements AsyncDisposable {
     await this.stop()
     const silence = at === 'connect' ? neverAccept : acceptSilently
     const host = this.#options.host ?? '127.0.0.1'
-    this.#silences = await Promise.all(LISTENERS.map((listener) => silence(this.#ports[listener], host)))
+    this.#silences = await Promise.all(LISTENERS.map((listener) => silence(this.#portOf(listener), host)))
   }
 
   /** From the next connection on, which all of them will be. Only where it spoke TLS before. */
@@ -174,12 +178,18 @@ export class UpstreamSimulator implements AsyncDisposable {
     for (const server of Object.values(this.#servers)) server.closeIdleConnections()
   }
 
+  /** Down for good. */
   async close(): Promise<void> {
     await this.stop()
+    for (const claim of this.#claims.values()) claim.release()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.stop()
+    await this.close()
+  }
+
+  #portOf(listener: Listener): number {
+    return this.#claims.get(listener)?.port ?? 0
   }
 
   #cut(listener: Listener): void {
@@ -188,7 +198,7 @@ export class UpstreamSimulator implements AsyncDisposable {
 
   #urlOf(listener: Listener): string {
     const scheme = this.#options.tls === undefined ? 'http' : 'https'
-    return `${scheme}://${this.#options.host ?? '127.0.0.1'}:${this.#ports[listener]}`
+    return `${scheme}://${this.#options.host ?? '127.0.0.1'}:${this.#portOf(listener)}`
   }
 
   #server(listener: Listener): Server {
@@ -284,24 +294,23 @@ export class UpstreamSimulator implements AsyncDisposable {
   }
 }
 
-/**
- * Below those that the kernel gives out: a port that is stopped for a while must not be somebody else's then. Each
- * process has a share of its own, by its id, and takes one after the other.
- */
-const PORTS = { first: 10_240, shares: 88, each: 250 }
-const share = PORTS.first + (process.pid % PORTS.shares) * PORTS.each
-let given = 0
+const TRIES = 100
 
-/** @param known 0: any */
-async function listenOn(server: Server, host: string, known: number): Promise<number> {
+/** On a port of its own. */
+async function listenAnywhere(server: Server, host: string): Promise<PortClaim> {
   for (let tries = 1; ; tries += 1) {
-    const port = known === 0 ? share + (given++ % PORTS.each) : known
+    const claim = await claimPort()
     try {
-      server.listen(port, host)
-      await once(server, 'listening')
-      return port
+      await listenOn(server, host, claim.port)
+      return claim
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || known !== 0 || tries === 100) throw error
+      claim.release()
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || tries === TRIES) throw error
     }
   }
+}
+
+async function listenOn(server: Server, host: string, port: number): Promise<void> {
+  server.listen(port, host)
+  await once(server, 'listening')
 }
