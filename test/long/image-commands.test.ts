@@ -1,6 +1,6 @@
 /** explain, ls, refresh and rm as real processes, beside a running server and without one. */
 import { test } from 'tap'
-import { simulate } from '../support/app.ts'
+import { eventually, pull, simulate } from '../support/app.ts'
 import { image } from '../support/images.ts'
 import { Entrepot, entrepot } from '../support/process.ts'
 
@@ -14,7 +14,9 @@ test('one image, from its first pull to its end', async (t) => {
   const command = (...words: string[]) => entrepot(options, ...words)
   const server = await Entrepot.start(t, options)
   for (const what of ['manifests/1', ...app.blobs.map(({ digest }) => `blobs/${digest}`)]) {
-    t.equal((await fetch(`${server.url}/v2/app/${what}`)).status, 200)
+    const url = `${server.url}/v2/app/${what}`
+    t.equal((await pull(url)).status, 200)
+    await eventually(`${what} is written down`, async () => (await pull(url)).cache === 'hit')
   }
   t.match(await command('ls', 'docker.io/library/'), {
     code: 0,
