@@ -77,7 +77,7 @@ async function startEntrepot(
   }
 }
 
-/** By the file of the README, without TLS. What it costs is what both of them cost. */
+/** By the file that we ship, without TLS. What it costs is what both of them cost. */
 async function startEntrepotBehindNginx(upstream?: string): Promise<Peer> {
   const command = findCommand('nginx')
   if (command === undefined) throw new Error('nginx is not installed')

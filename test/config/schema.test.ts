@@ -58,9 +58,9 @@ test('the example covers every key and equals the defaults', async (t) => {
   t.strictSame(loadConfig({ file: EXAMPLE, env: {} }).config, config(''))
 })
 
-test('the table of the README has every key', async (t) => {
-  const readme = readFileSync(join(import.meta.dirname, '../../README.md'), 'utf8')
-  const named = new Set(Array.from(readme.matchAll(/`([\w.*]+)`/g), (match) => match[1]))
+test('the table of the documentation has every key', async (t) => {
+  const page = readFileSync(join(import.meta.dirname, '../../docs/configuration.md'), 'utf8')
+  const named = new Set(Array.from(page.matchAll(/`([\w.*]+)`/g), (match) => match[1]))
   for (const key of schemaKeys(configSchema)) t.ok(named.has(key), `${key} is in the table`)
 })
 

@@ -1,4 +1,4 @@
-/** Debian's nginx in front, by the file of the README: its clients see what they would see from us. */
+/** Debian's nginx in front, by the file that we ship: its clients see what they would see from us. */
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 import { connect as connect2, type ClientHttp2Session } from 'node:http2'
@@ -10,7 +10,7 @@ import { eventually, settled, simulate, startMirror, type Mirror } from '../supp
 import { content, image, randomBytesOf } from '../support/images.ts'
 import { seedLocal } from '../support/local.ts'
 import { digestOf } from '../../src/oci/digest.ts'
-import { makeCertificate, NGINX_CONF, writeNginxConfig } from '../support/nginx.ts'
+import { makeCertificate, writeNginxConfig } from '../support/nginx.ts'
 import { freePort, missing, Program, shortDir } from '../support/programs.ts'
 import type { UpstreamSimulator } from '../support/upstream.ts'
 import { BUSYBOX, copyImage, writeLayout } from './image.ts'
@@ -321,9 +321,3 @@ test(
     await sentByNginx(t, mirror, 3)
   },
 )
-
-test('the README shows the file', (t) => {
-  const readme = readFileSync(path.join(import.meta.dirname, '../../README.md'), 'utf8')
-  t.ok(readme.includes(`\`\`\`nginx\n${readFileSync(NGINX_CONF, 'utf8')}\`\`\``))
-  t.end()
-})

@@ -1,11 +1,11 @@
 /**
- * nginx in front of an entrepot, by the very file that the README hands out: only addresses and folders are others.
+ * nginx in front of an entrepot, by the very file that we ship: only addresses and folders are others.
  */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 
-export const NGINX_CONF = path.join(import.meta.dirname, '../../deploy/nginx.conf')
+const NGINX_CONF = path.join(import.meta.dirname, '../../deploy/nginx.conf')
 
 export interface NginxSettings {
   /** Everything of it goes there. */

@@ -44,7 +44,7 @@ interface Hosts {
   readonly reference: string
 }
 
-/** As the README has it; nobody is at the registry itself. */
+/** As docs/clients.md has it; nobody is at the registry itself. */
 function byNamespace({ host, registry, repository }: Place): Hosts {
   const file = `server = "http://127.0.0.1:1"
 [host."http://${host}"]

@@ -84,7 +84,7 @@ function run(place: Place, ...args: string[]): Promise<string> {
   return command('podman', [...own, ...args], place)
 }
 
-/** As the README has it, for whatever has no flag. */
+/** As docs/clients.md has it, for whatever has no flag. */
 function beInsecure({ dir, host }: Place): void {
   const folder = join(dir, '.config/containers/registries.conf.d')
   mkdirSync(folder, { recursive: true })

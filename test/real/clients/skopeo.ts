@@ -81,7 +81,7 @@ function run(place: Place, ...args: string[]): Promise<string> {
   return command('skopeo', ['--insecure-policy', ...args], place)
 }
 
-/** As the README has it. Nobody is at the registry itself: what the mirror refuses is not had elsewhere. */
+/** As docs/clients.md has it. Nobody is at the registry itself: what the mirror refuses is not had elsewhere. */
 export function useMirror({ dir, host, registry }: Place): void {
   const folder = join(dir, '.config/containers/registries.conf.d')
   mkdirSync(folder, { recursive: true })
