@@ -8,7 +8,7 @@
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
-import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
+import { isNonDistributable, MAX_MANIFEST_BYTES, type Descriptor } from '../../oci/descriptor.ts'
 import { OciError } from '../../oci/errors.ts'
 import type { BlobInfo, BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
@@ -158,10 +158,11 @@ export class BlobCache {
   async head(repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined> {
     const descriptor = await this.#named(repository, digest)
     if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
-    // What nothing names may turn out to be a manifest; only the bytes, or upstream, tell.
-    const running =
-      descriptor === undefined ? undefined : this.#running.get(flightKey(repository.origin, digest))
+    const running = this.#running.get(flightKey(repository.origin, digest))
     if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {
+      // What nothing names, and is as small as a manifest, may turn out to be one: upstream tells before its bytes do.
+      const isUncertain = descriptor === undefined && running.size <= MAX_MANIFEST_BYTES
+      if (isUncertain && (await this.#access.ask(repository, digest, signal)) === undefined) return undefined
       return { digest, size: running.size, cache: 'join' }
     }
     await using reader = await this.#stored(repository, digest, descriptor, signal)
