@@ -101,10 +101,7 @@ export class BlobAccess {
       return false
     const { upstream } = repository.origin
     try {
-      const { result } = await upstream.headManifest(repository.name, digest, signal)
-      if (result !== 'unusable') return result === 'present'
-      // Some answer no HEAD of manifests, or answer it badly.
-      return (await upstream.manifest(repository.name, digest, signal)) !== undefined
+      return (await upstream.headManifest(repository.name, digest, signal)).result === 'present'
     } catch (error) {
       // It has the blob, perhaps from a fallback: that it cannot say more is no reason to withhold it.
       if (error instanceof UpstreamError) return false

@@ -114,23 +114,6 @@ test('a manifest asked for as a blob: by HEAD and in part, while another client 
   t.same([(await whole).status, (await part).status], [404, 404])
 })
 
-test('a manifest asked for as a blob: of an upstream that answers no HEAD of manifests', async (t) => {
-  const disk = new FaultyFiles()
-  const { hub, get, head } = await startTwoUpstreams(t, { cache: { prefetch: 'off' }, files: disk.files })
-  hold(hub)
-  hub.fault({ kind: 'manifest', method: 'HEAD' }, { status: 405 })
-  const { config } = CHILD
-  for (const works of [true, false]) {
-    if (!works) disk.failing.set('create', 'EROFS')
-    for (const { digest } of ALL) {
-      t.equal((await head(`${REPO}/blobs/${digest}`)).status, 404)
-      if (!works) t.equal((await get(`${REPO}/blobs/${digest}`)).status, 404)
-    }
-    t.equal((await head(`${REPO}/blobs/${config.digest}`)).status, 200)
-    t.ok(isWhole(await get(`${REPO}/blobs/${config.digest}`), config))
-  }
-})
-
 for (const operation of ['create', 'write'] as const) {
   test(`a manifest asked for as a blob: past a disk that fails to ${operation}`, async (t) => {
     const disk = new FaultyFiles()
