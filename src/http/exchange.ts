@@ -33,7 +33,7 @@ interface ExchangeFields {
 
 /** Whoever refuses a body reads this much of it, so that the client gets to read the answer. */
 const MAX_DISCARDED_BYTES = 8 * 1024 * 1024
-/** The same of one that is chunked, which has so long to end after that. */
+/** So long it has to end after that, where more comes or nobody knows how much. */
 const LINGER_MS = 2000
 
 const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,127}$/
@@ -65,6 +65,7 @@ export class Exchange {
   /** The head says how long the body is. */
   #measured = false
   #last = false
+  #welcomed = false
   #failure: unknown
   #stopLingering: (() => void) | undefined
 
@@ -119,6 +120,8 @@ export class Exchange {
 
   /** For a client that waits for `100 Continue`: its body will be read. */
   welcomeBody(): void {
+    if (this.#welcomed) return
+    this.#welcomed = true
     if (this.request.headers.expect !== undefined && !this.request.complete) this.response.writeContinue()
   }
 
@@ -191,8 +194,9 @@ export class Exchange {
       return
     }
     const told = error instanceof OciError ? error : new OciError('UNKNOWN')
-    const lingers = this.#goesOnWithoutEnd && !this.#waitsForWelcome
-    if (!lingers) this.#discardBody()
+    const lingers = (this.#goesOnWithoutEnd || this.#goesOnForLong) && !this.#waitsForWelcome
+    if (lingers) this.#last = true
+    else this.#discardBody()
     if (told.staleWarning !== undefined) this.fields.cache = 'stale'
     const body = Buffer.from(JSON.stringify(told))
     const described: OutgoingHttpHeaders = {
@@ -221,9 +225,9 @@ export class Exchange {
   }
 
   /**
-   * The answer to a request whose body still comes and has no known end. All of it is sent now; the connection ends
-   * when the body does, or when enough of it was read away. Whoever closes at once takes the answer from a client that
-   * is still sending (RFC 9112 § 9.6).
+   * The answer to a request whose body still comes, and has no known end or one that is far. All of it is sent now; the
+   * connection ends when the body does, or some time after enough of it was read away. Whoever closes at once takes the
+   * answer from a client that is still sending (RFC 9112 § 9.6).
    */
   async #sendAndLinger(status: number, headers: OutgoingHttpHeaders, body: Buffer): Promise<void> {
     const { request, response } = this
@@ -243,7 +247,7 @@ export class Exchange {
       // with a tick after that was asked for: a pause before it would be undone, and then nobody could pause any more.
       await nextTurn()
       request.socket.pause()
-      if (this.#goesOnWithoutEnd) await over
+      if (this.#goesOnWithoutEnd || this.#goesOnForLong) await over
     } finally {
       clearTimeout(timer)
       response.end()
@@ -268,9 +272,15 @@ export class Exchange {
     return this.#meter !== undefined && (!this.request.complete || this.#meter.tooSmall)
   }
 
+  /** More of its body than is worth reading away, as it was announced. */
+  get #goesOnForLong(): boolean {
+    const { complete, headers } = this.request
+    return !complete && Number(headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES
+  }
+
   /** It sends its body when it is told to, or not at all. */
   get #waitsForWelcome(): boolean {
-    return this.request.headers.expect !== undefined
+    return this.request.headers.expect !== undefined && !this.#welcomed
   }
 
   /**
@@ -280,14 +290,7 @@ export class Exchange {
   #discardBody(): void {
     const { request } = this
     if (!this.hasBody || request.complete) return
-    if (this.#waitsForWelcome || Number(request.headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES) {
-      this.endConnection()
-      return
-    }
-    let discarded = 0
-    request.on('data', (chunk: Buffer) => {
-      discarded += chunk.length
-      if (discarded > MAX_DISCARDED_BYTES) request.socket.destroy()
-    })
+    if (this.#waitsForWelcome) this.endConnection()
+    else request.resume()
   }
 }
