@@ -193,9 +193,10 @@ class Storm {
       }
       if (leave.signal.aborted) tally.left += 1
       else if (response.statusCode >= 400 && response.statusCode !== 416) {
-        // To HEAD, in a name of which nothing could be written down yet: it might be somebody's first push.
-        const mayBePush = isHead && response.statusCode === 404 && !this.#isRemembered(url, began)
-        if ([429, 502, 503].includes(response.statusCode) || mayBePush) tally.refused += 1
+        // A HEAD in a name of which nothing could be written down yet may begin a push: it hears whether that is taken.
+        const mayBePush = isHead && !this.#isRemembered(url, began)
+        const refusals = mayBePush ? [403, 404, 429, 502, 503] : [429, 502, 503]
+        if (refusals.includes(response.statusCode)) tally.refused += 1
         else tally.wrong.push(`${what}: ${response.statusCode} ${String(Buffer.concat(chunks))}`)
       } else {
         const type = response.headers['content-type']
