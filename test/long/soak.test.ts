@@ -11,7 +11,15 @@ test('pulls, pushes, evictions, collections and bad days beside each other: noth
   const seed = Number(process.env['SOAK_SEED'] ?? Date.now() % 100_000)
   t.comment(`SOAK_SEED=${seed} does as much in the same order`)
   const result = await soak({
-    ...{ seed, minutes: 0.25, requests: 4_000, clients: 8, budgetMiB: BUDGET_MIB, lines: 3 },
+    ...{
+      seed,
+      minutes: 0.25,
+      minRequests: 300,
+      requests: 4_000,
+      clients: 8,
+      budgetMiB: BUDGET_MIB,
+      lines: 3,
+    },
     print: (line) => t.comment(line),
   })
   t.same(result.failures, [])

@@ -27,6 +27,8 @@ const SETTLED_MS = 60 * SECOND
 
 export interface SoakOptions {
   readonly minutes: number
+  /** On a slow machine it goes on after its time until so many were made; 0 when left out. */
+  readonly minRequests?: number
   /** At the most. */
   readonly requests: number
   readonly clients: number
@@ -90,10 +92,11 @@ class Run implements AsyncDisposable {
   }
 
   async toTheEnd(): Promise<SoakResult> {
-    const { minutes, requests, clients, lines, budgetMiB } = this.#options
+    const { minutes, minRequests = 0, requests, clients, lines, budgetMiB } = this.#options
     const until = this.#began + minutes * 60 * SECOND
+    const isTooFew = (): boolean => this.#asking.requests <= minRequests
     const goOn = (): boolean =>
-      performance.now() < until && this.#asking.requests < requests && this.#server.running
+      (performance.now() < until || isTooFew()) && this.#asking.requests < requests && this.#server.running
     const crowd = new Clients({
       ...{ world: this.#world, asking: this.#asking, pushes: this.#pushes, random: this.#random, goOn },
     })
