@@ -33,7 +33,14 @@ export default tseslint.config(
   },
   {
     // Only the process edge and the programs a person starts may print.
-    files: ['src/app/main.ts', 'src/admin/cli/**/*.ts', 'src/app/serve.ts', 'bench/**/*.ts', 'test/**/*.ts'],
+    files: [
+      'src/app/main.ts',
+      'src/admin/cli/**/*.ts',
+      'src/app/serve.ts',
+      'bench/**/*.ts',
+      'docs/**/*.ts',
+      'test/**/*.ts',
+    ],
     rules: { 'no-console': 'off' },
   },
   {

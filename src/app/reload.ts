@@ -29,7 +29,8 @@ export interface Reloaded {
 }
 
 /** Ports, folders, and what is counted back from: sessions and grace periods that have begun. */
-const ONLY_AT_THE_START = /^(?:server|storage|auth|notifications|push\.sessionTtl|push\.gcGrace)(?:\.|$)/
+export const ONLY_AT_THE_START =
+  /^(?:server|storage|auth|notifications|push\.sessionTtl|push\.gcGrace)(?:\.|$)/
 
 /** @throws StartError where a start with it would be refused; nothing has changed then */
 export async function reload(parts: ReloadingParts, read: Config): Promise<Reloaded> {
