@@ -153,6 +153,22 @@ test('every file that a page names exists', (t) => {
   t.end()
 })
 
+test('the program cites sections of the architecture that are there', (t) => {
+  const page = textOf('docs/architecture.md')
+  let cited = 0
+  for (const { file, text } of sources) {
+    for (const [, section = ''] of text.matchAll(/docs\/architecture\.md[\s*:]+"([^"]+)"/g)) {
+      t.ok(
+        page.includes(`\n## ${section}\n`) || page.includes(`**${section.replace(/\s*\n \* /, ' ')}.**`),
+        `${file}: ${section}`,
+      )
+      cited += 1
+    }
+  }
+  t.ok(cited > 3)
+  t.end()
+})
+
 test('the program cites no document that is not here', (t) => {
   for (const { file, text } of sources) {
     for (const [document] of text.matchAll(/\b(?:docs\/[\w./-]+|[A-Z]+)\.md\b/g)) {
