@@ -127,10 +127,12 @@ function plain(markdown: string): string {
 
 function commentOf(key: Key): string {
   const { bytes } = (key.default ?? {}) as { bytes?: number }
-  if (bytes !== undefined) return plain(`${key.meaning} ${capital(defaultOf(key))}.`)
-  return plain(
-    key.unset === undefined || key.unset === 'none' ? key.meaning : `${key.meaning} Unset: ${key.unset}.`,
-  )
+  const type = typeOf(key.schema)
+  const parts = [key.meaning]
+  if (/^(?:one of|a whole number) /.test(type)) parts.push(`${capital(type)}.`)
+  if (bytes !== undefined) parts.push(`${capital(defaultOf(key))}.`)
+  if (key.unset !== undefined && key.unset !== 'none') parts.push(`Unset: ${key.unset}.`)
+  return plain(parts.join(' '))
 }
 
 function capital(text: string): string {
