@@ -1,11 +1,65 @@
 /**
- * Exponential back-off after failures in a row.
+ * Exponential back-off after failures in a row, and the penalty that lasts as long: how long something that has failed
+ * is not tried.
  */
 import type { Milliseconds } from './units.ts'
 
-const FIRST: Milliseconds = 200
-const MOST: Milliseconds = 5_000
+interface BackoffLimits {
+  readonly first: Milliseconds
+  readonly most: Milliseconds
+}
 
-export function backoff(failures: number): Milliseconds {
-  return Math.min(FIRST * 2 ** failures, MOST)
+/** Between two attempts of one transfer. */
+const TRANSFER: BackoffLimits = { first: 200, most: 5_000 }
+
+/** @param failures before the last one */
+export function backoff(failures: number, { first, most } = TRANSFER): Milliseconds {
+  return Math.min(first * 2 ** failures, most)
+}
+
+interface PenaltyOptions extends BackoffLimits {
+  /** Monotonic. */
+  readonly now: () => Milliseconds
+}
+
+export class Penalty {
+  readonly #options: PenaltyOptions
+  #failures = 0
+  #lasting: Milliseconds = 0
+  #until = Number.NEGATIVE_INFINITY
+
+  constructor(options: PenaltyOptions) {
+    this.#options = options
+  }
+
+  /** 0: it is over. */
+  get leftMs(): Milliseconds {
+    return Math.max(this.#until - this.#options.now(), 0)
+  }
+
+  get running(): boolean {
+    return this.leftMs > 0
+  }
+
+  /** From now on, for twice as long as the last one. */
+  begin(atLeast: Milliseconds = 0): void {
+    this.#lasting = backoff(this.#failures, this.#options)
+    this.#failures += 1
+    this.renew(atLeast)
+  }
+
+  /** From now on, for as long as the last one: a failure while it runs proves nothing new. */
+  renew(atLeast: Milliseconds = 0): void {
+    this.#until = this.#options.now() + Math.max(this.#lasting, atLeast)
+  }
+
+  /** The next one is as short as the first; this one goes on. */
+  forgive(): void {
+    this.#failures = 0
+  }
+
+  end(): void {
+    this.forgive()
+    this.#until = Number.NEGATIVE_INFINITY
+  }
 }

@@ -6,7 +6,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
 import type { Origin } from '../../cache/origin.ts'
 import { SegmentPolicy } from '../../cache/download/segment-policy.ts'
-import { InProcessUpstreamState } from '../../cache/resilience/upstream-state.ts'
+import { UpstreamState } from '../../cache/resilience/upstream-state.ts'
 import type { Config, UpstreamConfig } from '../../config/schema.ts'
 import type { UpstreamEntry } from '../../registry/registry.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -21,7 +21,7 @@ import { HubSearch } from '../../upstream/client/hub-search.ts'
 import { OfflineUpstream } from '../../upstream/client/offline.ts'
 import { environmentOf } from '../../upstream/transport/proxy.ts'
 import { RateLimitPause } from '../../upstream/limits/rate-limit-pause.ts'
-import { PrioritySlots } from '../../upstream/limits/transfer-slots.ts'
+import { TransferSlots } from '../../upstream/limits/transfer-slots.ts'
 import type { Upstream } from '../../upstream/upstream.ts'
 
 const DOCKER_HUB = {
@@ -51,9 +51,9 @@ export function createEntry(
   return {
     origin: {
       upstream: asked?.upstream ?? createUpstream(config, upstream, tools),
-      slots: asked?.slots ?? new PrioritySlots(upstream.maxConnections),
+      slots: asked?.slots ?? new TransferSlots(upstream.maxConnections),
       segments: asked?.segments ?? new SegmentPolicy({ ...upstream.segments, now: tools.monotonic }),
-      state: asked?.state ?? new InProcessUpstreamState(tools.monotonic),
+      state: asked?.state ?? new UpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
       immutableTags: upstream.immutableTags,
       on404: upstream.on404,

@@ -1,48 +1,20 @@
 /**
- * Recent failures and absences of one upstream (a negative cache in memory), so that nobody waits twice for the same
- * failure.
+ * Recent failures and absences of one upstream (a negative cache in memory), so that no client waits twice for the
+ * same failure.
  *
- * One object per upstream. Everything in it is a hint with an expiry: losing it costs a request, never an
- * answer. An interface, because replicas will want to share it.
+ * One object per upstream. Everything in it is a hint with an expiry: losing it costs a request, never an answer.
  */
+import { createLru } from '../../base/lru.ts'
+import { Penalty } from '../../base/backoff.ts'
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import { withoutFrames, type UpstreamError } from '../../upstream/upstream.ts'
 
-export interface UpstreamState {
-  /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */
-  failing(name: RepositoryName): UpstreamError | undefined
-  /**
-   * Whether it is the whole upstream's failure or that name's is told by the error: one bad repository must
-   * not freeze the tags of all the others. Limits are not remembered here: who asks keeps them, and refuses at
-   * once what upstream would. Nor is what says nothing of upstream.
-   */
-  failed(name: RepositoryName, error: UpstreamError): void
-  /** Something arrived for that name: the failures are forgotten. */
-  answered(name: RepositoryName): void
-
-  /** Said to be absent a short while ago. `what` is any text that names it within this upstream. */
-  isAbsent(what: string): boolean
-  rememberAbsent(what: string, forMs: Milliseconds): void
-  forgetAbsent(what: string): void
-
-  /** Upstream denies a repository of which something cached is served: for {@link health}. */
-  servedDenied(name: RepositoryName, message: string): void
-
-  /** How long that digest is not to be asked for again; undefined when it may be. */
-  corruptFor(digest: Digest): Milliseconds | undefined
-  /** Its bytes were wrong twice: 10 s of silence, doubling to 10 min with every further time. */
-  markCorrupt(digest: Digest): void
-  forgetCorrupt(digest: Digest): void
-
-  health(): { state: 'ok' | 'failing' | 'denied'; message: string | undefined }
-}
-
 const FAILURE_MEMORY_MS = 10_000
-const CORRUPT_FIRST_MS = 10_000
-const CORRUPT_MOST_MS = 600_000
+/** How long a digest is not asked for whose bytes were wrong. */
+const CORRUPT = { first: 10_000, most: 600_000 }
 
 /** Room for each of the memories of one upstream, and what an entry takes beside its texts. */
 const MEMORY_WEIGHT: Bytes = 512 * 1024
@@ -53,7 +25,7 @@ interface Failure {
   readonly until: Milliseconds
 }
 
-export class InProcessUpstreamState implements UpstreamState {
+export class UpstreamState {
   readonly #now: () => Milliseconds
   #failure: Failure | undefined
   // What is said of a failure may hold a whole header of somebody else's, and names are as long as strangers like.
@@ -69,38 +41,42 @@ export class InProcessUpstreamState implements UpstreamState {
     maxSize: MEMORY_WEIGHT,
     sizeCalculation: (message, name) => ENTRY_WEIGHT + name.length + message.length,
   })
-  // By count it would lay out all of its room at once, and there is one for every upstream.
-  readonly #corrupt = new LRUCache<Digest, { until: Milliseconds; silence: Milliseconds }>({
-    maxSize: 1_000,
-    sizeCalculation: () => 1,
-  })
+  readonly #corrupt = createLru<Digest, Penalty>(1_000)
 
   /** @param now monotonic: a clock that is set back would make every memory stick */
   constructor(now: () => Milliseconds) {
     this.#now = now
   }
 
+  /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */
   failing(name: RepositoryName): UpstreamError | undefined {
     const now = this.#now()
     const failures = [this.#failure, this.#failures.get(name)]
     return failures.find((failure) => failure !== undefined && failure.until > now)?.error
   }
 
+  /**
+   * Whether it is the whole upstream's failure or that name's is told by the error: one bad repository must not freeze
+   * the tags of all the others. Limits are not remembered here, since the requester that met one refuses at once what
+   * upstream would; nor is what says nothing of upstream.
+   */
   failed(name: RepositoryName, error: UpstreamError): void {
     if (error.failure === 'busy' || error.outOfFiles) return
-    // Who was refused in its place may ask again when it may be asked.
+    // A request that the breaker refused may be sent again when the breaker lets it.
     const lasting = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
     const failure = { error: withoutFrames(error), until: this.#now() + lasting }
     if (error.ofTheWhole) this.#failure = failure
     else this.#failures.set(name, failure)
   }
 
+  /** Something arrived for that name: the failures are forgotten. */
   answered(name: RepositoryName): void {
     this.#failure = undefined
     this.#failures.delete(name)
     this.#servedDenied.delete(name)
   }
 
+  /** Said to be absent a short while ago. `what` is any text that names it within this upstream. */
   isAbsent(what: string): boolean {
     return (this.#absent.get(what) ?? 0) > this.#now()
   }
@@ -113,19 +89,22 @@ export class InProcessUpstreamState implements UpstreamState {
     this.#absent.delete(what)
   }
 
+  /** Upstream denies a repository of which something cached is served: for {@link health}. */
   servedDenied(name: RepositoryName, message: string): void {
     this.#servedDenied.set(name, message)
   }
 
+  /** How long that digest is not to be asked for again; undefined when it may be. */
   corruptFor(digest: Digest): Milliseconds | undefined {
-    const left = (this.#corrupt.get(digest)?.until ?? 0) - this.#now()
-    return left > 0 ? left : undefined
+    const corrupt = this.#corrupt.get(digest)
+    return corrupt?.running === true ? corrupt.leftMs : undefined
   }
 
+  /** Its bytes were wrong twice. */
   markCorrupt(digest: Digest): void {
-    const before = this.#corrupt.get(digest)
-    const silence = before === undefined ? CORRUPT_FIRST_MS : Math.min(before.silence * 2, CORRUPT_MOST_MS)
-    this.#corrupt.set(digest, { until: this.#now() + silence, silence })
+    const corrupt = this.#corrupt.get(digest) ?? new Penalty({ ...CORRUPT, now: this.#now })
+    this.#corrupt.set(digest, corrupt)
+    corrupt.begin()
   }
 
   forgetCorrupt(digest: Digest): void {

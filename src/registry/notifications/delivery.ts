@@ -4,6 +4,7 @@
  * Taken is what is answered 2xx or 3xx. An event leaves the store after that, so one that was told when the process
  * ended is told again. Nobody waits for a delivery, and none waits for another end-point's.
  */
+import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -132,7 +133,7 @@ export class Delivery {
   /** @returns false when there was no more time for it */
   async #deliver(event: QueuedEvent): Promise<boolean> {
     const { label, backoffMs, metrics, log } = this.#options
-    for (let pause = Math.min(FIRST_PAUSE, backoffMs); ; pause = Math.min(2 * pause, backoffMs)) {
+    for (let failures = 0; ; failures++) {
       const reason = await this.#attempt(event)
       if (reason === undefined) {
         metrics.notificationsDelivered.inc({ endpoint: label })
@@ -144,8 +145,12 @@ export class Delivery {
       metrics.notificationsFailed.inc({ endpoint: label })
       if (!this.#failing) log.warn({ endpoint: label, reason }, 'notifications are not taken')
       this.#failing = true
-      // Between half of it and all of it: several of us must not come back in step.
-      await this.#pause(pause * (0.5 + Math.random() / 2))
+      const pause = backoff(failures, { first: FIRST_PAUSE, most: backoffMs })
+      // Between half of it and all of it: several instances must not come back in step.
+      await sleep(pause * (0.5 + Math.random() / 2), undefined, {
+        signal: this.#stopping.signal,
+        ref: false,
+      }).catch(() => undefined)
       if (this.#stopped()) return false
     }
   }
@@ -190,11 +195,6 @@ export class Delivery {
 
   #stopped(): boolean {
     return this.#stopping.signal.aborted
-  }
-
-  async #pause(duration: Milliseconds): Promise<void> {
-    const { signal } = this.#stopping
-    await sleep(duration, undefined, { signal, ref: false }).catch(() => undefined)
   }
 }
 

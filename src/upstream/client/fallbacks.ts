@@ -9,31 +9,25 @@
  * Lists come from the first alone: half a list would pass for a whole one, and a cursor is good only where it
  * came from.
  */
+import type { LRUCache } from 'lru-cache'
+import { createLru } from '../../base/lru.ts'
+import { Penalty } from '../../base/backoff.ts'
 import type { Bytes, Milliseconds } from '../../base/units.ts'
-import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
-import type { Reference, RepositoryName } from '../../oci/reference.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
 import type { UpstreamStatus } from '../status.ts'
-import {
-  UpstreamError,
-  type BlobRequest,
-  type ReferrersPage,
-  type TagPage,
-  type Upstream,
-  type UpstreamBlob,
-  type UpstreamHead,
-  type UpstreamManifest,
-} from '../upstream.ts'
+import { UpstreamError, type BlobRequest, type Upstream, type UpstreamBlob } from '../upstream.ts'
+import { CandidateUpstream, findingOf, type Question } from './candidates.ts'
 
-/** How long who failed is asked after all others; it doubles while it fails on, since each try costs its share. */
-const FAILURE_MEMORY: Milliseconds = 10_000
-const FAILURE_MOST: Milliseconds = 300_000
-/** The longest `Retry-After` that is minded: it is a fallback's turn, not a sentence for life. */
-const LONGEST_SILENCE: Milliseconds = 600_000
-/** A body broke off: for the rest of it, others go first. */
+/** How long a source that failed is asked after all others; each try of it costs its share of the time. */
+const FAILURE = { first: 10_000, most: 300_000 }
+/** The longest `Retry-After` that is minded: a fallback that asks for more is tried again all the same. */
+const LONGEST_RETRY_AFTER: Milliseconds = 600_000
+/** How long others go first for a blob whose body broke off. */
 const CUT_MEMORY: Milliseconds = 10_000
-/** Wrong bytes are not right ten seconds later. */
+/** How long others go first for a blob that came with wrong bytes: they are not right ten seconds later. */
 const DISTRUST_MEMORY: Milliseconds = 600_000
+const MOST_BLOBS = 1_000
 
 interface FallbackOptions {
   /** The upstream itself, then its fallbacks; all with its key. */
@@ -45,36 +39,27 @@ interface FallbackOptions {
   readonly now: () => Milliseconds
 }
 
-interface Question<T> {
-  readonly ask: (source: Source, signal: AbortSignal) => Promise<T>
-  readonly isAbsent: (answer: T) => boolean
-  /** Of the blob whose bytes are asked for. */
-  readonly digest?: Digest
-  /** Of {@link BlobRequest}. */
-  readonly spare?: boolean | undefined
-}
-
 type Outcome<T> =
   | { readonly is: 'answer'; readonly answer: T }
   /** A fallback has not got it, or does not give it to us. */
   | { readonly is: 'nothing' }
   | { readonly is: 'failure'; readonly error: UpstreamError; readonly late: boolean }
 
-export class FallbackUpstream implements Upstream {
-  readonly key: string
+export class FallbackUpstream extends CandidateUpstream<Source> {
   readonly #options: FallbackOptions
   readonly #first: Source
   readonly #sources: readonly Source[]
-  /** Who gave bytes of a blob. */
-  readonly #givers = new LRUCache<Digest, Set<Source>>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  /** The sources that gave bytes of a blob. */
+  readonly #givers = createLru<Digest, Set<Source>>(MOST_BLOBS)
 
   constructor(options: FallbackOptions) {
+    const sources = options.sources.map(({ url, upstream }) => new Source(url, upstream, options.now))
+    const [first] = sources
+    if (first === undefined) throw new Error('a chain needs a source')
+    super(first.upstream.key)
     this.#options = options
-    this.#sources = options.sources.map(({ url, upstream }) => new Source(url, upstream))
-    const [first] = this.#sources
-    if (first === undefined) throw new Error('there is nobody to ask')
+    this.#sources = sources
     this.#first = first
-    this.key = first.upstream.key
   }
 
   /** Where answers come from while the first gives none. */
@@ -82,85 +67,35 @@ export class FallbackUpstream implements Upstream {
     return this.#first.down ? this.#sources.find(({ down }) => !down)?.url : undefined
   }
 
-  headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead> {
-    const question: Question<UpstreamHead> = {
-      ask: ({ upstream }, limit) => upstream.headManifest(name, reference, limit),
-      isAbsent: ({ result }) => result === 'absent',
-    }
-    return this.#ask(question, signal)
-  }
-
-  manifest(
-    name: RepositoryName,
-    reference: Reference,
-    signal: AbortSignal,
-  ): Promise<UpstreamManifest | undefined> {
-    return this.#ask(
-      { ask: ({ upstream }, limit) => upstream.manifest(name, reference, limit), isAbsent: isUndefined },
-      signal,
-    )
-  }
-
-  headBlob(
+  /** A source that broke off in the middle of a body is asked for the rest of it only after the others. */
+  override blob(
     name: RepositoryName,
     digest: Digest,
-    signal: AbortSignal,
-  ): Promise<{ size: Bytes | undefined } | undefined> {
-    return this.#ask(
-      { ask: ({ upstream }, limit) => upstream.headBlob(name, digest, limit), isAbsent: isUndefined },
-      signal,
-    )
-  }
-
-  /** Who broke off in the middle of a body is asked for the rest of it only after the others. */
-  blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
-    const question: Question<UpstreamBlob | undefined> = {
-      ask: async (source, signal) => {
-        const blob = await source.upstream.blob(name, digest, { ...request, signal })
+    request: BlobRequest,
+  ): Promise<UpstreamBlob | undefined> {
+    const { signal, parallel } = request
+    return this.ask({
+      ...{ name, signal, findingOf, digest, parallel },
+      ask: async (source, limit) => {
+        const blob = await source.upstream.blob(name, digest, { ...request, signal: limit })
         return blob === undefined ? undefined : this.#watched(source, digest, request, blob)
       },
-      isAbsent: isUndefined,
-      digest,
-      spare: request.parallel,
-    }
-    return this.#ask(question, request.signal)
+    })
   }
 
-  /** All who gave some of them are suspects, for some time. */
   avoidSourcesOf(digest: Digest): void {
-    for (const source of this.#givers.get(digest) ?? []) {
-      source.putOff(digest, this.#options.now() + DISTRUST_MEMORY)
-    }
+    for (const source of this.#givers.get(digest) ?? []) source.putOff(digest, DISTRUST_MEMORY)
     this.#givers.delete(digest)
   }
 
-  tags(
-    name: RepositoryName,
-    query: URLSearchParams,
-    signal: AbortSignal,
-    etag?: string,
-  ): Promise<TagPage | undefined> {
-    return this.#first.upstream.tags(name, query, signal, etag)
-  }
-
-  referrers(
-    name: RepositoryName,
-    subject: Digest,
-    query: URLSearchParams,
-    signal: AbortSignal,
-    etag?: string,
-  ): Promise<ReferrersPage | undefined> {
-    return this.#first.upstream.referrers(name, subject, query, signal, etag)
-  }
-
-  /** Of the first: what a fallback has left for us is not its figure. */
+  /** Of the first alone: the pulls that a fallback has left are not figures of this upstream. */
   status(): UpstreamStatus {
     return this.#first.upstream.status()
   }
 
   quotaBelow(reserve: number): UpstreamError | undefined {
     const why = this.#first.upstream.quotaBelow(reserve)
-    // What the first would refuse altogether, another may give.
+    // A manifest that the first would refuse may come from another.
     const others = this.#sources.some((source) => source !== this.#first && !source.down)
     return why?.retryAfterMs !== undefined && others ? undefined : why
   }
@@ -169,13 +104,14 @@ export class FallbackUpstream implements Upstream {
     await Promise.all(this.#sources.map(({ upstream }) => upstream.close()))
   }
 
-  async #ask<T>(question: Question<T>, signal: AbortSignal): Promise<T> {
+  protected async ask<T>(question: Question<T, Source>): Promise<T> {
+    if (question.isList === true) return await question.ask(this.#first, question.signal)
     let failure: UpstreamError | undefined
     const failures: UpstreamError[] = []
     let late: Source | undefined
     let nothing = false
     for (const source of this.#inOrder(question.digest)) {
-      const outcome = await this.#try(source, question, signal, this.#options.shareMs)
+      const outcome = await this.#try(source, question, this.#options.shareMs)
       if (outcome.is === 'answer') return outcome.answer
       if (outcome.is === 'nothing') nothing = true
       else {
@@ -184,14 +120,14 @@ export class FallbackUpstream implements Upstream {
         if (outcome.late) late ??= source
       }
     }
-    // Slow is better than not at all, and a fallback that has it not is no reason to hurry who may have it.
+    // A slow answer is better than none, and a fallback that lacks the content is no reason to hurry the others.
     if (late !== undefined) {
-      const outcome = await this.#try(late, question, signal)
+      const outcome = await this.#try(late, question)
       if (outcome.is === 'answer') return outcome.answer
       nothing ||= outcome.is === 'nothing'
     }
     if (failure !== undefined && !(nothing && failure.ofTheWhole)) throw this.#together(failure, failures)
-    // Somebody answered, so this is about that name alone.
+    // A fallback answered, so the failure is about that name alone.
     throw new UpstreamError('broken', this.key, `${this.#first.url} cannot answer, and no fallback has it`, {
       cause: failure,
       ...(failure?.retryAfterMs === undefined ? {} : { retryAfterMs: failure.retryAfterMs }),
@@ -205,15 +141,14 @@ export class FallbackUpstream implements Upstream {
     if (!ofPulls && failures.some((it) => it.failure !== 'busy')) {
       return new UpstreamError('unreachable', this.key, message, { cause: first })
     }
-    const retryAfterMs = Math.min(...failures.map((it) => it.retryAfterMs ?? FAILURE_MEMORY))
+    const retryAfterMs = Math.min(...failures.map((it) => it.retryAfterMs ?? FAILURE.first))
     return new UpstreamError('busy', this.key, message, { status: 429, retryAfterMs, ofPulls, cause: first })
   }
 
-  /** Without `limitMs` it may take as long as the caller waits. @throws what is no failure to answer */
+  /** Without `limitMs` the source may take as long as the caller waits. @throws what is no failure to answer */
   async #try<T>(
     source: Source,
-    question: Question<T>,
-    signal: AbortSignal,
+    { ask, findingOf, parallel = false, signal }: Question<T, Source>,
     limitMs?: Milliseconds,
   ): Promise<Outcome<T>> {
     const late = new UpstreamError('unreachable', this.key, `${source.url} took too long to answer`)
@@ -221,10 +156,10 @@ export class FallbackUpstream implements Upstream {
     const timer = limitMs === undefined ? undefined : setTimeout(() => limit.abort(late), limitMs)
     try {
       // A body runs on under this signal, and must not be ended by a limit for its head: hence no time-out signal.
-      const answer = await question.ask(source, AbortSignal.any([signal, limit.signal]))
+      const answer = await ask(source, AbortSignal.any([signal, limit.signal]))
       this.#answered(source)
-      const own = source === this.#first
-      return !own && question.isAbsent(answer) ? { is: 'nothing' } : { is: 'answer', answer }
+      const nothing = source !== this.#first && findingOf(answer) === 'absent'
+      return nothing ? { is: 'nothing' } : { is: 'answer', answer }
     } catch (error) {
       signal.throwIfAborted()
       if (!(error instanceof UpstreamError)) throw error
@@ -232,8 +167,8 @@ export class FallbackUpstream implements Upstream {
         if (source === this.#first) throw error
         return { is: 'nothing' }
       }
-      // There are too many at once: whoever asked makes do with fewer, and that is no reason to go elsewhere.
-      if (question.spare === true && (error.failure === 'busy' || error.status === 503)) throw error
+      // Too many requests run at once: the download makes do with fewer, and needs no other source.
+      if (parallel && (error.failure === 'busy' || error.status === 503)) throw error
       this.#failed(source, error)
       return { is: 'failure', error, late: error === late }
     } finally {
@@ -241,39 +176,35 @@ export class FallbackUpstream implements Upstream {
     }
   }
 
-  /** Who failed lately comes last, and before them whoever did badly with this blob. */
+  /** Sources that failed lately come last, and before them those that did badly with this blob. */
   #inOrder(digest: Digest | undefined): Source[] {
-    const now = this.#options.now()
     const rank = (source: Source): number =>
-      source.failingUntil > now ? 2 : digest !== undefined && source.isPutOff(digest, now) ? 1 : 0
+      source.failing.running ? 2 : digest !== undefined && source.isPutOff(digest) ? 1 : 0
     return this.#sources.toSorted((one, other) => rank(one) - rank(other))
   }
 
   #answered(source: Source): void {
-    const { log, now } = this.#options
+    const { log } = this.#options
     const facts = { upstream: this.key, url: source.url }
     if (source !== this.#first) log.debug(facts, 'answered by a fallback')
-    // Who has had enough of one kind of questions may well answer another: that lifts nothing.
-    if (!source.down || (source.limited && source.failingUntil > now())) return
-    source.failingUntil = Number.NEGATIVE_INFINITY
-    source.silence = FAILURE_MEMORY
+    // A source that limits one kind of requests may answer another: that does not end its pause.
+    if (!source.down || (source.limited && source.failing.running)) return
+    source.failing.end()
     source.down = false
     log.info(facts, 'answers again')
   }
 
   #failed(source: Source, error: UpstreamError): void {
-    const { log, now } = this.#options
+    const { log } = this.#options
     const facts = { upstream: this.key, url: source.url, err: error }
     if (!error.ofTheWhole) {
       log.debug(facts, 'gives no answer to that')
       return
     }
-    const wanted = Math.min(error.retryAfterMs ?? 0, LONGEST_SILENCE)
-    // Whoever asks it meanwhile, for want of others, shows nothing new.
-    if (source.down && source.failingUntil <= now()) {
-      source.silence = Math.min(source.silence * 2, FAILURE_MOST)
-    }
-    source.failingUntil = now() + Math.max(wanted, source.silence)
+    const wanted = Math.min(error.retryAfterMs ?? 0, LONGEST_RETRY_AFTER)
+    // A source that is asked while it is put off, for want of others, shows nothing new.
+    if (source.failing.running) source.failing.renew(wanted)
+    else source.failing.begin(wanted)
     log[source.down ? 'debug' : 'warn'](facts, 'cannot answer: others are asked instead')
     source.down = true
     source.limited = error.failure === 'busy'
@@ -285,7 +216,7 @@ export class FallbackUpstream implements Upstream {
     const givers = this.#givers.get(digest) ?? new Set()
     this.#givers.set(digest, givers.add(source))
     const cut = (): void => {
-      if (!signal.aborted) source.putOff(digest, this.#options.now() + CUT_MEMORY)
+      if (!signal.aborted) source.putOff(digest, CUT_MEMORY)
     }
     return { ...blob, body: watched(blob, Math.min(to ?? Infinity, size ?? 0), cut) }
   }
@@ -294,26 +225,27 @@ export class FallbackUpstream implements Upstream {
 class Source {
   readonly url: string
   readonly upstream: Upstream
-  failingUntil: Milliseconds = Number.NEGATIVE_INFINITY
-  /** How long it is asked after the others when it fails. */
-  silence: Milliseconds = FAILURE_MEMORY
+  /** While it runs, the others are asked first. */
+  readonly failing: Penalty
   /** Since its last failure it has not answered. */
   down = false
-  /** That was a 429. */
+  /** That failure was a 429. */
   limited = false
-  readonly #putOff = new LRUCache<Digest, Milliseconds>({ maxSize: 1_000, sizeCalculation: () => 1 })
+  readonly #putOff: LRUCache<Digest, true>
 
-  constructor(url: string, upstream: Upstream) {
+  constructor(url: string, upstream: Upstream, now: () => Milliseconds) {
     this.url = url
     this.upstream = upstream
+    this.failing = new Penalty({ ...FAILURE, now })
+    this.#putOff = createLru(MOST_BLOBS, { now })
   }
 
-  putOff(digest: Digest, until: Milliseconds): void {
-    this.#putOff.set(digest, Math.max(until, this.#putOff.get(digest) ?? until))
+  putOff(digest: Digest, forMs: Milliseconds): void {
+    if (forMs > this.#putOff.getRemainingTTL(digest)) this.#putOff.set(digest, true, { ttl: forMs })
   }
 
-  isPutOff(digest: Digest, now: Milliseconds): boolean {
-    return (this.#putOff.get(digest) ?? now) > now
+  isPutOff(digest: Digest): boolean {
+    return this.#putOff.has(digest)
   }
 }
 
@@ -334,8 +266,4 @@ async function* watched(
     throw error
   }
   if (position < end) cut()
-}
-
-function isUndefined(answer: unknown): boolean {
-  return answer === undefined
 }

@@ -14,7 +14,7 @@ import { AddressRule } from '../transport/address-policy.ts'
 import { brokenAnswer, refusalOf } from '../transport/responses.ts'
 import { USER_AGENT } from './requester.ts'
 import { readBody } from '../transport/response-body.ts'
-import { abortable } from '../limits/retry.ts'
+import { abandonable } from '../../base/condition.ts'
 import type { ProxyChoice } from '../transport/proxy.ts'
 import { Transport } from '../transport/transport.ts'
 import { UpstreamError } from '../upstream.ts'
@@ -100,7 +100,7 @@ export class HubSearch {
 
   /** @throws only the signal's reason */
   async search(term: string, signal: AbortSignal): Promise<readonly HubRepository[]> {
-    return (await abortable(this.#found.fetch(term), signal)) ?? []
+    return (await abandonable(this.#found.fetch(term), signal)) ?? []
   }
 
   /** Breaks off what still runs. */

@@ -69,7 +69,7 @@ export class BreakerGuard {
   /** @throws UpstreamError at once while it is not to be asked; else what `ask` throws */
   async run<T>(question: GuardedRequest, ask: (call: GuardedCall) => Promise<T>): Promise<T> {
     const { name, committed = false } = question
-    const asked = this.#breaker.ask(name, { insist: committed })
+    const asked = this.#breaker.ask(name, { force: committed })
     if (asked === undefined) throw this.#refusal()
     const call: GuardedCall = { elsewhere: false }
     let verdict: Verdict = 'nothing'

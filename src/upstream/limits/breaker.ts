@@ -1,28 +1,28 @@
 /**
- * Circuit breaker of one upstream account: after a failure that is its own it is not asked for a while, so that nobody
- * waits for what is known to fail.
+ * Circuit breaker of one upstream account: after a failure that is its own it is not asked for a while, so that no
+ * client waits for what is known to fail.
  *
- * Closed, everybody may ask. Open, nobody. When the time is over one question at a time is a probe: what comes
- * of it closes the breaker or opens it for twice as long; whoever asks meanwhile is refused. Any answer to
- * anybody closes it. Knows neither sockets nor names of errors: whoever asks tells what came of it.
+ * Closed, every request is sent. Open, none. When the time is over one request at a time is a probe: what comes of it
+ * closes the breaker or opens it for twice as long; the others are refused meanwhile. Any answer to any request closes
+ * it. The breaker knows neither sockets nor names of errors: its caller tells what came of a request.
  */
+import { Penalty } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
 import type { BreakerStatus } from '../status.ts'
 
-const FIRST_SILENCE_MS: Milliseconds = 10_000
-const LONGEST_SILENCE_MS: Milliseconds = 300_000
+const OPEN = { first: 10_000, most: 300_000 }
 /** Server errors without an answer in between, over at least so many repositories. */
 const MOST_ERRORS = 5
 const REPOSITORIES = 2
-/** While a probe runs nobody knows how long it takes. */
+/** For how long a refusal says to wait while a probe runs, which may take any time. */
 const WHILE_PROBING_MS: Milliseconds = 1_000
 
 /**
- * - `answer`: it said something, whatever that was, short of a server error
+ * - `answer`: any answer but a server error
  * - `error`: a server error, which may be of one repository alone
- * - `no connection`: it could not be reached
+ * - `no connection`: the upstream could not be reached
  * - `no answer`: a time-out, or a connection that broke off before the head
- * - `nothing`: whoever asked has left, or it was not asked
+ * - `nothing`: the caller has left, or the upstream was not asked
  */
 export type Verdict = 'answer' | 'error' | 'no connection' | 'no answer' | 'nothing'
 
@@ -39,36 +39,34 @@ interface BreakerOptions {
 }
 
 interface Opened {
-  readonly until: Milliseconds
-  readonly silence: Milliseconds
   readonly why: string
-  /** By server errors: then another one proves nothing good. */
+  /** By server errors: then a further one does not show that it is there. */
   readonly byErrors: boolean
 }
 
 export class Breaker {
   readonly #options: BreakerOptions
+  readonly #penalty: Penalty
   #opened: Opened | undefined
-  /** The question that is the probe. */
   #probe: Asked | undefined
-  /** So many questions were answered. */
   #answers = 0
   #errors = 0
   readonly #repositories = new Set<string>()
 
   constructor(options: BreakerOptions) {
     this.#options = options
+    this.#penalty = new Penalty({ ...OPEN, now: options.now })
   }
 
   /**
    * Undefined: it is not to be asked now.
    *
-   * @param insist somebody was promised the answer: asked whatever the breaker says, but never as the probe
+   * @param force a client was promised the answer: asked whatever the breaker says, but never as the probe
    */
-  ask(repository: string, { insist = false } = {}): Asked | undefined {
+  ask(repository: string, { force = false } = {}): Asked | undefined {
     const { state } = this.status()
-    if (state === 'open' && !insist) return undefined
-    if (state === 'half-open' && !insist && this.#probe !== undefined) return undefined
+    if (state === 'open' && !force) return undefined
+    if (state === 'half-open' && !force && this.#probe !== undefined) return undefined
     const answersBefore = this.#answers
     const asked: Asked = {
       tell: (verdict, why = '') => {
@@ -78,21 +76,21 @@ export class Breaker {
         this.#judge(verdict, { why, repository, unanswered, wasProbe })
       },
     }
-    if (state === 'half-open' && !insist) this.#probe = asked
+    if (state === 'half-open' && !force) this.#probe = asked
     return asked
   }
 
   status(): BreakerStatus {
     if (this.#opened === undefined) return { state: 'closed' }
-    const { until, why } = this.#opened
-    const left = until - this.#options.now()
-    if (left > 0) return { state: 'open', forMs: left, why }
+    const { why } = this.#opened
+    const { leftMs } = this.#penalty
+    if (leftMs > 0) return { state: 'open', forMs: leftMs, why }
     return { state: 'half-open', forMs: this.#probe === undefined ? 0 : WHILE_PROBING_MS, why }
   }
 
   #judge(
     verdict: Verdict,
-    /** `unanswered`: nobody else was answered meanwhile. */
+    /** `unanswered`: no other request was answered meanwhile. */
     question: { why: string; repository: string; unanswered: boolean; wasProbe: boolean },
   ): void {
     const { why, repository, unanswered, wasProbe } = question
@@ -110,25 +108,22 @@ export class Breaker {
     if (opened === undefined) {
       const tooManyErrors = this.#errors >= MOST_ERRORS && this.#repositories.size >= REPOSITORIES
       const dead = verdict === 'no connection' || (verdict === 'no answer' && unanswered)
-      if (dead || (verdict === 'error' && tooManyErrors)) this.#open(why, FIRST_SILENCE_MS, !silent)
+      if (dead || (verdict === 'error' && tooManyErrors)) this.#open({ why, byErrors: !silent })
     } else if (verdict === 'answer' || (verdict === 'error' && !opened.byErrors)) {
       // It is there. What is wrong now may be one repository's trouble.
-      this.#close()
+      this.#opened = undefined
+      this.#penalty.end()
+      this.#options.onChange?.(this.status())
     } else if (wasProbe) {
-      // Those who had asked before it opened tell nothing new.
-      this.#open(why, opened.silence * 2, !silent)
+      // Requests that were sent before it opened tell nothing new.
+      this.#open({ why, byErrors: !silent })
     }
   }
 
-  #close(): void {
-    this.#opened = undefined
-    this.#options.onChange?.(this.status())
-  }
-
-  #open(why: string, silence: Milliseconds, byErrors: boolean): void {
+  #open(opened: Opened): void {
     const again = this.#opened !== undefined
-    const lasting = Math.min(silence, LONGEST_SILENCE_MS)
-    this.#opened = { until: this.#options.now() + lasting, silence: lasting, why, byErrors }
+    this.#opened = opened
+    this.#penalty.begin()
     if (!again) this.#options.onChange?.(this.status())
   }
 }

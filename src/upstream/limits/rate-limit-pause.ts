@@ -6,18 +6,19 @@
  * a manifest; HEADs and blobs go on. Any other 429 means all of us, whatever account asked: every client of the
  * upstream keeps the same pause.
  */
+import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
 import { UpstreamError } from '../upstream.ts'
 
-const FIRST: Milliseconds = 10_000
-const MOST: Milliseconds = 600_000
-/** Whoever asks for more is asked again all the same. */
+const PAUSE = { first: 10_000, most: 600_000 }
+/** An upstream that asks for more is asked again all the same. */
 const LONGEST: Milliseconds = 3_600_000
 
 export class RateLimitPause {
   readonly #now: () => Milliseconds
   #until = Number.NEGATIVE_INFINITY
-  #backoff: Milliseconds = 0
+  /** Pauses in a row, each of them longer than the one before. */
+  #pauses = 0
   #why: UpstreamError | undefined
 
   /** @param now monotonic */
@@ -45,9 +46,10 @@ export class RateLimitPause {
   /** @returns false: a pause ran already, and the request was older than it */
   begin(why: UpstreamError): boolean {
     const running = this.leftMs !== undefined
-    if (!running) this.#backoff = Math.min(Math.max(this.#backoff * 2, FIRST), MOST)
+    if (!running) this.#pauses += 1
     const { retryAfterMs } = why
-    const pauseMs = retryAfterMs === undefined ? this.#backoff : Math.max(retryAfterMs, FIRST)
+    const pauseMs =
+      retryAfterMs === undefined ? backoff(this.#pauses - 1, PAUSE) : Math.max(retryAfterMs, PAUSE.first)
     const until = this.#now() + Math.min(pauseMs, LONGEST)
     if (until > this.#until) {
       this.#until = until
@@ -58,6 +60,6 @@ export class RateLimitPause {
 
   /** A success resets the back-off, but ends no pause that runs: the request may be older than the 429. */
   succeeded(): void {
-    if (this.leftMs === undefined) this.#backoff = 0
+    if (this.leftMs === undefined) this.#pauses = 0
   }
 }

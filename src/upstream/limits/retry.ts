@@ -3,6 +3,7 @@
  *
  * Only idempotent requests come here. A 429 is never retried: whoever asked decides what to do meanwhile.
  */
+import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { UpstreamError } from '../upstream.ts'
@@ -40,7 +41,7 @@ export async function withRetries<T>(attempt: () => Promise<T>, options: RetryOp
         continue
       }
       // Full jitter: many clients of one stumbling upstream must not come back in step.
-      const pause = Math.random() * backoffMs * 2 ** (tried - 1)
+      const pause = Math.random() * backoff(tried - 1, { first: backoffMs, most: Infinity })
       tried += 1
       await pauseFor(Math.max(pause, error.retryAfterMs ?? 0), signal)
     }
@@ -84,19 +85,4 @@ export function parseRetryAfter(header: string | undefined, now: number): Millis
   if (/^\d{1,9}(\.\d+)?$/.test(text)) return Math.ceil(Number(text) * 1000)
   const date = /[a-z]{3}/i.test(text) ? Date.parse(text) : NaN
   return date > now ? date - now : undefined
-}
-
-/** `promise`, or the signal's reason as soon as it is aborted. The work behind the promise goes on. */
-export async function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  let leave: () => void = () => undefined
-  const aborted = new Promise<never>((_resolve, reject) => {
-    leave = () => reject(signal.reason as Error)
-    if (signal.aborted) leave()
-    else signal.addEventListener('abort', leave, { once: true })
-  })
-  try {
-    return await Promise.race([promise, aborted])
-  } finally {
-    signal.removeEventListener('abort', leave)
-  }
 }

@@ -22,15 +22,6 @@ interface TransferRequest {
   readonly owner?: object | undefined
 }
 
-export interface TransferSlots {
-  /** Resolves when it is the request's turn; disposing gives the turn back. */
-  acquire(request: TransferRequest, signal: AbortSignal): Promise<Disposable>
-  /** To be called when a priority has changed. */
-  reconsider(): void
-  /** Somebody waits for what was asked for: who has a turn and could do without it for a while gives it back. */
-  readonly contended: boolean
-}
-
 interface Waiter {
   readonly request: TransferRequest
   readonly grant: () => void
@@ -43,7 +34,7 @@ interface Holder {
 
 const RANK: Record<TransferPriority, number> = { asked: 0, share: 1, ahead: 2 }
 
-export class PrioritySlots implements TransferSlots {
+export class TransferSlots {
   readonly #capacity: number
   readonly #waiting = new Set<Waiter>()
   /** In the order in which they got their turns. */
@@ -53,6 +44,7 @@ export class PrioritySlots implements TransferSlots {
     this.#capacity = Math.max(1, maxConnections - 2)
   }
 
+  /** Resolves when it is the request's turn; disposing gives the turn back. */
   async acquire(request: TransferRequest, signal: AbortSignal): Promise<Disposable> {
     signal.throwIfAborted()
     return await new Promise<Disposable>((resolve, reject) => {
@@ -74,11 +66,13 @@ export class PrioritySlots implements TransferSlots {
     })
   }
 
+  /** A client waits for the bytes that it asked for: a holder that can do without its turn for a while gives it back. */
   get contended(): boolean {
     for (const { request } of this.#waiting) if (request.priority() === 'asked') return true
     return false
   }
 
+  /** To be called when a priority has changed. */
   reconsider(): void {
     while (this.#holding.size < this.#capacity) {
       const next = this.#next()

@@ -10,7 +10,7 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { isOutOfFiles } from '../../base/open-files.ts'
 import { unavailable, usable, areSame, type Credentials, type CredentialSource } from './credentials.ts'
 import { toUpstreamError } from '../transport/errors.ts'
-import { abortable } from '../limits/retry.ts'
+import { abandonable } from '../../base/condition.ts'
 import { UpstreamError } from '../upstream.ts'
 
 export interface HelperOptions {
@@ -53,7 +53,7 @@ export class HelperCredentials implements CredentialSource {
   }
 
   async get(signal: AbortSignal): Promise<Credentials | undefined> {
-    const answer = this.#remembered() ?? (await abortable(this.#ask(), signal))
+    const answer = this.#remembered() ?? (await abandonable(this.#ask(), signal))
     if ('error' in answer) throw answer.error
     return answer.credentials
   }

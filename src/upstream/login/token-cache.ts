@@ -8,7 +8,7 @@ import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { BearerChallenge } from './challenge.ts'
 import type { Account } from './credentials.ts'
-import { abortable } from '../limits/retry.ts'
+import { abandonable } from '../../base/condition.ts'
 import { credentialsMayGo, isAcceptableRealm } from './realm-policy.ts'
 import type { IssuedToken, TokenService } from './token-service.ts'
 import { UpstreamError } from '../upstream.ts'
@@ -76,7 +76,7 @@ export class TokenCache {
 
   /** @throws UpstreamError, or the signal's reason; others that wait for the same token are not disturbed */
   async get(challenge: BearerChallenge, signal: AbortSignal): Promise<Token> {
-    const token = await abortable(this.#cache.fetch(keyOf(challenge), { context: challenge }), signal)
+    const token = await abandonable(this.#cache.fetch(keyOf(challenge), { context: challenge }), signal)
     if (token === undefined) throw this.#broken('the token request was given up')
     return token
   }

@@ -1,12 +1,12 @@
 import { test } from 'tap'
 import { RetryBudget } from '../../../src/cache/download/retry-budget.ts'
-import { InProcessUpstreamState } from '../../../src/cache/resilience/upstream-state.ts'
+import { UpstreamState } from '../../../src/cache/resilience/upstream-state.ts'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { parseRepositoryName } from '../../../src/oci/reference.ts'
 import { createLog } from '../../../src/telemetry/log.ts'
 import { createMetrics } from '../../../src/telemetry/metrics.ts'
 import { OfflineUpstream } from '../../../src/upstream/client/offline.ts'
-import { PrioritySlots } from '../../../src/upstream/limits/transfer-slots.ts'
+import { TransferSlots } from '../../../src/upstream/limits/transfer-slots.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 
 const SECOND = 1000
@@ -16,8 +16,8 @@ function patience(): RetryBudget {
   return new RetryBudget({
     origin: {
       upstream: new OfflineUpstream('docker.io'),
-      state: new InProcessUpstreamState(() => performance.now()),
-      slots: new PrioritySlots(8),
+      state: new UpstreamState(() => performance.now()),
+      slots: new TransferSlots(8),
       immutableTags: [],
       on404: 'drop',
       reserve: 0,

@@ -5,7 +5,7 @@ import { RangeRequest, RangeRequests } from '../../../src/cache/download/range-r
 import { SegmentPolicy } from '../../../src/cache/download/segment-policy.ts'
 import { ExtentMap } from '../../../src/storage/ingest/extents.ts'
 import type { Ingest } from '../../../src/storage/ingest/ingest.ts'
-import { PrioritySlots } from '../../../src/upstream/limits/transfer-slots.ts'
+import { TransferSlots } from '../../../src/upstream/limits/transfer-slots.ts'
 import { UpstreamError } from '../../../src/upstream/upstream.ts'
 
 const MiB = 2 ** 20
@@ -35,7 +35,7 @@ async function begin(t: Test, { size = 64 * MiB, parallel = 4 } = {}) {
   const segments = new SegmentPolicy({ size: 4 * MiB, parallel, now: () => clock.now })
   const pieces = new SegmentScheduler({
     ...{ segments, ingest, runs, owner: {} },
-    slots: new PrioritySlots(10),
+    slots: new TransferSlots(10),
     priority: () => 'asked',
     size: () => size,
     fetch: (run, over) =>

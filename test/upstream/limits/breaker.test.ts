@@ -160,7 +160,7 @@ test('those who had asked before it opened', (t) => {
 test('what clients were promised is asked for all the same, and is no probe', (t) => {
   const scene = new Scene()
   scene.does('no connection')
-  const insists = { insist: true }
+  const insists = { force: true }
   const first = scene.breaker.ask('team/app', insists)
   t.ok(first, 'while it is open')
   first?.tell('no connection')

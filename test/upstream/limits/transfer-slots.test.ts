@@ -1,10 +1,6 @@
 import { getEventListeners } from 'node:events'
 import { test } from 'tap'
-import {
-  PrioritySlots,
-  type TransferPriority,
-  type TransferSlots,
-} from '../../../src/upstream/limits/transfer-slots.ts'
+import { TransferSlots, type TransferPriority } from '../../../src/upstream/limits/transfer-slots.ts'
 
 const { signal } = new AbortController()
 
@@ -40,7 +36,7 @@ void test('two connections are kept free, one is always given', async (t) => {
     [2, 1],
     [1, 1],
   ] as const) {
-    const slots = new PrioritySlots(connections)
+    const slots = new TransferSlots(connections)
     const all = Array.from({ length: 10 }, () => new Transfer(slots, 'asked'))
     await settled()
     t.equal(all.filter(({ slot }) => slot !== undefined).length, capacity)
@@ -48,7 +44,7 @@ void test('two connections are kept free, one is always given', async (t) => {
 })
 
 void test('turns are given in order, the asked ones first', async (t) => {
-  const slots = new PrioritySlots(3)
+  const slots = new TransferSlots(3)
   const running = new Transfer(slots, 'asked')
   const ahead = new Transfer(slots, 'ahead')
   const asked = new Transfer(slots, 'asked')
@@ -65,7 +61,7 @@ void test('turns are given in order, the asked ones first', async (t) => {
 })
 
 void test('an asked one that must wait sends away the youngest that was fetched ahead, once', async (t) => {
-  const slots = new PrioritySlots(5)
+  const slots = new TransferSlots(5)
   const busy = new Transfer(slots, 'asked')
   const older = new Transfer(slots, 'ahead')
   const younger = new Transfer(slots, 'ahead')
@@ -95,7 +91,7 @@ void test('an asked one that must wait sends away the youngest that was fetched 
 })
 
 void test('who is fetched ahead waits for everybody and disturbs nobody', async (t) => {
-  const slots = new PrioritySlots(3)
+  const slots = new TransferSlots(3)
   const running = new Transfer(slots, 'ahead')
   const waiting = new Transfer(slots, 'ahead')
   await settled()
@@ -105,7 +101,7 @@ void test('who is fetched ahead waits for everybody and disturbs nobody', async 
 })
 
 void test('a transfer that is asked for meanwhile is treated so', async (t) => {
-  const slots = new PrioritySlots(4)
+  const slots = new TransferSlots(4)
   const one = new Transfer(slots, 'ahead')
   const two = new Transfer(slots, 'ahead')
   const waiting = new Transfer(slots, 'ahead')
@@ -122,7 +118,7 @@ void test('a transfer that is asked for meanwhile is treated so', async (t) => {
 })
 
 void test('a turn is given back once, whatever happens', async (t) => {
-  const slots = new PrioritySlots(3)
+  const slots = new TransferSlots(3)
   const first = new Transfer(slots, 'asked')
   const second = new Transfer(slots, 'asked')
   const third = new Transfer(slots, 'asked')
@@ -135,7 +131,7 @@ void test('a turn is given back once, whatever happens', async (t) => {
 })
 
 void test('who leaves the queue gets his reason, and costs nobody a turn', async (t) => {
-  const slots = new PrioritySlots(3)
+  const slots = new TransferSlots(3)
   const running = new Transfer(slots, 'asked')
   const leaving = new Transfer(slots, 'asked')
   const staying = new Transfer(slots, 'asked')
@@ -155,7 +151,7 @@ void test('who leaves the queue gets his reason, and costs nobody a turn', async
 })
 
 void test('of those that wait alike, who holds fewest turns is next', async (t) => {
-  const slots = new PrioritySlots(6)
+  const slots = new TransferSlots(6)
   const [large, small] = [{}, {}]
   const shareOf = (owner: object): Transfer => new Transfer(slots, 'share', owner)
   const held = [shareOf(large), shareOf(large), shareOf(large), shareOf(small)]
@@ -169,7 +165,7 @@ void test('of those that wait alike, who holds fewest turns is next', async (t) 
 })
 
 void test('a share waits behind whoever is asked for, before what is fetched ahead, and disturbs nobody', async (t) => {
-  const slots = new PrioritySlots(3)
+  const slots = new TransferSlots(3)
   const running = new Transfer(slots, 'ahead')
   const [ahead, share] = [new Transfer(slots, 'ahead'), new Transfer(slots, 'share')]
   await settled()
@@ -186,7 +182,7 @@ void test('a share waits behind whoever is asked for, before what is fetched ahe
 })
 
 void test('an asked one takes the place of what is fetched ahead, then of the share of who has most', async (t) => {
-  const slots = new PrioritySlots(7)
+  const slots = new TransferSlots(7)
   const [large, small] = [{}, {}]
   const ahead = new Transfer(slots, 'ahead')
   const ofLarge = [new Transfer(slots, 'share', large), new Transfer(slots, 'share', large)]
