@@ -1,13 +1,13 @@
 /**
- * Characters that a terminal, or an editor, acts upon instead of showing them: what others say must not reach a person
- * as such. Those of C0 are escaped in JSON anyway.
+ * Control characters, which a terminal or an editor acts upon instead of showing them: texts of clients and upstreams
+ * must not reach a person with any of them. JSON escapes those of C0 anyway.
  */
 
 /** C1 controls, the marks that turn the direction of a text, and the separators that end a line. */
 const UNSEEN = /[\u0080-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g
-/** A whole escape of JSON, so that the second half of `\\` begins none. */
+/** A whole escape of JSON: the second half of `\\` begins no other. */
 const JSON_ESCAPE = /\\(?:u[0-9a-fA-F]{4}|.)/g
-/** Those that are such characters; the ends of lines and tabs stay. */
+/** Escapes of control characters other than tabs and ends of lines. */
 const CONTROL_ESCAPE = /^\\(?:u00[01]|[bfr])/
 
 /** `\u009b`: also what it is in JSON. */
@@ -15,13 +15,13 @@ function escapeOf(character: string): string {
   return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
 }
 
-/** The same JSON without any of them in it. */
+/** The same JSON without a control character in it. */
 export function shownJson(line: string): string {
-  // Nearly all lines are ASCII, which is told in a tenth of the time.
+  // Nearly all lines are ASCII: that is found out in a tenth of the time.
   return Buffer.byteLength(line) === line.length ? line : line.replaceAll(UNSEEN, escapeOf)
 }
 
-/** JSON of which the texts are shown as they are: they say where a control was, and none is left. */
+/** JSON whose texts will be shown without their escapes: a control character becomes the text of its escape. */
 export function plainJson(line: string): string {
   return line
     .replaceAll(JSON_ESCAPE, (it) => (CONTROL_ESCAPE.test(it) ? `\\${it}` : it))
@@ -35,7 +35,7 @@ export function plainText(text: string): string {
   return text.replaceAll(/[\x00-\x08\x0b-\x1f\x7f]/g, escapeOf).replaceAll(UNSEEN, escapeOf)
 }
 
-/** The same of a text that others have a part in, and that is one line. */
+/** Text for one line of a terminal. */
 export function plainLine(text: string): string {
   return plainText(text).replaceAll(/[\t\n]/g, escapeOf)
 }

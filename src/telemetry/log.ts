@@ -1,9 +1,8 @@
 /**
- * The log: pino, one JSON object per line, readable lines on a terminal.
+ * Log: pino, one JSON object per line, readable lines on a terminal.
  *
- * The message is a constant phrase, the data is in fields. Secrets are struck out here, wherever in the fields
- * they are, so that a caller who logs a whole object by mistake gives nothing away; so are characters that a terminal
- * would act upon.
+ * The message is a constant phrase, the data is in fields. Secrets are struck out here, wherever in the fields they are,
+ * so that code that logs a whole object by mistake gives nothing away; so are control characters.
  */
 import { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,15 +19,15 @@ interface LogOptions {
 }
 
 export function createLog({ level, pretty: readable = false, write }: LogOptions): Logger {
-  // What is made readable is taken out of the JSON again, escapes and all.
+  // Making lines readable takes texts out of the JSON again, and undoes its escapes.
   const shown = readable ? plainJson : shownJson
   const options: LoggerOptions = {
     level,
-    // Which machine and process said it is the collector's knowledge.
+    // The collector of the log knows the machine and the process.
     base: null,
     serializers: { err: (error: Error) => concealed(stdSerializers.err(error)) },
     formatters: { level: (label) => ({ level: label }), log: concealFields },
-    // Texts are looked at once, in the finished line: messages and stacks included.
+    // Texts are searched once, in the finished line, with messages and stacks.
     hooks: {
       streamWrite: (line) => shown(SUSPICIOUS.test(line) ? line.replaceAll(CREDENTIALS, '[hidden]') : line),
     },
@@ -43,7 +42,7 @@ export function createLog({ level, pretty: readable = false, write }: LogOptions
       },
     })
   if (!readable) return pino(options, output ?? new StandardOutput())
-  // In this thread and synchronous: the last lines before an exit are the ones that matter.
+  // Synchronous and in this thread, so that the last lines before an exit are not lost.
   const terminal = { colorize: output === undefined, sync: true, ...(output && { destination: output }) }
   return pino(options, pretty(terminal))
 }
@@ -53,8 +52,8 @@ const GATHER_MS = 20
 const GATHER_LENGTH = 64 * 1024
 
 /**
- * A line after a silence leaves at once, those that follow it closely leave together: a write for each would cost
- * more than all else about it. None is lost when the process ends in its own way, nor by `process.exit`.
+ * The first line after a pause is written at once, those that follow it closely are written together: a write for each
+ * would cost more than all else about it. None is lost at a regular end of the process, nor by `process.exit`.
  */
 class StandardOutput {
   // Not synchronous: a slow reader of the log must not stop the server. With a length of at least one, `flush`
@@ -64,7 +63,7 @@ class StandardOutput {
   #timer: NodeJS.Timeout | undefined
 
   constructor() {
-    // pino has it flushed when the process ends, in whatever way: then what waits here has to be in it.
+    // pino flushes the output when the process ends: lines that wait here must be in it then.
     const flushSync = this.#output.flushSync.bind(this.#output)
     this.#output.flushSync = () => {
       this.#give()
@@ -102,11 +101,11 @@ class StandardOutput {
 
 const SECRET = /^(?:proxy-?)?authorization$|cookie|password|secret|token$|^credentials$/i
 const CREDENTIALS = /\b(basic|bearer)\s+[\w.~+/=-]{8,}|(?<=:\/\/)[^/@\s"]+(?=@)/gi
-/** What every line with credentials in it has; told in a tenth of the time. */
+/** A line that does not match has no credentials: that is found out in a tenth of the time. */
 const SUSPICIOUS = /(?:basic|bearer)\s|:\/\//i
 const DEPTH = 6
 
-/** Nearly all lines are flat and know no secrets: those need no copy. */
+/** Nearly all lines are flat and without secrets: those need no copy. */
 function concealFields(fields: Record<string, unknown>): Record<string, unknown> {
   for (const key in fields) {
     if (typeof fields[key] === 'object' || SECRET.test(key)) {
@@ -118,12 +117,12 @@ function concealFields(fields: Record<string, unknown>): Record<string, unknown>
 
 /** A copy without the fields that are secrets by their names. */
 function concealed(value: unknown, depth = 0): unknown {
-  // An error is written by its serializer, which comes back here.
+  // The serializer of an error calls this function.
   if (typeof value !== 'object' || value === null || value instanceof Error) return value
   if (depth === DEPTH) return '[deep]'
   if (Array.isArray(value)) return value.map((item) => concealed(item, depth + 1))
   const prototype: unknown = Object.getPrototypeOf(value)
-  // Dates, URLs and the like write themselves; what an error was serialized to has a prototype of its own.
+  // Dates, URLs and the like have `toJSON`; a serialized error has a prototype of its own.
   if (prototype !== Object.prototype && prototype !== null && !('stack' in value)) return value
   const copy: Record<string, unknown> = {}
   for (const [key, item] of Object.entries(value)) {
@@ -133,7 +132,7 @@ function concealed(value: unknown, depth = 0): unknown {
   return copy
 }
 
-/** Many lines are of one millisecond, and its text costs more than all else about the time. */
+/** Many lines are of the same millisecond, whose text is made once. */
 function timestamps(): () => string {
   let last = NaN
   let text = ''
@@ -147,7 +146,7 @@ function timestamps(): () => string {
   }
 }
 
-/** Waits until everything logged is written; not for ever, as its reader may have gone. */
+/** Waits until every line is written, but not for ever: the reader of the log may have gone. */
 export async function flushed(log: Logger): Promise<void> {
   const written = new Promise<void>((resolve) => log.flush(() => resolve()))
   await Promise.race([written, sleep(1000, undefined, { ref: false })])

@@ -1,5 +1,5 @@
 /**
- * Every Prometheus metric in one table, made once and handed in by constructor.
+ * Table of all Prometheus metrics, made once and handed in by constructor.
  *
  * Labels are small closed sets; never a repository, tag, digest, user or raw path.
  */
@@ -7,7 +7,7 @@ import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom
 
 export type Metrics = ReturnType<typeof createMetrics>
 
-/** Its own registry each time: two apps in one process do not share counters. */
+/** With a registry of its own: two apps in one process do not share counters. */
 export function createMetrics(options: { processMetrics: boolean } = { processMetrics: false }) {
   const registry = new Registry()
   const registers = [registry]
@@ -28,7 +28,7 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       try {
         await it()
       } catch {
-        // A figure that cannot be had now is an old one; the others are told all the same.
+        // A figure that cannot be had keeps its old value; the others are read all the same.
       }
     }
     return registry.metrics()
@@ -42,9 +42,9 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
   return {
     registry,
     tlsCertificateNotAfter,
-    /** Called before the figures are read, for those that grow old by themselves. */
+    /** Called before the figures are read, for figures that grow old by themselves. */
     beforeScrape,
-    /** All of them, as Prometheus reads them. */
+    /** All metrics in the text format of Prometheus. */
     scrape,
     pulls: counter('entrepot_pulls_total', 'Blobs and manifests served, by where the bytes came from.', [
       'upstream',

@@ -1,5 +1,5 @@
 /**
- * How many files and connections this process may have open, and whether it has met that limit.
+ * Limit of open files and connections of this process (`ulimit -n`), and whether it has been met.
  *
  * One line in the log at most once a minute, and a counter.
  */
@@ -10,7 +10,7 @@ import type { Metrics } from './metrics.ts'
 
 /** Between two lines that say the same. */
 const LINE_EVERY: Milliseconds = 60_000
-/** After the last time it is believed to last for so long. */
+/** For so long after it was met the limit is taken to be met still. */
 const LASTS: Milliseconds = 30_000
 
 interface OpenFilesOptions {
@@ -37,7 +37,6 @@ export class OpenFiles {
     this.#options = options
   }
 
-  /** It was met a short while ago. */
   get exhausted(): boolean {
     return this.#options.now() - this.#metAt < LASTS
   }
@@ -56,7 +55,7 @@ export class OpenFiles {
   }
 }
 
-/** Of this process, by its soft limit; undefined where nobody says, or there is none. */
+/** The soft limit of this process; undefined where it has none, or `/proc` does not say. */
 export async function openFilesLimit(): Promise<number | undefined> {
   try {
     return parseOpenFilesLimit(await readFile('/proc/self/limits', 'utf8'))
