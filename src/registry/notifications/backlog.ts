@@ -1,7 +1,7 @@
 /**
- * How much waits for one end-point, and what is not taken any more because it is too much.
+ * Backlog of one end-point: how many events wait for it, and which are dropped because too many do.
  *
- * A count, not the truth: what was queued by a commit that failed counts until the queue has once been empty.
+ * An estimate: an event that was queued by a commit that failed counts until the queue has once been empty.
  */
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
@@ -17,7 +17,7 @@ interface BacklogOptions {
   readonly log: Logger
 }
 
-/** A receiver that is away for long misses pulls first: there are many, and nothing is built on them. */
+/** A receiver that is away for long misses pulls first: there are many, and no program depends on them. */
 export const MOST_PULLS = 10_000
 export const MOST_EVENTS = 100_000
 
@@ -37,7 +37,7 @@ export class Backlog {
     return !this.#options.ignoreActions.includes(action)
   }
 
-  /** Counts one more, unless there are too many. @returns whether it is to be queued */
+  /** Counts one more event, unless there are too many. @returns whether it is to be queued */
   admit(action: EventAction): boolean {
     const limit = action === 'pull' ? MOST_PULLS : MOST_EVENTS
     if (this.#waiting < limit) {
@@ -56,13 +56,12 @@ export class Backlog {
     return false
   }
 
-  /** One that counted, and that nobody will ever be told of. */
+  /** An event that counted was not written down, and will never be delivered. */
   lost(): void {
     this.#options.metrics.notificationsDropped.inc({ endpoint: this.#options.label })
     this.delivered()
   }
 
-  /** One less. */
   delivered(): void {
     this.count(Math.max(0, this.#waiting - 1))
   }

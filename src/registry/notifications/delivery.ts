@@ -1,8 +1,8 @@
 /**
- * Tells one end-point what happened: one event after the other, each until it is taken.
+ * Delivery of events to one end-point: one after the other, each until it is taken, that is answered 2xx or 3xx.
  *
- * Taken is what is answered 2xx or 3xx. An event leaves the store after that, so one that was told when the process
- * ended is told again. Nobody waits for a delivery, and none waits for another end-point's.
+ * An event leaves the store after that, so one that was sent when the process ended is sent again. No request of a
+ * client waits for a delivery, and no delivery for that of another end-point.
  */
 import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
@@ -30,19 +30,15 @@ interface DeliveryOptions {
   readonly log: Logger
 }
 
-/** Events in memory. */
+/** The most events in memory. */
 const BATCH = 50
-
 /** After the first failure; it doubles. */
 const FIRST_PAUSE: Milliseconds = 250
-
-/** A commit that we were not told of is found that much later. */
+/** A command in another process may queue events: the store is read so often without being woken. */
 const LOOK_AGAIN: Milliseconds = 30_000
-
-/** For an attempt that is under way when we have to stop. */
+/** How long an attempt that is under way may take at shutdown. */
 const LAST_ATTEMPT: Milliseconds = 3000
-
-/** Of an answer; nobody reads it. */
+/** The most that is read of an answer's body, which is ignored. */
 const MAX_ANSWER_BYTES = 64 * 1024
 
 export class Delivery {
@@ -51,7 +47,7 @@ export class Delivery {
   readonly #stopping = new AbortController()
   readonly #breakingOff = new AbortController()
   #queued = Promise.withResolvers<undefined>()
-  /** Number of the event that was taken last, and of the last one that left the store. */
+  /** Numbers of the last event that the end-point took, and of the last one that left the store. */
   #taken = 0
   #forgotten = 0
   #forgetting: Promise<void> | undefined
@@ -78,12 +74,12 @@ export class Delivery {
     this.#running ??= this.#run()
   }
 
-  /** There may be something new. */
+  /** There may be new events. */
   wake(): void {
     this.#queued.resolve(undefined)
   }
 
-  /** An attempt that is under way may come to its end; what is not taken waits in the store. */
+  /** An attempt that is under way may come to its end; events that are not taken wait in the store. */
   async stop(): Promise<void> {
     this.#stopping.abort(new Error('shutting down'))
     this.wake()
@@ -112,7 +108,7 @@ export class Delivery {
     }
   }
 
-  /** Waits until there are some, or it is time to look again. */
+  /** @returns no events after a wait, when it is time to look again */
   async #next(): Promise<readonly QueuedEvent[]> {
     const { metadata, backlog, label, log } = this.#options
     this.#queued = Promise.withResolvers<undefined>()
@@ -130,7 +126,7 @@ export class Delivery {
     return []
   }
 
-  /** @returns false when there was no more time for it */
+  /** @returns false when the process stops before the event is taken */
   async #deliver(event: QueuedEvent): Promise<boolean> {
     const { label, backoffMs, metrics, log } = this.#options
     for (let failures = 0; ; failures++) {
@@ -169,7 +165,7 @@ export class Delivery {
         body: envelopeOf(event.body),
         signal,
       })
-      // So that the connection can be used again. What goes wrong there changes nothing.
+      // Read away, so that the connection can be used again; whether that succeeds does not matter.
       await body.dump({ limit: MAX_ANSWER_BYTES, signal }).catch(() => undefined)
       return statusCode >= 200 && statusCode < 400 ? undefined : `it answered ${statusCode}`
     } catch (error) {
@@ -177,7 +173,7 @@ export class Delivery {
     }
   }
 
-  /** Takes what was delivered out of the store; what comes meanwhile, too. Never rejects. */
+  /** Takes delivered events out of the store, also those that are delivered meanwhile. Never rejects. */
   async #forget(): Promise<void> {
     const { metadata, backlog, label, log } = this.#options
     while (this.#forgotten < this.#taken) {

@@ -1,7 +1,7 @@
 /**
- * The JSON of an event, as distribution writes it; what its receivers decode.
+ * JSON of an event, as the registry distribution/distribution writes it and its receivers decode it.
  *
- * Unknown members are passed over by them, so what is ours alone is under an `x-` name.
+ * Receivers pass over members that they do not know: members that only we have are under an `x-` name.
  */
 import { randomUUID } from 'node:crypto'
 import type { EventRequest, RepositoryEvent } from './event.ts'
@@ -9,7 +9,7 @@ import type { EpochMs } from '../../storage/metadata/metadata.ts'
 
 export const EVENTS_TYPE = 'application/vnd.docker.distribution.events.v2+json'
 
-/** Who tells it. */
+/** The registry that sends it. */
 export interface Source {
   /** Host name and port. */
   readonly addr: string
@@ -17,10 +17,10 @@ export interface Source {
   readonly instanceID: string
 }
 
-/** More of them make an event that no receiver waits for. */
+/** With more references an event would be too large for its receivers. */
 const MOST_REFERENCES = 200
 
-/** @param base origin of the URLs in it; undefined: none are made up */
+/** @param base origin of the URLs in it; undefined: it has none */
 export function eventOf(
   happening: RepositoryEvent,
   cause: EventRequest | undefined,
@@ -34,7 +34,7 @@ export function eventOf(
     id: randomUUID(),
     timestamp: new Date(at).toISOString(),
     action,
-    // What is undefined is left out of the JSON.
+    // JSON leaves out members that are undefined.
     target: {
       mediaType,
       digest,
@@ -56,7 +56,7 @@ export function eventOf(
   }
 }
 
-/** Without what is for ourselves. */
+/** Without `reachedBy`, which is for the URLs alone. */
 function requestOf(cause: EventRequest | undefined): object {
   if (cause === undefined) return {}
   const { id, addr, host, method, useragent } = cause

@@ -1,8 +1,8 @@
 /**
- * What happened to a repository, for whoever wants to be told: the words that everybody says it with.
+ * Events of repositories: what happened to one, and by which request.
  *
- * A write is told in the commit that makes it true, so it is told exactly when it happened. A pull is told when its
- * answer has been given.
+ * A write is queued in the commit that makes it true, so an event is there exactly when the write is. A pull is queued
+ * when its answer has been given.
  */
 import type { Descriptor } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -11,7 +11,7 @@ import type { MetadataTransaction } from '../../storage/metadata/metadata.ts'
 
 export type EventAction = 'pull' | 'push' | 'mount' | 'delete'
 
-/** Of a repository as a whole when it names neither a digest nor a tag. */
+/** Without a digest and a tag it is about the repository as a whole. */
 export interface RepositoryEvent {
   readonly action: EventAction
   /** As the catalog lists it: `team/app`, `docker.io/library/nginx`. */
@@ -21,32 +21,32 @@ export interface RepositoryEvent {
   readonly tag?: Tag | undefined
   readonly mediaType?: string | undefined
   readonly size?: number | undefined
-  /** What a pushed manifest names. */
+  /** Those of a pushed manifest. */
   readonly references?: readonly Descriptor[] | undefined
-  /** Of a mount. */
+  /** The source of a mount. */
   readonly fromRepository?: string | undefined
-  /** Key of the upstream whose repository it is. */
+  /** Key of the upstream of a mirrored repository. */
   readonly upstream?: string | undefined
 }
 
-/** The request it happened by. */
+/** The request of a client that caused an event. */
 export interface EventRequest {
   readonly id: string
-  /** Of the client, with its port. */
+  /** Address and port of the client. */
   readonly addr: string | undefined
-  /** What the client calls us. */
+  /** `Host` as the client sent it. */
   readonly host: string | undefined
   readonly method: string
   readonly useragent: string | undefined
   /**
-   * Host and port that are certainly ours: what the client calls us where that is one of our addresses or names, else
-   * the address that it has connected to. Undefined: nobody knows any more.
+   * Host and port that are certainly ours: `Host` where that is one of our addresses or names, else the address that
+   * the client has connected to. Undefined: it is no longer known.
    */
   readonly reachedBy?: string | undefined
 }
 
 export interface Events {
-  /** @param cause undefined: no request, but somebody at this machine */
+  /** @param cause undefined: no request, but the operator's command */
   queue(
     tx: MetadataTransaction,
     happenings: readonly RepositoryEvent[],

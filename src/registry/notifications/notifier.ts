@@ -1,14 +1,12 @@
 /**
  * Notifications: events into the queues of the end-points that want them, and out of these to the end-points.
  */
-import type { Logger } from 'pino'
 import type { EventAction, Events } from './event.ts'
-import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
+import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { Backlog } from './backlog.ts'
 import { Delivery } from './delivery.ts'
-import type { Source } from './envelope.ts'
-import { Outbox } from './outbox.ts'
+import { Outbox, type OutboxOptions } from './outbox.ts'
 
 interface EndpointSettings {
   readonly url: string
@@ -19,60 +17,41 @@ interface EndpointSettings {
   readonly proxy: string | undefined
 }
 
-interface NotifierOptions {
+interface NotifierOptions extends Omit<OutboxOptions, 'backlogs'> {
   readonly endpoints: readonly EndpointSettings[]
   readonly metadata: MetadataStore
-  readonly source: () => Source
-  /** Origin under which clients reach us; undefined: the address that each has connected to. */
-  readonly publicUrl: string | undefined
-  readonly scheme: 'http' | 'https'
   readonly metrics: Metrics
-  readonly log: Logger
-  readonly now: () => EpochMs
 }
 
-/** What waits for an end-point that is no longer configured is kept so long: it may have been a mistake. */
+/** Events of an end-point that is no longer configured are kept so long: taking it out may have been a mistake. */
 const ORPHANS_MS = 7 * 86_400_000
 
 export class Notifier implements AsyncDisposable {
   readonly events: Events
   readonly #options: NotifierOptions
   readonly #outbox: Outbox
-  readonly #backlogs: readonly Backlog[]
+  readonly #queues: readonly { settings: EndpointSettings; label: string; backlog: Backlog }[]
   #deliveries: readonly Delivery[] = []
   #listening: Disposable | undefined
 
   constructor(options: NotifierOptions) {
     const { endpoints, metrics, log } = options
     this.#options = options
-    const labels = labelsOf(endpoints.map(({ url }) => url))
-    this.#backlogs = endpoints.map(
-      (endpoint, at) => new Backlog({ ...endpoint, label: labels[at] ?? '', metrics, log }),
-    )
-    this.#outbox = new Outbox({ ...options, backlogs: this.#backlogs })
+    this.#queues = labelled(endpoints).map(({ settings, label }) => {
+      return { settings, label, backlog: new Backlog({ ...settings, label, metrics, log }) }
+    })
+    this.#outbox = new Outbox({ ...options, backlogs: this.#queues.map(({ backlog }) => backlog) })
     this.events = this.#outbox
   }
 
   /** Delivers what waits, and what comes. Without it everything waits in the store. */
   async start(): Promise<void> {
-    const { endpoints, metadata } = this.#options
-    for (const backlog of this.#backlogs) backlog.count(await metadata.events.count(backlog.endpoint))
+    const { metadata } = this.#options
+    for (const { backlog } of this.#queues) backlog.count(await metadata.events.count(backlog.endpoint))
     await this.#dropOrphans()
-    const labels = labelsOf(endpoints.map(({ url }) => url))
-    this.#deliveries = endpoints.flatMap((endpoint, at) => {
-      const backlog = this.#backlogs[at]
-      if (backlog === undefined) return []
-      const { timeout: timeoutMs, backoff: backoffMs } = endpoint
-      return [
-        new Delivery({
-          ...this.#options,
-          ...endpoint,
-          timeoutMs,
-          backoffMs,
-          label: labels[at] ?? '',
-          backlog,
-        }),
-      ]
+    this.#deliveries = this.#queues.map(({ settings, label, backlog }) => {
+      const { timeout: timeoutMs, backoff: backoffMs } = settings
+      return new Delivery({ ...this.#options, ...settings, timeoutMs, backoffMs, label, backlog })
     })
     this.#listening = metadata.events.onQueued(() => {
       for (const delivery of this.#deliveries) delivery.wake()
@@ -80,7 +59,7 @@ export class Notifier implements AsyncDisposable {
     for (const delivery of this.#deliveries) delivery.start()
   }
 
-  /** What was gathered is written down, what is being told may come to its end. */
+  /** Pulls that were gathered are written down, and a delivery that is under way may come to its end. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#outbox.flush()
     this.#listening?.[Symbol.dispose]()
@@ -89,7 +68,7 @@ export class Notifier implements AsyncDisposable {
 
   async #dropOrphans(): Promise<void> {
     const { metadata, log, now } = this.#options
-    const known = new Set(this.#backlogs.map(({ endpoint }) => endpoint))
+    const known = new Set(this.#queues.map(({ backlog }) => backlog.endpoint))
     for (const endpoint of await metadata.events.endpoints()) {
       if (known.has(endpoint)) continue
       const [oldest] = await metadata.events.next(endpoint, 1)
@@ -104,13 +83,13 @@ export class Notifier implements AsyncDisposable {
   }
 }
 
-/** The host of each; those of one host are numbered. */
-function labelsOf(urls: readonly string[]): string[] {
+/** Each with a name for metrics and the log: its host, numbered where several have the same. */
+function labelled(endpoints: readonly EndpointSettings[]): { settings: EndpointSettings; label: string }[] {
   const seen = new Map<string, number>()
-  return urls.map((url) => {
-    const { host } = new URL(url)
+  return endpoints.map((settings) => {
+    const { host } = new URL(settings.url)
     const number = (seen.get(host) ?? 0) + 1
     seen.set(host, number)
-    return number === 1 ? host : `${host} #${number}`
+    return { settings, label: number === 1 ? host : `${host} #${number}` }
   })
 }

@@ -1,8 +1,9 @@
 /**
- * Where events go first: into the queues of all end-points that want them, in the store.
+ * Transactional outbox: events are queued in the store for all end-points that want them.
  *
- * Of a write: in its own commit. Pulls are many and hot: they are gathered and written a few times a second, so a
- * crash may take the last of them; whatever is queued after a pull takes it along, so the order stays.
+ * The event of a write goes into its commit. Pulls are many: they are gathered and written a few times a second, so a
+ * crash may take the last of them; an event of a write takes those that were gathered before it along, so the order
+ * stays.
  */
 import type { Logger } from 'pino'
 import type { EventRequest, Events, RepositoryEvent } from './event.ts'
@@ -10,7 +11,7 @@ import type { EpochMs, MetadataStore, MetadataTransaction } from '../../storage/
 import type { Backlog } from './backlog.ts'
 import { eventOf, type Source } from './envelope.ts'
 
-interface OutboxOptions {
+export interface OutboxOptions {
   readonly backlogs: readonly Backlog[]
   readonly metadata: Pick<MetadataStore, 'transaction'>
   readonly source: () => Source
@@ -27,7 +28,7 @@ interface Queued {
   readonly body: string
 }
 
-/** Pulls are written down this often, or when so many are there. */
+/** Pulls are written so often, or when so many have been gathered. */
 const GATHER_MS = 250
 const GATHER = 500
 
@@ -59,9 +60,9 @@ export class Outbox implements Events {
     else this.#timer ??= setTimeout(() => void this.flush(), GATHER_MS).unref()
   }
 
-  /** Writes the pulls down that were gathered. Never rejects. */
+  /** Writes the pulls that were gathered. Never rejects. */
   async flush(): Promise<void> {
-    // One at a time: behind a slow disk they gather meanwhile, and share the next commit.
+    // One write at a time: behind a slow disk pulls gather meanwhile, and share the next commit.
     while (this.#writing !== undefined) await this.#writing
     if (this.#pulls.length === 0) return
     this.#writing = this.#write(this.#takePulls())
