@@ -51,6 +51,9 @@ export class Condition {
   }
 }
 
+/** The signal of waits that are never given up. */
+export const NEVER = new AbortController().signal
+
 /** `promise`, or the signal's reason if that comes first. The promise goes on; its failure is then nobody's. */
 export function abandonable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise<T>((resolve, reject) => {

@@ -5,6 +5,7 @@
  * What is larger than the whole budget may use a file for as long as it is followed; it never becomes a blob, and
  * nothing of it is kept. What the disk has no room for at all is refused.
  */
+import { NEVER } from '../../base/condition.ts'
 import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { BlobInfo, BlobStore } from '../../storage/blobs/blob-store.ts'
@@ -32,8 +33,6 @@ interface BerthOptions {
   /** It was opened, or has turned out, to be larger than the budget. */
   readonly onTransient: () => void
 }
-
-const NEVER = new AbortController().signal
 
 /** What grows towards a length that nobody has told is asked for in steps of this. */
 const STEP: Bytes = 64 * 1024 * 1024

@@ -3,6 +3,7 @@
  *
  * Keyed by digest only. Which repository may read one, and what a tag names, is asked of the index each time.
  */
+import { NEVER } from '../../base/condition.ts'
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import { isManifestType, MAX_MANIFEST_BYTES, type Descriptor } from '../../oci/descriptor.ts'
@@ -26,7 +27,6 @@ export interface Manifest {
   readonly content: ManifestContent
 }
 
-const NEVER = new AbortController().signal
 const HOT_BYTES: Bytes = 64 * 1024 * 1024
 
 export class ManifestStore {

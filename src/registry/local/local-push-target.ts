@@ -7,6 +7,7 @@
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import { NEVER } from '../../base/condition.ts'
 import type { PushSpace } from '../../cache/eviction/push-space.ts'
 import { isNonDistributable, type Descriptor } from '../../oci/descriptor.ts'
 import { algorithmOf, digestOf, type Digest, type DigestAlgorithm } from '../../oci/digest.ts'
@@ -58,8 +59,6 @@ export interface LocalContext {
   readonly log: Logger
   readonly now: () => EpochMs
 }
-
-const NEVER = new AbortController().signal
 
 /** What can still be done with a blob that must not be deleted. */
 const READS = ['GET', 'HEAD']

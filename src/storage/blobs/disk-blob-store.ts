@@ -3,6 +3,7 @@
  *
  * A name appears only by renaming a file whose bytes were verified and synced, so what can be seen is whole.
  */
+import { NEVER } from '../../base/condition.ts'
 import type { Bytes } from '../../base/units.ts'
 import path from 'node:path'
 import { isDigest, type Digest } from '../../oci/digest.ts'
@@ -14,8 +15,6 @@ import { putAside } from './quarantine.ts'
 import { isDiskFull } from '../storage-error.ts'
 import type { BlobInfo, BlobReader, BlobStore, ListedBlob } from './blob-store.ts'
 import type { VerifiedFile } from '../ingest/ingest.ts'
-
-const NEVER = new AbortController().signal
 
 /** What opening says of something that is no file: a link, or a file in the place of a folder. */
 export const NO_FILE: readonly string[] = ['ENOTDIR', 'ELOOP', 'ENXIO']
