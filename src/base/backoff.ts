@@ -42,14 +42,15 @@ export class Penalty {
   }
 
   /** From now on, for twice as long as the last one. */
-  begin(atLeast: Milliseconds = 0): void {
+  begin(): void {
     this.#lasting = backoff(this.#failures, this.#options)
     this.#failures += 1
-    this.renew(atLeast)
+    this.#until = this.#options.now() + this.#lasting
   }
 
-  /** From now on, for as long as the last one: a failure while it runs proves nothing new. */
-  renew(atLeast: Milliseconds = 0): void {
+  /** One that runs begins again as long as it was: a failure meanwhile proves nothing new. */
+  beginOrRenew(atLeast: Milliseconds = 0): void {
+    if (!this.running) this.begin()
     this.#until = this.#options.now() + Math.max(this.#lasting, atLeast)
   }
 

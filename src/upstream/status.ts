@@ -1,14 +1,14 @@
 /**
- * How an upstream does, for people: what `explain`, `/readyz` and the metrics tell of it.
+ * Status of an upstream, as `explain`, `/readyz` and the metrics show it.
  *
- * Times are spans from now, so that they mean the same on both ends of a wire.
+ * Times are spans from now, so that they mean the same to the server and to the operator's command.
  */
 import type { Milliseconds } from '../base/units.ts'
 
 export interface UpstreamStatus {
-  /** The configuration says so. */
+  /** By configuration. */
   readonly offline: boolean
-  /** One for each account, in the order of the configuration; one without credentials where there are none. */
+  /** In the order of the configuration; one without credentials where it has none. */
   readonly accounts: readonly AccountStatus[]
 }
 
@@ -16,19 +16,19 @@ export interface AccountStatus {
   /** `anonymous`, or its place in the configuration: `1`, `2` … A label of metrics, so never a name. */
   readonly account: string
   readonly breaker: BreakerStatus
-  /** As the upstream last told; undefined: never, or that is longer ago than its window. */
+  /** As the upstream last told; undefined: never, or longer ago than its window. */
   readonly pulls?: PullBudget | undefined
-  /** It has had enough of our pulls (429 to a manifest) for so much longer; the rest goes on. */
+  /** What is left of the pause after a limit of pulls (429 to a manifest); other requests go on. */
   readonly pullsStoppedForMs?: Milliseconds | undefined
-  /** It has had enough of us altogether for so much longer. */
+  /** What is left of the pause of all requests. */
   readonly stoppedForMs?: Milliseconds | undefined
-  /** A sentence, while it does not take our credentials. */
+  /** A sentence, while the upstream does not take its credentials. */
   readonly complaint?: string | undefined
 }
 
 export interface BreakerStatus {
   readonly state: 'closed' | 'open' | 'half-open'
-  /** Until somebody may try again. */
+  /** Until a request may try again. */
   readonly forMs?: Milliseconds | undefined
   /** The failure that opened it. */
   readonly why?: string | undefined

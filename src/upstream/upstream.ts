@@ -1,8 +1,9 @@
 /**
- * Another registry, as the cache sees it.
+ * Upstream: another registry, as the cache sees it.
  *
- * Absent is `undefined`, and only when the registry itself said so in a way that can be believed (docs/architecture.md:
- * a GET answered 404 with an OCI error code in its body). Whatever else goes wrong is an {@link UpstreamError}.
+ * Absent content is `undefined`, and only when the registry itself said so in a way that can be believed
+ * (docs/architecture.md: a GET answered 404 with an OCI error code in its body). Any other failure is an
+ * {@link UpstreamError}.
  */
 import type { Bytes, Milliseconds } from '../base/units.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -10,10 +11,12 @@ import { isOutOfFiles } from '../base/open-files.ts'
 import type { Reference, RepositoryName } from '../oci/reference.ts'
 import type { UpstreamStatus } from './status.ts'
 
+export type OrAbsent<T> = Promise<T | undefined>
+
 export interface Upstream {
   /** The registry name of the configuration: `docker.io`. */
   readonly key: string
-  /** URL of who answers while this one itself does not, where somebody does. */
+  /** URL of the fallback that answers while this registry does not. */
   readonly fallback?: string | undefined
 
   /**
@@ -23,39 +26,23 @@ export interface Upstream {
   headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead>
 
   /** Whole and within 4 MiB; by digest also verified. Costs a Docker Hub pull. */
-  manifest(
-    name: RepositoryName,
-    reference: Reference,
-    signal: AbortSignal,
-  ): Promise<UpstreamManifest | undefined>
+  manifest(name: RepositoryName, reference: Reference, signal: AbortSignal): OrAbsent<UpstreamManifest>
 
-  /** Does this repository have that blob? Asks without moving its bytes. */
-  headBlob(
-    name: RepositoryName,
-    digest: Digest,
-    signal: AbortSignal,
-  ): Promise<{ size: Bytes | undefined } | undefined>
+  /** Whether the repository has that blob. Moves none of its bytes. */
+  headBlob(name: RepositoryName, digest: Digest, signal: AbortSignal): OrAbsent<UpstreamBlobHead>
 
-  /**
-   * The blob from `from` on, to `to` (exclusive) when given. Resolves when the head has come.
-   * What was asked is not always what comes: `start` says where the body really begins.
-   */
-  blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined>
+  /** Resolves when the head of the answer has come. `start` says where the body begins, which may be before `from`. */
+  blob(name: RepositoryName, digest: Digest, request: BlobRequest): OrAbsent<UpstreamBlob>
 
-  /** What came for that blob was wrong: whoever has it from more than one place asks another next time. */
+  /** The bytes of that blob were wrong: of several sources, those that gave them are asked last for a while. */
   avoidSourcesOf?(digest: Digest): void
 
   /**
-   * One page, as it came. `query` is handed on as it is (cursors are opaque).
+   * One page, verbatim. `query` is handed on unchanged, since cursors are opaque.
    *
    * @param etag of the page that is known: with it upstream may answer that nothing has changed
    */
-  tags(
-    name: RepositoryName,
-    query: URLSearchParams,
-    signal: AbortSignal,
-    etag?: string,
-  ): Promise<TagPage | undefined>
+  tags(name: RepositoryName, query: URLSearchParams, signal: AbortSignal, etag?: string): OrAbsent<TagPage>
 
   /** `undefined`: that registry has no referrers API. `etag` as in {@link tags}. */
   referrers(
@@ -64,20 +51,17 @@ export interface Upstream {
     query: URLSearchParams,
     signal: AbortSignal,
     etag?: string,
-  ): Promise<ReferrersPage | undefined>
+  ): OrAbsent<ReferrersPage>
 
-  /** How it does. Cheap: asks nobody. */
+  /** Cheap: sends no request. */
   status(): UpstreamStatus
 
-  /**
-   * What every question is refused with for now, unasked: its breaker is open. undefined: it may be asked, or
-   * somebody else answers in its place. Cheap: asks nobody.
-   */
+  /** The refusal of every request while the breaker is open. Cheap: sends no request. */
   paused?(): UpstreamError | undefined
 
   /**
-   * Why no pull is to be spent now on what has a cached answer: it would be refused, or fewer than `reserve` are
-   * left to every account that could be asked. undefined: nothing speaks against it. Cheap: asks nobody.
+   * Why no pull is to be spent now on content that has a cached answer: it would be refused, or every account that
+   * could be asked has fewer than `reserve` left. undefined: it may be spent. Cheap: sends no request.
    */
   quotaBelow(reserve: number): UpstreamError | undefined
 
@@ -89,31 +73,33 @@ export type UpstreamHead =
   | { readonly result: 'absent' }
   | { readonly result: 'unusable' }
 
+export interface UpstreamBlobHead {
+  readonly size: Bytes | undefined
+}
+
 export interface UpstreamManifest {
   readonly bytes: Buffer
-  /** Computed from the bytes; a header that contradicts them was an error. */
+  /** Computed from the bytes; a header that contradicts it is an error. */
   readonly digest: Digest
-  /** `Content-Type` as it came, or undefined. What to serve it as is decided by whoever parses the bytes. */
+  /** `Content-Type` as it came. The parser of the bytes decides which type they are served as. */
   readonly contentType: string | undefined
-  /** What it warned of, for people: the text of a `Warning: 299`. */
+  /** The text of a `Warning: 299`, for people. */
   readonly warning?: string
 }
 
 export interface BlobRequest {
   readonly from: Bytes
+  /** Exclusive. Default: to the end. */
   readonly to?: Bytes
-  /**
-   * More than the part is of no use: where upstream gives none, another body comes in its place, or an empty one. It is
-   * asked for once: whoever wants it knows what to do without.
-   */
+  /** Only a 206 is of use: any other answer gives an empty body. It is asked for once, since its caller can do without. */
   readonly partialOnly?: boolean | undefined
-  /** One of several at once: a 429 is no reason to leave upstream alone, since fewer may do. */
+  /** One of several at once: a 429 begins no pause, since fewer may do. */
   readonly parallel?: boolean | undefined
-  /** Of the whole blob, as it has been told to those who wait for it: no answer that says another is taken. */
+  /** Size of the whole blob that clients have been told: an answer with another is refused. */
   readonly size?: Bytes | undefined
-  /** Of the whole blob, as a manifest says: a body of untold length that ends before was probably cut off. */
+  /** Size of the whole blob that a manifest says: a body without a length that ends before was probably cut off. */
   readonly expectedSize?: Bytes | undefined
-  /** Clients have been told to expect the rest of it: worth a question that others are spared. */
+  /** Clients have been promised the rest of it: it is asked for also while the breaker is open. */
   readonly committed?: boolean | undefined
   readonly signal: AbortSignal
 }
@@ -121,14 +107,14 @@ export interface BlobRequest {
 export interface UpstreamBlob {
   /** Offset in the blob of the body's first byte: `from`, or 0 where the registry ignored the range. */
   readonly start: Bytes
-  /** Of the whole blob, as far as the heads tell. */
+  /** Size of the whole blob, where the headers say it. */
   readonly size: Bytes | undefined
-  /** The body is the part that was asked for, and ends with it. */
+  /** The body is the part that was asked for, and no more. */
   readonly ranged?: boolean
   /**
-   * What arrived since the last turn, in order; ends when the body ended as its framing says. Throws
-   * UpstreamError when it broke off. Holds at most a few MiB: while nobody asks, the socket is paused.
-   * Leaving the loop early closes the connection.
+   * What arrived since the last turn, in order; ends when the body ended as its framing says. Throws UpstreamError when
+   * it broke off. Holds at most a few MiB: while it is not read, the socket is paused. Leaving the loop early closes
+   * the connection.
    */
   readonly body: AsyncIterable<readonly Buffer[]>
   /** Gives the connection up without reading on; a no-op after the end. */
@@ -139,7 +125,7 @@ interface ListPage {
   /** Query of the next page, from `Link`. */
   readonly next: URLSearchParams | undefined
   readonly etag?: string | undefined
-  /** What is known by the ETag that came with the question is still so: nothing else is in this page. */
+  /** 304: the page whose ETag the request had is still so, and this one is empty. */
   readonly unchanged?: true
 }
 
@@ -162,6 +148,10 @@ export interface ReferrersPage extends ListPage {
  */
 export type UpstreamFailure = 'unreachable' | 'busy' | 'broken' | 'denied'
 
+type UpstreamErrorFacts = Partial<
+  Omit<UpstreamError, keyof Error | 'failure' | 'upstream' | 'isHostwide' | 'outOfFiles'>
+> & { cause?: unknown }
+
 export class UpstreamError extends Error {
   override readonly name = 'UpstreamError'
   readonly failure: UpstreamFailure
@@ -169,71 +159,54 @@ export class UpstreamError extends Error {
   readonly status: number | undefined
   /** From `Retry-After`. */
   readonly retryAfterMs: Milliseconds | undefined
-  /**
-   * 401 `insufficient_scope` for a token issued just now: Docker Hub's way of saying "no such repository".
-   */
+  /** 401 `insufficient_scope` for a token issued just now: Docker Hub's way of saying "no such repository". */
   readonly insufficientScope: boolean
-  /** Its token service refused, or there were no credentials to be had: of what was asked for, nothing was said. */
-  readonly ofTheAccount: boolean
+  /**
+   * - `host`: the registry, or what was asked of it
+   * - `pulls`: a limit of the account's pulls; HEADs and blobs may well be answered
+   * - `account`: its token service refused, or there were no credentials; nothing was said of what was asked for
+   */
+  readonly scope: 'host' | 'pulls' | 'account'
   /** The service that gives tokens for some names does not answer: of the registry itself nothing is known. */
   readonly ofTheTokenService: boolean
-  /** A limit of pulls: HEADs and blobs may well be answered. */
-  readonly ofPulls: boolean
-  /** It answered, with something else than what was asked for: another length, another name, a web page. */
+  /** It answered with something else than what was asked for: another length, another name, a web page. */
   readonly wrongContent: boolean
-  /** Said by somebody on the way, a proxy or a portal: the registry was not heard. */
+  /** A proxy or a portal on the way answered: of the registry itself nothing is known. */
   readonly byProxy: boolean
-  /** It is not to be asked at all: the configuration says so. */
+  /** The configuration says that it is never asked. */
   readonly offline: boolean
-  /** It could not be asked, because this process may open no more connections: that says nothing of it. */
+  /** This process may open no more connections: of the registry itself nothing is known. */
   readonly outOfFiles: boolean
 
-  constructor(
-    failure: UpstreamFailure,
-    upstream: string,
-    message: string,
-    facts: {
-      status?: number
-      retryAfterMs?: Milliseconds
-      insufficientScope?: boolean
-      ofTheAccount?: boolean
-      ofTheTokenService?: boolean
-      ofPulls?: boolean
-      wrongContent?: boolean
-      byProxy?: boolean
-      offline?: boolean
-      cause?: unknown
-    } = {},
-  ) {
+  constructor(failure: UpstreamFailure, upstream: string, message: string, facts: UpstreamErrorFacts = {}) {
     super(message, { cause: facts.cause })
     this.failure = failure
     this.upstream = upstream
     this.status = facts.status
     this.retryAfterMs = facts.retryAfterMs
     this.insufficientScope = facts.insufficientScope ?? false
-    this.ofTheAccount = facts.ofTheAccount ?? false
+    this.scope = facts.scope ?? 'host'
     this.ofTheTokenService = facts.ofTheTokenService ?? false
-    this.ofPulls = facts.ofPulls ?? false
     this.wrongContent = facts.wrongContent ?? false
     this.byProxy = facts.byProxy ?? false
     this.offline = facts.offline ?? false
     this.outOfFiles = isOutOfFiles(facts.cause)
   }
 
-  /** No answer, no more requests, or a server error; anything else was said about one name, or of pulls alone. */
-  get ofTheWhole(): boolean {
-    const { failure, status, ofPulls, ofTheTokenService, byProxy, outOfFiles } = this
+  /** No answer, no more requests, or a server error; any other failure is about one name, or about pulls alone. */
+  get isHostwide(): boolean {
+    const { failure, status, scope, ofTheTokenService, byProxy, outOfFiles } = this
     if (outOfFiles) return false
     if (byProxy) return true
     if (ofTheTokenService) return false
-    if (failure === 'busy') return !ofPulls
+    if (failure === 'busy') return scope !== 'pulls'
     return failure === 'unreachable' || (failure === 'broken' && (status ?? 0) >= 500)
   }
 }
 
 /**
- * For whoever remembers an error: until its stack is read, V8 keeps all frames, and with them the requests, connections
- * and buffers whose methods they are. The same of its causes.
+ * Makes an error fit to be remembered: until its stack is read, V8 keeps all frames, and with them the requests,
+ * connections and buffers whose methods they are. The same is true of its causes.
  */
 export function withoutFrames<E extends Error>(error: E): E {
   let it: unknown = error

@@ -35,15 +35,15 @@ test('a penalty lasts for twice as long as the one before', (t) => {
 
 test('it is renewed at its own length, and may be asked to last for longer', (t) => {
   const { clock, penalty } = penalised()
-  penalty.begin(15)
+  penalty.beginOrRenew(15)
   t.equal(penalty.leftMs, 15)
   clock.now += 5
-  penalty.renew()
+  penalty.beginOrRenew()
   t.equal(penalty.leftMs, 10)
-  penalty.renew(30)
+  penalty.beginOrRenew(30)
   t.equal(penalty.leftMs, 30)
   clock.now += 30
-  penalty.begin()
+  penalty.beginOrRenew()
   t.equal(penalty.leftMs, 20)
   t.end()
 })

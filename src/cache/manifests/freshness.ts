@@ -89,11 +89,11 @@ export function marked({ upstream }: Origin, failure: UpstreamError, what: strin
   return { cache: 'stale', warning: `${upstream.key} ${why}; ${what}` }
 }
 
-function cannot({ offline, failure, ofPulls, outOfFiles }: UpstreamError): string {
+function cannot({ offline, failure, scope, outOfFiles }: UpstreamError): string {
   if (outOfFiles) return 'was not asked, since no more files may be opened here'
   if (offline) return 'is offline by configuration'
   if (failure !== 'busy') return 'cannot be asked'
-  return ofPulls ? 'limits our pulls' : 'limits our requests'
+  return scope === 'pulls' ? 'limits our pulls' : 'limits our requests'
 }
 
 /** For a tag that upstream says is gone, and that is kept. */

@@ -65,7 +65,7 @@ export class UpstreamState {
     // A request that the breaker refused may be sent again when the breaker lets it.
     const lasting = Math.min(error.retryAfterMs ?? FAILURE_MEMORY_MS, FAILURE_MEMORY_MS)
     const failure = { error: withoutFrames(error), until: this.#now() + lasting }
-    if (error.ofTheWhole) this.#failure = failure
+    if (error.isHostwide) this.#failure = failure
     else this.#failures.set(name, failure)
   }
 

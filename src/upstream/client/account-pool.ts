@@ -109,23 +109,23 @@ export class AccountPool extends CandidateUpstream<PooledAccount> {
   #failed(account: PooledAccount, name: RepositoryName, error: UpstreamError): void {
     const { account: label, complaint } = account.status
     this.#log.debug({ upstream: this.key, account: label, err: error }, 'asking as another account')
-    if (error.ofTheAccount || complaint !== undefined) account.refused()
+    if (error.scope === 'account' || complaint !== undefined) account.refused()
     else if (error.failure === 'denied') account.mayNotRead(name)
   }
 
-  /** A limit ends, so it is told before what does not; what was said of the repository before what was not. */
+  /** A limit comes first, since it ends; then what an account was told of the repository. */
   #together(failures: readonly UpstreamError[]): UpstreamError {
     const limits = failures.filter(({ failure }) => failure === 'busy')
     const [limit] = limits
     if (limit !== undefined) {
-      const ofPulls = limits.every((it) => it.ofPulls)
+      const scope = limits.every((it) => it.scope === 'pulls') ? 'pulls' : 'host'
       const waits = limits.flatMap(({ retryAfterMs }) => retryAfterMs ?? [])
       return new UpstreamError('busy', this.key, limit.message, {
-        ...{ status: 429, ofPulls, cause: limit },
-        ...(waits.length === 0 ? {} : { retryAfterMs: Math.min(...waits) }),
+        ...{ status: 429, scope, cause: limit },
+        retryAfterMs: waits.length === 0 ? undefined : Math.min(...waits),
       })
     }
-    const told = failures.filter(({ ofTheAccount }) => !ofTheAccount)
+    const told = failures.filter(({ scope }) => scope !== 'account')
     const first = told.find(({ failure }) => failure !== 'denied') ?? told[0] ?? failures[0]
     return first ?? new UpstreamError('broken', this.key, 'no account has an answer')
   }
@@ -171,8 +171,7 @@ class PooledAccount {
 
   refused(): void {
     if (this.status.complaint === undefined) this.#refused.end()
-    if (this.isRefused) this.#refused.renew()
-    else this.#refused.begin()
+    this.#refused.beginOrRenew()
   }
 
   answered(): void {
@@ -199,11 +198,11 @@ class PooledAccount {
 }
 
 /** Whether the refusal was about the repository: then there is nothing that this account sees. */
-function hasLooked({ status }: PooledAccount, { failure, ofTheAccount }: UpstreamError): boolean {
-  return failure === 'denied' && !ofTheAccount && status.complaint === undefined
+function hasLooked({ status }: PooledAccount, { failure, scope }: UpstreamError): boolean {
+  return failure === 'denied' && scope !== 'account' && status.complaint === undefined
 }
 
 /** The refusal is about the account that asked, and not about what was asked for. */
-function isOfTheAccount({ failure, ofTheAccount }: UpstreamError): boolean {
-  return ofTheAccount || failure === 'denied' || failure === 'busy'
+function isOfTheAccount({ failure, scope }: UpstreamError): boolean {
+  return scope === 'account' || failure === 'denied' || failure === 'busy'
 }

@@ -1,9 +1,9 @@
 /**
- * Asking for a blob, or for the rest of one: what may be taken for its bytes, and in which order ways to get
+ * Requests for a blob, or for the rest of one: which answers are taken for its bytes, and in which order ways to get
  * them are tried.
  *
- * Every question begins at the registry, with the token and the address of the moment. An answer to a `Range`
- * that makes no sense costs one more question, without a range: whoever asked skips what it has.
+ * Every request begins at the registry, with the token and the address of the moment. An answer to a `Range` that makes
+ * no sense costs one more request, without a range: the download skips what it has.
  */
 import type { Bytes } from '../../base/units.ts'
 import { digestOf, algorithmOf, type Digest } from '../../oci/digest.ts'
@@ -11,7 +11,9 @@ import type { RepositoryName } from '../../oci/reference.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import {
   brokenAnswer,
+  confirmAbsent,
   contentLengthOf,
+  contradicts,
   digestHeaderOf,
   isEncoded,
   isHtml,
@@ -26,9 +28,9 @@ import type { Requester } from './requester.ts'
 import { readBody } from '../transport/response-body.ts'
 import type { Answer } from '../transport/redirects.ts'
 import { headerOf } from '../transport/transport.ts'
-import { UpstreamError, type BlobRequest, type UpstreamBlob } from '../upstream.ts'
+import { UpstreamError, type BlobRequest, type OrAbsent, type UpstreamBlob } from '../upstream.ts'
 
-/** No captive portal's page is larger; a blob that is called HTML may be. */
+/** A captive portal's page is smaller; a blob that is called HTML may be larger. */
 const MAX_PAGE_BYTES: Bytes = 1024 * 1024
 
 export class BlobRequests {
@@ -36,14 +38,14 @@ export class BlobRequests {
   readonly #requester: Requester
   readonly #metrics: Metrics
 
-  constructor(key: string, asking: Requester, metrics: Metrics) {
+  constructor(key: string, requester: Requester, metrics: Metrics) {
     this.#key = key
-    this.#requester = asking
+    this.#requester = requester
     this.#metrics = metrics
   }
 
   /** As {@link Upstream.blob}. */
-  async open(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
+  async open(name: RepositoryName, digest: Digest, request: BlobRequest): OrAbsent<UpstreamBlob> {
     for (const range of rangesOf(request)) {
       const answer = await this.#ask(name, digest, range, request)
       if (answer.status === 404) return undefined
@@ -58,7 +60,7 @@ export class BlobRequests {
       this.#requester.retried('range-refused')
       answer.body.cancel()
     }
-    throw new Error('the last question has no range')
+    throw new Error('the last request has no range')
   }
 
   /** 200, 206 or 416, or 404 where the registry's word is that there is none. */
@@ -68,30 +70,25 @@ export class BlobRequests {
     range: string | undefined,
     { committed, parallel, partialOnly, signal }: BlobRequest,
   ): Promise<Answer> {
-    const question = {
-      kind: 'blob' as const,
-      name,
-      path: `blobs/${digest}`,
+    const request = {
+      ...{ kind: 'blob' as const, name, path: `blobs/${digest}`, signal },
+      ...{ committed, parallel, bestEffort: partialOnly },
       headers: range === undefined ? {} : { range },
-      committed,
-      parallel,
-      bestEffort: partialOnly,
-      signal,
     }
-    let answer = await this.#requester.ask(question)
+    let answer = await this.#requester.ask(request)
     if (answer.hops > 0 && [400, 401, 403, 404, 410].includes(answer.status)) {
-      // registry.k8s.io sends us on to another registry: that one's word is good, a CDN's is not.
+      // registry.k8s.io redirects to another registry, whose 404 is to be believed; a CDN's is not.
       const atRegistry = answer.url.pathname.endsWith(`/blobs/${digest}`)
       if (answer.status === 404 && atRegistry && (await saysAbsent(answer))) return answer
-      // A signed URL that has run out, or was not ours to use: the registry gives another. Once.
+      // The signed URL has expired, or is not for us: the registry gives another. Once.
       this.#requester.retried('redirect-refused')
       refusalOf(this.#key, answer)
-      answer = await this.#requester.ask(question)
+      answer = await this.#requester.ask(request)
     }
-    const { status, hops, headers } = answer
+    const { status, hops } = answer
     if (status === 404 && hops === 0) {
-      if (!isEncoded(headers) && (await saysAbsent(answer))) return answer
-      throw brokenAnswer(this.#key, answer, 'answered 404 in a way that no registry does')
+      await confirmAbsent(this.#key, answer)
+      return answer
     }
     if ([200, 206, 416].includes(status)) return answer
     // What a CDN refuses is not the registry's "denied", and its 404 is not the registry's "absent".
@@ -100,7 +97,7 @@ export class BlobRequests {
       : await spokenRefusalOf(this.#key, answer)
   }
 
-  /** Of an answer to a question with a range; undefined when it is none. @throws UpstreamError */
+  /** What a request with a range brought; undefined: no part of the blob. @throws UpstreamError */
   #part(answer: Answer, { from, size: known }: BlobRequest): UpstreamBlob | undefined {
     const { status, headers, body } = answer
     if (status === 416) {
@@ -108,7 +105,7 @@ export class BlobRequests {
       if (size === from) {
         return { start: from, size, body: noBody(body), cancel: () => undefined }
       }
-      // Beyond the end: there is nothing that another question could bring.
+      // Beyond the end: another request could bring nothing.
       if (size === undefined || size < from) throw refusalOf(this.#key, answer)
       return undefined
     }
@@ -129,7 +126,7 @@ export class BlobRequests {
   /** @throws UpstreamError */
   #whole(answer: Answer): UpstreamBlob {
     const { status, headers, body } = answer
-    // Nobody asked for a part.
+    // The request had no range.
     if (status === 416) throw refusalOf(this.#key, answer)
     if (status === 206) throw brokenAnswer(this.#key, answer, 'sent a part that was not asked for')
     if (isEncoded(headers)) throw brokenAnswer(this.#key, answer, 'encoded what it sent')
@@ -144,8 +141,7 @@ export class BlobRequests {
     { size }: BlobRequest,
   ): Promise<UpstreamBlob> {
     const declared = digestHeaderOf(answer.headers)
-    // Of different algorithms two digests may be of the same bytes.
-    if (declared !== undefined && declared !== digest && algorithmOf(declared) === algorithmOf(digest)) {
+    if (declared !== undefined && contradicts(declared, digest)) {
       throw this.#wrong(answer, `calls ${digest} ${declared}`)
     }
     if (size !== undefined && blob.size !== undefined && blob.size !== size) {
@@ -154,7 +150,7 @@ export class BlobRequests {
     return isHtml(answer.headers) && answer.status === 200 ? await this.#page(answer, blob, digest) : blob
   }
 
-  /** What is called a web page is one, mostly a captive portal's, unless it has the digest. */
+  /** A body of type HTML is a web page, mostly a captive portal's, unless it has the digest. */
   async #page(answer: Answer, blob: UpstreamBlob, digest: Digest): Promise<UpstreamBlob> {
     if ((blob.size ?? 0) > MAX_PAGE_BYTES) return blob
     const bytes = await readBody(answer.body, MAX_PAGE_BYTES)
@@ -172,7 +168,7 @@ export class BlobRequests {
   }
 }
 
-/** The values of `Range` that are tried in turn; undefined: none. */
+/** The values of `Range` that are tried in turn; undefined: no such header. */
 function rangesOf({ from, to, size = 0 }: BlobRequest): (string | undefined)[] {
   if (from === 0 && to === undefined) return [undefined]
   // Some registries answer 416 to a range without an end.
@@ -185,7 +181,5 @@ async function* onlyOnce(bytes: Buffer): AsyncGenerator<readonly Buffer[], void,
 }
 
 function cancelOf({ body }: Answer): () => void {
-  return () => {
-    body.cancel()
-  }
+  return () => body.cancel()
 }

@@ -1,22 +1,14 @@
 /**
- * An upstream that is asked through others (its accounts, its fallbacks): every request of the distribution
- * specification becomes one question, and whoever extends this decides which candidates it is put to, in which order,
- * until one answers.
+ * Base of an upstream that has several candidates for an answer (its accounts, its fallbacks): every request of the
+ * distribution specification becomes one question, and the subclass asks candidates in its order until one answers.
  */
-import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { Reference, RepositoryName } from '../../oci/reference.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
 import type { UpstreamStatus } from '../status.ts'
-import type {
-  BlobRequest,
-  ReferrersPage,
-  TagPage,
-  Upstream,
-  UpstreamBlob,
-  UpstreamError,
-  UpstreamHead,
-  UpstreamManifest,
-} from '../upstream.ts'
+import type { Upstream, UpstreamError, UpstreamHead } from '../upstream.ts'
+
+type Arguments<Method extends 'headManifest' | 'manifest' | 'headBlob' | 'blob' | 'tags' | 'referrers'> =
+  Parameters<Upstream[Method]>
 
 interface Candidate {
   readonly upstream: Upstream
@@ -52,7 +44,7 @@ export abstract class CandidateUpstream<C extends Candidate> implements Upstream
   abstract quotaBelow(reserve: number): UpstreamError | undefined
   abstract close(): Promise<void>
 
-  headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead> {
+  headManifest(...[name, reference, signal]: Arguments<'headManifest'>): Promise<UpstreamHead> {
     return this.ask<UpstreamHead>({
       ...{ name, signal },
       ask: ({ upstream }, limit) => upstream.headManifest(name, reference, limit),
@@ -60,41 +52,28 @@ export abstract class CandidateUpstream<C extends Candidate> implements Upstream
     })
   }
 
-  manifest(
-    name: RepositoryName,
-    reference: Reference,
-    signal: AbortSignal,
-  ): Promise<UpstreamManifest | undefined> {
+  manifest(...[name, reference, signal]: Arguments<'manifest'>): ReturnType<Upstream['manifest']> {
     return this.ask({
       ...{ name, signal, findingOf, isPull: true },
       ask: ({ upstream }, limit) => upstream.manifest(name, reference, limit),
     })
   }
 
-  headBlob(
-    name: RepositoryName,
-    digest: Digest,
-    signal: AbortSignal,
-  ): Promise<{ size: Bytes | undefined } | undefined> {
+  headBlob(...[name, digest, signal]: Arguments<'headBlob'>): ReturnType<Upstream['headBlob']> {
     return this.ask({
       ...{ name, signal, findingOf },
       ask: ({ upstream }, limit) => upstream.headBlob(name, digest, limit),
     })
   }
 
-  blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
+  blob(...[name, digest, request]: Arguments<'blob'>): ReturnType<Upstream['blob']> {
     return this.ask({
       ...{ name, signal: request.signal, findingOf },
       ask: ({ upstream }, signal) => upstream.blob(name, digest, { ...request, signal }),
     })
   }
 
-  tags(
-    name: RepositoryName,
-    query: URLSearchParams,
-    signal: AbortSignal,
-    etag?: string,
-  ): Promise<TagPage | undefined> {
+  tags(...[name, query, signal, etag]: Arguments<'tags'>): ReturnType<Upstream['tags']> {
     return this.ask({
       ...{ name, signal, findingOf, isList: true },
       ask: ({ upstream }, limit) => upstream.tags(name, query, limit, etag),
@@ -102,16 +81,12 @@ export abstract class CandidateUpstream<C extends Candidate> implements Upstream
   }
 
   referrers(
-    name: RepositoryName,
-    subject: Digest,
-    query: URLSearchParams,
-    signal: AbortSignal,
-    etag?: string,
-  ): Promise<ReferrersPage | undefined> {
+    ...[name, subject, query, signal, etag]: Arguments<'referrers'>
+  ): ReturnType<Upstream['referrers']> {
     return this.ask({
       ...{ name, signal, isList: true },
       ask: ({ upstream }, limit) => upstream.referrers(name, subject, query, limit, etag),
-      // "None" may be the registry's word on what it can do, and not on what there is.
+      // "None" may mean that the registry has no such API, and not that there are none.
       findingOf: (answer) => (answer === undefined ? 'doubtful' : 'found'),
     })
   }

@@ -1,20 +1,19 @@
 /**
- * An upstream, and who is asked when it cannot answer: the next in the order of the configuration.
+ * Upstream with fallbacks: when the first source cannot answer, the next is asked, in the order of the configuration.
  *
- * "Cannot" is no answer, none within its share of the time, 429, 5xx, or nonsense. What the first says holds,
- * its 404 and its 401 or 403 too: whoever denies has decided something (a password has run out, nobody owns
- * that name), and others must not overrule it. A fallback may be partial, behind, or closed to us: its 404 and
- * its refusal mean that the next is asked, and where nobody is left that is a failure, never an absence.
+ * "Cannot" is no answer, none within its share of the time, 429, 5xx, or nonsense. An answer of the first holds, its
+ * 404 and its 401 or 403 too: a denial is a decision (a password has run out, a name has no owner) that others must not
+ * overrule. A fallback may be partial, behind, or closed to us: its 404 and its refusal mean that the next is asked,
+ * and where none is left that is a failure, never an absence.
  *
- * Lists come from the first alone: half a list would pass for a whole one, and a cursor is good only where it
- * came from.
+ * Lists come from the first alone: half a list would pass for a whole one, and a cursor is good only where it came
+ * from.
  */
 import type { LRUCache } from 'lru-cache'
 import { createLru } from '../../base/lru.ts'
 import { Penalty } from '../../base/backoff.ts'
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { RepositoryName } from '../../oci/reference.ts'
 import type { UpstreamStatus } from '../status.ts'
 import { UpstreamError, type BlobRequest, type Upstream, type UpstreamBlob } from '../upstream.ts'
 import { CandidateUpstream, findingOf, type Question } from './candidates.ts'
@@ -30,9 +29,9 @@ const DISTRUST_MEMORY: Milliseconds = 600_000
 const MOST_BLOBS = 1_000
 
 interface FallbackOptions {
-  /** The upstream itself, then its fallbacks; all with its key. */
+  /** The upstream itself, then its fallbacks, which have the same key. */
   readonly sources: readonly { readonly url: string; readonly upstream: Upstream }[]
-  /** How long one may take to begin an answer before the next is asked. */
+  /** How long a source may take to begin an answer before the next is asked. */
   readonly shareMs: Milliseconds
   readonly log: Record<'debug' | 'info' | 'warn', (fields: object, message: string) => void>
   /** Monotonic. */
@@ -41,7 +40,7 @@ interface FallbackOptions {
 
 type Outcome<T> =
   | { readonly is: 'answer'; readonly answer: T }
-  /** A fallback has not got it, or does not give it to us. */
+  /** The fallback has no such content, or refuses it. */
   | { readonly is: 'nothing' }
   | { readonly is: 'failure'; readonly error: UpstreamError; readonly late: boolean }
 
@@ -62,17 +61,12 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
     this.#first = first
   }
 
-  /** Where answers come from while the first gives none. */
   get fallback(): string | undefined {
     return this.#first.down ? this.#sources.find(({ down }) => !down)?.url : undefined
   }
 
   /** A source that broke off in the middle of a body is asked for the rest of it only after the others. */
-  override blob(
-    name: RepositoryName,
-    digest: Digest,
-    request: BlobRequest,
-  ): Promise<UpstreamBlob | undefined> {
+  override blob(...[name, digest, request]: Parameters<Upstream['blob']>): ReturnType<Upstream['blob']> {
     const { signal, parallel } = request
     return this.ask({
       ...{ name, signal, findingOf, digest, parallel },
@@ -126,23 +120,23 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
       if (outcome.is === 'answer') return outcome.answer
       nothing ||= outcome.is === 'nothing'
     }
-    if (failure !== undefined && !(nothing && failure.ofTheWhole)) throw this.#together(failure, failures)
+    if (failure !== undefined && !(nothing && failure.isHostwide)) throw this.#together(failure, failures)
     // A fallback answered, so the failure is about that name alone.
     throw new UpstreamError('broken', this.key, `${this.#first.url} cannot answer, and no fallback has it`, {
       cause: failure,
-      ...(failure?.retryAfterMs === undefined ? {} : { retryAfterMs: failure.retryAfterMs }),
+      retryAfterMs: failure?.retryAfterMs,
     })
   }
 
-  /** A limit of the first silences all of them only when all have one, and until the first of these ends. */
+  /** A limit of the first begins a pause only when all sources have one, and until the first of these ends. */
   #together(first: UpstreamError, failures: readonly UpstreamError[]): UpstreamError {
-    const { failure, ofPulls, message } = first
+    const { failure, scope, message } = first
     if (failure !== 'busy') return first
-    if (!ofPulls && failures.some((it) => it.failure !== 'busy')) {
+    if (scope !== 'pulls' && failures.some((it) => it.failure !== 'busy')) {
       return new UpstreamError('unreachable', this.key, message, { cause: first })
     }
     const retryAfterMs = Math.min(...failures.map((it) => it.retryAfterMs ?? FAILURE.first))
-    return new UpstreamError('busy', this.key, message, { status: 429, retryAfterMs, ofPulls, cause: first })
+    return new UpstreamError('busy', this.key, message, { status: 429, retryAfterMs, scope, cause: first })
   }
 
   /** Without `limitMs` the source may take as long as the caller waits. @throws what is no failure to answer */
@@ -155,7 +149,7 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
     const limit = new AbortController()
     const timer = limitMs === undefined ? undefined : setTimeout(() => limit.abort(late), limitMs)
     try {
-      // A body runs on under this signal, and must not be ended by a limit for its head: hence no time-out signal.
+      // The body is read under this signal, which the limit for the head must not abort: hence no time-out signal.
       const answer = await ask(source, AbortSignal.any([signal, limit.signal]))
       this.#answered(source)
       const nothing = source !== this.#first && findingOf(answer) === 'absent'
@@ -197,14 +191,12 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
   #failed(source: Source, error: UpstreamError): void {
     const { log } = this.#options
     const facts = { upstream: this.key, url: source.url, err: error }
-    if (!error.ofTheWhole) {
+    if (!error.isHostwide) {
       log.debug(facts, 'gives no answer to that')
       return
     }
-    const wanted = Math.min(error.retryAfterMs ?? 0, LONGEST_RETRY_AFTER)
     // A source that is asked while it is put off, for want of others, shows nothing new.
-    if (source.failing.running) source.failing.renew(wanted)
-    else source.failing.begin(wanted)
+    source.failing.beginOrRenew(Math.min(error.retryAfterMs ?? 0, LONGEST_RETRY_AFTER))
     log[source.down ? 'debug' : 'warn'](facts, 'cannot answer: others are asked instead')
     source.down = true
     source.limited = error.failure === 'busy'

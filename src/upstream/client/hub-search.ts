@@ -1,8 +1,8 @@
 /**
- * Docker Hub's own search: another host than its registry, with limits of its own. Anonymous, always.
+ * Client of Docker Hub's search, which is another host than its registry and has limits of its own. Always anonymous.
  *
- * A term goes out at most once a minute, whatever comes of it, and the first page serves whoever asks. A search
- * that fails finds nothing, or what it found before; after a failure nothing is asked for a while.
+ * A term is sent at most once a minute, whatever comes of it, and its first page serves all clients. A search that
+ * fails finds nothing, or what it found before; after a failure none is sent for a while.
  * API: GET /v2/search/repositories/?query=…
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
@@ -39,17 +39,17 @@ interface HubSearchOptions extends ProxyChoice {
   readonly now: () => Milliseconds
 }
 
-/** For the whole of an answer: a person waits. */
+/** For the whole of an answer, for which a person waits. */
 const PATIENCE: Milliseconds = 2000
 const KEPT_FOR: Milliseconds = 60_000
-/** Without a word from the other side about when to come back. */
+/** Where the answer has no longer `Retry-After`. */
 const REST_AFTER_FAILURE: Milliseconds = 10_000
-/** Room for what was found for terms, and what each takes beside its texts. */
+/** The most that results may take in memory, and what each takes beside its texts. */
 const TERMS_WEIGHT: Bytes = 4 * 1024 * 1024
 const RESULT_WEIGHT: Bytes = 256
-/** Searches under way; one more finds nothing there. */
+/** Searches under way; one more is not sent. */
 const MOST_AT_ONCE = 4
-/** The most that the other side gives at once. */
+/** The most that Docker Hub gives at once. */
 const PAGE_SIZE = 100
 const MAX_BYTES = 1024 * 1024
 const MAX_ITEMS = 10_000
@@ -103,7 +103,7 @@ export class HubSearch {
     return (await abandonable(this.#found.fetch(term), signal)) ?? []
   }
 
-  /** Breaks off what still runs. */
+  /** Aborts searches that are under way. */
   async close(): Promise<void> {
     await this.#transport.close()
   }

@@ -1,5 +1,5 @@
 /**
- * An upstream that is never asked: `cache.offline`, or `offline` of its own.
+ * Offline upstream, which is never asked: by `cache.offline`, or `offline` of its own.
  *
  * It fails like one that cannot be reached, so everything that copes with that copes with this.
  */

@@ -1,5 +1,5 @@
 /**
- * A registry over HTTP: what the distribution specification lets us ask, and which answers we believe.
+ * Client of a registry over HTTP: what the distribution specification lets us ask, and which answers are believed.
  *
  * Every method rejects with UpstreamError, or with the reason of the caller's signal.
  * Spec: distribution-spec § Pull, § Content discovery.
@@ -14,7 +14,9 @@ import { isDigestReference, type Reference, type RepositoryName } from '../../oc
 import type { Metrics } from '../../telemetry/metrics.ts'
 import {
   brokenAnswer,
+  confirmAbsent,
   contentLengthOf,
+  contradicts,
   digestHeaderOf,
   etagOf,
   isEncoded,
@@ -22,7 +24,6 @@ import {
   mediaTypeOf,
   nextPageOf,
   refusalOf,
-  saysAbsent,
   spokenRefusalOf,
   warningOf,
 } from '../transport/responses.ts'
@@ -30,18 +31,19 @@ import { Requester, type RequesterOptions, type UpstreamRequest } from './reques
 import { BlobRequests } from './blob-requests.ts'
 import { readBody } from '../transport/response-body.ts'
 import { HeadSupport } from './head-support.ts'
-import type { Answer } from '../transport/redirects.ts'
+import { isOfRegistry, type Answer } from '../transport/redirects.ts'
 import { withheldPulls } from '../limits/quota-reserve.ts'
 import type { UpstreamStatus } from '../status.ts'
 import { headerOf } from '../transport/transport.ts'
-import { isOfRegistry } from '../transport/redirects.ts'
 import {
   UpstreamError,
   type BlobRequest,
+  type OrAbsent,
   type ReferrersPage,
   type TagPage,
   type Upstream,
   type UpstreamBlob,
+  type UpstreamBlobHead,
   type UpstreamHead,
   type UpstreamManifest,
 } from '../upstream.ts'
@@ -50,26 +52,28 @@ import {
 const MAX_LIST_BYTES = 16 * 1024 * 1024
 /** Reading that many takes a tenth of a second. */
 const MAX_LIST_ITEMS = 500_000
+/** In place of an answer to a HEAD. */
+const NO_ANSWER = { status: 0, headers: {} }
 const TAGS: Selection = { members: { tags: { each: 'scalar' } } }
 
 export type RegistryClientOptions = RequesterOptions
 
 export class RegistryClient implements Upstream {
   readonly key: string
-  readonly #asking: Requester
+  readonly #requester: Requester
   readonly #blobs: BlobRequests
   readonly #metrics: Metrics
   readonly #headTimeoutMs: Milliseconds
   readonly #manifestHeads: HeadSupport
-  /** ECR public, for one, answers them 401 whoever asks. */
+  /** ECR public, for one, answers 401 to every HEAD of a blob. */
   readonly #blobHeads: HeadSupport
 
   constructor(options: RegistryClientOptions) {
     const { key, metrics, timeouts, now = () => performance.now() } = options
     this.key = key
     this.#metrics = metrics
-    this.#asking = new Requester(options)
-    this.#blobs = new BlobRequests(key, this.#asking, metrics)
+    this.#requester = new Requester(options)
+    this.#blobs = new BlobRequests(key, this.#requester, metrics)
     this.#headTimeoutMs = timeouts.headers / 4
     this.#manifestHeads = new HeadSupport(now)
     this.#blobHeads = new HeadSupport(now)
@@ -77,20 +81,6 @@ export class RegistryClient implements Upstream {
 
   async headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead> {
     if (this.#manifestHeads.avoided && !this.#sparesPulls) return { result: 'unusable' }
-    const head = await this.#headManifest(name, reference, signal)
-    if (head === 'late' || head.result !== 'present') {
-      this.#manifestHeads.failed(`${name} ${reference}`, head === 'late' ? head : head.result)
-      return head === 'late' ? { result: 'unusable' } : head
-    }
-    this.#manifestHeads.worked()
-    return head
-  }
-
-  async #headManifest(
-    name: RepositoryName,
-    reference: Reference,
-    signal: AbortSignal,
-  ): Promise<UpstreamHead | 'late'> {
     const answer = await this.#head({
       kind: 'manifest',
       name,
@@ -98,9 +88,16 @@ export class RegistryClient implements Upstream {
       headers: { accept: ACCEPT_MANIFESTS },
       signal,
     })
-    if (answer === 'late') return answer
-    if (answer === undefined || isHtml(answer.headers)) return { result: 'unusable' }
+    const head: UpstreamHead =
+      typeof answer === 'string' ? { result: 'unusable' } : this.#manifestHead(answer, reference)
+    if (head.result === 'present') this.#manifestHeads.worked()
+    else this.#manifestHeads.failed(`${name} ${reference}`, answer === 'late' ? answer : head.result)
+    return head
+  }
+
+  #manifestHead(answer: Answer, reference: Reference): UpstreamHead {
     const { status, headers } = answer
+    if (isHtml(headers)) return { result: 'unusable' }
     if (status === 404) return { result: 'absent' }
     const digest = digestHeaderOf(headers)
     const size = contentLengthOf(headers)
@@ -118,8 +115,8 @@ export class RegistryClient implements Upstream {
     name: RepositoryName,
     reference: Reference,
     signal: AbortSignal,
-  ): Promise<UpstreamManifest | undefined> {
-    const answer = await this.#asking.ask({
+  ): OrAbsent<UpstreamManifest> {
+    const answer = await this.#requester.ask({
       kind: 'manifest',
       name,
       path: `manifests/${reference}`,
@@ -127,7 +124,7 @@ export class RegistryClient implements Upstream {
       signal,
     })
     if (answer.status === 404) {
-      await this.#confirmAbsent(answer)
+      await confirmAbsent(this.key, answer)
       this.#manifestHeads.compare(`${name} ${reference}`, false)
       return undefined
     }
@@ -137,18 +134,19 @@ export class RegistryClient implements Upstream {
     if (!/^\s*\{/.test(bytes.toString('latin1', 0, 1024))) {
       throw brokenAnswer(this.key, answer, 'sent something that is no manifest')
     }
-    // Also for whoever parses it: nothing is waited for in between.
+    // The caller parses the manifest in the same turn.
     await turnFor(bytes.length)
     const declared = digestHeaderOf(answer.headers)
     const wanted = isDigestReference(reference) ? reference : declared
     const digest = digestOf(bytes, wanted === undefined ? 'sha256' : algorithmOf(wanted))
-    if (isDigestReference(reference) && digest !== reference) {
+    const other = isDigestReference(reference) && digest !== reference
+    if (other || (declared !== undefined && contradicts(declared, digest))) {
       this.#metrics.integrityFailures.inc({ upstream: this.key })
-      throw brokenAnswer(this.key, answer, `sent ${digest} for ${reference}`)
-    }
-    if (declared !== undefined && contradicts(declared, digest)) {
-      this.#metrics.integrityFailures.inc({ upstream: this.key })
-      throw brokenAnswer(this.key, answer, `sent ${digest} and called it ${declared}`)
+      throw brokenAnswer(
+        this.key,
+        answer,
+        `sent ${digest} ${other ? `for ${reference}` : `and called it ${declared}`}`,
+      )
     }
     this.#manifestHeads.compare(`${name} ${reference}`, true)
     const warning = warningOf(answer.headers)
@@ -156,21 +154,17 @@ export class RegistryClient implements Upstream {
     return { bytes, digest, contentType, ...(warning === undefined ? {} : { warning }) }
   }
 
-  async headBlob(
-    name: RepositoryName,
-    digest: Digest,
-    signal: AbortSignal,
-  ): Promise<{ size: Bytes | undefined } | undefined> {
+  async headBlob(name: RepositoryName, digest: Digest, signal: AbortSignal): OrAbsent<UpstreamBlobHead> {
     const what = `${name} ${digest}`
     if (!this.#blobHeads.avoided) {
       const answer = await this.#head({ kind: 'blob', name, path: `blobs/${digest}`, signal })
-      const told = answer === 'late' ? undefined : answer
-      const size = told?.status === 200 && !isHtml(told.headers) ? contentLengthOf(told.headers) : undefined
+      const { status, headers } = typeof answer === 'string' ? NO_ANSWER : answer
+      const size = status === 200 && !isHtml(headers) ? contentLengthOf(headers) : undefined
       if (size !== undefined) {
         this.#blobHeads.worked()
         return { size }
       }
-      this.#blobHeads.failed(what, answer === 'late' ? answer : told?.status === 404 ? 'absent' : 'unusable')
+      this.#blobHeads.failed(what, answer === 'late' ? answer : status === 404 ? 'absent' : 'unusable')
     }
     // A HEAD cannot prove that there is none.
     const blob = await this.blob(name, digest, { from: 0, to: 1, signal })
@@ -180,7 +174,7 @@ export class RegistryClient implements Upstream {
     return { size: blob.size }
   }
 
-  blob(name: RepositoryName, digest: Digest, request: BlobRequest): Promise<UpstreamBlob | undefined> {
+  blob(name: RepositoryName, digest: Digest, request: BlobRequest): OrAbsent<UpstreamBlob> {
     return this.#blobs.open(name, digest, request)
   }
 
@@ -189,8 +183,8 @@ export class RegistryClient implements Upstream {
     query: URLSearchParams,
     signal: AbortSignal,
     etag?: string,
-  ): Promise<TagPage | undefined> {
-    const answer = await this.#asking.ask({
+  ): OrAbsent<TagPage> {
+    const answer = await this.#requester.ask({
       kind: 'tags',
       name,
       path: 'tags/list',
@@ -200,13 +194,13 @@ export class RegistryClient implements Upstream {
     })
     if (answer.status === 304 && etag !== undefined) {
       answer.body.cancel()
-      // A page may be the same, and have got one behind it.
+      // The page may be the same, and have got another behind it.
       const next = nextPageOf(answer.headers, answer.url)
       if (next !== undefined) return await this.tags(name, query, signal)
       return { tags: [], next, etag, unchanged: true }
     }
     if (answer.status === 404) {
-      await this.#confirmAbsent(answer)
+      await confirmAbsent(this.key, answer)
       return undefined
     }
     if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
@@ -223,8 +217,8 @@ export class RegistryClient implements Upstream {
     query: URLSearchParams,
     signal: AbortSignal,
     etag?: string,
-  ): Promise<ReferrersPage | undefined> {
-    const answer = await this.#asking.ask({
+  ): OrAbsent<ReferrersPage> {
+    const answer = await this.#requester.ask({
       kind: 'referrers',
       name,
       path: `referrers/${subject}`,
@@ -248,7 +242,7 @@ export class RegistryClient implements Upstream {
         etag: etagOf(answer.headers),
       }
     }
-    // ghcr.io sends whoever asks to a web page elsewhere. Here a web page is a captive portal's.
+    // ghcr.io redirects this request to a web page elsewhere. A page of the registry itself is a captive portal's.
     const unsupported = [200, 400, 404, 405, 406, 501].includes(answer.status)
     if (isOfRegistry(answer) ? unsupported && !isHtml(answer.headers) : answer.status < 500) {
       answer.body.cancel()
@@ -258,11 +252,11 @@ export class RegistryClient implements Upstream {
   }
 
   status(): UpstreamStatus {
-    return { offline: false, accounts: [this.#asking.status] }
+    return { offline: false, accounts: [this.#requester.status] }
   }
 
   paused(): UpstreamError | undefined {
-    return this.#asking.leftAlone
+    return this.#requester.paused
   }
 
   quotaBelow(reserve: number): UpstreamError | undefined {
@@ -270,13 +264,7 @@ export class RegistryClient implements Upstream {
   }
 
   async close(): Promise<void> {
-    await this.#asking.close()
-  }
-
-  /** A 404 that can be believed. */
-  async #confirmAbsent(answer: Answer): Promise<void> {
-    if (!isEncoded(answer.headers) && (await saysAbsent(answer))) return
-    throw brokenAnswer(this.key, answer, 'answered 404 in a way that no registry does')
+    await this.#requester.close()
   }
 
   /** A small answer as a whole. */
@@ -290,21 +278,21 @@ export class RegistryClient implements Upstream {
     return bytes
   }
 
-  /** It counts GETs of manifests and has answered a HEAD: one that takes long is slow, not wrong. */
+  /** The upstream counts GETs of manifests and has answered a HEAD: one that takes long is slow, not wrong. */
   get #sparesPulls(): boolean {
-    return this.#manifestHeads.everWorked && this.#asking.status.pulls !== undefined
+    return this.#manifestHeads.everWorked && this.#requester.status.pulls !== undefined
   }
 
-  /** Undefined, or late: nothing came of it, and a GET may well be answered. */
-  async #head(question: UpstreamRequest): Promise<Answer | 'late' | undefined> {
+  /** `late` or `unusable`: a GET may well be answered. */
+  async #head(question: UpstreamRequest): Promise<Answer | 'late' | 'unusable'> {
     const patient = question.kind === 'manifest' && this.#sparesPulls
     const limit = patient ? {} : { headersTimeoutMs: this.#headTimeoutMs }
     try {
-      return await this.#asking.ask({ ...question, method: 'HEAD', ...limit })
+      return await this.#requester.ask({ ...question, method: 'HEAD', ...limit })
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
       if (isLate(error) && !patient) return 'late'
-      if (!isLate(error) && mayBeHeadsFault(error, question)) return undefined
+      if (!isLate(error) && mayBeHeadsFault(error, question)) return 'unusable'
       throw error
     }
   }
@@ -318,20 +306,15 @@ function isLate({ cause }: UpstreamError): boolean {
   return (cause as { code?: unknown } | undefined)?.code === 'UND_ERR_HEADERS_TIMEOUT'
 }
 
-/** "No such repository", in the words of Docker Hub, is none. */
+/** Whether a GET may be answered. Docker Hub's "no such repository" (`insufficient_scope`) is one to GET, too. */
 function mayBeHeadsFault(error: UpstreamError, { kind }: UpstreamRequest): boolean {
-  const { failure, insufficientScope, ofTheAccount, byProxy, status } = error
-  // There are walls that let no HEAD pass.
+  const { failure, insufficientScope, scope, byProxy, status } = error
+  // Some proxies let no HEAD pass.
   if (byProxy) return status === 403
-  return failure === 'denied' && !ofTheAccount && !(kind === 'manifest' && insufficientScope)
+  return failure === 'denied' && scope !== 'account' && !(kind === 'manifest' && insufficientScope)
 }
 
-/** Of different algorithms two digests may be of the same bytes. */
-function contradicts(one: Digest, other: Digest): boolean {
-  return algorithmOf(one) === algorithmOf(other) && one !== other
-}
-
-/** `null` is what older registries say for none. */
+/** Older registries say `null` for no tags. */
 function tagsIn(bytes: Buffer): string[] | undefined {
   try {
     const { tags } = parseJsonObject(bytes, MAX_LIST_ITEMS, TAGS)

@@ -2,11 +2,12 @@
  * Guard that puts every request of one client under its circuit breaker: tells the breaker what came of the request,
  * and refuses in its place.
  *
- * A question is judged as a whole, with its tries, its token and its redirects: one stumble that a second try
- * makes good is none. What goes wrong where the registry sent us (a CDN) is that blob's trouble, since the
- * registry has answered. Bodies are no business of the breaker.
+ * A request is judged as a whole, with its tries, its token and its redirects: a failure that a second try makes good
+ * does not count. What goes wrong where the registry redirects to (a CDN) is that blob's trouble, since the registry
+ * has answered. Bodies do not count.
  */
 import type { Milliseconds } from '../../base/units.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { Breaker, type Verdict } from './breaker.ts'
 import type { BreakerStatus } from '../status.ts'
@@ -15,7 +16,7 @@ import { UpstreamError } from '../upstream.ts'
 interface BreakerGuardOptions {
   readonly key: string
   readonly url: string
-  /** The label of {@link Metrics}; undefined: this one has no figures of its own there. */
+  /** The label in {@link Metrics}; undefined: it has no figures there. */
   readonly account: string | undefined
   readonly metrics: Pick<Metrics, 'upstreamBreakerOpen' | 'beforeScrape'>
   readonly log?: Record<'info' | 'warn', (fields: object, message: string) => void> | undefined
@@ -23,27 +24,27 @@ interface BreakerGuardOptions {
   readonly now: () => Milliseconds
 }
 
-interface GuardedRequest {
-  readonly name: string
-  /** Its time-out is shorter than the upstream's own, and proves nothing. */
-  readonly shortTimeout?: boolean | undefined
-  /** Clients hang on the answer: it is asked for whatever the breaker says. */
+export interface GuardedRequest {
+  readonly name: RepositoryName
+  /** Shorter than the upstream's own: that it was exceeded proves nothing. */
+  readonly headersTimeoutMs?: Milliseconds
+  /** Clients have been promised its answer: it is sent whatever the breaker says. */
   readonly committed?: boolean | undefined
-  /** Less would do, and it may fail for no other reason than that there is more. */
+  /** The caller can do without: it is sent once, and its failure may come from sending several at once. */
   readonly bestEffort?: boolean | undefined
   readonly signal: AbortSignal
 }
 
-/** Where a question is, while it is asked. */
+/** Progress of one request. */
 export interface GuardedCall {
-  /** Who is asked now is somebody whom the registry named, not itself. */
+  /** It is at the target of a redirect, and not at the registry. */
   elsewhere: boolean
 }
 
 export class BreakerGuard {
   readonly #options: BreakerGuardOptions
   readonly #breaker: Breaker
-  /** Each time anew: of two for one account, the other of which is on its way out, the newer has the last word. */
+  /** Set at each scrape: while an upstream is being replaced, the newer of two breakers of one account sets the gauge. */
   readonly #beforeScrape = (): void => {
     const { key, account, metrics } = this.#options
     if (account === undefined) return
@@ -61,12 +62,12 @@ export class BreakerGuard {
     return this.#breaker.status()
   }
 
-  /** What is thrown for now in place of asking. */
+  /** The refusal of a request while the breaker is open. */
   get paused(): UpstreamError | undefined {
     return this.status.state === 'open' ? this.#refusal() : undefined
   }
 
-  /** @throws UpstreamError at once while it is not to be asked; else what `ask` throws */
+  /** @throws UpstreamError at once while the breaker is open; else what `ask` throws */
   async run<T>(question: GuardedRequest, ask: (call: GuardedCall) => Promise<T>): Promise<T> {
     const { name, committed = false } = question
     const asked = this.#breaker.ask(name, { force: committed })
@@ -87,7 +88,7 @@ export class BreakerGuard {
     }
   }
 
-  /** Its figure is gone from the metrics. */
+  /** Takes its figure out of the metrics. */
   close(): void {
     const { key, account, metrics } = this.#options
     metrics.beforeScrape.delete(this.#beforeScrape)
@@ -109,7 +110,7 @@ export class BreakerGuard {
   }
 }
 
-/** A connection there was, or may have been; everything else without an answer is none at all. */
+/** There was a connection, or there may have been; with any other code there was none. */
 const NO_ANSWER = new Set([
   'UND_ERR_HEADERS_TIMEOUT',
   'UND_ERR_CONNECT_TIMEOUT',
@@ -119,18 +120,18 @@ const NO_ANSWER = new Set([
   'ECONNRESET',
   'EPIPE',
 ])
-/** It is we who have finished with it. */
+/** We have closed the client. */
 const OURS = new Set(['UND_ERR_DESTROYED', 'UND_ERR_CLOSED'])
 
 function verdictOn(
   error: unknown,
-  { shortTimeout = false, bestEffort = false, signal }: GuardedRequest,
+  { headersTimeoutMs, bestEffort = false, signal }: GuardedRequest,
   { elsewhere }: GuardedCall,
 ): Verdict {
   if (signal.aborted || bestEffort || !(error instanceof UpstreamError)) return 'nothing'
-  const { failure, status, ofTheAccount, ofTheTokenService, byProxy, outOfFiles } = error
+  const { failure, status, scope, ofTheTokenService, byProxy, outOfFiles } = error
   if (outOfFiles) return 'nothing'
-  // Whichever names it is for: those of another service, or of none, may well be answered.
+  // Names that need another token service, or none, may well be answered.
   if (ofTheTokenService) return 'nothing'
   const { code, name } = (error.cause ?? {}) as { code?: unknown; name?: unknown }
   if (typeof code === 'string' && OURS.has(code)) return 'nothing'
@@ -140,9 +141,9 @@ function verdictOn(
     if (status === undefined) return 'nothing'
     return status >= 500 ? 'error' : 'answer'
   }
-  // There were no credentials to ask with.
-  if (ofTheAccount) return 'nothing'
-  if (shortTimeout && code === 'UND_ERR_HEADERS_TIMEOUT') return 'nothing'
+  // There were no credentials.
+  if (scope === 'account') return 'nothing'
+  if (headersTimeoutMs !== undefined && code === 'UND_ERR_HEADERS_TIMEOUT') return 'nothing'
   if (name === 'TimeoutError' || error.cause === undefined) return 'no answer'
   return typeof code === 'string' && NO_ANSWER.has(code) ? 'no answer' : 'no connection'
 }

@@ -1,9 +1,8 @@
 /**
  * Pull quota (rate limit) of one upstream account, as the upstream last told it: Docker Hub's `ratelimit-limit:
- * 100;w=21600` and `ratelimit-remaining`. (`docker-ratelimit-source` says who we are to it, and is nobody's business
- * here.)
+ * 100;w=21600` and `ratelimit-remaining`. (`docker-ratelimit-source`, our identity there, is not read.)
  *
- * The windows roll: what was told longer ago than one lasts is forgotten, and its figures are gone from the metrics.
+ * The windows roll: figures that are older than a window are forgotten, and taken out of the metrics.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -27,17 +26,17 @@ interface Told {
   readonly at: Milliseconds
 }
 
-/** Docker Hub's. */
+/** That of Docker Hub. */
 const USUAL_WINDOW: Milliseconds = 6 * 3_600_000
-/** Below these shares of the limit somebody should know. */
+/** Below these shares of the limit the operator is warned. */
 const SCARCE = [0.05, 0.2] as const
-/** It has recovered when it is above a share by half: in a window that rolls it goes up and down by one. */
+/** The quota has recovered when it is above a share by half: in a window that rolls it goes up and down by one. */
 const RECOVERED = 1.5
 
 export class PullQuota {
   readonly #options: RateBudgetOptions
   #told: Told | undefined
-  /** Shares that the log has heard of. */
+  /** Shares that the operator was warned of. */
   readonly #warned = new Set<number>()
   readonly #beforeScrape = (): void => {
     this.#forgetOld()
@@ -56,7 +55,7 @@ export class PullQuota {
     return { limit, remaining, windowMs, toldMsAgo: this.#options.now() - at }
   }
 
-  /** Of an answer about a manifest, a refusal as well. Without a figure it changes nothing. */
+  /** @param headers of any answer about a manifest, also of a refusal */
   read(headers: ResponseHeaders): void {
     const left = parseRatelimit(headerOf(headers, 'ratelimit-remaining'))
     if (left === undefined) return
@@ -77,7 +76,7 @@ export class PullQuota {
     this.#forget()
   }
 
-  /** Once below each share, and again only when it was well above it meanwhile. */
+  /** Warns once below each share, and again only after a recovery. */
   #warn(remaining: number, limit: number): void {
     const { key, account, log } = this.#options
     const share = remaining / limit
@@ -94,7 +93,7 @@ export class PullQuota {
     }
   }
 
-  /** Again before every scrape: one of before that is closed takes the figures of the same labels with it. */
+  /** Again before every scrape: closing a replaced client of the same account removes the figures. */
   #show(): void {
     if (this.#told === undefined) return
     const { key, account, metrics } = this.#options

@@ -1,11 +1,12 @@
 /**
- * Whether there are pulls to spend on what has a cached answer. An account of which nothing is known has plenty.
+ * Quota reserve: whether there are pulls to spend on content that has a cached answer. An account whose quota is not
+ * known has plenty.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { AccountStatus, UpstreamStatus } from '../status.ts'
 import { UpstreamError } from '../upstream.ts'
 
-/** As {@link Upstream.sparing}; `retryAfterMs` only where a pull would be refused. */
+/** As {@link Upstream.quotaBelow}; `retryAfterMs` only where a pull would be refused. */
 export function withheldPulls(
   key: string,
   { accounts }: UpstreamStatus,
@@ -14,18 +15,22 @@ export function withheldPulls(
   const stops = accounts.map(stoppedForMs)
   if (stops.length > 0 && !stops.includes(undefined)) {
     const retryAfterMs = Math.min(...stops.filter((it) => it !== undefined))
-    return new UpstreamError('busy', key, 'it limits our pulls', { status: 429, retryAfterMs, ofPulls: true })
+    return new UpstreamError('busy', key, 'it limits our pulls', {
+      status: 429,
+      retryAfterMs,
+      scope: 'pulls',
+    })
   }
   const usable = accounts.filter(({ breaker }, at) => stops[at] === undefined && breaker.state !== 'open')
   if (usable.length === 0 || !usable.every(({ pulls }) => pulls !== undefined && pulls.remaining < reserve)) {
     return undefined
   }
   return new UpstreamError('busy', key, 'few pulls are left, which are kept for what is not cached', {
-    ofPulls: true,
+    scope: 'pulls',
   })
 }
 
-/** It gives no manifest for so much longer; undefined: it may give one. */
+/** For how long the account gets no manifest; undefined: it may get one. */
 export function stoppedForMs({
   pullsStoppedForMs = 0,
   stoppedForMs: all = 0,

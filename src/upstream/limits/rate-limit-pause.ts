@@ -3,7 +3,7 @@
  * 10 s, doubling to ten minutes while every further request gets the same answer.
  *
  * There are two kinds. A limit of pulls belongs to one account, and is told as a 429 with an OCI error to the GET of
- * a manifest; HEADs and blobs go on. Any other 429 means all of us, whatever account asked: every client of the
+ * a manifest; HEADs and blobs go on. Any other 429 is about our address, whatever account was used: every client of the
  * upstream keeps the same pause.
  */
 import { backoff } from '../../base/backoff.ts'
@@ -31,16 +31,13 @@ export class RateLimitPause {
     return left > 0 ? left : undefined
   }
 
-  /** What began it, and how long it lasts from now; undefined: it is over. */
+  /** The 429 that began it, with what is left of the pause; undefined: it is over. */
   get error(): UpstreamError | undefined {
     const { leftMs } = this
     if (this.#why === undefined || leftMs === undefined) return undefined
-    const { upstream, message, status, ofTheAccount, ofPulls } = this.#why
-    return new UpstreamError('busy', upstream, message, {
-      ...(status === undefined ? {} : { status }),
-      ...{ retryAfterMs: leftMs, ofTheAccount, ofPulls },
-      cause: this.#why,
-    })
+    const { upstream, message, status, scope } = this.#why
+    const facts = { status, scope, retryAfterMs: leftMs, cause: this.#why }
+    return new UpstreamError('busy', upstream, message, facts)
   }
 
   /** @returns false: a pause ran already, and the request was older than it */

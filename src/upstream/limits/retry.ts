@@ -1,7 +1,7 @@
 /**
  * Retry with back-off of requests to upstreams, and the parser of `Retry-After`.
  *
- * Only idempotent requests come here. A 429 is never retried: whoever asked decides what to do meanwhile.
+ * Only idempotent requests come here. A 429 is never retried: the caller decides what to do meanwhile.
  */
 import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { UpstreamError } from '../upstream.ts'
 
 const DEFAULT_TRIES = 3
-/** An upstream that wants us to wait for longer is told to the caller, who may have something stale. */
+/** A longer wait is left to the caller, who may have something stale. */
 const LONGEST_WAIT: Milliseconds = 2000
 
 type RetryReason = 'reused-connection' | 'connection' | 'status'
@@ -55,7 +55,7 @@ export async function pauseFor(duration: Milliseconds, signal: AbortSignal): Pro
   })
 }
 
-/** A time-out is not among them: it has cost its time already, and whoever waits has a budget. */
+/** A time-out is not among them: it has cost its time already, and the client's request has a budget. */
 const TRANSIENT = new Set([
   'ECONNREFUSED',
   'ECONNRESET',
@@ -70,7 +70,7 @@ function retryReason(error: UpstreamError): RetryReason | undefined {
   if (error.status !== undefined) return [502, 503, 504].includes(error.status) ? 'status' : undefined
   const cause = error.cause as { code?: unknown; socket?: { bytesRead?: number } } | undefined
   if (typeof cause?.code !== 'string' || !TRANSIENT.has(cause.code)) return undefined
-  // A kept-alive connection that closes just as it is used again is nobody's fault. RFC 9112 § 9.6.
+  // A kept-alive connection may close just as it is used again: that is no failure. RFC 9112 § 9.6.
   return (cause.socket?.bytesRead ?? 0) > 0 ? 'reused-connection' : 'connection'
 }
 

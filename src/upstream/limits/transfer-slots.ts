@@ -1,24 +1,24 @@
 /**
  * Priority semaphore of the blob transfers of one upstream.
  *
- * What a client asked for goes before what is fetched ahead, and takes the place of it when all are busy. A transfer
- * may want several turns: its further ones are `share`s, given to whoever holds fewest, so that one large layer never
- * takes what another waits for. There are fewer turns than connections, so that a manifest always finds one.
+ * Transfers that clients wait for go before prefetches, and take their turns when all are busy. A transfer may want
+ * several turns: its further ones are `share`s, given to the owner that holds fewest, so that one large layer never
+ * takes the turn that another waits for. There are fewer turns than connections, so that a manifest always finds one.
  */
 
 /**
- * - `asked`: somebody waits for these very bytes
- * - `share`: somebody waits for what they belong to, and gets other bytes of it meanwhile
- * - `ahead`: nobody waits for them yet
+ * - `asked`: a client waits for these very bytes
+ * - `share`: a client waits for the blob, and gets other bytes of it meanwhile
+ * - `ahead`: no client waits for the blob yet
  */
 export type TransferPriority = 'asked' | 'share' | 'ahead'
 
 interface TransferRequest {
-  /** Asked again whenever it matters: what was fetched ahead may be asked for meanwhile. */
+  /** Read whenever it matters: a client may ask meanwhile for what was fetched ahead. */
   priority(): TransferPriority
   /** Called at most once per turn: give it back soon and queue again. */
   preempt(): void
-  /** What it is a part of; turns of one owner are counted together. Default: nothing. */
+  /** The transfer that it is a part of: turns of one owner are counted together. */
   readonly owner?: object | undefined
 }
 
@@ -50,7 +50,6 @@ export class TransferSlots {
     return await new Promise<Disposable>((resolve, reject) => {
       const leave = (): void => {
         this.#waiting.delete(waiter)
-        // Its reason is what every other wait of this project rejects with.
         reject(signal.reason as Error)
       }
       const waiter: Waiter = {
@@ -93,7 +92,7 @@ export class TransferSlots {
     }
   }
 
-  /** Turns that its owner has, less those that are being taken from it. */
+  /** Turns that its owner has, less those that are being preempted. */
   #turnsOf({ owner }: TransferRequest): number {
     if (owner === undefined) return 0
     let turns = 0
@@ -101,14 +100,14 @@ export class TransferSlots {
     return turns
   }
 
-  /** Who waits for what is asked for, then who has least, then who has waited longest. */
+  /** By priority, then by the fewest turns, then by the longest wait. */
   #next(): Waiter | undefined {
     return leastOf(this.#waiting, ({ request }) => [RANK[request.priority()], this.#turnsOf(request)])
   }
 
   /**
-   * As many as there are asked ones waiting, less those already told: of what is fetched ahead before shares, from who
-   * has most, the youngest.
+   * Preempts as many holders as `asked` requests wait, less those already preempted: `ahead` before `share`, of the
+   * owner with most turns, the youngest first.
    */
   #preempt(): void {
     let wanted = [...this.#waiting].filter(({ request }) => request.priority() === 'asked').length
@@ -127,7 +126,7 @@ export class TransferSlots {
   }
 }
 
-/** The first of those that have the least. */
+/** The first of the least. */
 function leastOf<T>(all: Iterable<T>, measure: (it: T) => readonly [number, number]): T | undefined {
   let least: { readonly it: T; readonly first: number; readonly second: number } | undefined
   for (const it of all) {

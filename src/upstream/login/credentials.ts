@@ -182,7 +182,7 @@ export function usable(key: string, credentials: Credentials): Credentials {
 
 /** The upstream cannot be asked with these, and that is not its fault. */
 export function unavailable(key: string, message: string): UpstreamError {
-  return new UpstreamError('unreachable', key, message, { ofTheAccount: true })
+  return new UpstreamError('unreachable', key, message, { scope: 'account' })
 }
 
 export function areSame(one: Credentials, other: Credentials): boolean {

@@ -125,13 +125,11 @@ export class TokenCache {
       const message = `the token service ${host} does not answer`
       return new UpstreamError('unreachable', key, message, { ofTheTokenService: true, cause })
     }
-    const { failure, message, status, retryAfterMs, ofTheAccount } = cause
-    const noAnswer = failure === 'unreachable' && !ofTheAccount && !cause.outOfFiles
+    const { failure, message, status, retryAfterMs, scope } = cause
+    const noAnswer = failure === 'unreachable' && scope !== 'account' && !cause.outOfFiles
     if (!noAnswer && (status ?? 0) < 500) return cause
     return new UpstreamError(failure, key, message, {
-      ...(status === undefined ? {} : { status }),
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-      ofTheAccount,
+      ...{ status, retryAfterMs, scope },
       ofTheTokenService: true,
       cause: cause.cause,
     })

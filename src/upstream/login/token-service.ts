@@ -91,7 +91,7 @@ export class TokenService {
   async #refusal(answer: Answer, credentials: Credentials | undefined): Promise<UpstreamError> {
     const words = wordsIn(await readBody(answer.body, MAX_ANSWER_BYTES))
     const said = words && concealed(words, credentials)
-    return refusalOf(this.#options.key, answer, { words: said, ofTheAccount: true })
+    return refusalOf(this.#options.key, answer, { words: said, scope: 'account' })
   }
 }
 

@@ -7,7 +7,7 @@
 import { BlockList, isIP } from 'node:net'
 import { classifyAddress, hostOf } from './address-policy.ts'
 
-export type ProxyEnvironment = Readonly<Record<string, string | undefined>>
+type ProxyEnvironment = Readonly<Record<string, string | undefined>>
 
 export interface ProxyChoice {
   /** Everything of this upstream goes through it, redirects included. */

@@ -29,7 +29,7 @@ export function isOfRegistry({ elsewhere, url }: Pick<Answer, 'elsewhere' | 'url
   return !elsewhere || ENDPOINT.test(url.pathname)
 }
 
-interface Follower {
+export interface Follower {
   readonly key: string
   readonly transport: Pick<Transport, 'send'>
   readonly addresses: Pick<AddressRule, 'allows'>

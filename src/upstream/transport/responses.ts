@@ -2,7 +2,7 @@
  * Reading an upstream's answers: what may be believed, and what an error status means.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
-import { isDigest, type Digest } from '../../oci/digest.ts'
+import { algorithmOf, isDigest, type Digest } from '../../oci/digest.ts'
 import { discardBody, readBody, ResponseBody, type Body } from './response-body.ts'
 import { proxyName } from './errors.ts'
 import { parseRetryAfter } from '../limits/retry.ts'
@@ -21,25 +21,15 @@ const LONGEST_RETRY_AFTER: Milliseconds = 3_600_000
 export function refusalOf(
   key: string,
   response: Response,
-  {
-    words,
-    ofTheAccount = false,
-    ofPulls = false,
-  }: { words?: string | undefined; ofTheAccount?: boolean; ofPulls?: boolean } = {},
+  { words, scope = 'host' }: { words?: string | undefined; scope?: UpstreamError['scope'] } = {},
 ): UpstreamError {
   discardBody(response.body)
   const { status, headers, url } = response
-  const retryAfterMs = retryAfterOf(headers)
   return new UpstreamError(
     failureOf(status),
     key,
     `${url.host} answered ${status}${words === undefined ? '' : `: ${words}`}`,
-    {
-      status,
-      ofTheAccount,
-      ofPulls,
-      ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
-    },
+    { status, scope, retryAfterMs: retryAfterOf(headers) },
   )
 }
 
@@ -97,6 +87,12 @@ export async function saysAbsent(response: Response): Promise<boolean> {
   return (await errorCodeOf(response)) !== undefined
 }
 
+/** @throws UpstreamError unless the 404 can be believed */
+export async function confirmAbsent(key: string, response: Response): Promise<void> {
+  if (!isEncoded(response.headers) && (await saysAbsent(response))) return
+  throw brokenAnswer(key, response, 'answered 404 in a way that no registry does')
+}
+
 /** Whether a 429 is the registry's own word, and not of what guards it: of pulls, where one was asked for. */
 export async function saysLimit(response: Response): Promise<boolean> {
   return (await errorCodeOf(response).catch(() => undefined)) !== undefined
@@ -140,6 +136,11 @@ export function contentLengthOf(headers: ResponseHeaders): Bytes | undefined {
 export function digestHeaderOf(headers: ResponseHeaders): Digest | undefined {
   const header = headerOf(headers, 'docker-content-digest')?.trim()
   return header !== undefined && isDigest(header) ? header : undefined
+}
+
+/** Digests of different algorithms may be of the same bytes. */
+export function contradicts(one: Digest, other: Digest): boolean {
+  return algorithmOf(one) === algorithmOf(other) && one !== other
 }
 
 /** RFC 9110 § 8.8.3, as it came. Undefined also for one that no registry would send. */

@@ -43,11 +43,11 @@ export interface Response {
   readonly body: Body
 }
 
-export interface Timeouts extends StallLimits {
+interface Timeouts extends StallLimits {
   readonly connect: Milliseconds
 }
 
-interface TransportOptions extends ProxyChoice {
+export interface TransportOptions extends ProxyChoice {
   readonly key: string
   readonly maxConnections: number
   readonly timeouts: Timeouts
@@ -57,6 +57,7 @@ interface TransportOptions extends ProxyChoice {
   readonly metrics: Metrics
   /** Told when no connection could be opened, for want of a free descriptor. */
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
+  /** Counts the requests of all clients of an upstream. */
   readonly activity?: InFlight | undefined
 }
 

@@ -121,7 +121,7 @@ void test('who has no pulls left is not asked for manifests, and goes on with ev
   tell('bob', { ...LIMITED, retryAfter: 90 }, { kind: 'manifest', method: 'GET' })
   tell('eve', { ...LIMITED, retryAfter: 70 }, { kind: 'manifest', method: 'GET' })
   const refused = await failureOf(all.manifest(NAME, LATEST, signal))
-  t.match(refused, { failure: 'busy', ofPulls: true, retryAfterMs: MINUTE })
+  t.match(refused, { failure: 'busy', scope: 'pulls', retryAfterMs: MINUTE })
   t.same(askers(), ['bob', 'eve'])
   t.match(all.quotaBelow(5), { retryAfterMs: MINUTE })
   await failureOf(all.manifest(NAME, LATEST, signal))
@@ -137,7 +137,7 @@ void test('a limit that is not of pulls stops all of them', async (t) => {
   tell('ann', LIMITED, { kind: 'blob' })
   t.match(await failureOf(all.headBlob(NAME, layer.digest, signal)), {
     failure: 'busy',
-    ofPulls: false,
+    scope: 'host',
     retryAfterMs: MINUTE,
   })
   t.match(await failureOf(all.manifest(NAME, LATEST, signal)), { failure: 'busy', retryAfterMs: MINUTE })
@@ -293,7 +293,7 @@ void test('credentials that cannot be had are no reason not to ask as somebody e
   const { upstream, signal } = await accounts(t)
   const failing = {
     get: () =>
-      Promise.reject(new UpstreamError('unreachable', 'docker.io', 'no helper', { ofTheAccount: true })),
+      Promise.reject(new UpstreamError('unreachable', 'docker.io', 'no helper', { scope: 'account' })),
     rejected: () => undefined,
     close: () => undefined,
   }
@@ -339,10 +339,10 @@ void test('fewer than the reserve are left only when every account says so', asy
     await all.headManifest(NAME, LATEST, signal)
   }
   t.equal(all.quotaBelow(5), undefined)
-  t.match(all.quotaBelow(6), { failure: 'busy', ofPulls: true, retryAfterMs: undefined })
+  t.match(all.quotaBelow(6), { failure: 'busy', scope: 'pulls', retryAfterMs: undefined })
   rule.remove()
   tell('eve', LIMITED, { kind: 'manifest', method: 'GET' })
   await all.manifest(NAME, LATEST, signal)
-  t.match(all.quotaBelow(5), { ofPulls: true }, 'who may not be asked has none to spare')
+  t.match(all.quotaBelow(5), { scope: 'pulls' }, 'who may not be asked has none to spare')
   t.equal(all.quotaBelow(4), undefined)
 })

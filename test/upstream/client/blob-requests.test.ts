@@ -183,7 +183,7 @@ void test("wrongContentLength: a length that is not the descriptor's is told at 
     const rule = upstream.fault({ kind: 'blob' }, { wrongContentLength })
     for (const from of [0, 500]) {
       const failure = await failureOf(client.blob(NAME, digest, { from, size: 100_000, signal }))
-      t.match(failure, { failure: 'broken', wrongContent: true, ofTheWhole: false })
+      t.match(failure, { failure: 'broken', wrongContent: true, isHostwide: false })
     }
     rule.remove()
   }

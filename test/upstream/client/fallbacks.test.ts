@@ -172,7 +172,7 @@ void test('where the first cannot answer, nobody else can say that there is none
   ]) {
     const error = await failureOf(asked())
     t.match(error, { failure: 'broken', retryAfterMs: 7 * SECONDS, upstream: 'docker.io' })
-    t.equal(error.ofTheWhole, false, 'it says nothing about other names')
+    t.equal(error.isHostwide, false, 'it says nothing about other names')
   }
   second.fault({}, { status: 403 })
   await third.stop()
@@ -198,7 +198,7 @@ void test('a limit of the first is a limit of all only while all have one', asyn
   const third429 = third.fault({}, { ...GUARD_429, retryAfter: 30 })
   const error = await failureOf(upstream.manifest(NAME, LATEST, signal))
   t.match(error, { failure: 'unreachable', upstream: 'docker.io', retryAfterMs: undefined })
-  t.ok(error.ofTheWhole)
+  t.ok(error.isHostwide)
   down.remove()
   third429.remove()
   clock.now += 31 * SECONDS
@@ -275,8 +275,8 @@ void test('a limit of pulls is one of the first alone, and of nothing but manife
   await second.stop()
   await third.stop()
   const error = await failureOf(upstream.manifest(NAME, LATEST, signal))
-  t.match(error, { failure: 'busy', ofPulls: true, ofTheWhole: false, retryAfterMs: 10 * SECONDS })
-  t.match(upstream.quotaBelow(5), { ofPulls: true, retryAfterMs: 60 * SECONDS }, 'and now nobody does')
+  t.match(error, { failure: 'busy', scope: 'pulls', isHostwide: false, retryAfterMs: 10 * SECONDS })
+  t.match(upstream.quotaBelow(5), { scope: 'pulls', retryAfterMs: 60 * SECONDS }, 'and now nobody does')
   rule.remove()
   clock.now += 60 * SECONDS
   t.equal((await upstream.manifest(NAME, LATEST, signal))?.digest, thing.manifest.digest)

@@ -193,7 +193,7 @@ test('a token service that does not answer is left alone, and the registry is no
   await client.manifest(OTHER, LATEST, signal).catch(() => undefined)
   const rule = upstream.fault({ kind: 'token' }, { connReset: true })
   const error = await failureOf(client.manifest(NAME, LATEST, signal))
-  t.match(error, { failure: 'unreachable', ofTheTokenService: true, ofTheWhole: false })
+  t.match(error, { failure: 'unreachable', ofTheTokenService: true, isHostwide: false })
   t.equal(state(), 'closed', 'others, whose tokens are of another service, are asked for')
   const asked = upstream.log.count('token')
   await failureOf(client.manifest(NAME, LATEST, signal))
@@ -268,7 +268,7 @@ test('that we may open no more connections says nothing of it', async (t) => {
       const failure = await failureOf(client.manifest(NAME, LATEST, signal))
       t.match(failure, {
         outOfFiles: true,
-        ofTheWhole: false,
+        isHostwide: false,
         message: /was not asked: this process may open no more/,
       })
     }

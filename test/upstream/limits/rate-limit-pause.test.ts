@@ -54,13 +54,13 @@ void test('a limit of pulls stops the GETs of manifests alone', async (t) => {
   t.match(await failureOf(client.manifest(NAME, LATEST, signal)), {
     failure: 'busy',
     status: 429,
-    ofPulls: true,
-    ofTheWhole: false,
+    scope: 'pulls',
+    isHostwide: false,
     retryAfterMs: 60 * SECOND,
   })
   clock.now += 20 * SECOND
   t.match(await failureOf(client.manifest(NAME, LATEST, signal)), {
-    ofPulls: true,
+    scope: 'pulls',
     retryAfterMs: 40 * SECOND,
   })
   t.equal(rule.hits, 1, 'nobody was asked')
@@ -109,7 +109,8 @@ for (const [what, matcher, behaviour] of GUARDS) {
       if (failure !== undefined) failures.push(failure)
       if (rule.hits > 0) break
     }
-    t.match(failures, [{ failure: 'busy', ofPulls: false, ofTheWhole: true, retryAfterMs: 10 * SECOND }])
+    const scope = matcher.kind === 'token' ? 'account' : 'host'
+    t.match(failures, [{ failure: 'busy', scope, isHostwide: true, retryAfterMs: 10 * SECOND }])
     const asked = upstream.log.count()
     for (const ask of [...asks, () => other.headManifest(NAME, LATEST, signal)]) {
       t.match(await failureOf(ask()), { failure: 'busy', retryAfterMs: 10 * SECOND })

@@ -212,7 +212,7 @@ void test('what another registry refuses us once more is denied, of that name al
     () => client.blob(NAME, image.layers[0]!.digest, { from: 0, signal }),
   ]) {
     const before = there.log.count('manifest') + there.log.count('blob')
-    t.match(await failureOf(asked()), { failure: 'denied', status: 401, ofTheWhole: false })
+    t.match(await failureOf(asked()), { failure: 'denied', status: 401, isHostwide: false })
     t.ok(there.log.count('manifest') + there.log.count('blob') - before <= 2)
   }
 })
@@ -227,7 +227,7 @@ void test('a token service of another registry that is down is no failure of the
     const token = realm === undefined ? {} : { realm }
     const { client, signal } = await vanity(t, { token, tokenEndpoint })
     const error = await failureOf(client.manifest(NAME, LATEST, signal))
-    t.match(error, { failure: 'broken', ofTheWhole: false })
+    t.match(error, { failure: 'broken', isHostwide: false })
     t.match(client.status().accounts, [{ breaker: { state: 'closed' }, stoppedForMs: undefined }])
   }
 })
