@@ -5,6 +5,7 @@
  * not hide one here. A value of the wrong kind is the schema's business and is passed over.
  */
 import { readFileSync } from 'node:fs'
+import { isLoopback } from '../base/loopback.ts'
 import { areCertificates } from './certificates.ts'
 import { isTree, type ConfigSource, type Path, type Tree } from './yaml.ts'
 
@@ -171,10 +172,6 @@ function isJsonObject(text: string): boolean {
   } catch {
     return false
   }
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
 }
 
 function readNamed(source: ConfigSource, path: Path, file: unknown): string | undefined {

@@ -1,93 +1,79 @@
 /**
- * Which addresses may be dialled when an upstream's answer names a host: a redirect, a token realm.
+ * SSRF guard: which addresses may be dialled when an upstream's answer names a host, as a redirect and a token realm do.
  *
- * The configured host itself is trusted, wherever it is. For any other, link-local is never dialled, loopback
- * and private ones only when the configured upstream is there itself. Names are checked as they are resolved,
- * and exactly those addresses are dialled; literals are checked before. Behind an HTTP proxy it is the proxy
- * that resolves, so there only literals are checked.
+ * The configured host itself is trusted, wherever it is. For any other, link-local is never dialled, loopback and
+ * private addresses only when the configured upstream is there itself. Names are checked as they are resolved, and
+ * exactly those addresses are dialled; literals are checked before. Behind an HTTP proxy it is the proxy that resolves,
+ * so there only literals are checked.
  */
 import { lookup as systemLookup } from 'node:dns'
-import { BlockList, isIP, type LookupFunction } from 'node:net'
+import { isIP, type LookupFunction } from 'node:net'
+import ipaddr from 'ipaddr.js'
+import { isLoopback } from '../../base/loopback.ts'
 
-/** From far to near. `never`: link-local, multicast, reserved, what clouds tell secrets at. */
+/** From far to near. `never`: whatever no registry has a place in. */
 type AddressClass = 'public' | 'private' | 'loopback' | 'never'
 
-const SUBNETS: Record<Exclude<AddressClass, 'public'>, readonly (readonly [string, number])[]> = {
-  // The first that holds an address says what it is.
-  never: [
-    ['169.254.0.0', 16],
-    ['224.0.0.0', 3],
-    ['fe80::', 10],
-    ['ff00::', 8],
-    // No registry has a place there: protocols of the IETF (and Oracle's metadata), what a network translates as it
-    // likes (RFC 8215), and 6to4 (RFC 7526), which carry any IPv4 address.
-    ['192.0.0.0', 24],
-    ['64:ff9b:1::', 48],
-    ['2002::', 16],
-    // Clouds tell their machines secrets there: Alibaba, Azure, AWS, Google.
-    ['100.100.100.200', 32],
-    ['168.63.129.16', 32],
-    ['fd00:ec2::254', 128],
-    ['fd20:ce::254', 128],
-  ],
+/** Ranges that ipaddr.js has in no class of its own, or in another; the first that holds an address counts. */
+const EXCEPTIONS = Object.entries({
+  // Clouds tell their machines secrets there: Alibaba, Azure, AWS, Google.
+  '100.100.100.200/32': 'never',
+  '168.63.129.16/32': 'never',
+  'fd00:ec2::254/128': 'never',
+  'fd20:ce::254/128': 'never',
+  // Benchmarks have it (RFC 2544), and networks use it as if it were private.
+  '198.18.0.0/15': 'private',
+  // The site-local addresses of old (RFC 3879).
+  'fec0::/10': 'private',
+  // These carry any IPv4 address: NAT64 but for its well-known prefix (RFC 8215), and IPv4-compatible (RFC 4291).
+  '64:ff9b::/32': 'never',
+  '::/127': 'loopback',
+  '::/96': 'never',
+} satisfies Record<string, AddressClass>).map(([network, addressClass]) => {
+  return { network: ipaddr.parseCIDR(network), addressClass }
+})
+
+/** What ipaddr.js calls otherwise is for nobody: link-local, multicast, 6to4, Teredo, reserved. */
+const CLASSES: Readonly<Partial<Record<string, AddressClass>>> = {
+  unicast: 'public',
+  private: 'private',
+  carrierGradeNat: 'private',
+  uniqueLocal: 'private',
+  loopback: 'loopback',
   // 0.0.0.0 and :: reach this machine on Linux.
-  loopback: [
-    ['127.0.0.0', 8],
-    ['0.0.0.0', 8],
-    ['::1', 128],
-    ['::', 128],
-  ],
-  private: [
-    ['10.0.0.0', 8],
-    ['172.16.0.0', 12],
-    ['192.168.0.0', 16],
-    ['100.64.0.0', 10],
-    // Of benchmarks (RFC 2544), which networks use as if it were private.
-    ['198.18.0.0', 15],
-    ['fc00::', 7],
-    ['fec0::', 10],
-  ],
+  unspecified: 'loopback',
 }
 
-const LISTS = Object.entries(SUBNETS).map(([addressClass, subnets]) => {
-  const list = new BlockList()
-  for (const [network, bits] of subnets) {
-    list.addSubnet(network, bits, network.includes(':') ? 'ipv6' : 'ipv4')
-  }
-  return { addressClass: addressClass as AddressClass, list }
-})
+/** NAT64 (RFC 6052) carries an IPv4 address in its last 32 bits. */
+const NAT64 = ipaddr.parseCIDR('64:ff9b::/96')
 
 const NEARNESS: Record<AddressClass, number> = { public: 0, private: 1, loopback: 2, never: 3 }
 
 export function classifyAddress(address: string): AddressClass {
-  // A zone (`fe80::1%eth0`) says nothing about the class, and BlockList does not take it.
-  const plain = embeddedAddress(address.split('%')[0] ?? '')
-  const family = isIP(plain) === 6 ? 'ipv6' : 'ipv4'
-  return LISTS.find(({ list }) => list.check(plain, family))?.addressClass ?? 'public'
+  const plain = ipaddr.process(address)
+  const isNat64 = plain.kind() === 'ipv6' && plain.match(NAT64)
+  const ip = isNat64 ? ipaddr.fromByteArray(plain.toByteArray().slice(12)) : plain
+  const exception = EXCEPTIONS.find(({ network }) => network[0].kind() === ip.kind() && ip.match(network))
+  return exception?.addressClass ?? CLASSES[ip.range()] ?? 'never'
 }
 
-/** NAT64 (RFC 6052) carries an IPv4 address in its last 32 bits; mapped ones BlockList knows by itself. */
-function embeddedAddress(address: string): string {
-  if (!/^64:ff9b::/i.test(address)) return address
-  const canonical = URL.parse(`http://[${address}]`)?.hostname.slice(1, -1) ?? ''
-  const [high = 0, low = 0] = canonical
-    .replace(/^64:ff9b::/, '')
-    .split(':')
-    .map((group) => parseInt(group, 16))
-  return [high >> 8, high & 255, low >> 8, low & 255].join('.')
+/** The class of a host in a URL; a name that is not this machine's by itself is public until it is resolved. */
+export function classifyHost(host: string): AddressClass {
+  if (isIP(host) !== 0) return classifyAddress(host)
+  return isLoopback(host) ? 'loopback' : 'public'
 }
 
 export class AddressRule {
   readonly #host: string
   readonly #resolve: LookupFunction
-  /** How near the configured upstream is, as far as it is known. */
+  /** How near the configured upstream is, as far as is known by now. */
   #reach: AddressClass
 
   /** @param resolve stands in for the system's resolver */
   constructor(upstream: URL, resolve: LookupFunction = systemLookup) {
     this.#host = hostOf(upstream)
     this.#resolve = resolve
-    this.#reach = this.#initialReach()
+    this.#reach = classifyHost(this.#host)
   }
 
   /** False for a literal address that must not be dialled. A name is only checked by {@link lookup}. */
@@ -112,11 +98,6 @@ export class AddressRule {
       else if (options.all === true) callback(null, allowed)
       else callback(null, first.address, first.family)
     })
-  }
-
-  #initialReach(): AddressClass {
-    if (isIP(this.#host) !== 0) return classifyAddress(this.#host)
-    return this.#host === 'localhost' || this.#host.endsWith('.localhost') ? 'loopback' : 'public'
   }
 
   #learn(addresses: readonly string[]): void {

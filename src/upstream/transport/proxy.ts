@@ -5,7 +5,7 @@
  * addresses, networks (`10.0.0.0/8`), and `*`.
  */
 import { BlockList, isIP } from 'node:net'
-import { classifyAddress, hostOf } from './address-policy.ts'
+import { classifyHost, hostOf } from './address-policy.ts'
 
 type ProxyEnvironment = Readonly<Record<string, string | undefined>>
 
@@ -33,15 +33,11 @@ export function proxyFor(url: URL, choice: ProxyChoice): string | undefined {
     return value === undefined || value === '' ? undefined : value
   }
   const proxy = read(url.protocol === 'https:' ? 'HTTPS_PROXY' : 'HTTP_PROXY')
-  if (proxy === undefined || isHere(url) || isExempt(url, read('NO_PROXY') ?? '')) return undefined
+  // A proxy elsewhere cannot reach this machine's loopback; no tool sends it there.
+  const isHere = classifyHost(hostOf(url)) === 'loopback'
+  if (proxy === undefined || isHere || isExempt(url, read('NO_PROXY') ?? '')) return undefined
   // `proxy.example:3128` is how many environments spell it.
   return proxy.includes('://') ? proxy : `http://${proxy}`
-}
-
-/** A proxy elsewhere cannot reach this machine's loopback; no tool sends it there. */
-function isHere(url: URL): boolean {
-  const host = hostOf(url)
-  return host === 'localhost' || (isIP(host) !== 0 && classifyAddress(host) === 'loopback')
 }
 
 function isExempt(url: URL, list: string): boolean {

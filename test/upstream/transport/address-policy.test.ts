@@ -4,6 +4,7 @@ import {
   AddressRefused,
   AddressRule,
   classifyAddress,
+  classifyHost,
 } from '../../../src/upstream/transport/address-policy.ts'
 import { clientFor, connect, failureOf, LATEST, NAME } from '../../support/upstream-client.ts'
 
@@ -49,8 +50,53 @@ void test('what kind of address it is', (t) => {
     '224.0.0.1': 'never',
     '255.255.255.255': 'never',
     'ff02::1': 'never',
+    '100.63.255.255': 'public',
+    '100.127.255.255': 'private',
+    '192.0.0.1': 'never',
+    '240.0.0.1': 'never',
+    '0.1.2.3': 'loopback',
+    '0:0:0:0:0:0:0:1': 'loopback',
+    '::ffff:0.0.0.0': 'loopback',
+    '::ffff:7f00:1': 'loopback',
+    '::ffff:192.168.0.1': 'private',
+    '::ffff:198.18.0.1': 'private',
+    '::ffff:100.100.100.200': 'never',
+    '::ffff:192.0.0.192': 'never',
+    '::ffff:93.184.216.34': 'public',
+    'FE80::1': 'never',
+    'febf::1': 'never',
+    'feff::1': 'private',
+    'fdff::1': 'private',
+    '0064:ff9b:0:0:0:0:a9fe:a9fe': 'never',
+    '64:ff9b::169.254.169.254': 'never',
+    '64:ff9b::c612:1': 'private',
+    '64:ff9b:0:0:0:1:5db8:d822': 'never',
+    '64:ff9b:1::a9fe:a9fe': 'never',
+    '2002:a9fe:a9fe::1': 'never',
+    '2002:7f00:1::': 'never',
+    // Each of these carries an IPv4 address, too.
+    '2001:0:4136:e378:8000:63bf:5601:5601': 'never',
+    '::ffff:0:7f00:1': 'never',
+    '::7f00:1': 'never',
+    '::a9fe:a9fe': 'never',
   })) {
     t.equal(classifyAddress(address), expected, address)
+  }
+  t.end()
+})
+
+void test('what kind of host it is', (t) => {
+  for (const [host, expected] of Object.entries({
+    'quay.io': 'public',
+    localhost: 'loopback',
+    'registry.localhost': 'loopback',
+    'localhost.example': 'public',
+    '127.0.0.1': 'loopback',
+    '10.0.0.1': 'private',
+    'fe80::1': 'never',
+    '127.0.0.1.nip.io': 'public',
+  })) {
+    t.equal(classifyHost(host), expected, host)
   }
   t.end()
 })
@@ -70,6 +116,10 @@ void test('which literal addresses a redirect may name', (t) => {
     ['https://10.0.0.5', 'https://[2002:a00:1::]/', false],
     ['https://93.184.216.34', 'https://198.18.0.1/', false],
     ['https://93.184.216.34', 'https://[fec0::1]/', false],
+    ['https://93.184.216.34', 'https://[64:ff9b:1::a9fe:a9fe]/', false],
+    ['https://93.184.216.34', 'https://192.0.0.192/', false],
+    ['https://10.0.0.5', 'https://[::ffff:169.254.169.254]/', false],
+    ['https://10.0.0.5', 'https://[::a00:1]/', false],
     ['https://127.0.0.1', 'https://10.0.0.1/', true],
     ['https://localhost', 'https://127.0.0.1/', true],
     ['https://[::1]', 'https://127.0.0.1/', true],
