@@ -309,6 +309,20 @@ void test('who may see our credentials', async (t) => {
     ['https://eu-docker.pkg.dev', 'https://evil.pkg.dev/v2/token', false],
     ['https://office.github.io', 'https://evil.github.io/token', false],
     ['https://registry.nhs.uk', 'https://evil.nhs.uk/', false],
+    ['https://co.uk', 'https://evil.co.uk/', false],
+    ['https://corp.co.uk', 'https://auth.corp.co.uk/', true],
+    ['https://registry.city.kawasaki.jp', 'https://auth.city.kawasaki.jp/', true],
+    ['https://registry.me.kawasaki.jp', 'https://evil.kawasaki.jp/', false],
+    ['https://one.com.de', 'https://two.com.de/', false],
+    ['https://one.duckdns.org', 'https://two.duckdns.org/', false],
+    ['https://registry.one.duckdns.org', 'https://gitlab.one.duckdns.org/jwt/auth', true],
+    ['https://one.xn--55qx5d.cn', 'https://two.xn--55qx5d.cn/', false],
+    ['https://1.dkr.ecr.eu-west-1.amazonaws.com', 'https://2.dkr.ecr.eu-west-1.amazonaws.com/', false],
+    ['https://storage.googleapis.com', 'https://evil.storage.googleapis.com/', false],
+    ['https://one.z01.azurefd.net', 'https://two.z01.azurefd.net/', false],
+    ['https://one.blob.core.windows.net', 'https://two.blob.core.windows.net/', false],
+    ['https://one.up.railway.app', 'https://two.up.railway.app/', false],
+    ['https://..evil.io', 'https://quay.io', false],
     ['https://registry.corp.com.au', 'https://auth.corp.com.au/', true],
     ['https://io', 'https://io/', true],
     ['https://[2001:db8::1]', 'https://[2001:db8::2]/', false],
@@ -319,12 +333,30 @@ void test('who may see our credentials', async (t) => {
     ['http://127.0.0.1:5000', 'http://127.0.0.2:5001/token', true],
     ['http://127.0.0.1:5000', 'http://10.0.0.1:5001/token', false],
     ['http://localhost:5000', 'http://127.0.0.1:5001/token', true],
+    ['http://registry.localhost:5000', 'http://localhost:5001/token', true],
+    ['http://localhost:5000', 'http://localhost.evil.io:5001/token', false],
     ['http://registry.lan:5000', 'http://registry.lan:5001/token', true],
     ['http://registry.lan:5000', 'http://other.lan:5001/token', false],
     ['https://registry.lan', 'http://127.0.0.1:5001/token', false],
   ] as const) {
     t.equal(credentialsMayGo(new URL(upstream), new URL(realm)), allowed, `${upstream} -> ${realm}`)
   }
+})
+
+void test('two customers of one hoster are two, whatever they share', (t) => {
+  for (const domain of (
+    'amazonaws.com appspot.com azurecr.io azureedge.net azurefd.net azurewebsites.net backblazeb2.com cloudapp.net ' +
+    'cloudfront.net cloudfunctions.net digitaloceanspaces.com fly.dev github.io githubusercontent.com gitlab.io ' +
+    'googleapis.com herokuapp.com jfrog.io linodeobjects.com netlify.app ngrok.app ngrok.io nip.io ' +
+    'ondigitalocean.app onrender.com pages.dev pkg.dev r2.dev run.app scw.cloud sslip.io trafficmanager.net ' +
+    'vercel.app web.app windows.net workers.dev'
+  ).split(' ')) {
+    const upstream = new URL(`https://one.${domain}`)
+    t.ok(credentialsMayGo(upstream, new URL(`https://one.${domain}:8443/token`)), domain)
+    t.notOk(credentialsMayGo(upstream, new URL(`https://two.${domain}/token`)), domain)
+    t.notOk(credentialsMayGo(upstream, new URL(`https://${domain}/token`)), domain)
+  }
+  t.end()
 })
 
 void test('a realm whose host is nothing but dots is looked at in no time', (t) => {
