@@ -8,7 +8,7 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import fs from 'node:fs'
-import { Limiter } from '../../base/limiter.ts'
+import pLimit from 'p-limit'
 
 export type Descriptor = number
 
@@ -53,7 +53,7 @@ export interface Files {
  * Five concurrent fdatasyncs stall every other operation of a small thread pool for a second (measured), so
  * all stores of the process share these four.
  */
-const syncs = new Limiter(4)
+const syncs = pLimit(4)
 
 /** What somebody put in a blob's place must not lead elsewhere (a link), nor hold a thread for ever (a pipe). */
 const PLAIN_FILE = fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK
@@ -63,7 +63,7 @@ export const nodeFiles: Files = {
   read: (file, buffer, position) => call((done) => fs.read(file, buffer, 0, buffer.length, position, done)),
   write: (file, chunks, position) => call((done) => fs.writev(file, chunks, position, done)),
   truncate: (file, size) => finish((done) => fs.ftruncate(file, size, done)),
-  datasync: (file) => syncs.run(() => finish((done) => fs.fdatasync(file, done))),
+  datasync: (file) => syncs(() => finish((done) => fs.fdatasync(file, done))),
   close: (file) => finish((done) => fs.close(file, done)),
   describe: async (file) => describe(await call<fs.Stats>((done) => fs.fstat(file, done))),
   stat: (path) => unless(ABSENT, () => look(path)),
@@ -88,7 +88,7 @@ const ABSENT = ['ENOENT', 'ENOTDIR']
 async function syncFolder(path: string): Promise<void> {
   const folder = await call<number>((done) => fs.open(path, 'r', done))
   try {
-    await syncs.run(() => finish((done) => fs.fsync(folder, done)))
+    await syncs(() => finish((done) => fs.fsync(folder, done)))
   } finally {
     await finish((done) => fs.close(folder, done))
   }
