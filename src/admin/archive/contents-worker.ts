@@ -1,25 +1,25 @@
 /**
- * Reads the contents of a backup out of its `entrepot.json`. In a thread of its own: that of a large registry takes
- * seconds, and that of somebody who means harm as long.
+ * Worker thread that reads the contents of a backup out of its `entrepot.json`: that of a large registry takes seconds,
+ * and one that is made to do harm takes as long.
  *
- * Every element is looked at as it is read: nothing is held of a document that is not what we write.
+ * Every element is checked as it is read: nothing is held of a document that is not what we write.
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
-import { parseDigest, type Digest } from '../../oci/digest.ts'
+import { parseDigest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { isObject, JsonError, parseJsonObject, type JsonObject, type Selection } from '../../oci/json.ts'
 import { parseRepositoryName, parseTag } from '../../oci/reference.ts'
 import { VERSION, type SavedBlob, type SavedManifest, type SavedRepository } from './format.ts'
 import type { ContentsPiece, ContentsWork } from './read-contents.ts'
 
-/** Elements of one message: taking it costs the other side less than a millisecond. */
+/** Pieces of one message: the main thread takes it in about a millisecond. */
 const TOGETHER = 500
 
-/** An empty one costs the other side a hundred bytes, and whoever made it fifty. */
+/** An empty repository takes a hundred bytes of the main thread's memory, and fifty of the document. */
 const MOST_REPOSITORIES = 1_000_000
 
-/** Of our documents an element or a member takes more bytes than that. */
+/** An element or a member of our own documents takes more bytes than that. */
 const LEAST_ITEM_BYTES = 10
 
 class NotOurs extends Error {}
@@ -28,48 +28,18 @@ const { bytes, room } = workerData as ContentsWork
 
 /** What was read since the last message, in its order. */
 let pieces: ContentsPiece[] = []
-let elements = 0
 
-function tell(piece: ContentsPiece, count = 1): void {
+function tell(piece: ContentsPiece): void {
   pieces.push(piece)
-  elements += count
-  if (elements >= TOGETHER) send()
+  if (pieces.length >= TOGETHER) send()
 }
 
 function send(): void {
-  // What is told faster than it is taken would wait in memory, and be taken all at once.
+  // Messages that are sent faster than the main thread takes them would wait in its memory, and be taken all at once.
   while (Atomics.load(room, 0) <= 0) Atomics.wait(room, 0, 0)
   Atomics.sub(room, 0, 1)
   parentPort?.postMessage(pieces)
   pieces = []
-  elements = 0
-}
-
-/** Elements of one list, on their way. */
-class Batch<T> {
-  readonly #tell: (some: T[]) => void
-  #some: T[] = []
-
-  constructor(tell: (some: T[]) => void) {
-    this.#tell = tell
-  }
-
-  add(one: T): void {
-    this.#some.push(one)
-    if (this.#some.length >= TOGETHER) this.flush()
-  }
-
-  flush(): void {
-    if (this.#some.length > 0) this.#tell(this.#some)
-    this.#some = []
-  }
-}
-
-const batches = {
-  tags: new Batch<SavedRepository['tags'][number]>((tags) => tell({ tags }, tags.length)),
-  manifests: new Batch<SavedManifest>((manifests) => tell({ manifests }, manifests.length)),
-  blobs: new Batch<SavedBlob>((blobs) => tell({ blobs }, blobs.length)),
-  lost: new Batch<Digest>((lost) => tell({ lost }, lost.length)),
 }
 
 let repositories = 0
@@ -84,15 +54,15 @@ const REPOSITORY: Selection = {
     deletedAt: 'scalar',
     tags: {
       each: members('tag', 'digest'),
-      take: (it) => batches.tags.add(tagOf(object(it))),
+      take: (it) => tell({ tag: tagOf(object(it)) }),
     },
     manifests: {
       each: members('digest', 'size', 'mediaType'),
-      take: (it) => batches.manifests.add(manifestOf(object(it))),
+      take: (it) => tell({ manifest: manifestOf(object(it)) }),
     },
     blobs: {
       each: members('digest', 'size'),
-      take: (it) => batches.blobs.add(blobOf(object(it))),
+      take: (it) => tell({ blob: blobOf(object(it)) }),
     },
   },
 }
@@ -101,15 +71,12 @@ const CONTENTS: Selection = {
   members: {
     version: 'scalar',
     repositories: { each: REPOSITORY, take: (it) => takeRepository(object(it)) },
-    lost: { each: 'scalar', take: (it) => batches.lost.add(parseDigest(text(it))) },
+    lost: { each: 'scalar', take: (it) => tell({ lost: parseDigest(text(it)) }) },
   },
 }
 
 function takeRepository({ name, deletedAt, tags, manifests, blobs }: JsonObject): void {
   for (const list of [tags, manifests, blobs]) assertList(list)
-  batches.tags.flush()
-  batches.manifests.flush()
-  batches.blobs.flush()
   const repository = parseRepositoryName(text(name))
   repositories += 1
   if (repositories > MOST_REPOSITORIES) throw new NotOurs()
@@ -149,14 +116,13 @@ function number(value: unknown): number {
   return value as number
 }
 
-/** @returns whether that is what we write */
+/** @returns whether the document is what we write */
 function read(): boolean {
   try {
     const most = 100 + bytes.length / LEAST_ITEM_BYTES
     const { version, repositories, lost } = parseJsonObject(bytes, most, CONTENTS)
     if (version !== VERSION) return false
     for (const list of [repositories, lost]) assertList(list)
-    batches.lost.flush()
     return true
   } catch (error) {
     if (error instanceof JsonError || error instanceof NotOurs || error instanceof OciError) return false

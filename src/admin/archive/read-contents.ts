@@ -1,36 +1,45 @@
 /**
- * The contents of a backup, piece by piece from the thread that reads them.
+ * The contents of a backup, piece by piece from the worker thread that parses them, with back-pressure: few messages
+ * are on their way at once.
  */
 import { on } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import { CONTENTS_FILE, type Contents, type SavedRepository } from './format.ts'
+import {
+  CONTENTS_FILE,
+  type Contents,
+  type SavedBlob,
+  type SavedManifest,
+  type SavedRepository,
+} from './format.ts'
 import { TarError } from './read-tar.ts'
 
-/** Pieces come before what they are of: a repository's before its name. */
+/** What a repository holds comes before its name. */
 export type ContentsPiece =
-  | { readonly [kind in 'tags' | 'manifests' | 'blobs']?: SavedRepository[kind] }
+  | { readonly tag: SavedRepository['tags'][number] }
+  | { readonly manifest: SavedManifest }
+  | { readonly blob: SavedBlob }
   | { readonly repository: RepositoryName; readonly deletedAt?: number }
-  | { readonly lost: readonly Digest[] }
-  /** Last of all. */
+  | { readonly lost: Digest }
+  /** The last piece of all: whether the document is what we write. */
   | { readonly ours: boolean }
 
 export interface ContentsWork {
   readonly bytes: Uint8Array
-  /** How many messages may still be sent. */
+  /** A semaphore: how many messages the worker may still send. */
   readonly room: Int32Array
 }
 
-/** Messages on their way. */
+/** Messages that are on their way at once. */
 const AHEAD = 4
 
-/** Of a piece, and of the few that are on their way; the document itself is not on the heap. */
+/** The worker's heap holds one message and the few that are on their way; the document itself is not on it. */
 const HEAP_MB = 128
 
 /**
- * @param bytes all of their memory; they are gone afterwards
- * @throws TarError when that is not what we write
+ * @param bytes alone in their memory, which the worker thread takes over
+ * @throws TarError when the document is not what we write
  */
 export async function readContents(bytes: Buffer<ArrayBuffer>, signal: AbortSignal): Promise<Contents> {
   const repositories: SavedRepository[] = []
@@ -41,15 +50,14 @@ export async function readContents(bytes: Buffer<ArrayBuffer>, signal: AbortSign
       if (!piece.ours) break
       return { repositories, lost }
     }
-    if ('lost' in piece) lost.push(...piece.lost)
-    else if ('repository' in piece) {
+    if ('lost' in piece) lost.push(piece.lost)
+    else if ('tag' in piece) current.tags.push(piece.tag)
+    else if ('manifest' in piece) current.manifests.push(piece.manifest)
+    else if ('blob' in piece) current.blobs.push(piece.blob)
+    else {
       const { repository: name, ...deleted } = piece
       repositories.push({ name, ...deleted, ...orNone(current) })
       current = nothing()
-    } else {
-      current.tags.push(...(piece.tags ?? []))
-      current.manifests.push(...(piece.manifests ?? []))
-      current.blobs.push(...(piece.blobs ?? []))
     }
   }
   throw new TarError(`there is no valid ${CONTENTS_FILE} in it`)
@@ -61,7 +69,7 @@ function nothing(): { [kind in 'tags' | 'manifests' | 'blobs']: SavedRepository[
 
 const NONE: readonly never[] = []
 
-/** Of many repositories that hold nothing, one list is enough. */
+/** Many repositories that hold nothing share one list. */
 function orNone({ tags, manifests, blobs }: ReturnType<typeof nothing>): Omit<SavedRepository, 'name'> {
   return {
     tags: tags.length > 0 ? tags : NONE,
