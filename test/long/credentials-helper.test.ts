@@ -79,23 +79,23 @@ void test('credentialHelper: an answer is good for five minutes, and until it is
   t.equal((await asked()).length, 2)
 
   await write(answering('AWS', 'second'))
-  source.rejected(first!)
+  source.rejected!(first!)
   const second = await source.get(signal)
   t.equal(second?.password, 'second')
-  source.rejected(first!)
+  source.rejected!(first!)
   await source.get(signal)
   t.equal((await asked()).length, 3, 'what was refused is not what it says now')
 
-  source.rejected(second!)
+  source.rejected!(second!)
   await source.get(signal)
   t.equal((await asked()).length, 4)
   for (let turn = 0; turn < 5; turn += 1) {
-    source.rejected(second!)
+    source.rejected!(second!)
     await source.get(signal)
   }
   t.equal((await asked()).length, 4, 'it insists, so it is left alone for a while')
   clock.now += 10_001
-  source.rejected(second!)
+  source.rejected!(second!)
   await source.get(signal)
   t.equal((await asked()).length, 5)
 })
@@ -161,7 +161,7 @@ void test('credentialHelper: is run without a shell, and ended with us', async (
   const { source } = helper()
   const running = failureOf(source.get(signal))
   await eventually('it runs', async () => (await asked()).length === 2)
-  source.close()
+  source.close!()
   t.match(await running, { failure: 'unreachable' })
 })
 

@@ -1,8 +1,8 @@
 /**
- * The dance of 401: ask, read the challenge, get a token, ask again. Once.
+ * Challenge-response authentication (401): ask, read the challenge, get a token, ask again. Once.
  *
- * What a repository's challenge was is remembered, so that later requests bring a token along. `Basic` goes
- * to the upstream's own origin only, tokens likewise (`redirects.ts` drops them at any other).
+ * A repository's challenge is remembered, so that later requests bring a token along. Passwords and tokens go to the
+ * upstream's own origin only (`redirects.ts` drops them at any other).
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -19,19 +19,19 @@ interface AuthorizationOptions {
   readonly key: string
   readonly account: Account
   readonly tokens: TokenCache
-  /** `GET /v2/`: where a challenge is to be had when the resource gives none. */
+  /** `GET /v2/`, which has a challenge where the resource gives none. */
   readonly ping: (authorization: string | undefined, signal: AbortSignal) => Promise<Answer>
   readonly now: () => Milliseconds
 }
 
-/** A refusal of a token this young means the account, not the token. */
+/** The refusal of a token that is younger than this means the account, not the token. */
 const FRESH: Milliseconds = 10_000
-/** Some registries take a token only from the next second on, or when all of their replicas know it. */
+/** Some registries take a token only from the next second on, or once all of their replicas know it. */
 const SETTLED_AFTER: Milliseconds = 1_500
-/** How long nobody waits for tokens of a repository that refused one of that age. */
+/** For so long no request waits for a token to settle in a repository that has refused a settled one. */
 const SETTLED_MEMORY: Milliseconds = 600_000
 const MAX_REFUSAL_BYTES = 64 * 1024
-/** Room for challenges, any of which may be as long as a header, and what one takes beside its texts. */
+/** Memory for challenges, any of which may be as long as a header, and what one takes beside its texts. */
 const CHALLENGES_WEIGHT: Bytes = 1024 * 1024
 const CHALLENGE_WEIGHT: Bytes = 256
 /** ghcr.io's ping names this repository, which is an example, whatever is asked for. */
@@ -41,7 +41,7 @@ interface Sent {
   readonly header: string
   readonly challenge?: BearerChallenge
   readonly token?: Token
-  /** Of Basic. */
+  /** What `header` is made of, where it is Basic. */
   readonly credentials?: Credentials
 }
 
@@ -55,9 +55,9 @@ export class Authorization {
     sizeCalculation: ({ realm, service = '', scope = '', error = '' }, name) =>
       CHALLENGE_WEIGHT + name.length + realm.length + service.length + scope.length + error.length,
   })
-  /** By repository: until when what it refuses is refused for good, and no token is waited for. */
+  /** By repository: until when a refusal is final, and no request waits for its token to settle. */
   readonly #refusesSettled = new LRUCache<string, Milliseconds>({ max: 1_000 })
-  /** What the ping said, for all repositories whose own 401 says nothing. */
+  /** The challenge of the ping, for all repositories whose own 401 has none. */
   #pinged: Scheme | undefined
   #basic = false
 
@@ -81,7 +81,7 @@ export class Authorization {
     for (let renewed = false; ;) {
       const answer = await send(sent?.header)
       if (!isRefusal(answer)) {
-        // Whoever stumbles has not looked at them.
+        // An upstream that fails has not looked at the credentials.
         const looked = answer.status < 500 && answer.status !== 429
         if (sent?.credentials !== undefined && looked) account.accepted()
         if (sent?.token !== undefined && looked) this.#refusesSettled.delete(name)
@@ -96,7 +96,7 @@ export class Authorization {
         waited = true
         continue
       }
-      // Whoever waited for nothing is not followed by others.
+      // This request has waited in vain; others need not.
       if (waited) this.#refusesSettled.set(name, this.#options.now() + SETTLED_MEMORY)
       const next = await this.#next(name, answer, sent, { renewed, insufficient }, signal)
       if (next === undefined) throw this.#denied(name, answer, insufficient && sent?.token !== undefined)
@@ -105,7 +105,7 @@ export class Authorization {
     }
   }
 
-  /** How long until the token that was refused with 401 is old enough to mean it; 0: it is meant. */
+  /** How long until a 401 to that token would be final; 0: it is. */
   #unsettledFor(name: string, answer: Answer, sent: Sent | undefined): Milliseconds {
     if (answer.status !== 401 || sent?.token === undefined || sent.challenge === undefined) return 0
     const now = this.#options.now()
@@ -127,13 +127,13 @@ export class Authorization {
     }
   }
 
-  /** A realm that has moved, or never was one, must not lock us out until we are started again. */
+  /** A realm that has moved, or never was one, must not lock us out until the next start. */
   #forget(name: string): void {
     this.#challenges.delete(name)
     this.#pinged = undefined
   }
 
-  /** What to try after a refusal; undefined: nothing. Takes the answer's body. */
+  /** What to try after a refusal; undefined: nothing. Reads the answer's body away. */
   async #next(
     name: string,
     answer: Answer,
@@ -162,17 +162,17 @@ export class Authorization {
     return await this.#withToken(challenge, signal)
   }
 
-  /** What to answer to a refusal without a word about that. */
+  /** The scheme to use after a refusal without a challenge. */
   async #ungiven(answer: Answer, sent: Sent | undefined, signal: AbortSignal): Promise<Scheme | undefined> {
     const { account, ping } = this.#options
     if (sent !== undefined) return sent.challenge
-    // A 403 without a word to somebody without credentials is an answer.
+    // A 403 without a challenge is final for a client without credentials.
     if (answer.status === 403 && (await account.get(signal)) === undefined) return undefined
     if (this.#pinged === undefined) {
       const pinged = await ping(undefined, signal)
       discardBody(pinged.body)
       const offered = schemeOf(pinged)
-      // It knows no repository: a scope that names one is an example. A word such as `aws` is meant.
+      // The ping knows no repository: a scope that names one is an example. A word such as `aws` is a real scope.
       this.#pinged =
         typeof offered === 'object' && /^(repository:|$)/.test(offered.scope ?? '')
           ? { ...offered, scope: undefined }
@@ -191,7 +191,7 @@ export class Authorization {
     return credentials === undefined ? undefined : { header: basicHeader(credentials), credentials }
   }
 
-  /** After Basic was refused: the same with newer credentials, where it was for those and there are some. */
+  /** After Basic was refused: newer credentials, where the refusal was about the old ones and there are some. */
   async #withNewerBasic(
     answer: Answer,
     { header }: Sent,
@@ -210,7 +210,7 @@ export class Authorization {
     return newer === undefined ? undefined : { header: basicHeader(newer), credentials: newer }
   }
 
-  /** Undefined: the credentials are good, they only do not open this. */
+  /** Undefined: the credentials are good, but may not read this repository. */
   async #whyRejected(answer: Answer, header: string, signal: AbortSignal): Promise<string | undefined> {
     if (answer.status === 401) {
       discardBody(answer.body)
@@ -218,7 +218,7 @@ export class Authorization {
     }
     let words = await textOf(answer)
     if (words === '') {
-      // To HEAD there are no words: whether it is the account is told by the ping.
+      // A HEAD has no body that says why: the ping tells whether it is the account.
       const pinged = await this.#options.ping(header, signal)
       words = await textOf(pinged)
       if (pinged.status === 401) return 'answered 401'
@@ -237,7 +237,7 @@ export class Authorization {
   }
 }
 
-/** By the registry itself. An address that it gave out, and that has run out, refuses without a challenge. */
+/** Whether the registry itself refuses: an address that it redirected to, and that has expired, has no challenge. */
 function isRefusal(answer: Answer): boolean {
   const { status, hops, elsewhere } = answer
   if (hops > 0) return !elsewhere && status === 401 && schemeOf(answer) !== undefined
@@ -254,7 +254,7 @@ function schemeOf(answer: Answer): Scheme | undefined {
   return bearerOf(challenges) ?? (challenges.some(({ scheme }) => scheme === 'basic') ? 'basic' : undefined)
 }
 
-/** The scope is the server's to choose; where it names none, or its example, it is ours. */
+/** The scope is the server's to choose; where it names none, or its example, we choose. */
 function scopedFor(name: string, challenge: BearerChallenge): BearerChallenge {
   const { scope } = challenge
   return scope === undefined || scope === EXAMPLE_SCOPE

@@ -1,21 +1,21 @@
 /**
- * `WWW-Authenticate` as registries really send it: several challenges in one header or in several, odd case
+ * Parser of `WWW-Authenticate` as registries really send it: several challenges in one header or in several, odd case
  * and spacing, commas inside quotes, Basic before Bearer.
  *
- * Never throws: what cannot be read is passed over. Spec: RFC 9110 § 11.6.1; token spec of distribution.
+ * It never throws: what cannot be read is skipped. Spec: RFC 9110 § 11.6.1; token spec of distribution.
  */
 
 interface Challenge {
   /** Lower case. */
   readonly scheme: string
-  /** Names in lower case; the first of a name counts. */
+  /** By name in lower case; the first parameter of a name counts. */
   readonly parameters: ReadonlyMap<string, string>
 }
 
 export interface BearerChallenge {
   readonly realm: string
   readonly service: string | undefined
-  /** Verbatim: `aws` and the empty string are scopes, too. */
+  /** As it was sent: `aws` and the empty string are scopes, too. */
   readonly scope: string | undefined
   readonly error: string | undefined
 }
@@ -29,7 +29,7 @@ export function parseChallenges(header: string | readonly string[] | undefined):
   return values.flatMap((value) => parseValue(value))
 }
 
-/** The Bearer challenge to answer, whatever came before it. */
+/** The first Bearer challenge that has a realm, whatever comes before it. */
 export function bearerOf(challenges: readonly Challenge[]): BearerChallenge | undefined {
   for (const { scheme, parameters } of challenges) {
     const realm = parameters.get('realm')

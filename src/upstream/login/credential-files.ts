@@ -1,10 +1,11 @@
 /**
- * Credentials from files: a password beside its user name, or docker's `config.json`.
+ * Credential sources in files: a password beside its user name, or docker's `config.json`.
  *
- * A file is read again when it changes, so that a password that is rotated every twelve hours works without a
- * restart. One that cannot be read any more, or is half written, is what it was.
+ * A file is read again when it changes, so that a password that is rotated every twelve hours works without a restart.
+ * While it cannot be read, or is half written, its last content counts.
  */
 import { readFile, stat } from 'node:fs/promises'
+import { isObject, jsonObjectIn } from '../../oci/json.ts'
 import { isOutOfFiles } from '../../base/open-files.ts'
 import {
   IDENTITY_TOKEN,
@@ -28,7 +29,7 @@ class WatchedFile<T> {
   #read: { readonly version: string; readonly content: T } | undefined
   #complained = false
 
-  /** @param parse undefined: not what it should be */
+  /** @param parse returns undefined for a file that is not what it should be */
   constructor(path: string, parse: (text: string) => T | undefined, options: FileOptions) {
     this.#path = path
     this.#parse = parse
@@ -51,50 +52,33 @@ class WatchedFile<T> {
       if (this.#read === undefined && isOutOfFiles(error)) {
         throw toUpstreamError(this.#options.key, this.#options.key, error)
       }
-      // Missing for a moment, as files are that somebody replaces.
+      // A file that is being replaced may be missing for a moment.
     }
     const { key, log } = this.#options
     if (!this.#complained) log.warn({ upstream: key, file: this.#path }, 'the credentials cannot be read')
     this.#complained = true
-    // Clients are told this. The path is for the log.
+    // Clients read this message: the path is for the log alone.
     if (this.#read === undefined) throw unavailable(key, 'the file with its credentials cannot be read')
     return this.#read.content
   }
 }
 
 /** A user name, and a file that holds nothing but the password; one newline at its end does not count. */
-export class PasswordFile implements CredentialSource {
-  readonly #file: WatchedFile<Credentials>
-
-  constructor(username: string, path: string, options: FileOptions) {
-    this.#file = new WatchedFile(
-      path,
-      (text) => {
-        const password = text.replace(/\r?\n$/, '')
-        return password === '' ? undefined : { username, password }
-      },
-      options,
-    )
+export function passwordFile(username: string, path: string, options: FileOptions): CredentialSource {
+  const parse = (text: string): Credentials | undefined => {
+    const password = text.replace(/\r?\n$/, '')
+    return password === '' ? undefined : { username, password }
   }
-
-  async get(): Promise<Credentials | undefined> {
-    return await this.#file.content()
-  }
-
-  rejected(): void {
-    // A newer password shows by the file's time.
-  }
-
-  close(): void {
-    // Nothing was started.
-  }
+  const file = new WatchedFile(path, parse, options)
+  // A newer password shows by the file's time.
+  return { get: () => file.content() }
 }
 
 interface DockerConfigOptions extends Omit<HelperOptions, 'name' | 'server'> {
   readonly path: string
-  /** Names the registry may have in it, the best one first. */
+  /** Names that the registry may have in the file, the best one first. */
   readonly names: readonly string[]
-  /** What a helper is asked for. */
+  /** The registry's name for a helper. */
   readonly server: string
 }
 
@@ -153,15 +137,10 @@ interface DockerConfig {
   readonly credsStore: string | undefined
 }
 
-/** Undefined: no JSON object. Entries that make no sense are passed over. */
+/** Undefined: the text is no JSON object. Entries that make no sense are skipped. */
 function parseDockerConfig(text: string): DockerConfig | undefined {
-  let config: unknown
-  try {
-    config = JSON.parse(text)
-  } catch {
-    return undefined
-  }
-  if (!isObject(config)) return undefined
+  const config = jsonObjectIn(text)
+  if (config === undefined) return undefined
   const { auths, credHelpers, credsStore } = config
   return {
     auths: entriesOf(auths, credentialsIn),
@@ -170,7 +149,7 @@ function parseDockerConfig(text: string): DockerConfig | undefined {
   }
 }
 
-/** By host; the first spelling of a host counts. */
+/** The entries by host; the first spelling of a host counts. */
 function entriesOf<T>(value: unknown, read: (value: unknown) => T | undefined): Map<string, T> {
   const entries = new Map<string, T>()
   for (const [name, it] of Object.entries(isObject(value) ? value : {})) {
@@ -181,10 +160,7 @@ function entriesOf<T>(value: unknown, read: (value: unknown) => T | undefined): 
   return entries
 }
 
-/**
- * `https://index.docker.io/v1/` and `https://quay.io` as hosts. Undefined for podman's entries of one namespace
- * only (`quay.io/team`).
- */
+/** The host in `https://index.docker.io/v1/`; undefined for podman's entries of one namespace (`quay.io/team`). */
 function hostIn(name: string): string | undefined {
   return /^(?:https?:\/\/)?([^/]+)(?:\/(?:v[12]\/?)?)?$/.exec(name.toLowerCase())?.[1]
 }
@@ -206,8 +182,4 @@ function credentialsIn(entry: unknown): Credentials | undefined {
     return { username: IDENTITY_TOKEN, password: identitytoken }
   }
   return pair.username === '' ? undefined : pair
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

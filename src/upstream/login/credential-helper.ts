@@ -1,12 +1,13 @@
 /**
- * Credentials from a `docker-credential-NAME` program, as docker runs it: `get`, the server on its standard
+ * Credential source that runs a `docker-credential-NAME` program as docker does: `get`, the server on its standard
  * input, JSON on its standard output.
  *
- * It runs without a shell, for so long, says so much, and once for however many wait. What it says is kept to
- * ourselves: an error message may hold anything.
+ * The program runs without a shell, with a limit on its time and its output, and once for however many requests wait.
+ * Nothing that it writes goes into an error or the log: it may hold a secret.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { spawn, type ChildProcess } from 'node:child_process'
+import { jsonObjectIn } from '../../oci/json.ts'
 import { isOutOfFiles } from '../../base/open-files.ts'
 import { unavailable, usable, areSame, type Credentials, type CredentialSource } from './credentials.ts'
 import { toUpstreamError } from '../transport/errors.ts'
@@ -14,11 +15,11 @@ import { abandonable } from '../../base/condition.ts'
 import { UpstreamError } from '../upstream.ts'
 
 export interface HelperOptions {
-  /** Of the upstream. */
+  /** The upstream's key. */
   readonly key: string
   /** `ecr-login` for `docker-credential-ecr-login`. */
   readonly name: string
-  /** What it is asked for. */
+  /** The registry whose credentials it is asked for. */
   readonly server: string
   readonly log: { warn(fields: object, message: string): void }
   /** Monotonic. */
@@ -28,10 +29,10 @@ export interface HelperOptions {
 
 const LONGEST: Milliseconds = 10_000
 const MAX_OUTPUT_LENGTH = 64 * 1024
-/** An answer is good for so long, and a failure, or one that upstream refuses again and again, for so long. */
+/** For so long an answer is good, and a failure, or an answer that upstream refuses again and again. */
 const ANSWER_MEMORY: Milliseconds = 5 * 60_000
 const FAILURE_MEMORY: Milliseconds = 10_000
-/** Its words for "none", wherever it writes them. */
+/** Helpers say so, on either output, when they have no credentials. */
 const NONE = /credentials not found in native keychain|no credentials server url|no credentials username/i
 
 const NOT_STARTED: Readonly<Record<string, string>> = {
@@ -106,19 +107,19 @@ export class HelperCredentials implements CredentialSource {
     } catch (error) {
       if (error instanceof UpstreamError) return { error }
       if (isOutOfFiles(error)) return { error: toUpstreamError(key, key, error) }
-      // Whatever else it is: nothing of the program's may go along.
+      // Any other error may hold what the program wrote, so that it is not passed on.
       return { error: unavailable(key, `docker-credential-${name} could not be run`) }
     }
   }
 
-  /** `problem`: without a word of the program's own. */
+  /** @returns `problem` without a word of the program's own */
   async #execute(): Promise<{ stdout: string; problem?: string }> {
     const { name, server } = this.#options
     const timeoutMs = Math.min(this.#options.timeoutMs ?? LONGEST, LONGEST)
     const late = AbortSignal.timeout(timeoutMs)
     const signal = AbortSignal.any([late, this.#closing.signal])
     return await new Promise((resolve, reject) => {
-      // In a group of its own: many a helper is a script, and what hangs is what it runs.
+      // A group of its own, since many a helper is a script, and a program that it runs is what hangs.
       const child = spawn(`docker-credential-${name}`, ['get'], { detached: true })
       const said = { stdout: '', stderr: '' }
       const end = (problem?: string): void => {
@@ -134,7 +135,7 @@ export class HelperCredentials implements CredentialSource {
         if (isOutOfFiles(error)) reject(error)
         else end(NOT_STARTED[code] ?? `failed (${code})`)
       })
-      // There are none when no more files may be opened; that is told by the event alone.
+      // Without a free descriptor there are no streams, and only the event above tells so.
       if ((child.stdin as unknown) === undefined) return
       for (const stream of ['stdout', 'stderr'] as const) {
         child[stream].setEncoding('utf8').on('data', (text: string) => {
@@ -151,7 +152,7 @@ export class HelperCredentials implements CredentialSource {
           end()
         } else end(`failed (${killedBy ?? `exit code ${code}`}); run it by hand to see why`)
       })
-      // A program that leaves without reading is judged by what it said.
+      // A program that ends without reading its input is judged by its output.
       child.stdin.on('error', () => undefined)
       child.stdin.end(server)
       if (signal.aborted) stop()
@@ -162,7 +163,7 @@ export class HelperCredentials implements CredentialSource {
   #parse(stdout: string): Credentials | undefined {
     if (stdout === '') return undefined
     const { key, name } = this.#options
-    const { Username, Secret } = fieldsOf(stdout)
+    const { Username, Secret } = jsonObjectIn(stdout) ?? {}
     if (typeof Username !== 'string' || typeof Secret !== 'string') {
       throw unavailable(key, `docker-credential-${name} answered something that is no credentials`)
     }
@@ -176,15 +177,6 @@ function endGroup({ pid }: ChildProcess): void {
   try {
     if (pid !== undefined) process.kill(-pid, 'SIGKILL')
   } catch {
-    // It is gone already.
-  }
-}
-
-function fieldsOf(json: string): { Username?: unknown; Secret?: unknown } {
-  try {
-    const value: unknown = JSON.parse(json)
-    return typeof value === 'object' && value !== null ? value : {}
-  } catch {
-    return {}
+    // The group has ended already.
   }
 }

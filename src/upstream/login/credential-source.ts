@@ -1,7 +1,7 @@
 /**
- * What the configuration says of credentials, as the source of them.
+ * Factory of credential sources from what the configuration says of them.
  */
-import { DockerConfigFile, PasswordFile } from './credential-files.ts'
+import { DockerConfigFile, passwordFile } from './credential-files.ts'
 import { HelperCredentials, type HelperOptions } from './credential-helper.ts'
 import { FixedCredentials, type CredentialSource } from './credentials.ts'
 
@@ -12,7 +12,7 @@ type CredentialSettings =
   | { readonly credentialHelper: string }
 
 type Context = Omit<HelperOptions, 'name' | 'server'> & {
-  /** The upstream's. */
+  /** The upstream's URL. */
   readonly url: string
 }
 
@@ -23,7 +23,7 @@ const DOCKER_HUB_SERVER = 'https://index.docker.io/v1/'
 export function credentialSource(settings: CredentialSettings, context: Context): CredentialSource {
   const { key, url } = context
   if ('password' in settings) return new FixedCredentials(settings)
-  if ('passwordFile' in settings) return new PasswordFile(settings.username, settings.passwordFile, context)
+  if ('passwordFile' in settings) return passwordFile(settings.username, settings.passwordFile, context)
   const { host } = new URL(url)
   const server = key === DOCKER_HUB ? DOCKER_HUB_SERVER : host
   if ('credentialHelper' in settings) {

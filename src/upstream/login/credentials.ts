@@ -1,7 +1,7 @@
 /**
- * The credentials of an upstream: where they come from, and what became of them.
+ * Accounts of an upstream: where their credentials come from, and whether the upstream takes them.
  *
- * Only an {@link Account} hands them out, so that one place knows whether the upstream takes them.
+ * Only an {@link Account} hands credentials out, so that one place knows what became of them.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -24,12 +24,12 @@ export interface CredentialSource {
    */
   get(signal: AbortSignal): Promise<Credentials | undefined>
   /** The upstream would not take these: the next {@link get} looks for newer ones. */
-  rejected(credentials: Credentials): void
+  rejected?(credentials: Credentials): void
   /** Ends what it started. */
-  close(): void
+  close?(): void
 }
 
-/** As the configuration has them. */
+/** The user name and the password that the configuration itself holds. */
 export class FixedCredentials implements CredentialSource {
   readonly #credentials: Credentials
 
@@ -40,33 +40,25 @@ export class FixedCredentials implements CredentialSource {
   get(): Promise<Credentials | undefined> {
     return Promise.resolve(this.#credentials)
   }
-
-  rejected(): void {
-    // There are no others.
-  }
-
-  close(): void {
-    // Nothing was started.
-  }
 }
 
 interface AccountOptions {
   readonly key: string
-  /** Its place in the configuration; `anonymous` without credentials. */
+  /** The account's place in the configuration; `anonymous` without credentials. */
   readonly label?: string | undefined
-  /** undefined: everything is asked for without credentials. */
+  /** undefined: every request goes without credentials. */
   readonly source: CredentialSource | undefined
   readonly metrics: Pick<Metrics, 'upstreamCredentialsRejected' | 'beforeScrape'>
-  /** Wall clock: `since` is for people. */
+  /** Wall clock, for a time that people read. */
   readonly now?: (() => Milliseconds) | undefined
 }
 
 export class Account {
-  /** For metrics and people; never a name. */
+  /** A number for metrics and people; never the user's name. */
   readonly label: string
   readonly #options: AccountOptions
   #rejection: { readonly since: Date; readonly why: string } | undefined
-  /** An earlier account of the same label may have taken the figure away when it closed. */
+  /** An earlier account of the same label may have removed the metric when it closed. */
   readonly #beforeScrape = (): void => this.#count()
 
   constructor(options: AccountOptions) {
@@ -76,7 +68,7 @@ export class Account {
     options.metrics.beforeScrape.add(this.#beforeScrape)
   }
 
-  /** A sentence for people while upstream does not take what we have. */
+  /** A sentence for people while the upstream does not take the credentials. */
   get complaint(): string | undefined {
     if (this.#rejection === undefined) return undefined
     const { since, why } = this.#rejection
@@ -99,7 +91,7 @@ export class Account {
     this.#count()
   }
 
-  /** `ask` with these; and where they are refused, once more with newer ones. */
+  /** Calls `ask` with these credentials, and where they are refused, once more with newer ones. */
   async tryWith<T>(
     credentials: Credentials,
     signal: AbortSignal,
@@ -115,10 +107,10 @@ export class Account {
     throw second.rejection
   }
 
-  /** Newer ones than these, which were refused; undefined, and a complaint, where there are none. */
+  /** Newer credentials than the refused ones; undefined, and a complaint, where there are none. */
   async renewed(refused: Credentials, why: string, signal: AbortSignal): Promise<Credentials | undefined> {
     const { source } = this.#options
-    source?.rejected(refused)
+    source?.rejected?.(refused)
     const found = await source?.get(signal)
     if (found !== undefined && !areSame(found, refused)) return found
     this.rejected(why)
@@ -129,10 +121,9 @@ export class Account {
     const { key, metrics, source } = this.#options
     metrics.beforeScrape.delete(this.#beforeScrape)
     metrics.upstreamCredentialsRejected.remove({ upstream: key, account: this.label })
-    source?.close()
+    source?.close?.()
   }
 
-  /** What it throws for other reasons than the credentials is not ours to judge. */
   async #judged<T>(ask: () => Promise<T>): Promise<{ answer: T } | { rejection: UpstreamError }> {
     try {
       const answer = await ask()
@@ -152,7 +143,7 @@ export class Account {
   }
 }
 
-/** A 403 may be about the repository only; a 401 is about whoever asks. */
+/** A 403 may be about the repository only; a 401 is about the account. */
 function isRejection({ failure, status, message }: UpstreamError): boolean {
   return failure === 'denied' && (status === 401 || saysExpired(message))
 }
@@ -162,16 +153,12 @@ export function saysExpired(words: string): boolean {
   return /\bexpired\b/i.test(words)
 }
 
-/** RFC 7617, in UTF-8. A password may hold anything: `_json_key` has a file of JSON for one. */
+/** RFC 7617, in UTF-8. A password may hold anything: that of `_json_key` is a file of JSON. */
 export function basicHeader({ username, password }: Credentials): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
-/**
- * What a file or a program said, fit to be sent.
- *
- * @throws UpstreamError
- */
+/** @throws UpstreamError unless the credentials of a file or a program can be sent */
 export function usable(key: string, credentials: Credentials): Credentials {
   // RFC 7617 § 2: the first colon ends the name.
   if (credentials.username === '' || credentials.username.includes(':')) {

@@ -1,9 +1,9 @@
 /**
- * Registries that an upstream sends us to, and that ask who is there themselves: a vanity name in front of another
- * registry, as docker and containerd follow it.
+ * Anonymous login to registries that an upstream redirects to and that send a challenge themselves: behind a vanity
+ * name there is another registry, as docker and containerd follow it.
  *
- * Their challenge is answered as anybody's would be, with a token of their own: what the operator configured is for
- * the upstream alone. What goes wrong with their token service is said of that one question.
+ * Their challenge is answered without credentials: those that the operator configured are for the upstream alone. A
+ * failure of their token service is one of that request, and not of the upstream's token service.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -42,9 +42,9 @@ export class ForeignRegistries {
   }
 
   /**
-   * What comes of a 401 with a challenge; any other answer as it is.
+   * The answer to a request that was challenged with 401; any other response is returned as it is.
    *
-   * @param send the same question to the same address, with that `Authorization`
+   * @param send repeats the request, with that `Authorization`
    * @throws UpstreamError `denied` where the token does not help
    */
   async answered(
@@ -93,10 +93,10 @@ export class ForeignRegistries {
   }
 }
 
-/** What follows the name of a repository in a path. */
+/** The part of a path that follows the name of a repository. */
 const RESOURCE = /\/(?:manifests|blobs|referrers|tags)\/[^/]+$/
 
-/** The repository as it is called there. Two looks at the path, which may be as long as a header. */
+/** The repository's name there. The path, which may be as long as a header, is looked through only twice. */
 function nameIn({ pathname }: URL): string {
   const end = RESOURCE.exec(pathname)?.index ?? -1
   const before = pathname.indexOf(API)

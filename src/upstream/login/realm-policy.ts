@@ -58,7 +58,7 @@ const SAME_HOST_ONLY = [
 
 const load = createRequire(import.meta.url)
 
-/** By the public suffix list, with the suffixes of hosters (`github.io`); undefined where only the same host will do. */
+/** By the public suffix list, hosters' own (`github.io`) included; undefined where only the same host will do. */
 function registrableDomain(host: string): string | undefined {
   if (SAME_HOST_ONLY.some((domain) => host === domain || host.endsWith(`.${domain}`))) return undefined
   // Its list costs 12 ms of the processor and 1.4 MB: a start without credentials for another host does without.

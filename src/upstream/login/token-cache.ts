@@ -1,8 +1,8 @@
 /**
- * Bearer tokens of one upstream's token service: one request per (realm, service, scope) however many need it.
+ * Cache of bearer tokens of one upstream: one request per (realm, service, scope), however many clients need the token.
  *
- * Our credentials go to a realm that {@link credentialsMayGo} allows, and nowhere else. What the service says
- * is asked for by {@link TokenService}; here it is kept, by our own clock.
+ * Our credentials go to a realm that {@link credentialsMayGo} allows, and nowhere else. {@link TokenService} asks for
+ * the tokens; here they are kept, by our own clock.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -23,22 +23,22 @@ interface TokenOptions {
   readonly upstream: URL
   readonly account: Account
   readonly service: Pick<TokenService, 'ask'>
-  /** The service gets this long, whoever waits: its answer serves many. */
+  /** The service has this long, even when the requests that wait have gone: its answer serves many. */
   readonly timeoutMs: Milliseconds
   /** Monotonic. */
   readonly now: () => Milliseconds
 }
 
-/** What the specification says of an answer without `expires_in`. */
+/** The specification's lifetime of a token without `expires_in`. */
 const DEFAULT_LIFETIME_SECONDS = 60
-/** Room for tokens, and what one takes beside its texts. */
+/** Memory for tokens, and what one takes beside its texts. */
 const TOKENS_WEIGHT: Bytes = 8 * 1024 * 1024
 const TOKEN_WEIGHT: Bytes = 256
 const LIFETIME_SECONDS = { min: 5, max: 24 * 60 * 60 }
-/** Ten per cent early: a token has to last until the request has arrived. */
+/** A token is renewed ten per cent early, since it has to last until the request has arrived. */
 const USABLE_MS_PER_SECOND = 900
 
-/** As often as a question is tried; then its service is left alone for so long. */
+/** Circuit breaker per token service: after as many failures as one request has tries it is left alone for so long. */
 const FAILURES_BEFORE_SILENCE = 3
 const SILENCE_MS: Milliseconds = 10_000
 
@@ -81,7 +81,7 @@ export class TokenCache {
     return token
   }
 
-  /** The next {@link get} asks again, unless somebody already did. */
+  /** The next {@link get} asks again, unless another request already did. */
   invalidate(challenge: BearerChallenge, token: Token): void {
     const key = keyOf(challenge)
     if (this.#cache.peek(key) === token) this.#cache.delete(key)
@@ -107,7 +107,6 @@ export class TokenCache {
     }
   }
 
-  /** @throws whatever came of it */
   async #ask(realm: URL, challenge: BearerChallenge, signal: AbortSignal): Promise<IssuedToken> {
     const { upstream, account, service } = this.#options
     const credentials = await account.get(signal)
@@ -135,7 +134,7 @@ export class TokenCache {
     })
   }
 
-  /** Nobody waits for what is known to fail; the tries of one question are all made. */
+  /** Later requests fail at once, but all tries of one request are made. */
   #failed(host: string, error: UpstreamError): void {
     const failures = (this.#silent.get(host)?.failures ?? 0) + 1
     const until = failures < FAILURES_BEFORE_SILENCE ? 0 : this.#options.now() + SILENCE_MS

@@ -1,10 +1,11 @@
 /**
- * Asking a token service: by GET as most like it, by POST where it wants that, and the other way round where
- * the first does not work. What worked is remembered, by realm.
+ * Client of token services: by GET as most like it, by POST where a service wants that, and by the other method where
+ * the first does not work. The method that worked is remembered by realm.
  *
  * Specs: distribution, token authentication and OAuth2 token authentication.
  */
 import { LRUCache } from 'lru-cache'
+import { isObject, jsonObjectIn } from '../../oci/json.ts'
 import { refusalOf } from '../transport/responses.ts'
 import { readBody } from '../transport/response-body.ts'
 import type { BearerChallenge } from './challenge.ts'
@@ -15,7 +16,7 @@ import { UpstreamError } from '../upstream.ts'
 
 export interface IssuedToken {
   readonly value: string
-  /** Undefined where it did not say. */
+  /** Undefined where the service did not say. */
   readonly lifetimeSeconds: number | undefined
 }
 
@@ -28,7 +29,7 @@ export interface TokenRequest {
   readonly method: 'GET' | 'POST'
   readonly url: URL
   readonly headers: Headers
-  /** A form: only of a POST, which is never redirected. */
+  /** The form of a POST, which is never redirected. */
   readonly body?: string
   readonly signal: AbortSignal
 }
@@ -37,7 +38,7 @@ type Method = TokenRequest['method']
 
 const MAX_ANSWER_BYTES = 1024 * 1024
 const MAX_WORDS = 300
-/** Who says these to one method may like the other: what GCR, Artifactory, ACR and others say to a POST. */
+/** A service that answers so to one method may take the other: GCR, Artifactory, ACR and others do to a POST. */
 const TRY_OTHER: Readonly<Record<Method, ReadonlySet<number>>> = {
   GET: new Set([404, 405, 501]),
   POST: new Set([301, 302, 303, 307, 308, 400, 401, 404, 405, 501]),
@@ -45,7 +46,7 @@ const TRY_OTHER: Readonly<Record<Method, ReadonlySet<number>>> = {
 
 export class TokenService {
   readonly #options: TokenServiceOptions
-  /** By realm: what worked with credentials. */
+  /** By realm: the method that worked with credentials. */
   readonly #methods = new LRUCache<string, Method>({ maxSize: 100, sizeCalculation: () => 1 })
 
   constructor(options: TokenServiceOptions) {
@@ -76,7 +77,7 @@ export class TokenService {
       this.#methods.set(memory, second)
       return token
     } catch (error) {
-      // The one that looked at the credentials is the one to believe.
+      // The answer that looked at the credentials is the one to believe.
       throw refusal.failure === 'denied' ? refusal : error
     }
   }
@@ -132,17 +133,17 @@ function getRequest(
 
 /** `issued_at` is left aside on purpose: with a skewed clock it would make every token old at birth. */
 function tokenIn(bytes: Buffer | undefined): IssuedToken | undefined {
-  const { token, access_token, expires_in } = objectIn(bytes)
+  const { token, access_token, expires_in } = (bytes && jsonObjectIn(bytes.toString())) ?? {}
   const value = [token, access_token].find((it) => typeof it === 'string' && it !== '')
-  // What is not a header value must not become one.
+  // A token is sent as a header: a line break in it must not make another one.
   if (typeof value !== 'string' || !/^[\x21-\x7e]+$/.test(value)) return undefined
   const seconds = Number(expires_in)
   return { value, lifetimeSeconds: Number.isFinite(seconds) && seconds > 0 ? seconds : undefined }
 }
 
-/** Docker Hub has `details`, OAuth2 `error_description`, others what the registry itself would say. */
+/** The error's text: Docker Hub has `details`, OAuth2 `error_description`, others the errors of a registry. */
 function wordsIn(bytes: Buffer | undefined): string | undefined {
-  const { details, error_description, message, errors } = objectIn(bytes)
+  const { details, error_description, message, errors } = (bytes && jsonObjectIn(bytes.toString())) ?? {}
   const first: unknown = Array.isArray(errors) ? errors[0] : undefined
   const inner = isObject(first) ? first['message'] : undefined
   const words = [details, inner, error_description, message].find((it) => typeof it === 'string' && it !== '')
@@ -155,20 +156,7 @@ function wordsIn(bytes: Buffer | undefined): string | undefined {
 function concealed(words: string, credentials: Credentials | undefined): string {
   const { username = '', password = '' } = credentials ?? {}
   const hidden = password === '' ? words : words.replaceAll(password, '[hidden]')
-  // A name of a letter or two is in every sentence.
+  // A user name of a letter or two occurs in every sentence.
   const isName = username.length > 2 && username !== IDENTITY_TOKEN
   return isName ? hidden.replaceAll(username, '[hidden]') : hidden
-}
-
-function objectIn(bytes: Buffer | undefined): Record<string, unknown> {
-  try {
-    const value: unknown = JSON.parse(bytes?.toString() ?? '')
-    return isObject(value) ? value : {}
-  } catch {
-    return {}
-  }
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null
 }
