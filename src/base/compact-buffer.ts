@@ -1,11 +1,11 @@
 /**
- * Bytes that are to be kept: a buffer of their own, not a part of a larger one that stays with them.
+ * Copies bytes that are to be kept out of the larger buffer that they are a part of.
  *
- * Small buffers are cut from slabs of 64 KiB, and whoever keeps one for long keeps the slab: the room that a cache
- * reckons with would be a sixtieth, or less, of what it takes.
+ * Small buffers are cut from slabs of 64 KiB, and a cache that keeps one for long keeps the slab: it would take sixty
+ * times, or more, of the memory that it reckons with.
  */
 
-/** The same bytes; a copy unless they have their memory to themselves. */
+/** The same buffer, where it has its memory to itself. */
 export function compactBuffer(bytes: Buffer): Buffer {
   if (bytes.buffer.byteLength === bytes.length) return bytes
   const copy = Buffer.allocUnsafeSlow(bytes.length)

@@ -1,8 +1,8 @@
 /**
  * Condition variable: wakes every waiter at the next change of something.
  *
- * A change wakes all; each looks for itself whether it was the one it waited for. Between looking and waiting
- * there must be no `await`, then no change is ever missed.
+ * A change wakes all; each waiter looks for itself whether it was the change it waited for. A waiter that has no
+ * `await` between looking and waiting misses no change.
  */
 
 /** Two hundred clients that are woken for each piece of a layer cost more than the layer (measured). */
@@ -42,7 +42,7 @@ export class Condition {
     for (const wake of woken) wake()
   }
 
-  /** Of changes that come in quick succession the first wakes at once, and the others together. */
+  /** Wakes at once for the first of several changes in quick succession, and once for all the others. */
   wakeSoon(): void {
     if (this.#soon !== undefined) return
     const waitMs = this.#wokenAt + TOGETHER_MS - performance.now()
@@ -54,7 +54,10 @@ export class Condition {
 /** The signal of waits that are never given up. */
 export const NEVER = new AbortController().signal
 
-/** `promise`, or the signal's reason if that comes first. The promise goes on; its failure is then nobody's. */
+/**
+ * The promise's result, unless the signal ends the waiting first. The promise goes on then, and its failure is no
+ * unhandled rejection.
+ */
 export function abandonable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const aborted = (): void => reject(signal.reason as Error)

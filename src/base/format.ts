@@ -1,4 +1,4 @@
-/** Sizes, spans of time and counts as a person reads them. */
+/** Formatter of sizes, spans of time and counts for people. */
 
 const SIZE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
 const TIME_UNITS: readonly (readonly [name: string, ms: number])[] = [
@@ -8,7 +8,7 @@ const TIME_UNITS: readonly (readonly [name: string, ms: number])[] = [
   ['second', 1000],
 ]
 
-/** `1.5 MiB`; three digits, as exact as they can be. */
+/** `1.5 MiB`: three significant digits. */
 export function sizeText(bytes: number): string {
   let amount = bytes
   let unit = 0
@@ -24,7 +24,7 @@ export function count(n: number, one: string, many = `${one}s`): string {
   return `${n} ${n === 1 ? one : many}`
 }
 
-/** `3 days`, `90 minutes`: of the largest unit of which there are two. */
+/** `3 days`, `90 minutes`: in the largest unit that fits twice. */
 export function spanText(ms: number): string {
   const span = Math.max(0, ms)
   for (const [name, length] of TIME_UNITS) {

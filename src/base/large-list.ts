@@ -1,12 +1,12 @@
 /**
- * Sorting and writing of lists with hundreds of thousands of names in turns of the event loop.
+ * Merge sort and JSON writer for lists of hundreds of thousands of names, which yield to the event loop.
  *
  * A registry that knows nothing of pages sends all its tags at once. The platform's sort takes a second for half a
- * million of them; of slices it takes a fifth of that, and between two of them everybody else has a turn.
+ * million of them; slices of them are sorted in a fifth of that, and other requests have a turn between two slices.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-/** Sorting, merging or writing so many takes some ten milliseconds. */
+/** Sorting, merging or writing so many names takes some ten milliseconds. */
 const SLICE = 16_384
 
 /** @returns a new list in the order of UTF-16 code units, as `Array.prototype.sort` has it */
@@ -43,7 +43,6 @@ async function mergedInTurns(one: readonly string[], other: readonly string[]): 
   return merged
 }
 
-/** @returns the JSON of a list of strings */
 export async function jsonInTurns(list: readonly string[]): Promise<string> {
   if (list.length <= SLICE) return JSON.stringify(list)
   const slices: string[] = []

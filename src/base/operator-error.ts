@@ -1,6 +1,4 @@
-/** Error for the person who operates the program: what was asked for is not done, for the reason that the message tells. */
-
-/** Not a bug, and no stack is shown. */
+/** Error for the operator: a request is not done, for the reason in the message. No bug, so that no stack is shown. */
 export class OperatorError extends Error {
   override readonly name: string = 'OperatorError'
 }

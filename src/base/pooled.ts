@@ -1,5 +1,8 @@
 /**
- * The same work for many things, a few at once.
+ * Worker pool over an asynchronous iteration: the same work for many things, a few at once.
+ *
+ * p-map has no part in it, for it rejects at once and leaves running work unwatched, and it says nothing while all of
+ * its results are late.
  */
 
 const TICK_MS = 200
@@ -7,7 +10,7 @@ const TICK_MS = 200
 /**
  * Results as they come; undefined when there was none for a while.
  *
- * Who stops reading, or fails, waits for what is under way: `work` must end soon then by itself.
+ * A reader that stops early, and a failure, wait for the work under way, which must end soon then by itself.
  */
 export async function* pooled<T, R>(
   items: AsyncIterable<T>,

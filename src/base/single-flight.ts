@@ -1,14 +1,14 @@
 /**
  * Single-flight: work that several callers ask for at once is done once, and all of them get its result.
  *
- * It belongs to none of them: a caller that leaves stops waiting, nothing else. A flight may answer before it
- * has settled (a manifest is given out while it is still being written down); it is joined until it settles.
+ * The work belongs to none of the callers: one that leaves stops waiting, nothing else. A flight may answer before it
+ * has settled (a manifest is given out while it is still being written down); callers join it until it settles.
  */
 import { abandonable } from './condition.ts'
 
 export interface Flight<Answer> {
   readonly answer: Answer
-  /** What has to end before a new flight may start. Must not reject. */
+  /** A new flight starts only when this has ended. It must not reject. */
   readonly after?: Promise<void>
 }
 
@@ -40,7 +40,7 @@ export class SingleFlight<Answer> {
     return flight
   }
 
-  /** Resolves when what is in flight for that key, if anything is, has settled. */
+  /** Resolves when no flight for that key is left to settle. */
   async settled(key: string): Promise<void> {
     await this.#settling.get(key)
   }

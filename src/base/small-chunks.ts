@@ -1,9 +1,9 @@
 /**
- * Chunked bodies in chunks of a few bytes: every one of them costs a turn of the parser, so that a stranger with a slow
- * line keeps a whole processor busy. Nobody means that; programs write what they have buffered.
+ * Guard against chunked bodies in chunks of a few bytes: each chunk costs a turn of the parser, so that a stranger with
+ * a slow line could keep a whole processor busy. No honest program sends them, for all write what they have buffered.
  */
 
-/** So many are looked at together, and have to bring so much on the average. */
+/** So many chunks are judged together, by the bytes that they have on the average. */
 const CHUNKS = 2048
 const LEAST_MEAN = 16
 
@@ -11,7 +11,7 @@ export class SmallChunks {
   #chunks = 0
   #bytes = 0
 
-  /** To be told of each chunk, in order. */
+  /** To be called with each chunk of the body. */
   areTooSmall(bytes: number): boolean {
     this.#chunks += 1
     this.#bytes += bytes

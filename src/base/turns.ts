@@ -1,17 +1,17 @@
 /**
- * Turns on the event loop: work that cannot be cut any finer leaves the loop to everybody else between two pieces of
- * it, however many are waiting.
+ * Cooperative scheduling on the event loop: long work leaves the loop to other requests between two of its pieces,
+ * however many are waiting.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-/** Small pieces of work may follow one another for so long. */
+/** Small pieces of work follow one another for so long before other requests have a turn. */
 const MOST_MS = 10
 
 /** For many small pieces of work in a row. */
 export class Turns {
   #since = performance.now()
 
-  /** To be awaited between two of them. */
+  /** To be awaited between two pieces. */
   async next(): Promise<void> {
     if (performance.now() - this.#since < MOST_MS) return
     await nextTurn()

@@ -1,6 +1,5 @@
-/** Units of plain numbers, as types say them: what a number counts, where its name does not. */
+/** Units of plain numbers, as names of types: what a number counts, where its own name does not say so. */
 
-/** A number of bytes. */
 export type Bytes = number
 
 /** A span, or a point on the clock of the program; which one is said where it is used. */

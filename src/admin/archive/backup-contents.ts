@@ -1,6 +1,6 @@
 /**
- * What of the local repositories is worth keeping: what a tag, an index or a subject leads to, and what was pushed
- * by digest alone. What was let go of, and only waits for a collection, is not.
+ * Reachability of local content, which says what a backup saves: what a tag, an index or a subject leads to, and what
+ * was pushed by digest alone. What was released, and only waits for a collection, is left out.
  */
 import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable } from '../../oci/descriptor.ts'
@@ -12,11 +12,11 @@ import type { SavedRepository } from './format.ts'
 
 interface SnapshotContents {
   readonly repositories: readonly SavedRepository[]
-  /** Whether an index of that repository names it. */
+  /** Whether an index of that repository refers to the manifest. */
   readonly named: (name: RepositoryName, digest: Digest) => boolean
-  /** Everything, manifests first. */
+  /** The sizes of everything that is saved, manifests first. */
   readonly sizes: ReadonlyMap<Digest, Bytes>
-  /** What a tag names, or an image needs, and its repository does not hold. */
+  /** What a tag or an image refers to, and its repository does not hold. */
   readonly lacking: readonly { readonly name: RepositoryName; readonly digest: Digest }[]
 }
 
@@ -54,7 +54,7 @@ async function contentsIn(
   const kept = new Set<Digest>()
   const open: Digest[] = tags.map(({ digest }) => digest)
   for (const { digest, releasedAt, subject } of all.values()) {
-    // What belongs to another goes where that one goes.
+    // A manifest that belongs to another is saved if that one is.
     const belongs = children.has(digest) || (subject !== undefined && all.has(subject))
     if (releasedAt === undefined && !belongs) open.push(digest)
   }
@@ -73,7 +73,7 @@ async function contentsIn(
     for (const child of below.get(manifest) ?? []) {
       const { role, digest } = child
       const held = links.get(digest)
-      // BuildKit's cache is an index that names layers where others name manifests.
+      // BuildKit's cache is an index that lists layers where other indexes list manifests.
       if (held !== undefined) blobs.set(digest, held)
       else if (role !== 'manifest' && !isNonDistributable(child)) lacking.add(digest)
     }

@@ -1,7 +1,7 @@
 /**
- * What lies where in a backup: an OCI image layout, and beside it `entrepot.json` with what a layout cannot say.
+ * File format of a backup: an OCI image layout, and beside it `entrepot.json` with what a layout cannot say.
  *
- * `entrepot.json` is the last file: an archive with it has all that it lists, or says itself what it lacks.
+ * `entrepot.json` is the last file: an archive that has it has all that it lists, or says itself what it lacks.
  * Spec: image-spec image-layout.md.
  */
 import type { Bytes } from '../../base/units.ts'
@@ -18,7 +18,7 @@ export const CONTENTS_FILE = 'entrepot.json'
 
 export const LAYOUT = Buffer.from(JSON.stringify({ imageLayoutVersion: '1.0.0' }))
 
-/** A registry of a million manifests. */
+/** A registry of a million manifests has a list as long as that. */
 export const MOST_CONTENTS: Bytes = 256 * 1024 * 1024
 
 export interface SavedManifest {
@@ -34,18 +34,18 @@ export interface SavedBlob {
 
 export interface SavedRepository {
   readonly name: RepositoryName
-  /** The whole of it was deleted; its name is still taken. */
+  /** When the whole repository was deleted; its name is still taken. */
   readonly deletedAt?: EpochMs
   readonly tags: readonly { readonly tag: Tag; readonly digest: Digest }[]
-  /** Also those that no tag names: images of indexes, referrers, what is pulled by digest. */
+  /** Manifests without a tag are among them: images of indexes, referrers, what is pulled by digest. */
   readonly manifests: readonly SavedManifest[]
-  /** That it may read. */
+  /** The blobs that may be read in this repository. */
   readonly blobs: readonly SavedBlob[]
 }
 
 export interface Contents {
   readonly repositories: readonly SavedRepository[]
-  /** Lost or damaged already when the backup was made. */
+  /** Digests whose bytes were lost or damaged when the backup was made. */
   readonly lost: readonly Digest[]
 }
 
@@ -53,7 +53,7 @@ export function blobName(digest: Digest): string {
   return `blobs/${algorithmOf(digest)}/${hexOf(digest)}`
 }
 
-/** undefined: of another kind of file. */
+/** undefined: the file is no blob. */
 export function digestOfName(name: string): Digest | undefined {
   const [, algorithm, hex] = /^blobs\/([^/]+)\/([^/]+)$/.exec(name) ?? []
   const digest = `${String(algorithm)}:${String(hex)}`
@@ -65,9 +65,9 @@ export function contentsBytes(contents: Contents, createdAt: Date): Buffer {
 }
 
 /**
- * The layout's own index: every tag as `name:tag`, and what no index and no tag leads to.
+ * The layout's own index: every tag as `name:tag`, and the manifests that no tag and no index refers to.
  *
- * @param named manifests that an index of that repository names
+ * @param named whether an index of that repository refers to that manifest
  */
 export function indexBytes(
   { repositories, lost }: Contents,

@@ -1,10 +1,10 @@
 /**
- * A backup's bytes into the store, each verified by its digest. Nothing names them yet.
+ * Import of a backup's blobs into the store, each verified by its digest, before any repository refers to them.
  *
- * An archive may come from anybody, so it is read three times: what it is and says that it holds, whether it holds
- * that, and only then the bytes of that alone. Most of it is passed over but for the last.
+ * An archive may come from anybody, so it is read three times: for the list of what it says that it holds, to check
+ * that it holds that, and only then for those bytes alone. The first two passes seek past the bodies.
  *
- * They are pinned until the caller lets go: no collection may take what nobody asks for so far.
+ * The blobs are pinned until the caller lets go: a collection would take them, since nothing refers to them so far.
  */
 import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
@@ -23,12 +23,11 @@ import { readContents } from './read-contents.ts'
 import { readTar, TarError, type TarEntry, type TarSource } from './read-tar.ts'
 import { Turns } from '../../base/turns.ts'
 
-/** The file of a backup. */
 export interface Archive {
   readonly size: Bytes
-  /** Its bytes may be many more than anybody has ever written. */
+  /** It is a sparse file: its bytes may be many more than were ever written to a disk. */
   readonly hasHoles: boolean
-  /** @param options.glancing little of it is looked at */
+  /** @param options.glancing most of it will be skipped */
   chunks(options?: { glancing?: boolean }): TarSource
   read(position: Bytes, length: Bytes): Promise<Buffer<ArrayBuffer>>
 }
@@ -38,9 +37,9 @@ interface DiskRoom {
   expect(bytes: Bytes): Promise<ExpectedBytes>
 }
 
-/** What is still to come, until it is disposed. */
+/** A reservation of disk space for what is still to come, until it is disposed. */
 interface ExpectedBytes extends Disposable {
-  /** So many are about to be written. @throws as `expect` does */
+  /** To be called before so many bytes are written. @throws as `expect` does */
   arrive(bytes: Bytes): Promise<void>
 }
 
@@ -51,12 +50,12 @@ export interface ReceiveTools {
   readonly metadata: MetadataStore
   readonly locks: KeyedLocks
   readonly holds: BlobHolds
-  /** What comes back was pushed once, and takes no more of the disk than a push may. */
+  /** What is restored was pushed once, so that it may take as much of the disk as a push. */
   readonly room: DiskRoom
   readonly signal: AbortSignal
 }
 
-/** For the locks of what is taken back; each is held for moments. */
+/** Limit for the lock of a blob that is taken back; every other holder has it for moments. */
 const TAKE_BACK_MS = 30_000
 
 export class Received implements AsyncDisposable {
@@ -64,7 +63,7 @@ export class Received implements AsyncDisposable {
   readonly #from: string
   readonly #archive: Archive
   readonly #pinned = new Map<Digest, Disposable>()
-  /** Those whose files are of our making. */
+  /** The blobs whose files this restore has made. */
   readonly #added = new Set<Digest>()
   readonly #sizes = new Map<Digest, Bytes>()
   #wanted: ReadonlyMap<Digest, Bytes> = new Map()
@@ -72,20 +71,21 @@ export class Received implements AsyncDisposable {
   #position: Bytes = 0
   #committed = false
 
-  /** @param from what it is called, for the person */
+  /** @param from the archive's name, for the operator */
   constructor(tools: ReceiveTools, from: string, archive: Archive) {
     this.#tools = tools
     this.#from = from
     this.#archive = archive
   }
 
-  /** How far its bytes are read. */
+  /** How far the archive has been read for good. */
   get position(): Bytes {
     return this.#position
   }
 
   /**
-   * What it holds, as far as that can be told without its bytes: all of it is there, once, and as long as it should be.
+   * What the archive holds, as far as that can be told without its blobs: each is there once, and as long as it should
+   * be.
    *
    * @throws OperatorError when it is not whole, or not ours
    */
@@ -100,9 +100,9 @@ export class Received implements AsyncDisposable {
   }
 
   /**
-   * Stores what {@link look} has found.
+   * Stores the blobs that {@link look} has found.
    *
-   * @throws OperatorError when some bytes are others, or the disk has no room for all of it
+   * @throws OperatorError when a blob has other bytes than its digest says, or the disk has no room for all of them
    */
   async read(): Promise<void> {
     await this.#told(async () => {
@@ -117,7 +117,7 @@ export class Received implements AsyncDisposable {
     })
   }
 
-  /** What will be written, as far as one can tell by now. */
+  /** The bytes that will be written, as far as can be told by now. */
   async #missing(): Promise<Bytes> {
     const { store, signal } = this.#tools
     let missing: Bytes = 0
@@ -180,12 +180,12 @@ export class Received implements AsyncDisposable {
     return this.#sizes.has(digest)
   }
 
-  /** The index knows them now. */
+  /** To be called when the index knows the blobs: they stay. */
   commit(): void {
     this.#committed = true
   }
 
-  /** Takes back what nothing names. Never throws: a collection finds it later. */
+  /** Deletes what was stored for nothing. Never throws: a collection finds later what is left. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const pin of this.#pinned.values()) pin[Symbol.dispose]()
     if (this.#committed) return
@@ -204,13 +204,13 @@ export class Received implements AsyncDisposable {
     this.#pinned.set(digest, holds.hold(digest))
     await this.#letGo(digest)
     const there = await disk.check(digest, { signal, resting: false })
-    // Its bytes in the archive are passed over: those that are here are the same.
+    // The bytes in the archive are skipped: those that are here are the same.
     if (there.is !== 'sound') await this.#store(digest, body, expected)
     else if (there.size !== size) throw new TarError(`${digest} has another size`)
     this.#sizes.set(digest, size)
   }
 
-  /** Before any of it is written: a hole of gigabytes costs whoever made it nothing. */
+  /** Hashes everything before any of it is written: a hole of gigabytes costs the archive's author nothing. */
   async #assertSound(): Promise<void> {
     for await (const { name, body } of readTar(this.#archive.chunks())) {
       const digest = digestOfName(name)
@@ -225,7 +225,7 @@ export class Received implements AsyncDisposable {
     }
   }
 
-  /** Who looked at the holds before it was held may be about to take it away, and has the lock until it has gone. */
+  /** An eviction that looked at the holds before this one is about to delete the blob, and has its lock until then. */
   async #letGo(digest: Digest): Promise<void> {
     const lock = await this.#tools.locks.exclusive(`blob ${digest}`, this.#tools.signal)
     lock[Symbol.dispose]()
@@ -249,7 +249,7 @@ export class Received implements AsyncDisposable {
       if (file === undefined) throw new TarError(`the bytes of ${digest} are others`)
       using _held = await locks.exclusive(`blob ${digest}`, signal)
       const there = await disk.check(digest, { signal, resting: false })
-      // The store would keep a file of that size, whatever is in it.
+      // The store keeps a file that has the right size, whatever is in it.
       if (there.is === 'corrupt') await disk.quarantine(digest)
       await store.adopt(file)
       if (there.is !== 'sound') this.#added.add(digest)
@@ -263,7 +263,7 @@ export class Received implements AsyncDisposable {
 /** @throws TarError where it contradicts itself */
 async function sizesIn({ repositories, lost }: Contents): Promise<ReadonlyMap<Digest, Bytes>> {
   const sizes = new Map<Digest, Bytes>()
-  // Of those the size may have been lost as well.
+  // The size of a lost blob may have been lost as well.
   const unknown = new Set(lost)
   const turns = new Turns()
   for (const { manifests, blobs } of repositories) {

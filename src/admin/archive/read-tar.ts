@@ -1,8 +1,11 @@
 /**
- * Tar archives, read as a stream: what GNU, BSD and Go write, as far as it is folders and plain files.
+ * Streaming tar reader: what GNU, BSD and Go write, as far as it is folders and plain files.
  *
- * Whoever made it may mean harm. Links, devices, holes, names that lead out of the folder, and headers that
- * contradict themselves end the reading, and an archive that ends early is told from one that ends.
+ * Whoever made the archive may mean harm. Links, devices, holes, names that lead out of the folder, and headers that
+ * contradict themselves end the reading, and an archive that is cut off is told from one that ends. tar-stream 3 is
+ * unfit for that: it takes pax records without a length or an end, global ones, an archive without its end and a second
+ * one behind it for sound, and says nothing; and it cannot seek past a body, so that a look at what an archive holds
+ * would read all of its holes.
  * Spec: POSIX.1-2017, pax § ustar Interchange Format and § pax Interchange Format; GNU tar, § Basic Tar Format.
  */
 import type { Bytes } from '../../base/units.ts'
@@ -10,19 +13,18 @@ import { BLOCK, checksum } from './write-tar.ts'
 
 const MOST_NAME = 100
 
-/** An extended header or a long name is a few hundred bytes; attributes of a file system may be some more. */
+/** An extended header or a long name takes a few hundred bytes; with attributes of a file system some more. */
 const MOST_META: Bytes = 64 * 1024
 
-/** Behind the end there are the zeros of the last record, and of a tape a record is no longer. */
+/** Behind the end there are the zeros of the last record, and not even a tape has longer records. */
 const MOST_BEHIND: Bytes = 1024 * 1024
 
 export class TarError extends Error {
   override readonly name = 'TarError'
 }
 
-/** Where an archive comes from. */
 export interface TarSource extends AsyncIterable<Buffer> {
-  /** Leaves out the next so many bytes, which nobody wants to see; without it they are read and dropped. */
+  /** Seeks past the next so many bytes; without it they are read and dropped. */
   skip?(count: Bytes): void
 }
 
@@ -30,13 +32,13 @@ export interface TarEntry {
   /** Without a leading `./`. */
   readonly name: string
   readonly size: Bytes
-  /** Of its first byte. */
+  /** The archive's byte at which the body begins. */
   readonly position: Bytes
-  /** Must be read to its end before the next entry; what is left of it is skipped. */
+  /** To be read before the next entry is asked for; what is left of it then is skipped. */
   readonly body: AsyncIterable<Buffer>
 }
 
-/** What an extended header says of the next file. */
+/** What an extended header says about the next file. */
 interface Extended {
   readonly path?: string
   readonly size?: Bytes
@@ -52,7 +54,7 @@ export async function* readTar(chunks: TarSource): AsyncGenerator<TarEntry, void
   let next: Extended = {}
   for (;;) {
     const block = await source.exactly(BLOCK)
-    // One is enough: some writers leave the second out.
+    // One block of zeros is enough: some writers leave the second out.
     if (block.every((byte) => byte === 0)) {
       await assertNothingFollows(source)
       return
@@ -62,7 +64,7 @@ export async function* readTar(chunks: TarSource): AsyncGenerator<TarEntry, void
       const text = await metaOf(source, header.size)
       if (header.type === 'x') next = { ...next, ...parsePax(text) }
       if (header.type === 'L') next = { ...next, path: textOf(text) }
-      // What it says of every file would be read by others, and not by us.
+      // Other programs would apply a global header to every file, and we would not.
       if (header.type === 'g' && Object.keys(parsePax(text)).length > 0) throw new TarError(CONFUSED)
       continue
     }
@@ -110,7 +112,7 @@ function shown(name: string): string {
   return `"${name.slice(0, 160).replace(/[^\x20-\x7e]/g, '?')}"`
 }
 
-/** Archives that were put one behind the other are two, and nobody would miss the second. */
+/** Of two archives that were put one behind the other, nobody would notice that the second was not read. */
 async function assertNothingFollows(source: ByteReader): Promise<void> {
   for (let rest = MOST_BEHIND; ;) {
     const part = await source.upTo(Math.max(1, rest))
@@ -125,7 +127,7 @@ async function metaOf(source: ByteReader, size: Bytes): Promise<Buffer> {
   return (await source.exactly(Math.ceil(size / BLOCK) * BLOCK)).subarray(0, size)
 }
 
-/** What archives are packed with, by their first bytes. */
+/** Compressed files, by their first bytes. */
 const PACKED: readonly (readonly [string, string])[] = [
   ['\x1f\x8b', 'gzip'],
   ['\x28\xb5\x2f\xfd', 'zstd'],
@@ -142,7 +144,7 @@ function parseHeader(block: Buffer, isFirst: boolean): { name: string; size: Byt
     throw new TarError('this is no tar archive, or a damaged one')
   }
   const ours = block.toString('ascii', 257, 262) === 'ustar'
-  // GNU's own format has other things there.
+  // GNU's own format has other fields in the place of the prefix.
   const prefix = ours && block[262] === 0 ? textOf(block.subarray(345, 500)) : ''
   const name = textOf(block.subarray(0, MOST_NAME))
   const type = String.fromCharCode(block[156] ?? 0)
@@ -153,7 +155,7 @@ function parseHeader(block: Buffer, isFirst: boolean): { name: string; size: Byt
   }
 }
 
-/** Octal digits, or, by GNU and for what does not fit, big-endian bytes behind a set first bit. */
+/** The field holds octal digits or, where GNU's did not fit, big-endian bytes behind a set first bit. */
 function parseSize(field: Buffer): Bytes {
   const first = field[0] ?? 0
   const value =
@@ -161,14 +163,14 @@ function parseSize(field: Buffer): Bytes {
   return sensible(value)
 }
 
-/** @returns NaN for anything else; nothing at all is 0 */
+/** @returns NaN for what is no octal number; 0 for an empty field */
 function readOctal(field: Buffer): number {
   const [, digits] = /^ *([0-7]*)(?:[\0 ]|$)/.exec(field.toString('latin1')) ?? []
   return digits === undefined ? NaN : parseInt(digits || '0', 8)
 }
 
 function sensible(size: Bytes): Bytes {
-  // The largest of them and its padding can still be counted.
+  // The largest size and its padding can still be counted without loss.
   if (!Number.isSafeInteger(size + BLOCK) || size < 0) throw new TarError('a size in it makes no sense')
   return size
 }
@@ -179,7 +181,7 @@ function parsePax(records: Buffer): Extended {
     const blank = records.subarray(at, at + 8).indexOf(0x20)
     const digits = records.toString('latin1', at, at + Math.max(0, blank))
     const end = at + (/^[1-9]\d*$/.test(digits) ? Number(digits) : NaN)
-    // Not a number is no end either.
+    // A length that is no number gives no end either.
     if (!(end > at + blank + 1 && end <= records.length) || records[end - 1] !== 0x0a)
       throw new TarError(CONFUSED)
     const record = records.toString('utf8', at + blank + 1, end - 1)
@@ -199,7 +201,7 @@ function textOf(field: Buffer): string {
   return field.toString('utf8', 0, end < 0 ? field.length : end)
 }
 
-/** Bytes in order, however they were cut into chunks. */
+/** Reader of so many bytes at a time, however they were cut into chunks. */
 class ByteReader {
   position: Bytes = 0
   readonly #source: TarSource
@@ -211,7 +213,7 @@ class ByteReader {
     this.#chunks = source[Symbol.asyncIterator]()
   }
 
-  /** At most that many of them, and at least one; undefined: there is none. */
+  /** At least one byte; undefined at the end. */
   async upTo(most: Bytes): Promise<Buffer | undefined> {
     while (this.#rest.length === 0) {
       const next = await this.#chunks.next()
@@ -246,7 +248,7 @@ class ByteReader {
     while (rest > 0 && (source.skip === undefined || this.#rest.length > 0))
       rest -= (await this.some(rest)).length
     if (rest === 0) return
-    // Where it ends before that, the next header is not there.
+    // Where the archive ends before that, the next header is missing.
     source.skip?.(rest)
     this.position += rest
   }

@@ -1,8 +1,8 @@
 /**
- * A backup back into the local repositories of a folder, empty or in use.
+ * Restore of a backup into the local repositories of a folder, empty or in use.
  *
- * First the archive is looked at, then all of it is read and verified; then each repository comes back at once, in the
- * same index and under the same locks as a push. What is there already stays: a second time changes nothing.
+ * First the archive is checked, then all of it is read and verified; then each repository comes back at once, in the
+ * same index and under the same locks as a push. What is there already stays, so that a second restore changes nothing.
  */
 import type { RepositoryName } from '../../oci/reference.ts'
 import { OperatorError } from '../../base/operator-error.ts'
@@ -18,9 +18,9 @@ interface RestoreArguments {
 }
 
 interface RestoreOptions extends RestoreTools, Omit<ReceiveTools, 'signal'> {
-  /** Names that nobody could pull from here. */
+  /** The names among these that no client could pull from here. */
   readonly hidden: (names: readonly RepositoryName[]) => readonly string[]
-  /** Why no push of that name would be taken, whoever sent it: the name is reserved, or was pulled from elsewhere. */
+  /** Why a push of that name would be refused for every client: it is reserved, or was pulled from an upstream. */
   readonly denied: (name: RepositoryName) => Promise<string | undefined>
   /** @throws the system's error */
   readonly open: (path: string) => Promise<Archive & AsyncDisposable>
@@ -28,15 +28,15 @@ interface RestoreOptions extends RestoreTools, Omit<ReceiveTools, 'signal'> {
 
 const TICK_MS = 200
 
-/** Names that are told of many. */
+/** So many names are given to the operator as examples. */
 const SOME = 10
 
-/** Names that are looked at before anybody else has a turn. */
+/** So many names are checked before other requests have a turn. */
 const LOOKED_AT = 100
 
 /**
  * @param args.from an absolute path
- * @param args.allowDenied also names that no push could take
+ * @param args.allowDenied restores names as well that no push could take
  */
 export async function* restore(
   options: RestoreOptions,
@@ -62,7 +62,7 @@ export async function* restore(
       yield { progress: { bytes: done ? archive.size : received.position, totalBytes: archive.size } }
     }
   } finally {
-    // What it has taken is taken back only when it takes no more.
+    // What was stored is taken back when `received` is disposed, which must not be while more is being stored.
     await reading.catch(() => undefined)
   }
   const turns = new Turns()
@@ -74,7 +74,7 @@ export async function* restore(
   received.commit()
 }
 
-/** @throws OperatorError when nobody could pull some of it from here */
+/** @throws OperatorError when no client could pull some of it from here */
 async function assertVisible(
   { hidden }: RestoreOptions,
   repositories: readonly SavedRepository[],

@@ -1,7 +1,6 @@
 /**
- * One repository of a backup, compared with what is here, and written where it differs.
- *
- * Under the repository's lock, as every push to it.
+ * Merge of one repository of a backup into the one here: compared, and written where it differs, under the repository's
+ * lock, as every push to it.
  */
 import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
@@ -34,20 +33,20 @@ export interface RestoreTools {
 }
 
 export type RestoreEvent =
-  /** Of the archive. */
+  /** The bytes are those of the archive. */
   | { readonly progress: { readonly bytes: Bytes; readonly totalBytes: Bytes } }
-  /** What is new of a repository. */
+  /** How much of a repository is new. */
   | {
       readonly restored: {
         readonly name: string
-        /** There was none of that name. */
+        /** Whether there was no repository of that name. */
         readonly created: boolean
         readonly tags: number
         readonly manifests: number
         readonly blobs: number
       }
     }
-  /** A tag that names something else here, and was left alone; `why` where it could not be moved. */
+  /** A tag that points to another manifest here, and stays so; `why` where it could not be moved. */
   | {
       readonly kept: {
         readonly name: string
@@ -57,7 +56,7 @@ export type RestoreEvent =
         readonly why?: string
       }
     }
-  /** Was lost before the backup was made. */
+  /** A manifest that is not restored, since it or a part of it was lost before the backup was made. */
   | {
       readonly left: {
         readonly name: string
@@ -67,18 +66,17 @@ export type RestoreEvent =
       }
     }
 
-/** Manifests that are written at once; of blobs, which are a row each, ten times as many. */
+/** Manifests of one write; blobs, which are a row each, are ten times as many. */
 const BATCH = 100
 
-/** Writes of one transaction. */
+/** One transaction takes so many writes. */
 const MOST_TOGETHER = 10
 
-/** What is not here yet. */
 interface Missing {
   readonly blobs: readonly SavedRepository['blobs'][number][]
   readonly manifests: readonly SavedManifest[]
   readonly tags: SavedRepository['tags']
-  /** Of all manifests that are whole. */
+  /** The content of all manifests that are whole. */
   readonly contents: ReadonlyMap<Digest, ManifestContent>
 }
 
@@ -102,7 +100,7 @@ export async function restoreRepository(
   return events
 }
 
-/** @param tell of what is not restored */
+/** @param tell receives an event for what is not restored */
 async function compare(
   tools: RestoreTools,
   received: Pick<Received, 'has'>,
@@ -151,7 +149,7 @@ async function compare(
   return { blobs, manifests, tags, contents }
 }
 
-/** All at once, unless that would keep everybody else from writing for long; the tags at the very end. */
+/** In one transaction, unless that would keep pushes from writing for long; the tags come at the very end. */
 async function write(
   { metadata, localNames, now }: RestoreTools,
   saved: SavedRepository,
@@ -194,8 +192,8 @@ async function write(
 }
 
 /**
- * @param readable the blobs that its repository will have
- * @returns why it cannot be restored
+ * @param readable the blobs that the manifest's repository will have
+ * @returns why the manifest cannot be restored
  */
 async function readInto(
   contents: Map<Digest, ManifestContent>,

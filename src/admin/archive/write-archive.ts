@@ -1,8 +1,8 @@
 /**
- * Everything that was pushed, as of one moment, in one archive: an OCI image layout that other tools read as well.
+ * Backup of everything that was pushed, as of one moment: an OCI image layout that other tools read as well.
  *
- * Pushes, deletes and collections go on meanwhile: what to save is read from one snapshot of the index, and its
- * bytes are pinned until they are copied. Nothing is copied that is not what its digest says.
+ * Pushes, deletes and collections go on meanwhile: what to save is read from one snapshot of the index, and its blobs
+ * are pinned until they are copied. Every blob is verified by its digest before it is copied.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -25,7 +25,7 @@ import {
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import { END_OF_ARCHIVE, tarHeader, tarPadding } from './write-tar.ts'
 
-/** A file that is there whole, when it is finished, or not at all. */
+/** An atomic file: it is there whole when it is finished, or not at all. */
 interface Target extends AsyncDisposable {
   write(bytes: Uint8Array): Promise<void>
   finish(): Promise<void>
@@ -51,15 +51,15 @@ interface SavedTotals {
 }
 
 export type BackupEvent =
-  /** Of the bytes of manifests and blobs. */
+  /** The bytes are those of manifests and blobs. */
   | { readonly progress: { readonly bytes: Bytes; readonly totalBytes: Bytes } }
   /** A piece of the archive in base64, when it is not written to a file. */
   | { readonly piece: string }
-  /** What was pushed once, and cannot be saved. */
+  /** Content that was pushed once, and cannot be saved. */
   | { readonly lost: { readonly digest: Digest; readonly why: string; readonly uses: readonly string[] } }
   | { readonly saved: SavedTotals }
 
-/** What is read at once. A piece that goes through the socket is a line of text there. */
+/** So much is read at once. A piece that goes through the socket is a line of text there. */
 const PIECE: Bytes = 1024 * 1024
 const PIECE_OF_TEXT: Bytes = 48 * 1024
 
@@ -81,7 +81,7 @@ export async function* backup(
   if (file !== undefined) await told(to, file.finish())
 }
 
-/** That a file cannot be written is the person's to mend. */
+/** Turns the system's error of a file that cannot be written into one for the operator. */
 async function told<T>(path: string | undefined, work: Promise<T>): Promise<T> {
   try {
     return await work
@@ -91,7 +91,7 @@ async function told<T>(path: string | undefined, work: Promise<T>): Promise<T> {
   }
 }
 
-/** A piece is only good until the next is asked for. */
+/** Yields pieces that are overwritten when the next is asked for. */
 async function* archive(
   options: BackupOptions,
   piece: Bytes,
@@ -142,7 +142,7 @@ async function* archive(
   yield { saved: { repositories: repositories.length, ...totals, blobs: sizes.size - lost.length, bytes } }
 }
 
-/** The index, or a manifest, may have a size wrong; the bytes that were just checked have not. */
+/** The index, or a manifest, may have a wrong size; the blob that was just verified has the right one. */
 function withSizes(saved: SavedRepository, found: ReadonlyMap<Digest, Bytes>): SavedRepository {
   const sized = <T extends { readonly digest: Digest; readonly size: Bytes }>(it: T): T => ({
     ...it,

@@ -1,9 +1,8 @@
 /**
- * The headers of tar archives, as we write them. Of our own: a library would bring streams and emitters around what
- * is 512 bytes of text per file.
+ * Tar writer: headers of POSIX pax archives, ustar ones with an extended one before whatever does not fit (the name of
+ * a sha512 blob, a size of 8 GiB).
  *
- * Written as POSIX pax: ustar headers, and an extended one before whatever does not fit (the name of a sha512 blob,
- * a size of 8 GiB).
+ * It is our own, for a library would bring streams and emitters around what is 512 bytes of text per file.
  * Spec: POSIX.1-2017, pax § ustar Interchange Format and § pax Interchange Format.
  */
 import type { Bytes } from '../../base/units.ts'
@@ -12,10 +11,9 @@ export const BLOCK = 512
 const MOST_NAME = 100
 const MOST_SIZE: Bytes = 0o77777777777
 
-/** Two blocks of zeros. Without them an archive is cut off. */
+/** Two blocks of zeros; a reader takes an archive without them for one that was cut off. */
 export const END_OF_ARCHIVE = Buffer.alloc(2 * BLOCK)
 
-/** What stands before the bytes of a file. */
 export function tarHeader(name: string, size: Bytes, modifiedAt: Date): Buffer {
   const fits = Buffer.byteLength(name) <= MOST_NAME && size <= MOST_SIZE
   const plain = ustar(
@@ -30,7 +28,7 @@ export function tarHeader(name: string, size: Bytes, modifiedAt: Date): Buffer {
   return Buffer.concat([header, records, tarPadding(records.length), plain])
 }
 
-/** What stands after them. */
+/** The bytes that stand between a file and the next header. */
 export function tarPadding(size: Bytes): Buffer {
   return Buffer.alloc((BLOCK - (size % BLOCK)) % BLOCK)
 }
@@ -53,7 +51,7 @@ function ustar(name: string, size: Bytes, modifiedAt: Date, type: string): Buffe
   return block
 }
 
-/** With the field of the sum itself taken for blanks. */
+/** The sum of the header's bytes, with blanks in the place of the field of the sum itself. */
 export function checksum(block: Buffer): number {
   let sum = 8 * 0x20
   for (let at = 0; at < BLOCK; at++) if (at < 148 || at >= 156) sum += block[at] ?? 0

@@ -1,5 +1,5 @@
 /**
- * SSRF guard: which addresses may be dialled when an upstream's answer names a host, as a redirect and a token realm do.
+ * SSRF guard: which addresses may be dialled when an upstream's answer names a host, in a redirect or a token realm.
  *
  * The configured host itself is trusted, wherever it is. For any other, link-local is never dialled, loopback and
  * private addresses only when the configured upstream is there itself. Names are checked as they are resolved, and
@@ -66,7 +66,7 @@ export function classifyHost(host: string): AddressClass {
 export class AddressRule {
   readonly #host: string
   readonly #resolve: LookupFunction
-  /** How near the configured upstream is, as far as is known by now. */
+  /** How near the configured upstream is, as far as it is known by now. */
   #reach: AddressClass
 
   /** @param resolve stands in for the system's resolver */

@@ -1,9 +1,9 @@
 /**
- * Bodies that came encoded although we asked for none of that, as what was encoded.
+ * Decoder of bodies that come with a `Content-Encoding` although we asked for none.
  *
- * A digest is of the bytes as the registry holds them; some proxies in front of one compress whatever passes.
- * What comes out has no length that anybody told, and no `Content-Encoding`. A part of an encoded body is left
- * as it is: nobody can decode it.
+ * A digest is of the bytes as the registry holds them, but some proxies in front of one compress whatever passes. The
+ * decoded response has neither `Content-Encoding` nor a length, which nobody knows. A 206 is left as it is, since a
+ * part of an encoded body cannot be decoded.
  */
 import { pipeline, type Transform } from 'node:stream'
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
@@ -19,7 +19,7 @@ const DECODERS: Readonly<Record<string, () => Transform>> = {
   zstd: createZstdDecompress,
 }
 
-/** The answer as it should have come; the same one where it came so, or where nothing can be done. */
+/** The response decoded; the same one where it is not encoded, or cannot be decoded. */
 export function decoded(key: string, response: Response, hasBody: boolean): Response {
   const coding = codingOf(response.headers)
   if (coding === undefined || response.status === 206) return response
@@ -30,7 +30,7 @@ export function decoded(key: string, response: Response, hasBody: boolean): Resp
   return { ...response, headers, body }
 }
 
-/** Undefined for none. Several are one that nobody knows. */
+/** Undefined for none. Several codings at once have no decoder, like one that is unknown. */
 function codingOf(headers: ResponseHeaders): string | undefined {
   const coding = headerOf(headers, 'content-encoding')?.trim().toLowerCase() ?? ''
   return coding === '' || coding === 'identity' ? undefined : coding
@@ -56,7 +56,7 @@ class DecodedBody implements Body {
   async *[Symbol.asyncIterator](): AsyncGenerator<readonly Buffer[], void, undefined> {
     this.#begun = true
     let failure: unknown
-    // Its error is thrown by the loop below; with a callback here it is nobody's unhandled one.
+    // The loop below throws the error; the callback keeps it from being an unhandled one.
     pipeline(chunksOf(this.#response.body), this.#decoder, (error) => {
       failure = error
     })
@@ -69,7 +69,7 @@ class DecodedBody implements Body {
     }
   }
 
-  /** What zlib has to say of it is that upstream's answer makes no sense. */
+  /** An error of zlib means that the upstream's answer makes no sense. */
   #asUpstreams(error: unknown): unknown {
     const code = (error as { code?: unknown }).code
     if (error instanceof UpstreamError || typeof code !== 'string') return error

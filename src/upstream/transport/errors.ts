@@ -1,15 +1,15 @@
 /**
- * Whatever went wrong on the way to an upstream, as an {@link UpstreamError}.
+ * Translation of undici's and the system's errors into {@link UpstreamError}.
  */
 import { isOutOfFiles, OUT_OF_FILES } from '../../base/open-files.ts'
 import { AddressRefused } from './address-policy.ts'
 import { parseRetryAfter } from '../limits/retry.ts'
 import { UpstreamError, type UpstreamFailure } from '../upstream.ts'
 
-/** Codes of an answer that came, but is not one. Everything else without an answer is `unreachable`. */
+/** Codes for answers that are no HTTP that we take. Every other error without an answer is `unreachable`. */
 const BROKEN = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_EXCEEDED_MAX_SIZE', 'UND_ERR_INVALID_ARG'])
 
-/** @param proxy on the way there, as far as we know of one */
+/** @param proxy the one that the request went through, if we know of one */
 export function toUpstreamError(
   upstream: string,
   host: string,
@@ -30,7 +30,7 @@ export function toUpstreamError(
       cause: error,
     })
   }
-  // What the parser could not read is up to 64 KiB, and errors are remembered.
+  // The error holds up to 64 KiB that the parser could not read, and errors are remembered.
   if (error instanceof Error && 'data' in error) delete error.data
   const failure = failureOf(error)
   const what = failure === 'broken' ? 'gave no usable answer' : 'could not be reached, or broke off'
@@ -45,12 +45,12 @@ export function toUpstreamError(
 function failureOf(error: unknown): UpstreamFailure {
   if (byProxy(error) !== undefined) return 'unreachable'
   if (error instanceof AddressRefused) return 'broken'
-  // The parser's errors have no code of undici's: `HPE_…`, or none.
+  // The parser's errors have codes of their own (`HPE_…`), or none.
   if (error instanceof Error && error.name === 'HTTPParserError') return 'broken'
   return BROKEN.has((error as { code?: string } | undefined)?.code ?? '') ? 'broken' : 'unreachable'
 }
 
-/** The status with which a proxy refused; undefined: none did. Undici has but these words for that. */
+/** The status with which a proxy refused; undefined: none did. Undici says so in the message only. */
 function byProxy(error: unknown): string | undefined {
   const message = messageOf(error)
   const [, tunnel, plain] =
@@ -58,13 +58,13 @@ function byProxy(error: unknown): string | undefined {
   return tunnel ?? plain
 }
 
-/** For people; without what is secret in its URL. */
+/** The proxy for people, without the password in its URL. */
 export function proxyName(proxy: string | undefined): string {
   const host = proxy === undefined ? undefined : URL.parse(proxy)?.host
   return host === undefined ? 'a proxy' : `the proxy ${host}`
 }
 
-/** Docker Hub's last word to those who ask far too often, in lines without CR, which no parser takes. */
+/** Docker Hub answers a client that asks far too often in lines without CR, which no parser takes. */
 function unreadableLimit(error: unknown): string | undefined {
   if (!(error instanceof Error) || error.name !== 'HTTPParserError') return undefined
   const rest = String((error as { data?: unknown }).data)

@@ -1,6 +1,5 @@
 /**
- * Count of requests in flight, which says whether an upstream is still in use: its requests and bodies that are under
- * way, over all of its clients.
+ * Counter of requests and bodies in flight over all clients of an upstream, which says whether it is still in use.
  */
 import type { Milliseconds } from '../../base/units.ts'
 
@@ -15,7 +14,7 @@ export class InFlight {
     this.#endedAt = now()
   }
 
-  /** How long nothing has been under way; 0 while something is. */
+  /** How long nothing has been in flight; 0 while something is. */
   get quietForMs(): Milliseconds {
     return this.#running > 0 ? 0 : this.#now() - this.#endedAt
   }

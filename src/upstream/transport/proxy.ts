@@ -1,7 +1,7 @@
 /**
- * Which HTTP proxy a request goes through: the upstream's own `proxy`, else what the environment says.
+ * Choice of the HTTP proxy that a request goes through: the upstream's own `proxy`, else what the environment says.
  *
- * `NO_PROXY` as other tools read it: a comma-separated list of host names (with all below them), `host:port`,
+ * `NO_PROXY` is read as other tools do: a comma-separated list of host names (with all below them), `host:port`,
  * addresses, networks (`10.0.0.0/8`), and `*`.
  */
 import { BlockList, isIP } from 'node:net'
@@ -10,13 +10,12 @@ import { classifyHost, hostOf } from './address-policy.ts'
 type ProxyEnvironment = Readonly<Record<string, string | undefined>>
 
 export interface ProxyChoice {
-  /** Everything of this upstream goes through it, redirects included. */
+  /** Every request of this upstream goes through it, redirects included. */
   readonly proxy?: string | undefined
   /** `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`, in either case. */
   readonly env?: ProxyEnvironment | undefined
 }
 
-/** Of the configuration, which has read it once. */
 export function environmentOf(read: {
   readonly httpProxy: string | undefined
   readonly httpsProxy: string | undefined

@@ -1,9 +1,9 @@
 /**
- * Redirects, followed by us: at most ten, `Authorization` never beyond the origin it was meant for.
+ * Follower of redirects: at most ten, and `Authorization` never goes beyond the origin it was meant for.
  *
- * `Range` and `Accept` go along. Refused: from https to http, loops, and hosts that {@link AddressRule} keeps us from.
- * A HEAD of a blob is followed nowhere: its redirect is the answer. Spec: RFC 9110 § 15.4; distribution-spec §
- * Redirects.
+ * `Range` and `Accept` go along. A redirect from https to http, in a loop, or to a host that {@link AddressRule}
+ * forbids is refused. The redirect of a HEAD of a blob is not followed: it is the answer.
+ * Spec: RFC 9110 § 15.4; distribution-spec § Redirects.
  */
 import type { AddressRule } from './address-policy.ts'
 import { discardBody } from './response-body.ts'
@@ -15,16 +15,16 @@ const MAX_HOPS = 10
 const REDIRECTS = new Set([301, 302, 303, 307, 308])
 
 export interface Answer extends Response {
-  /** 0: the upstream itself answered. */
+  /** Redirects that were followed; 0: the upstream itself answered. */
   readonly hops: number
-  /** Some hop went to another origin. */
+  /** Whether some redirect led to another origin. */
   readonly elsewhere: boolean
 }
 
-/** Of what is asked of a registry, wherever that is. */
+/** The paths of a registry's API, whatever its host. */
 const ENDPOINT = /\/v2\/.+\/(?:manifests|blobs|referrers|tags)\/[^/]+$/
 
-/** Whether a registry answers: the upstream, or another that it sends us to. Else that is a CDN, or a web site. */
+/** Whether a registry answers: the upstream, or another that it redirects to. Else it is a CDN, or a web site. */
 export function isOfRegistry({ elsewhere, url }: Pick<Answer, 'elsewhere' | 'url'>): boolean {
   return !elsewhere || ENDPOINT.test(url.pathname)
 }
@@ -70,7 +70,7 @@ export async function follow(follower: Follower, request: Request): Promise<Answ
   }
 }
 
-/** Where blobs are kept an address is signed for GET, mostly: HEAD has no business there. */
+/** The storage behind a registry signs its addresses for GET, mostly, and refuses a HEAD. */
 function isHeadOfBlob({ kind, method }: Request): boolean {
   return kind === 'blob' && method === 'HEAD'
 }

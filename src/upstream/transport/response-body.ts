@@ -1,8 +1,8 @@
 /**
- * A response body on its way: what has arrived and nobody has taken yet.
+ * Response body with back-pressure: a queue of what has arrived and was not taken yet.
  *
- * Holds at most {@link PAUSE_ABOVE} and one read more; above that the socket is paused, so that a slow disk
- * slows the upstream down instead of filling memory.
+ * It holds at most {@link PAUSE_ABOVE} and one read more; above that the socket is paused, so that a slow disk slows
+ * the upstream down instead of filling memory.
  */
 
 /**
@@ -11,11 +11,11 @@
  */
 const PAUSE_ABOVE = 1024 * 1024
 
-/** Pieces below this are gathered in so much. */
+/** Pieces below the first size are gathered in buffers of the second. */
 const SMALL = 1024
 const GATHERED = 16 * 1024
 
-/** What arrived since the last turn, in order. Leaving the loop early closes the connection. */
+/** Yields what has arrived since the last turn, in order. Leaving the loop early closes the connection. */
 export interface Body extends AsyncIterable<readonly Buffer[]> {
   /** Gives the connection up without reading on; a no-op after the end. */
   cancel(): void
@@ -32,7 +32,7 @@ export class ResponseBody implements Body {
   readonly #flow: Flow
   #queue: Buffer[] = []
   #queuedBytes = 0
-  /** What the last of the queue is a part of, while there is room behind it. */
+  /** The buffer that the last piece of the queue is a part of, while there is room behind it. */
   #gathered: { readonly room: Buffer; length: number } | undefined
   #end: { readonly error?: unknown } | undefined
   #wake: (() => void) | undefined
@@ -41,7 +41,7 @@ export class ResponseBody implements Body {
     this.#flow = flow
   }
 
-  /** The socket waits for whoever reads. */
+  /** Whether the socket waits for the reader. */
   get paused(): boolean {
     return this.#queuedBytes > PAUSE_ABOVE
   }
@@ -58,12 +58,12 @@ export class ResponseBody implements Body {
     this.#settle({})
   }
 
-  /** What came before is still handed out; then the iteration throws `error`. */
+  /** What arrived before is still handed out; then the iteration throws `error`. */
   fail(error: unknown): void {
     this.#settle({ error })
   }
 
-  /** Throws `reason` at whoever reads, at once, and closes the connection. A no-op after the end. */
+  /** Throws `reason` at the reader at once, and closes the connection. A no-op after the end. */
   abort(reason: unknown): void {
     if (this.#end !== undefined) return
     this.#queue = []
@@ -101,8 +101,8 @@ export class ResponseBody implements Body {
   }
 
   /**
-   * Small pieces that come one after the other into one: each of them is an object of its own, and that of one byte
-   * weighs a hundred times as much. One alone stays what it is: most bodies of that size are a single piece.
+   * Copies small pieces that follow one another into one: each is an object of its own, and that of one byte weighs a
+   * hundred times as much. A single small piece is not copied: most bodies of that size are one.
    */
   #gather(chunk: Buffer): void {
     const last = this.#queue.at(-1)

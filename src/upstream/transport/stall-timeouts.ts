@@ -30,7 +30,7 @@ export class StallTimeouts {
     this.#giveUp = giveUp
   }
 
-  /** The request is on its way, maybe once more: undici sends it again where its connection closed unused. */
+  /** To be called when the request is sent, maybe once more: undici repeats it where its connection closed unused. */
   asked(): void {
     clearTimeout(this.#timer)
     const { headers } = this.#limits
@@ -39,7 +39,7 @@ export class StallTimeouts {
     }, headers)
   }
 
-  /** The head is there. While the body is paused, it is we who hold it up. */
+  /** To be called with the head. A body that is paused is not judged: the reader holds it up, not the upstream. */
   answered(body: { readonly paused: boolean }): void {
     clearTimeout(this.#timer)
     const { idle, minRate = 0 } = this.#limits

@@ -1,5 +1,5 @@
 /**
- * One HTTP request and its answer, over undici; no redirects, no credentials, no second tries.
+ * HTTP client over undici for one request and its answer; no redirects, no credentials, no retries.
  *
  * Every body, small or large, arrives through `dispatch` into a {@link ResponseBody}: what a request is going
  * to get (a layer, a redirect, an error page) is known only when its head is there.
@@ -28,11 +28,11 @@ export interface Request {
   readonly method: 'GET' | 'HEAD' | 'POST'
   readonly url: URL
   readonly headers: Headers
-  /** Of a POST. */
+  /** The body of a POST. */
   readonly body?: string
   /** In place of the {@link Timeouts}' own; counted, like that, from when a connection is free. */
   readonly headersTimeoutMs?: Milliseconds
-  /** Also ends the body. */
+  /** It ends the body as well. */
   readonly signal: AbortSignal
 }
 
@@ -51,11 +51,11 @@ export interface TransportOptions extends ProxyChoice {
   readonly key: string
   readonly maxConnections: number
   readonly timeouts: Timeouts
-  /** PEM; believed in place of the certificates that Node believes otherwise. */
+  /** PEM; trusted in place of the certificates that Node trusts otherwise. */
   readonly ca?: string | undefined
   readonly addresses: AddressRule
   readonly metrics: Metrics
-  /** Told when no connection could be opened, for want of a free descriptor. */
+  /** Notified when no connection could be opened for want of a free descriptor. */
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   /** Counts the requests of all clients of an upstream. */
   readonly activity?: InFlight | undefined
@@ -101,7 +101,7 @@ export class Transport {
     })
   }
 
-  /** Breaks off what still runs. */
+  /** Breaks off the requests and bodies that are under way. */
   async close(): Promise<void> {
     await Promise.all([this.#direct, ...this.#proxies.values()].map((it) => it.destroy()))
   }
@@ -119,7 +119,7 @@ export class Transport {
         uri: proxy,
         connectTimeout: timeouts.connect,
         requestTls: this.#tls(),
-        // Its connections to the proxy itself would otherwise know none of our limits.
+        // The agent's connections to the proxy itself would otherwise know none of our limits.
         clientFactory: limited,
         factory: limited,
       })
@@ -135,7 +135,7 @@ export class Transport {
       pipelining: 1,
       // An image's requests come in bursts; a connection that closed meanwhile costs one silent retry.
       keepAliveTimeout: 30_000,
-      // One stream's flow control window must not be what limits a layer.
+      // The flow control window of one HTTP/2 stream would limit the speed of a layer.
       allowH2: false,
       headersTimeout: timeouts.headers,
       bodyTimeout: timeouts.idle,
@@ -161,7 +161,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   readonly #pace: StallTimeouts
   #controller: Dispatcher.DispatchController | undefined
   #body: ResponseBody | undefined
-  /** Of a body that is chunked. */
+  /** Defined for a chunked body. */
   #chunks: SmallChunks | undefined
 
   constructor(
