@@ -13,7 +13,7 @@ import { OperatorError } from '../../base/operator-error.ts'
 import type { BlobAudit } from '../../storage/metadata/audit-index.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
 import { releaseBuffers } from '../../storage/ingest/release-buffers.ts'
 import { CONTENTS_FILE, digestOfName, MOST_CONTENTS, type Contents } from './format.ts'
@@ -194,7 +194,7 @@ export class Received implements AsyncDisposable {
 
   async #takeBack(digest: Digest): Promise<void> {
     const { store, metadata, locks, holds } = this.#tools
-    using _held = await locks.exclusive(`blob ${digest}`, AbortSignal.timeout(TAKE_BACK_MS))
+    using _held = await locks.exclusive(lockOfBlob(digest), AbortSignal.timeout(TAKE_BACK_MS))
     if (holds.has(digest) || (await metadata.blobs.size(digest)) !== undefined) return
     await store.delete(digest)
   }
@@ -227,7 +227,7 @@ export class Received implements AsyncDisposable {
 
   /** An eviction that looked at the holds before this one is about to delete the blob, and has its lock until then. */
   async #letGo(digest: Digest): Promise<void> {
-    const lock = await this.#tools.locks.exclusive(`blob ${digest}`, this.#tools.signal)
+    const lock = await this.#tools.locks.exclusive(lockOfBlob(digest), this.#tools.signal)
     lock[Symbol.dispose]()
   }
 
@@ -247,7 +247,7 @@ export class Received implements AsyncDisposable {
       }
       const file = await ingest.verify(at)
       if (file === undefined) throw new TarError(`the bytes of ${digest} are others`)
-      using _held = await locks.exclusive(`blob ${digest}`, signal)
+      using _held = await locks.exclusive(lockOfBlob(digest), signal)
       const there = await disk.check(digest, { signal, resting: false })
       // The store keeps a file that has the right size, whatever is in it.
       if (there.is === 'corrupt') await disk.quarantine(digest)

@@ -12,7 +12,7 @@ import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { LocalNames } from '../../registry/naming/local-names.ts'
 import { assertMayMove, type PushSettings } from '../../registry/naming/push-policy.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfRepository, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -88,7 +88,7 @@ export async function restoreRepository(
 ): Promise<RestoreEvent[]> {
   const { metadata, locks } = tools
   const { name } = saved
-  using _held = await locks.exclusive(`repository ${name}`, signal)
+  using _held = await locks.exclusive(lockOfRepository(name), signal)
   const created = (await metadata.repositories.get({ registry: LOCAL, name })) === undefined
   const events: RestoreEvent[] = []
   const missing = await compare(tools, received, saved, overwrite, (event) => events.push(event))

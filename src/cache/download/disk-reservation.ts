@@ -10,7 +10,7 @@ import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { BlobInfo, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Ingest, IngestIdentity, IngestStore, VerifiedFile } from '../../storage/ingest/ingest.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { SpaceReservation, DiskSpace } from '../eviction/disk-space.ts'
 import type { StorageHealth } from '../resilience/storage-health.ts'
 
@@ -109,7 +109,7 @@ export class DiskReservation {
     const { store, locks, health, room, log } = this.#context
     const { digest } = file
     try {
-      using _held = await locks.exclusive(`blob ${digest}`, NEVER)
+      using _held = await locks.exclusive(lockOfBlob(digest), NEVER)
       const blob = await store.adopt(file)
       health.writeSucceeded()
       await adopted(blob)

@@ -7,7 +7,7 @@
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { IngestIdentity } from '../../storage/ingest/ingest.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { EVICTION_LOCK, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import {
   bytesOf,
@@ -206,7 +206,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     // What is evicted takes its time, and meanwhile more comes: that must not put off the next look.
     let cost = 0
     try {
-      using _alone = await locks.exclusive('eviction', signal)
+      using _alone = await locks.exclusive(EVICTION_LOCK, signal)
       await eviction.settle(signal)
       let freed = 0
       if (urgent > 0) freed += await eviction.dropStranded(urgent)

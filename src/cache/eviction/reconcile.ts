@@ -14,7 +14,7 @@ import type { Digest } from '../../oci/digest.ts'
 import type { BlobStore, ListedBlob } from '../../storage/blobs/blob-store.ts'
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import { LOCAL, type EpochMs, type MetadataStore } from '../../storage/metadata/metadata.ts'
 
 interface ReconciliationOptions {
@@ -96,7 +96,7 @@ export class Reconciliation {
   async #alone(digest: Digest, signal: AbortSignal, action: () => Promise<void>): Promise<void> {
     const { locks, holds, log } = this.#options
     try {
-      using _held = await locks.exclusive(`blob ${digest}`, signal)
+      using _held = await locks.exclusive(lockOfBlob(digest), signal)
       // On its way, or being read: whoever does that finds out for himself.
       if (!holds.has(digest)) await action()
     } catch (err) {

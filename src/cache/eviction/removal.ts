@@ -11,7 +11,7 @@ import type { Digest } from '../../oci/digest.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { EvictionIndex, Holding, MirroredBlob } from '../../storage/metadata/eviction-index.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -79,7 +79,7 @@ export class Removal {
     for (const digest of digests.toSorted()) {
       // Whoever holds it may be waiting for the room that we make.
       if (holds.has(digest)) return false
-      held.use(await locks.exclusive(`blob ${digest}`, signal))
+      held.use(await locks.exclusive(lockOfBlob(digest), signal))
     }
     const holdings = new Map<Digest, Holding[]>()
     for (const digest of digests) {
@@ -104,7 +104,7 @@ export class Removal {
   async #takeBlob(digest: Digest, named: boolean, signal: AbortSignal): Promise<boolean> {
     const { index, locks, holds } = this.#options
     if (holds.has(digest)) return false
-    using _held = await locks.exclusive(`blob ${digest}`, signal)
+    using _held = await locks.exclusive(lockOfBlob(digest), signal)
     if (holds.has(digest) || (await index.mirrored(digest)) === undefined) return false
     // It is a manifest by now: what goes with it is looked at before it goes.
     if ((await index.holding(digest)).length > 0) return false
@@ -136,7 +136,7 @@ export class Removal {
       // Whoever brings it again may be waiting for the room that is made behind this.
       if (holds.has(digest)) continue
       try {
-        using _held = await locks.exclusive(`blob ${digest}`, signal)
+        using _held = await locks.exclusive(lockOfBlob(digest), signal)
         if (holds.has(digest)) continue
         // It may have come again since.
         if ((await store.stat(digest)) === undefined && (await index.mirrored(digest)) !== undefined) {

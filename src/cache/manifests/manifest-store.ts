@@ -15,7 +15,7 @@ import type { Tag } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { ManifestRecord, MetadataStore } from '../../storage/metadata/metadata.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { compactBuffer } from '../../base/compact-buffer.ts'
@@ -221,7 +221,7 @@ export class ManifestStore {
     this.#hot.set(digest, { ...manifest, bytes: compactBuffer(bytes) })
     // Until the index knows it: a collector would find bytes that nobody names.
     using _kept = this.#holds.hold(digest)
-    using _held = await this.#locks.exclusive(`blob ${digest}`, NEVER)
+    using _held = await this.#locks.exclusive(lockOfBlob(digest), NEVER)
     // Also over one that has rotted there.
     if ((await this.#read(digest))?.equals(bytes) !== true) await this.#write(key.registry, manifest)
     // The rows of one that names thousands are a tenth of a second's work.

@@ -20,7 +20,7 @@ import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Ingest, IngestStore } from '../../storage/ingest/ingest.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { DiskReserve } from '../../storage/files/disk-reserve.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfBlob, lockOfRepository, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
   type EpochMs,
@@ -114,7 +114,7 @@ export class LocalPushTarget implements PushTarget {
     // A digest alone opens nothing: without a repository that holds it there is nothing to go by.
     if (from === undefined || !(await readableHere(from, digest))) return false
     using _kept = this.#context.holds.hold(digest)
-    using _held = await locks.exclusive(`blob ${digest}`, NEVER)
+    using _held = await locks.exclusive(lockOfBlob(digest), NEVER)
     const blob = await bytes.stat(digest)
     if (blob === undefined) return false
     await this.#options.assertFree?.()
@@ -149,7 +149,7 @@ export class LocalPushTarget implements PushTarget {
     }
     const tags = new Set(byDigest ? pushed.tags : [reference, ...pushed.tags])
 
-    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    using _held = await locks.exclusive(lockOfRepository(this.name), NEVER)
     await this.#assertHeld(content)
     for (const tag of tags) await this.#assertMayTag(tag, digest)
     const { mediaType, config, layers, manifests } = content
@@ -174,7 +174,7 @@ export class LocalPushTarget implements PushTarget {
 
   async deleteManifest(reference: Reference): Promise<boolean> {
     const { locks, metadata, now } = this.#context
-    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    using _held = await locks.exclusive(lockOfRepository(this.name), NEVER)
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
       for (const tag of await metadata.tags.naming(this.#key, reference)) this.#assertMayUntag(tag)
@@ -202,7 +202,7 @@ export class LocalPushTarget implements PushTarget {
 
   async deleteBlob(digest: Digest): Promise<boolean> {
     const { locks, metadata } = this.#context
-    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    using _held = await locks.exclusive(lockOfRepository(this.name), NEVER)
     if (!(await metadata.blobs.linked(this.#key, digest))) return false
     const naming = await metadata.garbage.namedBy(this.#key, digest)
     await this.#assertNotPinned(naming)
@@ -222,7 +222,7 @@ export class LocalPushTarget implements PushTarget {
 
   async deleteRepository(): Promise<boolean> {
     const { locks, metadata, now } = this.#context
-    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    using _held = await locks.exclusive(lockOfRepository(this.name), NEVER)
     const known = await metadata.repositories.get(this.#key)
     if (known === undefined || known.deletedAt !== undefined) return false
     await this.#free((tx) => {
@@ -234,7 +234,7 @@ export class LocalPushTarget implements PushTarget {
 
   async release(): Promise<Remains | undefined> {
     const { locks, metadata } = this.#context
-    using _held = await locks.exclusive(`repository ${this.name}`, NEVER)
+    using _held = await locks.exclusive(lockOfRepository(this.name), NEVER)
     const tags = await metadata.tags.list(this.#key, { limit: SOME_TAGS })
     const manifests = await metadata.manifests.list(this.#key, { limit: 1 })
     if (tags.length > 0 || manifests.length > 0) return { tags }
@@ -301,7 +301,7 @@ export class LocalPushTarget implements PushTarget {
   async #freeBytes(digest: Digest): Promise<void> {
     const { store, metadata, locks, holds, log } = this.#context
     try {
-      using _held = await locks.exclusive(`blob ${digest}`, NEVER)
+      using _held = await locks.exclusive(lockOfBlob(digest), NEVER)
       if (holds.has(digest) || (await metadata.garbage.wanted(digest))) return
       await metadata.transaction((tx) => tx.forgetBlob(digest))
       await store.delete(digest)
@@ -322,7 +322,7 @@ export class LocalPushTarget implements PushTarget {
     // In order, so that no two pushes ever wait for each other.
     for (const [digest, bytes] of [...byDigest].sort(([one], [other]) => (one < other ? -1 : 1))) {
       held.use(holds.hold(digest))
-      held.use(await locks.exclusive(`blob ${digest}`, NEVER))
+      held.use(await locks.exclusive(lockOfBlob(digest), NEVER))
       try {
         using _expected = frees ? undefined : await room.expect(bytes.length)
         const store = (): Promise<void> => this.#store(digest, bytes)

@@ -7,10 +7,6 @@ import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 /** For whoever finds a session, or a blob, in use. */
 const LOCK_MS = 30_000
 
-export function uploadLock(session: string): string {
-  return `upload ${session}`
-}
-
 /** @throws OciError UNAVAILABLE */
 export async function acquire(locks: KeyedLocks, key: string): Promise<Disposable> {
   try {

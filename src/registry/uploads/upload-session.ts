@@ -11,7 +11,7 @@ import type { RepositoryName } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore, UploadIngest, VerifiedFile } from '../../storage/ingest/ingest.ts'
-import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
+import { lockOfBlob, lockOfUpload, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
 import { isDiskFull, isHangingDisk } from '../../storage/storage-error.ts'
 import type { LocalNames } from '../naming/local-names.ts'
@@ -21,7 +21,7 @@ import { refusal } from '../local/storage-errors.ts'
 import { Retransmission, withRepetitions, type Repetition } from './retransmission.ts'
 import { newSessionId } from './session-id.ts'
 import { link, type UploadHooks } from './upload-link.ts'
-import { acquire, uploadLock } from './upload-locks.ts'
+import { acquire } from './upload-locks.ts'
 
 /** Of one session; of more, a wrong guess is found out by the digest. */
 const MOST_REPETITIONS = 1000
@@ -217,7 +217,7 @@ export class OpenSession implements UploadSession {
     }
     using _kept = holds.hold(digest)
     // Under the same lock the collector looks for the link before it removes a file.
-    using _held = await acquire(locks, `blob ${digest}`).catch(async (error: unknown) => {
+    using _held = await acquire(locks, lockOfBlob(digest)).catch(async (error: unknown) => {
       await this.#keep(error)
       throw error
     })
@@ -298,7 +298,7 @@ export class OpenSession implements UploadSession {
 
   /** From the first change on until it is disposed. */
   async #alone(): Promise<void> {
-    this.#lock ??= await acquire(this.#options.locks, uploadLock(this.id))
+    this.#lock ??= await acquire(this.#options.locks, lockOfUpload(this.id))
     if (this.#upload.over) throw new OciError('BLOB_UPLOAD_UNKNOWN')
   }
 }

@@ -16,8 +16,9 @@ import type { UploadSession } from '../local/push-target.ts'
 import { refusal } from '../local/storage-errors.ts'
 import { newSessionId, parseSessionId } from './session-id.ts'
 import { link, type UploadHooks } from './upload-link.ts'
-import { acquire, uploadLock } from './upload-locks.ts'
+import { acquire } from './upload-locks.ts'
 import { OpenSession, type OpenUpload, type UploadContext } from './upload-session.ts'
+import { lockOfBlob, lockOfUpload } from '../../storage/locks/keyed-locks.ts'
 
 /** Files that nobody writes at the moment and that are open nevertheless. */
 const MOST_OPEN = 64
@@ -114,7 +115,7 @@ export class UploadSessions {
   ): Promise<boolean> {
     const { store, ingests, locks, holds } = this.#options
     using _kept = holds.hold(digest)
-    using _held = await acquire(locks, `blob ${digest}`)
+    using _held = await acquire(locks, lockOfBlob(digest))
     const blob = await store.stat(digest)
     try {
       await push?.assertFree()
@@ -127,7 +128,7 @@ export class UploadSessions {
   }
 
   async #reopen(repository: RepositoryName, session: string): Promise<OpenUpload | undefined> {
-    using _held = await acquire(this.#options.locks, uploadLock(session))
+    using _held = await acquire(this.#options.locks, lockOfUpload(session))
     const other = this.#open.get(session)
     if (other !== undefined) return other
     try {
@@ -206,7 +207,7 @@ export class UploadSessions {
   /** Never rejects. */
   async #close(session: string, upload: OpenUpload): Promise<void> {
     try {
-      using _held = await acquire(this.#options.locks, uploadLock(session))
+      using _held = await acquire(this.#options.locks, lockOfUpload(session))
       if (upload.users > 0 || upload.over) return
       clearTimeout(upload.timer)
       // Whoever comes now waits for the lock, and opens it again.

@@ -9,7 +9,7 @@ import type { Digest } from '../../oci/digest.ts'
 import { blobName } from './blob-path.ts'
 import type { BlobStore } from './blob-store.ts'
 import type { BlobHolds } from '../locks/blob-holds.ts'
-import type { KeyedLocks } from '../locks/keyed-locks.ts'
+import { lockOfBlob, type KeyedLocks } from '../locks/keyed-locks.ts'
 
 interface ToldFilesOptions {
   readonly store: Pick<BlobStore, 'stat'>
@@ -31,7 +31,7 @@ export class ExternalReaders {
     const { store, locks, holds } = this.#options
     // In this order: who takes the lock after us finds it held, and who had it before has gone, with the file or not.
     holds.tell(digest)
-    if (!(await locks.isFree(`blob ${digest}`))) return undefined
+    if (!(await locks.isFree(lockOfBlob(digest)))) return undefined
     const file = await store.stat(digest).catch(() => undefined)
     return file?.size === size ? blobName(digest) : undefined
   }

@@ -11,8 +11,9 @@ import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
-import type { KeyedLocks } from '../locks/keyed-locks.ts'
+import { COLLECTION_LOCK, lockOfBlob, lockOfRepository, type KeyedLocks } from '../locks/keyed-locks.ts'
 import type {
   EpochMs,
   Garbage,
@@ -75,7 +76,7 @@ export class Collector {
   async *run(options: { dryRun: boolean; signal: AbortSignal }): AsyncGenerator<Collected, void, undefined> {
     const { locks, log, metrics } = this.#options
     const { dryRun, signal } = options
-    using _alone = await locks.exclusive('collection', signal)
+    using _alone = await locks.exclusive(COLLECTION_LOCK, signal)
     const freed = { entries: 0, bytes: 0 }
     let result: 'done' | 'broken_off' | 'failed' = 'broken_off'
     try {
@@ -191,13 +192,13 @@ export class Collector {
 
   async #removeAll(
     { find, remove, told }: Sweep,
-    name: string,
+    name: RepositoryName,
     entries: readonly Garbage[],
     from: GarbagePlace | undefined,
     signal: AbortSignal,
   ): Promise<readonly Collected[]> {
     const { locks, metadata } = this.#options
-    using _held = await locks.exclusive(`repository ${name}`, signal)
+    using _held = await locks.exclusive(lockOfRepository(name), signal)
     const still = new Set((await find(from)).found.map(keyOf))
     const gone = entries.filter((it) => still.has(keyOf(it)))
     await metadata.transaction((tx) => gone.forEach((it) => remove(tx, it)))
@@ -241,7 +242,7 @@ export class Collector {
   /** Unless it is just on its way from its file to the index. */
   async #writeDown(digest: Digest, signal: AbortSignal): Promise<void> {
     const { store, metadata, locks, now } = this.#options
-    using _held = await locks.exclusive(`blob ${digest}`, signal)
+    using _held = await locks.exclusive(lockOfBlob(digest), signal)
     const file = await store.stat(digest)
     if (file === undefined || (await metadata.blobs.size(digest)) !== undefined) return
     await metadata.transaction((tx) => tx.recordBlob(digest, file.size, now()))
@@ -250,7 +251,7 @@ export class Collector {
   /** @returns false when somebody wants it after all */
   async #remove(digest: Digest, signal: AbortSignal): Promise<boolean> {
     const { store, metadata, locks } = this.#options
-    using _held = await locks.exclusive(`blob ${digest}`, signal)
+    using _held = await locks.exclusive(lockOfBlob(digest), signal)
     if (this.#options.pinned?.(digest) === true || (await metadata.garbage.wanted(digest))) return false
     // The index first: a file that nobody knows is found again, a row without its file is not.
     await metadata.transaction((tx) => tx.forgetBlob(digest))
@@ -272,7 +273,7 @@ function keyOf({ repository, digest, since }: Garbage): string {
   return `${repository.name} ${digest} ${since}`
 }
 
-function byRepository(found: readonly Garbage[]): Map<string, Garbage[]> {
+function byRepository(found: readonly Garbage[]): Map<RepositoryName, Garbage[]> {
   return Map.groupBy(found, ({ repository }) => repository.name)
 }
 

@@ -8,7 +8,7 @@ import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { AuditIndex, BlobAudit, Checked, KnownBlob } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
-import type { KeyedLocks } from '../locks/keyed-locks.ts'
+import { lockOfBlob, type KeyedLocks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import { originOf, usesOf, type Finding, type Outcome } from './findings.ts'
 import { mendBlob, type Fault, type Lost } from './repair-blob.ts'
@@ -41,7 +41,7 @@ export async function verifyBlob(
   // Whoever is about to take a file away makes sure of it, while everybody else may still get at the digest.
   if (seen.is === 'corrupt' && repair) seen = await disk.check(digest, { signal, resting, read })
 
-  using _held = await locks.exclusive(`blob ${digest}`, signal)
+  using _held = await locks.exclusive(lockOfBlob(digest), signal)
   const still = await index.digest(digest)
   const again = await lookAgain(tools, digest, seen)
   const fault = faultOf(still, again)

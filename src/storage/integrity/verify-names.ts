@@ -11,6 +11,7 @@ import type { HeldManifest } from '../metadata/audit-index.ts'
 import { LOCAL, type ChildDescriptor, type RepositoryKey } from '../metadata/metadata.ts'
 import { pullName, usesOf, type Finding, type Outcome } from './findings.ts'
 import { failed, type VerifyTools } from './verify-blobs.ts'
+import { lockOfBlob, lockOfRepository } from '../locks/keyed-locks.ts'
 
 const PAGE = 200
 
@@ -211,8 +212,9 @@ async function confirmed<F>(
   if ((await find()) === undefined) return undefined
   // In the order in which a push takes them.
   using held = new DisposableStack()
-  if (repository.registry === LOCAL) held.use(await locks.exclusive(`repository ${repository.name}`, signal))
-  held.use(await locks.exclusive(`blob ${digest}`, signal))
+  if (repository.registry === LOCAL)
+    held.use(await locks.exclusive(lockOfRepository(repository.name), signal))
+  held.use(await locks.exclusive(lockOfBlob(digest), signal))
   const found = await find()
   if (found === undefined) return undefined
   if (!repair) return { found, outcome: { remains: true } }

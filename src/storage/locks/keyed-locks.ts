@@ -1,9 +1,30 @@
 /**
- * Mutex by key, exclusive or shared.
+ * Mutex by key.
  *
- * An interface because several replicas would have to agree some other way; everything that must not happen
- * twice at once goes through it.
+ * Everything that must not happen twice at once goes through it. It is an interface because several replicas would have
+ * to agree some other way.
  */
+import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+
+/** Held by an upload, a fill, a repair, an eviction or a collection while it changes the bytes or whose they are. */
+export function lockOfBlob(digest: Digest): string {
+  return `blob ${digest}`
+}
+
+/** A push takes the lock of its repository before those of blobs; everybody who needs both keeps to that order. */
+export function lockOfRepository(name: RepositoryName): string {
+  return `repository ${name}`
+}
+
+export function lockOfUpload(session: string): string {
+  return `upload ${session}`
+}
+
+export const COLLECTION_LOCK = 'collection'
+
+export const EVICTION_LOCK = 'eviction'
+
 export interface KeyedLocks {
   /**
    * Resolves when nobody else holds `key`, first come, first served. Dispose to let go.

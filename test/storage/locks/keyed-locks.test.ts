@@ -1,5 +1,14 @@
 import { test } from 'tap'
-import { InProcessKeyedLocks } from '../../../src/storage/locks/keyed-locks.ts'
+import { digestOf } from '../../../src/oci/digest.ts'
+import { parseRepositoryName } from '../../../src/oci/reference.ts'
+import {
+  COLLECTION_LOCK,
+  EVICTION_LOCK,
+  InProcessKeyedLocks,
+  lockOfBlob,
+  lockOfRepository,
+  lockOfUpload,
+} from '../../../src/storage/locks/keyed-locks.ts'
 
 const never = new AbortController().signal
 
@@ -57,4 +66,17 @@ test('giving up later, or letting go twice, disturbs nobody', async (t) => {
   t.equal(entered, false)
   held[Symbol.dispose]()
   ;(await third)[Symbol.dispose]()
+})
+
+test('no two things have the same lock', (t) => {
+  const keys = [
+    lockOfBlob(digestOf(Buffer.from('one'))),
+    lockOfBlob(digestOf(Buffer.from('two'))),
+    ...['a', 'b', 'collection', 'eviction'].map((name) => lockOfRepository(parseRepositoryName(name))),
+    ...['a', 'b'].map(lockOfUpload),
+    COLLECTION_LOCK,
+    EVICTION_LOCK,
+  ]
+  t.equal(new Set(keys).size, keys.length)
+  t.end()
 })
