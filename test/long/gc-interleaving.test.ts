@@ -205,7 +205,7 @@ async function missingOf(registry: LocalRegistry, name: string, digest: Digest):
   if (!(await held())) return []
   const missing: Digest[] = []
   if ((await reader.manifest(digest)) === undefined) missing.push(digest)
-  for (const { role, digest: child } of await registry.metadata.manifests.children(digest)) {
+  for (const { role, digest: child } of await registry.metadata.manifests.references(digest)) {
     if (role !== 'manifest' && !(await reader.holds(child))) missing.push(child)
   }
   return (await held()) ? missing : []

@@ -21,7 +21,6 @@ import { nodeFiles } from '../../src/storage/files/files.ts'
 import { Hashers } from '../../src/storage/ingest/hasher.ts'
 import { InProcessKeyedLocks } from '../../src/storage/locks/keyed-locks.ts'
 import type { MetadataStore } from '../../src/storage/metadata/metadata.ts'
-import { openScrub } from '../../src/storage/metadata/sqlite/snapshot.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import { createLog } from '../../src/telemetry/log.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
@@ -48,7 +47,6 @@ interface Scene {
   now: number
   readonly root: string
   readonly examiner: Examiner
-  readonly index: ReturnType<typeof openScrub>
   readonly metadata: MetadataStore
   readonly metrics: ReturnType<typeof createMetrics>
   readonly lost: Lost[]
@@ -80,7 +78,6 @@ async function scene(t: Test): Promise<Scene> {
   const database = path.join(root, 'metadata.sqlite')
   const hashers = closing.adopt(new Hashers({ threads: 1 }), (it) => it.close())
   const metadata = closing.adopt(await openMetadata(database), (it) => it.close())
-  const index = closing.use(openScrub(database))
   const lines: Record<string, unknown>[] = []
   const log = createLog({
     level: 'info',
@@ -91,7 +88,7 @@ async function scene(t: Test): Promise<Scene> {
   const now = (): number => it.now
   const examiner = closing.use(
     new Examiner({
-      ...{ index, metadata, metrics, log, now },
+      ...{ metadata, metrics, log, now },
       disk: new DiskBlobAudit({ root, files: nodeFiles, hashers }),
       store: new DiskBlobStore(root),
       locks: new InProcessKeyedLocks(),
@@ -100,13 +97,13 @@ async function scene(t: Test): Promise<Scene> {
   )
   const newScrub = (): Scrub =>
     new Scrub({
-      ...{ index, metadata, examiner, metrics, log, now },
+      ...{ metadata, examiner, metrics, log, now },
       busy: () => false,
       intervalMs: () => 30 * DAY,
       rest: async (ms) => void (it.now += ms),
     })
   const it: Scene = {
-    ...{ now: BEGAN + 20 * DAY, root, examiner, index, metrics, lost, lines, newScrub, metadata },
+    ...{ now: BEGAN + 20 * DAY, root, examiner, metrics, lost, lines, newScrub, metadata },
     metadata,
     file: (digest) => blobFile(root, digest),
     round: async () => {
@@ -137,7 +134,7 @@ test('where all is well it reads everything, once, and says nothing', async (t) 
     values[0]?.value,
     [...distinct.values()].reduce((sum, size) => sum + size),
   )
-  t.ok((await it.index.scrub.oldestCheck())! >= BEGAN + 20 * DAY)
+  t.ok((await it.metadata.scrub.oldestCheck())! >= BEGAN + 20 * DAY)
   t.same([it.lines, it.lost], [[], []])
 })
 
@@ -180,14 +177,14 @@ for (const [what, damage] of Object.entries(DAMAGES)) {
     await it.round()
     for (const digest of parts) {
       t.notOk(existsSync(it.file(digest)))
-      t.equal(await it.index.digest(digest), undefined, 'the index claims nothing')
+      t.equal(await it.metadata.audit.digest(digest), undefined, 'the index claims nothing')
       const gone = it.lost.find((lost) => lost.digest === digest)
       t.match(gone, { pushed: false })
-      const names = gone?.namings.map(({ repository, tags }) => `${repository.name}:${tags[0] ?? ''}`)
+      const names = gone?.manifests.map(({ repository, tags }) => `${repository.name}:${tags[0] ?? ''}`)
       // Once its manifest is dropped nobody names a layer any more; then that is what is asked for again.
       if (names!.length > 0) t.same(names, ['library/base:3'])
     }
-    t.ok(it.lost.some(({ namings }) => namings.length > 0))
+    t.ok(it.lost.some(({ manifests }) => manifests.length > 0))
     t.equal(await it.corrupt('mirrored'), 3)
     t.equal(await it.corrupt('pushed'), 0)
     t.equal((await it.examiner.quarantine()).count, 0)
@@ -200,7 +197,7 @@ test('what was mirrored and has gone is forgotten, and not fetched: somebody mad
   const it = await scene(t)
   rmSync(it.file(BASE.layers[0]!.digest))
   await it.round()
-  t.equal(await it.index.digest(BASE.layers[0]!.digest), undefined)
+  t.equal(await it.metadata.audit.digest(BASE.layers[0]!.digest), undefined)
   t.same(it.lost, [])
   t.equal(await it.corrupt('mirrored'), 0)
 })
@@ -227,7 +224,7 @@ for (const [what, damage, state] of [
     const told = await it.examiner.quarantine()
     t.match(told, { count: 1, blobs: [{ digest, state, affects: ['team/app:1'], more: 0 }] })
     t.equal(told.blobs[0]!.since.slice(0, 13), since)
-    t.match(await it.index.digest(digest), { pushed: true }, 'the index still says whose it is')
+    t.match(await it.metadata.audit.digest(digest), { pushed: true }, 'the index still says whose it is')
     t.match(it.lines, [{ level: 'error', digest, uses: ['team/app:1'], msg: /push it again/ }])
 
     it.now += 20 * DAY
@@ -254,8 +251,8 @@ test('what was pushed and mirrored is put aside, and asked of its upstream', asy
   t.match((await it.examiner.quarantine()).blobs, [
     { digest, affects: ['quay.io/their/app:4', 'team/app:2'] },
   ])
-  t.match(it.lost, [{ digest, pushed: true, namings: [{ manifest: THEIRS.manifest.digest }] }])
-  t.match(await it.index.digest(digest), { pushed: true, mirrored: true })
+  t.match(it.lost, [{ digest, pushed: true, manifests: [{ manifest: THEIRS.manifest.digest }] }])
+  t.match(await it.metadata.audit.digest(digest), { pushed: true, mirrored: true })
 })
 
 test('a suspicion is looked into without anybody waiting, and one that was wrong does nothing', async (t) => {

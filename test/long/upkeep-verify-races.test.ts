@@ -12,7 +12,6 @@ import { nodeFiles } from '../../src/storage/files/files.ts'
 import { Hashers } from '../../src/storage/ingest/hasher.ts'
 import { InProcessKeyedLocks, type KeyedLocks } from '../../src/storage/locks/keyed-locks.ts'
 import { LOCAL, type MetadataStore } from '../../src/storage/metadata/metadata.ts'
-import { openAudit } from '../../src/storage/metadata/sqlite/snapshot.ts'
 import { openMetadata } from '../../src/storage/metadata/sqlite/open.ts'
 import type { Finding } from '../../src/storage/integrity/findings.ts'
 import { verify } from '../../src/storage/integrity/verify.ts'
@@ -61,7 +60,6 @@ async function scene(t: Test): Promise<Scene> {
   }
   const options = {
     ...{ disk, store: new DiskBlobStore(root), metadata, locks, lanes: 2, serving: true, now: Date.now },
-    openIndex: () => openAudit(database),
   }
   return {
     root,

@@ -69,8 +69,8 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     t.equal(await store.tags.get(alpine, latest), undefined)
     t.same(await store.tags.list(alpine, { limit: 10 }), [])
     t.equal(await store.manifests.get(alpine, named('m')), undefined)
-    t.equal(await store.manifests.named(alpine, named('a')), undefined)
-    t.same(await store.manifests.children(named('m')), [])
+    t.equal(await store.manifests.descriptor(alpine, named('a')), undefined)
+    t.same(await store.manifests.references(named('m')), [])
     t.same(await store.manifests.referrers(alpine, named('m')), [])
     t.equal(await store.blobs.linked(alpine, named('a')), false)
     t.equal(await store.blobs.deliveredBy('docker.io', named('a')), false)
@@ -151,9 +151,12 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
       digest: named('m'),
       size: 42,
       mediaType: MEDIA_TYPES.ociManifest,
+      subject: undefined,
+      storedAt: 1,
+      releasedAt: undefined,
     })
     t.equal(await store.manifests.get(sameNameElsewhere, named('m')), undefined)
-    t.equal(await store.manifests.named(sameNameElsewhere, named('a')), undefined)
+    t.equal(await store.manifests.descriptor(sameNameElsewhere, named('a')), undefined)
   })
 
   void t.test('a manifest names its children in its order, duplicates included', async (t) => {
@@ -165,15 +168,15 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
       tx.putManifest(alpine, named('m'), 42, content, 1)
       tx.putManifest(sameNameElsewhere, named('m'), 42, content, 1)
     })
-    t.same(await store.manifests.children(named('m')), [
+    t.same(await store.manifests.references(named('m')), [
       { ...content.config, role: 'config' },
       { ...layer('a'), role: 'layer' },
       { ...annotated, role: 'layer' },
       { ...layer('a'), role: 'layer' },
       { ...foreign, role: 'layer' },
     ])
-    t.same(await store.manifests.named(alpine, named('far')), { ...foreign, role: 'layer' })
-    t.same(await store.manifests.named(alpine, named('b')), { ...annotated, role: 'layer' })
+    t.same(await store.manifests.descriptor(alpine, named('far')), { ...foreign, role: 'layer' })
+    t.same(await store.manifests.descriptor(alpine, named('b')), { ...annotated, role: 'layer' })
   })
 
   void t.test('an index of thousands keeps all its children', async (t) => {
@@ -181,11 +184,11 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     const manifests = Array.from({ length: 3000 }, (_, i) => layer(`child ${i}`))
     const index = image([], { kind: 'index', config: undefined, manifests })
     await store.transaction((tx) => tx.putManifest(alpine, named('index'), 42, index, 1))
-    const children = await store.manifests.children(named('index'))
+    const children = await store.manifests.references(named('index'))
     t.equal(children.length, 3000)
     t.equal(children[2999]?.digest, named('child 2999'))
     t.equal(children[2999]?.role, 'manifest')
-    const child = await store.manifests.named(alpine, named('child 1234'))
+    const child = await store.manifests.descriptor(alpine, named('child 1234'))
     t.match(child, { digest: named('child 1234'), role: 'manifest' })
   })
 
@@ -216,7 +219,7 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     await store.transaction((tx) =>
       tx.putManifest(alpine, named('m'), 1, image([], { subject: layer('subject') }), 1),
     )
-    t.equal(await store.manifests.named(alpine, named('subject')), undefined)
+    t.equal(await store.manifests.descriptor(alpine, named('subject')), undefined)
   })
 
   void t.test('a link is of one repository, a delivery of one registry', async (t) => {
@@ -270,7 +273,7 @@ export function metadataSuite(t: Test, make: (t: Test) => Promise<MetadataStore>
     t.equal(await store.blobs.linked(alpine, named('b')), true)
     t.equal(await store.blobs.deliveredBy('docker.io', named('b')), true)
     t.ok(await store.manifests.get(alpine, named('m')))
-    t.same(await store.manifests.named(alpine, named('a')), { ...layer('a'), role: 'layer' })
+    t.same(await store.manifests.descriptor(alpine, named('a')), { ...layer('a'), role: 'layer' })
   })
 
   void t.test('events wait for their end-point in the order in which they were committed', async (t) => {

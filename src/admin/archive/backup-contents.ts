@@ -45,7 +45,7 @@ async function contentsIn(
   const tags = await snapshot.tags(name)
   const all = new Map((await snapshot.manifests(name)).map((it) => [it.digest, it]))
   const below = new Map<Digest, readonly ChildDescriptor[]>()
-  for (const digest of all.keys()) below.set(digest, await snapshot.children(digest))
+  for (const digest of all.keys()) below.set(digest, await snapshot.references(digest))
   const children = new Set<Digest>()
   for (const named of below.values()) {
     for (const { role, digest } of named) if (role === 'manifest') children.add(digest)

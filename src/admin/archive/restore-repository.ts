@@ -124,9 +124,9 @@ async function compare(
       tell({ left: { name, manifest: manifest.digest, tags, why: problem } })
       continue
     }
-    const hold = await metadata.garbage.hold(key, manifest.digest)
+    const held = await metadata.manifests.get(key, manifest.digest)
     // What is here and was let go of would be collected: it has come back.
-    if (hold === undefined || hold.releasedAt !== undefined) manifests.push(manifest)
+    if (held === undefined || held.releasedAt !== undefined) manifests.push(manifest)
   }
 
   const tags: { tag: Tag; digest: Digest }[] = []

@@ -7,9 +7,9 @@
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { OperatorError } from '../../base/operator-error.ts'
-import type { AuditIndex, BlobAudit, LocalSnapshot } from '../../storage/metadata/audit-index.ts'
+import type { BlobAudit } from '../../storage/metadata/audit-index.ts'
 import type { BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
-import type { EpochMs } from '../../storage/metadata/metadata.ts'
+import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
 import { contentsOf } from './backup-contents.ts'
 import { usesOf } from '../../storage/integrity/findings.ts'
 import {
@@ -32,8 +32,7 @@ interface Target extends AsyncDisposable {
 }
 
 interface BackupOptions {
-  readonly openSnapshot: () => Promise<LocalSnapshot>
-  readonly openIndex: () => AuditIndex
+  readonly metadata: Pick<MetadataStore, 'snapshot' | 'audit'>
   readonly create: (path: string) => Promise<Target>
   readonly disk: BlobAudit
   readonly store: BlobStore
@@ -97,11 +96,11 @@ async function* archive(
   piece: Bytes,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array | BackupEvent, void, undefined> {
-  const { openSnapshot, holds, now } = options
+  const { metadata, holds, now } = options
   using pinned = new DisposableStack()
   const { repositories, named, sizes, lacking } = await (async () => {
     using _everything = holds.everything()
-    await using snapshot = await openSnapshot()
+    await using snapshot = await metadata.snapshot()
     const contents = await contentsOf(snapshot)
     for (const digest of contents.sizes.keys()) pinned.use(holds.hold(digest))
     return contents
@@ -151,9 +150,8 @@ function withSizes(saved: SavedRepository, found: ReadonlyMap<Digest, Bytes>): S
   return { ...saved, manifests: saved.manifests.map(sized), blobs: saved.blobs.map(sized) }
 }
 
-async function usesNow({ openIndex }: BackupOptions, digest: Digest): Promise<readonly string[]> {
-  await using index = openIndex()
-  return (await usesOf(index, digest)).uses
+async function usesNow({ metadata }: BackupOptions, digest: Digest): Promise<readonly string[]> {
+  return (await usesOf(metadata.audit, digest)).uses
 }
 
 async function problemOf(

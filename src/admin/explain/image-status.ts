@@ -102,7 +102,7 @@ export class ImageStatus {
       const next: Digest[] = []
       for (const digest of level) {
         if (tree.has(digest) || seen > MOST_LOOKS) continue
-        const children = await manifests.children(digest)
+        const children = await manifests.references(digest)
         tree.set(digest, children)
         seen += children.length + 1
         next.push(...children.filter(isManifest).map((child) => child.digest))

@@ -10,7 +10,7 @@ import type { ImageExplained, KeepingExplained } from './explanation.ts'
 import { spanText } from '../../base/format.ts'
 
 interface KeepingOptions {
-  readonly inventory: Pick<InventoryIndex, 'blobs' | 'wanting' | 'colder'>
+  readonly inventory: Pick<InventoryIndex, 'blobs' | 'taggedManifests' | 'colder'>
   /** Globs over full names. */
   readonly pin: readonly string[]
   readonly inUse: (digest: Digest) => boolean
@@ -18,6 +18,9 @@ interface KeepingOptions {
 
 /** Names by which a manifest is wanted that are compared with the pins. */
 const MOST_NAMES = 500
+
+/** An image is in an index, and that may be in another one. */
+const MOST_STEPS = 2
 
 const MOST_COUNTED = 1000
 
@@ -51,7 +54,7 @@ export async function keepingOf(
 
 /** As pins name them: a tag by `registry/name:tag`, a digest by `registry/name@digest`. */
 async function pinsOf(
-  inventory: Pick<InventoryIndex, 'wanting'>,
+  inventory: Pick<InventoryIndex, 'taggedManifests'>,
   pin: readonly string[],
   { registry, name }: RepositoryKey,
   digest: Digest,
@@ -60,7 +63,11 @@ async function pinsOf(
   if (pin.length === 0) return []
   const asked = `${registry}/${name}${isDigestReference(reference) ? '@' : ':'}${reference}`
   const names = new Set<string>([asked])
-  for (const { repository, manifest, tags } of await inventory.wanting(digest, MOST_NAMES)) {
+  for (const { repository, manifest, tags } of await inventory.taggedManifests(
+    digest,
+    MOST_STEPS,
+    MOST_NAMES,
+  )) {
     const listed = `${repository.registry}/${repository.name}`
     for (const tag of tags) names.add(`${listed}:${tag}`)
     names.add(`${listed}@${manifest}`)

@@ -44,7 +44,7 @@ export async function listsHere(
   if (manifest === undefined) return { ...(tags && { tags }), sentences: [ofTags] }
 
   let listed: readonly Digest[] = []
-  const named = await metadata.manifests.named(repository, manifest)
+  const named = await metadata.manifests.descriptor(repository, manifest)
   const ttlMs = isAttestation(named) ? ATTESTATION_TTL_MS : origin.tagTtlMs
   const referrers = await listHere(options, mirrored, referrersQuestion(manifest), ttlMs, (body) => {
     listed = (manifestsIn(body) ?? []).map(({ digest }) => digest)

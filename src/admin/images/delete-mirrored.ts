@@ -70,12 +70,12 @@ export class MirrorDeletion {
     const record = await metadata.tags.get(key, tag)
     if (record === undefined) throw new OperatorError(`there is no ${tag} in ${name}`)
     const { digest } = record
-    const others = (await metadata.tags.naming(key, digest)).filter((it) => it !== tag)
-    const naming = await metadata.eviction.naming(digest, 1)
+    const others = (await metadata.tags.of(key, digest)).filter((it) => it !== tag)
+    const parents = await metadata.eviction.referencedBy(digest, { limit: 1 })
     const stays =
       others.length > 0
         ? `${name}:${String(others[0])} names it as well`
-        : naming.length > 0 && 'an index names it'
+        : parents.length > 0 && 'an index names it'
     const held = (await metadata.manifests.get(key, digest)) !== undefined
     const pin = await this.#options.pinned.by(digest)
     const gone =
@@ -100,7 +100,7 @@ export class MirrorDeletion {
     if ((await metadata.manifests.get(key, digest)) === undefined) {
       throw new OperatorError(`there is no ${digest} in ${name}`)
     }
-    const tags = await metadata.tags.naming(key, digest)
+    const tags = await metadata.tags.of(key, digest)
     const pin = await pinned.by(digest)
     const gone = await this.#takeAway(key, digest, signal)
     for (const reference of [...tags, digest]) manifests.forget(mirrored, reference)
@@ -135,8 +135,8 @@ export class MirrorDeletion {
   /** Away from this name; and its bytes with all that belongs to it, where nothing else needs them. */
   async #takeAway(key: RepositoryKey, digest: Digest, signal: AbortSignal): Promise<Gone> {
     const { metadata, images, removal, now } = this.#options
-    const holdings = await metadata.eviction.holding(digest)
-    const other = holdings.find(({ repository }) => listedName(repository) !== listedName(key))?.repository
+    const held = await metadata.eviction.taggedManifests(digest, 0)
+    const other = held.find(({ repository }) => listedName(repository) !== listedName(key))?.repository
     const doomed = other === undefined ? await images.whatGoesWith(digest, NOTHING) : undefined
     const inUse = doomed !== undefined && removal.isInUse(doomed)
     const gone = doomed === undefined || inUse ? [] : await removal.take(doomed, signal)
@@ -157,7 +157,8 @@ export class MirrorDeletion {
     for (let last: Digest | undefined; ;) {
       const page = await manifests.list(key, { limit: PAGE, ...(last && { last }) })
       for (const digest of page) {
-        if (which === 'rest' || (await eviction.naming(digest, 1)).length === 0) yield digest
+        const parents = which === 'rest' ? [] : await eviction.referencedBy(digest, { limit: 1 })
+        if (parents.length === 0) yield digest
       }
       last = page.at(-1)
       if (page.length < PAGE) return

@@ -11,7 +11,6 @@ import type { UpstreamEntry } from '../../registry/registry.ts'
 import type { Storage } from './storage.ts'
 import type { RepositoryKey } from '../../storage/metadata/metadata.ts'
 import { DiskBlobAudit } from '../../storage/blobs/disk-audit.ts'
-import { openScrub } from '../../storage/metadata/sqlite/snapshot.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { Examiner } from '../../storage/integrity/examiner.ts'
 import type { Lost } from '../../storage/integrity/repair-blob.ts'
@@ -43,17 +42,16 @@ interface Scrubbing {
 /** What it makes is closed by `closing`. */
 export function createIntegrity(options: ScrubbingOptions, closing: AsyncDisposableStack): Scrubbing {
   const { live, state, refetch, busy, metrics, log, now } = options
-  const { root, files, database, hashers, store, locks, index: metadata } = state
-  const index = closing.use(openScrub(database))
+  const { root, files, hashers, store, locks, index: metadata } = state
   const disk = new DiskBlobAudit({ root, files, hashers })
   const examiner = closing.use(
-    new Examiner({ ...{ index, disk, store, metadata, locks, refetch, metrics, log, now } }),
+    new Examiner({ ...{ disk, store, metadata, locks, refetch, metrics, log, now } }),
   )
   const beforeScrape = async (): Promise<void> => {
     try {
-      const oldest = await index.scrub.oldestCheck()
+      const oldest = await metadata.scrub.oldestCheck()
       metrics.scrubOldestCheck.set(oldest === undefined ? 0 : Math.max(0, now() - oldest) / 1000)
-      metrics.quarantinedBlobs.set((await index.scrub.quarantined(0)).count)
+      metrics.quarantinedBlobs.set((await metadata.scrub.quarantined(0)).count)
     } catch (err) {
       // No reason to tell nothing of all the rest.
       log.debug({ err }, 'the index does not tell what was checked')
@@ -67,7 +65,7 @@ export function createIntegrity(options: ScrubbingOptions, closing: AsyncDisposa
     scrub: () => {
       const ending = new AbortController()
       const scrub = new Scrub({
-        ...{ index, metadata, examiner, busy, metrics, log, now },
+        ...{ metadata, examiner, busy, metrics, log, now },
         intervalMs: () => live.config.cache.scrubInterval,
         rest: async (ms, signal) => sleep(ms, undefined, { signal, ref: false }),
       })
@@ -92,16 +90,16 @@ interface Refetching {
  * Behind everything that is asked for now, not from who cannot be asked, and for no pull that is kept in reserve. What
  * this does not fetch the next pull does.
  */
-export async function refetch({ digest, namings }: Lost, parts: Refetching): Promise<void> {
+export async function refetch({ digest, manifests }: Lost, parts: Refetching): Promise<void> {
   const { entries, mirror, index, log } = parts
   const brought = new Set<string>()
   let asked = 0
-  for (const { repository, manifest, tags } of namings) {
+  for (const { repository, manifest, tags } of manifests) {
     const mirrored = askable(entries, repository)
     if (mirrored === undefined) continue
     if (asked++ === MOST_REPOSITORIES) return
     try {
-      const named = manifest === digest ? undefined : await index.manifests.named(repository, digest)
+      const named = manifest === digest ? undefined : await index.manifests.descriptor(repository, digest)
       if (named !== undefined && named.role !== 'manifest') {
         // For bytes one of its names is enough.
         if (!brought.has(repository.registry)) await mirror.blobs.ahead(mirrored, named)

@@ -20,13 +20,11 @@ import { reservingGlob } from '../../registry/naming/push-policy.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 import { startError } from '../start-error.ts'
 import { openStorage, type Storage } from './storage.ts'
-import type { AuditIndex } from '../../storage/metadata/audit-index.ts'
 import { DiskBlobAudit } from '../../storage/blobs/disk-audit.ts'
 import { nodeFiles } from '../../storage/files/files.ts'
 import { finishIndex } from '../../storage/metadata/sqlite/index-identity.ts'
 import { NewFile, OutsideFile } from '../../storage/files/atomic-file.ts'
 import { StorageError } from '../../storage/storage-error.ts'
-import { openAudit, openSnapshot } from '../../storage/metadata/sqlite/snapshot.ts'
 import { createMetrics } from '../../telemetry/metrics.ts'
 import type { ImageOperations } from './image-operations.ts'
 import { openStandalone } from './standalone.ts'
@@ -52,10 +50,9 @@ interface KeepingParts {
 
 export function createOperations(parts: KeepingParts): Operations {
   const { live, local, collector, evictor, tending, serving } = parts
-  const { root, database, hashers, holds, index } = parts.state
+  const { root, hashers, holds, index } = parts.state
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const { store, ingests, metadata, locks, localNames, room, settings, now } = local
-  const openIndex = (): AuditIndex => openAudit(database)
   return {
     gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
     async *evict({ dryRun, to }, signal) {
@@ -65,15 +62,14 @@ export function createOperations(parts: KeepingParts): Operations {
     verify: (args, signal) =>
       verify(
         // Without room: a look that holds a blob must not wait for an eviction that waits for that blob.
-        { disk, store, metadata: index, locks, openIndex, now, serving, lanes: VERIFY_LANES },
+        { disk, store, metadata: index, locks, now, serving, lanes: VERIFY_LANES },
         args,
         signal,
       ),
     backup: (args, signal) =>
       backup(
         {
-          ...{ disk, store, holds, openIndex, now, serving },
-          openSnapshot: () => openSnapshot(database),
+          ...{ disk, store, holds, metadata: index, now, serving },
           create: (target) => NewFile.create(nodeFiles, target),
         },
         args,

@@ -22,7 +22,7 @@ import { replaceLostIndex } from '../../storage/metadata/sqlite/lost-index.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { PartialLimits } from '../../storage/ingest/partial-file.ts'
 import { DiskReserve } from '../../storage/files/disk-reserve.ts'
-import { indexSince, openMetadata } from '../../storage/metadata/sqlite/open.ts'
+import { openMetadata } from '../../storage/metadata/sqlite/open.ts'
 import { StorageError } from '../../storage/storage-error.ts'
 import type { WriterOptions } from '../../storage/metadata/sqlite/writer.ts'
 
@@ -110,7 +110,7 @@ export async function openStorage(
     root,
     files,
     database,
-    indexSince: indexSince(database),
+    indexSince: await plainIndex.createdAt(),
     hashers,
     index,
     metadata,

@@ -100,13 +100,13 @@ export class EvictionCandidates {
     if (root === undefined) return undefined
     const manifests = new Map<Digest, MirroredBlob>()
     const blobs = new Map<Digest, MirroredBlob>()
-    if ((await index.holding(digest)).length > 0) await this.#addManifests(root, manifests, gone)
+    if ((await index.taggedManifests(digest, 0)).length > 0) await this.#addManifests(root, manifests, gone)
     else blobs.set(digest, root)
     for (const manifest of manifests.keys()) {
       for (const it of await index.contents(manifest, 'blob')) {
         if (manifests.has(it.digest) || blobs.has(it.digest)) continue
         // A manifest goes as one, whatever else names it as a layer.
-        if ((await index.holding(it.digest)).length > 0) continue
+        if ((await index.taggedManifests(it.digest, 0)).length > 0) continue
         if ((await pinned.byLink(it.digest)) !== undefined) continue
         if (!(await this.#isNamed(it.digest, gone, manifests))) blobs.set(it.digest, it)
       }
@@ -132,7 +132,7 @@ export class EvictionCandidates {
       manifests.set(it.digest, it)
       for (const child of await index.contents(it.digest, 'manifest')) {
         if (manifests.has(child.digest)) continue
-        const tagged = (await index.holding(child.digest)).some(({ tags }) => tags.length > 0)
+        const tagged = (await index.taggedManifests(child.digest, 0)).some(({ tags }) => tags.length > 0)
         if (tagged || (await pinned.by(child.digest)) !== undefined) continue
         if (!(await this.#isNamed(child.digest, gone, manifests))) next.push(child)
       }
@@ -150,7 +150,7 @@ export class EvictionCandidates {
     gone: ReadonlySet<Digest>,
     going: ReadonlyMap<Digest, unknown>,
   ): Promise<boolean> {
-    const naming = await this.#options.index.naming(digest, gone.size + going.size + 1)
+    const naming = await this.#options.index.referencedBy(digest, { limit: gone.size + going.size + 1 })
     return naming.some((manifest) => !gone.has(manifest) && !going.has(manifest))
   }
 
@@ -159,15 +159,15 @@ export class EvictionCandidates {
     const { index, pinned } = this.#options
     if ((await pinned.byLink(digest)) !== undefined) return true
     const seen = new Set<Digest>()
-    const next = await index.naming(digest, MANY)
+    const next = await index.referencedBy(digest, { limit: MANY })
     for (let it = next.pop(); it !== undefined; it = next.pop()) {
       if (seen.has(it)) continue
       seen.add(it)
       if (seen.size >= MANY) return true
-      const holding = await index.holding(it)
+      const holding = await index.taggedManifests(it, 0)
       if (holding.some(({ repository }) => repository.registry === LOCAL)) return true
       if ((await pinned.by(it)) !== undefined) return true
-      next.push(...(await index.naming(it, MANY)))
+      next.push(...(await index.referencedBy(it, { limit: MANY })))
     }
     return false
   }

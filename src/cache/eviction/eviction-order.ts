@@ -154,12 +154,12 @@ export class EvictionOrder {
   async #namesOf({ is, root }: EvictionCandidate): Promise<string[]> {
     const { index } = this.#options
     if (is !== 'image') {
-      const links = (await index.linking(root.digest)).filter(({ registry }) => registry !== LOCAL)
+      const links = (await index.linkedIn(root.digest)).filter(({ registry }) => registry !== LOCAL)
       // Of one that came under another name only the upstream is known.
       if (links.length === 0) return [`${root.registry}@${root.digest}`]
       return links.map(({ registry, name }) => `${registry}/${name}@${root.digest}`)
     }
-    const holdings = await index.holding(root.digest)
+    const holdings = await index.taggedManifests(root.digest, 0)
     return holdings.flatMap(({ repository: { registry, name }, tags }) => {
       if (registry === LOCAL) return []
       const full = `${registry}/${name}`

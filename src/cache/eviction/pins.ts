@@ -6,7 +6,8 @@
  */
 import type { Digest } from '../../oci/digest.ts'
 import { matchesAny } from '../../oci/glob.ts'
-import type { EvictionIndex, Holding } from '../../storage/metadata/eviction-index.ts'
+import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
+import type { TaggedManifest } from '../../storage/metadata/metadata.ts'
 
 export class Pins {
   readonly #globs: () => readonly string[]
@@ -20,10 +21,10 @@ export class Pins {
   /** The glob that keeps an image by one of its tags, or by its digest; not what keeps those that it belongs to. */
   async by(manifest: Digest): Promise<string | undefined> {
     if (this.#globs().length === 0) return undefined
-    const own = this.#of(manifest, await this.#index.holding(manifest))
+    const own = this.#of(manifest, await this.#index.taggedManifests(manifest, 0))
     if (own !== undefined) return own
     for (const subject of await this.#index.subjects(manifest)) {
-      const its = this.#of(subject, await this.#index.holding(subject))
+      const its = this.#of(subject, await this.#index.taggedManifests(subject, 0))
       if (its !== undefined) return its
     }
     return undefined
@@ -32,15 +33,15 @@ export class Pins {
   /** The glob that keeps a blob, whoever names it: one over the whole of a repository that has it, or by its digest. */
   async byLink(blob: Digest): Promise<string | undefined> {
     if (this.#globs().length === 0) return undefined
-    const links = await this.#index.linking(blob)
+    const links = await this.#index.linkedIn(blob)
     return this.#of(
       blob,
       links.map((repository) => ({ repository, tags: [] })),
     )
   }
 
-  #of(manifest: Digest, holdings: readonly Holding[]): string | undefined {
-    for (const { repository, tags } of holdings) {
+  #of(manifest: Digest, held: readonly Omit<TaggedManifest, 'manifest'>[]): string | undefined {
+    for (const { repository, tags } of held) {
       const name = `${repository.registry}/${repository.name}`
       const images = [`${name}@${manifest}`, ...tags.map((tag) => `${name}:${tag}`)]
       const glob = this.#globs().find((it) => images.some((image) => pins(it, image)))

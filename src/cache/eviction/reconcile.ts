@@ -118,7 +118,7 @@ export class Reconciliation {
     const known = await index.mirrored(digest)
     const file = await store.stat(digest)
     if (known === undefined || file?.size === known.size) return
-    const holding = await index.holding(digest)
+    const holding = await index.taggedManifests(digest, 0)
     if (holding.some(({ repository }) => repository.registry === LOCAL)) return
     await metadata.transaction((tx) => {
       for (const { repository } of holding) tx.deleteManifest(repository, digest, now())

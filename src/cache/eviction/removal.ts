@@ -9,7 +9,7 @@
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
-import type { EvictionIndex, Holding, MirroredBlob } from '../../storage/metadata/eviction-index.ts'
+import type { EvictionIndex, MirroredBlob } from '../../storage/metadata/eviction-index.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
@@ -17,6 +17,7 @@ import {
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
+  type TaggedManifest,
 } from '../../storage/metadata/metadata.ts'
 import type { EvictionCandidate } from './candidates.ts'
 
@@ -81,11 +82,11 @@ export class Removal {
       if (holds.has(digest)) return false
       held.use(await locks.exclusive(lockOfBlob(digest), signal))
     }
-    const holdings = new Map<Digest, Holding[]>()
+    const holdings = new Map<Digest, TaggedManifest[]>()
     for (const digest of digests) {
       // Somebody else may have taken it, or it was pushed.
       if ((await index.mirrored(digest)) === undefined) return false
-      const holding = await index.holding(digest)
+      const holding = await index.taggedManifests(digest, 0)
       if (holds.has(digest) || holding.some(({ repository }) => repository.registry === LOCAL)) return false
       holdings.set(digest, holding)
     }
@@ -107,8 +108,8 @@ export class Removal {
     using _held = await locks.exclusive(lockOfBlob(digest), signal)
     if (holds.has(digest) || (await index.mirrored(digest)) === undefined) return false
     // It is a manifest by now: what goes with it is looked at before it goes.
-    if ((await index.holding(digest)).length > 0) return false
-    if (!named && (await index.naming(digest, 1)).length > 0) return false
+    if ((await index.taggedManifests(digest, 0)).length > 0) return false
+    if (!named && (await index.referencedBy(digest, { limit: 1 })).length > 0) return false
     await this.#remove([digest], (tx) => tx.forgetBlob(digest))
     return true
   }
@@ -140,7 +141,7 @@ export class Removal {
         if (holds.has(digest)) continue
         // It may have come again since.
         if ((await store.stat(digest)) === undefined && (await index.mirrored(digest)) !== undefined) {
-          const holding = await index.holding(digest)
+          const holding = await index.taggedManifests(digest, 0)
           await metadata.transaction((tx) => {
             for (const { repository } of holding) tx.deleteManifest(repository, digest, now())
             tx.forgetBlob(digest)

@@ -169,7 +169,7 @@ export class ManifestStore {
       const found = manifest.content.manifests.find((descriptor) => descriptor.digest === digest)
       if (found !== undefined) return found
     }
-    const named = await this.#metadata.manifests.named(repositoryKey(repository), digest)
+    const named = await this.#metadata.manifests.descriptor(repositoryKey(repository), digest)
     return named?.role === 'manifest' ? named : undefined
   }
 
@@ -187,7 +187,7 @@ export class ManifestStore {
       const found = [config, ...layers].find((descriptor) => descriptor?.digest === digest)
       if (found !== undefined) return found
     }
-    const named = await this.#metadata.manifests.named(repositoryKey(repository), digest)
+    const named = await this.#metadata.manifests.descriptor(repositoryKey(repository), digest)
     return named === undefined || named.role === 'manifest' ? undefined : named
   }
 

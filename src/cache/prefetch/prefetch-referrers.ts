@@ -150,9 +150,12 @@ export class ReferrersPrefetch {
   /** What an index said that was served before a restart, or long ago. */
   async #recall(repository: MirrorRef, image: Digest): Promise<void> {
     const { garbage, manifests } = this.#options.metadata
-    const [index] = await garbage.namedBy(repositoryKey(repository), image, 'manifest')
+    const [index] = await garbage.referencedBy(image, {
+      repository: repositoryKey(repository),
+      role: 'manifest',
+    })
     if (index === undefined) return
-    const children = await manifests.children(index)
+    const children = await manifests.references(index)
     const about = children.filter((it) => subjectOfAttestation(it) === image).map(({ digest }) => digest)
     this.#platforms.set(keyOf(repository, image), { index, attestations: about })
     this.#bringAttestations(repository, image)

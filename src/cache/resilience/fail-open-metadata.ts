@@ -34,6 +34,8 @@ export class FailOpenMetadata implements MetadataStore {
   readonly inventory: InventoryIndex
   readonly upstreamAnswers: UpstreamAnswerIndex
   readonly finishedUploads: FinishedUploadIndex
+  readonly audit: MetadataStore['audit']
+  readonly scrub: MetadataStore['scrub']
   readonly #inner: MetadataStore
   readonly #metrics: Metrics
   readonly #writes: OutageLog
@@ -61,6 +63,8 @@ export class FailOpenMetadata implements MetadataStore {
     this.eviction = inner.eviction
     this.inventory = inner.inventory
     this.finishedUploads = inner.finishedUploads
+    this.audit = inner.audit
+    this.scrub = inner.scrub
     this.#metrics = options.metrics
     this.#writes = new OutageLog({
       ...options,
@@ -75,15 +79,14 @@ export class FailOpenMetadata implements MetadataStore {
     this.tags = {
       get: (repository, tag) => or(undefined, inner.tags.get(repository, tag)),
       list: (repository, page) => or([], inner.tags.list(repository, page)),
-      naming: (repository, digest) => or([], inner.tags.naming(repository, digest)),
+      of: (repository, manifest) => or([], inner.tags.of(repository, manifest)),
       held: (repository, limit) => or([], inner.tags.held(repository, limit)),
     }
     this.manifests = {
       get: (repository, digest) => or(undefined, inner.manifests.get(repository, digest)),
-      storedAt: (repository, digest) => or(undefined, inner.manifests.storedAt(repository, digest)),
       list: (repository, page) => or([], inner.manifests.list(repository, page)),
-      named: (repository, digest) => or(undefined, inner.manifests.named(repository, digest)),
-      children: (manifest) => or([], inner.manifests.children(manifest)),
+      descriptor: (repository, digest) => or(undefined, inner.manifests.descriptor(repository, digest)),
+      references: (manifest) => or([], inner.manifests.references(manifest)),
       referrers: (repository, subject) => or([], inner.manifests.referrers(repository, subject)),
     }
     this.blobs = {
@@ -111,6 +114,14 @@ export class FailOpenMetadata implements MetadataStore {
       this.#writes.failed(error)
       throw error
     }
+  }
+
+  snapshot(): ReturnType<MetadataStore['snapshot']> {
+    return this.#inner.snapshot()
+  }
+
+  createdAt(): Promise<Milliseconds> {
+    return this.#inner.createdAt()
   }
 
   close(): Promise<void> {

@@ -177,8 +177,8 @@ export class LocalPushTarget implements PushTarget {
     using _held = await locks.exclusive(lockOfRepository(this.name), NEVER)
     if (isDigestReference(reference)) {
       if ((await metadata.manifests.get(this.#key, reference)) === undefined) return false
-      for (const tag of await metadata.tags.naming(this.#key, reference)) this.#assertMayUntag(tag)
-      await this.#assertNotPinned(await metadata.garbage.namedBy(this.#key, reference, 'manifest'))
+      for (const tag of await metadata.tags.of(this.#key, reference)) this.#assertMayUntag(tag)
+      await this.#assertNotPinned(await this.#indexesOf(reference))
       const unlisted = await this.#referrersTags.unlisted(reference)
       await this.#keep(
         unlisted,
@@ -204,12 +204,12 @@ export class LocalPushTarget implements PushTarget {
     const { locks, metadata } = this.#context
     using _held = await locks.exclusive(lockOfRepository(this.name), NEVER)
     if (!(await metadata.blobs.linked(this.#key, digest))) return false
-    const naming = await metadata.garbage.namedBy(this.#key, digest)
-    await this.#assertNotPinned(naming)
-    if (naming.length > 0) {
+    const parents = await metadata.garbage.referencedBy(digest, { repository: this.#key })
+    await this.#assertNotPinned(parents)
+    if (parents.length > 0) {
       throw new OciError(
         'UNSUPPORTED',
-        { digest, manifest: naming[0] },
+        { digest, manifest: parents[0] },
         { message: 'a manifest of this repository names the blob; delete the manifest first', allow: READS },
       )
     }
@@ -302,7 +302,7 @@ export class LocalPushTarget implements PushTarget {
     const { store, metadata, locks, holds, log } = this.#context
     try {
       using _held = await locks.exclusive(lockOfBlob(digest), NEVER)
-      if (holds.has(digest) || (await metadata.garbage.wanted(digest))) return
+      if (holds.has(digest) || (await metadata.garbage.isHeld(digest))) return
       await metadata.transaction((tx) => tx.forgetBlob(digest))
       await store.delete(digest)
     } catch (err) {
@@ -398,13 +398,18 @@ export class LocalPushTarget implements PushTarget {
     if (settings.immutable.length === 0) return
     const seen = new Set(manifests)
     for (const manifest of seen) {
-      for (const tag of await metadata.tags.naming(this.#key, manifest)) {
+      for (const tag of await metadata.tags.of(this.#key, manifest)) {
         if (subjectOfReferrersTag(tag) === undefined) this.#assertMayUntag(tag)
       }
-      for (const parent of await metadata.garbage.namedBy(this.#key, manifest, 'manifest')) seen.add(parent)
+      for (const parent of await this.#indexesOf(manifest)) seen.add(parent)
       // A read blocks the thread.
       await immediate()
     }
+  }
+
+  #indexesOf(manifest: Digest): Promise<Digest[]> {
+    const among = { repository: this.#key, role: 'manifest' } as const
+    return this.#context.metadata.garbage.referencedBy(manifest, among)
   }
 
   /** @throws the system's error when the disk does not take it */

@@ -101,10 +101,10 @@ export class LocalRepository implements Repository {
   }
 
   async #touchManifest(digest: Digest): Promise<boolean> {
-    const storedAt = await this.#metadata.manifests.storedAt(this.#key, digest)
-    if (storedAt === undefined) return false
+    const held = await this.#metadata.manifests.get(this.#key, digest)
+    if (held === undefined) return false
     return this.#touch(
-      storedAt,
+      held.storedAt,
       (tx) => tx.touchManifest(this.#key, digest, this.#options.now()),
       async () => (await this.#metadata.manifests.get(this.#key, digest)) !== undefined,
     )

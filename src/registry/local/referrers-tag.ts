@@ -80,8 +80,9 @@ export class ReferrersTags {
       if (before === undefined || kept.has(before.digest) || before.mediaType !== MEDIA_TYPES.ociIndex)
         continue
       const { digest } = before
-      const others = (await tags.naming(this.#key, digest)).filter((it) => it !== tag)
-      if (others.length > 0 || (await garbage.namedBy(this.#key, digest)).length > 0) continue
+      const others = (await tags.of(this.#key, digest)).filter((it) => it !== tag)
+      if (others.length > 0 || (await garbage.referencedBy(digest, { repository: this.#key })).length > 0)
+        continue
       if ((await held.referrers(this.#key, digest)).length === 0) gone.push(digest)
     }
     return gone

@@ -30,16 +30,7 @@ const A_COMMIT: Bytes = 1024 * 1024
 export function withDiskFullRetry(files: Files, makeRoom: MakeRoom): Files {
   const named = <T>(write: () => Promise<T>): Promise<T> => untilItFits(write, A_NAME, makeRoom)
   return {
-    read: (file, buffer, position) => files.read(file, buffer, position),
-    truncate: (file, size) => files.truncate(file, size),
-    datasync: (file) => files.datasync(file),
-    close: (file) => files.close(file),
-    describe: (file) => files.describe(file),
-    stat: (path) => files.stat(path),
-    remove: (path) => files.remove(path),
-    syncFolder: (path) => files.syncFolder(path),
-    list: (path) => files.list(path),
-    space: (path) => files.space(path),
+    ...files,
     open: (path, flags) => (flags === 'wx+' ? named(() => files.open(path, flags)) : files.open(path, flags)),
     write: (file, chunks, position) => {
       const bytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
@@ -53,20 +44,14 @@ export function withDiskFullRetry(files: Files, makeRoom: MakeRoom): Files {
 /** Not for whoever makes the room: it would wait for itself. */
 export function metadataWithDiskFullRetry(metadata: MetadataStore, makeRoom: MakeRoom): MetadataStore {
   return {
-    // What it answers are its fields; its two methods are here.
     ...metadata,
     transaction: (fill) => untilItFits(() => metadata.transaction(fill), A_COMMIT, makeRoom),
-    close: () => metadata.close(),
   }
 }
 
 /** For whoever frees what there is on the disk. */
 export function metadataWithReserve(metadata: MetadataStore, reserve: DiskReserve): MetadataStore {
-  return {
-    ...metadata,
-    transaction: (fill) => reserve.use(() => metadata.transaction(fill)),
-    close: () => metadata.close(),
-  }
+  return { ...metadata, transaction: (fill) => reserve.use(() => metadata.transaction(fill)) }
 }
 
 async function untilItFits<T>(write: () => Promise<T>, bytes: Bytes, makeRoom: MakeRoom): Promise<T> {

@@ -252,7 +252,7 @@ export class Collector {
   async #remove(digest: Digest, signal: AbortSignal): Promise<boolean> {
     const { store, metadata, locks } = this.#options
     using _held = await locks.exclusive(lockOfBlob(digest), signal)
-    if (this.#options.pinned?.(digest) === true || (await metadata.garbage.wanted(digest))) return false
+    if (this.#options.pinned?.(digest) === true || (await metadata.garbage.isHeld(digest))) return false
     // The index first: a file that nobody knows is found again, a row without its file is not.
     await metadata.transaction((tx) => tx.forgetBlob(digest))
     await store.delete(digest)

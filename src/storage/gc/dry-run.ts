@@ -55,7 +55,7 @@ export class CollectionPlan {
       if (this.#links.add(it)) yield it
     }
     for (const manifest of this.#manifests.all()) {
-      for (const { digest } of await metadata.manifests.children(manifest.digest)) {
+      for (const { digest } of await metadata.manifests.references(manifest.digest)) {
         const it = await this.#linkLetGo(manifest.repository, digest)
         if (it !== undefined && this.#links.add(it)) yield it
       }
@@ -97,17 +97,19 @@ export class CollectionPlan {
   async #letGoWith({ repository, digest, since }: Garbage): Promise<Garbage[]> {
     const { metadata, before, signal } = this.#options
     signal.throwIfAborted()
-    const children = await metadata.manifests.children(digest)
+    const children = await metadata.manifests.references(digest)
     const referrers = await metadata.manifests.referrers(repository, digest)
     const candidates = [...children.filter(({ role }) => role === 'manifest'), ...referrers]
     const gone: Garbage[] = []
     for (const candidate of new Set(candidates.map((it) => it.digest))) {
-      const hold = await metadata.garbage.hold(repository, candidate)
-      if (hold === undefined || hold.tagged) continue
-      if (hold.storedAt > before || (hold.releasedAt ?? since) > before) continue
-      if (hold.subject !== undefined && (await this.#stays(repository, hold.subject))) continue
-      if (await this.#isNamed(repository, candidate, 'manifest')) continue
-      gone.push({ repository, digest: candidate, size: hold.size, since: hold.releasedAt ?? since })
+      const held = await metadata.manifests.get(repository, candidate)
+      if (held === undefined) continue
+      const { size, subject, storedAt, releasedAt = since } = held
+      if (storedAt > before || releasedAt > before) continue
+      if ((await metadata.tags.of(repository, candidate)).length > 0) continue
+      if (subject !== undefined && (await this.#stays(repository, subject))) continue
+      if (await this.#isReferenced(candidate, { repository, role: 'manifest' })) continue
+      gone.push({ repository, digest: candidate, size, since: releasedAt })
     }
     return gone
   }
@@ -115,17 +117,19 @@ export class CollectionPlan {
   async #linkLetGo(repository: RepositoryKey, digest: Digest): Promise<Garbage | undefined> {
     const { metadata, before } = this.#options
     const since = await metadata.blobs.linkedAt(repository, digest)
-    if (since === undefined || since > before || (await this.#isNamed(repository, digest))) return undefined
+    if (since === undefined || since > before || (await this.#isReferenced(digest, { repository })))
+      return undefined
     return { repository, digest, size: (await metadata.blobs.size(digest)) ?? 0, since }
   }
 
   async #bytesLetGo(digest: Digest): Promise<Bytes | undefined> {
     const { garbage, blobs } = this.#options.metadata
-    const { linked, manifestOf, delivered } = await garbage.holders(digest)
+    const links = await garbage.linkedIn(digest)
+    const manifests = await garbage.taggedManifests(digest, 0)
     const held =
-      delivered ||
-      linked.some((repository) => !this.#links.has(repository, digest)) ||
-      manifestOf.some((repository) => !this.#manifests.has(repository, digest))
+      (await garbage.isDelivered(digest)) ||
+      links.some((repository) => !this.#links.has(repository, digest)) ||
+      manifests.some(({ repository }) => !this.#manifests.has(repository, digest))
     return held ? undefined : ((await blobs.size(digest)) ?? 0)
   }
 
@@ -135,9 +139,12 @@ export class CollectionPlan {
   }
 
   /** By a manifest that stays. */
-  async #isNamed(repository: RepositoryKey, digest: Digest, role?: 'manifest'): Promise<boolean> {
-    const naming = await this.#options.metadata.garbage.namedBy(repository, digest, role)
-    return naming.some((manifest) => !this.#manifests.has(repository, manifest))
+  async #isReferenced(
+    digest: Digest,
+    among: { readonly repository: RepositoryKey; readonly role?: 'manifest' },
+  ): Promise<boolean> {
+    const parents = await this.#options.metadata.garbage.referencedBy(digest, among)
+    return parents.some((manifest) => !this.#manifests.has(among.repository, manifest))
   }
 }
 

@@ -7,7 +7,7 @@
 import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
 import type { Digest } from '../../oci/digest.ts'
-import type { AuditIndex, BlobAudit, ScrubIndex } from '../metadata/audit-index.ts'
+import type { BlobAudit } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
 import type { KeyedLocks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
@@ -41,7 +41,6 @@ export interface QuarantineHealth {
 }
 
 interface ExaminerOptions {
-  readonly index: AuditIndex & { readonly scrub: ScrubIndex }
   readonly disk: BlobAudit
   readonly store: BlobStore
   readonly metadata: MetadataStore
@@ -82,12 +81,12 @@ export class Examiner implements AsyncDisposable {
     read: (count: Bytes) => void | Promise<void>,
     signal: AbortSignal,
   ): Promise<Finding | undefined> {
-    const { index, metadata, refetch, now } = this.#options
-    const before = await index.scrub.isQuarantined(digest)
+    const { metadata, refetch, now } = this.#options
+    const before = await this.#isQuarantined(digest)
     let gone: Lost | undefined
     const lost = (it: Lost): void => void (gone = it)
     const tools = { ...this.#options, repair: true, resting: false, lost, signal }
-    const known = await index.digest(digest)
+    const known = await metadata.audit.digest(digest)
     const finding = await verifyBlob(tools, digest, known, read)
     if (finding === undefined && before && known?.size !== undefined) {
       // Somebody has brought the file back behind our back.
@@ -102,8 +101,8 @@ export class Examiner implements AsyncDisposable {
   }
 
   async quarantine(): Promise<QuarantineHealth> {
-    const { index, now } = this.#options
-    const { count, first } = await index.scrub.quarantined(MOST_TOLD)
+    const { metadata, now } = this.#options
+    const { count, first } = await metadata.scrub.quarantined(MOST_TOLD)
     const blobs: QuarantineHealth['blobs'][number][] = []
     const before = this.#uses
     this.#uses = new Map()
@@ -112,7 +111,7 @@ export class Examiner implements AsyncDisposable {
       const found =
         known !== undefined && now() - known.at < NAMES_FOR_MS
           ? known
-          : { ...(await usesOf(index, digest)), at: now() }
+          : { ...(await usesOf(metadata.audit, digest)), at: now() }
       this.#uses.set(digest, found)
       const { uses, moreUses } = found
       blobs.push({
@@ -132,13 +131,13 @@ export class Examiner implements AsyncDisposable {
   }
 
   async #lookAtSuspects(): Promise<void> {
-    const { index, store, log } = this.#options
+    const { store, log } = this.#options
     const { signal } = this.#ending
     try {
       for (const digest of this.#suspects) {
         try {
           // Whoever pulls what is known to be gone asks for it again and again.
-          const known = (await store.stat(digest)) === undefined && (await index.scrub.isQuarantined(digest))
+          const known = (await store.stat(digest)) === undefined && (await this.#isQuarantined(digest))
           if (!known) await this.examine(digest, () => undefined, signal)
         } catch (err) {
           if (signal.aborted) return
@@ -149,6 +148,10 @@ export class Examiner implements AsyncDisposable {
     } finally {
       this.#looking = undefined
     }
+  }
+
+  async #isQuarantined(digest: Digest): Promise<boolean> {
+    return (await this.#options.metadata.inventory.quarantined([digest])).has(digest)
   }
 
   #tell({ kind, origin, subject, detail, uses, moreUses, repair, remains }: Finding): void {

@@ -2,8 +2,8 @@
  * What a look at everything finds, in plain JSON: it may have come from another process.
  */
 import type { Bytes } from '../../base/units.ts'
-import { LOCAL, type RepositoryKey } from '../metadata/metadata.ts'
-import type { AuditIndex, KnownBlob } from '../metadata/audit-index.ts'
+import { LOCAL, type ReferenceIndex, type RepositoryKey } from '../metadata/metadata.ts'
+import type { KnownBlob } from '../metadata/audit-index.ts'
 import type { Digest } from '../../oci/digest.ts'
 
 /**
@@ -91,7 +91,7 @@ export function pullName({ registry, name }: RepositoryKey): string {
 
 /** What cannot be pulled, or not whole, without that digest. */
 export async function usesOf(
-  index: Pick<AuditIndex, 'naming' | 'linkedIn'>,
+  index: Pick<ReferenceIndex, 'taggedManifests' | 'linkedIn'>,
   digest: Digest,
 ): Promise<Pick<Finding, 'uses' | 'moreUses'>> {
   const tagged = new Set<string>()
@@ -101,7 +101,7 @@ export async function usesOf(
   for (let step = 0; step < MOST_STEPS && open.size > 0; step++) {
     const above = new Set<Digest>()
     for (const below of open) {
-      for (const { repository, manifest, tags } of await index.naming(below)) {
+      for (const { repository, manifest, tags } of await index.taggedManifests(below, 1)) {
         const name = pullName(repository)
         const key = `${name}@${manifest}`
         if (seen.has(key)) continue

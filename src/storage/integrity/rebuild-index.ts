@@ -12,13 +12,11 @@ import { algorithmOf, digestOf, hexOf, type Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../oci/reference.ts'
-import type { AuditIndex } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
 import { LOCAL, type EpochMs, type MetadataStore } from '../metadata/metadata.ts'
 import type { Finding } from './findings.ts'
 
 interface RebuildTools {
-  readonly index: Pick<AuditIndex, 'digest'>
   readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly now: () => EpochMs
@@ -67,13 +65,13 @@ function finding(kind: Finding['kind'], subject: string): Omit<Finding, 'detail'
 }
 
 async function* unknownFiles({
-  index,
+  metadata,
   store,
   signal,
 }: RebuildTools): AsyncGenerator<{ readonly digest: Digest; readonly size: Bytes }> {
   for await (const { digest, size } of store.list()) {
     signal.throwIfAborted()
-    if ((await index.digest(digest)) === undefined) yield { digest, size }
+    if ((await metadata.audit.digest(digest)) === undefined) yield { digest, size }
   }
 }
 

@@ -9,9 +9,9 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { AuditIndex, BlobAudit, Checked, KnownBlob, Naming } from '../metadata/audit-index.ts'
+import type { BlobAudit, Checked, KnownBlob } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
-import { LOCAL, type EpochMs, type MetadataStore } from '../metadata/metadata.ts'
+import { LOCAL, type EpochMs, type MetadataStore, type TaggedManifest } from '../metadata/metadata.ts'
 import type { Outcome } from './findings.ts'
 
 export type Fault = 'corrupt' | 'missing' | 'unreadable' | 'size' | 'orphan'
@@ -22,15 +22,14 @@ export interface Lost {
   readonly fault: Fault
   /** It is pushed content as well. */
   readonly pushed: boolean
-  /** The manifests of mirrored repositories that are it, or name it: until a moment ago, if they are it. */
-  readonly namings: readonly Naming[]
+  /** Manifests of mirrored repositories that reference it, or were it: the index has just forgotten those. */
+  readonly manifests: readonly TaggedManifest[]
 }
 
 interface MendTools {
-  readonly index: Pick<AuditIndex, 'naming'>
   readonly disk: Pick<BlobAudit, 'quarantine'>
   readonly store: Pick<BlobStore, 'delete'>
-  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly metadata: Pick<MetadataStore, 'transaction' | 'audit'>
   readonly now: () => EpochMs
   readonly lost?: (lost: Lost) => void
 }
@@ -46,16 +45,16 @@ export async function mendBlob(
   const pushed = known?.pushed === true
   const mirroredOnly = known?.mirrored === true && !pushed
   const size: Bytes = 'size' in checked ? checked.size : 0
-  const namings = known?.mirrored === true ? await mirroredNamings(tools, digest) : []
+  const manifests = known?.mirrored === true ? await mirroredManifests(tools, digest) : []
   const lost = (): void => {
-    if (known?.mirrored === true) tools.lost?.({ digest, fault, pushed, namings })
+    if (known?.mirrored === true) tools.lost?.({ digest, fault, pushed, manifests })
   }
   const quarantine = async (path: string | undefined): Promise<void> => {
     await metadata.transaction((tx) => tx.putQuarantine(digest, { size, path }, now()))
     lost()
   }
   const drop = async (): Promise<void> => {
-    await forget(tools, digest, namings)
+    await forget(tools, digest, manifests)
     lost()
   }
   switch (fault) {
@@ -97,18 +96,19 @@ function dropped(mirrored: boolean): string {
   return mirrored ? 'dropped; the next pull fetches it again' : 'dropped from the index'
 }
 
-async function mirroredNamings({ index }: MendTools, digest: Digest): Promise<Naming[]> {
-  return (await index.naming(digest)).filter(({ repository }) => repository.registry !== LOCAL)
+async function mirroredManifests({ metadata }: MendTools, digest: Digest): Promise<TaggedManifest[]> {
+  const manifests = await metadata.audit.taggedManifests(digest, 1)
+  return manifests.filter(({ repository }) => repository.registry !== LOCAL)
 }
 
 /** Whatever the index says of bytes that no local repository holds. */
 async function forget(
   { metadata, now }: MendTools,
   digest: Digest,
-  namings: readonly Naming[],
+  manifests: readonly TaggedManifest[],
 ): Promise<void> {
   await metadata.transaction((tx) => {
-    for (const { manifest, repository } of namings) {
+    for (const { manifest, repository } of manifests) {
       if (manifest === digest) tx.deleteManifest(repository, digest, now())
     }
     tx.forgetBlob(digest)

@@ -36,8 +36,10 @@ const CLOCK_MAY_STEP = 3600 * SECOND
 const TOTALS_EVERY = 6 * 3600 * SECOND
 
 interface ScrubOptions {
-  readonly index: Pick<AuditIndex, 'totals'> & { readonly scrub: Pick<ScrubIndex, 'due' | 'oldestCheck'> }
-  readonly metadata: Pick<MetadataStore, 'transaction'>
+  readonly metadata: Pick<MetadataStore, 'transaction'> & {
+    readonly audit: Pick<AuditIndex, 'totals'>
+    readonly scrub: Pick<ScrubIndex, 'due' | 'oldestCheck'>
+  }
   readonly examiner: Pick<Examiner, 'examine'>
   /** 0: never. */
   readonly intervalMs: () => Milliseconds
@@ -89,11 +91,11 @@ export class Scrub {
 
   /** Some of what is due. @returns how long there is nothing to do */
   async turn(signal: AbortSignal): Promise<Milliseconds> {
-    const { index, now } = this.#options
+    const { metadata, now } = this.#options
     const intervalMs = this.#options.intervalMs()
     if (intervalMs === 0) return LONGEST_REST
     const time = { before: now() - intervalMs * DUE, after: now() + CLOCK_MAY_STEP }
-    const page = await index.scrub.due(time, PAGE)
+    const page = await metadata.scrub.due(time, PAGE)
     const due = page.filter(({ digest }) => !this.#checked.has(digest))
     if (due.length === 0) {
       if (!(await this.#write())) return LONGEST_REST
@@ -138,9 +140,9 @@ export class Scrub {
   }
 
   async #speed(intervalMs: Milliseconds): Promise<number> {
-    const { index, now } = this.#options
+    const { metadata, now } = this.#options
     if (this.#totals === undefined || now() - this.#totals.at > Math.min(TOTALS_EVERY, intervalMs)) {
-      this.#totals = { ...(await index.totals()), at: now() }
+      this.#totals = { ...(await metadata.audit.totals()), at: now() }
     }
     const { bytes, blobs } = this.#totals
     const wanted = ((bytes + blobs * LEAST_COST) / (intervalMs * SHARE)) * SECOND
@@ -148,8 +150,8 @@ export class Scrub {
   }
 
   async #untilDue(intervalMs: Milliseconds): Promise<Milliseconds> {
-    const { index, now } = this.#options
-    const oldest = await index.scrub.oldestCheck()
+    const { metadata, now } = this.#options
+    const oldest = await metadata.scrub.oldestCheck()
     // What comes next is due half an interval from now at the earliest.
     const left = (oldest ?? now()) + intervalMs * DUE - now()
     return Math.min(Math.max(left, restOf(intervalMs)), LONGEST_REST)

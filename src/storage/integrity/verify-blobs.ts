@@ -6,7 +6,7 @@
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { AuditIndex, BlobAudit, Checked, KnownBlob } from '../metadata/audit-index.ts'
+import type { BlobAudit, Checked, KnownBlob } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
 import { lockOfBlob, type KeyedLocks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
@@ -14,7 +14,6 @@ import { originOf, usesOf, type Finding, type Outcome } from './findings.ts'
 import { mendBlob, type Fault, type Lost } from './repair-blob.ts'
 
 export interface VerifyTools {
-  readonly index: AuditIndex
   readonly disk: BlobAudit
   readonly store: BlobStore
   readonly metadata: MetadataStore
@@ -35,7 +34,8 @@ export async function verifyBlob(
   known: KnownBlob | undefined,
   read: (count: Bytes) => void | Promise<void>,
 ): Promise<Finding | undefined> {
-  const { disk, index, locks, signal, resting, repair } = tools
+  const { disk, locks, signal, resting, repair } = tools
+  const index = tools.metadata.audit
   let seen = await disk.check(digest, { signal, resting, read })
   if (faultOf(known, seen) === undefined) return undefined
   // Whoever is about to take a file away makes sure of it, while everybody else may still get at the digest.

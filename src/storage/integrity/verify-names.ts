@@ -23,7 +23,7 @@ export async function* verifyManifests(
   skip: ReadonlySet<Digest>,
 ): AsyncGenerator<Finding, void, undefined> {
   for (let last: HeldManifest | undefined; ;) {
-    const page = await tools.index.manifests({ last, limit: PAGE })
+    const page = await tools.metadata.audit.manifests({ last, limit: PAGE })
     for (const held of page) {
       tools.signal.throwIfAborted()
       if (skip.has(held.digest)) continue
@@ -38,7 +38,6 @@ async function* verifyManifest(
   tools: VerifyTools,
   held: HeldManifest,
 ): AsyncGenerator<Finding, void, undefined> {
-  const { index } = tools
   const { repository, digest } = held
   const wrong = await confirmed(
     tools,
@@ -65,7 +64,7 @@ async function* verifyManifest(
       origin: repository.registry === LOCAL ? 'pushed' : 'mirrored',
       subject: digest,
       detail: `${wrong.found.problem} (${pullName(repository)})`,
-      ...(await usesOf(index, digest)),
+      ...(await usesOf(tools.metadata.audit, digest)),
       ...wrong.outcome,
     }
   }
@@ -102,12 +101,12 @@ async function readManifest(
 }
 
 async function disagreement(
-  { index }: VerifyTools,
+  { metadata }: VerifyTools,
   held: HeldManifest,
   { content, size }: ReadManifest,
 ): Promise<string | undefined> {
   if (content === undefined) return 'its bytes are no manifest'
-  const listed = await index.children(held.digest)
+  const listed = await metadata.audit.references(held.digest)
   const named = [
     ...(content.config === undefined ? [] : [textOf('config', content.config)]),
     ...content.layers.map((it) => textOf('layer', it)),
@@ -130,7 +129,8 @@ async function* verifyChildren(
   tools: VerifyTools,
   held: HeldManifest,
 ): AsyncGenerator<Finding, void, undefined> {
-  const { index, store, metadata, disk, now, signal } = tools
+  const { store, metadata, disk, now, signal } = tools
+  const index = metadata.audit
   const { repository, digest } = held
   const seen = new Set<Digest>()
   for (const child of await index.lacking(repository, digest)) {
@@ -167,8 +167,8 @@ async function* verifyChildren(
 }
 
 export async function* verifyTags(tools: VerifyTools): AsyncGenerator<Finding, void, undefined> {
-  const { index, metadata, now, signal, disk } = tools
-  for await (const { repository, tag, digest, mediaType } of index.danglingTags()) {
+  const { metadata, now, signal, disk } = tools
+  for await (const { repository, tag, digest, mediaType } of metadata.audit.danglingTags()) {
     signal.throwIfAborted()
     const dangles = async (): Promise<true | undefined> => {
       const record = await metadata.tags.get(repository, tag)

@@ -5,7 +5,7 @@
  * what looks wrong, for as long as it takes to look again.
  */
 import type { Digest } from '../../oci/digest.ts'
-import type { AuditIndex, BlobAudit, KnownBlob } from '../metadata/audit-index.ts'
+import type { BlobAudit, KnownBlob } from '../metadata/audit-index.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
 import type { KeyedLocks } from '../locks/keyed-locks.ts'
 import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
@@ -17,7 +17,6 @@ import { verifyBlob, type VerifyTools } from './verify-blobs.ts'
 import { verifyManifests, verifyTags } from './verify-names.ts'
 
 interface VerifyOptions {
-  readonly openIndex: () => AuditIndex
   readonly disk: BlobAudit
   readonly store: BlobStore
   readonly metadata: MetadataStore
@@ -36,20 +35,19 @@ export async function* verify(
   { repair, rebuild: rebuilds = false }: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
   signal: AbortSignal,
 ): AsyncGenerator<VerifyEvent, void, undefined> {
-  const { openIndex, serving, ...rest } = options
+  const { serving, ...rest } = options
   if (rebuilds && serving) throw new OperatorError('a server uses the index: stop it, then verify --rebuild')
-  await using index = openIndex()
-  if (rebuilds) for await (const finding of rebuild({ ...rest, index, signal })) yield { finding }
-  yield* look({ ...rest, index, repair, resting: serving, signal }, serving ? 1 : options.lanes)
+  if (rebuilds) for await (const finding of rebuild({ ...rest, signal })) yield { finding }
+  yield* look({ ...rest, repair, resting: serving, signal }, serving ? 1 : options.lanes)
 }
 
 async function* look(tools: VerifyTools, lanes: number): AsyncGenerator<VerifyEvent, void, undefined> {
-  const problems = await tools.index.problems()
+  const problems = await tools.metadata.audit.problems()
   for (const detail of problems) {
     yield { finding: { ...remark('database', 'metadata.sqlite', detail), wrong: true, remains: true } }
   }
   if (problems.length > 0) return
-  const totals = await tools.index.totals()
+  const totals = await tools.metadata.audit.totals()
   const done = { blobs: 0, bytes: 0 }
   const progress = (): Progress => ({ ...done, totalBlobs: totals.blobs, totalBytes: totals.bytes })
   const bad = new Set<Digest>()
@@ -76,9 +74,9 @@ interface Named {
   readonly known: KnownBlob | undefined
 }
 
-async function* inIndex({ index, signal }: VerifyTools): AsyncGenerator<Named, void, undefined> {
+async function* inIndex({ metadata, signal }: VerifyTools): AsyncGenerator<Named, void, undefined> {
   for (let last: Digest | undefined; ;) {
-    const page = await index.digests({ last, limit: PAGE })
+    const page = await metadata.audit.digests({ last, limit: PAGE })
     for (const known of page) {
       signal.throwIfAborted()
       yield { digest: known.digest, known }
@@ -89,10 +87,10 @@ async function* inIndex({ index, signal }: VerifyTools): AsyncGenerator<Named, v
 }
 
 /** Files that the index does not know. */
-async function* unknown({ index, store, signal }: VerifyTools): AsyncGenerator<Named, void, undefined> {
+async function* unknown({ metadata, store, signal }: VerifyTools): AsyncGenerator<Named, void, undefined> {
   for await (const { digest } of store.list()) {
     signal.throwIfAborted()
-    if ((await index.digest(digest)) === undefined) yield { digest, known: undefined }
+    if ((await metadata.audit.digest(digest)) === undefined) yield { digest, known: undefined }
   }
 }
 

@@ -1,12 +1,12 @@
 /**
- * What a look at everything needs: the index from end to end, and the files whatever they hold.
+ * Audit of the storage: the index from end to end, and the files whatever they hold.
  *
- * Each list is what one moment holds, in pages; whoever mends looks again under the locks that pushes take.
+ * Each list is what one moment holds, in pages; a repair looks again under the locks that pushes take.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
-import type { ChildDescriptor, EpochMs, RepositoryKey } from './metadata.ts'
+import type { ChildDescriptor, EpochMs, StoredManifest, ReferenceIndex, RepositoryKey } from './metadata.ts'
 
 /** Bytes that the index speaks of. */
 export interface KnownBlob {
@@ -19,23 +19,11 @@ export interface KnownBlob {
   readonly mirrored: boolean
 }
 
-export interface HeldManifest {
+export interface HeldManifest extends StoredManifest {
   readonly repository: RepositoryKey
-  readonly digest: Digest
-  readonly size: Bytes
-  readonly mediaType: string
-  readonly subject: Digest | undefined
 }
 
-/** A manifest that names a digest, or is it. */
-export interface Naming {
-  readonly repository: RepositoryKey
-  readonly manifest: Digest
-  /** Of that manifest. */
-  readonly tags: readonly Tag[]
-}
-
-export interface AuditIndex extends AsyncDisposable {
+export interface AuditIndex extends ReferenceIndex {
   /** What is wrong with the database itself, in its own words; then nothing else that it says can be believed. */
   problems(): Promise<readonly string[]>
   totals(): Promise<{ readonly blobs: number; readonly bytes: Bytes }>
@@ -47,11 +35,6 @@ export interface AuditIndex extends AsyncDisposable {
     readonly last: Pick<HeldManifest, 'digest' | 'repository'> | undefined
     readonly limit: number
   }): Promise<HeldManifest[]>
-  children(manifest: Digest): Promise<ChildDescriptor[]>
-  /** Those of a repository that are the digest, or name it. */
-  naming(digest: Digest): Promise<Naming[]>
-  /** Repositories in which it may be read as a blob. */
-  linkedIn(digest: Digest): Promise<RepositoryKey[]>
   /** What that manifest names, and is not in that repository; nothing when the manifest is not there either. */
   lacking(repository: RepositoryKey, manifest: Digest): Promise<ChildDescriptor[]>
   /** Tags of local repositories that name no manifest there. */
@@ -75,7 +58,6 @@ export interface ScrubIndex {
   ): Promise<{ readonly digest: Digest; readonly checkedAt: EpochMs }[]>
   /** Of the one whose check is longest ago. */
   oldestCheck(): Promise<EpochMs | undefined>
-  isQuarantined(digest: Digest): Promise<boolean>
   /** All of them; the oldest first, no more than `limit`. */
   quarantined(limit: number): Promise<{ readonly count: number; readonly first: readonly QuarantinedBlob[] }>
 }
@@ -88,16 +70,13 @@ interface QuarantinedBlob {
 }
 
 /** What the index says of the local repositories at one moment, whatever is written meanwhile. */
-export interface LocalSnapshot extends AsyncDisposable {
+export interface LocalSnapshot extends Pick<ReferenceIndex, 'references'>, AsyncDisposable {
   /** Also those that were emptied or deleted: their names are taken. */
   repositories(): Promise<{ readonly name: RepositoryName; readonly deletedAt: EpochMs | undefined }[]>
   tags(name: RepositoryName): Promise<{ readonly tag: Tag; readonly digest: Digest }[]>
-  manifests(
-    name: RepositoryName,
-  ): Promise<(Omit<HeldManifest, 'repository'> & { readonly releasedAt: EpochMs | undefined })[]>
+  manifests(name: RepositoryName): Promise<StoredManifest[]>
   /** What it may read as blobs; `size` is undefined where the index does not say. */
   links(name: RepositoryName): Promise<{ readonly digest: Digest; readonly size: Bytes | undefined }[]>
-  children(manifest: Digest): Promise<ChildDescriptor[]>
 }
 
 export type Checked =

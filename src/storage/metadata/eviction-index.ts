@@ -1,13 +1,12 @@
 /**
- * What is mirrored, as whoever makes room sees it.
+ * Index of what is mirrored, for the eviction of what was not pulled for longest.
  *
  * An image is a manifest that no other manifest here names, with all it refers to. Reads block the thread: lists come
- * in parts, and each answer is what one moment holds. Whoever takes something away looks again under its lock.
+ * in parts, and each answer is what one moment holds. Before anything is evicted it is looked up again under its lock.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import type { Tag } from '../../oci/reference.ts'
-import type { EpochMs, RepositoryKey } from './metadata.ts'
+import type { EpochMs, ReferenceIndex } from './metadata.ts'
 
 /** Bytes in the index: of blobs, and of the answers of upstreams that it keeps itself. */
 interface StoredBytes {
@@ -41,13 +40,7 @@ export interface ColdPart {
   readonly next: ColdPlace | undefined
 }
 
-/** A repository whose manifest it is, and the tags that name it there. */
-export interface Holding {
-  readonly repository: RepositoryKey
-  readonly tags: readonly Tag[]
-}
-
-export interface EvictionIndex {
+export interface EvictionIndex extends ReferenceIndex {
   stored(): Promise<StoredBytes>
   /** Images, by their manifests, and blobs that no manifest names; least recently pulled first. */
   coldest(after?: ColdPlace): Promise<ColdPart>
@@ -57,21 +50,16 @@ export interface EvictionIndex {
   mirrored(digest: Digest): Promise<MirroredBlob | undefined>
   /** What is mirrored of that which the manifest names: its children, or its config and layers. */
   contents(manifest: Digest, role: 'manifest' | 'blob'): Promise<MirroredBlob[]>
-  /** Manifests of any repository that name it; at most `limit`. */
-  naming(digest: Digest, limit: number): Promise<Digest[]>
   /** Manifests of any repository whose subject it is. */
   referring(subject: Digest): Promise<Digest[]>
   /** What it says that it refers to, and is here. */
   subjects(manifest: Digest): Promise<Digest[]>
-  holding(manifest: Digest): Promise<Holding[]>
-  /** Repositories under whose names it was given to us as a blob. */
-  linking(blob: Digest): Promise<RepositoryKey[]>
   /** What the index knows between two digests, neither of them. */
   known(after: string, until: string): Promise<KnownFile[]>
 }
 
 /** A row of the index, to be compared with a file. */
-export interface KnownFile {
+interface KnownFile {
   readonly digest: Digest
   readonly size: Bytes
   readonly pushed: boolean

@@ -1,12 +1,12 @@
 /**
- * What is here, for people who ask: about a few digests, or about everything, a part at a time.
+ * Inventory of what is here, for the operator who asks: about a few digests, or about everything, a part at a time.
  *
  * Each answer is what one moment holds, and little work: reads block the thread.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { Tag } from '../../oci/reference.ts'
-import type { EpochMs, Page, RepositoryKey } from './metadata.ts'
+import type { EpochMs, Page, ReferenceIndex, RepositoryKey } from './metadata.ts'
 
 /** Bytes that the index knows. Whether their file is there is the disk's to say. */
 export interface KnownBytes {
@@ -21,14 +21,7 @@ export interface KnownBytes {
   readonly pushed: boolean
 }
 
-/** A manifest by which a digest is wanted, and its tags. */
-export interface Wanting {
-  readonly repository: RepositoryKey
-  readonly manifest: Digest
-  readonly tags: readonly Tag[]
-}
-
-export interface ListedTag {
+interface ListedTag {
   readonly tag: Tag
   readonly digest: Digest
   /** Of a mirrored one, when upstream last confirmed it; of a local one, when it was pushed. */
@@ -44,13 +37,11 @@ export interface Weight {
   readonly storedAt: EpochMs
 }
 
-export interface InventoryIndex {
+export interface InventoryIndex extends ReferenceIndex {
   /** Those that it does not know are left out. */
   blobs(digests: readonly Digest[]): Promise<KnownBytes[]>
   /** When its bytes were found wrong and put aside, for those that are. */
   quarantined(digests: readonly Digest[]): Promise<ReadonlyMap<Digest, EpochMs>>
-  /** Manifests of any repository that are it, or name it, or name what names it; at most `limit`. */
-  wanting(digest: Digest, limit: number): Promise<Wanting[]>
   /** Blobs that were not pushed, and were pulled longer ago than that, as far as is written down; at most `limit` are counted. */
   colder(pulledAt: EpochMs, limit: number): Promise<number>
   /**

@@ -1,5 +1,5 @@
 /**
- * What the bytes are called. Narrow indexes; a consumer asks only for the ones it needs.
+ * Metadata store: what the bytes are called, in narrow indexes of which a consumer asks only for those it needs.
  *
  * SQL is the truth about names, the BlobStore about bytes. A repository is (registry, name): the same path on
  * two upstreams never collides. `registry` is the upstream's key, or {@link LOCAL} for what was pushed here.
@@ -11,6 +11,7 @@ import type { Digest } from '../../oci/digest.ts'
 import type { ManifestContent } from '../../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { BlobInfo } from '../blobs/blob-store.ts'
+import type { AuditIndex, LocalSnapshot, ScrubIndex } from './audit-index.ts'
 import type { EvictionIndex } from './eviction-index.ts'
 import type { InventoryIndex } from './inventory-index.ts'
 import type { NewUpstreamAnswer, UpstreamAnswerIndex, UpstreamQuestion } from './upstream-answer-index.ts'
@@ -44,6 +45,15 @@ export interface ManifestRecord {
   readonly mediaType: string
 }
 
+/** A manifest as a repository holds it. */
+export interface StoredManifest extends ManifestRecord {
+  readonly subject: Digest | undefined
+  /** When it was last pushed, fetched, or said to be here. */
+  readonly storedAt: EpochMs
+  /** When the last tag, or manifest, that named it in its repository was deleted. */
+  readonly releasedAt: EpochMs | undefined
+}
+
 export interface Page {
   /** Exclusive; need not exist. */
   readonly last?: string
@@ -70,23 +80,45 @@ export interface TagIndex {
   get(repository: RepositoryKey, tag: Tag): Promise<TagRecord | undefined>
   /** Lexical, without tombstones. */
   list(repository: RepositoryKey, page: Page): Promise<Tag[]>
-  /** Tags of that manifest, without tombstones. */
-  naming(repository: RepositoryKey, digest: Digest): Promise<Tag[]>
-  /** Those whose manifest this repository holds, and when each was last confirmed. Lexical, without tombstones. */
+  /** Tags of that manifest. Lexical, without tombstones. */
+  of(repository: RepositoryKey, manifest: Digest): Promise<Tag[]>
+  /** Tags whose manifest this repository holds, and when each was last confirmed. Lexical, without tombstones. */
   held(repository: RepositoryKey, limit: number): Promise<Pick<TagRecord, 'tag' | 'checkedAt'>[]>
 }
 
-export interface ManifestIndex {
+/** What manifests reference, and by which manifests a digest is referenced; several indexes answer that. */
+export interface ReferenceIndex {
+  /** What the manifest names, config first, in its order. */
+  references(manifest: Digest): Promise<ChildDescriptor[]>
+  /** Manifests that name the digest: of any repository, or of one; in any role, or as a manifest. */
+  referencedBy(
+    digest: Digest,
+    among: { readonly repository?: RepositoryKey; readonly role?: 'manifest'; readonly limit?: number },
+  ): Promise<Digest[]>
+  /**
+   * Manifests of every repository that are the digest, or lead to it in at most so many references, with their tags.
+   *
+   * @param limit of tags, and of manifests that have none
+   */
+  taggedManifests(digest: Digest, steps: number, limit?: number): Promise<TaggedManifest[]>
+  /** Repositories that may read it as a blob, whoever gave it to them. */
+  linkedIn(digest: Digest): Promise<RepositoryKey[]>
+}
+
+/** A manifest of one repository, and the tags that name it there. */
+export interface TaggedManifest {
+  readonly repository: RepositoryKey
+  readonly manifest: Digest
+  readonly tags: readonly Tag[]
+}
+
+export interface ManifestIndex extends Pick<ReferenceIndex, 'references'> {
   /** That this repository holds it; the bytes are in the BlobStore. */
-  get(repository: RepositoryKey, digest: Digest): Promise<ManifestRecord | undefined>
-  /** When it was last pushed, fetched, or said to be here; undefined when this repository does not hold it. */
-  storedAt(repository: RepositoryKey, digest: Digest): Promise<EpochMs | undefined>
+  get(repository: RepositoryKey, digest: Digest): Promise<StoredManifest | undefined>
   /** Those that this repository holds, tagged or not. Lexical. */
   list(repository: RepositoryKey, page: Page): Promise<Digest[]>
-  /** The descriptor by which a manifest *of this repository* names that digest, and as what. */
-  named(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined>
-  /** What it names, config first, in the manifest's order. */
-  children(manifest: Digest): Promise<ChildDescriptor[]>
+  /** The descriptor by which a manifest *of this repository* references that digest, and as what. */
+  descriptor(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined>
   /** Manifests of this repository whose subject is `subject`. */
   referrers(repository: RepositoryKey, subject: Digest): Promise<Descriptor[]>
 }
@@ -111,7 +143,7 @@ export interface FinishedUploadIndex {
   get(session: string): Promise<FinishedUpload | undefined>
 }
 
-export interface FinishedUpload {
+interface FinishedUpload {
   readonly name: RepositoryName
   readonly digest: Digest
   readonly finishedAt: EpochMs
@@ -134,8 +166,8 @@ export interface QueuedEvent {
   readonly queuedAt: EpochMs
 }
 
-/** What nobody names any more, and what keeps the rest. Lists come in parts, each of which is little work. */
-export interface GarbageIndex {
+/** What nothing references any more. Lists come in parts, each of which is little work. */
+export interface GarbageIndex extends ReferenceIndex {
   /**
    * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
    * what they refer to is gone. Nor were they pushed, or said to be here, after it.
@@ -148,14 +180,10 @@ export interface GarbageIndex {
     before: EpochMs,
     from?: Digest,
   ): Promise<{ readonly found: readonly BlobInfo[]; readonly next: Digest | undefined }>
-  /** Whether anybody holds these bytes, or an upstream gave them. */
-  wanted(digest: Digest): Promise<boolean>
-  /** What keeps a manifest in its repository; undefined when it is not there. */
-  hold(repository: RepositoryKey, digest: Digest): Promise<Hold | undefined>
-  /** Manifests of that repository that name the digest, in that role, or in any. */
-  namedBy(repository: RepositoryKey, digest: Digest, role?: 'manifest'): Promise<Digest[]>
-  /** Who holds these bytes. */
-  holders(digest: Digest): Promise<Holders>
+  /** Whether a repository holds these bytes, or an upstream gave them. */
+  isHeld(digest: Digest): Promise<boolean>
+  /** Whether an upstream gave these bytes. */
+  isDelivered(digest: Digest): Promise<boolean>
 }
 
 /** Where a part of a list ends, and the next begins. */
@@ -178,26 +206,10 @@ export interface Garbage {
   readonly since: EpochMs
 }
 
-export interface Hold {
-  readonly size: Bytes
-  readonly tagged: boolean
-  readonly releasedAt: EpochMs | undefined
-  /** When it was last pushed, or said to be here. */
-  readonly storedAt: EpochMs
-  readonly subject: Digest | undefined
-}
+/** All that is written together or not at all. It is called with the facts; it reads nothing. */
+export type MetadataTransaction = NameWrites & BlobWrites & UpstreamAnswerWrites & QueueWrites
 
-export interface Holders {
-  /** Repositories that may read it as a blob. */
-  readonly linked: readonly RepositoryKey[]
-  /** Repositories whose manifest it is. */
-  readonly manifestOf: readonly RepositoryKey[]
-  /** An upstream gave it. */
-  readonly delivered: boolean
-}
-
-/** All that is written together or not at all. Called with the facts; holds no reads. */
-export interface MetadataTransaction {
+export interface NameWrites {
   putRepository(repository: RepositoryKey, servedAt: EpochMs): void
   putManifest(
     repository: RepositoryKey,
@@ -228,6 +240,9 @@ export interface MetadataTransaction {
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void
   /** Forgets even the tombstone: the name is free again. */
   releaseRepository(repository: RepositoryKey): void
+}
+
+export interface BlobWrites {
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void
   /** Only where the blob is known to be here: a link does not bring it. */
   linkKnownBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void
@@ -256,6 +271,9 @@ export interface MetadataTransaction {
   markPulled(digest: Digest, at: EpochMs): void
   /** After a blob's file turned out to be gone or torn. */
   forgetBlob(digest: Digest): void
+}
+
+export interface UpstreamAnswerWrites {
   /** In place of the answer that this question had before. */
   putUpstreamAnswer(
     repository: RepositoryKey,
@@ -276,6 +294,9 @@ export interface MetadataTransaction {
    * longest ago.
    */
   trimUpstreamAnswers(toWeight: Bytes): void
+}
+
+export interface QueueWrites {
   /** Beside it only the newest ones are kept, and of them those that were finished after `before`. */
   putFinishedUpload(session: string, upload: FinishedUpload, before: EpochMs): void
   /** They get their numbers in this order, after all that were committed before. */
@@ -295,6 +316,12 @@ export interface MetadataStore {
   readonly inventory: InventoryIndex
   readonly upstreamAnswers: UpstreamAnswerIndex
   readonly finishedUploads: FinishedUploadIndex
+  readonly audit: AuditIndex
+  readonly scrub: ScrubIndex
+  /** What was committed before the call is in it, nothing of what comes later. */
+  snapshot(): Promise<LocalSnapshot>
+  /** When this index came into being: it cannot know the files that were there before. */
+  createdAt(): Promise<EpochMs>
   /**
    * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several
    * callers queue meanwhile shares one sync.

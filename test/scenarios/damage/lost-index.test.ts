@@ -16,7 +16,7 @@ import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
 import { LOCAL, type MetadataStore } from '../../../src/storage/metadata/metadata.ts'
-import { indexSince, openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
+import { openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
 import { image } from '../../support/images.ts'
 import { blobFile, inDatabase } from '../../support/folder.ts'
 import { repository } from '../../suites/metadata.ts'
@@ -243,12 +243,18 @@ test('without a mark, files that are there and that the index does not know are 
   const root = await stopped(t)
   const file = path.join(root, INDEX)
   const writtenAt = statSync(blobFile(root, blob!.digest)).mtimeMs
-  t.ok(indexSince(file) <= Math.ceil(writtenAt))
+  const createdAt = (): number => {
+    const database = new DatabaseSync(file, { readOnly: true })
+    const row = database.prepare('select created_at from index_identity').get()
+    database.close()
+    return Number(row?.['created_at'])
+  }
+  t.ok(createdAt() <= Math.ceil(writtenAt))
   t.same(await names(root), ['first0'])
-  t.ok(indexSince(file) <= Math.ceil(writtenAt))
+  t.ok(createdAt() <= Math.ceil(writtenAt))
   rmSync(path.join(root, 'index.json'))
   t.same(await names(root), ['first0'])
-  t.ok(indexSince(file) > writtenAt)
+  t.ok(createdAt() > writtenAt)
 })
 
 test('blobs beside an index without rows and without a mark are no lost index', async (t) => {

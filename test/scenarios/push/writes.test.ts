@@ -371,7 +371,7 @@ test('a list that a referrers tag no longer names goes at once, unless something
   for (const digest of [list.digest, first]) {
     t.equal((await get(`team/app/manifests/${digest}`)).status, 404)
     t.notOk(existsSync(blobFile(root, digest)))
-    t.same(await mirror.app.metadata.manifests.children(digest), [])
+    t.same(await mirror.app.metadata.manifests.references(digest), [])
   }
   for (const seed of ['one', 'two']) {
     t.equal((await get(`team/app/manifests/${signature(seed).manifest.digest}`)).status, 200)

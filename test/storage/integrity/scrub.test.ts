@@ -48,8 +48,10 @@ function simulate(sizes: readonly number[], { disk = 1000 * MIB } = {}): Simulat
   }
   const byAge = () => [...it.checkedAt].sort(([, one], [, other]) => one - other)
   it.scrub = new Scrub({
-    index: {
-      totals: async () => ({ blobs: blobs.size, bytes: [...blobs.values()].reduce((a, b) => a + b, 0) }),
+    metadata: {
+      audit: {
+        totals: async () => ({ blobs: blobs.size, bytes: [...blobs.values()].reduce((a, b) => a + b, 0) }),
+      },
       scrub: {
         due: async ({ before, after }, limit) => {
           const old = byAge().filter(([, at]) => at < before)
@@ -59,8 +61,6 @@ function simulate(sizes: readonly number[], { disk = 1000 * MIB } = {}): Simulat
         },
         oldestCheck: async () => byAge()[0]?.[1],
       },
-    },
-    metadata: {
       transaction: async (fill) => {
         if (it.broken) throw new Error('the disk is full')
         const tx = {

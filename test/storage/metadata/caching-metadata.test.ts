@@ -4,7 +4,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { test, type Test } from 'tap'
 import { parseTag } from '../../../src/oci/reference.ts'
 import type { MetadataStore } from '../../../src/storage/metadata/metadata.ts'
-import { CachingMetadata } from '../../../src/storage/metadata/caching-metadata.ts'
+import { cachingMetadata } from '../../../src/storage/metadata/caching-metadata.ts'
 import { openMetadata } from '../../../src/storage/metadata/sqlite/open.ts'
 import { named, repository, tagRecord } from '../../suites/metadata.ts'
 import '../../support/folders-last.ts'
@@ -33,7 +33,7 @@ function counted() {
       reads.version++
     },
   } as unknown as MetadataStore
-  return { reads, index: new CachingMetadata(inner, () => reads.version) }
+  return { reads, index: cachingMetadata(inner, () => reads.version) }
 }
 
 const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(() => setImmediate(resolve)))
@@ -76,7 +76,7 @@ test('a write of ours of which nobody knows how it ended counts as one', async (
       return Promise.reject(new Error('no answer for ten seconds'))
     },
   } as unknown as MetadataStore
-  const index = new CachingMetadata(failing, () => reads.version)
+  const index = cachingMetadata(failing, () => reads.version)
   await index.tags.get(app, latest)
   reads.digest = named('two')
   await t.rejects(index.transaction(() => undefined))

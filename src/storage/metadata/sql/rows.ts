@@ -1,12 +1,12 @@
 /**
- * Between the rows of the tables and the words of the specifications.
+ * Conversion between the rows of the tables and the words of the specifications.
  */
 import { sql, type Insertable, type Selectable } from 'kysely'
 import type { Descriptor } from '../../../oci/descriptor.ts'
 import type { Digest } from '../../../oci/digest.ts'
 import type { ManifestContent } from '../../../oci/manifest.ts'
-import { LOCAL, type ChildDescriptor, type RepositoryKey } from '../metadata.ts'
-import type { RepositoryId, Tables } from './schema.ts'
+import { LOCAL, type ChildDescriptor, type StoredManifest, type RepositoryKey } from '../metadata.ts'
+import type { Db, RepositoryId, Tables } from './schema.ts'
 
 type ReferenceRow = Selectable<Tables['manifest_reference']>
 
@@ -31,10 +31,20 @@ export function mirroredBy(without = '' as RepositoryId) {
       order by source.delivered_at, source.registry limit 1), '') end`
 }
 
-/** What a manifest names, config first, in its order. */
+/** Repositories `r` that were not buried, and of which there is a manifest to pull. */
+export function withManifests(db: Db) {
+  return db
+    .selectFrom('repository as r')
+    .where('r.deleted_at', 'is', null)
+    .where((eb) =>
+      eb.exists(eb.selectFrom('manifest as m').select('m.digest').whereRef('m.repository', '=', 'r.id')),
+    )
+}
+
 /** In place of a size that a manifest does not tell. */
 const UNTOLD = -1
 
+/** What a manifest references, config first, in its order. */
 export function referenceRows(
   manifest: Digest,
   content: ManifestContent,
@@ -57,6 +67,21 @@ export function referenceRows(
   for (const layer of content.layers) add('layer', layer)
   for (const child of content.manifests) add('manifest', child)
   return rows
+}
+
+export const MANIFEST = ['digest', 'size', 'media_type', 'subject', 'stored_at', 'released_at'] as const
+
+export function manifestOf(
+  row: Pick<Selectable<Tables['manifest']>, (typeof MANIFEST)[number]>,
+): StoredManifest {
+  return {
+    digest: row.digest,
+    size: row.size,
+    mediaType: row.media_type,
+    subject: row.subject ?? undefined,
+    storedAt: row.stored_at,
+    releasedAt: row.released_at ?? undefined,
+  }
 }
 
 export function childOf(row: ReferenceRow): ChildDescriptor {

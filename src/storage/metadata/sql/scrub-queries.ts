@@ -1,71 +1,37 @@
 /**
- * When blobs were last checked, and which were found damaged, as queries.
+ * Queries of the scrub: when blobs were last checked, and which were found damaged.
  */
-import type { Kysely } from 'kysely'
-import type { Digest } from '../../../oci/digest.ts'
 import type { ScrubIndex } from '../audit-index.ts'
-import type { EpochMs } from '../metadata.ts'
-import type { Tables } from './schema.ts'
+import type { Db } from './schema.ts'
 
-export class SqlScrub implements ScrubIndex {
-  readonly #db: Kysely<Tables>
+export function scrub(db: Db): ScrubIndex {
+  const oldest = db
+    .selectFrom('blob')
+    .select(['digest', 'checked_at as checkedAt'])
+    .orderBy('checked_at')
+    .orderBy('digest')
+  return {
+    async due({ before, after }, limit) {
+      const rows = await oldest.where('checked_at', '<', before).limit(limit).execute()
+      return rows.length > 0 ? rows : oldest.where('checked_at', '>', after).limit(limit).execute()
+    },
 
-  constructor(db: Kysely<Tables>) {
-    this.#db = db
-  }
+    oldestCheck: async () => (await oldest.limit(1).executeTakeFirst())?.checkedAt,
 
-  async due(
-    { before, after }: Parameters<ScrubIndex['due']>[0],
-    limit: number,
-  ): ReturnType<ScrubIndex['due']> {
-    const oldest = this.#db
-      .selectFrom('blob')
-      .select(['digest', 'checked_at'])
-      .orderBy('checked_at')
-      .orderBy('digest')
-      .limit(limit)
-    const rows = await oldest.where('checked_at', '<', before).execute()
-    if (rows.length === 0) rows.push(...(await oldest.where('checked_at', '>', after).execute()))
-    return rows.map(({ digest, checked_at }) => ({ digest, checkedAt: checked_at }))
-  }
-
-  async oldestCheck(): Promise<EpochMs | undefined> {
-    const row = await this.#db
-      .selectFrom('blob')
-      .select('checked_at')
-      .orderBy('checked_at')
-      .limit(1)
-      .executeTakeFirst()
-    return row?.checked_at
-  }
-
-  async isQuarantined(digest: Digest): Promise<boolean> {
-    const row = await this.#db
-      .selectFrom('quarantine')
-      .select('digest')
-      .where('digest', '=', digest)
-      .executeTakeFirst()
-    return row !== undefined
-  }
-
-  async quarantined(limit: number): ReturnType<ScrubIndex['quarantined']> {
-    const { count } = await this.#db
-      .selectFrom('quarantine')
-      .select(({ fn }) => fn.countAll<number>().as('count'))
-      .executeTakeFirstOrThrow()
-    if (count === 0 || limit === 0) return { count, first: [] }
-    const rows = await this.#db
-      .selectFrom('quarantine')
-      .select(['digest', 'found_at', 'path'])
-      .orderBy('found_at')
-      .orderBy('digest')
-      .limit(limit)
-      .execute()
-    const first = rows.map(({ digest, found_at, path }) => ({
-      digest,
-      foundAt: found_at,
-      path: path ?? undefined,
-    }))
-    return { count, first }
+    async quarantined(limit) {
+      const { count } = await db
+        .selectFrom('quarantine')
+        .select(({ fn }) => fn.countAll<number>().as('count'))
+        .executeTakeFirstOrThrow()
+      if (count === 0 || limit === 0) return { count, first: [] }
+      const rows = await db
+        .selectFrom('quarantine')
+        .select(['digest', 'found_at as foundAt', 'path'])
+        .orderBy('found_at')
+        .orderBy('digest')
+        .limit(limit)
+        .execute()
+      return { count, first: rows.map((row) => ({ ...row, path: row.path ?? undefined })) }
+    },
   }
 }

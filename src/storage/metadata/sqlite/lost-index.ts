@@ -11,7 +11,8 @@ import path from 'node:path'
 import { Kysely } from 'kysely'
 import { assertHasTables, readIdentity, readMark, syncFolder, writeMark } from './index-identity.ts'
 import { LOCAL, type EpochMs } from '../metadata.ts'
-import { migrate, type Tables } from '../sql/schema.ts'
+import { migrate } from '../sql/migrations.ts'
+import type { Tables } from '../sql/schema.ts'
 import { openWriter, sqliteDialect, type Statements } from './connection.ts'
 
 /** @returns the folder in which that is kept which was there */

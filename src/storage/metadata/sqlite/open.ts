@@ -14,23 +14,14 @@ import {
   openingError,
   readIdentity,
 } from './index-identity.ts'
-import { migrate, type Tables } from '../sql/schema.ts'
-import { CachingMetadata } from '../caching-metadata.ts'
-import { SqlMetadata } from '../sql/sql-metadata.ts'
+import { migrate } from '../sql/migrations.ts'
+import type { Tables } from '../sql/schema.ts'
+import { cachingMetadata } from '../caching-metadata.ts'
+import { sqlMetadata } from '../sql/sql-metadata.ts'
 import { openReader, openWriter, sqliteDialect, type Statements } from './connection.ts'
 import { Writer, type WriterOptions } from './writer.ts'
-import type { EpochMs, MetadataStore } from '../metadata.ts'
-
-/** When the index came into being: it cannot know the files that were there before. */
-export function indexSince(path: string): EpochMs {
-  const reader = openReader(path)
-  try {
-    const [row] = reader.prepare('select created_at from index_identity').all([])
-    return (row as { created_at: EpochMs }).created_at
-  } finally {
-    reader.close()
-  }
-}
+import { openSnapshot, problemsOf } from './snapshot.ts'
+import type { MetadataStore } from '../metadata.ts'
 
 interface MetadataOptions extends WriterOptions {
   /** It takes the place of one that was lost, and is not finished: whatever it is beside, it is the right one. */
@@ -49,16 +40,18 @@ export async function openMetadata(
   const reader = await openIndex(path, unfinished)
   const reading = new Kysely<Tables>({ dialect: sqliteDialect(reader) })
   const writer = new Writer(path, options)
-  const closing = {
-    write: writer.write.bind(writer),
+  const metadata = sqlMetadata(reading, {
+    write: (queries) => writer.write(queries),
+    usedBytes: () => reader.usedBytes(),
+    problems: () => problemsOf(path),
+    snapshot: () => openSnapshot(path),
     close: () => {
       // Of a connection that was never used kysely knows nothing.
       reader.close()
       return writer.close(CLEAN_STOP)
     },
-  }
-  const metadata = new SqlMetadata(reading, closing, () => reader.usedBytes())
-  return new CachingMetadata(metadata, () => reader.version())
+  })
+  return cachingMetadata(metadata, () => reader.version())
 }
 
 /** As it has to be, and begun; the connection that is given back is for reading. */

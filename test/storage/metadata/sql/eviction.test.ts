@@ -115,7 +115,9 @@ test('images and what belongs to none come in the order of their pulls, in parts
   t.same(named, new Set(both.blobs.map(({ digest }) => digest)))
 
   t.same((await eviction.contents(both.manifest.digest, 'manifest')).length, 2)
-  t.same(await eviction.naming(layer.digest, 10), [amd64.manifest.digest])
-  t.same(await eviction.naming(amd64.manifest.digest, 10), [both.manifest.digest])
-  t.same(await eviction.holding(both.manifest.digest), [{ repository: HUB, tags: ['1'] }])
+  t.same(await eviction.referencedBy(layer.digest, { limit: 10 }), [amd64.manifest.digest])
+  t.same(await eviction.referencedBy(amd64.manifest.digest, { limit: 10 }), [both.manifest.digest])
+  t.same(await eviction.taggedManifests(both.manifest.digest, 0), [
+    { repository: HUB, manifest: both.manifest.digest, tags: ['1'] },
+  ])
 })

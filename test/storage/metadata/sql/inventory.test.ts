@@ -47,7 +47,7 @@ test('the inventory', async (t) => {
 
   await t.test('who wants a digest: what is it, names it, or names what names it', async (t) => {
     const wanting = async (digest: (typeof both.manifest)['digest'], limit = 100) =>
-      (await inventory.wanting(digest, limit)).map(
+      (await inventory.taggedManifests(digest, 2, limit)).map(
         ({ repository, manifest, tags }) =>
           [`${repository.registry}/${repository.name}`, manifest, tags] as const,
       )

@@ -6,8 +6,9 @@ import { test } from 'tap'
 import { openMetadata } from '../../../../src/storage/metadata/sqlite/open.ts'
 import { parseTag } from '../../../../src/oci/reference.ts'
 import { named, repository } from '../../../suites/metadata.ts'
-import { SqlMetadata } from '../../../../src/storage/metadata/sql/sql-metadata.ts'
+import { sqlMetadata } from '../../../../src/storage/metadata/sql/sql-metadata.ts'
 import { openReader, sqliteDialect } from '../../../../src/storage/metadata/sqlite/connection.ts'
+import { openSnapshot } from '../../../../src/storage/metadata/sqlite/snapshot.ts'
 import { Writer } from '../../../../src/storage/metadata/sqlite/writer.ts'
 import type { MetadataStore } from '../../../../src/storage/metadata/metadata.ts'
 import type { Tables } from '../../../../src/storage/metadata/sql/schema.ts'
@@ -54,10 +55,14 @@ test('every question is answered from an index', async (t) => {
   await (await openMetadata(file)).close()
   const asked: string[] = []
   const log = (event: LogEvent): void => void asked.push(event.query.sql)
-  const store = new SqlMetadata(
-    new Kysely<Tables>({ dialect: sqliteDialect(openReader(file)), log }),
-    new Writer(file),
-  )
+  const writer = new Writer(file)
+  const store = sqlMetadata(new Kysely<Tables>({ dialect: sqliteDialect(openReader(file)), log }), {
+    write: (queries) => writer.write(queries),
+    usedBytes: () => 0,
+    problems: () => Promise.resolve([]),
+    snapshot: () => openSnapshot(file),
+    close: () => writer.close(),
+  })
   t.teardown(() => store.close())
   await askEverything(store)
   const database = new DatabaseSync(file)
@@ -81,8 +86,8 @@ async function askEverything(store: MetadataStore): Promise<void> {
   await store.tags.get(a, parseTag('x'))
   await store.tags.list(a, page)
   await store.manifests.get(a, named('x'))
-  await store.manifests.named(a, named('x'))
-  await store.manifests.children(named('x'))
+  await store.manifests.descriptor(a, named('x'))
+  await store.manifests.references(named('x'))
   await store.manifests.referrers(a, named('x'))
   await store.blobs.linked(a, named('x'))
   await store.blobs.deliveredBy('docker.io', named('x'))

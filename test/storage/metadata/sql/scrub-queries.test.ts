@@ -4,13 +4,7 @@ import { test, type Test } from 'tap'
 import { digestOf, type Digest } from '../../../../src/oci/digest.ts'
 import { parseManifest } from '../../../../src/oci/manifest.ts'
 import { parseRepositoryName } from '../../../../src/oci/reference.ts'
-import {
-  LOCAL,
-  type MetadataStore,
-  type MetadataTransaction,
-} from '../../../../src/storage/metadata/metadata.ts'
-import type { ScrubIndex } from '../../../../src/storage/metadata/audit-index.ts'
-import { openScrub } from '../../../../src/storage/metadata/sqlite/snapshot.ts'
+import { LOCAL, type MetadataTransaction } from '../../../../src/storage/metadata/metadata.ts'
 import { openMetadata } from '../../../../src/storage/metadata/sqlite/open.ts'
 import { image } from '../../../support/images.ts'
 import '../../../support/folders-last.ts'
@@ -20,13 +14,13 @@ type Write = (tx: MetadataTransaction) => void
 const KEY = { registry: LOCAL, name: parseRepositoryName('team/app') }
 const named = (text: string): Digest => digestOf(Buffer.from(text))
 
-async function open(t: Test): Promise<{ metadata: MetadataStore; scrub: ScrubIndex }> {
-  const file = path.join(t.testdir(), 'metadata.sqlite')
-  const metadata = await openMetadata(file)
+async function open(t: Test) {
+  const metadata = await openMetadata(path.join(t.testdir(), 'metadata.sqlite'))
   t.teardown(() => metadata.close())
-  const audit = openScrub(file)
-  t.teardown(() => audit[Symbol.asyncDispose]())
-  return { metadata, scrub: audit.scrub }
+  const { scrub, inventory } = metadata
+  const isQuarantined = async (digest: Digest): Promise<boolean> =>
+    (await inventory.quarantined([digest])).has(digest)
+  return { metadata, scrub, isQuarantined }
 }
 
 test('those whose check is longest ago come first, until they are checked', async (t) => {
@@ -53,7 +47,7 @@ test('those whose check is longest ago come first, until they are checked', asyn
 })
 
 test('a quarantine is kept until the bytes are said to be here, by whoever says so', async (t) => {
-  const { metadata, scrub } = await open(t)
+  const { metadata, scrub, isQuarantined } = await open(t)
   const app = image()
   const { digest, bytes, mediaType } = app.manifest
   const content = parseManifest(bytes, mediaType)
@@ -66,15 +60,15 @@ test('a quarantine is kept until the bytes are said to be here, by whoever says 
   ]
   for (const end of ends) {
     await metadata.transaction((tx) => tx.putQuarantine(digest, { size: 3, path: 'quarantine/x' }, 1))
-    t.ok(await scrub.isQuarantined(digest))
+    t.ok(await isQuarantined(digest))
     await metadata.transaction(end)
-    t.notOk(await scrub.isQuarantined(digest))
+    t.notOk(await isQuarantined(digest))
     t.same(await scrub.quarantined(9), { count: 0, first: [] })
   }
 })
 
 test('a quarantine ends when the last who had it pushed lets go of it, and does not begin after that', async (t) => {
-  const { metadata, scrub } = await open(t)
+  const { metadata, isQuarantined } = await open(t)
   const other = { registry: LOCAL, name: parseRepositoryName('team/other') }
   const mirrored = { registry: 'docker.io', name: parseRepositoryName('library/app') }
   const { digest, bytes, mediaType } = image().manifest
@@ -94,11 +88,11 @@ test('a quarantine ends when the last who had it pushed lets go of it, and does 
     })
     await metadata.transaction(quarantine)
     await metadata.transaction(letGo)
-    t.ok(await scrub.isQuarantined(digest), `${name}: somebody has it pushed still`)
+    t.ok(await isQuarantined(digest), `${name}: somebody has it pushed still`)
     await metadata.transaction((tx) => tx.unlinkBlob(other, digest))
-    t.notOk(await scrub.isQuarantined(digest), name)
+    t.notOk(await isQuarantined(digest), name)
     await metadata.transaction(quarantine)
-    t.notOk(await scrub.isQuarantined(digest), `${name}: found after it was let go`)
+    t.notOk(await isQuarantined(digest), `${name}: found after it was let go`)
   }
 })
 
