@@ -24,7 +24,7 @@ const PATIENCE_MS = 30_000
 /** A new name, a new folder. */
 const A_NAME: Bytes = 64 * 1024
 
-/** What a commit may add to the index's log. */
+/** The most that a commit may add to the index's log. */
 const A_COMMIT: Bytes = 1024 * 1024
 
 export function withDiskFullRetry(files: Files, makeRoom: MakeRoom): Files {

@@ -1,5 +1,5 @@
 /**
- * The collector: frees what nobody names any more, while pushes go on.
+ * Garbage collector of local repositories: frees what nothing references any more, while pushes go on.
  *
  * Three sweeps, each making garbage for the next: manifests that were let go, links of blobs that no manifest
  * needs, bytes that no repository holds. Before them, files that the index does not know are written down. Each waits
@@ -29,7 +29,7 @@ interface CollectorOptions {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly locks: KeyedLocks
-  /** Bytes that somebody needs whom the index does not know. */
+  /** Whether bytes are needed by somebody whom the index does not know, as an open reader. */
   readonly pinned?: (digest: Digest) => boolean
   /** How long what is not named is kept, from the last time anybody was told that it is here. */
   readonly graceMs: Milliseconds
@@ -46,7 +46,7 @@ export interface Collected {
   /** Left out for bytes: no repository has them any more. */
   readonly repository?: string
   readonly digest: Digest
-  /** What the disk gets back; 0 for what only the index loses. */
+  /** Bytes that the disk gets back; 0 where only the index loses a row. */
   readonly bytes: Bytes
   readonly why: string
 }
@@ -143,7 +143,7 @@ export class Collector {
     const { metadata, now } = this.#options
     return {
       find: (from) => metadata.garbage.manifests(this.#before(), from),
-      // Whoever looks at it holds no lock: one that was looked at meanwhile is not the one that was found.
+      // A client that is told of a manifest holds no lock: one that was told of it meanwhile keeps it.
       remove: (tx, { repository, digest, since }) =>
         tx.deleteManifest(repository, digest, since, this.#before()),
       told: ({ repository, digest, since }) => ({

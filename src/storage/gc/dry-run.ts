@@ -1,5 +1,5 @@
 /**
- * What a collection would free now, with all that it would let go in turn; nothing is changed.
+ * Dry run of the garbage collector: what it would free now, with all that it would let go in turn. It changes nothing.
  *
  * The same questions as the sweeps ask, as if what was found already had gone: a manifest takes its children and
  * its referrers along, a manifest its blobs' links, a link its bytes.
@@ -19,7 +19,7 @@ import type {
 
 interface PlanOptions {
   readonly metadata: MetadataStore
-  /** What was let go, or looked at, after it stays. */
+  /** A thing that was let go, or that a client was told of, after this moment stays. */
   readonly before: EpochMs
   readonly signal: AbortSignal
 }
@@ -33,7 +33,7 @@ export class CollectionPlan {
     this.#options = options
   }
 
-  /** First of all. */
+  /** It is read before {@link links}. */
   async *manifests(): AsyncGenerator<Garbage> {
     const { before, metadata } = this.#options
     const { garbage } = metadata
@@ -148,13 +148,13 @@ export class CollectionPlan {
   }
 }
 
-/** Reads are done at once, one after the other: everything else gets its turn between them. */
+/** Reads block the thread, one after the other: everything else gets its turn between them. */
 export async function breathe(signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()
   await immediate()
 }
 
-/** What goes, by repository. */
+/** Garbage by its repository and digest. */
 class Doomed {
   readonly #entries = new Map<string, Garbage>()
 

@@ -1,8 +1,8 @@
 /**
- * A close look at one blob of a running server, and what follows from it: by the scrub, and where a read came upon
- * something that cannot be right.
+ * Check of one blob while the server runs, for the scrub and for a read that came upon something that cannot be right.
  *
- * It is mended as a repair mends it, told once, counted, and what an upstream gave is fetched again.
+ * A damaged blob is repaired as `verify --repair` does it, logged once, counted, and fetched again where an upstream
+ * gave it.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -16,25 +16,25 @@ import { usesOf, type Finding } from './findings.ts'
 import type { Lost } from './repair-blob.ts'
 import { verifyBlob } from './verify-blobs.ts'
 
-/** Suspicions that wait; the scrub comes by in the end. */
+/** More suspicions than these do not wait: the scrub comes by in the end. */
 const MOST_SUSPECTS = 1000
 
-/** In the details of a look at our health; the rest is a number. */
+/** As many are in the details of the health endpoint; the rest is a number. */
 const MOST_TOLD = 10
 const MOST_NAMES = 5
-/** A layer that thousands of images share takes long to ask about, and we are looked at every few seconds. */
+/** A layer that thousands of images share takes long to ask about, and the health endpoint is read every few seconds. */
 const NAMES_FOR_MS = 60_000
 
-/** What is damaged or gone, for a look at our health. */
+/** Damaged and missing blobs, for the health endpoint. */
 export interface QuarantineHealth {
   readonly count: number
-  /** Those that are longest there. */
+  /** The ones that have been in quarantine for longest. */
   readonly blobs: readonly {
     readonly digest: Digest
     /** ISO 8601. */
     readonly since: string
     readonly state: 'damaged' | 'missing'
-    /** What cannot be pulled, or not whole: `team/app:1`, `team/app@sha256:…`. Some of them. */
+    /** Some of the images that cannot be pulled, or not whole: `team/app:1`, `team/app@sha256:…`. */
     readonly affects: readonly string[]
     readonly more: number
   }[]
@@ -58,7 +58,7 @@ export class Examiner implements AsyncDisposable {
   /** In the order in which they came. */
   readonly #suspects = new Set<Digest>()
   #looking: Promise<void> | undefined
-  /** What is hit by those that are in the details of a look at our health. */
+  /** The images that the blobs in the details of the health endpoint hit. */
   #uses = new Map<Digest, Pick<Finding, 'uses' | 'moreUses'> & { readonly at: EpochMs }>()
 
   constructor(options: ExaminerOptions) {
@@ -94,7 +94,7 @@ export class Examiner implements AsyncDisposable {
       await metadata.transaction((tx) => tx.recordBlob(digest, size, now()))
     }
     if (finding?.wrong !== true) return undefined
-    // What is known to be damaged is news only when there was something to put aside again.
+    // A blob that is known to be damaged is news only when there was something to put aside again.
     if (!before || finding.kind === 'corrupt') this.#tell(finding)
     if (gone !== undefined && isWorthFetching(gone)) await refetch(gone)
     return finding
@@ -136,7 +136,7 @@ export class Examiner implements AsyncDisposable {
     try {
       for (const digest of this.#suspects) {
         try {
-          // Whoever pulls what is known to be gone asks for it again and again.
+          // Clients ask again and again for a blob that is known to be gone.
           const known = (await store.stat(digest)) === undefined && (await this.#isQuarantined(digest))
           if (!known) await this.examine(digest, () => undefined, signal)
         } catch (err) {

@@ -1,5 +1,5 @@
 /**
- * What a look at everything finds, in plain JSON: it may have come from another process.
+ * Findings of a verification, in plain JSON: they may have come from another process.
  */
 import type { Bytes } from '../../base/units.ts'
 import { LOCAL, type ReferenceIndex, type RepositoryKey } from '../metadata/metadata.ts'
@@ -48,10 +48,10 @@ export interface Finding {
   /** A digest, a path below the root, or a name with its tag. */
   readonly subject: string
   readonly detail: string
-  /** What can be pulled, and is hit by it: `team/app:1`, `docker.io/library/nginx@sha256:…`. Some of them. */
+  /** Some of the images that it hits, by what they are pulled as: `team/app:1`, `docker.io/library/nginx@sha256:…`. */
   readonly uses: readonly string[]
   readonly moreUses: number
-  /** What was done about it. */
+  /** How it was repaired, for the operator. */
   readonly repair?: string
   /** It is still wrong. */
   readonly remains: boolean
@@ -69,7 +69,7 @@ export type VerifyEvent =
   | { readonly finding: Finding }
   | { readonly checked: { readonly blobs: number; readonly bytes: Bytes } }
 
-/** What was done, and whether it is still wrong. */
+/** How a finding was repaired, and whether it is still wrong. */
 export interface Outcome {
   readonly repair?: string
   readonly remains: boolean
@@ -89,7 +89,7 @@ export function pullName({ registry, name }: RepositoryKey): string {
   return registry === LOCAL ? name : `${registry}/${name}`
 }
 
-/** What cannot be pulled, or not whole, without that digest. */
+/** The images that cannot be pulled, or not whole, without that digest. */
 export async function usesOf(
   index: Pick<ReferenceIndex, 'taggedManifests' | 'linkedIn'>,
   digest: Digest,

@@ -1,7 +1,7 @@
 /**
- * An index from what the manifests on the disk tell, for one that was lost.
+ * Rebuild of an index that was lost, from what the manifests on the disk tell.
  *
- * Of files that the index does not know, each manifest whose blobs are all here becomes, with what it names and what
+ * Among the files that the index does not know, each manifest whose blobs are all here becomes, with what it names and what
  * refers to it, the repository `recovered/<algorithm>-<hex>` with the tag `latest`: no file tells what it was called,
  * nor whether it was pushed or mirrored. The rest is written down as nobody's, from now on: a collection frees it
  * after its grace period. Nobody else uses the folder meanwhile.
@@ -23,7 +23,7 @@ interface RebuildTools {
   readonly signal: AbortSignal
 }
 
-/** What a manifest names, and no more: there may be many. */
+/** Only what a manifest references is kept of it: there may be many. */
 interface Found {
   readonly blobs: readonly Digest[]
   readonly children: readonly Digest[]

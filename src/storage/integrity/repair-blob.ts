@@ -1,11 +1,11 @@
 /**
- * What is done about bytes that are not what their digest says, or are gone: by a repair, by the scrub, and when a
- * read came upon it.
+ * Repair of a blob whose bytes are not what its digest says, or are gone: for `verify --repair`, for the scrub, and for
+ * a read that came upon it.
  *
- * What was only mirrored is dropped, so that it is fetched again. What was pushed, and what nobody knows, is never
- * deleted: it is put aside, is in the table of the quarantine from then on, and stays in the index: whoever pulls it
- * is told the truth, and a push of the right bytes, or an upstream that gives the same, puts all in order. The
- * digest's lock must be held.
+ * A blob that was only mirrored is dropped, so that the next pull fetches it again. A blob that was pushed, or that
+ * the index does not know, is never deleted: it is put aside, is in the table of the quarantine from then on, and stays
+ * in the index. A client that pulls it is told the truth, and a push of the right bytes, or an upstream that gives the
+ * same, puts all in order. The caller must hold the digest's lock.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -71,7 +71,7 @@ export async function mendBlob(
       await drop()
       return { repair: dropped(mirroredOnly), remains: false }
     case 'unreadable':
-      // What another look may read is not touched; nor is what somebody has put in the place of pushed bytes.
+      // A file that another look may be able to read is not touched; nor is one that stands in the place of pushed bytes.
       if (checked.is === 'unreadable') return { remains: true }
       if (pushed && checked.is === 'no file') {
         await quarantine(undefined)

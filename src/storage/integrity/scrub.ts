@@ -1,5 +1,6 @@
 /**
- * Every blob read and compared with its digest once in so long, so that nobody learns of a rotten disk by a pull.
+ * Scrub: reads every blob and compares it with its digest once per interval, so that nobody learns of a rotten disk by
+ * a pull.
  *
  * The one whose check is longest ago comes first; where it has got to is in the index, so a restart costs nothing.
  * It begins when half of the interval is over, as fast as it takes to be through well before the other half is, and
@@ -13,7 +14,7 @@ import type { EpochMs, MetadataStore } from '../metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { Examiner } from './examiner.ts'
 
-/** Of the interval: from then on a blob is due; from then on it does not wait for anybody any more. */
+/** Shares of the interval: after the first a blob is due, after the second it no longer yields to other work. */
 const DUE = 0.5
 const URGENT = 0.75
 /** All of it takes this much of the interval, at the speed that is aimed at. */
@@ -22,14 +23,14 @@ const SHARE = 0.25
 const MIB: Bytes = 1024 * 1024
 const MOST_PER_SECOND: Bytes = 64 * MIB
 const LEAST_PER_SECOND: Bytes = 4 * MIB
-/** What opening a file costs, in bytes that could have been read meanwhile. */
+/** Opening a file costs as much as reading so many bytes. */
 const LEAST_COST: Bytes = 64 * 1024
 
 const PAGE = 100
 const SECOND: Milliseconds = 1000
 /** The interval may have been configured anew. */
 const LONGEST_REST = 600 * SECOND
-/** What is written down late is read once more after a crash. */
+/** Checks that were not written down yet are made once more after a crash. */
 const WRITE_EVERY = 60 * SECOND
 /** Backwards, without having been wrong before. */
 const CLOCK_MAY_STEP = 3600 * SECOND
@@ -152,7 +153,7 @@ export class Scrub {
   async #untilDue(intervalMs: Milliseconds): Promise<Milliseconds> {
     const { metadata, now } = this.#options
     const oldest = await metadata.scrub.oldestCheck()
-    // What comes next is due half an interval from now at the earliest.
+    // A blob that comes next is due half an interval from now at the earliest.
     const left = (oldest ?? now()) + intervalMs * DUE - now()
     return Math.min(Math.max(left, restOf(intervalMs)), LONGEST_REST)
   }

@@ -1,8 +1,8 @@
 /**
- * One file after the other against its name and the index.
+ * Verification of blobs: each file against its digest and the index.
  *
- * What looks wrong is looked at again under the digest's lock: a push, a fill or a collection may just have been at
- * it. What is done about it is in `repair-blob.ts`.
+ * A file that looks wrong is looked at again under the digest's lock: a push, a fill or a collection may just have been at
+ * it. The repair is in `repair-blob.ts`.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -38,7 +38,7 @@ export async function verifyBlob(
   const index = tools.metadata.audit
   let seen = await disk.check(digest, { signal, resting, read })
   if (faultOf(known, seen) === undefined) return undefined
-  // Whoever is about to take a file away makes sure of it, while everybody else may still get at the digest.
+  // A repair reads the file twice before it takes it away, while everybody else may still get at the digest.
   if (seen.is === 'corrupt' && repair) seen = await disk.check(digest, { signal, resting, read })
 
   using _held = await locks.exclusive(lockOfBlob(digest), signal)
@@ -61,7 +61,7 @@ export async function verifyBlob(
   }
 }
 
-/** Without reading it all again where nothing has happened to it. */
+/** The file is not read again where nothing has happened to it since. */
 async function lookAgain(
   { disk, repair, signal }: VerifyTools,
   digest: Digest,
@@ -72,7 +72,7 @@ async function lookAgain(
   return disk.check(digest, { signal, resting: false })
 }
 
-/** A repair that did not work is told; that it was broken off is not a finding. */
+/** A repair that failed is reported; one that was broken off is not a finding. */
 export function failed(error: unknown, signal: AbortSignal): Outcome {
   signal.throwIfAborted()
   return { repair: `not repaired: ${error instanceof Error ? error.message : String(error)}`, remains: true }

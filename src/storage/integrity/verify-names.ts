@@ -1,5 +1,5 @@
 /**
- * What the index says of manifests and tags, against the manifests' own bytes.
+ * Verification of names: manifests and tags in the index against the manifests' own bytes.
  *
  * A collection goes by the index alone: a row that is missing there is a blob that goes missing later.
  */
@@ -17,7 +17,7 @@ const PAGE = 200
 
 const NONE = { uses: [], moreUses: 0 }
 
-/** @param skip of those that were found wrong already nothing more can be told */
+/** @param skip digests that were found wrong already: nothing more can be told of them */
 export async function* verifyManifests(
   tools: VerifyTools,
   skip: ReadonlySet<Digest>,
@@ -124,7 +124,7 @@ function textOf(role: ChildDescriptor['role'], { digest, size }: Descriptor): st
   return `${role} ${digest} ${size}`
 }
 
-/** What a pushed manifest names has to be in its repository. */
+/** Everything that a pushed manifest references has to be in its repository. */
 async function* verifyChildren(
   tools: VerifyTools,
   held: HeldManifest,
@@ -197,7 +197,7 @@ export async function* verifyTags(tools: VerifyTools): AsyncGenerator<Finding, v
 }
 
 /**
- * What is found twice: once as it goes by, once under the locks under which it would be written.
+ * A finding counts only when it is made twice: once as it goes by, once under the locks under which it would be written.
  *
  * @param find undefined when there is nothing wrong
  */

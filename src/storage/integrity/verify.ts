@@ -1,5 +1,5 @@
 /**
- * A look at everything: every file against its name, the index against the files, manifests against both.
+ * Verification of the storage: every file against its digest, the index against the files, manifests against both.
  *
  * Beside a running server it disturbs nobody: it reads one file at a time, half of the time, and locks nothing but
  * what looks wrong, for as long as it takes to look again.
@@ -29,7 +29,7 @@ interface VerifyOptions {
 
 const PAGE = 200
 
-/** What was found, as it is found. Holds no lock while it is read. */
+/** It yields each finding as it is made, and holds no lock while that is read. */
 export async function* verify(
   options: VerifyOptions,
   { repair, rebuild: rebuilds = false }: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
@@ -99,7 +99,7 @@ function remark(kind: Finding['kind'], subject: string, detail: string): Finding
   return { kind, subject, detail, ...nothing }
 }
 
-/** What is worth knowing, and no fault. */
+/** Findings that are worth knowing, and no fault. */
 async function* remarks({ disk, store }: VerifyTools): AsyncGenerator<Finding, void, undefined> {
   for await (const path of disk.foreign())
     yield remark('foreign', path, 'it is no blob; nothing here uses it')

@@ -2,17 +2,17 @@
  * Reference counts of blobs in use: no collection and no eviction may take those away, whatever the index says of them.
  *
  * A reader has them open, a download is on its way to them, a backup is about to read them, a restore about to
- * name them. Holds do not outlive the process; neither does whoever holds, but for who was told a name.
+ * name them. Holds end with the process, as all these do; nginx, which was told the name of a file, may outlive it.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 
-/** From being told where a file is to having it open; one that is busy takes a while. */
+/** nginx has the file open that long after it was told its name; a busy one takes a while. */
 const TOLD_MS: Milliseconds = 60_000
 
 export class BlobHolds {
   readonly #held = new Map<Digest, number>()
-  /** Until when, those that end first in front. */
+  /** When the hold of each ends; those that end first are in front. */
   readonly #told = new Map<Digest, Milliseconds>()
   readonly #now: () => Milliseconds
   #everything = 0
@@ -26,7 +26,7 @@ export class BlobHolds {
     return this.#everything > 0 || this.#held.has(digest) || (this.#told.get(digest) ?? 0) > this.#now()
   }
 
-  /** For somebody who will open it by its name, and tells nobody when he has. */
+  /** For nginx, which opens a file by its name, and does not say when it has. */
   tell(digest: Digest): void {
     const now = this.#now()
     for (const [other, until] of this.#told) {

@@ -24,7 +24,7 @@ export interface HeldManifest extends StoredManifest {
 }
 
 export interface AuditIndex extends ReferenceIndex {
-  /** What is wrong with the database itself, in its own words; then nothing else that it says can be believed. */
+  /** Faults of the database itself, in its own words; where there is one, nothing else that it says can be believed. */
   problems(): Promise<readonly string[]>
   totals(): Promise<{ readonly blobs: number; readonly bytes: Bytes }>
   /** Every digest that the index speaks of as bytes that are here. Lexical, those after `last`. */
@@ -35,7 +35,7 @@ export interface AuditIndex extends ReferenceIndex {
     readonly last: Pick<HeldManifest, 'digest' | 'repository'> | undefined
     readonly limit: number
   }): Promise<HeldManifest[]>
-  /** What that manifest names, and is not in that repository; nothing when the manifest is not there either. */
+  /** References of the manifest that its repository does not hold; none when the manifest is not there either. */
   lacking(repository: RepositoryKey, manifest: Digest): Promise<ChildDescriptor[]>
   /** Tags of local repositories that name no manifest there. */
   danglingTags(): AsyncIterable<{
@@ -49,14 +49,14 @@ export interface AuditIndex extends ReferenceIndex {
 /** When blobs were last checked, and which were found damaged. */
 export interface ScrubIndex {
   /**
-   * Those that were checked before `before`, the longest ago first; where there are none, those that were checked after
+   * Blobs that were checked before `before`, the longest ago first; where there are none, those that were checked after
    * `after`: then the clock was wrong.
    */
   due(
     time: { readonly before: EpochMs; readonly after: EpochMs },
     limit: number,
   ): Promise<{ readonly digest: Digest; readonly checkedAt: EpochMs }[]>
-  /** Of the one whose check is longest ago. */
+  /** When the blob was checked whose check is longest ago. */
   oldestCheck(): Promise<EpochMs | undefined>
   /** All of them; the oldest first, no more than `limit`. */
   quarantined(limit: number): Promise<{ readonly count: number; readonly first: readonly QuarantinedBlob[] }>
@@ -65,17 +65,17 @@ export interface ScrubIndex {
 interface QuarantinedBlob {
   readonly digest: Digest
   readonly foundAt: EpochMs
-  /** Where what is left of it was put aside, below the root; undefined: there is no such file. */
+  /** Where the rest of it was put aside, below the root; undefined: there is no such file. */
   readonly path: string | undefined
 }
 
-/** What the index says of the local repositories at one moment, whatever is written meanwhile. */
+/** The local repositories as the index has them at one moment, whatever is written meanwhile. */
 export interface LocalSnapshot extends Pick<ReferenceIndex, 'references'>, AsyncDisposable {
-  /** Also those that were emptied or deleted: their names are taken. */
+  /** Repositories that were emptied or deleted are among them: their names are taken. */
   repositories(): Promise<{ readonly name: RepositoryName; readonly deletedAt: EpochMs | undefined }[]>
   tags(name: RepositoryName): Promise<{ readonly tag: Tag; readonly digest: Digest }[]>
   manifests(name: RepositoryName): Promise<StoredManifest[]>
-  /** What it may read as blobs; `size` is undefined where the index does not say. */
+  /** The blobs that it may read; `size` is undefined where the index does not say. */
   links(name: RepositoryName): Promise<{ readonly digest: Digest; readonly size: Bytes | undefined }[]>
 }
 
@@ -106,7 +106,7 @@ export interface BlobAudit {
       readonly read?: (count: Bytes) => void | Promise<void>
     },
   ): Promise<Checked>
-  /** What is in its place now, without a look at the bytes; undefined: nothing, or no file. */
+  /** Identity of the file in its place, without a look at the bytes; undefined: there is nothing, or no file. */
   identify(digest: Digest): Promise<FileIdentity | undefined>
   /**
    * Takes whatever lies there away from where it would be served, and keeps it. The digest's lock must be held.

@@ -74,7 +74,7 @@ export function cachingMetadata(inner: MetadataStore, version: () => number): Me
       size: (digest) => remember(`size ${digest}`, () => blobs.size(digest)),
     },
     upstreamAnswers: {
-      // As large as lists are, their readers keep what they need of a body.
+      // Bodies are not kept here: a list is large, and its reader keeps what it needs of it.
       ...upstreamAnswers,
       get: (repository, question) =>
         remember(`answer ${of(repository)} ${question}`, () => upstreamAnswers.get(repository, question)),

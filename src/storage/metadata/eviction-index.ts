@@ -14,7 +14,7 @@ interface StoredBytes {
   readonly mirrored: ReadonlyMap<string, Bytes>
   /** Held by a local repository, whoever else gave them. */
   readonly pushed: Bytes
-  /** What the index itself needs of the disk, without those answers; not what it has free, and gives back in time. */
+  /** Bytes that the index itself needs of the disk, without those answers, and without what it will give back. */
   readonly index: Bytes
 }
 
@@ -48,13 +48,13 @@ export interface EvictionIndex extends ReferenceIndex {
   coldestParts(after?: ColdPlace): Promise<ColdPart>
   /** undefined: it is not known, or was pushed. */
   mirrored(digest: Digest): Promise<MirroredBlob | undefined>
-  /** What is mirrored of that which the manifest names: its children, or its config and layers. */
+  /** The references of the manifest that are mirrored here: its child manifests, or its config and layers. */
   contents(manifest: Digest, role: 'manifest' | 'blob'): Promise<MirroredBlob[]>
   /** Manifests of any repository whose subject it is. */
   referring(subject: Digest): Promise<Digest[]>
-  /** What it says that it refers to, and is here. */
+  /** The subject of the manifest, where it is here. */
   subjects(manifest: Digest): Promise<Digest[]>
-  /** What the index knows between two digests, neither of them. */
+  /** Blobs that the index knows between two digests, neither of them. */
   known(after: string, until: string): Promise<KnownFile[]>
 }
 

@@ -24,21 +24,21 @@ export interface KnownBytes {
 interface ListedTag {
   readonly tag: Tag
   readonly digest: Digest
-  /** Of a mirrored one, when upstream last confirmed it; of a local one, when it was pushed. */
+  /** When upstream last confirmed a mirrored tag, or when a local one was pushed. */
   readonly checkedAt: EpochMs
 }
 
-/** What belongs to a manifest and is here: itself, what it names, and what that names. */
+/** The size of a manifest with all that it references, directly or not, and that is here. */
 export interface Weight {
   readonly digest: Digest
   readonly bytes: Bytes
-  /** Of it and of the manifests that it names, the latest. */
+  /** The latest pull of it and of the manifests that it references. */
   readonly pulledAt: EpochMs
   readonly storedAt: EpochMs
 }
 
 export interface InventoryIndex extends ReferenceIndex {
-  /** Those that it does not know are left out. */
+  /** Digests that it does not know are left out. */
   blobs(digests: readonly Digest[]): Promise<KnownBytes[]>
   /** When its bytes were found wrong and put aside, for those that are. */
   quarantined(digests: readonly Digest[]): Promise<ReadonlyMap<Digest, EpochMs>>

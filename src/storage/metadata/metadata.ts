@@ -41,7 +41,7 @@ export interface TagRecord {
 export interface ManifestRecord {
   readonly digest: Digest
   readonly size: Bytes
-  /** What it is served as. */
+  /** The content type under which it is served. */
   readonly mediaType: string
 }
 
@@ -86,9 +86,9 @@ export interface TagIndex {
   held(repository: RepositoryKey, limit: number): Promise<Pick<TagRecord, 'tag' | 'checkedAt'>[]>
 }
 
-/** What manifests reference, and by which manifests a digest is referenced; several indexes answer that. */
+/** The graph of manifests: what each references, and by which a digest is referenced; several indexes answer that. */
 export interface ReferenceIndex {
-  /** What the manifest names, config first, in its order. */
+  /** Everything that the manifest names, config first, in its order. */
   references(manifest: Digest): Promise<ChildDescriptor[]>
   /** Manifests that name the digest: of any repository, or of one; in any role, or as a manifest. */
   referencedBy(
@@ -134,7 +134,7 @@ export interface BlobIndex {
   linkedAt(repository: RepositoryKey, digest: Digest): Promise<EpochMs | undefined>
   /** That this upstream delivered those bytes to us, under whatever name. */
   deliveredBy(registry: string, digest: Digest): Promise<boolean>
-  /** Of the bytes that were verified, whatever has become of their file; undefined when nobody linked them. */
+  /** Size of the bytes that were verified, whatever has become of their file; undefined when nobody linked them. */
   size(digest: Digest): Promise<Bytes | undefined>
 }
 
@@ -166,7 +166,7 @@ export interface QueuedEvent {
   readonly queuedAt: EpochMs
 }
 
-/** What nothing references any more. Lists come in parts, each of which is little work. */
+/** Things that nothing references any more. Lists come in parts, each of which is little work. */
 export interface GarbageIndex extends ReferenceIndex {
   /**
    * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
@@ -257,7 +257,7 @@ export interface BlobWrites {
   /** These were read from end to end, and are what their digests say. */
   markChecked(digests: readonly Digest[], at: EpochMs): void
   /**
-   * What was pushed is damaged, or gone. Nothing when nobody has it pushed any more; it ends when the last lets go.
+   * Pushed bytes are damaged, or gone. Nothing when nobody has it pushed any more; it ends when the last lets go.
    *
    * @param damage `path` is where what is left of it was put aside; undefined: there was nothing. The date of an
    *   earlier one stays, and where nothing is left now, its place as well.
@@ -301,7 +301,7 @@ export interface QueueWrites {
   putFinishedUpload(session: string, upload: FinishedUpload, before: EpochMs): void
   /** They get their numbers in this order, after all that were committed before. */
   queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void
-  /** Those of that end-point with a number of at most `upTo`. */
+  /** Events of that end-point with a number of at most `upTo`. */
   dropEvents(endpoint: string, upTo: number): void
 }
 
@@ -318,7 +318,7 @@ export interface MetadataStore {
   readonly finishedUploads: FinishedUploadIndex
   readonly audit: AuditIndex
   readonly scrub: ScrubIndex
-  /** What was committed before the call is in it, nothing of what comes later. */
+  /** It has all that was committed before the call, and nothing of what comes later. */
   snapshot(): Promise<LocalSnapshot>
   /** When this index came into being: it cannot know the files that were there before. */
   createdAt(): Promise<EpochMs>

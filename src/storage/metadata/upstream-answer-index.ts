@@ -1,5 +1,5 @@
 /**
- * What upstreams last answered to questions that are not about content: lists of tags, lists of referrers, and "there
+ * The last answers of upstreams to questions that are not about content: lists of tags, lists of referrers, and "there
  * is none" (the durable half of the negative cache).
  *
  * An answer belongs to a mirrored repository and goes with it; one about a manifest goes with that manifest. The weight
@@ -39,19 +39,19 @@ export interface UpstreamAnswerIndex {
   get(repository: RepositoryKey, question: UpstreamQuestion): Promise<UpstreamAnswer | undefined>
   /** As it was stored; undefined when there is no answer, or when it says that there is none. */
   body(repository: RepositoryKey, question: UpstreamQuestion): Promise<Buffer | undefined>
-  /** What all of them weigh, keys included. */
+  /** The weight of all of them, keys included. */
   weight(): Promise<Bytes>
 }
 
-/** What a row takes beside its body: its key stands in four places. */
+/** The weight of a row beside its body: its key stands in four places. */
 const ROW_WEIGHT: Bytes = 512
 
-/** What an answer weighs in the index, about. */
+/** The weight of an answer in the index, about. */
 export function answerWeight({ body }: NewUpstreamAnswer): Bytes {
   return (body?.length ?? 0) + ROW_WEIGHT
 }
 
-/** What is written down of an answer. */
+/** An answer as it is written down. */
 export interface NewUpstreamAnswer {
   /** Undefined: there is none. */
   readonly body?: Buffer | undefined

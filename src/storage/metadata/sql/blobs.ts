@@ -134,7 +134,7 @@ export function blobWrites(writing: Writing): BlobWrites {
           .values({ digest, size, found_at: at, path })
           .onConflict((conflict) => {
             const known = conflict.column('digest')
-            // Of a file that is gone nothing is known that was not known before.
+            // A file that is gone tells nothing that was not known before.
             return path === null ? known.doNothing() : known.doUpdateSet({ size, path })
           }),
       )
@@ -172,7 +172,7 @@ export function putBlob({ db, add, moved }: Writing, digest: Digest, size: Bytes
   )
 }
 
-/** What follows from all that was written: whose the bytes are now, and which need no quarantine any more. */
+/** Written after everything else: whose the bytes are now, and which of them need no quarantine any more. */
 export function settleBlobs({ db, add, moved, letGo }: Writing): void {
   for (const digest of moved) {
     add(db.updateTable('blob').set({ mirrored_by: mirroredBy() }).where('digest', '=', digest))

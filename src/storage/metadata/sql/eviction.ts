@@ -8,7 +8,7 @@ import type { ColdPart, ColdPlace, EvictionIndex, MirroredBlob } from '../evicti
 import { manifestsWith, none, references, referencesTo, some } from './references.ts'
 import type { Db } from './schema.ts'
 
-/** As many rows are looked at in one go: a few milliseconds. */
+/** The rows of one part, which takes a few milliseconds. */
 const PART = 250
 
 const COLUMNS = ['b.digest', 'b.size', 'b.pulled_at', 'b.mirrored_by'] as const

@@ -12,7 +12,7 @@ import { liveTags, manifestsWith, none, references, referencesTo } from './refer
 import { repositoryId } from './rows.ts'
 import type { Db, RepositoryId } from './schema.ts'
 
-/** As many rows are looked at in one go: a few milliseconds. */
+/** The rows of one part, which takes a few milliseconds. */
 const PART = 1_000
 
 const NOTHING: GarbagePart = { found: [], next: undefined }

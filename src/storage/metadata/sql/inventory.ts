@@ -13,7 +13,7 @@ import type { Db, RepositoryId } from './schema.ts'
 /** A statement takes only so many parameters, and each length of a list is a statement of its own. */
 const DIGESTS = 500
 
-/** As many manifests are looked at in one go. */
+/** The manifests of one part. */
 const PART = 500
 
 export function inventory(db: Db): InventoryIndex {

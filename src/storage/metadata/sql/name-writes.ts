@@ -64,7 +64,7 @@ export function nameWrites(writing: Writing): NameWrites {
         artifact_type: content.artifactType ?? null,
         annotations: toJson(content.annotations),
         stored_at: at,
-        // What is pushed again is wanted again.
+        // A manifest that is pushed again is no garbage any more.
         released_at: null,
       }
       add(

@@ -1,7 +1,7 @@
 /**
  * Queries over the graph of manifests: what each one references, and by which a digest is referenced.
  *
- * Whoever needs one of these relations inside another query takes it from here, so that each is written once.
+ * A query that needs one of these relations as its condition takes it from here, so that each is written once.
  */
 import { sql, type Expression, type SqlBool } from 'kysely'
 import type { Digest } from '../../../oci/digest.ts'

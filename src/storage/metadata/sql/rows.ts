@@ -15,7 +15,7 @@ export function repositoryId({ registry, name }: RepositoryKey): RepositoryId {
 }
 
 /**
- * What `blob.mirrored_by` has to be. Local repositories stand together, behind their registry's key and a slash.
+ * The value that `blob.mirrored_by` has to have. Local repositories stand together, behind their registry's key and a slash.
  *
  * @param without a repository that is about to let go of what it holds
  */
@@ -44,7 +44,7 @@ export function withManifests(db: Db) {
 /** In place of a size that a manifest does not tell. */
 const UNTOLD = -1
 
-/** What a manifest references, config first, in its order. */
+/** The references of a manifest, config first, in its order. */
 export function referenceRows(
   manifest: Digest,
   content: ManifestContent,

@@ -48,7 +48,7 @@ export interface Tables {
     /** Its last tag was deleted, by somebody who meant it. */
     released_at: EpochMs | null
   }
-  /** What a manifest's bytes name; the same wherever that manifest is. */
+  /** The references of a manifest's bytes; they are the same wherever that manifest is. */
   manifest_reference: {
     manifest: Digest
     position: number
@@ -79,7 +79,7 @@ export interface Tables {
   /** Bytes that were pushed, and are not what was pushed any more, or are gone: never served until they are back. */
   quarantine: {
     digest: Digest
-    /** What is left of them. */
+    /** The size of the rest of them. */
     size: Bytes
     found_at: EpochMs
     /** Where the rest of them was put aside, below the root; null: there was nothing to put aside. */
@@ -91,7 +91,7 @@ export interface Tables {
   blob_source: { registry: string; digest: Digest; delivered_at: EpochMs }
   /** The outbox of notifications. */
   event: { id: Generated<number>; endpoint: string; body: string; queued_at: EpochMs }
-  /** What upstreams answered that is no content. */
+  /** Answers of upstreams that are no content. */
   upstream_answer: {
     repository: RepositoryId
     question: UpstreamQuestion
@@ -101,7 +101,7 @@ export interface Tables {
     /** Null: there is no such thing. */
     body: Uint8Array | null
     etag: string | null
-    /** Of the row, about. */
+    /** The size of the whole row, about. */
     weight: Bytes
     stored_at: EpochMs
     checked_at: EpochMs

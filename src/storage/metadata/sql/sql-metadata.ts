@@ -20,11 +20,11 @@ import type { Db } from './schema.ts'
 import { scrub } from './scrub-queries.ts'
 import { upstreamAnswers, upstreamAnswerWrites } from './upstream-answers.ts'
 
-/** What each database does in its own way. */
+/** The operations that each database does in its own way. */
 interface SqlBackend {
   /** All of it or nothing, durable when it resolves. */
   write(queries: readonly { readonly sql: string; readonly parameters: readonly unknown[] }[]): Promise<void>
-  /** What the database needs of the disk. */
+  /** The disk space that the database needs. */
   usedBytes(): Bytes
   problems: AuditIndex['problems']
   /** Another connection, on which all reads see what was committed before the call. */

@@ -1,5 +1,5 @@
 /**
- * Queries and writes of what upstreams last answered.
+ * Queries and writes of the last answers of upstreams.
  */
 import type { Bytes } from '../../../base/units.ts'
 import { sql } from 'kysely'
@@ -87,7 +87,7 @@ export function upstreamAnswerWrites(writing: Writing): UpstreamAnswerWrites {
 
     trimUpstreamAnswers(toWeight) {
       const held = sql`select 1 from manifest where manifest.repository = upstream_answer.repository`
-      // What is about something that is here outlives what strangers can make up: other names, tags and digests.
+      // An answer about something that is here outlives those that strangers can make up: other names, tags and digests.
       const isAboutHeld = sql`exists (${held}) and (question = ${TAG_LIST}
         or exists (${held} and manifest.digest = upstream_answer.subject))`
       const weighed = db

@@ -13,7 +13,7 @@ const BUSY_MAIN_MS = 250
 /** In the writer's own thread it blocks nobody; a backup may hold the database for seconds. */
 const BUSY_WRITER_MS = 5000
 
-/** What a large commit leaves of the log when the next one begins it anew. Without any it grows to half of that. */
+/** The log keeps no more than that after a large commit. Without large commits it grows to half of that. */
 const MOST_IDLE_LOG = 8 * 1024 * 1024
 
 /** Lists of varying length make varying statements; the least used ones go. */
@@ -24,7 +24,7 @@ export function openWriter(path: string): Statements {
   const database = new DatabaseSync(path, { timeout: BUSY_WRITER_MS })
   try {
     const statements = new Statements(database)
-    // Of a database that is new, or will be written anew (shrinking.ts). Where it is so already, this would write it down.
+    // It applies to a database that is new, or will be written anew (vacuum.ts); elsewhere the pragma would only write.
     if (statements.number('auto_vacuum') === 0) database.exec('pragma auto_vacuum = incremental')
     database.exec('pragma journal_mode = wal; pragma synchronous = full')
     database.exec(`pragma journal_size_limit = ${MOST_IDLE_LOG}`)
@@ -89,12 +89,12 @@ export class Statements implements SqliteDatabase {
     return this.number('data_version')
   }
 
-  /** Of the pages that hold something. */
+  /** Bytes of the pages that hold something. */
   usedBytes(): number {
     return (this.number('page_count') - this.number('freelist_count')) * this.number('page_size')
   }
 
-  /** Of a pragma that answers with one. */
+  /** The answer of a pragma that answers with a number. */
   number(pragma: string): number {
     const [row] = this.prepare(`pragma ${pragma}`).all([]) as Record<string, number>[]
     return row?.[pragma] ?? NaN

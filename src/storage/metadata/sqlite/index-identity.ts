@@ -48,10 +48,10 @@ const MARK_SIZE = 128
 
 const NEXT_GENERATION = 'update index_identity set generation = generation + 1'
 
-/** What a clean stop writes at the very end. */
+/** The last write of a clean stop. */
 export const CLEAN_STOP = [{ sql: NEXT_GENERATION, parameters: [] }]
 
-/** Of SQLite, without what they say more closely. */
+/** Primary result codes of SQLite. https://www.sqlite.org/rescode.html */
 const [SQLITE_ERROR, SQLITE_PERM, SQLITE_READONLY, SQLITE_CORRUPT] = [1, 3, 8, 11]
 const [SQLITE_FULL, SQLITE_CANTOPEN, SQLITE_NOTADB] = [13, 14, 26]
 
@@ -94,7 +94,7 @@ export function assertIsMarked(database: string, opened: Statements, mark: Index
     throw lost(database, 'is older than the files here')
 }
 
-/** Where no mark says that it belongs to the files here, it cannot know them: as if it had come after them. */
+/** An index that no mark ties to the files here cannot know them: it counts as one that was made after them. */
 export function doubt(database: string, opened: Statements): void {
   const root = path.dirname(database)
   if (readMark(root) !== undefined || !hasBlobs(root)) return
@@ -133,7 +133,7 @@ export function finishIndex(database: string): void {
   if (mark !== undefined) writeMark(root, { ...mark, unfinished: false })
 }
 
-/** What SQLite said, for the person who has to do something about it. */
+/** The error of SQLite, for the operator who has to do something about it. */
 export function openingError(database: string, error: unknown): unknown {
   const code = codeOf(error)
   if (code === undefined) return error
@@ -175,7 +175,7 @@ function lookAtLog(database: string): ReturnType<typeof stateOfLog> {
   }
 }
 
-/** As the main file alone has it; undefined also where that is in no order without its log. */
+/** The identity in the main file alone; undefined also where that cannot be read without its log. */
 function identityIn(database: string): IndexIdentity | undefined {
   const url = pathToFileURL(database)
   url.searchParams.set('immutable', '1')
@@ -206,7 +206,7 @@ function tablesOf(opened: Statements): string[] {
   return (rows as { name: string }[]).map(({ name }) => name)
 }
 
-/** What the last start said; undefined where none did, or what it said cannot be read. */
+/** The mark of the last start; undefined where there is none, or it cannot be read. */
 export function readMark(root: string): IndexMark | undefined {
   let text: string
   try {

@@ -46,7 +46,7 @@ export async function openMetadata(
     problems: () => problemsOf(path),
     snapshot: () => openSnapshot(path),
     close: () => {
-      // Of a connection that was never used kysely knows nothing.
+      // Kysely does not close a connection that was never used.
       reader.close()
       return writer.close(CLEAN_STOP)
     },
@@ -54,7 +54,7 @@ export async function openMetadata(
   return cachingMetadata(metadata, () => reader.version())
 }
 
-/** As it has to be, and begun; the connection that is given back is for reading. */
+/** Checks the index, migrates it and begins its generation. @returns a connection for reading */
 async function openIndex(path: string, unfinished: boolean): Promise<Statements> {
   let opened: Statements | undefined
   let begun = false

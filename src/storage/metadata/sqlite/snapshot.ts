@@ -8,7 +8,7 @@ import { Kysely } from 'kysely'
 import type { Db, Tables } from '../sql/schema.ts'
 import { openReader, sqliteDialect } from './connection.ts'
 
-/** What is wrong with the database at `path`, in its own words. */
+/** Faults of the database at `path`, in its own words. */
 export async function problemsOf(path: string): Promise<readonly string[]> {
   const entry = new URL('./check-worker.ts', import.meta.url)
   const worker = new Worker(entry, { workerData: path, execArgv: [] })
@@ -20,7 +20,7 @@ export async function problemsOf(path: string): Promise<readonly string[]> {
   }
 }
 
-/** What was committed before the call is in it, nothing of what comes later. */
+/** It has all that was committed before the call, and nothing of what comes later. */
 export async function openSnapshot(path: string): Promise<{ readonly db: Db } & AsyncDisposable> {
   const statements = openReader(path)
   try {

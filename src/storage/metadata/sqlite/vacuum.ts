@@ -1,13 +1,13 @@
 /**
- * Gives back to the disk what the index needs no more, while nobody writes: a little at a time, for whoever comes then
- * waits for the step that runs.
+ * Incremental vacuum: gives back to the disk what the index needs no more, while nobody writes. It does so a little at a
+ * time, for a write that comes then waits for the step that runs.
  */
 import type { Statements } from './connection.ts'
 
 /** Less than that is soon needed again. */
 const WORTH_BYTES = 1024 * 1024
 
-/** Of one step: some milliseconds. */
+/** The pages of one step, which takes some milliseconds. */
 const STEP_PAGES = 256
 
 /**
@@ -31,7 +31,7 @@ export function vacuumOneStep(database: Statements): boolean {
     if ((free - STEP_PAGES) * pageBytes >= WORTH_BYTES) return true
   } else {
     if (database.usedBytes() > MOST_REWRITTEN_BYTES) return false
-    // As the connection was opened, it is one that shrinks by steps from then on.
+    // `openWriter` has asked for incremental vacuum: from then on the database shrinks by steps.
     database.run('vacuum')
   }
   // The file itself is cut when all of its log has been written to it.

@@ -50,7 +50,7 @@ function isSound(file: number, size: number): boolean {
   let commitsBehind = 0
   for (let at = HEADER; at + frame.length <= size; at += frame.length) {
     readSync(file, frame, 0, frame.length, at)
-    // What an earlier round has left behind the present one has other salts.
+    // Frames that an earlier round has left behind the present one have other salts.
     const isOfThisRound = frame.subarray(8, 16).equals(salts)
     if (intact && isOfThisRound) {
       const next = add(add(sum, frame.subarray(0, 8), bigEndian), frame.subarray(FRAME_HEADER), bigEndian)

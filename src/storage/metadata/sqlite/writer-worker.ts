@@ -36,10 +36,10 @@ interface Unit {
   readonly queries: readonly WriteQuery[]
 }
 
-/** Whoever holds the lock at the end is not waited for: the next start writes down what this one could not. */
+/** A clean stop waits no longer for the lock than that: the next start writes down what this one could not. */
 const PATIENCE_MS = 250
 
-/** Whoever deletes a lot does not do it in one write. */
+/** A client that deletes a lot does so in many writes: the vacuum waits until they are over. */
 const IDLE_MS = 1_000
 
 const path = workerData as string
@@ -54,7 +54,7 @@ parentPort?.on('message', (request: WriterRequest) => {
     parentPort?.close()
     return
   }
-  // After everything else that has already arrived.
+  // Group commit: it runs in the next tick, so that all messages that have already arrived share one transaction.
   if (queue.length === 0) setImmediate(commitQueue)
   queue.push(request)
 })
@@ -99,7 +99,7 @@ function end(last: readonly WriteQuery[]): void {
     if (last.length > 0) database?.run('commit')
     database?.run('pragma wal_checkpoint(truncate)')
   } catch {
-    // What was committed is in the log, and stays there.
+    // Commits are in the log, and stay there.
   }
   try {
     database?.close()
@@ -144,7 +144,7 @@ function markRead(connection: Statements): void {
   try {
     connection.prepare('select version from schema_version').all([])
   } catch {
-    // What was committed is committed.
+    // The commit itself is durable already.
   }
 }
 
