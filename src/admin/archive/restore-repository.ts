@@ -12,6 +12,7 @@ import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { LocalNames } from '../../registry/naming/local-names.ts'
 import { assertMayMove, type PushSettings } from '../../registry/naming/push-policy.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
+import { readAll } from '../../storage/files/read-all.ts'
 import { lockOfRepository, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import {
   LOCAL,
@@ -206,12 +207,8 @@ async function readInto(
   await using reader = await store.open(digest)
   if (reader === undefined) return 'its bytes are gone again'
   if (reader.size > MAX_MANIFEST_BYTES) return 'it is no manifest'
-  const bytes = Buffer.alloc(reader.size)
-  for (let at = 0; at < bytes.length;) {
-    const count = await reader.read(bytes.subarray(at), at)
-    if (count === 0) return 'its bytes are gone again'
-    at += count
-  }
+  const bytes = await readAll(reader, reader.size)
+  if (bytes === undefined) return 'its bytes are gone again'
   await turnFor(bytes.length)
   let content: ManifestContent
   try {

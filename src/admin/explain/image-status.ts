@@ -11,6 +11,7 @@ import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { platformsOf } from '../../oci/manifest.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
+import { readAll } from '../../storage/files/read-all.ts'
 import type { KnownBytes } from '../../storage/metadata/inventory-index.ts'
 import type {
   ChildDescriptor,
@@ -186,13 +187,7 @@ export class ImageStatus {
   async #read(digest: Digest): Promise<Buffer> {
     await using reader = await this.#options.store.open(digest)
     if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return Buffer.alloc(0)
-    const bytes = Buffer.alloc(reader.size)
-    for (let at = 0; at < bytes.length;) {
-      const length = await reader.read(bytes.subarray(at), at)
-      if (length === 0) return Buffer.alloc(0)
-      at += length
-    }
-    return bytes
+    return (await readAll(reader, reader.size)) ?? Buffer.alloc(0)
   }
 }
 

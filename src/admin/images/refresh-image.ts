@@ -14,6 +14,7 @@ import { OciError } from '../../oci/errors.ts'
 import { platformsOf, type ManifestContent } from '../../oci/manifest.ts'
 import { isDigestReference, type ImageReference } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
+import { readAll } from '../../storage/files/read-all.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 import { refusing, type NameRegistry } from '../../registry/registry.ts'
@@ -136,9 +137,8 @@ export class Refresher {
   async #platforms(digest: Digest): Promise<ReadonlySet<string>> {
     const held = new Set<string>()
     await using reader = await this.#options.store.open(digest)
-    if (reader === undefined) return held
-    const bytes = Buffer.alloc(reader.size)
-    await reader.read(bytes, 0)
+    const bytes = reader && (await readAll(reader, reader.size))
+    if (bytes === undefined) return held
     for (const [child, platform] of platformsOf(bytes)) {
       if (await this.#has(child as Digest)) held.add(platform)
     }

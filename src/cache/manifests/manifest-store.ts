@@ -13,6 +13,7 @@ import { turnFor } from '../../base/turns.ts'
 import { contentWeight, parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import type { Tag } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blobs/blob-store.ts'
+import { readAll } from '../../storage/files/read-all.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
 import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
@@ -107,13 +108,7 @@ export class ManifestStore {
   async #read(digest: Digest): Promise<Buffer | undefined> {
     await using reader = await this.#store.open(digest)
     if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
-    const bytes = Buffer.alloc(reader.size)
-    for (let at = 0; at < bytes.length;) {
-      const length = await reader.read(bytes.subarray(at), at)
-      if (length === 0) return undefined
-      at += length
-    }
-    return bytes
+    return readAll(reader, reader.size)
   }
 
   /** What this repository holds by that digest; its bytes may have been lost. */

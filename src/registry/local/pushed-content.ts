@@ -13,6 +13,7 @@ import { algorithmOf, digestOf, type Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { turnFor } from '../../base/turns.ts'
 import type { BlobInfo, BlobReader, BlobStore } from '../../storage/blobs/blob-store.ts'
+import { readAll } from '../../storage/files/read-all.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 
 const HOT_BYTES: Bytes = 16 * 1024 * 1024
@@ -57,7 +58,7 @@ export class PushedContent {
     if (hot !== undefined) return hot
     await using reader = await this.open(digest)
     if (reader === undefined) return undefined
-    const bytes = reader.size > MAX_MANIFEST_BYTES ? undefined : await readAll(reader)
+    const bytes = reader.size > MAX_MANIFEST_BYTES ? undefined : await readAll(reader, reader.size)
     await turnFor(bytes?.length ?? 0)
     if (bytes === undefined || digestOf(bytes, algorithmOf(digest)) !== digest) {
       this.#options.suspect(digest)
@@ -76,16 +77,4 @@ export class PushedContent {
 /** For whoever pulls what the index says is here. Never "not found": then it would be somebody's mistake, not ours. */
 export function damaged(digest: Digest): OciError {
   return new OciError('CONTENT_DAMAGED', { digest })
-}
-
-/** Shorter than it was said to be, if the file has become so. */
-async function readAll(reader: BlobReader): Promise<Buffer> {
-  // In memory of its own: a small buffer that is kept would keep the slab that it is cut from.
-  const bytes = Buffer.allocUnsafeSlow(reader.size)
-  for (let at = 0; at < bytes.length;) {
-    const length = await reader.read(bytes.subarray(at), at)
-    if (length === 0) return bytes.subarray(0, at)
-    at += length
-  }
-  return bytes
 }

@@ -13,6 +13,7 @@ import { isOutOfFiles } from '../../base/open-files.ts'
 import { blobPath } from './blob-path.ts'
 import { NO_FILE } from './disk-blob-store.ts'
 import { systemCode, type Files } from '../files/files.ts'
+import { readAll } from '../files/read-all.ts'
 import { OpenFile } from '../files/open-file.ts'
 import { parseFileName } from '../ingest/partial-identity.ts'
 import { putAside, QUARANTINE } from './quarantine.ts'
@@ -74,7 +75,8 @@ export class DiskBlobAudit implements BlobAudit {
     { signal, resting, read }: Parameters<BlobAudit['check']>[1],
   ): Promise<string> {
     if (size <= SMALL) {
-      const bytes = await readWhole(file, size)
+      const bytes = await readAll(file, size)
+      if (bytes === undefined) throw new Error('the file became shorter while it was read')
       await read?.(size)
       return createHash(algorithmOf(digest)).update(bytes).digest('hex')
     }
@@ -153,14 +155,4 @@ export class DiskBlobAudit implements BlobAudit {
     const info = await this.#files.stat(target)
     return info?.kind === 'folder' ? ((await this.#files.list(target)) ?? []) : []
   }
-}
-
-async function readWhole(file: OpenFile, size: Bytes): Promise<Buffer> {
-  const bytes = Buffer.allocUnsafe(size)
-  for (let at = 0; at < size;) {
-    const count = await file.read(bytes.subarray(at), at)
-    if (count === 0) throw new Error('the file became shorter while it was read')
-    at += count
-  }
-  return bytes
 }

@@ -6,6 +6,7 @@
  */
 import { isDigest, type Digest } from '../../oci/digest.ts'
 import { ExtentMap } from './extents.ts'
+import { readAll } from '../files/read-all.ts'
 import { OpenFile } from '../files/open-file.ts'
 import { parseIdentity, type PartialIdentity } from './partial-identity.ts'
 import type { Files } from '../files/files.ts'
@@ -76,12 +77,5 @@ async function readWhole(files: Files, path: string): Promise<string | undefined
   const info = await files.stat(path)
   if (info?.kind !== 'file' || info.size > MAX_BYTES) return undefined
   using file = await OpenFile.open(files, path, 'r')
-  const buffer = Buffer.alloc(info.size)
-  let length = 0
-  while (length < buffer.length) {
-    const count = await file.read(buffer.subarray(length), length)
-    if (count === 0) break
-    length += count
-  }
-  return buffer.toString('utf8', 0, length)
+  return (await readAll(file, info.size))?.toString()
 }

@@ -13,6 +13,7 @@ import { OciError } from '../../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../oci/reference.ts'
 import type { BlobStore } from '../blobs/blob-store.ts'
+import { readAll } from '../files/read-all.ts'
 import { LOCAL, type EpochMs, type MetadataStore } from '../metadata/metadata.ts'
 import type { Finding } from './findings.ts'
 
@@ -182,15 +183,10 @@ async function readManifest(
   if (size < 2 || size > MAX_MANIFEST_BYTES) return undefined
   await using reader = await store.open(digest)
   if (reader === undefined) return undefined
-  const bytes = Buffer.alloc(size)
-  const head = await reader.read(bytes.subarray(0, 64), 0)
-  if (bytes.toString('latin1', 0, head).trimStart()[0] !== '{') return undefined
-  for (let at = head; at < size;) {
-    const count = await reader.read(bytes.subarray(at), at)
-    if (count === 0) return undefined
-    at += count
-  }
-  if (digestOf(bytes, algorithmOf(digest)) !== digest) return undefined
+  const head = Buffer.alloc(Math.min(size, 64))
+  if (head.toString('latin1', 0, await reader.read(head, 0)).trimStart()[0] !== '{') return undefined
+  const bytes = await readAll(reader, size)
+  if (bytes === undefined || digestOf(bytes, algorithmOf(digest)) !== digest) return undefined
   try {
     const content = parseManifest(bytes)
     return isManifest(bytes, content) ? { content } : undefined

@@ -7,6 +7,7 @@ import { isNonDistributable, MAX_MANIFEST_BYTES, type Descriptor } from '../../o
 import type { Digest } from '../../oci/digest.ts'
 import { OciError } from '../../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
+import { readAll } from '../files/read-all.ts'
 import type { HeldManifest } from '../metadata/audit-index.ts'
 import { LOCAL, type ChildDescriptor, type RepositoryKey } from '../metadata/metadata.ts'
 import { pullName, usesOf, type Finding, type Outcome } from './findings.ts'
@@ -86,12 +87,8 @@ async function readManifest(
   if (reader === undefined) return undefined
   const { size } = reader
   if (size > MAX_MANIFEST_BYTES) return { size, content: undefined }
-  const bytes = Buffer.alloc(size)
-  for (let at = 0; at < size;) {
-    const count = await reader.read(bytes.subarray(at), at)
-    if (count === 0) return undefined
-    at += count
-  }
+  const bytes = await readAll(reader, size)
+  if (bytes === undefined) return undefined
   try {
     return { size, content: parseManifest(bytes, mediaType) }
   } catch (error) {
