@@ -108,7 +108,7 @@ export class ManifestStore {
   async #read(digest: Digest): Promise<Buffer | undefined> {
     await using reader = await this.#store.open(digest)
     if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return undefined
-    return readAll(reader, reader.size)
+    return await readAll(reader, reader.size)
   }
 
   /** What this repository holds by that digest; its bytes may have been lost. */
