@@ -17,13 +17,14 @@ import { isLoopback } from '../base/loopback.ts'
 import { ProxyWatch } from '../http/proxy-detection.ts'
 import { AllowedHosts } from '../http/allowed-hosts.ts'
 import { createEviction } from './parts/eviction.ts'
-import { createHttpServer, type HttpServer, type IfLoopback, type HttpTimeouts } from '../http/server.ts'
+import { HttpServer, type IfLoopback, type HttpTimeouts } from '../http/server.ts'
 import { createOperations } from './parts/operations.ts'
 import { LiveConfig } from '../config/live.ts'
 import { BUDGETS, createMirror } from './parts/mirror.ts'
 import { createLocal, pushSettings } from './parts/local.ts'
 import { SwitchableHubSearch } from './parts/upstreams.ts'
-import { LocalPushTarget, type LocalContext } from '../registry/local/local-push-target.ts'
+import type { LocalContext } from '../registry/local/local-context.ts'
+import { LocalPushTarget } from '../registry/local/local-push-target.ts'
 import { LocalRepository } from '../registry/local/local-repository.ts'
 import { MirrorRepository } from '../registry/mirror-repository.ts'
 import { NameRegistry } from '../registry/registry.ts'
@@ -216,7 +217,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const filesLimit = await openFilesLimit()
     const mostConnections = (): number | undefined =>
       filesLimit && mostConnectionsOf(filesLimit, connectionsTo(live.config.upstreams))
-    const http = createHttpServer({
+    const http = new HttpServer({
       kernel: 'kernel' in overrides ? overrides.kernel : await openLinuxSyscalls(),
       sendfile: config.server.sendfile,
       accel:

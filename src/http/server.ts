@@ -28,7 +28,7 @@ import type { ProxyWatch } from './proxy-detection.ts'
 import { parserError, sendRawError } from './raw-error.ts'
 import { logAccess } from './access-log.ts'
 import type { AllowedHosts } from './allowed-hosts.ts'
-import { certificateHealth, loadTlsPair, watchTlsPair, type TlsFiles, type TlsPair } from './tls.ts'
+import { ServerCertificate, type TlsFiles } from './tls.ts'
 
 export interface HttpServerOptions {
   readonly registry: Registry
@@ -91,21 +91,6 @@ const MAX_PIPELINED = 32
 
 const PROBES: ReadonlySet<string> = new Set(['/livez', '/readyz', '/metrics'])
 
-export interface HttpServer {
-  /** @throws TlsError, or the system's error when the address cannot be had */
-  listen(host: string, port: number): Promise<AddressInfo>
-  /** Of clients, at once, from now on. */
-  limitConnections(most: number): void
-  /** Stops accepting, waits up to `graceMs` for what runs, breaks the rest off. */
-  close(graceMs: number): Promise<void>
-  /** A request is being answered. */
-  readonly busy: boolean
-}
-
-export function createHttpServer(options: HttpServerOptions): HttpServer {
-  return new NodeHttpServer(options)
-}
-
 interface Connection {
   /** Requests that are not answered yet. */
   open: number
@@ -121,7 +106,7 @@ interface Connection {
   broken: boolean
 }
 
-class NodeHttpServer implements HttpServer {
+export class HttpServer {
   readonly #options: HttpServerOptions
   readonly #timeouts: HttpTimeouts
   readonly #services: Services
@@ -135,10 +120,9 @@ class NodeHttpServer implements HttpServer {
   #draining = false
   #listener = ''
   #ifLoopback: IfLoopback | undefined
-  #stopWatching: (() => void) | undefined
-  /** Of the certificate that is in use. */
-  #notAfter: Date | undefined
+  #certificate: ServerCertificate | undefined
 
+  /** A request is being answered. */
   get busy(): boolean {
     return this.#running.size > 0
   }
@@ -158,8 +142,7 @@ class NodeHttpServer implements HttpServer {
       sendfile: options.sendfile ?? true,
       accel: options.accel,
       draining: () => this.#draining,
-      certificate: () =>
-        this.#notAfter === undefined ? undefined : certificateHealth(this.#notAfter, Date.now()),
+      certificate: () => this.#certificate?.health(Date.now()),
       listener: () => this.#listener,
       publicUrl: options.publicUrl,
       proxyWatch: () => this.#ifLoopback?.proxyWatch,
@@ -183,11 +166,15 @@ class NodeHttpServer implements HttpServer {
     this.#hear()
   }
 
+  /** @throws TlsError, or the system's error when the address cannot be had */
   async listen(host: string, port: number): Promise<AddressInfo> {
     const { tls } = this.#options
     if (tls && this.#server instanceof TlsServer) {
-      this.#useCertificate(this.#server, await loadTlsPair(tls))
-      this.#stopWatching = this.#watchTls(tls, this.#server)
+      const { log, metrics } = this.#options
+      const certificate = new ServerCertificate(tls, this.#server, { log, metrics })
+      await certificate.use()
+      certificate.watch(this.#timeouts.tlsPollMs)
+      this.#certificate = certificate
     }
     const { promise, resolve, reject } = Promise.withResolvers<AddressInfo>()
     this.#server.once('error', reject)
@@ -201,19 +188,21 @@ class NodeHttpServer implements HttpServer {
     try {
       return await promise
     } catch (error) {
-      this.#stopWatching?.()
+      this.#certificate?.stopWatching()
       throw error
     }
   }
 
+  /** Limits the clients that are connected at once, from now on. */
   limitConnections(most: number): void {
     this.#limit.limitTo(most)
     this.#server.maxConnections = this.#limit.acceptable
   }
 
+  /** Graceful shutdown: stops accepting, waits up to `graceMs` for what runs, breaks the rest off. */
   async close(graceMs: number): Promise<void> {
     this.#draining = true
-    this.#stopWatching?.()
+    this.#certificate?.stopWatching()
     const { promise: closed, resolve } = Promise.withResolvers<undefined>()
     // Stops listening, and closes the connections on which nothing runs. An error means it never listened.
     this.#server.close(() => resolve(undefined))
@@ -355,26 +344,5 @@ class NodeHttpServer implements HttpServer {
       return
     }
     void connection.last.then(() => sendRawError(socket, told))
-  }
-
-  #useCertificate(server: TlsServer, { cert, key, notAfter }: TlsPair): void {
-    server.setSecureContext({ cert, key })
-    this.#notAfter = notAfter
-    const { tlsCertificateNotAfter: metric } = this.#options.metrics
-    if (notAfter === undefined) metric.remove()
-    else metric.set(notAfter.getTime() / 1000)
-  }
-
-  #watchTls(files: TlsFiles, server: TlsServer): () => void {
-    const { log } = this.#options
-    return watchTlsPair(
-      files,
-      this.#timeouts.tlsPollMs,
-      (pair) => {
-        this.#useCertificate(server, pair)
-        log.info({ cert: files.cert }, 'certificate reloaded')
-      },
-      (err: unknown) => log.error({ err, cert: files.cert }, 'certificate not reloaded, the old one stays'),
-    )
   }
 }

@@ -6,7 +6,10 @@
  */
 import { X509Certificate } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
+import type { Server } from 'node:https'
 import { createSecureContext } from 'node:tls'
+import type { Logger } from 'pino'
+import type { Metrics } from '../telemetry/metrics.ts'
 
 export interface TlsFiles {
   /** Path of the certificate chain, PEM. */
@@ -14,7 +17,7 @@ export interface TlsFiles {
   readonly key: string
 }
 
-export interface TlsPair {
+interface TlsPair {
   readonly cert: Buffer
   readonly key: Buffer
   /** From then on clients refuse it; undefined: nobody can tell. */
@@ -51,7 +54,7 @@ export class TlsError extends Error {
 }
 
 /** @throws TlsError when one cannot be read, or they are not a certificate and its key */
-export async function loadTlsPair(files: TlsFiles): Promise<TlsPair> {
+async function loadTlsPair(files: TlsFiles): Promise<TlsPair> {
   const [cert, key] = await Promise.all([read('certificate', files.cert), read('key', files.key)])
   try {
     createSecureContext({ cert, key })
@@ -66,45 +69,69 @@ export async function loadTlsPair(files: TlsFiles): Promise<TlsPair> {
   return { cert, key, notAfter: notAfterOf(cert) }
 }
 
-/**
- * Calls one of the two whenever the files have changed, once per change.
- *
- * @returns stops it
- */
-export function watchTlsPair(
-  files: TlsFiles,
-  pollMs: number,
-  onPair: (pair: TlsPair) => void,
-  onError: (error: unknown) => void,
-): () => void {
-  let seen: string | undefined
-  let stopped = false
-  let busy = false
-  const look = async (): Promise<void> => {
-    const now = await signature(files)
-    const first = seen === undefined
-    if (now === seen) return
-    seen = now
-    if (first) return
+/** The certificate that a server uses. */
+export class ServerCertificate {
+  readonly #files: TlsFiles
+  readonly #server: Server
+  readonly #log: Logger
+  readonly #metric: Metrics['tlsCertificateNotAfter']
+  /** Undefined: there is no certificate yet, or its end cannot be read. */
+  #notAfter: Date | undefined
+  /** What the files were when they were read last. */
+  #seen: string | undefined
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(files: TlsFiles, server: Server, { log, metrics }: { log: Logger; metrics: Metrics }) {
+    this.#files = files
+    this.#server = server
+    this.#log = log
+    this.#metric = metrics.tlsCertificateNotAfter
+  }
+
+  health(now: number): CertificateHealth | undefined {
+    return this.#notAfter && certificateHealth(this.#notAfter, now)
+  }
+
+  /** @throws TlsError; the pair before it stays in use then */
+  async use(isWanted: () => boolean = () => true): Promise<void> {
+    // Before they are read: a change that comes meanwhile is seen at the next look.
+    this.#seen = await signature(this.#files)
+    const { cert, key, notAfter } = await loadTlsPair(this.#files)
+    if (!isWanted()) return
+    this.#server.setSecureContext({ cert, key })
+    this.#notAfter = notAfter
+    if (notAfter === undefined) this.#metric.remove()
+    else this.#metric.set(notAfter.getTime() / 1000)
+  }
+
+  /** Uses the pair again whenever the files have changed, once for each change. */
+  watch(pollMs: number): void {
+    let busy = false
+    const look = async (): Promise<void> => {
+      if ((await signature(this.#files)) !== this.#seen) await this.#replace()
+      busy = false
+    }
+    this.#timer = setInterval(() => {
+      if (busy) return
+      busy = true
+      void look()
+    }, pollMs).unref()
+  }
+
+  async #replace(): Promise<void> {
+    const isWatching = (): boolean => this.#timer !== undefined
+    const { cert } = this.#files
     try {
-      const pair = await loadTlsPair(files)
-      if (!stopped) onPair(pair)
-    } catch (error) {
-      if (!stopped) onError(error)
+      await this.use(isWatching)
+      if (isWatching()) this.#log.info({ cert }, 'certificate reloaded')
+    } catch (err) {
+      if (isWatching()) this.#log.error({ err, cert }, 'certificate not reloaded, the old one stays')
     }
   }
-  const tick = (): void => {
-    if (busy) return
-    busy = true
-    void look().finally(() => {
-      busy = false
-    })
-  }
-  tick()
-  const timer = setInterval(tick, pollMs).unref()
-  return () => {
-    stopped = true
-    clearInterval(timer)
+
+  stopWatching(): void {
+    clearInterval(this.#timer)
+    this.#timer = undefined
   }
 }
 

@@ -38,30 +38,8 @@ export interface Resolution {
   readonly rule: Rule
 }
 
-export interface Registry {
-  /**
-   * @param head who asks, where it is a HEAD: that may be the beginning of a push
-   * @throws OciError NAME_UNKNOWN when no rule takes the name, DENIED when the upstream's globs refuse it
-   */
-  resolve(name: RepositoryName, namespace: string | undefined, head?: () => Pusher): Promise<Resolution>
-  /**
-   * Where a write to that name goes.
-   *
-   * @throws OciError DENIED with the rule that refuses it and a name that would work; NAME_UNKNOWN for an unknown
-   *   namespace
-   */
-  pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget>
-  /**
-   * Like {@link pushTo}, of what is to be deleted.
-   *
-   * @throws OciError UNSUPPORTED for what is mirrored
-   */
-  deleteFrom(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget>
-  /** @param page `last` is exclusive. @returns names as they are pulled here, local and cached ones */
-  catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]>
-  /** For `/readyz`: what works less than it should; never a reason to be restarted. */
-  health(): Promise<RegistryHealth>
-}
+/** The part of it that requests use. */
+export type Registry = Pick<NameRegistry, 'resolve' | 'pushTo' | 'deleteFrom' | 'catalog' | 'health'>
 
 export interface RegistryHealth {
   readonly upstreams: readonly UpstreamHealth[]
@@ -87,6 +65,12 @@ export interface UpstreamEntry {
   readonly deny: readonly string[]
 }
 
+interface CatalogPage {
+  /** Exclusive. */
+  readonly last?: string
+  readonly limit: number
+}
+
 interface NameRegistryOptions {
   /** Globs of names that are always ours. */
   readonly local: () => readonly string[]
@@ -101,7 +85,7 @@ interface NameRegistryOptions {
   readonly quarantine: () => Promise<QuarantineHealth>
   /** Something of that repository was served here. */
   readonly served: (mirrored: MirrorRef) => Promise<boolean>
-  readonly catalog: Registry['catalog']
+  readonly catalog: (page: CatalogPage) => Promise<string[]>
   readonly openLocal: (name: RepositoryName) => Repository
   /** @param assertFree throws when somebody pulled the name meanwhile; undefined: nobody can have */
   readonly openPushes: (
@@ -125,7 +109,7 @@ export type Destination =
       readonly name: RepositoryName
     }
 
-export class NameRegistry implements Registry {
+export class NameRegistry {
   readonly #options: NameRegistryOptions
   #upstreams: readonly UpstreamEntry[] = []
   #byName = new Map<string, UpstreamEntry>()
@@ -145,6 +129,10 @@ export class NameRegistry implements Registry {
     this.#default = upstreams.find((it) => it.default)
   }
 
+  /**
+   * @param head who asks, where it is a HEAD: that may be the beginning of a push
+   * @throws OciError NAME_UNKNOWN when no rule takes the name, DENIED when the upstream's globs refuse it
+   */
   async resolve(
     name: RepositoryName,
     namespace: string | undefined,
@@ -187,6 +175,10 @@ export class NameRegistry implements Registry {
     }
   }
 
+  /**
+   * @throws OciError DENIED with the rule that refuses the write and a name that would work; NAME_UNKNOWN for an unknown
+   *   namespace
+   */
   async pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
     const destination = await this.route(name, namespace)
     const refuse = async (to: Destination | undefined): Promise<void> => {
@@ -198,6 +190,7 @@ export class NameRegistry implements Registry {
     return this.#options.openPushes(name, pusher, destination?.rule === 'default' ? assertFree : undefined)
   }
 
+  /** Like {@link pushTo}, for deleting. @throws OciError UNSUPPORTED for what is mirrored */
   async deleteFrom(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
     const destination = await this.route(name, namespace)
     const refusal = refusalOfDelete(name, await this.#pushDestination(name, namespace, destination))
@@ -205,7 +198,8 @@ export class NameRegistry implements Registry {
     return await this.pushTo(name, namespace, pusher)
   }
 
-  catalog(page: { readonly last?: string; readonly limit: number }): Promise<string[]> {
+  /** @returns names as they are pulled here, local and cached ones */
+  catalog(page: CatalogPage): Promise<string[]> {
     return this.#options.catalog(page)
   }
 
@@ -236,6 +230,7 @@ export class NameRegistry implements Registry {
     return { is: 'claimed', upstream, sign }
   }
 
+  /** For `/readyz`: what works less than it should; never a reason to be restarted. */
   async health(): Promise<RegistryHealth> {
     return {
       upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),

@@ -153,9 +153,9 @@ test('a port that is taken is the error of the system', async (t) => {
   const { port } = await serveFake(t)
   const other = await serveFake(t)
   await other.server.close(0)
-  const { createHttpServer } = await import('../../src/http/server.ts')
+  const { HttpServer } = await import('../../src/http/server.ts')
   const { pino } = await import('pino')
-  const server = createHttpServer({
+  const server = new HttpServer({
     registry: other.registry,
     search: { find: () => Promise.resolve([]) },
     explain: () => Promise.reject(new Error('nobody asks')),

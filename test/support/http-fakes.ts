@@ -4,7 +4,7 @@ import { request as httpRequest, type Agent, type IncomingHttpHeaders } from 'no
 import { connect, type Socket } from 'node:net'
 import { pino } from 'pino'
 import type { Test } from 'tap'
-import { createHttpServer, type HttpServer, type HttpServerOptions } from '../../src/http/server.ts'
+import { HttpServer, type HttpServerOptions } from '../../src/http/server.ts'
 import { MEDIA_TYPES } from '../../src/oci/descriptor.ts'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { OciError } from '../../src/oci/errors.ts'
@@ -270,7 +270,7 @@ export async function serveFake(t: Test, options: Partial<HttpServerOptions> = {
   const explain = () => Promise.reject(new Error('nobody asks'))
   const pulls: RepositoryEvent[] = []
   const events: Pick<Events, 'pulled'> = { pulled: (pull) => void pulls.push(pull) }
-  const server = createHttpServer({ registry, search, explain, events, metrics, log, ...options })
+  const server = new HttpServer({ registry, search, explain, events, metrics, log, ...options })
   const { port } = await server.listen('127.0.0.1', 0)
   t.teardown(() => server.close(0))
   const line = async (nth: number): Promise<LogLine> => {

@@ -16,6 +16,7 @@ import type { BlobStore } from '../../storage/blobs/blob-store.ts'
 import { readAll } from '../../storage/files/read-all.ts'
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import type { IngestStore } from '../../storage/ingest/ingest.ts'
+import { storeWhole } from '../../storage/ingest/store-whole.ts'
 import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 import type { ManifestRecord, MetadataStore } from '../../storage/metadata/metadata.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
@@ -218,7 +219,10 @@ export class ManifestStore {
     using _kept = this.#holds.hold(digest)
     using _held = await this.#locks.exclusive(lockOfBlob(digest), NEVER)
     // Also over one that has rotted there.
-    if ((await this.#read(digest))?.equals(bytes) !== true) await this.#write(key.registry, manifest)
+    if ((await this.#read(digest))?.equals(bytes) !== true) {
+      const stores = { ingests: this.#ingests, store: this.#store }
+      await storeWhole(stores, { source: key.registry, digest }, bytes)
+    }
     // The rows of one that names thousands are a tenth of a second's work.
     await turnFor(bytes.length)
     await this.#metadata.transaction((tx) => {
@@ -237,19 +241,6 @@ export class ManifestStore {
       }
     })
     this.#room.changed()
-  }
-
-  async #write(source: string, { digest, bytes }: Manifest): Promise<void> {
-    const ingest = await this.#ingests.open({ source, digest }, { fresh: true })
-    try {
-      if (bytes.length > 0) await ingest.write([bytes], 0)
-      const file = await ingest.verify(bytes.length)
-      if (file === undefined) throw new Error('a verified manifest changed on its way to the disk')
-      await this.#store.adopt(file)
-    } catch (error) {
-      await ingest.discard()
-      throw error
-    }
   }
 }
 
