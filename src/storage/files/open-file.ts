@@ -52,7 +52,7 @@ export class OpenFile implements Disposable {
         const written = await this.#files.write(this.#descriptor, rest, at)
         if (written === 0) throw new Error('the file takes no more bytes')
         at += written
-        rest = dropBytes(rest, written)
+        rest = sliceChunks(rest, written)
       }
     })
   }
@@ -96,16 +96,20 @@ export class OpenFile implements Disposable {
   }
 }
 
-/** What is left of `chunks` after their first `count` bytes; empty chunks are dropped with them. */
-export function dropBytes(chunks: readonly Uint8Array[], count: Bytes): Uint8Array[] {
-  const rest: Uint8Array[] = []
-  let skip = count
+/** The bytes of `chunks` from `start` on and before `end`, both counted from the first byte; without empty chunks. */
+export function sliceChunks(
+  chunks: readonly Uint8Array[],
+  start: Bytes,
+  end: Bytes = Infinity,
+): Uint8Array[] {
+  const parts: Uint8Array[] = []
+  let at = 0
   for (const chunk of chunks) {
-    if (skip >= chunk.length) skip -= chunk.length
-    else {
-      rest.push(skip === 0 ? chunk : chunk.subarray(skip))
-      skip = 0
-    }
+    if (at >= end) break
+    const from = Math.max(start - at, 0)
+    const to = Math.min(end - at, chunk.length)
+    if (from < to) parts.push(from === 0 && to === chunk.length ? chunk : chunk.subarray(from, to))
+    at += chunk.length
   }
-  return rest
+  return parts
 }

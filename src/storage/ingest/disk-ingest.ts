@@ -2,9 +2,7 @@
  * The folder of partial files: `<root>/ingest/<algorithm>-<hex>.<random>.part` for a download and
  * `<root>/ingest/upload-<session>.part` for an upload, each with a `.json` beside it.
  *
- * A partial file belongs to one ingest at a time. What an earlier process left is found once, at the start.
- * Of a download only what its sidecar vouches for counts. An upload is written from 0 on without gaps, so as
- * long as the machine has not gone down all of its file counts. What nobody came back for in time is removed.
+ * A partial file belongs to one ingest at a time; those that nobody writes are in {@link IdleFiles}.
  */
 import type { Bytes } from '../../base/units.ts'
 import { randomBytes } from 'node:crypto'
@@ -21,17 +19,8 @@ import {
   type PartialFileOptions,
   type PartialLimits,
 } from './partial-file.ts'
-import { PRIVATE_FOLDER } from '../files/private-file.ts'
-import {
-  fileBase,
-  isNamedFor,
-  isUpload,
-  keyOf,
-  parseFileName,
-  uploadKey,
-  type PartialIdentity,
-} from './partial-identity.ts'
-import { readSidecar } from './sidecar.ts'
+import { IdleFiles, type Idle } from './idle-files.ts'
+import { fileBase, isUpload, keyOf, uploadKey, type PartialIdentity } from './partial-identity.ts'
 import { isDiskFull } from '../storage-error.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
@@ -46,8 +35,6 @@ import type {
   UploadIdentity,
   UploadIngest,
 } from './ingest.ts'
-
-const DAY_MS = 24 * 60 * 60 * 1000
 
 const SWEEP_EVERY_MS = 10 * 60 * 1000
 
@@ -66,21 +53,6 @@ export interface IngestOptions {
   readonly report?: (error: unknown) => void
 }
 
-/** A partial file that nobody writes. */
-interface Idle<Identity extends PartialIdentity = PartialIdentity> {
-  readonly stem: string
-  readonly identity: Identity
-  readonly extents: ExtentMap
-  readonly bytes: Bytes
-  /** What the disk gives it: more than what counts of it. */
-  readonly onDisk: Bytes
-  /** How many of them may not be on the disk yet. */
-  readonly unsynced: Bytes
-  readonly modifiedAt: number
-  /** There was no room for more of it. */
-  readonly stranded: boolean
-}
-
 export async function openIngests(options: IngestOptions): Promise<IngestStore> {
   const store = new DiskIngests(options, options.boot ?? (await currentBoot()))
   await store.scan()
@@ -92,16 +64,11 @@ class DiskIngests implements IngestStore {
   readonly #files: Files
   readonly #hashers: Hashers
   readonly #limits: PartialLimits
-  readonly #sessionTtlMs: number
   readonly #boot: string | undefined
   readonly #now: () => number
   readonly #report: (error: unknown) => void
   readonly #live = new Set<PartialFile>()
-  readonly #idle = new Map<string, Idle>()
-  /** By session. */
-  readonly #adopted = new Map<string, AdoptedUpload & { readonly stem: string; readonly since: number }>()
-  /** What could not be removed. None of these names is used again. */
-  readonly #litter = new Set<string>()
+  readonly #idle: IdleFiles
   readonly #sweeping: NodeJS.Timeout
   #closed = false
 
@@ -110,23 +77,30 @@ class DiskIngests implements IngestStore {
     this.#files = options.files ?? nodeFiles
     this.#hashers = options.hashers
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits }
-    this.#sessionTtlMs = options.sessionTtlMs ?? DAY_MS
     this.#boot = boot
     this.#now = options.now ?? Date.now
     this.#report = options.report ?? (() => undefined)
-    this.#sweeping = setInterval(() => void this.#expire(), SWEEP_EVERY_MS).unref()
+    this.#idle = new IdleFiles({
+      folder: this.#folder,
+      files: this.#files,
+      sessionTtlMs: options.sessionTtlMs,
+      boot,
+      now: this.#now,
+      report: this.#report,
+    })
+    this.#sweeping = setInterval(() => void this.#idle.expire(), SWEEP_EVERY_MS).unref()
   }
 
   get bytes(): Bytes {
     let sum = 0
-    for (const { bytes } of this.#idle.values()) sum += bytes
+    for (const { bytes } of this.#idle.all()) sum += bytes
     for (const { bytes } of this.#live) sum += bytes
     return sum
   }
 
   downloads(): PartialDownload[] {
     const found: PartialDownload[] = []
-    for (const { identity, onDisk, modifiedAt } of this.#idle.values()) {
+    for (const { identity, onDisk, modifiedAt } of this.#idle.all()) {
       if (isUpload(identity)) continue
       found.push({ ...identity, bytes: onDisk, idleSince: modifiedAt, disowned: false })
     }
@@ -137,16 +111,13 @@ class DiskIngests implements IngestStore {
     return found
   }
 
-  async dropDownload(identity: IngestIdentity): Promise<Bytes> {
-    const idle = this.#take(keyOf(identity))
-    if (idle === undefined) return 0
-    await this.#remove(idle.stem)
-    return idle.onDisk
+  dropDownload(identity: IngestIdentity): Promise<Bytes> {
+    return this.#idle.drop(keyOf(identity))
   }
 
   uploads(): PartialUpload[] {
     const found: PartialUpload[] = []
-    for (const { identity, onDisk, modifiedAt, stranded } of this.#idle.values()) {
+    for (const { identity, onDisk, modifiedAt, stranded } of this.#idle.all()) {
       if (isUpload(identity)) found.push({ ...identity, bytes: onDisk, idleSince: modifiedAt, stranded })
     }
     for (const { identity, bytes } of this.#live) {
@@ -155,39 +126,22 @@ class DiskIngests implements IngestStore {
     return found
   }
 
-  async dropUpload(session: string): Promise<Bytes> {
-    const idle = this.#take<UploadIdentity>(uploadKey(session))
-    if (idle === undefined) return 0
-    await this.#remove(idle.stem)
-    return idle.onDisk
+  dropUpload(session: string): Promise<Bytes> {
+    return this.#idle.drop(uploadKey(session))
   }
 
-  async scan(): Promise<void> {
-    await this.#files.makeFolder(path.dirname(this.#folder))
-    await this.#files.makeFolder(this.#folder, PRIVATE_FOLDER)
-    await this.#files.syncFolder(path.dirname(this.#folder))
-    const stems = new Set<string>()
-    for (const name of (await this.#files.list(this.#folder)) ?? []) {
-      const ours = parseFileName(name)
-      if (ours === undefined) continue
-      if (ours.ending === 'json.tmp') await this.#removeFile(path.join(this.#folder, name))
-      else stems.add(path.join(this.#folder, ours.base))
-    }
-    for (const stem of stems) {
-      const idle = await this.#examine(stem).catch(this.#report)
-      if (idle) await this.#park(idle)
-      else if (!(await this.#findAdopted(stem).catch(this.#report))) await this.#remove(stem)
-    }
+  scan(): Promise<void> {
+    return this.#idle.scan()
   }
 
   async open(identity: IngestIdentity, options: { fresh?: boolean } = {}): Promise<Ingest> {
     await this.#prepare()
-    const idle = this.#take<IngestIdentity>(keyOf(identity))
+    const idle = this.#idle.take<IngestIdentity>(keyOf(identity))
     if (idle) {
       const resumed =
         options.fresh === true ? undefined : await this.#resume(idle, (it) => new DownloadFile(it))
       if (resumed) return resumed
-      await this.#remove(idle.stem)
+      await this.#idle.remove(idle.stem)
     }
     return this.#create(identity, (it) => new DownloadFile(it))
   }
@@ -209,7 +163,7 @@ class DiskIngests implements IngestStore {
     const key = uploadKey(session)
     const found = this.#idle.get(key)?.identity
     if (found === undefined || !isUpload(found) || found.repository !== repository) return undefined
-    const idle = this.#take<UploadIdentity>(key)
+    const idle = this.#idle.take<UploadIdentity>(key)
     if (idle === undefined) return undefined
     let resumed: UploadFile
     try {
@@ -217,11 +171,11 @@ class DiskIngests implements IngestStore {
     } catch (error) {
       // Too many open files, a disk that takes no writes: its client may come back when that is over.
       if (isPassing(error)) {
-        this.#idle.set(key, idle)
+        await this.#idle.park(idle)
         throw error
       }
       this.#report(error)
-      await this.#remove(idle.stem)
+      await this.#idle.remove(idle.stem)
       return undefined
     }
     // Its sidecar may be of an earlier run of the machine, and would vouch for nothing that is written now.
@@ -230,13 +184,11 @@ class DiskIngests implements IngestStore {
   }
 
   adoptedUpload(session: string): AdoptedUpload | undefined {
-    return this.#adopted.get(session)
+    return this.#idle.adoptedUpload(session)
   }
 
-  async forgetAdopted(session: string): Promise<void> {
-    const adopted = this.#adopted.get(session)
-    this.#adopted.delete(session)
-    if (adopted !== undefined) await this.#remove(adopted.stem)
+  forgetAdopted(session: string): Promise<void> {
+    return this.#idle.forgetAdopted(session)
   }
 
   async close(): Promise<void> {
@@ -247,81 +199,8 @@ class DiskIngests implements IngestStore {
 
   async #prepare(): Promise<void> {
     if (this.#closed) throw new Error('the folder of partial files has been closed')
-    await this.#expire()
-    for (const file of [...this.#litter]) await this.#removeFile(file)
-  }
-
-  /** What counts of it; `undefined` when that is nothing. */
-  async #examine(stem: string): Promise<Idle | undefined> {
-    const info = await this.#files.stat(`${stem}.part`)
-    if (info?.kind !== 'file') return undefined
-    // It was adopted, and of that rename a power loss left both names: whoever writes here writes to the blob.
-    if (info.links > 1) return undefined
-    const sidecar = await readSidecar(this.#files, `${stem}.json`)
-    if (!sidecar || !isNamedFor(path.basename(stem), sidecar.identity)) return undefined
-    const { identity, boot, extents } = sidecar
-    extents.clip(info.size)
-    const vouched = extents.bytes
-    if (isUpload(identity) && boot !== undefined && boot === this.#boot) extents.add(0, info.size)
-    const { bytes } = extents
-    if (bytes === 0 && !isUpload(identity)) return undefined
-    const idle = {
-      stem,
-      identity,
-      extents,
-      bytes,
-      // Holes cost nothing; what lies behind what counts does.
-      onDisk: bytes + info.size - extents.end,
-      unsynced: bytes - vouched,
-      modifiedAt: info.modifiedAt,
-      stranded: false,
-    }
-    return this.#isExpired(idle) ? undefined : idle
-  }
-
-  /** @returns whether the bytes of an upload left from there, to become a blob */
-  async #findAdopted(stem: string): Promise<boolean> {
-    const info = await this.#files.stat(`${stem}.adopted`)
-    if (info === undefined || (await this.#files.stat(`${stem}.part`)) !== undefined) return false
-    if (this.#now() - info.modifiedAt > this.#sessionTtlMs) return false
-    const sidecar = await readSidecar(this.#files, `${stem}.adopted`)
-    if (sidecar?.digest === undefined || !isNamedFor(path.basename(stem), sidecar.identity)) return false
-    if (!isUpload(sidecar.identity)) return false
-    await this.#removeFile(`${stem}.json`)
-    const { session, repository } = sidecar.identity
-    this.#adopted.set(session, { repository, digest: sidecar.digest, stem, since: info.modifiedAt })
-    return true
-  }
-
-  /** One per identity: the one that has more. */
-  async #park(idle: Idle): Promise<void> {
-    const key = keyOf(idle.identity)
-    const other = this.#idle.get(key)
-    const [better, worse] = other && other.bytes > idle.bytes ? [other, idle] : [idle, other]
-    this.#idle.set(key, better)
-    if (worse) await this.#remove(worse.stem)
-  }
-
-  /** Of a key of that kind. */
-  #take<Identity extends PartialIdentity>(key: string): Idle<Identity> | undefined {
-    const idle = this.#idle.get(key)
-    this.#idle.delete(key)
-    return idle as Idle<Identity> | undefined
-  }
-
-  async #expire(): Promise<void> {
-    for (const [key, idle] of [...this.#idle]) {
-      if (!this.#isExpired(idle)) continue
-      this.#idle.delete(key)
-      await this.#remove(idle.stem)
-    }
-    for (const [session, { since }] of [...this.#adopted]) {
-      if (this.#now() - since > this.#sessionTtlMs) await this.forgetAdopted(session)
-    }
-  }
-
-  #isExpired({ identity, modifiedAt }: Idle): boolean {
-    return this.#now() - modifiedAt > (isUpload(identity) ? this.#sessionTtlMs : DAY_MS)
+    await this.#idle.expire()
+    await this.#idle.removeLitter()
   }
 
   async #create<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
@@ -384,10 +263,10 @@ class DiskIngests implements IngestStore {
         const extents = left
         const { stranded } = ingest
         const rest = { bytes, onDisk: bytes, unsynced: 0, modifiedAt: now, stranded }
-        await this.#park({ stem, identity, extents, ...rest })
+        await this.#idle.park({ stem, identity, extents, ...rest })
       } else if (left !== undefined && isUpload(identity)) {
         const { session, repository } = identity
-        this.#adopted.set(session, { repository, digest: left, stem, since: now })
+        this.#idle.noteAdopted(session, { repository, digest: left, stem, since: now })
       }
     }
     try {
@@ -397,12 +276,11 @@ class DiskIngests implements IngestStore {
         identity,
         boot: this.#boot,
         stem,
-        folder: this.#folder,
         file,
         inherited,
         unsynced,
         limits: this.#limits,
-        remove: (it) => this.#removeFile(it),
+        remove: (it) => this.#idle.removeFile(it),
         report: this.#report,
         ended,
       })
@@ -412,21 +290,6 @@ class DiskIngests implements IngestStore {
     }
     this.#live.add(ingest)
     return ingest
-  }
-
-  async #remove(stem: string): Promise<void> {
-    for (const ending of ['.json', '.part', '.adopted']) await this.#removeFile(stem + ending)
-  }
-
-  async #removeFile(file: string): Promise<void> {
-    try {
-      await this.#files.remove(file)
-      this.#litter.delete(file)
-    } catch (error) {
-      // It costs space until it can be removed, and nobody's pull.
-      if (!this.#litter.has(file)) this.#report(error)
-      this.#litter.add(file)
-    }
   }
 }
 

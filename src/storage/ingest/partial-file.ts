@@ -7,10 +7,10 @@
 import type { Bytes } from '../../base/units.ts'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
 import type { ExtentMap } from './extents.ts'
-import { dropBytes, type OpenFile } from '../files/open-file.ts'
+import { sliceChunks, type OpenFile } from '../files/open-file.ts'
 import { PartialHash } from './partial-hash.ts'
 import { hashedBy, isUpload, type PartialIdentity } from './partial-identity.ts'
-import { noteSidecar, writeSidecar } from './sidecar.ts'
+import { Sidecar } from './sidecar.ts'
 import { isHangingDisk } from '../storage-error.ts'
 import type { Files } from '../files/files.ts'
 import type { Hashers } from './hasher.ts'
@@ -41,7 +41,6 @@ export interface PartialFileOptions<Identity extends PartialIdentity> {
   readonly boot: string | undefined
   /** Without `.part` and `.json`. */
   readonly stem: string
-  readonly folder: string
   readonly file: OpenFile
   readonly inherited: ExtentMap
   /** How much of that was never synced. */
@@ -61,6 +60,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   readonly path: string
   readonly #options: PartialFileOptions<Identity>
   readonly #file: OpenFile
+  readonly #sidecar: Sidecar
   /** Written, readable. */
   readonly #extents: ExtentMap
   /** Written or just being written. */
@@ -84,11 +84,12 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   #stranded = false
 
   constructor(options: PartialFileOptions<Identity>) {
-    const { identity, stem, file, inherited, unsynced, hashers } = options
+    const { identity, stem, file, inherited, unsynced, hashers, files } = options
     this.#options = options
     this.identity = identity
     this.path = `${stem}.part`
     this.#file = file
+    this.#sidecar = new Sidecar(files, stem, options)
     this.#extents = inherited
     this.#claimed = inherited.copy()
     this.inherited = inherited.bytes
@@ -165,7 +166,8 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     if (hex !== hexOf(digest)) return undefined
     const sync = async (): Promise<void> => {
       await this.#sync()
-      if (isUpload(this.identity)) await this.#noteDigest(digest)
+      if (!isUpload(this.identity)) return
+      await this.#sidecar.noteAdopted(this.#extents, digest).catch(this.#options.report)
     }
     const adopted = (known: boolean): Promise<void> =>
       this.#end(async () => {
@@ -244,8 +246,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     position: Bytes,
   ): Promise<void> {
     for (const { start, end } of gaps) {
-      const part = takeBytes(dropBytes(chunks, start - position), end - start)
-      await this.#file.write(part, start)
+      await this.#file.write(sliceChunks(chunks, start - position, end - position), start)
       this.#extents.add(start, end)
       this.#unsynced += end - start
       this.#unsaved += end - start
@@ -289,19 +290,14 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   }
 
   async #save(): Promise<void> {
-    const { files, stem, folder, identity, boot } = this.#options
     // First what is there, then the sync: the sidecar never mentions a byte that came in between.
     const extents = this.#extents.copy()
     this.#unsaved = 0
     await this.#sync()
-    await writeSidecar(files, `${stem}.json`, { identity, boot, extents })
-    await files.syncFolder(folder)
+    await this.#sidecar.write(extents)
   }
 
-  /**
-   * Takes back all that was written from `to` on; nobody may be writing. An ingest of which it fails takes no more
-   * bytes.
-   */
+  /** Takes back all bytes from `to` on; nobody may be writing. Where it fails the ingest takes no more bytes. */
   async rewind(to: Bytes): Promise<void> {
     this.#assertWritable()
     await this.#saving
@@ -320,21 +316,9 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     }
   }
 
-  /** Of a new file: from now on it survives this process. @throws the system's error */
-  async note(): Promise<void> {
-    const { files, stem, identity, boot } = this.#options
-    await noteSidecar(files, `${stem}.json`, { identity, boot, extents: this.#extents })
-  }
-
-  /** So that whoever asks for the same end again is understood, should the process die before the index knows of it. */
-  async #noteDigest(digest: Digest): Promise<void> {
-    const { files, stem, identity, boot, report } = this.#options
-    try {
-      await files.remove(`${stem}.adopted`)
-      await noteSidecar(files, `${stem}.adopted`, { identity, boot, extents: this.#extents, digest })
-    } catch (error) {
-      report(error)
-    }
+  /** Makes a new file survive this process. @throws the system's error */
+  note(): Promise<void> {
+    return this.#sidecar.note(this.#extents)
   }
 
   async #remove(...endings: readonly ('.json' | '.part' | '.adopted')[]): Promise<undefined> {
@@ -361,15 +345,4 @@ export class UploadFile extends PartialFile<UploadIdentity> implements UploadIng
 
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error))
-}
-
-function takeBytes(chunks: readonly Uint8Array[], count: Bytes): Uint8Array[] {
-  const taken: Uint8Array[] = []
-  let rest = count
-  for (const chunk of chunks) {
-    if (rest === 0) break
-    taken.push(chunk.length <= rest ? chunk : chunk.subarray(0, rest))
-    rest -= Math.min(rest, chunk.length)
-  }
-  return taken
 }

@@ -4,6 +4,7 @@
  * Written only after the data was synced, to another name, synced and renamed: whatever the moment of a crash,
  * a sidecar that can be read tells the truth, and bytes it does not mention do not count.
  */
+import { dirname } from 'node:path'
 import { isDigest, type Digest } from '../../oci/digest.ts'
 import { ExtentMap } from './extents.ts'
 import { readAll } from '../files/read-all.ts'
@@ -16,7 +17,7 @@ const VERSION = 1
 /** A sidecar is a few hundred bytes; a file of megabytes with that name is not ours. */
 const MAX_BYTES = 1024 * 1024
 
-interface Sidecar {
+interface SidecarContent {
   readonly identity: PartialIdentity
   /** The run of the machine in which it was written. */
   readonly boot: string | undefined
@@ -25,28 +26,64 @@ interface Sidecar {
   readonly digest?: Digest | undefined
 }
 
-export async function writeSidecar(files: Files, path: string, sidecar: Sidecar): Promise<void> {
-  const temporary = `${path}.tmp`
-  await files.remove(temporary)
-  try {
-    using file = await OpenFile.open(files, temporary, 'wx+')
-    await file.write([textOf(sidecar)], 0)
-    await file.datasync()
-    await files.rename(temporary, path)
-  } catch (error) {
-    await files.remove(temporary).catch(() => undefined)
-    throw error
+/** The sidecars of one partial file: `.json`, and `.adopted` once an upload's bytes are about to leave. */
+export class Sidecar {
+  readonly #files: Files
+  readonly #stem: string
+  readonly #of: Pick<SidecarContent, 'identity' | 'boot'>
+
+  /** @param stem the partial file's path without `.part` */
+  constructor(files: Files, stem: string, of: Pick<SidecarContent, 'identity' | 'boot'>) {
+    this.#files = files
+    this.#stem = stem
+    this.#of = { identity: of.identity, boot: of.boot }
+  }
+
+  /** Survives a power loss once it resolves. The data must have been synced before. */
+  async write(extents: ExtentMap): Promise<void> {
+    const path = `${this.#stem}.json`
+    const temporary = `${path}.tmp`
+    await this.#files.remove(temporary)
+    try {
+      using file = await OpenFile.open(this.#files, temporary, 'wx+')
+      await file.write([this.#text(extents)], 0)
+      await file.datasync()
+      await this.#files.rename(temporary, path)
+    } catch (error) {
+      await this.#files.remove(temporary).catch(() => undefined)
+      throw error
+    }
+    await this.#files.syncFolder(dirname(path))
+  }
+
+  /** Makes a new file survive this process, before it has any bytes: nothing is synced. */
+  async note(extents: ExtentMap): Promise<void> {
+    await this.#note(`${this.#stem}.json`, extents)
+  }
+
+  /**
+   * Says as which blob the bytes leave: a client that asks for the same end again is understood then, should the process
+   * die before the index knows of it. It need only outlive the process, so nothing is synced.
+   */
+  async noteAdopted(extents: ExtentMap, digest: Digest): Promise<void> {
+    const path = `${this.#stem}.adopted`
+    await this.#files.remove(path)
+    await this.#note(path, extents, digest)
+  }
+
+  async #note(path: string, extents: ExtentMap, digest?: Digest): Promise<void> {
+    using file = await OpenFile.open(this.#files, path, 'wx+')
+    await file.write([this.#text(extents, digest)], 0)
+  }
+
+  #text(extents: ExtentMap, digest?: Digest): Buffer {
+    const content = { version: VERSION, ...this.#of.identity, boot: this.#of.boot, extents, adopted: digest }
+    return Buffer.from(`${JSON.stringify(content)}\n`)
   }
 }
 
-/** Of a file without bytes, or one that leaves: it need only outlive the process, so nothing is synced. */
-export async function noteSidecar(files: Files, path: string, sidecar: Sidecar): Promise<void> {
-  using file = await OpenFile.open(files, path, 'wx+')
-  await file.write([textOf(sidecar)], 0)
-}
-
 /** `undefined` for whatever is not a sidecar of this version. */
-export async function readSidecar(files: Files, path: string): Promise<Sidecar | undefined> {
+export async function readSidecar(files: Files, path: string): Promise<SidecarContent | undefined> {
   const text = await readWhole(files, path)
   if (text === undefined) return undefined
   let value: unknown
@@ -67,10 +104,6 @@ export async function readSidecar(files: Files, path: string): Promise<Sidecar |
     extents,
     digest: typeof adopted === 'string' && isDigest(adopted) ? adopted : undefined,
   }
-}
-
-function textOf({ identity, boot, extents, digest }: Sidecar): Buffer {
-  return Buffer.from(`${JSON.stringify({ version: VERSION, ...identity, boot, extents, adopted: digest })}\n`)
 }
 
 async function readWhole(files: Files, path: string): Promise<string | undefined> {

@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test, type Test } from 'tap'
 import { nodeFiles, type Files } from '../../../src/storage/files/files.ts'
-import { OpenFile } from '../../../src/storage/files/open-file.ts'
+import { OpenFile, sliceChunks } from '../../../src/storage/files/open-file.ts'
 import '../../support/folders-last.ts'
 
 /** Reads wait until told to go on; closings are counted. */
@@ -65,4 +65,18 @@ test('whoever retained it twice lets go of it twice', async (t) => {
   second[Symbol.dispose]()
   await file.closed
   t.equal(counts.closed, 1)
+})
+
+test('batches of buffers are cut without copying', (t) => {
+  const chunks = ['abc', '', 'de', 'fgh'].map((text) => Buffer.from(text))
+  const slice = (start: number, end?: number): string[] =>
+    sliceChunks(chunks, start, end).map((part) => Buffer.from(part).toString())
+  t.same(slice(0), ['abc', 'de', 'fgh'])
+  t.same(slice(0, 0), [])
+  t.same(slice(1, 4), ['bc', 'd'])
+  t.same(slice(3, 5), ['de'])
+  t.same(slice(5), ['fgh'])
+  t.same(slice(8), [])
+  t.equal(sliceChunks(chunks, 3, 5)[0], chunks[2])
+  t.end()
 })
