@@ -13,7 +13,6 @@ export interface BlobInfo {
   readonly size: Bytes
 }
 
-/** As the list tells of it. */
 export interface ListedBlob extends BlobInfo {
   /** By the clock of the disk. */
   readonly writtenAt: EpochMs
@@ -34,20 +33,22 @@ export interface BlobStore {
   adopt(file: VerifiedFile, commit?: () => Promise<void>): Promise<BlobInfo>
   delete(digest: Digest): Promise<void>
   list(): AsyncIterable<ListedBlob>
+  /**
+   * The path of a blob's file below the folder of all blobs, for a reader on this machine that opens it by itself.
+   * Absent in a store that keeps no files: its bytes are had by {@link open} alone.
+   */
+  readonly localName?: (digest: Digest) => string
 }
 
 export interface BlobReader extends AsyncDisposable {
   readonly size: Bytes
-  /** Of a file of this machine, for as long as the reader is not disposed. */
+  /** Absent unless the bytes are in a file of this machine; open until the reader is disposed. */
   readonly descriptor?: number | undefined
   /** Positional read; resolves to the bytes read, 0 only at or after the end. */
   read(buffer: Buffer, position: Bytes): Promise<Bytes>
 }
 
-/**
- * Bytes in order, for one response. What `http/` pumps, wherever they come from: a finished blob, a growing
- * file, a stream that could not be cached.
- */
+/** Bytes in order, for one response: of a finished blob, a growing file, or a stream that could not be cached. */
 export interface ByteSource extends AsyncDisposable {
   /**
    * Fills at most `buffer.length` bytes; waits while there is nothing yet. 0 is the end.
@@ -56,27 +57,27 @@ export interface ByteSource extends AsyncDisposable {
    *   then be broken off, never ended
    */
   read(buffer: Buffer, signal: AbortSignal): Promise<Bytes>
-  /** Where all of it lies in a file that does not change, while that is so; then nobody calls {@link read}. */
+  /** The range of a file that does not change and has all of it; a response that is sent from there reads nothing. */
   readonly stored?: StoredRange | undefined
-  /** Of bytes that are still coming into a file. */
+  /** For bytes that are still coming into a file. */
   readonly growing?: GrowingRange | undefined
 }
 
-/** What may be given out of a growing file without being read; the source goes on where that ends. */
+/** Bytes that can be sent from a growing file without being read; {@link ByteSource.read} goes on where they end. */
 export interface GrowingRange {
   /**
-   * What is there now, from where the source is on; waits while there is nothing. The promise holds for what is sent
-   * at once: ask again then.
+   * The bytes that are there now, from the source's position on; waits while there are none. They may be sent at once;
+   * after that the sender asks again.
    *
-   * @returns undefined when it is in no file (any more), and has to be read
+   * @returns undefined when the bytes are in no file (any more), and have to be read
    * @throws like {@link ByteSource.read}
    */
   there(signal: AbortSignal): Promise<StoredRange | undefined>
-  /** So many bytes of it have been given out. */
+  /** So many bytes have been sent. */
   took(count: Bytes): void
 }
 
-/** A part of a file that does not change, as long as whoever gave it is not disposed. */
+/** A part of a file that does not change until the source that gave it is disposed. */
 export interface StoredRange {
   readonly descriptor: number
   readonly start: Bytes

@@ -7,7 +7,7 @@ import { NEVER } from '../../base/condition.ts'
 import type { Bytes } from '../../base/units.ts'
 import path from 'node:path'
 import { isDigest, type Digest } from '../../oci/digest.ts'
-import { blobPath } from './blob-path.ts'
+import { blobName, blobPath } from './blob-path.ts'
 import { nodeFiles, systemCode, type Files } from '../files/files.ts'
 import { InProcessKeyedLocks, type KeyedLocks } from '../locks/keyed-locks.ts'
 import { OpenFile } from '../files/open-file.ts'
@@ -23,6 +23,7 @@ export const NO_FILE: readonly string[] = ['ENOTDIR', 'ELOOP', 'ENXIO']
 const IS_FOLDER: readonly string[] = ['EISDIR', 'EPERM', 'ENOTEMPTY', 'EEXIST']
 
 export class DiskBlobStore implements BlobStore {
+  readonly localName = blobName
   readonly #root: string
   readonly #files: Files
   /** Of adopt and delete of one digest: each sees what the other has done. */

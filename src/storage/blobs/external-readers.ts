@@ -1,38 +1,40 @@
 /**
  * Blob files that an external reader (nginx, by X-Accel-Redirect) opens by the path that it was told.
  *
- * It says nothing when it has one open, so what is told stays for a while: held as by a reader of our own, and nothing
- * is told that somebody may just be taking away.
+ * nginx does not say when it has the file open, so a blob whose path was told is held for a while, as by a reader of our
+ * own. No path is told of a blob that may just be deleted.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
-import { blobName } from './blob-path.ts'
 import type { BlobStore } from './blob-store.ts'
 import type { BlobHolds } from '../locks/blob-holds.ts'
 import { lockOfBlob, type KeyedLocks } from '../locks/keyed-locks.ts'
 
-interface ToldFilesOptions {
-  readonly store: Pick<BlobStore, 'stat'>
+interface ExternalReadersOptions {
+  readonly store: Pick<BlobStore, 'stat' | 'localName'>
   readonly locks: Pick<KeyedLocks, 'isFree'>
   readonly holds: Pick<BlobHolds, 'tell'>
 }
 
 export class ExternalReaders {
-  readonly #options: ToldFilesOptions
+  readonly #options: ExternalReadersOptions
 
-  constructor(options: ToldFilesOptions) {
+  constructor(options: ExternalReadersOptions) {
     this.#options = options
   }
 
   /**
-   * @returns its name below the folder of the blobs; undefined when it is not to be had by that, or is on its way out
+   * @returns the file's name below the folder of the blobs; undefined when there is no such file, or it may be deleted
+   *   at this moment
    */
   async tell(digest: Digest, size: Bytes): Promise<string | undefined> {
     const { store, locks, holds } = this.#options
-    // In this order: who takes the lock after us finds it held, and who had it before has gone, with the file or not.
+    const name = store.localName?.(digest)
+    if (name === undefined) return undefined
+    // First the hold, then the lock: a deletion that takes the lock later sees the hold, an earlier one is over.
     holds.tell(digest)
     if (!(await locks.isFree(lockOfBlob(digest)))) return undefined
     const file = await store.stat(digest).catch(() => undefined)
-    return file?.size === size ? blobName(digest) : undefined
+    return file?.size === size ? name : undefined
   }
 }

@@ -61,34 +61,27 @@ export async function openIngests(options: IngestOptions): Promise<IngestStore> 
 
 class DiskIngests implements IngestStore {
   readonly #folder: string
-  readonly #files: Files
-  readonly #hashers: Hashers
-  readonly #limits: PartialLimits
-  readonly #boot: string | undefined
+  /** Of all partial files. */
+  readonly #common: Pick<
+    PartialFileOptions<PartialIdentity>,
+    'files' | 'hashers' | 'limits' | 'boot' | 'report' | 'remove'
+  >
   readonly #now: () => number
-  readonly #report: (error: unknown) => void
   readonly #live = new Set<PartialFile>()
   readonly #idle: IdleFiles
   readonly #sweeping: NodeJS.Timeout
   #closed = false
 
   constructor(options: IngestOptions, boot: string | undefined) {
-    this.#folder = path.resolve(options.root, 'ingest')
-    this.#files = options.files ?? nodeFiles
-    this.#hashers = options.hashers
-    this.#limits = { ...DEFAULT_LIMITS, ...options.limits }
-    this.#boot = boot
-    this.#now = options.now ?? Date.now
-    this.#report = options.report ?? (() => undefined)
-    this.#idle = new IdleFiles({
-      folder: this.#folder,
-      files: this.#files,
-      sessionTtlMs: options.sessionTtlMs,
-      boot,
-      now: this.#now,
-      report: this.#report,
-    })
-    this.#sweeping = setInterval(() => void this.#idle.expire(), SWEEP_EVERY_MS).unref()
+    const { hashers, sessionTtlMs, files = nodeFiles, now = Date.now, report = () => undefined } = options
+    const folder = path.resolve(options.root, 'ingest')
+    const idle = new IdleFiles({ folder, files, sessionTtlMs, boot, now, report })
+    const limits = { ...DEFAULT_LIMITS, ...options.limits }
+    this.#folder = folder
+    this.#common = { files, hashers, limits, boot, report, remove: (it) => idle.removeFile(it) }
+    this.#now = now
+    this.#idle = idle
+    this.#sweeping = setInterval(() => void idle.expire(), SWEEP_EVERY_MS).unref()
   }
 
   get bytes(): Bytes {
@@ -138,9 +131,11 @@ class DiskIngests implements IngestStore {
     await this.#prepare()
     const idle = this.#idle.take<IngestIdentity>(keyOf(identity))
     if (idle) {
-      const resumed =
-        options.fresh === true ? undefined : await this.#resume(idle, (it) => new DownloadFile(it))
-      if (resumed) return resumed
+      try {
+        if (options.fresh !== true) return await this.#reopen(idle, (it) => new DownloadFile(it))
+      } catch (error) {
+        this.#common.report(error)
+      }
       await this.#idle.remove(idle.stem)
     }
     return this.#create(identity, (it) => new DownloadFile(it))
@@ -174,7 +169,7 @@ class DiskIngests implements IngestStore {
         await this.#idle.park(idle)
         throw error
       }
-      this.#report(error)
+      this.#common.report(error)
       await this.#idle.remove(idle.stem)
       return undefined
     }
@@ -208,27 +203,15 @@ class DiskIngests implements IngestStore {
     make: (options: PartialFileOptions<Identity>) => Ingest,
   ): Promise<Ingest> {
     const stem = path.join(this.#folder, fileBase(identity, randomBytes(6).toString('hex')))
-    const file = await OpenFile.open(this.#files, `${stem}.part`, 'wx+')
+    const file = await OpenFile.open(this.#common.files, `${stem}.part`, 'wx+')
     return this.#start({ stem, identity, extents: new ExtentMap(), unsynced: 0 }, file, make)
-  }
-
-  async #resume<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
-    idle: Idle<Identity>,
-    make: (options: PartialFileOptions<Identity>) => Ingest,
-  ): Promise<Ingest | undefined> {
-    try {
-      return await this.#reopen(idle, make)
-    } catch (error) {
-      this.#report(error)
-      return undefined
-    }
   }
 
   async #reopen<Identity extends PartialIdentity, Ingest extends PartialFile<Identity>>(
     idle: Idle<Identity>,
     make: (options: PartialFileOptions<Identity>) => Ingest,
   ): Promise<Ingest> {
-    const file = await OpenFile.open(this.#files, `${idle.stem}.part`, 'r+')
+    const file = await OpenFile.open(this.#common.files, `${idle.stem}.part`, 'r+')
     try {
       const { size } = await file.describe()
       if (size < idle.extents.end) throw new Error('a partial file has shrunk')
@@ -271,18 +254,8 @@ class DiskIngests implements IngestStore {
     }
     try {
       ingest = make({
-        files: this.#files,
-        hashers: this.#hashers,
-        identity,
-        boot: this.#boot,
-        stem,
-        file,
-        inherited,
-        unsynced,
-        limits: this.#limits,
-        remove: (it) => this.#idle.removeFile(it),
-        report: this.#report,
-        ended,
+        ...this.#common,
+        ...{ identity, stem, file, inherited, unsynced, ended },
       })
     } catch (error) {
       file[Symbol.dispose]()

@@ -316,6 +316,15 @@ test('what was named stays for a minute, and others go in its place', async (t) 
   )
 })
 
+test('a store that keeps no files of this machine names none', async (t) => {
+  const digest = digestOf(Buffer.from('one'))
+  const holds = new BlobHolds(() => 0)
+  const store = { stat: () => Promise.resolve({ digest, size: 3 }) }
+  const files = new ExternalReaders({ locks: new InProcessKeyedLocks(), holds, store })
+  t.equal(await files.tell(digest, 3), undefined)
+  t.notOk(holds.has(digest))
+})
+
 test('what may be on its way out, or has gone, is not named', async (t) => {
   const now = { is: 0 }
   const holds = new BlobHolds(() => now.is)
@@ -325,6 +334,7 @@ test('what may be on its way out, or has gone, is not named', async (t) => {
   const files = new ExternalReaders({
     ...{ locks, holds },
     store: {
+      localName: (digest) => placeOf(digest).slice('/internal-blobs/'.length),
       stat: (digest) => {
         if (there < 0) return Promise.reject(new Error('EIO'))
         return Promise.resolve(there === 0 ? undefined : { digest, size: there })
