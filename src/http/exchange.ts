@@ -1,8 +1,8 @@
 /**
- * One request's hands: what it wants, what is known about it, and the few ways of answering it.
+ * One request and the ways of answering it, with what its log line says.
  *
- * The head is sent once. Before it, an error becomes a JSON body; after it, the connection is broken off, so
- * that nobody takes half an answer for a whole one. Handlers add log fields and never log the request.
+ * The head is sent once. Before it, an error becomes a JSON body; after it, the connection is broken off, so that the
+ * client does not take half an answer for a whole one. Handlers add log fields and never log the request.
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -13,7 +13,7 @@ import type { ManifestHead } from '../registry/repository.ts'
 import { ChunkMeter } from './chunk-meter.ts'
 import { warningHeader } from './v2/warning-header.ts'
 
-/** What handlers learn on the way; becomes part of the request's log line. */
+/** Fields of the request's log line that handlers add. */
 interface ExchangeFields {
   route?: Endpoint
   repo?: string
@@ -21,19 +21,19 @@ interface ExchangeFields {
   digest?: string
   upstream?: string
   cache?: ManifestHead['cache']
-  /** A part was given out of a download whose digest is not verified yet. */
+  /** The client got a part of a download whose digest is not verified yet. */
   unverified?: true
-  /** The kernel sent it. */
+  /** The kernel sent the body from its file. */
   sendfile?: true
-  /** nginx sends it: none of its bytes are ours. */
+  /** nginx sends the body: we send none of its bytes. */
   accel?: true
   /** The client took nothing, or sent nothing, for too long. */
   timedOut?: true
 }
 
-/** Whoever refuses a body reads this much of it, so that the client gets to read the answer. */
+/** At most so much of a refused body is read, so that the client gets to read the answer. */
 const MAX_DISCARDED_BYTES = 8 * 1024 * 1024
-/** So long it has to end after that, where more comes or nobody knows how much. */
+/** So long a refused body may go on after that, where more was announced or its length is unknown. */
 const LINGER_MS = 2000
 
 const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,127}$/
@@ -50,7 +50,7 @@ export class Exchange {
   readonly method: string
   readonly fields: ExchangeFields = {}
   readonly startedAt = performance.now()
-  /** Taken now: a closed socket no longer knows. */
+  /** The client's address, taken at the start: a closed socket no longer knows it. */
   readonly remote: string | undefined
   /** Resolves when the response is over, in whatever way. */
   readonly closed: Promise<void>
@@ -58,9 +58,9 @@ export class Exchange {
   bytes = 0
   readonly #leave = new AbortController()
   readonly #close: () => void
-  /** Of a chunked body: nobody knows its length before its end. */
+  /** Only for a chunked body, whose length is unknown before its end. */
   readonly #meter: ChunkMeter | undefined
-  /** Of a body that is given away in one piece. */
+  /** Length of a body that is given to Node in one piece. */
   #whole = 0
   /** The head says how long the body is. */
   #measured = false
@@ -74,7 +74,7 @@ export class Exchange {
     this.response = response
     this.method = request.method ?? ''
     this.remote = request.socket.remoteAddress
-    // Nothing more is parsed before somebody has decided to take it: reading goes on by itself then.
+    // Nothing more is parsed before a handler has decided to take the body: reading it resumes the socket.
     this.#meter = ChunkMeter.of(request)
     if (this.#meter !== undefined) request.socket.pause()
     const wanted = request.headers['x-request-id']
@@ -85,7 +85,7 @@ export class Exchange {
     // Without the option a body shorter than its Content-Length would go out silently.
     response.strictContentLength = true
     response.on('close', () => this.over())
-    // Failed writes tell their callbacks; the event is only there to be listened to.
+    // A failed write tells its callback; without a listener the event would end the process.
     response.on('error', nobodyListens)
   }
 
@@ -98,7 +98,7 @@ export class Exchange {
     return this.method === 'HEAD'
   }
 
-  /** What the answer failed of, if it did. */
+  /** The error that the answer failed with. */
   get failure(): unknown {
     return this.#failure
   }
@@ -113,40 +113,40 @@ export class Exchange {
     return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
   }
 
-  /** Whoever has read the body has come to an end that is none: its chunks are too small. */
+  /** The body was cut off because its chunks are too small: what its reader took for the end is none. */
   get chunksAreTooSmall(): boolean {
     return this.#meter?.tooSmall ?? false
   }
 
-  /** For a client that waits for `100 Continue`: its body will be read. */
+  /** Sends `100 Continue` to a client that waits for it: its body will be read. */
   welcomeBody(): void {
     if (this.#welcomed) return
     this.#welcomed = true
     if (this.request.headers.expect !== undefined && !this.request.complete) this.response.writeContinue()
   }
 
-  /** Or the answer is complete: it is over either way. */
+  /** The answer is complete, or the client has left. */
   over(): void {
     if (this.response.writableFinished) this.bytes += this.#whole
     else this.#leave.abort(new Error('the client has left'))
-    // Of a body that nobody wanted, and that was there.
+    // A body that no handler read was paused at the start, and the next request waits behind it.
     if (this.#meter !== undefined && !this.#last) this.request.socket.resume()
     this.#close()
   }
 
-  /** The connection ends with this answer; too late once its head is out. */
+  /** Ends the connection with this answer; without effect once its head is out. */
   endConnection(): void {
     this.#last = true
     this.#stopLingering?.()
   }
 
-  /** The head alone, now; the body follows. */
+  /** Sends the head at once; the body follows. */
   sendHead(status: number, headers: OutgoingHttpHeaders): void {
     this.#writeHead(status, headers)
     this.response.flushHeaders()
   }
 
-  /** A head that is the whole answer: HEAD, 304. */
+  /** Sends a head that is the whole answer: to HEAD, 304. */
   sendEmpty(status: number, headers: OutgoingHttpHeaders): void {
     this.#writeHead(status, headers)
     this.response.end()
@@ -162,9 +162,9 @@ export class Exchange {
     this.response.end(body)
   }
 
-  /** All of it at once, which is the cheapest for Node: no header is ever set before. */
+  /** Headers are written all at once and none is set before, which is the cheapest for Node. */
   #writeHead(status: number, headers: OutgoingHttpHeaders): void {
-    // What was not read then is not read at all.
+    // A body that has not been read to its end by now is not read at all.
     if (this.#goesOnWithoutEnd) this.#last = true
     this.#measured = headers['Content-Length'] !== undefined
     this.response.writeHead(status, {
@@ -185,11 +185,11 @@ export class Exchange {
 
   /** The one error exit. */
   fail(error: unknown, headers: OutgoingHttpHeaders = {}): void {
-    // What an abandoned answer stumbles over on its way out is nobody's error. A write may hear of it first.
+    // An error after the client has left is none of ours. A write may hear of that before the signal does.
     if (this.signal.aborted || this.request.socket.destroyed) return
     this.#failure = error
     if (this.response.headersSent) {
-      // What fails after the end, in cleaning up, is ours to know and nothing to the client.
+      // A failure in cleaning up, after the end, is logged and changes nothing for the client.
       if (!this.response.writableEnded) this.breakOff()
       return
     }
@@ -207,14 +207,14 @@ export class Exchange {
         : { 'X-Cache': 'stale', Warning: warningHeader(told.staleWarning) }),
       ...(told.status === 405 ? { Allow: (told.allow ?? []).join(', ') } : {}),
       ...(told.retryAfterSeconds === undefined ? {} : { 'Retry-After': Math.ceil(told.retryAfterSeconds) }),
-      // An answer to HEAD has no body to say in why.
+      // An answer to HEAD has no body that could say why.
       ...(this.isHead && told.code === 'DENIED' ? { Warning: warningHeader(told.message) } : {}),
     }
     if (lingers) void this.#sendAndLinger(told.status, described, body)
     else this.sendBytes(told.status, described, body)
   }
 
-  /** Ends the connection so that the client knows its answer is not complete. */
+  /** Ends the connection so that the client knows that its answer is not complete. */
   breakOff(): void {
     const { response } = this
     const { socket } = response
@@ -225,8 +225,8 @@ export class Exchange {
   }
 
   /**
-   * The answer to a request whose body still comes, and has no known end or one that is far. All of it is sent now; the
-   * connection ends when the body does, or some time after enough of it was read away. Whoever closes at once takes the
+   * Answers a request whose body still comes, and has no known end or a distant one. All of the answer is sent now; the
+   * connection ends when the body does, or some time after enough of it was read away. To close at once would take the
    * answer from a client that is still sending (RFC 9112 § 9.6).
    */
   async #sendAndLinger(status: number, headers: OutgoingHttpHeaders, body: Buffer): Promise<void> {
@@ -243,8 +243,8 @@ export class Exchange {
     void this.closed.then(this.#stopLingering)
     try {
       await Promise.race([this.#readAway(), over])
-      // Its end, or too much of it. Of the rest nothing is looked at while the client reads the answer. Reading is gone on
-      // with a tick after that was asked for: a pause before it would be undone, and then nobody could pause any more.
+      // The body has ended, or is too long. Nothing more of it is read while the client reads the answer. Node resumes
+      // reading one tick after it was asked to: a pause before that would be undone, and no later one would take effect.
       await nextTurn()
       request.socket.pause()
       if (this.#goesOnWithoutEnd || this.#goesOnForLong) await over
@@ -254,7 +254,7 @@ export class Exchange {
     }
   }
 
-  /** Until its end, or so far as the answer is worth. Never rejects. */
+  /** Reads the body to its end, or as far as {@link MAX_DISCARDED_BYTES}. Never rejects. */
   async #readAway(): Promise<void> {
     const { request } = this
     const { socket } = request
@@ -263,28 +263,28 @@ export class Exchange {
     try {
       while (socket.bytesRead - before <= MAX_DISCARDED_BYTES) if ((await pieces.next()).done === true) return
     } catch {
-      // It has left, or is not worth reading.
+      // The client has left, or the chunks are too small.
     }
   }
 
-  /** Nobody knows how much more of its body comes. */
+  /** A chunked body of which more comes, how much is unknown. */
   get #goesOnWithoutEnd(): boolean {
     return this.#meter !== undefined && (!this.request.complete || this.#meter.tooSmall)
   }
 
-  /** More of its body than is worth reading away, as it was announced. */
+  /** A body whose announced length is more than is read away. */
   get #goesOnForLong(): boolean {
     const { complete, headers } = this.request
     return !complete && Number(headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES
   }
 
-  /** It sends its body when it is told to, or not at all. */
+  /** The client sends its body when it is told to, or not at all. */
   get #waitsForWelcome(): boolean {
     return this.request.headers.expect !== undefined && !this.#welcomed
   }
 
   /**
-   * So that the next request on this connection is found where it begins. A client that waits for
+   * Reads the body away, so that the next request on this connection is found where it begins. A client that waits for
    * `100 Continue` may send its body or not: after that the connection cannot be used.
    */
   #discardBody(): void {

@@ -39,37 +39,37 @@ export interface HttpServerOptions {
   readonly log: Logger
   readonly tls?: TlsFiles | undefined
   readonly timeouts?: Partial<HttpTimeouts>
-  /** What knows more of files and sockets than Node, where there is such a thing. */
+  /** System calls that Node lacks, where they can be had. */
   readonly kernel?: LinuxSyscalls | undefined
-  /** By default it sends files without our copying them. */
+  /** Default true: the kernel sends files without our copying them. */
   readonly sendfile?: boolean
   /** What clients call us. Default: whatever they like. */
   readonly publicUrl?: string | undefined
-  /** What lets a proxy in front of us send them, where there is one that can. */
+  /** Lets an nginx in front of us send them, where there is one. */
   readonly accel?: XAccelRedirect | undefined
-  /** What matters where only this machine can reach us, and is passed over elsewhere. */
+  /** Used where the server listens on a loopback address, and nowhere else. */
   readonly ifLoopback?: IfLoopback | undefined
-  /** Of clients, at once. Default: as many as come. */
+  /** Connections of clients at once. Default: as many as come. */
   readonly mostConnections?: number | undefined
   /** Told when a client is refused at that limit, or at that of open files. */
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
 }
 
 export interface IfLoopback {
-  /** Told of every request. */
+  /** Sees every request. */
   readonly proxyWatch: Pick<ProxyWatch, 'see'>
-  /** Those that are answered. */
+  /** Requests under other hosts are refused. */
   readonly hosts: Pick<AllowedHosts, 'serves'>
 }
 
 export interface HttpTimeouts {
-  /** For a request's head. */
+  /** A request's head has to arrive in this time. */
   readonly headersMs: number
   /** Between two requests of a connection; longer than load balancers wait. */
   readonly keepAliveMs: number
-  /** For a client that takes nothing, or sends nothing of a body it has announced. */
+  /** A client may take nothing, or send nothing of a body it has announced, for so long. */
   readonly idleMs: number
-  /** How often the first of these is looked after. */
+  /** How often `headersMs` is checked. */
   readonly checkMs: number
   /** How often the certificate's files are looked at. */
   readonly tlsPollMs: number
@@ -83,10 +83,10 @@ const TIMEOUTS: HttpTimeouts = {
   tlsPollMs: 5000,
 }
 
-/** For handlers to let go of what they hold, after their connections are gone. */
+/** Handlers get so long to release what they hold, after their connections are gone. */
 const UNWIND_MS = 5000
 
-/** Requests of one connection that wait for their turn. No client of ours pipelines at all. */
+/** The most requests of one connection that wait for their turn. No known client pipelines at all. */
 const MAX_PIPELINED = 32
 
 const PROBES: ReadonlySet<string> = new Set(['/livez', '/readyz', '/metrics'])
@@ -98,9 +98,9 @@ interface Connection {
   idleSince: number
   /** Resolves when the request that came last is answered. */
   last: Promise<void>
-  /** The one that came last. */
+  /** The request that came last. */
   request: IncomingMessage | undefined
-  /** The one that is being answered. */
+  /** The request that is being answered. */
   answering: Exchange | undefined
   /** The parser has given up on it; nothing more will be read. */
   broken: boolean
@@ -112,10 +112,10 @@ export class HttpServer {
   readonly #services: Services
   readonly #server: Server | TlsServer
   readonly #sockets = new Set<Socket>()
-  /** Of those whose requests are heard: with TLS, not before they speak it. */
+  /** With TLS a connection counts from the end of its handshake on. */
   readonly #limit: ConnectionLimit<Socket>
   readonly #connections = new WeakMap<Duplex, Connection>()
-  /** Until its handler has returned and its line is written. */
+  /** Each until its handler has returned and its log line is written. */
   readonly #running = new Map<Exchange, Promise<void>>()
   #draining = false
   #listener = ''
@@ -155,7 +155,7 @@ export class HttpServer {
       keepAliveTimeout: this.#timeouts.keepAliveMs,
       connectionsCheckingInterval: this.#timeouts.checkMs,
       maxHeaderSize: 64 * 1024,
-      // We say it ourselves, with a body.
+      // Our own refusal has a body.
       requireHostHeader: false,
     }
     this.#limit = new ConnectionLimit(options.mostConnections, (socket) => this.#connectionOf(socket))
@@ -209,13 +209,13 @@ export class HttpServer {
     for (const exchange of this.#running.keys()) exchange.endConnection()
     await this.#idle(graceMs)
     for (const exchange of this.#running.keys()) exchange.breakOff()
-    // Those that never sent a whole request, too: half a head, half a TLS handshake.
+    // A connection may have sent half a head, or half a TLS handshake: no exchange ends it.
     for (const socket of this.#sockets) socket.destroy()
     await this.#idle(UNWIND_MS)
     await closed
   }
 
-  /** Waits until nothing runs; also for what comes meanwhile, on connections that were busy. */
+  /** Waits until no request runs, including those that arrive meanwhile on connections that were busy. */
   async #idle(atMostMs: number): Promise<void> {
     const over = Promise.withResolvers<undefined>()
     const timer = setTimeout(() => over.resolve(undefined), atMostMs)
@@ -243,18 +243,18 @@ export class HttpServer {
       })
       .on('drop', () => this.#options.openFiles?.met('connection'))
       .on('request', run)
-      // `100 Continue` is for whoever will read the body; a refusal goes out without it.
+      // The handler that reads the body sends `100 Continue`; a refusal goes out without it.
       .on('checkContinue', run)
       .on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
         this.#begin(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
       })
       .on('connect', (request, socket) => {
-        // Never into the middle of another answer.
+        // An error must not be written into the middle of another answer.
         if (this.#connectionOf(request.socket).open > 0) socket.destroy()
         else sendRawError(socket, new OciError('UNSUPPORTED', { method: 'CONNECT' }, { allow: [] }))
       })
       .on('clientError', (error, socket) => this.#refuseNonsense(error, socket))
-      // Set once for the connection: for each response it would cost more than to find out whose fault it was.
+      // Set once for the connection: setting it for each response would cost more than to look up which one timed out.
       .setTimeout(this.#timeouts.idleMs, (socket: Socket) => {
         const { answering } = this.#connectionOf(socket)
         if (answering !== undefined) answering.fields.timedOut = true
@@ -284,8 +284,8 @@ export class HttpServer {
     const connection = this.#connectionOf(socket)
     try {
       await turn
-      // A response that waited for its turn had no socket, and is not told that it closed: what stood before it may have
-      // ended the connection, which has not gone yet.
+      // A response that waited for its turn had no socket and hears no close of it: the answer before it may have ended
+      // the connection.
       if (socket.destroyed || socket.writableEnded) exchange.over()
       else {
         if (this.#draining) exchange.endConnection()
@@ -299,7 +299,7 @@ export class HttpServer {
     await exchange.closed
   }
 
-  /** @throws OciError to whoever came when there was no place; whoever watches the process is answered all the same */
+  /** @throws OciError to a client that came when there was no place; probes of the process are answered all the same */
   #refuseSurplus(exchange: Exchange): void {
     const refusal = this.#limit.refusal(exchange.request.socket)
     if (refusal === undefined) return
@@ -307,7 +307,7 @@ export class HttpServer {
     if (!PROBES.has(exchange.request.url ?? '')) throw refusal
   }
 
-  /** That nothing more can be opened is neither a bug nor anybody else's fault. */
+  /** A process out of file descriptors is an OciError: it is no bug, and no upstream's fault. */
   #asOurs(error: unknown): unknown {
     if (!isOutOfFiles(error)) return error
     this.#options.openFiles?.met('request', error)
@@ -325,7 +325,7 @@ export class HttpServer {
     return connection
   }
 
-  /** What was asked properly before it is answered first. */
+  /** Answers what is no HTTP, after the proper requests that came before it. */
   #refuseNonsense(error: NodeJS.ErrnoException, socket: Duplex): void {
     const told = parserError(error)
     if (told === undefined) {
@@ -333,13 +333,13 @@ export class HttpServer {
       return
     }
     const connection = this.#connectionOf(socket)
-    // The parser complains again with every further piece.
+    // The parser reports the same error again with every further piece.
     if (connection.broken) return
     connection.broken = true
     this.#options.log.debug({ code: told.code, parser: error.code }, 'not a request')
     const { request } = connection
     if (connection.open > 0 && request?.complete === false) {
-      // It is the body of that one which breaks off, or is no body: whoever reads it would wait for ever.
+      // The body of that request breaks off, or is none: the handler that reads it would wait for ever.
       request.destroy(error)
       return
     }

@@ -22,7 +22,7 @@ export interface Services {
   readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly buffers: BufferPool
-  /** Undefined: bytes are copied, by threads. */
+  /** Undefined: threads copy the bytes. */
   readonly kernel: LinuxSyscalls | undefined
   /** False: bytes are copied. */
   readonly sendfile: boolean

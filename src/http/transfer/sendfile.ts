@@ -1,11 +1,12 @@
 /**
- * A file into a response, by the kernel alone: our threads never touch the bytes. It may be growing still. Where the
- * connection is encrypted, or somebody wants it so, the main thread copies them: none is woken for what is in memory.
+ * sendfile(2) of a file, whole or growing, into a response: the kernel moves the bytes, no thread of ours touches them.
+ * Where the connection is encrypted, or the configuration says so, the main thread copies bytes that are in the page
+ * cache, so that no other thread is woken for them.
  *
- * Turn by turn: what the socket takes goes straight from the file; when it takes no more, a small piece goes the
- * ordinary way, and its callback tells that there is room again. So no call of ours ever waits for the client, and
- * whatever goes wrong with the connection shows in that ordinary write. Nor does one wait for the disk: what is not
- * in memory is read the ordinary way, and a file that was slow once is read so to its end.
+ * A body goes in turns. The kernel sends from the file what the socket takes; when it takes no more, a small piece goes
+ * through an ordinary write, whose callback says that there is room again. So no call of ours ever waits for the client,
+ * and an error of the connection shows in that write. No call waits for the disk either: bytes that are not in the page
+ * cache are read in a thread, and a file that was slow once is read that way to its end.
  */
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
@@ -16,39 +17,39 @@ import type { LinuxSyscalls } from './linux-syscalls.ts'
 import { ResponseWriter } from './response-writer.ts'
 import { FairQueue } from './fair-queue.ts'
 
-/** In one call. */
+/** The most that one call sends. */
 const TURN = 4 * 1024 * 1024
 /**
- * Who has taken so much of one body, and that at half a GB a second, is given a wider buffer: each fill of it costs a
- * turn of the loop. What waits in it is the kernel's memory, so it is for a few, and for nobody who is slow.
+ * A client that has taken so much of one body, at half a GB a second, is given a larger send buffer, because each fill
+ * of it costs a turn of the event loop. It is the kernel's memory, so few clients get one, and no slow ones.
  */
 const WORTH_WIDENING = 32 * 1024 * 1024
 const WIDEN_BYTES_PER_MS = 500 * 1024
 const MAX_WIDE = 16
-/** Where many wait: of sockets that have room for more, and some always have, none is to get ahead of the others. */
+/** The most that one call sends while others wait: a socket that always has room must not get ahead of them. */
 const SHARE = 1024 * 1024
 const SMALL = 16 * 1024
-/** A call from memory takes a millisecond or two. */
+/** A call from memory takes a millisecond or two; a longer one may have waited for the disk. */
 const SLOW_MS = 20
 
-/** There is one event loop. */
-const rota = new FairQueue()
-/** Those that were, until they are closed. */
+/** One for the process: there is one event loop. */
+const queue = new FairQueue()
+/** Sockets whose send buffer was enlarged, until they are closed. */
 const wide = new Set<Socket>()
 
 interface SendFileOptions {
   readonly kernel: LinuxSyscalls
   readonly pool: BufferPool
-  /** Through our memory, whatever the connection could take. Encrypted ones must be. */
+  /** The bytes go through our memory, as they must on an encrypted connection. */
   readonly copying: boolean
   readonly signal: AbortSignal
-  /** Called with what the kernel has taken. */
+  /** Called with the number of bytes that the kernel has taken. */
   readonly onBytes: (count: number) => void
-  /** Milliseconds; by it a client is found quick. */
+  /** Milliseconds; the clock by which a client is fast or slow. */
   readonly now?: () => number
 }
 
-/** Whether that response goes out as it is, over a plain connection. */
+/** Whether the response goes over a plain connection whose descriptor is known. */
 export function takesFiles(response: ServerResponse): boolean {
   return descriptorOf(response) !== undefined && !('encrypted' in (response.socket ?? {}))
 }
@@ -74,7 +75,7 @@ export async function sendFile(
 }
 
 /**
- * The same of a file that is still coming, as far as it comes: `length` bytes, or fewer when the rest is in no file.
+ * Like {@link sendFile}, for a file that still grows: `length` bytes, or fewer when the rest is in no file.
  *
  * @returns bytes that the kernel has taken
  * @throws also what the source throws
@@ -85,7 +86,7 @@ export async function sendGrowing(
   response: ServerResponse,
   options: SendFileOptions,
 ): Promise<number> {
-  // It counts what passes through it, and most of this will not.
+  // Node counts the bytes that it writes itself, and most of these it does not write.
   response.strictContentLength = false
   using outlet = new ResponseWriter(response, options.signal)
   const sender = new Sender(source, length, response, outlet, options)
@@ -109,7 +110,7 @@ class Sender {
   readonly #bounce: CopyBuffer
   readonly #small = Buffer.allocUnsafe(SMALL)
   #isSlow = false
-  /** When the head had left; until then the socket may be another answer's. */
+  /** When the head had left. Until then the socket may still carry another answer. */
   #begunAt: number | undefined
 
   constructor(
@@ -127,7 +128,7 @@ class Sender {
     this.#bounce = new CopyBuffer(options.pool, outlet, { length, now: this.#now })
   }
 
-  /** As much of it as goes at once. */
+  /** Sends as much of the range as goes at once. */
   async turn(range: StoredRange): Promise<void> {
     if (this.#begunAt === undefined) {
       const first = this.#small.subarray(0, range.end - range.start)
@@ -137,24 +138,24 @@ class Sender {
       return
     }
     if (this.#options.copying) {
-      await rota.run(() => this.#copy(range, range.start))
+      await queue.run(() => this.#copy(range, range.start))
       return
     }
-    const { position, next } = await rota.run(() => this.#send(range))
+    const { position, next } = await queue.run(() => this.#send(range))
     if (next === 'read') await this.#copy(range, position)
     else if (next !== undefined) await this.#write(next, position)
   }
 
   /**
-   * Does not wait, and is not waited for by anybody who would close the file meanwhile.
+   * Synchronous, so that nobody can close the file meanwhile.
    *
-   * @returns how far it came, and what is to go the ordinary way now: a piece, or one that is yet to be read
+   * @returns how far it came, and the piece to be written now; `read`: the piece is not in the page cache
    */
   #send({ descriptor, start, end }: StoredRange): { position: number; next: Buffer | 'read' | undefined } {
     const { kernel, signal } = this.#options
     signal.throwIfAborted()
     const socket = descriptorOf(this.#response)
-    const most = start + (rota.crowded ? SHARE : TURN)
+    const most = start + (queue.crowded ? SHARE : TURN)
     const limit = this.#isSlow ? start : kernel.cachedUpTo(descriptor, start, Math.min(end, most))
     if (limit === start) return { position: start, next: 'read' }
     let position = start
@@ -167,9 +168,9 @@ class Sender {
     return { position, next: this.#small.subarray(0, length) }
   }
 
-  /** One piece through our memory: it is on its way when this returns, where nobody has to wait for the disk. */
+  /** Sends one piece through our memory; synchronously, unless it has to be read from the disk. */
   async #copy(range: StoredRange, position: number): Promise<void> {
-    // It may have waited for its turn: whoever has left needs no buffer.
+    // The client may have left while this waited for its turn, and needs no buffer then.
     this.#options.signal.throwIfAborted()
     const count = await this.#bounce.pass(
       range.end - position,
@@ -179,7 +180,7 @@ class Sender {
     this.#took(count)
   }
 
-  /** What is in memory needs no thread, whose waking costs more than the reading. Undefined where the disk has it. */
+  /** Waking a thread costs more than reading from the page cache. Undefined: the bytes are not in it. */
   #readNow(descriptor: number, buffer: Buffer, position: number): number | undefined {
     if (this.#isSlow) return undefined
     const end = this.#options.kernel.cachedUpTo(descriptor, position, position + buffer.length)
@@ -187,7 +188,7 @@ class Sender {
     return this.#watch(() => fs.readSync(descriptor, buffer, 0, end - position, position))
   }
 
-  /** A call that should take what is in memory: where it waited for the disk after all, there is no other. */
+  /** Makes a call that should find the bytes in the page cache. When it waited for the disk it is the last such call. */
   #watch(call: () => number): number {
     const { kernel } = this.#options
     const waits = kernel.voluntarySwitches()
@@ -210,7 +211,7 @@ class Sender {
     this.#options.onBytes(count)
     const { socket } = this.#response
     if (socket === null) return
-    // Node has seen nothing of it, and would take the connection for idle.
+    // Node has seen none of these bytes, and would take the connection for idle.
     if (socket.timeout !== undefined) socket.setTimeout(socket.timeout)
     if (this.sent > WORTH_WIDENING && wide.size < MAX_WIDE && !wide.has(socket)) this.#widen(socket)
   }
@@ -225,7 +226,7 @@ class Sender {
   }
 }
 
-/** Undefined once it is closed: the number may be another file's then. */
+/** Undefined once the socket is closed: its number may be another file's then. */
 function descriptorOf({ socket }: ServerResponse): number | undefined {
   if (socket === null || socket.destroyed) return undefined
   const { _handle: handle } = socket as { _handle?: { readonly fd?: number } | null }

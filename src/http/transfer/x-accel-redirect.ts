@@ -1,9 +1,9 @@
 /**
- * Finished blobs by an nginx in front of us: we say which file it is, and nginx sends it.
+ * X-Accel-Redirect: an nginx in front of us is told which file a finished blob is in, and sends it.
  *
- * Only to an nginx that we were told of, and that says so in its request: a program on the same machine comes from
- * the same address, and would take our answer for an empty blob. What nginx would answer otherwise than we do, for it
- * knows the file and not the blob, we answer ourselves.
+ * The answer goes only to an nginx that the configuration names and that says in its request that it takes such answers:
+ * a program on the same machine has the same address, and would take our answer for an empty blob. Where nginx would
+ * answer otherwise than we do, for it knows the file and not the blob, we answer ourselves.
  */
 import { BlockList, isIP } from 'node:net'
 import type { Digest } from '../../oci/digest.ts'
@@ -12,21 +12,21 @@ import type { Exchange } from '../exchange.ts'
 import { etagOf } from './range.ts'
 
 interface AccelOptions {
-  /** Where it finds the folder of the blobs; ends in a slash. */
+  /** The location at which nginx has the folder of the blobs; ends in a slash. */
   readonly prefix: string
   /** Addresses, and networks as 10.0.0.0/8. */
   readonly from: readonly string[]
-  /** The file's name in that folder, where it stays for long enough; undefined: it may not. */
+  /** @returns the file's path in that folder; undefined where nginx cannot, or must not, open it */
   readonly tell: (digest: Digest, size: number) => Promise<string | undefined>
 }
 
-/** As Ruby's Rack has nginx say it. */
+/** The header with which nginx says that it takes the answer; its name is that of Ruby's Rack. */
 const SAYS_SO = { header: 'x-sendfile-type', value: 'X-Accel-Redirect' }
 
-/** Conditions on a file's date, and on a tag that nginx does not know yet when it looks at them. */
+/** Conditions on the file's date, and on the ETag, which nginx does not know yet when it evaluates them. */
 const NOT_FOR_FILES = ['if-match', 'if-modified-since', 'if-unmodified-since']
 
-/** One range, written as everybody reads it. */
+/** One range, in the form that all servers read alike. */
 const PLAIN_RANGE = /^bytes=(?:\d{1,15}-\d{0,15}|-\d{1,15})$/
 
 export class XAccelRedirect {

@@ -1,5 +1,5 @@
 /**
- * Writes to a repository that was, or is just being, pushed here.
+ * Push target of a local repository: one that was, or is just being, pushed here.
  *
  * What is acknowledged is on the disk and in the index. A manifest is checked and committed under its repository's
  * lock, a blob adopted and linked under its digest's: the collector takes the same ones before it lets go of
@@ -24,10 +24,10 @@ import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession }
 import { RepositoryCommits, type CommitOptions } from './repository-commits.ts'
 import type { UploadHooks } from '../uploads/upload-link.ts'
 
-/** What can still be done with a blob that must not be deleted. */
+/** The methods allowed on a blob that must not be deleted. */
 const READS = ['GET', 'HEAD']
 
-/** Told of a repository that is to be released and still has some. */
+/** So many tags are named when a repository that is to be released still has some. */
 const SOME_TAGS = 11
 
 export class LocalPushTarget implements PushTarget {
@@ -62,7 +62,7 @@ export class LocalPushTarget implements PushTarget {
     const { uploads, bytes, metadata, now } = this.#context
     if (!(await uploads.finishedAs(this.name, id, digest, this.#hooks))) return false
     if ((await bytes.stat(digest)) === undefined) return false
-    // Whoever hears that it is here names it in a manifest next: until then it is not collected.
+    // The client names the blob in a manifest next: until then it must not be collected.
     await this.#commits.commit((tx) => tx.touchBlob(this.#key, digest, now()))
     return metadata.blobs.linked(this.#key, digest)
   }

@@ -1,10 +1,9 @@
 /**
- * Bytes that were pushed here, for those who pull them: as they were pushed, or not at all.
+ * Reader of pushed blobs and manifests: they are given as they were pushed, or not at all.
  *
- * A file that is gone, or has another size than the index says, is not here; nor is a manifest that does not have
- * its digest. Whoever comes upon such a thing says so to somebody who looks more closely. Existence is told
- * accordingly: a push that asks whether a blob is here, mounts it, or names it in a manifest, hears that it is not,
- * sends it again, and has healed it.
+ * A file that is gone, or has another size than the index says, counts as absent; so does a manifest that does not have
+ * its digest. The examiner is told of each. A push that asks whether such a blob is here, mounts it, or names it in a
+ * manifest, hears that it is not, sends it again, and so repairs it.
  */
 import type { Bytes } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -18,21 +17,21 @@ import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 
 const HOT_BYTES: Bytes = 16 * 1024 * 1024
 
-interface PushedBytesOptions {
+interface PushedContentOptions {
   readonly store: Pick<BlobStore, 'stat' | 'open'>
   readonly metadata: Pick<MetadataStore, 'blobs'>
-  /** Looks more closely, later. */
+  /** Has the blob examined, later. */
   readonly suspect: (digest: Digest) => void
 }
 
 export class PushedContent {
-  readonly #options: PushedBytesOptions
+  readonly #options: PushedContentOptions
   readonly #hot = new LRUCache<Digest, Buffer>({
     maxSize: HOT_BYTES,
     sizeCalculation: ({ length }) => length + 1,
   })
 
-  constructor(options: PushedBytesOptions) {
+  constructor(options: PushedContentOptions) {
     this.#options = options
   }
 
@@ -74,7 +73,7 @@ export class PushedContent {
   }
 }
 
-/** For whoever pulls what the index says is here. Never "not found": then it would be somebody's mistake, not ours. */
+/** For a client that pulls what the index says is here. "Not found" would call it the client's mistake. */
 export function damaged(digest: Digest): OciError {
   return new OciError('CONTENT_DAMAGED', { digest })
 }

@@ -1,13 +1,11 @@
-/**
- * What a client is told when the storage did not take what it pushed.
- */
+/** Errors of the storage as a pushing client is told them. */
 import { OciError } from '../../oci/errors.ts'
 import { isOutOfFiles, outOfFiles } from '../../base/open-files.ts'
 import { isDiskFull, isHangingDisk, StorageError } from '../../storage/storage-error.ts'
 
-/** The error to throw instead: itself when it says nothing that a client could use. */
+/** @returns the error to throw instead; the same one when it says nothing that a client could use */
 export function refusal(error: unknown): unknown {
-  // Nothing was left that could go for it: to come back soon is of no use.
+  // Nothing is left that could be evicted, so the client is not asked to come back soon.
   if (isDiskFull(error)) return new OciError('INSUFFICIENT_STORAGE', undefined, { cause: error })
   if (isOutOfFiles(error)) return outOfFiles(error)
   const readOnly = error instanceof Error && 'code' in error && error.code === 'EROFS'

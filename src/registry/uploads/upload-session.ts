@@ -1,6 +1,6 @@
 /**
  * One upload session: bytes are appended to its partial file, and it is finished as a blob of its repository or
- * cancelled. Of all that changes a session one thing happens at a time.
+ * cancelled. A lock lets one change of a session happen at a time.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -23,7 +23,7 @@ import { newSessionId } from './session-id.ts'
 import { link, type UploadHooks } from './upload-link.ts'
 import { acquire } from './upload-locks.ts'
 
-/** Of one session; of more, a wrong guess is found out by the digest. */
+/** Repetitions remembered of one session; where there are more, the digest shows a wrong guess. */
 const MOST_REPETITIONS = 1000
 
 export interface UploadContext {
@@ -34,11 +34,11 @@ export interface UploadContext {
   >
   readonly metadata: Pick<MetadataStore, 'transaction' | 'finishedUploads'>
   readonly locks: KeyedLocks
-  /** Nothing takes away what is just being pushed, though it was mirrored until now. */
+  /** Keep what is just being pushed from eviction, though it was mirrored until now. */
   readonly holds: Pick<BlobHolds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly room: Pick<PushSpace, 'begin' | 'expect'>
-  /** For so long a session without a file lasts, and is known as which blob one ended. */
+  /** So long a session without a file lasts, and it is known as which blob a session ended. */
   readonly sessionTtlMs: number
   readonly log: Logger
   readonly now: () => EpochMs
@@ -50,20 +50,20 @@ export interface OpenUpload {
   readonly algorithm: DigestAlgorithm
   /** Undefined: no byte has come yet. */
   ingest: UploadIngest | undefined
-  /** Where the last request began. */
+  /** The offset at which the last request began. */
   lastStart: Bytes | undefined
-  /** That came in part, and may be sent again from its beginning. */
+  /** A chunk that came in part, and may be sent again from its beginning. */
   cutChunk: { readonly first: Bytes; readonly last: Bytes } | undefined
-  /** What was taken for sent twice; if the digest says otherwise, it was not. */
+  /** Bytes that were taken for sent twice; the digest may say that they were not. */
   readonly repetitions: Repetition[]
   users: number
-  /** Closes the file when nobody came back. */
+  /** Closes the file when no request came back in time. */
   timer: NodeJS.Timeout | undefined
-  /** Finished, given up, or closed: who comes now opens it again, if it is still there. */
+  /** Finished, given up, or closed: the next request opens the session again, if it is still there. */
   over: boolean
 }
 
-/** Of which the file is undefined when the digest is another. */
+/** Its file is undefined when the digest is another. */
 interface Verified extends AsyncDisposable {
   readonly file: VerifiedFile | undefined
 }
@@ -72,11 +72,11 @@ type Sink = Pick<UploadIngest, 'prefix' | 'write'>
 
 interface SessionHooks {
   readonly push: UploadHooks | undefined
-  /** It is about to have a file. @throws OciError TOOMANYREQUESTS */
+  /** Called before the session gets a file. @throws OciError TOOMANYREQUESTS */
   readonly begin: () => void
-  /** There is no such session any more. */
+  /** Called when there is no such session any more. */
   readonly end: () => void
-  /** Nobody may use what is open of it any more. */
+  /** Called when its open file must not be used any more. */
   readonly leave: () => void
   readonly release: () => void
 }
@@ -111,7 +111,7 @@ export class OpenSession implements UploadSession {
     const isStale = range !== undefined && begins < offset && !this.#wasCut(range)
     if (begins > offset || isStale) throw new OciError('RANGE_INVALID', { offset })
     try {
-      // What is here already takes no room, if that is what it is.
+      // Bytes that are here already take no room, if this is a repetition of them.
       using expected = await this.#options.room.expect(length && Math.max(length - (offset - begins), 0))
       const sink = this.#sink(expected)
       if (range === undefined) await this.#receive(body, { told: begins, length }, sink)
@@ -124,7 +124,7 @@ export class OpenSession implements UploadSession {
     }
   }
 
-  /** Of what was sent before, only what is not here yet. */
+  /** Of a request that repeats an earlier one only the bytes that are not here yet are appended. */
   async #receive(
     body: AsyncIterable<Buffer>,
     { told, length }: { told: Bytes; length: Bytes | undefined },
@@ -163,7 +163,7 @@ export class OpenSession implements UploadSession {
     throw new OciError('SIZE_INVALID', { ...range, offset: this.offset })
   }
 
-  /** The last request was that very chunk, and broke off. */
+  /** Whether the last request was that very chunk, and broke off. */
   #wasCut({ first, last }: { first: Bytes; last: Bytes }): boolean {
     const { cutChunk } = this.#upload
     return cutChunk?.first === first && cutChunk.last === last
@@ -228,11 +228,11 @@ export class OpenSession implements UploadSession {
     const finished = { session: this.id, repository, push }
     await store.adopt(verified.file, () => link(this.#options, finished, { digest, size }))
     this.#hooks.end()
-    // Of bytes that were adopted from another file.
+    // The bytes were adopted from another file.
     await this.#upload.ingest?.discard()
   }
 
-  /** What it gives is in the session's file, or in another one, which goes when it is disposed unless it was adopted. */
+  /** The verified bytes are in the session's file, or in another, which is removed on disposal unless it was adopted. */
   async #verify(ingest: UploadIngest, digest: Digest): Promise<Verified> {
     const file = await ingest.verifyAs(digest)
     const { repository, algorithm, repetitions } = this.#upload
@@ -253,7 +253,7 @@ export class OpenSession implements UploadSession {
     }
   }
 
-  /** Made with the first byte, or for a blob that has none. */
+  /** The session's file, made with the first byte, or for a blob that has none. */
   async #file(): Promise<UploadIngest> {
     const { ingest, repository, algorithm } = this.#upload
     if (ingest !== undefined) return ingest
@@ -278,7 +278,7 @@ export class OpenSession implements UploadSession {
   /**
    * An ingest that failed, or was verified, takes no more bytes: it has to be opened again.
    *
-   * @param error why; what a disk may still write when nobody waits for it any more is not gone on with
+   * @param error why; after a write that the disk may still make, with nobody waiting for it, the file is given up
    */
   async #keep(error: unknown): Promise<void> {
     if (isHangingDisk(error)) {
@@ -291,12 +291,12 @@ export class OpenSession implements UploadSession {
     this.#letGo()
   }
 
-  /** Once disposed, or over: whoever waits need not wait longer. */
+  /** Gives the lock back once disposed, or over, so that the next request need not wait. */
   #letGo(): void {
     this.#lock?.[Symbol.dispose]()
   }
 
-  /** From the first change on until it is disposed. */
+  /** Holds the lock from the first change on until disposal. */
   async #alone(): Promise<void> {
     this.#lock ??= await acquire(this.#options.locks, lockOfUpload(this.id))
     if (this.#upload.over) throw new OciError('BLOB_UPLOAD_UNKNOWN')
@@ -304,8 +304,8 @@ export class OpenSession implements UploadSession {
 }
 
 /**
- * Where the last request began, as far as one of that length tells that repeats it: all of it came, or a part after
- * others of the same length. Where it really began nobody knows of a session that was opened again.
+ * Guesses where the last request began from the length of one that repeats it: all of it came, or a part after others
+ * of the same length. It is not recorded, so it is unknown for a session that was opened again.
  */
 function probableStarts(offset: Bytes, length = 0): Bytes[] {
   if (length === 0 || length > offset) return []

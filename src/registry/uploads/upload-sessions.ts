@@ -20,27 +20,27 @@ import { acquire } from './upload-locks.ts'
 import { OpenSession, type OpenUpload, type UploadContext } from './upload-session.ts'
 import { lockOfBlob, lockOfUpload } from '../../storage/locks/keyed-locks.ts'
 
-/** Files that nobody writes at the moment and that are open nevertheless. */
+/** The most files that stay open while no request writes them. */
 const MOST_OPEN = 64
 
 const STAY_OPEN_MS = 60_000
 
-/** Sessions that came to nothing, of which this process remembers that. */
+/** Sessions that came to nothing are remembered, up to so many. */
 const MOST_ENDED = 10_000
 
-/** Sessions that are neither finished nor given up. */
+/** The most sessions that are neither finished nor given up. */
 const MOST_UNFINISHED = 1000
 
-/** After so long one without bytes is not counted any more; it costs nothing. */
+/** A session without bytes costs nothing, and is not counted any more after so long. */
 const COUNTED_MS = 600_000
 
 export class UploadSessions {
   readonly #options: UploadContext
-  /** Those that were used last come last. */
+  /** Ordered by use, the latest last. */
   readonly #open = new Map<string, OpenUpload>()
-  /** When those were started that have no bytes. */
+  /** Start of each session that has no bytes yet. */
   readonly #empty = new Map<string, EpochMs>()
-  /** Their names would say that they have no bytes yet. */
+  /** Without this, the name of such a session would say that it has no bytes yet. */
   readonly #ended = new LRUCache<string, true>({ max: MOST_ENDED })
 
   constructor(options: UploadContext) {
@@ -210,7 +210,7 @@ export class UploadSessions {
       using _held = await acquire(this.#options.locks, lockOfUpload(session))
       if (upload.users > 0 || upload.over) return
       clearTimeout(upload.timer)
-      // Whoever comes now waits for the lock, and opens it again.
+      // A request that comes now waits for the lock, and opens the session again.
       this.#leave(session, upload)
       await upload.ingest?.keep()
     } catch (err) {

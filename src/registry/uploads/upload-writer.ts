@@ -1,19 +1,19 @@
 /**
- * A request's body into an upload: the next piece is read while the last one is written.
+ * Writer of a request's body into an upload, with back-pressure: the next piece is read while the last is written.
  *
- * What is not written yet is little, however fast the client and slow the disk: beyond that nothing is read.
+ * Little is held unwritten, however fast the client and slow the disk: beyond that nothing is read.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 import { releaseBuffers } from '../../storage/ingest/release-buffers.ts'
 
-/** Of one body, not yet given to the disk. */
+/** The most of one body that is held, not yet written. */
 const MOST_HELD: Bytes = 512 * 1024
-/** A write costs a thread's waking, however little it writes: less than this is gathered for so long. */
+/** A write wakes a thread, however little it writes: less than this is gathered for {@link GATHER_MS}. */
 const WORTH_WRITING: Bytes = 256 * 1024
 const GATHER_MS = 8
 
-/** The disk did not take it, whatever the body would still have brought. */
+/** The disk did not take the bytes; the rest of the body does not matter then. */
 export class WriteError extends Error {
   override readonly name = 'WriteError'
 }
@@ -46,13 +46,13 @@ export async function receive(
   return received
 }
 
-/** One write at a time, of all that has come meanwhile. */
+/** Makes one write at a time, of all bytes that have come meanwhile. */
 class Writing {
   failure: WriteError | undefined
   readonly #ingest: Pick<UploadIngest, 'prefix' | 'write'>
   #waiting: Buffer[] = []
   #waitingBytes: Bytes = 0
-  /** The write that is under way, and none after it. */
+  /** Settles with the write that is under way, not with later ones. */
   #written: Promise<void> | undefined
   #all: Promise<void> | undefined
   #ended = false
@@ -71,12 +71,12 @@ class Writing {
     this.#all ??= this.#run()
   }
 
-  /** Until no more is held than may be, or nothing can be written any more. */
+  /** Waits until no more is held than may be, or nothing can be written any more. */
   async room(): Promise<void> {
     while (this.#held >= MOST_HELD && this.failure === undefined) await this.#written
   }
 
-  /** Resolves when all of it is written, or cannot be. */
+  /** Resolves when all bytes are written, or cannot be. */
   async end(): Promise<void> {
     this.#ended = true
     this.#stopGathering?.()

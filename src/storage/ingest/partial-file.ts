@@ -1,5 +1,5 @@
 /**
- * A file in the folder of partial files: what every Ingest is, whoever fills it.
+ * Partial file: the growing file behind every ingest, of a download or an upload.
  *
  * No byte is ever written twice: what the file already has is kept, so the bytes that were hashed are the bytes
  * that are there. After `verify` began nothing is written any more, so they are also the bytes that are adopted.
@@ -19,7 +19,7 @@ import type { Ingest, IngestIdentity, UploadIdentity, UploadIngest, VerifiedFile
 const MiB = 1024 * 1024
 
 export interface PartialLimits {
-  /** New bytes between two sidecars. */
+  /** A sidecar is written after so many new bytes. */
   readonly saveEvery: Bytes
   /** A writer that is this far ahead of the sync that runs waits for it. */
   readonly maxUnsynced: Bytes
@@ -37,18 +37,18 @@ export interface PartialFileOptions<Identity extends PartialIdentity> {
   readonly files: Files
   readonly hashers: Hashers
   readonly identity: Identity
-  /** The run of the machine. */
+  /** Identifies the run of the machine. */
   readonly boot: string | undefined
   /** Without `.part` and `.json`. */
   readonly stem: string
   readonly file: OpenFile
   readonly inherited: ExtentMap
-  /** How much of that was never synced. */
+  /** How many of the inherited bytes were never synced. */
   readonly unsynced: Bytes
   readonly limits: PartialLimits
   /** Called once, when the ingest ends; with the extents when it was kept, the digest when its bytes left for one. */
   readonly ended: (left: ExtentMap | Digest | undefined) => Promise<void>
-  /** Of a file that is no longer needed. Never rejects. */
+  /** Removes a file that is no longer needed. Never rejects. */
   readonly remove: (file: string) => Promise<void>
   /** Failures that cost only the chance to resume. */
   readonly report: (error: unknown) => void
@@ -61,23 +61,23 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   readonly #options: PartialFileOptions<Identity>
   readonly #file: OpenFile
   readonly #sidecar: Sidecar
-  /** Written, readable. */
+  /** Bytes that are written and readable. */
   readonly #extents: ExtentMap
-  /** Written or just being written. */
+  /** Bytes that are written or just being written. */
   readonly #claimed: ExtentMap
   #hash: PartialHash
   readonly #writing = new Set<Promise<void>>()
   #state: 'open' | 'sealed' | 'ended' = 'open'
   #ending: Promise<void> | undefined
-  /** Of a write or a sync; it takes no more bytes then. */
+  /** The first failure of a write or a sync; the ingest takes no more bytes after it. */
   #error: Error | undefined
 
-  /** Written since the last sync began. */
+  /** Bytes written since the last sync began. */
   #unsynced: Bytes
   #syncing: Promise<void> | undefined
   /** Once a sync has failed the kernel may have dropped the pages: nothing later can vouch for them. */
   #syncFailed = false
-  /** Written since the last sidecar was begun. */
+  /** Bytes written since the last sidecar was begun. */
   #unsaved: Bytes
   #saving: Promise<void> | undefined
   #disowned = false
@@ -128,7 +128,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
 
   read(buffer: Buffer, position: Bytes): Promise<Bytes> {
     const length = Math.min(buffer.length, this.readableTo(position) - position)
-    // Beyond an extent the file may have holes, and those read as zeros.
+    // Beyond an extent the file may have holes, which would read as zeros.
     if (length <= 0) return Promise.resolve(0)
     return this.#file.read(buffer.subarray(0, length), position)
   }
@@ -180,12 +180,12 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
 
   disown(): void {
     this.#disowned = true
-    // What a sidecar vouches for would be found by the next process.
+    // The next process would go on with the bytes that a sidecar vouches for.
     void Promise.resolve(this.#saving).then(() => this.#remove('.json'))
   }
 
   async keep(stranded = false): Promise<void> {
-    // Of a write that nobody waits for any more nobody knows when it comes, and over what.
+    // A hanging write may still come at any time, over whatever the file holds then.
     if (this.#disowned || isHangingDisk(this.#error)) return this.discard()
     this.#stranded = stranded
     await this.#end(async () => {
@@ -208,7 +208,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     await this.#end(async () => this.#remove('.json', '.part', '.adopted'))
   }
 
-  /** The first who ends it says how; everybody else waits for that. Never throws. */
+  /** The first caller decides how the ingest ends; later ones wait for that. Never throws. */
   #end(finish: () => Promise<ExtentMap | Digest | undefined>): Promise<void> {
     this.#ending ??= (async () => {
       this.#state = 'ended'
@@ -290,7 +290,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   }
 
   async #save(): Promise<void> {
-    // First what is there, then the sync: the sidecar never mentions a byte that came in between.
+    // Extents are copied before the sync, so that the sidecar never mentions a byte that came in between.
     const extents = this.#extents.copy()
     this.#unsaved = 0
     await this.#sync()

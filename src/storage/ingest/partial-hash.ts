@@ -1,6 +1,4 @@
-/**
- * The hash of a file that is still being written: in a thread, behind the writer, from the first MiB on.
- */
+/** Running hash of a partial file: beyond the first MiB in a thread, behind the writer. */
 import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
 import type { DigestAlgorithm } from '../../oci/digest.ts'
@@ -14,7 +12,7 @@ export class PartialHash {
   readonly #hashers: Hashers
   readonly #algorithm: DigestAlgorithm
   readonly #file: OpenFile
-  /** What an earlier process left does not count: its hash is behind through no fault of the writer. */
+  /** Bytes of an earlier process do not count: the hash is behind them through no fault of the writer. */
   readonly #inherited: Bytes
   #job: HashJob | undefined
 
@@ -25,24 +23,24 @@ export class PartialHash {
     this.#inherited = inherited
   }
 
-  /** The first `prefix` bytes are there. */
+  /** Says that the first `prefix` bytes are written. */
   advance(prefix: Bytes): void {
     if (prefix <= INLINE_BYTES) return
     this.#job ??= this.#hashers.start(this.#algorithm, this.#file)
     this.#job.advance(prefix)
   }
 
-  /** How far it is behind a writer that has written so much. */
+  /** How far the hash is behind a writer that has written `prefix` bytes. */
   behind(prefix: Bytes): Bytes {
     return this.#job ? prefix - Math.max(this.#job.hashed, this.#inherited) : 0
   }
 
-  /** Until so much is hashed. @throws when it never will be */
+  /** Waits until so much is hashed. @throws when it never will be */
   async reached(position: Bytes): Promise<void> {
     await this.#job?.reached(position)
   }
 
-  /** Of the first `size` bytes, in hex. Once; nothing is written any more. */
+  /** The hash of the first `size` bytes, in hex. Called once, when nothing is written any more. */
   async finish(algorithm: DigestAlgorithm, size: Bytes): Promise<string> {
     if (algorithm !== this.#algorithm) {
       this.#job?.cancel()
