@@ -6,15 +6,12 @@
 import type { Bytes } from '../base/units.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ByteSource } from '../storage/blobs/blob-store.ts'
-import type { CacheStatus } from './cache-status.ts'
+import type { CacheMarks, CacheStatus } from './cache-status.ts'
 
-export interface ManifestHead {
+export interface ManifestHead extends CacheMarks {
   readonly digest: Digest
   readonly size: Bytes
   readonly mediaType: string
-  readonly cache: CacheStatus
-  /** Says why a stale answer is stale; sent as `Warning: 299`. */
-  readonly warning?: string
 }
 
 export interface ManifestAnswer extends ManifestHead {
@@ -50,21 +47,15 @@ export interface BlobAnswer extends AsyncDisposable {
   open(range: ByteRange | undefined, signal: AbortSignal): Promise<ByteSource>
 }
 
-export interface TagsAnswer {
+export interface TagsAnswer extends CacheMarks {
   readonly tags: readonly string[]
   /** Query of the next page. */
   readonly next: URLSearchParams | undefined
-  readonly cache: CacheStatus
-  /** As in {@link ManifestHead}. */
-  readonly warning?: string
 }
 
-export interface ReferrersAnswer {
+export interface ReferrersAnswer extends CacheMarks {
   /** An image index. */
   readonly bytes: Buffer
   readonly filtersApplied: string | undefined
   readonly next: URLSearchParams | undefined
-  readonly cache: CacheStatus
-  /** As in {@link ManifestHead}. */
-  readonly warning?: string
 }

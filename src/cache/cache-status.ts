@@ -6,3 +6,10 @@
  * - `local` pushed here
  */
 export type CacheStatus = 'hit' | 'join' | 'miss' | 'stale' | 'bypass' | 'local'
+
+/** Goes with every answer out of the cache. */
+export interface CacheMarks {
+  readonly cache: CacheStatus
+  /** Says why a stale answer is stale; sent as `Warning: 299`. */
+  readonly warning?: string
+}

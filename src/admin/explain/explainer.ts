@@ -5,29 +5,30 @@
  * evicted. Of a name that a pull is refused for, nothing is told but why.
  */
 import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
-import { goneKey } from '../../cache/manifests/manifest-fetcher.ts'
+import type { PullFacts } from '../../cache/manifests/pull-plan.ts'
 import { repositoryKey, type MirrorRef } from '../../cache/origin.ts'
 import { OCI_ERRORS, OciError } from '../../oci/errors.ts'
 import { matchesAny } from '../../oci/glob.ts'
 import { isDigestReference, type ImageReference, type Reference, type Tag } from '../../oci/reference.ts'
 import { LOCAL, type MetadataStore, type RepositoryKey } from '../../storage/metadata/metadata.ts'
-import type {
-  Explanation,
-  Forecast,
-  ImageExplained,
-  KeepingExplained,
-  RouteExplained,
-  TagExplained,
+import {
+  confirmed,
+  type Explanation,
+  type Forecast,
+  type ImageExplained,
+  type KeepingExplained,
+  type RouteExplained,
+  type TagExplained,
 } from './explanation.ts'
 import { forecast } from './forecast.ts'
 import { ImageStatus, type ImageHereOptions } from './image-status.ts'
 import { listsHere } from './list-status.ts'
 import { keepingOf } from './kept-because.ts'
 import { refusing, type Destination, type NameRegistry, type UpstreamEntry } from '../../registry/registry.ts'
-import { explainUpstream, silenceOf } from './upstream-text.ts'
+import { explainUpstream, silenceOf, type Silence } from './upstream-text.ts'
 
 interface ExplainerOptions extends ImageHereOptions {
-  readonly manifests: Pick<ManifestCache, 'spares' | 'isKnownAbsent'>
+  readonly manifests: Pick<ManifestCache, 'tags'>
   readonly registry: Pick<NameRegistry, 'route'>
   readonly metadata: MetadataStore
   readonly settings: () => {
@@ -36,8 +37,6 @@ interface ExplainerOptions extends ImageHereOptions {
     /** Globs over full names that are never evicted. */
     readonly pin: readonly string[]
     readonly negativeTtlMs: number
-    readonly staleIfErrorMs: number
-    readonly staleIfDeniedMs: number
   }
   /** Upstreams are asked by somebody; else how they do is not known. */
   readonly serving: boolean
@@ -146,51 +145,55 @@ export class Explainer {
     { name }: Pick<Destination, 'name'>,
     reference: Reference,
   ): Promise<Pick<Explanation, 'tag' | 'image' | 'lists' | 'keeping' | 'upstream' | 'pull'>> {
-    const { settings, serving, manifests, metadata, now } = this.#options
+    const { settings, serving, metadata, now } = this.#options
     const mirrored: MirrorRef = { origin: entry.origin, name }
     const { origin } = mirrored
     const key = repositoryKey(mirrored)
     const byDigest = isDigestReference(reference)
     const tag = byDigest ? undefined : await this.#tag(mirrored, reference)
     const image = await this.#image(mirrored, reference, tag)
-    const { negativeTtlMs, staleIfErrorMs, staleIfDeniedMs } = settings()
     const silence = silenceOf(mirrored)
-    const longest = origin.on404 === 'keep' || silence?.offline === true ? Infinity : staleIfErrorMs
-    const isHere = tag !== undefined && tag.goneMsAgo === undefined
-    const knownAbsent = !byDigest && !isHere && (await manifests.isKnownAbsent(mirrored, reference))
     const pull = forecast({
       ...{ upstream: origin.upstream.key, reference, tag, image, silence },
-      absent: absenceOf(mirrored, reference) ?? (knownAbsent ? 'reference' : undefined),
+      facts: await this.#facts(mirrored, reference, image, silence),
       pullsRefused: origin.upstream.quotaBelow(0)?.message,
       pullsSpared: origin.upstream.quotaBelow(origin.reserve)?.message,
-      movedAndSpared: !byDigest && manifests.spares(mirrored, reference) !== undefined,
-      staleForMs: silence?.denied === true ? staleIfDeniedMs : longest,
     })
     const open = image?.held === true || !byDigest
     const keeping = image && open ? await this.#keeping(key, image, reference) : undefined
     const held = image?.held === true ? image.digest : undefined
+    const { negativeTtlMs } = settings()
     const lists = await listsHere({ metadata, negativeTtlMs, now }, mirrored, held)
     return { pull, tag, image, lists, keeping, upstream: explainUpstream(mirrored, serving) }
+  }
+
+  async #facts(
+    mirrored: MirrorRef,
+    reference: Reference,
+    image: ImageExplained | undefined,
+    silence: Silence | undefined,
+  ): Promise<PullFacts> {
+    const here = image?.manifest === 'present'
+    if (!isDigestReference(reference)) {
+      return this.#options.manifests.tags.explain(mirrored, reference, here, silence)
+    }
+    const { origin, name } = mirrored
+    const fresh = here && image.held
+    const absent = !fresh && origin.state.absent.has('manifest', name, reference)
+    return { fresh, absent: absent ? 'manifest' : undefined }
   }
 
   async #tag(mirrored: MirrorRef, tag: Tag): Promise<TagExplained | undefined> {
     const { metadata, now } = this.#options
     const record = await metadata.tags.get(repositoryKey(mirrored), tag)
     if (record === undefined) return undefined
-    const age = now() - record.checkedAt
-    const ttlMs = mirrored.origin.tagTtlMs
     const { digest, deletedAt } = record
-    if (deletedAt !== undefined) return { digest, checkedMsAgo: age, ttlMs, goneMsAgo: now() - deletedAt }
-    if (matchesAny(mirrored.origin.immutableTags, tag))
-      return { digest, checkedMsAgo: age, ttlMs, immutable: true }
-    // A clock that was set back would keep it young for as long.
-    const fresh = age >= 0 && age < ttlMs
-    return {
-      digest,
-      checkedMsAgo: age,
-      ttlMs,
-      ...(fresh ? { freshForMs: ttlMs - age } : { oldForMs: age - ttlMs }),
-    }
+    const checkedMsAgo = now() - record.checkedAt
+    const ttlMs = mirrored.origin.tagTtlMs
+    if (deletedAt !== undefined) return { digest, checkedMsAgo, ttlMs, goneMsAgo: now() - deletedAt }
+    return matchesAny(mirrored.origin.immutableTags, tag)
+      ? { digest, checkedMsAgo, ttlMs, immutable: true }
+      : { digest, ttlMs, ...confirmed(checkedMsAgo, ttlMs) }
   }
 
   async #image(
@@ -233,18 +236,6 @@ export class Explainer {
 function closed({ digest, manifest }: ImageExplained): ImageExplained {
   const totals = { presentBytes: 0, missingBytes: 0, presentParts: 0, missingParts: 0 }
   return { digest, held: false, manifest, parts: [], platforms: [], totals }
-}
-
-function absenceOf(
-  mirrored: MirrorRef,
-  reference: Reference,
-): 'repository' | 'reference' | 'kept' | undefined {
-  const { origin, name } = mirrored
-  const { state } = origin
-  if (isDigestReference(reference)) return state.isAbsent(`${name}@${reference}`) ? 'reference' : undefined
-  if (state.isAbsent(`${name}:${reference}`)) return 'reference'
-  if (state.isAbsent(name)) return 'repository'
-  return state.isAbsent(goneKey(mirrored, reference)) ? 'kept' : undefined
 }
 
 function localForecast(image: ImageExplained | undefined, reference: Reference): Forecast {

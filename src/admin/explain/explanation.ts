@@ -1,10 +1,11 @@
 /**
  * The answer to "what about this image?": what `GET /_entrepot/explain` sends, and `entrepot explain` prints.
  *
- * Plain JSON. Times are spans from now, in milliseconds, so that they mean the same on both ends of a wire. Nothing
+ * It is plain JSON. Times are spans from now, in milliseconds, so that they mean the same on both ends of a wire. Nothing
  * in it is a secret: no credentials, no names of users, no paths.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
+import { isYoung } from '../../cache/manifests/freshness.ts'
 import type { UpstreamStatus } from '../../upstream/status.ts'
 import type { Digest } from '../../oci/digest.ts'
 
@@ -46,16 +47,19 @@ export interface RouteExplained {
   readonly listedAs?: string | undefined
 }
 
-export interface TagExplained {
-  readonly digest: Digest
-  /** Since upstream last confirmed it; since it was pushed. */
+/** How long ago upstream said something, and how long that is still believed. */
+interface ConfirmedExplained {
   readonly checkedMsAgo: Milliseconds
-  /** Of a mirrored one: how long it is believed. */
-  readonly ttlMs?: Milliseconds | undefined
   /** Until upstream is asked about it again. */
   readonly freshForMs?: Milliseconds | undefined
   /** Since upstream should be asked about it again. */
   readonly oldForMs?: Milliseconds | undefined
+}
+
+export interface TagExplained extends ConfirmedExplained {
+  readonly digest: Digest
+  /** How long a mirrored tag is believed. */
+  readonly ttlMs?: Milliseconds | undefined
   /** Never asked about again: `upstreams.*.immutableTags`. */
   readonly immutable?: true | undefined
   /** Since upstream said that it is gone. */
@@ -71,13 +75,9 @@ export interface ListsExplained {
   readonly sentences: readonly string[]
 }
 
-export interface ListExplained {
+export interface ListExplained extends ConfirmedExplained {
   /** Undefined: upstream says that there is no such list. */
   readonly count?: number | undefined
-  /** Since upstream last said so. */
-  readonly checkedMsAgo: Milliseconds
-  readonly freshForMs?: Milliseconds | undefined
-  readonly oldForMs?: Milliseconds | undefined
 }
 
 export interface ImageExplained {
@@ -173,4 +173,10 @@ export interface Forecast {
   readonly outcome:
     'hit' | 'local' | 'stale' | 'head' | 'get' | 'absent' | 'refused' | 'unavailable' | 'damaged'
   readonly sentences: readonly string[]
+}
+
+export function confirmed(checkedMsAgo: Milliseconds, ttlMs: Milliseconds): ConfirmedExplained {
+  return isYoung(checkedMsAgo, ttlMs)
+    ? { checkedMsAgo, freshForMs: ttlMs - checkedMsAgo }
+    : { checkedMsAgo, oldForMs: checkedMsAgo - ttlMs }
 }

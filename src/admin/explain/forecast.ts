@@ -1,34 +1,24 @@
 /**
- * What a pull of a mirrored tag or digest would do now, without doing it.
- *
- * The rules are those of `cache/manifests/manifest-cache.ts`, in its order; a test holds the two together.
- * docs/architecture.md "Freshness".
+ * What a pull of a mirrored tag or digest would do now, in words: the plan is `cache/manifests/pull-plan.ts`'s.
  */
-import type { Milliseconds } from '../../base/units.ts'
+import { planPull, type PullFacts } from '../../cache/manifests/pull-plan.ts'
 import type { Forecast, ImageExplained, TagExplained } from './explanation.ts'
 import { spanText } from '../../base/format.ts'
+import type { Silence } from './upstream-text.ts'
 
 /** All that decides it. */
 interface Prospect {
   readonly upstream: string
   readonly reference: string
+  readonly facts: PullFacts
   readonly tag: TagExplained | undefined
   readonly image: ImageExplained | undefined
-  /**
-   * Upstream said a short while ago that there is none: of the whole repository, or of this reference; `kept` where
-   * what it named goes on answering all the same.
-   */
-  readonly absent: 'repository' | 'reference' | 'kept' | undefined
-  /** Why nothing can be asked of it now: a clause. */
-  readonly silence: { readonly why: string; readonly denied: boolean } | undefined
+  /** Why nothing can be asked of upstream now. */
+  readonly silence: Silence | undefined
   /** Why no manifest would be fetched from it now, although it can be asked. */
   readonly pullsRefused: string | undefined
   /** Why none is fetched while something here can answer. */
   readonly pullsSpared: string | undefined
-  /** Upstream has told that the tag has moved, and no pull is spent on that now. */
-  readonly movedAndSpared: boolean
-  /** How long what is old may answer in its place. */
-  readonly staleForMs: Milliseconds
 }
 
 export function forecast(prospect: Prospect): Forecast {
@@ -38,81 +28,77 @@ export function forecast(prospect: Prospect): Forecast {
 }
 
 function manifestForecast(prospect: Prospect): Forecast {
-  const { upstream, reference, tag, image, absent } = prospect
-  if (absent === 'repository') {
+  const { upstream, reference, facts, tag, image, silence, pullsSpared } = prospect
+  const here = image?.manifest === 'present'
+  const fromHere = 'would be answered from here'
+  const plan = planPull(facts)
+  if (plan === 'unknown repository') {
     return told('refused', `404: ${upstream} said a short while ago that it has no such repository`)
   }
-  if (absent === 'reference') {
+  if (plan === 'absent') {
     return told('absent', `404: ${upstream} said a short while ago that it has no ${reference}`)
   }
-  const here = image?.manifest === 'present'
-  if (tag === undefined && here && image.held) return fromHere(upstream)
-  if (tag === undefined && here) {
-    const may = `would ask ${upstream} by HEAD whether this name may have what is here`
-    return asking(prospect, 'head', may)
+  if (plan === 'fresh') {
+    return here && image.held
+      ? told('hit', `${fromHere}, without asking ${upstream}`)
+      : asking(prospect, 'get', `would fetch the manifest, which is not here, from ${upstream}`)
   }
-  if (tag === undefined) return asking(prospect, 'get', `would fetch the manifest from ${upstream}`)
+  if (plan === 'kept') {
+    return told('stale', `${fromHere}, marked stale: ${upstream} says that the tag is gone`)
+  }
+  if (tag === undefined) {
+    return here
+      ? asking(prospect, 'head', `would ask ${upstream} by HEAD whether this name may have what is here`)
+      : asking(prospect, 'get', `would fetch the manifest from ${upstream}`)
+  }
   if (tag.goneMsAgo !== undefined) {
     return asking(prospect, 'get', `would ask ${upstream} again, which said that the tag is gone`)
-  }
-  if (tag.oldForMs === undefined) {
-    if (here && image.held) return fromHere(upstream)
-    return asking(prospect, 'get', `would fetch the manifest, which is not here, from ${upstream}`)
   }
   if (!here) {
     return asking(prospect, 'get', `would ask ${upstream} what the tag is now, and fetch that manifest`)
   }
-  return absent === 'kept'
-    ? told('stale', `would be answered from here, marked stale: ${upstream} says that the tag is gone`)
-    : revalidating(prospect, tag)
-}
-
-function fromHere(upstream: string): Forecast {
-  return told('hit', `would be answered from here, without asking ${upstream}`)
+  if (plan === 'stale') return told('stale', `${fromHere}, marked stale: ${silence?.why ?? ''}`)
+  if (plan === 'spared') {
+    return told('stale', `${fromHere}, marked stale: the tag has moved, but ${pullsSpared ?? ''}`)
+  }
+  return revalidating(prospect, tag)
 }
 
 /** Nothing here can answer in its place. */
 function asking(prospect: Prospect, outcome: 'get' | 'head', sentence: string): Forecast {
   const { silence, pullsRefused } = prospect
   const why = silence?.why ?? (outcome === 'get' ? pullsRefused : undefined)
-  if (why === undefined) return told(outcome, sentence)
-  return silence?.denied === true
-    ? told('refused', `403: ${why}, and this is not cached`)
-    : told('unavailable', `503: ${why}, and this is not cached`)
+  return why === undefined ? told(outcome, sentence) : refused(silence, `${why}, and this is not cached`)
 }
 
 /** An old tag whose manifest is here. */
 function revalidating(prospect: Prospect, { checkedMsAgo }: TagExplained): Forecast {
-  const { upstream, silence, staleForMs, pullsSpared, movedAndSpared } = prospect
-  const tooOld = checkedMsAgo > staleForMs
+  const { upstream, facts, silence, pullsSpared } = prospect
+  const staleForMs = facts.failingForMs ?? facts.staleForMs ?? 0
   const since = `it was confirmed ${spanText(checkedMsAgo)} ago, more than ${spanText(staleForMs)}`
-  if (silence !== undefined && tooOld) {
-    const sentence = `${silence.why}, and ${since}`
-    return silence.denied ? told('refused', `403: ${sentence}`) : told('unavailable', `503: ${sentence}`)
-  }
-  if (silence !== undefined) {
-    return told('stale', `would be answered from here, marked stale: ${silence.why}`)
-  }
-  if (movedAndSpared && !tooOld) {
-    const why = pullsSpared ?? ''
-    return told('stale', `would be answered from here, marked stale: the tag has moved, but ${why}`)
-  }
+  if (silence !== undefined) return refused(silence, `${silence.why}, and ${since}`)
+  const spared =
+    pullsSpared === undefined ? '' : `, and when the tag has moved, to spare a pull: ${pullsSpared}`
   return told(
     'head',
     `would ask ${upstream} by HEAD, which costs no pull, and answer from here when the tag has not moved`,
-    tooOld
+    checkedMsAgo > staleForMs
       ? `503 if ${upstream} cannot say: ${since}`
-      : `would answer stale if ${upstream} cannot say${
-          pullsSpared === undefined ? '' : `, and when the tag has moved, to spare a pull: ${pullsSpared}`
-        }`,
+      : `would answer stale if ${upstream} cannot say${spared}`,
   )
+}
+
+function refused(silence: Silence | undefined, sentence: string): Forecast {
+  return silence?.failure === 'denied'
+    ? told('refused', `403: ${sentence}`)
+    : told('unavailable', `503: ${sentence}`)
 }
 
 function told(outcome: Forecast['outcome'], ...sentences: string[]): Forecast {
   return { outcome, sentences }
 }
 
-/** What becomes of the blobs; nothing where the manifest does not come. */
+/** @returns what becomes of the blobs; undefined where the manifest does not come */
 function layersSentence({ upstream, image, silence }: Prospect, { outcome }: Forecast): string | undefined {
   if (image === undefined || ['absent', 'refused', 'unavailable'].includes(outcome)) return undefined
   const { parts, platforms } = image

@@ -1,7 +1,7 @@
 /**
- * How much of an upstream's lists is here: the tags of a repository, and what refers to one of its manifests.
+ * How much of an upstream's lists is here, for `explain`: the tags of a repository, and the referrers of a manifest.
  *
- * Looks, and asks nobody.
+ * Nothing in it asks upstream.
  */
 import { ATTESTATION_TTL_MS, isAttestation } from '../../cache/prefetch/attestation.ts'
 import { manifestsIn } from '../../cache/lists/list-pages.ts'
@@ -13,7 +13,7 @@ import {
   TAG_LIST,
   type UpstreamQuestion,
 } from '../../storage/metadata/upstream-answer-index.ts'
-import type { ListExplained, ListsExplained } from './explanation.ts'
+import { confirmed, type ListExplained, type ListsExplained } from './explanation.ts'
 import { spanText } from '../../base/format.ts'
 
 interface ListsHereOptions {
@@ -22,9 +22,9 @@ interface ListsHereOptions {
   readonly now: () => EpochMs
 }
 
-/** More are not counted. */
+/** Tags beyond these are not counted. */
 const MOST_TAGS = 10_000
-/** Of a list so many are looked for. */
+/** So many referrers of a list are looked for here. */
 const MOST_LOOKS = 256
 
 /** @param manifest undefined: none is here */
@@ -73,12 +73,10 @@ async function listHere(
   const answer = await metadata.upstreamAnswers.get(repository, question)
   if (answer === undefined) return undefined
   const body = await metadata.upstreamAnswers.body(repository, question)
-  const age = now() - answer.checkedAt
   const believedMs = body === undefined && ttlMs !== ATTESTATION_TTL_MS ? negativeTtlMs : ttlMs
   return {
     ...(body === undefined ? {} : { count: count(body) }),
-    checkedMsAgo: age,
-    ...(age >= 0 && age < believedMs ? { freshForMs: believedMs - age } : { oldForMs: age - believedMs }),
+    ...confirmed(now() - answer.checkedAt, believedMs),
   }
 }
 

@@ -2,11 +2,12 @@
  * How an upstream does, in sentences, and why nothing can be asked of it.
  */
 import type { MirrorRef } from '../../cache/origin.ts'
+import type { UpstreamError } from '../../upstream/upstream.ts'
 import type { AccountStatus, UpstreamStatus } from '../../upstream/status.ts'
 import type { UpstreamExplained } from './explanation.ts'
 import { spanText } from '../../base/format.ts'
 
-/** @param serving somebody asks it; else nobody knows how it does */
+/** @param serving a server runs and asks it; else nobody knows how it does */
 export function explainUpstream({ origin, name }: MirrorRef, serving: boolean): UpstreamExplained {
   const { key } = origin.upstream
   const status = origin.upstream.status()
@@ -29,31 +30,31 @@ export function explainUpstream({ origin, name }: MirrorRef, serving: boolean): 
   }
 }
 
-interface Silence {
+/** Why a question would fail at once. */
+export interface Silence extends Pick<UpstreamError, 'failure' | 'offline'> {
   /** A clause, for a sentence that goes on. */
   readonly why: string
-  readonly denied: boolean
-  /** By the configuration: then what is here answers however old it is. */
-  readonly offline?: true
 }
 
-/** Why a question would fail at once. */
+/** @returns undefined where upstream can be asked */
 export function silenceOf({ origin, name }: MirrorRef): Silence | undefined {
   const { key, fallback } = origin.upstream
   const { offline, accounts } = origin.upstream.status()
-  if (offline) return { why: `${key} is offline by the configuration`, denied: false, offline }
+  const unreachable = { failure: 'unreachable', offline } as const
+  if (offline) return { ...unreachable, why: `${key} is offline by the configuration` }
   const failing = origin.state.failing(name)
   if (failing !== undefined) {
-    const denied = failing.failure === 'denied'
-    return { why: `${key} ${denied ? 'denies access' : 'cannot be asked'} (${failing.message})`, denied }
+    const { failure, message } = failing
+    const what = failure === 'denied' ? 'denies access' : 'cannot be asked'
+    return { failure, offline, why: `${key} ${what} (${message})` }
   }
   if (fallback !== undefined || accounts.length === 0) return undefined
   if (accounts.every(({ breaker }) => breaker.state === 'open')) {
     const why = accounts[0]?.breaker.why
-    return { why: `${key} cannot be reached${why === undefined ? '' : ` (${why})`}`, denied: false }
+    return { ...unreachable, why: `${key} cannot be reached${why === undefined ? '' : ` (${why})`}` }
   }
   if (accounts.every(({ stoppedForMs }) => stoppedForMs !== undefined)) {
-    return { why: `${key} has had enough of our requests`, denied: false }
+    return { ...unreachable, why: `${key} has had enough of our requests` }
   }
   return undefined
 }

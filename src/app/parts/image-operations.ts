@@ -50,11 +50,8 @@ export function createImageOperations(options: TendingOptions): ImageOperations 
     ...{ registry, store, metadata, fills: blobs, manifests, latest, serving, now },
     inUse: (digest) => holds.has(digest),
     settings: () => {
-      const { pin, negativeTtl, staleIfError, staleIfDenied } = live.config.cache
-      return {
-        ...{ local: live.config.local, pin },
-        ...{ negativeTtlMs: negativeTtl, staleIfErrorMs: staleIfError, staleIfDeniedMs: staleIfDenied },
-      }
+      const { pin, negativeTtl } = live.config.cache
+      return { local: live.config.local, pin, negativeTtlMs: negativeTtl }
     },
   })
   const listing = new ImageList({

@@ -13,7 +13,7 @@ import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { UpstreamAnswer, UpstreamQuestion } from '../../storage/metadata/upstream-answer-index.ts'
 import { UpstreamError, withoutFrames } from '../../upstream/upstream.ts'
 import type { AnswerCache } from './answer-cache.ts'
-import type { CacheStatus } from '../cache-status.ts'
+import type { CacheMarks } from '../cache-status.ts'
 import { Freshness, goneList, type FreshnessSettings } from '../manifests/freshness.ts'
 import type { Collected, CollectOptions } from './list-pages.ts'
 import type { ManifestStore } from '../manifests/manifest-store.ts'
@@ -48,10 +48,8 @@ export interface CachedListsOptions {
 }
 
 /** A list that is known, or that there is none. */
-export interface Listed<T> {
+export interface Listed<T> extends CacheMarks {
   readonly value: T | undefined
-  readonly cache: CacheStatus
-  readonly warning?: string
 }
 
 /** Upstream pages it better than we do; there are so many ms of the header budget left. */
@@ -122,24 +120,23 @@ export class CachedLists {
   }
 
   async list<T extends object>(asked: ListQuestion<T>, client: AbortSignal): Promise<Listed<T> | HandOn> {
-    const { repository, ttlMs, negativeTtlMs } = asked
+    const { repository, question, ttlMs, negativeTtlMs } = asked
     const { origin, name } = repository
-    const what = whatOf(asked)
-    if (origin.state.isAbsent(what)) return { value: undefined, cache: 'hit' }
-    if (origin.state.isAbsent(name)) throw nameUnknown(repository)
+    const { absent } = origin.state
+    if (absent.has('list', name, question)) return { value: undefined, cache: 'hit' }
+    if (absent.has('repository', name)) throw nameUnknown(repository)
     const known = await this.known(asked)
     const value = known?.value
     if (known !== undefined) {
       const believedMs = value === undefined ? negativeTtlMs : ttlMs
       if (this.#freshness.isYoung(known.answer, believedMs)) return { value, cache: 'hit' }
     }
-    if (value !== undefined && origin.state.isAbsent(goneKey(what))) return { ...goneList(origin), value }
+    if (value !== undefined && absent.has('kept list', name, question)) return { ...goneList(origin), value }
     const remembered = this.#failing(asked)
     const atOnce = remembered && (await asked.stale(known, remembered))
     if (atOnce !== undefined) return atOnce
     const { budgetMs } = this.#options.freshness()
-    if ((this.#tooLarge.get(flightKey(origin, what)) ?? 0) > this.#options.now())
-      return { handOnMs: budgetMs }
+    if ((this.#tooLarge.get(flightOf(asked)) ?? 0) > this.#options.now()) return { handOnMs: budgetMs }
     return await this.#ask(asked, known, client)
   }
 
@@ -151,7 +148,7 @@ export class CachedLists {
   ): Promise<Listed<T> | HandOn> {
     const { origin } = asked.repository
     const { staleBudgetMs, budgetMs } = this.#options.freshness()
-    const flight = flightKey(origin, whatOf(asked))
+    const flight = flightOf(asked)
     const start = performance.now()
     const left = (end: Milliseconds): Milliseconds =>
       Math.max(Math.ceil(end - (performance.now() - start)), 0)
@@ -202,7 +199,7 @@ export class CachedLists {
   ): Promise<Listed<T>> {
     if (!(error instanceof UpstreamError)) throw error
     const { repository } = asked
-    this.#remember(flightKey(repository.origin, whatOf(asked)), error)
+    this.#remember(flightOf(asked), error)
     const instead = await asked.stale(known ?? (await this.known(asked)), error)
     if (instead !== undefined) return instead
     // What goes wrong with a list says nothing about pulls: the upstream's own state does not hear of it.
@@ -211,7 +208,7 @@ export class CachedLists {
 
   #failing<T extends object>(asked: ListQuestion<T>): UpstreamError | undefined {
     const { origin, name } = asked.repository
-    const failed = this.#failures.get(flightKey(origin, whatOf(asked)))
+    const failed = this.#failures.get(flightOf(asked))
     return (
       origin.state.failing(name) ?? (failed && failed.until > this.#options.now() ? failed.error : undefined)
     )
@@ -268,7 +265,7 @@ export class CachedLists {
   ): Promise<Flight<Outcome>> {
     const { answers, shelf, now, freshness } = this.#options
     const { repository, question, subject, parse } = asked
-    const { origin } = repository
+    const { origin, name } = repository
     const key = repositoryKey(repository)
     // A slow disk does not make what upstream said any newer.
     const at = now()
@@ -278,13 +275,12 @@ export class CachedLists {
       return { answer, ...(known && { after: answers.confirm(key, question, known.answer, at) }) }
     }
     if (collected.is === 'absent') {
-      const what = whatOf(asked)
       const { negativeTtlMs } = freshness()
       if (known?.value !== undefined && origin.on404 === 'keep') {
-        origin.state.rememberAbsent(goneKey(what), negativeTtlMs)
+        origin.state.absent.remember(negativeTtlMs, 'kept list', name, question)
         return { answer: { is: 'absent' } }
       }
-      origin.state.rememberAbsent(what, negativeTtlMs)
+      origin.state.absent.remember(negativeTtlMs, 'list', name, question)
       // Whoever makes names up must not fill the index.
       const keeps = known !== undefined || (await shelf.serves(repository))
       return {
@@ -306,10 +302,6 @@ export class CachedLists {
   }
 }
 
-function whatOf({ repository, question }: Pick<ListQuestion<object>, 'repository' | 'question'>): string {
-  return `${question} of ${repository.name}`
-}
-
-function goneKey(what: string): string {
-  return `gone ${what}`
+function flightOf({ repository, question }: Pick<ListQuestion<object>, 'repository' | 'question'>): string {
+  return flightKey(repository.origin, `${question} of ${repository.name}`)
 }

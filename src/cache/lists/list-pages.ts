@@ -10,6 +10,7 @@ import type { Digest } from '../../oci/digest.ts'
 import { jsonInTurns, sortedInTurns } from '../../base/large-list.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import { UpstreamError, type Upstream } from '../../upstream/upstream.ts'
+import { withTimeLimit } from '../time-limit.ts'
 import { MAX_KEPT_BODY } from './answer-cache.ts'
 
 /** What every registry is known to give at once. Many refuse more. */
@@ -194,15 +195,10 @@ async function followPages(
   let query = new URLSearchParams()
   for (let pages = 1; ; pages += 1) {
     asked.add(beginningOf(query))
-    const timeout = AbortSignal.timeout(pageTimeoutMs)
-    let page: CollectedPage | undefined
-    try {
-      // Of a list in several pages the ETag of the first says nothing of the others.
-      page = await ask(query, AbortSignal.any([signal, timeout]), pages === 1 ? etag : undefined)
-    } catch (error) {
-      if (error !== timeout.reason) throw error
-      throw new UpstreamError('unreachable', upstream.key, 'no answer in time')
-    }
+    const page = await withTimeLimit(upstream, pageTimeoutMs, 'no answer in time', signal, (limit) =>
+      // The ETag of the first page says nothing of the others.
+      ask(query, limit, pages === 1 ? etag : undefined),
+    )
     if (page === undefined && pages > 1) {
       throw new UpstreamError('broken', upstream.key, 'its list ends in the middle')
     }

@@ -13,7 +13,7 @@ import { OciError } from '../../oci/errors.ts'
 import { referrersPage } from '../../oci/referrers.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import { referrersQuestion, TAG_LIST } from '../../storage/metadata/upstream-answer-index.ts'
-import { UpstreamError } from '../../upstream/upstream.ts'
+import type { UpstreamError } from '../../upstream/upstream.ts'
 import type { ReferrersAnswer, TagsAnswer } from '../answers.ts'
 import { ATTESTATION_TTL_MS, isAttestation } from '../prefetch/attestation.ts'
 import { turnFor } from '../../base/turns.ts'
@@ -37,6 +37,7 @@ import {
 } from './list-pages.ts'
 import type { ManifestStore } from '../manifests/manifest-store.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
+import { withTimeLimit } from '../time-limit.ts'
 import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
 
 /** More than that of what is here is no list for anybody. */
@@ -237,7 +238,9 @@ export class UpstreamLists {
   ): Promise<A | undefined> {
     const { repository } = asked
     const handOn = (ofUpstream: URLSearchParams, limitMs: Milliseconds): Promise<A | undefined> =>
-      this.#withinLimit(repository, limitMs, client, (limit) => from.handOn(ofUpstream, limit))
+      withTimeLimit(repository.origin.upstream, limitMs, 'no answer in time', client, (limit) =>
+        from.handOn(ofUpstream, limit),
+      )
     const cursor = upstreamQueryOf(query)
     if (cursor !== undefined) {
       try {
@@ -256,21 +259,5 @@ export class UpstreamLists {
       }
     }
     return await from.fromHere(found)
-  }
-
-  /** @throws UpstreamError when the limit is over first */
-  async #withinLimit<T>(
-    { origin: { upstream } }: MirrorRef,
-    limitMs: Milliseconds,
-    client: AbortSignal,
-    ask: (limit: AbortSignal) => Promise<T>,
-  ): Promise<T> {
-    const budget = AbortSignal.timeout(limitMs)
-    try {
-      return await ask(AbortSignal.any([client, budget]))
-    } catch (error) {
-      if (error !== budget.reason) throw error
-      throw new UpstreamError('unreachable', upstream.key, 'no answer in time')
-    }
   }
 }

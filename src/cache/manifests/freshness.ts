@@ -1,6 +1,6 @@
 /**
- * How long what we know of a tag is believed, and how long it answers when upstream cannot, does not, or had better
- * not be asked. docs/architecture.md "Freshness".
+ * Freshness: how long what is known of a tag is believed, and how long it answers stale where upstream cannot be asked,
+ * does not say, or is spared. docs/architecture.md "Freshness" is its law.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'
@@ -14,19 +14,25 @@ export interface FreshnessSettings {
   readonly staleIfDeniedMs: Milliseconds
   /** How long upstream may take where something stale can answer. */
   readonly staleBudgetMs: Milliseconds
-  /** How long it may take where nothing can. dockerd and podman wait for ever, so we must not. */
+  /** How long it may take where nothing can. dockerd and podman wait for ever, so the cache must not. */
   readonly budgetMs: Milliseconds
 }
 
 /** What upstream confirmed at some time. */
-interface Checked {
+interface Confirmed {
   readonly checkedAt: Milliseconds
 }
 
 /** Goes with an answer that upstream has not confirmed. */
-export interface Stale {
+interface Stale {
   readonly cache: 'stale'
   readonly warning: string
+}
+
+/** Whether what was confirmed so long ago is still believed. */
+export function isYoung(ageMs: Milliseconds, ttlMs: Milliseconds): boolean {
+  // A clock that was set back would keep it young for as long.
+  return ageMs >= 0 && ageMs < ttlMs
 }
 
 export class Freshness {
@@ -42,19 +48,20 @@ export class Freshness {
     return this.#settings()
   }
 
-  isFresh({ origin }: MirrorRef, record: Checked & { readonly tag: Tag }): boolean {
+  isFresh({ origin }: MirrorRef, record: Confirmed & { readonly tag: Tag }): boolean {
     return matchesAny(origin.immutableTags, record.tag) || this.isYoung(record, origin.tagTtlMs)
   }
 
-  /** Whether what was confirmed then is still believed. */
-  isYoung({ checkedAt }: Checked, ttlMs: Milliseconds): boolean {
-    const age = this.#now() - checkedAt
-    // A clock that was set back would keep it young for as long.
-    return age >= 0 && age < ttlMs
+  isYoung(record: Confirmed, ttlMs: Milliseconds): boolean {
+    return isYoung(this.age(record), ttlMs)
+  }
+
+  age({ checkedAt }: Confirmed): Milliseconds {
+    return this.#now() - checkedAt
   }
 
   /** How it answers all the same, which `/readyz` hears of; undefined: it was confirmed too long ago. */
-  stale(repository: MirrorRef, record: Checked, failure: UpstreamError): Stale | undefined {
+  stale(repository: MirrorRef, record: Confirmed, failure: UpstreamError): Stale | undefined {
     const stale = this.staleList(repository, record, failure)
     const { origin, name } = repository
     if (stale !== undefined && failure.failure === 'denied') origin.state.servedDenied(name, failure.message)
@@ -62,28 +69,33 @@ export class Freshness {
   }
 
   /** The same for a list: that one is denied says nothing about pulls. */
-  staleList({ origin }: MirrorRef, record: Checked, failure: UpstreamError): Stale | undefined {
-    const denied = failure.failure === 'denied'
-    const age = this.#now() - record.checkedAt
-    // Who is offline on purpose wants what is here, for as long as that lasts.
-    if (!failure.offline && age > this.#longest(origin, denied)) return undefined
+  staleList({ origin }: MirrorRef, record: Confirmed, failure: UpstreamError): Stale | undefined {
+    const age = this.age(record)
+    if (age > this.staleForMs(origin, failure)) return undefined
     return marked(origin, failure, `confirmed ${String(Math.round(age / 1000))} s ago`)
   }
 
-  /** Whether it could answer, should no pull be spent on what it names now. */
-  staleUsable({ origin }: MirrorRef, record: Checked): boolean {
-    return this.#now() - record.checkedAt <= this.#longest(origin, false)
+  /** Whether the record could answer, should no pull be spent on what it names now. */
+  staleUsable({ origin }: MirrorRef, record: Confirmed): boolean {
+    return this.age(record) <= this.staleForMs(origin)
   }
 
-  #longest({ on404 }: Origin, denied: boolean): Milliseconds {
+  /**
+   * How long after its confirmation something answers where upstream does not.
+   *
+   * @param why it does not; left out where it could be asked
+   */
+  staleForMs({ on404 }: Origin, why?: Pick<UpstreamError, 'failure' | 'offline'>): Milliseconds {
     const { staleIfDeniedMs, staleIfErrorMs } = this.#settings()
-    if (denied) return staleIfDeniedMs
-    // Where what is gone is kept, nobody has confirmed it since: that an upstream stumbles must not take it away.
+    // An operator who takes an upstream offline wants what is here, for as long as that lasts.
+    if (why?.offline === true) return Infinity
+    if (why?.failure === 'denied') return staleIfDeniedMs
+    // What is kept although it is gone is confirmed by nobody: an upstream that stumbles must not take it away.
     return on404 === 'keep' ? Infinity : staleIfErrorMs
   }
 }
 
-/** A stale answer in place of what upstream did not say, with what there is to know of it. */
+/** A stale answer in place of what upstream did not say. */
 export function marked({ upstream }: Origin, failure: UpstreamError, what: string): Stale {
   const why = failure.failure === 'denied' ? 'denies access' : cannot(failure)
   return { cache: 'stale', warning: `${upstream.key} ${why}; ${what}` }
@@ -96,15 +108,12 @@ function cannot({ offline, failure, scope, outOfFiles }: UpstreamError): string 
   return scope === 'pulls' ? 'limits our pulls' : 'limits our requests'
 }
 
-/** For a tag that upstream says is gone, and that is kept. */
+/** A stale answer in place of a tag that upstream says is gone, and that is kept. */
 export function gone({ upstream }: Origin): Stale {
   return { cache: 'stale', warning: `${upstream.key} says that this tag is gone; what it named is kept here` }
 }
 
-/** For a list that upstream says is gone, and that is kept. */
+/** The same for a list. */
 export function goneList({ upstream }: Origin): Stale {
-  return {
-    cache: 'stale',
-    warning: `${upstream.key} says that this list is gone; what it said is kept here`,
-  }
+  return { cache: 'stale', warning: `${upstream.key} says that this list is gone; what it said is kept here` }
 }

@@ -11,10 +11,10 @@ import { isDigestReference, type Reference, type Tag } from '../../oci/reference
 import type { TagRecord } from '../../storage/metadata/metadata.ts'
 import type { UpstreamManifest } from '../../upstream/upstream.ts'
 import type { ManifestHead } from '../answers.ts'
-import type { CacheStatus } from '../cache-status.ts'
+import type { CacheMarks } from '../cache-status.ts'
 import { gone } from './freshness.ts'
 import { ManifestRecorder, type ManifestRecorderOptions } from './manifest-recorder.ts'
-import type { Manifest } from './manifest-store.ts'
+import type { Described, Manifest } from './manifest-store.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { subjectHere } from '../lists/referrers-tag.ts'
 import type { Flight } from '../../base/single-flight.ts'
@@ -28,11 +28,15 @@ interface ManifestSourceOptions extends ManifestRecorderOptions {
 const HEADS_WEIGHT: Bytes = 8 * 1024 * 1024
 const HEAD_WEIGHT: Bytes = 256
 
-type Head = Omit<ManifestHead, 'cache'>
+export type Head = Omit<ManifestHead, keyof CacheMarks>
+
+export interface CachedManifest extends CacheMarks {
+  readonly manifest: Manifest
+}
+
 /** `false`: upstream says that there is none. */
-export type Fetched =
-  { readonly manifest: Manifest; readonly cache: CacheStatus; readonly warning?: string } | false
-export type Checked = { readonly head: Head; readonly cache: CacheStatus; readonly warning?: string } | false
+export type Fetched = CachedManifest | false
+export type Checked = ManifestHead | false
 
 export class ManifestFetcher {
   readonly #options: ManifestSourceOptions
@@ -50,8 +54,9 @@ export class ManifestFetcher {
 
   /** What a HEAD said before; `absent` for as long as that is believed. */
   rememberedHead(repository: MirrorRef, reference: Reference): Head | 'absent' | undefined {
-    const key = headKey(repository, reference)
-    return this.#heads.get(key) ?? (repository.origin.state.isAbsent(key) ? 'absent' : undefined)
+    const { absent } = repository.origin.state
+    const head = this.#heads.get(headKey(repository, reference))
+    return head ?? (absent.has('head', repository.name, reference) ? 'absent' : undefined)
   }
 
   /** What a HEAD told that a tag has become, and that is not here yet. */
@@ -59,23 +64,16 @@ export class ManifestFetcher {
     return this.#keeper.moves.get(repository, tag)
   }
 
-  /** Upstream said a short while ago that it is gone, and it is kept. */
-  isGone(repository: MirrorRef, tag: Tag): boolean {
-    return repository.origin.state.isAbsent(goneKey(repository, tag))
-  }
-
+  /** A DELETE or the operator took it away: the next pull asks upstream anew. */
   forget(repository: MirrorRef, reference: Reference): void {
-    const { state } = repository.origin
-    const key = headKey(repository, reference)
-    this.#heads.delete(key)
-    state.forgetAbsent(key)
-    if (isDigestReference(reference)) {
-      state.forgetAbsent(`${repository.name}@${reference}`)
-      return
-    }
+    const { name } = repository
+    const { absent } = repository.origin.state
+    this.#heads.delete(headKey(repository, reference))
+    absent.forget('head', name, reference)
+    absent.forget('manifest', name, reference)
+    if (isDigestReference(reference)) return
     this.#keeper.moves.forget(repository, reference)
-    state.forgetAbsent(`${repository.name}:${reference}`)
-    state.forgetAbsent(goneKey(repository, reference))
+    absent.forget('kept tag', name, reference)
   }
 
   /**
@@ -83,7 +81,7 @@ export class ManifestFetcher {
    *
    * @param record what is known of it
    */
-  async fetchTag(
+  async #fetchTag(
     repository: MirrorRef,
     tag: Tag,
     record: TagRecord | undefined,
@@ -95,18 +93,19 @@ export class ManifestFetcher {
   }
 
   /**
-   * An old tag: one HEAD, and a GET by digest only when it moved.
+   * A tag that is known costs one HEAD, and a GET by digest only when it moved.
    *
    * @param spare something here can answer: it is no use to spend one of the last pulls
    */
-  async revalidate(
+  async resolveTag(
     repository: MirrorRef,
-    record: TagRecord,
+    tag: Tag,
+    record: TagRecord | undefined,
     spare: boolean,
     signal: AbortSignal,
   ): Promise<Flight<Fetched>> {
     const { upstream } = repository.origin
-    const { tag } = record
+    if (record === undefined) return this.#fetchTag(repository, tag, record, signal)
     for (let round = 1; round <= 2; round += 1) {
       const head = await upstream.headManifest(repository.name, tag, signal)
       // A HEAD 404 has no body that could prove it, and some registries answer HEAD badly.
@@ -128,7 +127,7 @@ export class ManifestFetcher {
       if (fetched.answer !== false) return fetched
     }
     // One answer cannot contradict itself.
-    return this.fetchTag(repository, tag, record, signal)
+    return this.#fetchTag(repository, tag, record, signal)
   }
 
   /**
@@ -169,7 +168,7 @@ export class ManifestFetcher {
     }
     if (found !== undefined) return this.#keep(repository, found, tag)
     this.#heads.delete(headKey(repository, digest))
-    state.rememberAbsent(`${repository.name}@${digest}`, this.#options.negativeTtlMs())
+    state.absent.remember(this.#options.negativeTtlMs(), 'manifest', repository.name, digest)
     return { answer: false }
   }
 
@@ -202,22 +201,23 @@ export class ManifestFetcher {
     spare: boolean,
     signal: AbortSignal,
   ): Promise<Flight<Checked>> {
-    const head = await repository.origin.upstream.headManifest(repository.name, tag, signal)
-    if (head.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
-    if (head.result === 'present' && record?.digest === head.digest) {
+    const found = await repository.origin.upstream.headManifest(repository.name, tag, signal)
+    if (found.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
+    if (found.result === 'present' && record?.digest === found.digest) {
       return {
         answer: headAnswer(await this.#options.shelf.described(repository, record)),
         after: this.#keeper.confirm(repository, record),
       }
     }
-    if (head.result !== 'present' || isVague(head.mediaType)) {
-      if (spare && head.result !== 'absent') this.#spare(repository)
-      return headFlight(await this.fetchTag(repository, tag, record, signal))
+    if (found.result !== 'present' || isVague(found.mediaType)) {
+      if (spare && found.result !== 'absent') this.#spare(repository)
+      return headFlight(await this.#fetchTag(repository, tag, record, signal))
     }
-    const described = await this.#options.shelf.described(repository, head)
+    const described = await this.#options.shelf.described(repository, found)
     const { digest } = described
-    const answer = { head: headOf(described), cache: 'miss' } as const
-    this.#heads.set(headKey(repository, digest), answer.head)
+    const head = headOf(described)
+    const answer = { ...head, cache: 'miss' } as const
+    this.#heads.set(headKey(repository, digest), head)
     const told = this.#toldOf(tag, described)
     if (record !== undefined && (await this.#isAllThereIs(repository, record, digest))) {
       if (spare) this.#spare(repository, told)
@@ -243,12 +243,13 @@ export class ManifestFetcher {
     }
     const head = { digest, size: found.size, mediaType: found.mediaType }
     this.#heads.set(headKey(repository, digest), head)
-    return { answer: { head, cache: 'miss' } }
+    return { answer: { ...head, cache: 'miss' } }
   }
 
   /** No proof, but enough not to ask with HEAD again for a while; a GET is asked all the same. */
   #absentHead(repository: MirrorRef, reference: Reference): Flight<false> {
-    repository.origin.state.rememberAbsent(headKey(repository, reference), this.#options.negativeTtlMs())
+    const { origin, name } = repository
+    origin.state.absent.remember(this.#options.negativeTtlMs(), 'head', name, reference)
     return { answer: false }
   }
 
@@ -259,11 +260,11 @@ export class ManifestFetcher {
       const manifest = await shelf.get(record.digest, record.mediaType)
       if (manifest !== undefined) {
         this.#keeper.moves.forget(repository, tag)
-        origin.state.rememberAbsent(goneKey(repository, tag), negativeTtlMs())
+        origin.state.absent.remember(negativeTtlMs(), 'kept tag', name, tag)
         return { answer: { manifest, ...gone(origin) } }
       }
     }
-    origin.state.rememberAbsent(`${name}:${tag}`, negativeTtlMs())
+    origin.state.absent.remember(negativeTtlMs(), 'manifest', name, tag)
     const about = await subjectHere(shelf, repository, tag)
     return { answer: false, after: this.#keeper.bury(repository, tag, about) }
   }
@@ -281,36 +282,25 @@ export class ManifestFetcher {
 }
 
 function headKey({ origin, name }: MirrorRef, reference: Reference): string {
-  return `HEAD ${origin.upstream.key} ${name} ${reference}`
+  return `${origin.upstream.key} ${name} ${reference}`
 }
 
-/** What {@link UpstreamState} remembers of a tag that is gone and kept. */
-export function goneKey({ name }: Pick<MirrorRef, 'name'>, tag: Tag): string {
-  return `gone ${name}:${tag}`
-}
-
-export function headOf({ digest, size, mediaType }: Head): Head {
+function headOf({ digest, size, mediaType }: Head): Head {
   return { digest, size, mediaType }
 }
 
-/** Whoever asks by HEAD is told `hit` only of what is here. */
-export function headAnswer(described: Head & { readonly state: 'here' | 'lost' | 'told' }): {
-  readonly head: Head
-  readonly cache: 'hit' | 'miss'
-} {
-  return { head: headOf(described), cache: described.state === 'here' ? 'hit' : 'miss' }
+/** A HEAD is answered with `hit` only where the manifest is here. */
+export function headAnswer(described: Described): ManifestHead {
+  return { ...headOf(described), cache: described.state === 'here' ? 'hit' : 'miss' }
 }
 
-function headFlight({ answer, after }: Flight<Fetched>): Flight<Checked> {
-  if (answer === false) return { answer, ...(after === undefined ? {} : { after }) }
+function headFlight({ answer, ...flight }: Flight<Fetched>): Flight<Checked> {
+  if (answer === false) return { ...flight, answer }
   const { manifest, cache, warning } = answer
   const { digest, bytes, content } = manifest
-  const head = { digest, size: bytes.length, mediaType: content.mediaType }
-  return {
-    // What upstream warns of is for those who fetch it; why it is stale is for all.
-    answer: { head, cache, ...(cache === 'stale' && warning !== undefined ? { warning } : {}) },
-    ...(after === undefined ? {} : { after }),
-  }
+  const head = { digest, size: bytes.length, mediaType: content.mediaType, cache }
+  // What upstream warns of is for clients that fetch it; why it is stale is for all.
+  return { ...flight, answer: cache === 'stale' && warning !== undefined ? { ...head, warning } : head }
 }
 
 const VAGUE = new Set(['application/json', 'application/octet-stream', 'text/plain'])

@@ -122,16 +122,8 @@ export class ManifestStore {
     return this.#metadata.manifests.get(repositoryKey(repository), digest)
   }
 
-  /**
-   * What is known of a manifest that somebody told us of: what is held was read, and says itself what it is.
-   *
-   * - `here`: all of it
-   * - `lost`: it was here under this name, and is not, or not whole
-   */
-  async described(
-    repository: MirrorRef,
-    told: ManifestRecord,
-  ): Promise<ManifestRecord & { readonly state: 'here' | 'lost' | 'told' }> {
+  /** What is known of a manifest that upstream told of: one that is held was read, and says itself what it is. */
+  async described(repository: MirrorRef, told: ManifestRecord): Promise<Described> {
     const { digest } = told
     const held = await this.record(repository, digest)
     if (held === undefined) return { ...told, state: 'told' }

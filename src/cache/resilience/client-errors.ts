@@ -29,7 +29,7 @@ export async function refusalOf(
   if (error instanceof UpstreamError && error.insufficientScope) {
     const known = await repositories.get(repositoryKey(repository))
     if (known?.servedAt === undefined) {
-      repository.origin.state.rememberAbsent(repository.name, UNKNOWN_REPOSITORY_MS)
+      repository.origin.state.absent.remember(UNKNOWN_REPOSITORY_MS, 'repository', repository.name)
       return nameUnknown(repository, error)
     }
   }

@@ -10,6 +10,7 @@ import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
+import { NegativeCache } from '../negative-cache.ts'
 import { withoutFrames, type UpstreamError } from '../../upstream/upstream.ts'
 
 const FAILURE_MEMORY_MS = 10_000
@@ -28,11 +29,9 @@ interface Failure {
 export class UpstreamState {
   readonly #now: () => Milliseconds
   #failure: Failure | undefined
+  /** What upstream said a short while ago that it does not have. */
+  readonly absent: NegativeCache
   // What is said of a failure may hold a whole header of somebody else's, and names are as long as strangers like.
-  readonly #absent = new LRUCache<string, Milliseconds>({
-    maxSize: MEMORY_WEIGHT,
-    sizeCalculation: (_until, what) => ENTRY_WEIGHT + what.length,
-  })
   readonly #failures = new LRUCache<RepositoryName, Failure>({
     maxSize: MEMORY_WEIGHT,
     sizeCalculation: ({ error }, name) => ENTRY_WEIGHT + name.length + error.message.length,
@@ -46,6 +45,7 @@ export class UpstreamState {
   /** @param now monotonic: a clock that is set back would make every memory stick */
   constructor(now: () => Milliseconds) {
     this.#now = now
+    this.absent = new NegativeCache(now)
   }
 
   /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */
@@ -74,19 +74,6 @@ export class UpstreamState {
     this.#failure = undefined
     this.#failures.delete(name)
     this.#servedDenied.delete(name)
-  }
-
-  /** Said to be absent a short while ago. `what` is any text that names it within this upstream. */
-  isAbsent(what: string): boolean {
-    return (this.#absent.get(what) ?? 0) > this.#now()
-  }
-
-  rememberAbsent(what: string, forMs: Milliseconds): void {
-    this.#absent.set(what, this.#now() + forMs)
-  }
-
-  forgetAbsent(what: string): void {
-    this.#absent.delete(what)
   }
 
   /** Upstream denies a repository of which something cached is served: for {@link health}. */
