@@ -20,7 +20,7 @@ import type { DiskSpace } from '../eviction/disk-space.ts'
 /** A body that is larger is not kept: reading it takes some 30 ms. It has room for 50,000 tags of a common length. */
 export const MAX_KEPT_BODY: Bytes = 1024 * 1024
 
-/** A trim goes so far that the next write does not begin another. */
+/** A trim goes so far that the next write does not begin another one. */
 const TRIM_TO = 0.9
 
 /** Parsed lists in memory; an array of strings takes several times the room of its JSON. */
@@ -73,7 +73,7 @@ export class AnswerCache {
     return value
   }
 
-  /** So that whoever asks next need not read what was just written. */
+  /** Spares the next request the reading of what was just written. */
   warm(
     repository: RepositoryKey,
     question: UpstreamQuestion,

@@ -47,7 +47,7 @@ export interface CachedListsOptions {
   readonly now: () => Milliseconds
 }
 
-/** A list that is known, or that there is none. */
+/** A list as upstream said it; `value` is undefined where it says that there is none. */
 export interface Listed<T> extends CacheMarks {
   readonly value: T | undefined
 }
@@ -281,7 +281,7 @@ export class CachedLists {
         return { answer: { is: 'absent' } }
       }
       origin.state.absent.remember(negativeTtlMs, 'list', name, question)
-      // Whoever makes names up must not fill the index.
+      // A client that makes names up must not fill the index.
       const keeps = known !== undefined || (await shelf.serves(repository))
       return {
         answer: { is: 'absent' },

@@ -1,7 +1,7 @@
 /**
  * Puts the pages of an upstream's list together: all its tags, or all referrers of a manifest.
  *
- * Bounded in pages and bytes. Cursors are upstream's own words and are followed as they are; one that leads to where we
+ * It is bounded in pages and bytes. Cursors are upstream's own words and are followed as they are; one that leads to where we
  * have been ends the list.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
@@ -54,7 +54,7 @@ export async function collectTags(options: CollectOptions): Promise<Collected> {
   const { upstream, name } = options
   const tags = new Set<string>()
   const end = await followPages(options, async (query, signal, etag) => {
-    // Whoever gave us a cursor knows how large a page of it is.
+    // An upstream that gave a cursor knows how large a page of it is.
     const sized = query.size > 0 ? query : new URLSearchParams({ n: PAGE_SIZE })
     const page = await pageOfTags(upstream, name, sized, signal, etag)
     if (page === undefined || page.unchanged === true) return page
@@ -88,7 +88,7 @@ export async function pageOfTags(
   }
 }
 
-/** The same of referrers, where a refusal passes for a registry without that API. */
+/** One page of referrers in the same way; a refusal of the size passes for a registry without that API. */
 export async function pageOfReferrers(
   upstream: Upstream,
   name: RepositoryName,

@@ -1,6 +1,7 @@
 /**
- * Writing down what upstream says of manifests and tags, behind the answers. What cannot be written down is answered
- * all the same.
+ * Writes down what upstream says of manifests and tags, behind the answers.
+ *
+ * What cannot be written down is answered all the same.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -95,11 +96,11 @@ export class ManifestRecorder {
     // A slow disk does not make what upstream said any newer.
     const at = now()
     await this.#remember((metadata) => metadata.transaction((tx) => tx.buryTag(key, tag, at)))
-    // Whoever makes names up must not fill the index.
+    // A client that makes names up must not fill the index.
     if (await shelf.serves(repository)) await answers.put(key, tagQuestion(tag), { subject: about }, at)
   }
 
-  /** Tags that have moved there name it from now on. */
+  /** Tags that were told to have moved to that digest name it from now on. */
   async #arrived(repository: MirrorRef, digest: Digest): Promise<void> {
     for (const told of this.moves.arrived(repository, digest)) await this.putTag(repository, told)
   }

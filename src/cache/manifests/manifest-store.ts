@@ -29,6 +29,17 @@ export interface Manifest {
   readonly content: ManifestContent
 }
 
+/**
+ * A manifest of a repository, without its bytes.
+ *
+ * - `here`: all of it is
+ * - `lost`: it was here under this name, and is not, or not whole
+ * - `told`: upstream told of it
+ */
+export interface Described extends ManifestRecord {
+  readonly state: 'here' | 'lost' | 'told'
+}
+
 const HOT_BYTES: Bytes = 64 * 1024 * 1024
 
 export class ManifestStore {
@@ -210,7 +221,7 @@ export class ManifestStore {
     // Until the index knows it: a collector would find bytes that nobody names.
     using _kept = this.#holds.hold(digest)
     using _held = await this.#locks.exclusive(lockOfBlob(digest), NEVER)
-    // Also over one that has rotted there.
+    // A file that has rotted there is written over.
     if ((await this.#read(digest))?.equals(bytes) !== true) {
       const stores = { ingests: this.#ingests, store: this.#store }
       await storeWhole(stores, { source: key.registry, digest }, bytes)

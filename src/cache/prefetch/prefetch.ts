@@ -27,10 +27,10 @@ const MOST_AHEAD = 128
 /** Room for what is remembered of images: so much for each layer and config, beside the names it is known by. */
 const IMAGES_WEIGHT: Bytes = 16 * 1024 * 1024
 const LAYER_WEIGHT: Bytes = 512
-/** Whoever pulls an image asks for its layers within that time. */
+/** A client that pulls an image asks for its layers within that time. */
 const REMEMBERED_MS = 3_600_000
 
-/** What is needed of a descriptor; the rest of it is as large as whoever made it wants. */
+/** What is needed of a descriptor; the author of an image makes the rest of it as large as he wants. */
 type WantedBlob = Pick<Descriptor, 'digest' | 'size'>
 
 interface Image {
