@@ -3,7 +3,7 @@
  */
 import { X509Certificate } from 'node:crypto'
 
-/** Whether there is one in it at least, and every one of them can be read. */
+/** Whether the text has at least one certificate, and all of them can be parsed. */
 export function areCertificates(pem: string): boolean {
   const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []
   try {

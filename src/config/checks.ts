@@ -1,8 +1,8 @@
 /**
- * The rules of the configuration that more than one key takes part in, and the files its keys name.
+ * Checks of the configuration that concern more than one key, and of the files that its keys name.
  *
- * They look at the tree as it was read, not at what the schema made of it: a mistake elsewhere in the file must
- * not hide one here. A value of the wrong kind is the schema's business and is passed over.
+ * They read the tree of the file, not the result of the schema: a mistake elsewhere in the file must not hide one here.
+ * A value of the wrong type is reported by the schema and passed over here.
  */
 import { readFileSync } from 'node:fs'
 import { isLoopback } from '../base/loopback.ts'
@@ -18,14 +18,14 @@ export const ALIASES: ReadonlyMap<string, readonly string[]> = new Map([
   ['docker.io', ['index.docker.io', 'registry-1.docker.io']],
 ])
 
-/** Where an upstream is when its `url` is not set. Docker Hub's API has another host than its name. */
+/** The URL of an upstream whose `url` is not set. Docker Hub's API has another host than its name. */
 export function defaultUrlOf(key: string): string {
   return key === 'docker.io' ? 'https://registry-1.docker.io' : `https://${key}`
 }
 
 const KEPT = 'the name local is kept for the repositories that are pushed here'
 
-/** What the files of an upstream said, by its key. */
+/** The content of each upstream's files, by its key. */
 export type UpstreamFiles = ReadonlyMap<string, { readonly ca?: string | undefined }>
 
 export function checkConfig(source: ConfigSource): UpstreamFiles {
@@ -96,7 +96,7 @@ function originOf(value: unknown): string | undefined {
   return typeof value === 'string' ? URL.parse(value)?.origin : undefined
 }
 
-/** Where an account's credentials can come from; one of them. */
+/** The sources of an account's credentials, of which it has one. */
 const CREDENTIALS = ['password', 'passwordFile', 'credentialsFile', 'credentialHelper'] as const
 
 function checkAccounts(source: ConfigSource, path: Path, upstream: Tree): void {
@@ -138,7 +138,7 @@ function checkAccount(source: ConfigSource, path: Path, account: Tree): void {
   checkCredentialFiles(source, path, account)
 }
 
-/** An upstream with credentials makes what they open readable by whoever may pull here. */
+/** With an upstream's credentials, every client that may pull here reads what they open. */
 function checkWhoMayPull(source: ConfigSource, path: Path, upstream: Tree): void {
   const { host = '127.0.0.1', accelRedirect } = section(source.tree, 'server')
   if ('allow' in upstream || typeof host !== 'string') return
@@ -154,7 +154,7 @@ function checkWhoMayPull(source: ConfigSource, path: Path, upstream: Tree): void
   )
 }
 
-/** They are read for good when they are needed; here only so that a mistake is found at the start. */
+/** The files are read again when they are needed; here a mistake is found at the start. */
 function checkCredentialFiles(source: ConfigSource, path: Path, account: Tree): void {
   const password = readNamed(source, [...path, 'passwordFile'], account['passwordFile'])
   if (password?.replace(/\r?\n$/, '') === '') {
@@ -197,7 +197,7 @@ function section(tree: Tree, key: string): Tree {
   return isTree(value) ? value : {}
 }
 
-/** The known word that a mistyped one most likely meant. */
+/** @returns the known word that a mistyped one most likely meant */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   const best = known
     .map((candidate) => ({ candidate, distance: editDistance(word.toLowerCase(), candidate.toLowerCase()) }))
@@ -205,7 +205,7 @@ export function nearest(word: string, known: readonly string[]): string | undefi
   return best && best.distance <= Math.max(2, word.length / 3) ? best.candidate : undefined
 }
 
-/** Levenshtein's, one row at a time. */
+/** The Levenshtein distance, computed one row at a time. */
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, index) => index)
   for (let i = 0; i < Math.min(a.length, 64); i++) {
@@ -221,7 +221,7 @@ function editDistance(a: string, b: string): number {
 
 /** RFC 9110 § 5.1. */
 const HEADER_NAME = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/
-/** What the request itself decides. */
+/** Headers that the notifier or HTTP itself sets. */
 const OUR_HEADERS = /^(?:host|connection|content-.*|transfer-encoding|expect|upgrade|te|trailer|keep-alive)$/i
 
 function checkNotifications(source: ConfigSource): void {

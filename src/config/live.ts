@@ -1,8 +1,8 @@
 /**
- * The configuration as it is at this moment: it can be read again while the server runs.
+ * The present configuration, which a reload replaces while the server runs.
  *
- * Whoever keeps a value keeps an old one. Parts that live as long as the server take `() => …` over it, or an
- * object whose getters read it, and ask each time.
+ * A part that keeps a value keeps an old one. Parts that live as long as the server take `() => …` over it, or an
+ * object whose getters read it, and read it each time.
  */
 import type { Config } from './schema.ts'
 

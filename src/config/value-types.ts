@@ -1,12 +1,12 @@
 /**
- * The kinds of values a configuration has. Each knows the sentence that tells a person what it expects.
+ * The types of values in a configuration, each with the words that say what it expects.
  */
 import type { Bytes, Milliseconds } from '../base/units.ts'
 import { isIP } from 'node:net'
 import * as z from 'zod'
 import { parseDuration, parsePercent, parseSize } from './units.ts'
 
-/** Made of one value; `expected` is what the person is told when `parse` answers undefined. */
+/** @param expected completes the message "expected …" where `parse` returns undefined */
 export function leaf<T>(expected: string, parse: (value: unknown) => T | undefined) {
   return z.unknown().transform((value, context): T => {
     const parsed = parse(value)
@@ -22,7 +22,7 @@ export const path = () => text('a path')
 export const oneOf = <const T extends string>(...words: T[]) =>
   leaf(`one of ${words.join(', ')}`, (value) => words.find((word) => word === value))
 
-// Numbers and switches may also be texts: that is what `${PORT}` gives.
+// Numbers and switches may also be texts: a variable such as `${PORT}` is replaced by one.
 export const integer = (min: number, max: number) =>
   leaf(`a whole number from ${min} to ${max}`, (value) => {
     const number = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
@@ -41,7 +41,7 @@ export const duration = () =>
     const ms = parseDuration(value)
     return ms !== undefined && ms <= YEARS ? ms : undefined
   })
-/** Of one wait; a timer cannot be set for more than 24 days. */
+/** For one wait; a timer cannot be set for more than 24 days. */
 export const timeout = () =>
   leaf<Milliseconds>('a duration from 1ms to 1h', (value) => {
     const ms = parseDuration(value)
@@ -68,7 +68,7 @@ export const network = () =>
   leaf('an IP address, or a network such as 10.0.0.0/8', (value) => {
     if (typeof value !== 'string') return undefined
     const [address = '', bits = '0', ...more] = value.split('/')
-    // Not of one interface (fe80::1%eth0): the other side of a connection is compared as a plain address.
+    // Addresses of one interface (fe80::1%eth0) are refused: the peer of a connection is compared as a plain address.
     const most = address.includes('%') ? -1 : ({ 4: 32, 6: 128 }[isIP(address)] ?? -1)
     return more.length === 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= most ? value : undefined
   })
@@ -87,13 +87,13 @@ export const proxy = () =>
     return !url || url.pathname !== '/' || url.search || url.hash ? undefined : url.href
   })
 
-/** Where something is posted to; a path and a query may be part of it. */
+/** A URL that events are posted to; it may have a path and a query. */
 export const endpoint = () =>
   leaf('an http or https URL without a user name, such as https://hooks.example/registry', (value) => {
     const url = httpUrl(value)
     return !url || url.hash || url.username || url.password ? undefined : url.href
   })
-/** RFC 9110 § 5.5, printable: what a request could carry. */
+/** RFC 9110 § 5.5: the printable characters that a header may have. */
 const HEADER_VALUE = /^[\x20-\x7e]+$/
 export const headerValue = () =>
   leaf('a printable text, or a list of such', (value) => {
