@@ -1,8 +1,8 @@
 /**
  * Brings one mirrored image up to date now, however young it is: `entrepot refresh`.
  *
- * Upstream is asked what the tag is, and what of it had been here before is made whole again: of an index the platforms
- * that were held, of an image all of it. What fails is told, and leaves what is here as it was.
+ * Upstream is asked what the tag is, and the parts that were here before are completed: of an index the platforms that
+ * were held, of an image all of it. A part that fails is an event, and leaves what is here as it was.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { BlobCache } from '../../cache/blobs/blob-cache.ts'
@@ -19,13 +19,13 @@ import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 import { refusing, type NameRegistry } from '../../registry/registry.ts'
 
-/** In the order in which it happens; the last one is always `done`. */
+/** The last event is always `done`. */
 export type RefreshEvent =
   | {
       readonly is: 'tag'
       /** `new`: it was only known to be gone, or its manifest was not here. */
       readonly change: 'unchanged' | 'moved' | 'new' | 'gone'
-      /** By what it is pulled here. */
+      /** The reference by which it is pulled here. */
       readonly name: string
       readonly from?: Digest | undefined
       readonly to?: Digest | undefined
@@ -47,10 +47,10 @@ interface RefreshOptions {
   readonly store: Pick<BlobStore, 'stat' | 'open'>
 }
 
-/** Upstream lets through only so many anyway. */
-const AT_ONCE = 4
+/** The transfer slots of an upstream let hardly more through. */
+const PARALLEL = 4
 
-/** What is to be here in the end. */
+/** What the refresh has to have here in the end. */
 interface Wanted {
   readonly manifests: Set<Digest>
   readonly blobs: Map<Digest, Descriptor>
@@ -63,7 +63,7 @@ export class Refresher {
     this.#options = options
   }
 
-  /** @throws OperatorError for what is not mirrored, or not here; OciError when upstream cannot be asked */
+  /** @throws OperatorError when the image is not mirrored, or not here; OciError when upstream cannot be asked */
   async *refresh(
     image: ImageReference,
     namespace: string | undefined,
@@ -84,7 +84,7 @@ export class Refresher {
     const found = isDigestReference(reference)
       ? await manifests.get(mirrored, reference, signal)
       : await manifests.refresh(mirrored, reference, signal)
-    // Stale, where nothing stale was asked for, is what goes on answering: `on404: keep`.
+    // A stale answer to a refresh is a tag that is gone and goes on answering: `on404: keep`.
     if (found === undefined || (!isDigestReference(reference) && found.cache === 'stale')) {
       yield { is: 'tag', change: 'gone', name: listed, from }
       yield { is: 'done', fetched: 0, bytes: 0, failed: 0 }
@@ -133,7 +133,7 @@ export class Refresher {
     return (await this.#options.store.stat(digest)) !== undefined
   }
 
-  /** Of an index that is here, those of its platforms whose manifest is. */
+  /** The platforms of an index whose manifests are here, where the index itself is. */
   async #platforms(digest: Digest): Promise<ReadonlySet<string>> {
     const held = new Set<string>()
     await using reader = await this.#options.store.open(digest)
@@ -145,7 +145,7 @@ export class Refresher {
     return held
   }
 
-  /** An image with all of it; of an index the platforms that are, or were, held. */
+  /** Adds all of an image, and of an index the platforms that are, or were, held. */
   async #want(
     wanted: Wanted,
     content: ManifestContent,
@@ -162,7 +162,7 @@ export class Refresher {
   }
 
   async *#manifests(mirrored: MirrorRef, wanted: Wanted, signal: AbortSignal): AsyncGenerator<RefreshEvent> {
-    // What a nested index names is added on the way.
+    // The manifests of a nested index are added to the set while it is iterated.
     for (const digest of wanted.manifests) {
       const wasHere = await this.#has(digest)
       try {
@@ -185,8 +185,8 @@ export class Refresher {
     for (const blob of wanted.blobs.values()) {
       if ((await this.#options.store.stat(blob.digest))?.size !== blob.size) missing.push(blob)
     }
-    for (let at = 0; at < missing.length; at += AT_ONCE) {
-      const some = missing.slice(at, at + AT_ONCE)
+    for (let at = 0; at < missing.length; at += PARALLEL) {
+      const some = missing.slice(at, at + PARALLEL)
       yield* await Promise.all(some.map((blob) => this.#bring(mirrored, blob, signal)))
     }
   }

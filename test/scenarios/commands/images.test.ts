@@ -6,6 +6,7 @@ import { explain } from '../../../src/admin/cli/explain.ts'
 import { ls } from '../../../src/admin/cli/ls.ts'
 import { refresh } from '../../../src/admin/cli/refresh.ts'
 import type { Explanation } from '../../../src/admin/explain/explanation.ts'
+import { nodeFiles, type Files } from '../../../src/storage/files/files.ts'
 import { eventually, pull, settled, simulate, startMirror } from '../../support/app.ts'
 import { recordedEdge, type RecordedEdge } from '../../support/edge.ts'
 import { blobFile, inDatabase, seedMirrored } from '../../support/folder.ts'
@@ -145,11 +146,16 @@ test('ls of many tags comes in parts, in order, each once', async (t) => {
 })
 
 /** A server whose `app:1` is here in full, and its commands. */
-async function serving(t: Test, held: Image, settings: Record<string, unknown> = {}) {
+async function serving(
+  t: Test,
+  held: Image,
+  settings: Record<string, unknown> = {},
+  files: Files = nodeFiles,
+) {
   const upstream = await simulate(t)
   upstream.addImage('library/app', '1', held)
   const cache = { prefetch: 'off', tagTtl: '1h' }
-  const mirror = await startMirror(t, upstream, { cache, upstream: settings })
+  const mirror = await startMirror(t, upstream, { cache, upstream: settings, files })
   const file = join(shortDir(t), 'config.yaml')
   writeFileSync(file, JSON.stringify({ storage: { root: mirror.root } }))
   const get = (what: string) => pull(`${mirror.url}/v2/app/${what}`)
@@ -234,6 +240,28 @@ test('refresh of an index fetches the platforms that were held, and no other', a
   const failing = await refreshing()
   t.match(failing, { code: 1, lines: [/moved from/, /^ {2}fetched 2 files, .*; 2 files could not be had$/] })
   t.match(failing.complaints[0], /^entrepot: sha256:[0-9a-f]{64}: upstream does not have it$/)
+})
+
+test('refresh knows the platforms that were held, also of a manifest that is read in pieces', async (t) => {
+  const files: Files = {
+    ...nodeFiles,
+    read: (file, buffer, position) => nodeFiles.read(file, buffer.subarray(0, 100), position),
+  }
+  const amd64 = image({ seed: 'amd64', layers: [500] })
+  const arm64 = image({ seed: 'arm64', layers: [500] })
+  const { upstream, get, refreshing, explained } = await serving(
+    t,
+    index({ images: { amd64, arm64 } }),
+    {},
+    files,
+  )
+  await get(`manifests/${amd64.manifest.digest}`)
+  await eventually('its manifest is here', async () => {
+    return (await explained()).image?.platforms[0]?.state === 'partial'
+  })
+  const next = index({ images: { amd64: image({ seed: 'next amd64', layers: [500] }), arm64 } })
+  upstream.moveTag('library/app', '1', next)
+  t.match(await refreshing(), { code: 0, lines: [/moved from/, /^ {2}fetched 4 files/] })
 })
 
 test('refresh works without a server too', async (t) => {
