@@ -1,7 +1,7 @@
 /**
- * From a configuration that was read again to a running server that goes by it: all of it, or nothing.
+ * Reload: applies a configuration that was read again to the running server, all of it or nothing.
  *
- * What only a start can change stays as it was, and is told.
+ * A key that only a start can change keeps its old value and is named in the result.
  */
 import type { Logger } from 'pino'
 import type { Config } from '../config/schema.ts'
@@ -13,7 +13,7 @@ import type { LocalNames } from '../registry/naming/local-names.ts'
 import type { NameRegistry } from '../registry/registry.ts'
 import type { UpstreamSet } from './parts/upstream-set.ts'
 
-interface ReloadingParts {
+interface ReloadParts {
   readonly live: LiveConfig
   readonly localNames: LocalNames
   readonly upstreams: UpstreamSet
@@ -22,7 +22,7 @@ interface ReloadingParts {
   readonly log: Logger
 }
 
-/** Keys. */
+/** Keys of the configuration. */
 export interface Reloaded {
   readonly applied: readonly string[]
   readonly needRestart: readonly string[]
@@ -33,7 +33,7 @@ export const ONLY_AT_THE_START =
   /^(?:server|storage|auth|notifications|push\.sessionTtl|push\.gcGrace)(?:\.|$)/
 
 /** @throws StartError where a start with it would be refused; nothing has changed then */
-export async function reload(parts: ReloadingParts, read: Config): Promise<Reloaded> {
+export async function reload(parts: ReloadParts, read: Config): Promise<Reloaded> {
   const { live, localNames, upstreams, hub, registry, log } = parts
   const before = live.config
   const { server, storage, auth, notifications, proxyEnvironment } = before

@@ -1,6 +1,6 @@
 /**
- * `entrepot serve`: from the configuration to a running server, and from a signal to a tidy end. SIGHUP makes it
- * read its configuration again.
+ * `entrepot serve`: from the configuration to a running server, and from a signal to its graceful shutdown. SIGHUP makes
+ * it read its configuration again.
  *
  * Exit codes: 0 stopped by a signal, 1 could not start, 2 the configuration is not valid.
  */
@@ -16,26 +16,26 @@ import type { ProcessIo } from '../admin/cli/process-io.ts'
 import { createSighupHandler } from './sighup.ts'
 
 /** @returns the exit code */
-export async function serve(options: CommonOptions, edge: ProcessIo): Promise<number> {
-  const loaded = readConfiguration(options, edge)
+export async function serve(options: CommonOptions, io: ProcessIo): Promise<number> {
+  const loaded = readConfiguration(options, io)
   if (loaded === undefined) return 2
   const { config, warnings } = loaded
-  const log = createLog({ level: config.log.level, pretty: edge.stdoutIsTty })
-  edge.onCrash((error) => log.fatal({ err: error }, 'crashed'))
+  const log = createLog({ level: config.log.level, pretty: io.stdoutIsTty })
+  io.onCrash((error) => log.fatal({ err: error }, 'crashed'))
   for (const warning of warnings) log.warn({ warning }, 'configuration')
 
-  const stopped = edge.stopSignal()
+  const stopped = io.stopSignal()
   const app = createApp(config, { log, metrics: createMetrics({ processMetrics: true }) })
-  const reread = createSighupHandler({ options, edge, app, log, config })
-  // A signal that comes before it is ready waits; after the one to stop, none is minded.
+  const reread = createSighupHandler({ options, io, app, log, config })
+  // A SIGHUP that comes before the server is ready waits; after the signal to stop it is ignored.
   const started = Promise.withResolvers<undefined>()
   let stopping = false
-  edge.onHangup(() => void started.promise.then(() => (stopping ? undefined : reread())))
+  io.onHangup(() => void started.promise.then(() => (stopping ? undefined : reread())))
   try {
     const { url } = await app.start()
     started.resolve(undefined)
     const line = readyLine(config, url)
-    if (edge.stdoutIsTty) edge.print(line)
+    if (io.stdoutIsTty) io.print(line)
     else
       log.info(
         { url, upstreams: config.upstreams.map(({ key }) => key), root: resolve(config.storage.root) },
@@ -43,7 +43,7 @@ export async function serve(options: CommonOptions, edge: ProcessIo): Promise<nu
       )
   } catch (error) {
     if (!(error instanceof StartError)) throw error
-    edge.printError(`entrepot cannot start: ${error.message}`)
+    io.printError(`entrepot cannot start: ${error.message}`)
     return 1
   }
   const signal = await stopped
@@ -56,25 +56,25 @@ export async function serve(options: CommonOptions, edge: ProcessIo): Promise<nu
   return 0
 }
 
-/** Where it is, what it mirrors, where it keeps it, and how to point Docker at it. */
+/** Says where the server is, what it mirrors, where its folder is, and how to point Docker at it. */
 function readyLine(config: Config, url: string): string {
   const address = new URL(url)
-  // What we listen on is no address to reach us by.
+  // Clients cannot reach a server by the address that stands for all interfaces.
   if (address.hostname === '0.0.0.0' || address.hostname === '[::]') address.hostname = hostname()
-  const reach = config.server.publicUrl ?? address.origin
+  const publicUrl = config.server.publicUrl ?? address.origin
   const names = config.upstreams.map(({ key }) => key).join(', ')
   const line =
-    `entrepot is ready at ${reach}, mirrors ${names === '' ? 'nothing' : names}, ` +
+    `entrepot is ready at ${publicUrl}, mirrors ${names === '' ? 'nothing' : names}, ` +
     `keeps it in ${resolve(config.storage.root)}`
-  const hint = hintFor(config, reach)
+  const hint = hintFor(config, publicUrl)
   return hint === undefined ? line : `${line}; ${hint}`
 }
 
 /** A daemon asks its `registry-mirrors` for names of Docker Hub, so that is offered only where they are found. */
-function hintFor({ upstreams }: Config, reach: string): string | undefined {
+function hintFor({ upstreams }: Config, publicUrl: string): string | undefined {
   if (upstreams.some((it) => it.default && it.key === 'docker.io'))
-    return `/etc/docker/daemon.json: { "registry-mirrors": ["${reach}"] }`
+    return `/etc/docker/daemon.json: { "registry-mirrors": ["${publicUrl}"] }`
   // A port in the middle of a name is no part of a name.
   const prefix = upstreams.find(({ key }) => !key.includes(':'))?.key
-  return prefix === undefined ? undefined : `docker pull ${new URL(reach).host}/${prefix}/NAME`
+  return prefix === undefined ? undefined : `docker pull ${new URL(publicUrl).host}/${prefix}/NAME`
 }

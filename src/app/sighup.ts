@@ -8,24 +8,24 @@ import { StartError } from './start-error.ts'
 import { sourceOf, type CommonOptions } from '../admin/cli/load-config.ts'
 import type { ProcessIo } from '../admin/cli/process-io.ts'
 
-interface RereadingParts {
+interface SighupParts {
   readonly options: CommonOptions
-  readonly edge: ProcessIo
+  readonly io: ProcessIo
   readonly app: Pick<App, 'reload'>
   readonly log: Logger
-  /** As it was started. */
+  /** The configuration that the server was started with. */
   readonly config: Config
 }
 
-/** What is to be called for each signal. One after the other: the last one finds the latest file. */
-export function createSighupHandler(parts: RereadingParts): () => Promise<void> {
+/** @returns the handler of each signal; they run one after the other, so that the last one reads the latest file */
+export function createSighupHandler(parts: SighupParts): () => Promise<void> {
   let last = Promise.resolve()
   return () => (last = last.then(() => reread(parts)))
 }
 
-async function reread({ options, edge, app, log, config }: RereadingParts): Promise<void> {
+async function reread({ options, io, app, log, config }: SighupParts): Promise<void> {
   try {
-    const { config: read, warnings } = loadAgain(options, edge, config)
+    const { config: read, warnings } = loadAgain(options, io, config)
     const { applied, needRestart } = await app.reload(read)
     for (const warning of warnings) log.warn({ warning }, 'configuration')
     log.info({ applied }, 'the configuration was read again')
@@ -42,10 +42,11 @@ async function reread({ options, edge, app, log, config }: RereadingParts): Prom
 }
 
 /** @throws ConfigError */
-function loadAgain(options: CommonOptions, edge: ProcessIo, { server }: Config): LoadedConfig {
-  const source = sourceOf(options, edge)
+function loadAgain(options: CommonOptions, io: ProcessIo, { server }: Config): LoadedConfig {
+  const source = sourceOf(options, io)
   const loaded = loadConfig(source)
-  // Whoever is reached from everywhere until the next start must not get what a loopback listener may have.
+  // Until the next start the old host stays: one that is reachable from elsewhere must not get by the checks that a
+  // loopback listener is exempt from.
   if (loaded.config.server.host !== server.host) {
     loadConfig({ ...source, env: { ...source.env, ENTREPOT_HOST: server.host } })
   }

@@ -1,8 +1,7 @@
 /**
- * Why a start was given up, in one sentence for the person who tried.
+ * Why a start failed, in one sentence for the operator.
  *
- * The usual reasons are told from the errors that the rooms throw; what is not recognised here is a bug and
- * stays what it was.
+ * The usual reasons are recognised by the errors that the rooms throw; any other error is a bug and stays what it was.
  */
 import { OperatorError } from '../base/operator-error.ts'
 import type { Config } from '../config/schema.ts'
@@ -25,7 +24,7 @@ export function refuseShadowedNames(config: Config, localNames: LocalNames): voi
   )
 }
 
-/** @param where what was tried, for the sentence */
+/** @param where the folder and the address of the start, for the sentence */
 export function startError(error: unknown, where: { root: string; host: string; port: number }): unknown {
   if (error instanceof StartError) return error
   if (error instanceof StorageError || error instanceof TlsError)

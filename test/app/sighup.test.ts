@@ -22,7 +22,7 @@ function scene(t: Test, started: string): Scene {
   const lines: Record<string, unknown>[] = []
   const reread = createSighupHandler({
     options: { config: file },
-    edge: recordedEdge(),
+    io: recordedEdge(),
     app: {
       reload: (config) => {
         read.push(config)

@@ -133,7 +133,7 @@ test('a disk that was full a moment ago is used as soon as room can be made', as
     },
     changed: () => undefined,
   }
-  const { mirror, disk, layers, url } = await setUp(t, [2 * MiB], { mirror: { room } })
+  const { mirror, disk, layers, url } = await setUp(t, [2 * MiB], { mirror: { diskSpace: room } })
   const [layer] = layers as [Content]
   disk.failing.set('create', 'ENOSPC')
   t.equal((await pullSame(url(layer), layer)).cache, 'bypass')

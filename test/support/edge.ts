@@ -1,5 +1,5 @@
 /** The edge of a process that is not there: a command run in the test's own, and what it said. */
-import { openAlone } from '../../src/app/parts/operations.ts'
+import { openAlone } from '../../src/app/parts/alone.ts'
 import type { ProcessIo } from '../../src/admin/cli/process-io.ts'
 
 export interface RecordedEdge extends ProcessIo {

@@ -6,7 +6,7 @@ import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { loadConfig } from '../../src/config/schema.ts'
 import type { Operations } from '../../src/admin/operations.ts'
-import { openAlone } from '../../src/app/parts/operations.ts'
+import { openAlone } from '../../src/app/parts/alone.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 import { parseManifest } from '../../src/oci/manifest.ts'
 import { parseRepositoryName, parseTag } from '../../src/oci/reference.ts'
@@ -59,12 +59,12 @@ export async function seedMirrored(
 /** What the commands do where no server runs. */
 export async function alone<T>(
   root: string,
-  work: (keeper: Operations, signal: AbortSignal) => Promise<T>,
+  work: (operations: Operations, signal: AbortSignal) => Promise<T>,
   more: Record<string, unknown> = {},
 ): Promise<T> {
   const { config } = loadConfig({ text: JSON.stringify({ storage: { root }, ...more }), env: {} })
-  await using keeper = await openAlone(config, createLog({ level: 'silent' }))
-  return await work(keeper, new AbortController().signal)
+  await using operations = await openAlone(config, createLog({ level: 'silent' }))
+  return await work(operations, new AbortController().signal)
 }
 
 /** Statements that no program of ours would run. */

@@ -1,8 +1,8 @@
 /**
- * What a person takes away by hand: tags, images and whole repositories that were pushed here, and the hold on a
- * name that nothing is left of.
+ * Deletes what was pushed here, for `entrepot rm`: tags, images and whole repositories, and the claim of an empty
+ * repository on its name.
  *
- * Deleting frees no bytes; the collector does, after its grace period. What is mirrored: `delete-mirrored.ts`.
+ * Deleting frees no bytes; the collector does, after its grace period. Mirrored images: `delete-mirrored.ts`.
  */
 import type { Bytes } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'
@@ -16,38 +16,37 @@ import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { PushTarget } from '../../registry/local/push-target.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 
-interface RemovalsOptions {
+interface LocalDeletionOptions {
   readonly metadata: MetadataStore
   readonly openPushes: (name: RepositoryName) => PushTarget
-  /** Globs of names that are always ours. */
+  /** Globs of names that are always local. */
   readonly local: () => readonly string[]
 }
 
-/** One thing that was taken away. */
 export interface Removed {
   readonly what: 'tag' | 'image' | 'repository' | 'name'
   readonly name: string
-  /** Of a tag or an image. */
+  /** The tag or the digest. */
   readonly reference?: string
-  /** Given back to the disk; of what was pushed, a collection does that later. */
+  /** Freed on the disk; what was pushed is freed by a later collection. */
   readonly bytes?: Bytes | undefined
-  /** What the person should know about it. */
+  /** What the operator should know about it. */
   readonly note?: string
 }
 
-/** Tags that are told of a repository with many. */
-const SOME = 10
+/** The most tags that a message names. */
+const MOST_NAMED = 10
 
 export class LocalDeletion {
-  readonly #options: RemovalsOptions
+  readonly #options: LocalDeletionOptions
 
-  constructor(options: RemovalsOptions) {
+  constructor(options: LocalDeletionOptions) {
     this.#options = options
   }
 
   /**
    * @param reference a tag or a digest; undefined: the whole repository
-   * @throws OperatorError for what is not local, or not there; OciError for what is no name
+   * @throws OperatorError when it is not local, or not there; OciError when it is no name
    */
   async remove(given: string, reference: string | undefined): Promise<Removed> {
     const name = parseRepositoryName(given)
@@ -70,7 +69,7 @@ export class LocalDeletion {
     await this.#assertLocal(name)
     const left = await openPushes(name).release()
     if (left !== undefined) {
-      const tags = left.tags.slice(0, SOME).join(', ') + (left.tags.length > SOME ? ' …' : '')
+      const tags = left.tags.slice(0, MOST_NAMED).join(', ') + (left.tags.length > MOST_NAMED ? ' …' : '')
       const what = left.tags.length > 0 ? `has tags: ${tags}` : 'holds images without a tag'
       throw new OperatorError(
         `${name} is in use: it still ${what}; \`entrepot rm --all ${name}\` deletes all of it first`,

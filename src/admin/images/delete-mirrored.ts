@@ -1,9 +1,9 @@
 /**
- * What a person takes away by hand of what is mirrored: a tag, an image, or all of a name.
+ * Deletes what is mirrored, for `entrepot rm`: a tag, an image, or a whole repository. The next pull fetches it again.
  *
- * With an image goes what nothing else needs. Running pulls go on: what somebody reads or brings at this moment keeps
- * its bytes, until they are evicted. Whoever pulls it again gets it from upstream. A pin does not keep it: whoever may
- * do this may change the configuration as well; it is told.
+ * With an image go the blobs that no other image references. Running pulls go on: a blob that is being read or fetched
+ * keeps its bytes until they are evicted. A pin does not keep an image, but is named in the result: the operator may
+ * change the configuration as well.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { EvictionCandidates } from '../../cache/eviction/candidates.ts'
@@ -14,26 +14,25 @@ import type { Removal } from '../../cache/eviction/removal.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { isDigestReference, type Reference, type Tag } from '../../oci/reference.ts'
 import {
-  LOCAL,
   type EpochMs,
   type MetadataStore,
   type MetadataTransaction,
   type RepositoryKey,
 } from '../../storage/metadata/metadata.ts'
+import { pullName } from '../../storage/integrity/findings.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 import type { Removed } from './delete-local.ts'
 
-interface MirrorRemovalsOptions {
+interface MirrorDeletionOptions {
   readonly metadata: MetadataStore
-  readonly images: Pick<EvictionCandidates, 'whatGoesWith'>
+  readonly candidates: Pick<EvictionCandidates, 'whatGoesWith'>
   readonly removal: Pick<Removal, 'take' | 'isInUse'>
-  readonly pinned: Pick<Pins, 'by'>
-  /** What it remembers of them must not bring them back. */
+  readonly pins: Pick<Pins, 'by'>
+  /** Its memory of a manifest must not bring it back. */
   readonly manifests: Pick<ManifestCache, 'forget' | 'settled'>
   readonly now: () => EpochMs
 }
 
-/** What became of a manifest. */
 interface Gone {
   readonly bytes: Bytes
   readonly note: string | undefined
@@ -44,20 +43,20 @@ const PAGE = 500
 const NOTHING: ReadonlySet<Digest> = new Set()
 
 export class MirrorDeletion {
-  readonly #options: MirrorRemovalsOptions
+  readonly #options: MirrorDeletionOptions
 
-  constructor(options: MirrorRemovalsOptions) {
+  constructor(options: MirrorDeletionOptions) {
     this.#options = options
   }
 
   /**
    * @param reference undefined: the whole repository
-   * @throws OperatorError for what is not here
+   * @throws OperatorError when it is not here
    */
   async remove(mirrored: MirrorRef, reference: Reference | undefined, signal: AbortSignal): Promise<Removed> {
     const key = repositoryKey(mirrored)
     if (reference === undefined) return this.#removeAll(mirrored, key, signal)
-    // Who is just being answered has it written down behind.
+    // A manifest that is just being answered is written into the index behind the answer.
     await this.#options.manifests.settled(mirrored, reference)
     return isDigestReference(reference)
       ? this.#removeImage(mirrored, key, reference, signal)
@@ -66,7 +65,7 @@ export class MirrorDeletion {
 
   async #removeTag(mirrored: MirrorRef, key: RepositoryKey, tag: Tag, signal: AbortSignal): Promise<Removed> {
     const { metadata, manifests } = this.#options
-    const name = listedName(key)
+    const name = pullName(key)
     const record = await metadata.tags.get(key, tag)
     if (record === undefined) throw new OperatorError(`there is no ${tag} in ${name}`)
     const { digest } = record
@@ -77,12 +76,12 @@ export class MirrorDeletion {
         ? `${name}:${String(others[0])} names it as well`
         : parents.length > 0 && 'an index names it'
     const held = (await metadata.manifests.get(key, digest)) !== undefined
-    const pin = await this.#options.pinned.by(digest)
+    const pin = await this.#options.pins.by(digest)
     const gone =
       stays === false && held
         ? await this.#takeAway(key, digest, signal)
         : { bytes: 0, note: stays === false ? undefined : `its image stays: ${stays}` }
-    // Also where the image went with it: a tombstone has a manifest of its own, which nobody holds.
+    // Also where the image went with the tag: the tag of a tombstone names a manifest that is not in the repository.
     await this.#commit((tx) => tx.deleteTag(key, tag, this.#options.now()))
     manifests.forget(mirrored, tag)
     manifests.forget(mirrored, digest)
@@ -95,49 +94,50 @@ export class MirrorDeletion {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<Removed> {
-    const { metadata, manifests, pinned } = this.#options
-    const name = listedName(key)
+    const { metadata, manifests, pins } = this.#options
+    const name = pullName(key)
     if ((await metadata.manifests.get(key, digest)) === undefined) {
       throw new OperatorError(`there is no ${digest} in ${name}`)
     }
     const tags = await metadata.tags.of(key, digest)
-    const pin = await pinned.by(digest)
+    const pin = await pins.by(digest)
     const gone = await this.#takeAway(key, digest, signal)
     for (const reference of [...tags, digest]) manifests.forget(mirrored, reference)
     return removed({ what: 'image', name, reference: digest }, gone, pin)
   }
 
   async #removeAll(mirrored: MirrorRef, key: RepositoryKey, signal: AbortSignal): Promise<Removed> {
-    const { metadata, manifests, pinned } = this.#options
-    const name = listedName(key)
+    const { metadata, manifests, pins } = this.#options
+    const name = pullName(key)
     if ((await metadata.repositories.get(key)) === undefined)
       throw new OperatorError(`nothing of ${name} is here`)
     let bytes = 0
     let images = 0
     let pin: string | undefined
-    // What an index names goes with it: those that nobody names come first, the others are those that stayed.
+    // The children of an index go with it: manifests that no index references come first, the rest are those that stayed.
     for (const which of ['roots', 'rest'] as const) {
       for await (const digest of this.#manifests(key, which)) {
         signal.throwIfAborted()
-        pin ??= await pinned.by(digest)
+        pin ??= await pins.by(digest)
         bytes += (await this.#takeAway(key, digest, signal)).bytes
         images += 1
         manifests.forget(mirrored, digest)
       }
     }
     for await (const tag of this.#tags(key)) manifests.forget(mirrored, tag)
-    // Tombstones, and what this name may read without asking. That something of it was served stays known.
+    // This drops tombstones, and the links by which the repository reads blobs without asking upstream. That something
+    // of it was served stays known.
     await this.#commit((tx) => tx.buryRepository(key, this.#options.now()))
     if (images === 0) throw new OperatorError(`nothing of ${name} is here`)
     return removed({ what: 'repository', name }, { bytes, note: undefined }, pin)
   }
 
-  /** Away from this name; and its bytes with all that belongs to it, where nothing else needs them. */
+  /** Removes the manifest from this repository; where no other has it, also its bytes, and those it alone references. */
   async #takeAway(key: RepositoryKey, digest: Digest, signal: AbortSignal): Promise<Gone> {
-    const { metadata, images, removal, now } = this.#options
+    const { metadata, candidates, removal, now } = this.#options
     const held = await metadata.eviction.taggedManifests(digest, 0)
-    const other = held.find(({ repository }) => listedName(repository) !== listedName(key))?.repository
-    const doomed = other === undefined ? await images.whatGoesWith(digest, NOTHING) : undefined
+    const other = held.find(({ repository }) => pullName(repository) !== pullName(key))?.repository
+    const doomed = other === undefined ? await candidates.whatGoesWith(digest, NOTHING) : undefined
     const inUse = doomed !== undefined && removal.isInUse(doomed)
     const gone = doomed === undefined || inUse ? [] : await removal.take(doomed, signal)
     const bytes = gone.reduce((sum, { size }) => sum + size, 0)
@@ -148,7 +148,7 @@ export class MirrorDeletion {
         ? inUse
           ? 'somebody is pulling it'
           : 'its bytes are needed otherwise'
-        : `${listedName(other)} has it as well`
+        : `${pullName(other)} has it as well`
     return { bytes, note: `its bytes stay for now: ${why}` }
   }
 
@@ -185,8 +185,4 @@ function removed(what: Omit<Removed, 'note'>, { bytes, note }: Gone, pin: string
     ...(pin === undefined ? [] : [`it was pinned by ${pin}`]),
   ]
   return { ...what, bytes, ...(notes.length === 0 ? {} : { note: notes.join('; ') }) }
-}
-
-function listedName({ registry, name }: RepositoryKey): string {
-  return registry === LOCAL ? name : `${registry}/${name}`
 }

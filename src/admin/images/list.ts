@@ -1,7 +1,7 @@
 /**
- * Everything that can be pulled here, by name, a part at a time: `entrepot ls`.
+ * Lists everything that can be pulled here, by name, a page at a time: `entrepot ls`.
  *
- * A list of twenty thousand is as long as it is, and nobody waits for it: between two parts everybody else has a turn.
+ * Between two pages the event loop has a turn, so that no client of the server waits for a list of many images.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -9,20 +9,21 @@ import { pins } from '../../cache/eviction/pins.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { InventoryIndex } from '../../storage/metadata/inventory-index.ts'
 import { LOCAL, type EpochMs, type RepositoryKey } from '../../storage/metadata/metadata.ts'
+import { pullName } from '../../storage/integrity/findings.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 
 export interface ListedImage {
-  /** As it is pulled here, without tag and digest. */
+  /** The name by which it is pulled here, without tag and digest. */
   readonly name: string
-  /** Left out for what has none; then only its digest names it. */
+  /** Left out where the image is named by its digest alone. */
   readonly tag?: string | undefined
   readonly digest: Digest
-  /** Of all that belongs to it and is here; what several images share counts for each. 0: only its name is known. */
+  /** Of all of its parts that are here; a part that several images share counts for each. 0: only its name is known. */
   readonly bytes: Bytes
   readonly pulledMsAgo?: Milliseconds | undefined
-  /** Since it came. */
+  /** Since it was stored. */
   readonly ageMs?: Milliseconds | undefined
-  /** Pinned is what `cache.pin` matches itself. */
+  /** `pinned` where `cache.pin` matches the image itself. */
   readonly is: 'cached' | 'pushed' | 'pinned'
 }
 
@@ -30,11 +31,11 @@ export interface ListPart {
   readonly images: readonly ListedImage[]
 }
 
-interface ListingOptions {
+interface ImageListOptions {
   readonly inventory: InventoryIndex
   /** Globs over full names. */
   readonly pin: () => readonly string[]
-  /** The later of what was written down and what was not. */
+  /** The later of the access time in the index and the one in memory. */
   readonly latest: (digest: Digest, written: EpochMs) => EpochMs
   readonly now: () => EpochMs
 }
@@ -46,14 +47,14 @@ const PAGE = 200
 const MAX_PATTERN = 1000
 
 export class ImageList {
-  readonly #options: ListingOptions
+  readonly #options: ImageListOptions
 
-  constructor(options: ListingOptions) {
+  constructor(options: ImageListOptions) {
     this.#options = options
   }
 
   /**
-   * Sorted by name, then by tag; what has no tag comes last of its name.
+   * Sorted by name, then by tag; images without a tag come last of their name.
    *
    * @param pattern a glob like those of `cache.pin`, or what names begin with; undefined: all
    */
@@ -61,7 +62,7 @@ export class ImageList {
     if ((pattern?.length ?? 0) > MAX_PATTERN) throw new OperatorError('no name is that long')
     let rows: Row[] = []
     for await (const repository of merged(this.#repositories('local'), this.#repositories('mirrored'))) {
-      if (!mayHold(listedName(repository), pattern)) continue
+      if (!mayHold(pullName(repository), pattern)) continue
       for await (const row of this.#rows(repository)) {
         if (!fits(row, pattern)) continue
         rows.push(row)
@@ -83,13 +84,13 @@ export class ImageList {
       yield* page
       const end = page.at(-1)
       if (page.length < PAGE || end === undefined) return
-      last = listedName(end)
+      last = pullName(end)
     }
   }
 
   async *#rows(repository: RepositoryKey): AsyncGenerator<Row> {
     const { inventory } = this.#options
-    const name = listedName(repository)
+    const name = pullName(repository)
     const rowOf = (digest: Digest, tag?: string): Row => ({
       ...{ name, digest, is: this.#stateOf(repository, name, digest, tag) },
       ...(tag === undefined ? {} : { tag }),
@@ -130,11 +131,6 @@ export class ImageList {
   }
 }
 
-/** Behind its registry's key, unless it is ours. */
-function listedName({ registry, name }: RepositoryKey): string {
-  return registry === LOCAL ? name : `${registry}/${name}`
-}
-
 /** Two sorted lists as one. */
 async function* merged(
   left: AsyncGenerator<RepositoryKey>,
@@ -142,7 +138,7 @@ async function* merged(
 ): AsyncGenerator<RepositoryKey> {
   let [a, b] = [await left.next(), await right.next()]
   while (a.done !== true || b.done !== true) {
-    if (b.done === true || (a.done !== true && listedName(a.value) < listedName(b.value))) {
+    if (b.done === true || (a.done !== true && pullName(a.value) < pullName(b.value))) {
       if (a.done !== true) yield a.value
       a = await left.next()
     } else {
@@ -152,7 +148,7 @@ async function* merged(
   }
 }
 
-/** Something of that name may fit. */
+/** Whether an image of that name may match. */
 function mayHold(name: string, pattern: string | undefined): boolean {
   if (pattern === undefined || pattern.includes('*')) return true
   return name.startsWith(pattern) || pattern.startsWith(name)
@@ -164,7 +160,7 @@ function fits(row: Row, pattern: string | undefined): boolean {
   return imagesOf(row).some((it) => (glob ? pins(pattern, it) : it.startsWith(pattern)))
 }
 
-/** As pins and people name it. */
+/** The names of an image that a glob or a prefix is matched against. */
 function imagesOf({ name, tag, digest }: Pick<Row, 'name' | 'tag' | 'digest'>): string[] {
   return [...(tag === undefined ? [] : [`${name}:${tag}`]), `${name}@${digest}`]
 }

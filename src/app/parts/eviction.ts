@@ -1,5 +1,5 @@
 /**
- * What keeps the mirror within its budget: the house-keeping between the index, the files and whoever pulls.
+ * Eviction: the parts that keep the mirror within its disk budget.
  */
 import type { Logger } from 'pino'
 import { EvictionCandidates } from '../../cache/eviction/candidates.ts'
@@ -17,56 +17,56 @@ import type { LiveConfig } from '../../config/live.ts'
 import type { Storage } from './storage.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 
-interface EvictingOptions {
+interface EvictionOptions {
   readonly live: Pick<LiveConfig, 'config'>
-  readonly state: Storage
+  readonly storage: Storage
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
 }
 
 export interface EvictionParts {
-  readonly evictor: DiskBudget
-  readonly pushRoom: PushSpace
-  readonly recency: AccessTimes
-  readonly pinned: Pins
-  readonly images: EvictionCandidates
+  readonly diskBudget: DiskBudget
+  readonly pushSpace: PushSpace
+  readonly accessTimes: AccessTimes
+  readonly pins: Pins
+  readonly candidates: EvictionCandidates
   readonly removal: Removal
-  /** Looks by itself from now on, and sets right what a crash has left. */
+  /** Begins to measure and evict in the background, and corrects the index after a crash. */
   start(): void
 }
 
-/** What it makes is closed by `closing`. It does nothing by itself before it is started. */
-export function createEviction(options: EvictingOptions, closing: AsyncDisposableStack): EvictionParts {
-  const { live, state, metrics, log, now } = options
-  // The index itself, and not what makes room in it: that is us.
-  const { root, index: metadata, ingests, store, locks, holds, files } = state
+/** Its parts are closed by `closing`; they do nothing in the background before `start`. */
+export function createEviction(options: EvictionOptions, closing: AsyncDisposableStack): EvictionParts {
+  const { live, storage, metrics, log, now } = options
+  // The index without the retry on a full disk: that retry calls the eviction.
+  const { root, index: metadata, indexSince, ingests, store, locks, holds, files } = storage
   const { eviction: index } = metadata
-  const recency = closing.use(new AccessTimes({ metadata, log, now }))
-  const pinned = new Pins(() => live.config.cache.pin, index)
-  const images = new EvictionCandidates({ index, recency, pinned })
+  const accessTimes = closing.use(new AccessTimes({ metadata, log, now }))
+  const pins = new Pins(() => live.config.cache.pin, index)
+  const candidates = new EvictionCandidates({ index, recency: accessTimes, pinned: pins })
   const removal = new Removal({ store, metadata, index, locks, holds, now })
   const usage = new CacheUsage({ index, ingests, metrics })
   const eviction = new EvictionOrder({
-    ...{ index, images, removal, ingests, now },
+    ...{ index, images: candidates, removal, ingests, now },
     expects: (download) => usage.expects(download),
   })
-  const evictor = closing.use(
+  const diskBudget = closing.use(
     new DiskBudget({
       ...{ usage, eviction, locks, metrics, log },
       settings: () => budgetOf(live.config),
       space: () => files.space(root),
-      looked: (space) => state.reserve.refill(space),
+      looked: (space) => storage.reserve.refill(space),
     }),
   )
-  const pushRoom = new PushSpace({
-    headroom: () => evictor.headroom(),
-    canFree: (bytes) => evictor.canFree(bytes),
-    makeRoom: (bytes) => evictor.reclaim(bytes),
+  const pushSpace = new PushSpace({
+    headroom: () => diskBudget.headroom(),
+    canFree: (bytes) => diskBudget.canFree(bytes),
+    makeRoom: (bytes) => diskBudget.reclaim(bytes),
   })
   const start = (): void => {
-    evictor.start()
-    // Collections and deletions change what is pushed, and tell nobody here.
+    diskBudget.start()
+    // Collections and deletions change the size of what is pushed without a call to this room.
     const measure = async (): Promise<void> => {
       await usage.measure()
     }
@@ -75,12 +75,11 @@ export function createEviction(options: EvictingOptions, closing: AsyncDisposabl
       metrics.beforeScrape.delete(measure)
     })
     const ending = new AbortController()
-    const { indexSince } = state
     const reconciliation = new Reconciliation({
       ...{ store, metadata, index, locks, holds, indexSince, log, now },
     })
     const ended = reconciliation.run(ending.signal).then(
-      () => evictor.changed(),
+      () => diskBudget.changed(),
       (err: unknown) => {
         if (!ending.signal.aborted) log.debug({ err }, 'the index could not be compared with the disk')
       },
@@ -90,7 +89,7 @@ export function createEviction(options: EvictingOptions, closing: AsyncDisposabl
       await ended
     })
   }
-  return { evictor, pushRoom, recency, pinned, images, removal, start }
+  return { diskBudget, pushSpace, accessTimes, pins, candidates, removal, start }
 }
 
 function budgetOf({ cache, upstreams }: Config): BudgetSettings {

@@ -1,5 +1,5 @@
 /**
- * What looks after the bytes of a running server: the close look at what a read found wrong, and the scrub.
+ * Integrity of stored bytes in a running server: the check of a blob that a read found wrong, and the scrub.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -20,29 +20,35 @@ import { Scrub } from '../../storage/integrity/scrub.ts'
 const MOST_REPOSITORIES = 10
 const REFETCH_MS = 60_000
 
-interface ScrubbingOptions {
+interface IntegrityOptions {
   readonly live: LiveConfig
-  readonly state: Storage
-  /** Fetches again what upstreams gave. */
+  readonly storage: Storage
   readonly refetch: (lost: Lost) => Promise<void>
-  /** Somebody is being served, or something fetched. */
+  /** Whether a client is being served, or a blob fetched. */
   readonly busy: () => boolean
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
 }
 
-interface Scrubbing {
+interface IntegrityParts {
   readonly suspect: (digest: Digest) => void
   readonly quarantine: () => ReturnType<Examiner['quarantine']>
-  /** Begins; it goes on until all is closed. */
-  readonly scrub: () => void
+  /** The scrub runs until all is closed. */
+  readonly startScrub: () => void
 }
 
-/** What it makes is closed by `closing`. */
-export function createIntegrity(options: ScrubbingOptions, closing: AsyncDisposableStack): Scrubbing {
-  const { live, state, refetch, busy, metrics, log, now } = options
-  const { root, files, hashers, store, locks, index: metadata } = state
+/** A command that runs alone checks nothing in the background. */
+export const NO_INTEGRITY: IntegrityParts = {
+  suspect: () => undefined,
+  quarantine: () => Promise.resolve({ count: 0, blobs: [] }),
+  startScrub: () => undefined,
+}
+
+/** Its parts are closed by `closing`. */
+export function createIntegrity(options: IntegrityOptions, closing: AsyncDisposableStack): IntegrityParts {
+  const { live, storage, refetch, busy, metrics, log, now } = options
+  const { root, files, hashers, store, locks, index: metadata } = storage
   const disk = new DiskBlobAudit({ root, files, hashers })
   const examiner = closing.use(
     new Examiner({ ...{ disk, store, metadata, locks, refetch, metrics, log, now } }),
@@ -53,7 +59,7 @@ export function createIntegrity(options: ScrubbingOptions, closing: AsyncDisposa
       metrics.scrubOldestCheck.set(oldest === undefined ? 0 : Math.max(0, now() - oldest) / 1000)
       metrics.quarantinedBlobs.set((await metadata.scrub.quarantined(0)).count)
     } catch (err) {
-      // No reason to tell nothing of all the rest.
+      // The other metrics are told all the same.
       log.debug({ err }, 'the index does not tell what was checked')
     }
   }
@@ -62,14 +68,14 @@ export function createIntegrity(options: ScrubbingOptions, closing: AsyncDisposa
   return {
     suspect: (digest) => examiner.suspect(digest),
     quarantine: () => examiner.quarantine(),
-    scrub: () => {
+    startScrub: () => {
       const ending = new AbortController()
       const scrub = new Scrub({
         ...{ metadata, examiner, busy, metrics, log, now },
         intervalMs: () => live.config.cache.scrubInterval,
         rest: async (ms, signal) => sleep(ms, undefined, { signal, ref: false }),
       })
-      // It only ends by being aborted.
+      // The scrub only ends by being aborted.
       const ended = scrub.run(ending.signal).catch(() => undefined)
       closing.defer(async () => {
         ending.abort(new Error('shutting down'))
@@ -79,7 +85,7 @@ export function createIntegrity(options: ScrubbingOptions, closing: AsyncDisposa
   }
 }
 
-interface Refetching {
+interface RefetchParts {
   readonly entries: readonly UpstreamEntry[]
   readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs'>
   readonly index: Pick<Storage['index'], 'manifests'>
@@ -87,10 +93,10 @@ interface Refetching {
 }
 
 /**
- * Behind everything that is asked for now, not from who cannot be asked, and for no pull that is kept in reserve. What
- * this does not fetch the next pull does.
+ * Fetches a lost blob or manifest again: with less urgency than any client's request, not from an upstream that is
+ * offline or failing, and not at the cost of the pull quota's reserve. The next pull fetches what this does not.
  */
-export async function refetch({ digest, manifests }: Lost, parts: Refetching): Promise<void> {
+export async function refetch({ digest, manifests }: Lost, parts: RefetchParts): Promise<void> {
   const { entries, mirror, index, log } = parts
   const brought = new Set<string>()
   let asked = 0
@@ -101,7 +107,7 @@ export async function refetch({ digest, manifests }: Lost, parts: Refetching): P
     try {
       const named = manifest === digest ? undefined : await index.manifests.descriptor(repository, digest)
       if (named !== undefined && named.role !== 'manifest') {
-        // For bytes one of its names is enough.
+        // The bytes are the same by each of the blob's names: one is enough.
         if (!brought.has(repository.registry)) await mirror.blobs.ahead(mirrored, named)
         brought.add(repository.registry)
       } else if (mirrored.origin.upstream.quotaBelow(mirrored.origin.reserve) === undefined) {

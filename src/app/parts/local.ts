@@ -1,7 +1,6 @@
 /**
- * The local half of the program: what repositories that take pushes are made of, and what keeps house for them.
+ * Local repositories: what those that take pushes are made of, and the garbage collector of what was pushed.
  */
-import type { Logger } from 'pino'
 import type { PushSpace } from '../../cache/eviction/push-space.ts'
 import { takesLocalPushes, type Config } from '../../config/schema.ts'
 import type { LiveConfig } from '../../config/live.ts'
@@ -14,56 +13,41 @@ import { UploadSessions } from '../../registry/uploads/upload-sessions.ts'
 import type { Storage } from './storage.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 
-interface PushingOptions {
+interface LocalOptions extends Pick<LocalContext, 'events' | 'settings' | 'readableHere' | 'log' | 'now'> {
   readonly config: Config
-  readonly state: Storage
-  readonly room: PushSpace
-  readonly events: LocalContext['events']
-  readonly settings: LocalContext['settings']
-  readonly readableHere: LocalContext['readableHere']
-  /** Told of what was pushed and is not here as it was pushed. */
+  readonly storage: Storage
+  readonly pushSpace: PushSpace
+  /** Called with a blob that was pushed and is missing, or not as it was pushed. */
   readonly suspect: (digest: Digest) => void
   readonly metrics: Metrics
-  readonly log: Logger
-  readonly now: () => number
 }
 
-interface Pushing {
-  readonly local: LocalContext
-  readonly collector: Collector
-}
-
-export function createLocal(options: PushingOptions): Pushing {
-  const { config, state, room, events, settings, readableHere, suspect, metrics, log, now } = options
-  const { store, ingests, metadata, locks, holds, localNames, indexSince } = state
-  const { sessionTtl: sessionTtlMs } = config.push
-  const uploads = new UploadSessions({
-    store,
-    ingests,
-    metadata,
-    locks,
-    holds,
-    localNames,
-    room,
-    sessionTtlMs,
+export function createLocal(options: LocalOptions): { local: LocalContext; collector: Collector } {
+  const {
+    config,
+    storage,
+    pushSpace: room,
+    events,
+    settings,
+    readableHere,
+    suspect,
+    metrics,
     log,
     now,
-  })
+  } = options
+  const { store, ingests, metadata, locks, holds, localNames, reserve, index, indexSince } = storage
+  const shared = { store, ingests, metadata, locks, holds, localNames, room, log, now }
+  const uploads = new UploadSessions({ ...shared, sessionTtlMs: config.push.sessionTtl })
   const collector = new Collector({
-    ...{ store, metadata: state.index, locks, indexSince, metrics, log, now },
-    pinned: (digest: Digest) => holds.has(digest),
+    ...{ store, metadata: index, locks, indexSince, metrics, log, now },
+    pinned: (digest) => holds.has(digest),
     graceMs: config.push.gcGrace,
   })
   const bytes = new PushedContent({ store, metadata, suspect })
-  const local = {
-    ...{ store, bytes, ingests, metadata, locks, holds, localNames, uploads, room, events, settings },
-    reserve: state.reserve,
-    ...{ readableHere, log, now },
-  }
-  return { local, collector }
+  return { local: { ...shared, bytes, uploads, reserve, events, settings, readableHere }, collector }
 }
 
-/** As the configuration has them at the moment they are read. */
+/** The settings as the configuration has them at the moment they are read. */
 export function pushSettings(live: LiveConfig, loopbackListener: boolean): PushSettings {
   return {
     loopbackListener,

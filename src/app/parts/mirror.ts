@@ -1,5 +1,5 @@
 /**
- * The mirror's half of the program: what repositories that only pull are made of.
+ * The mirror: what repositories that pull from an upstream are made of.
  */
 import type { Logger } from 'pino'
 import { AnswerCache } from '../../cache/lists/answer-cache.ts'
@@ -30,51 +30,40 @@ export const BUDGETS = { staleBudgetMs: 5_000, budgetMs: 15_000 }
 /** Thousands of lists of a common size. */
 const MOST_ANSWERS = 64 * 1024 * 1024
 
-interface MirroringOptions {
+interface MirrorOptions {
   readonly live: LiveConfig
-  readonly state: Storage
+  readonly storage: Storage
   readonly health: StorageHealth
-  readonly room: DiskSpace
-  /** Told of what is here and cannot be right. */
+  readonly diskSpace: DiskSpace
+  /** Called with a digest whose stored bytes cannot be right. */
   readonly suspect: (digest: Digest) => void
-  readonly evicting: Pick<EvictionParts, 'recency' | 'removal'>
+  readonly eviction: Pick<EvictionParts, 'accessTimes' | 'removal'>
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
-  /** Upstream gets this long where something stale can answer, elsewhere the other. docs/architecture.md "Freshness". */
+  /** {@link BUDGETS} */
   readonly staleBudgetMs: number
   readonly budgetMs: number
   readonly maxUntoldSize: number | undefined
 }
 
-/** What it makes is closed by `closing`. */
-export function createMirror(options: MirroringOptions, closing: AsyncDisposableStack): MirrorContext {
-  const { live, state, health, room, suspect, evicting, metrics, log, now } = options
+/** Its parts are closed by `closing`. */
+export function createMirror(options: MirrorOptions, closing: AsyncDisposableStack): MirrorContext {
+  const { live, storage, health, diskSpace: room, suspect, eviction, metrics, log, now } = options
   const { staleBudgetMs, budgetMs, maxUntoldSize } = options
-  const { store, ingests, locks, holds } = state
-  const metadata = new FailOpenMetadata(state.metadata, { metrics, log, now })
-  const cached = new FailOpenBlobStore(store, { holds, health, metrics, log, now })
-  const shelf = new ManifestStore({ store: cached, ingests, metadata, locks, holds, room, suspect, now })
-  evicting.removal.onManifest((digest) => shelf.forget(digest))
+  const { ingests, locks, holds } = storage
+  const metadata = new FailOpenMetadata(storage.metadata, { metrics, log, now })
+  const store = new FailOpenBlobStore(storage.store, { holds, health, metrics, log, now })
+  const shelf = new ManifestStore({ store, ingests, metadata, locks, holds, room, suspect, now })
+  eviction.removal.onManifest((digest) => shelf.forget(digest))
   const blobs = closing.adopt(
     new BlobCache({
-      store: cached,
-      ingests,
-      metadata,
+      ...{ store, ingests, metadata, locks, holds, health, room, suspect, metrics, log, now, maxUntoldSize },
       named: (repository, digest) => shelf.namedBlob(repository, digest),
       isManifest: (repository, digest) => shelf.knows(repository, digest),
       lease: new InProcessFillLease(),
-      locks,
-      holds,
-      health,
-      room,
-      suspect,
-      metrics,
-      log,
-      now,
       finishAbandoned: () => finishAbandoned(live.config),
       headerBudgetMs: budgetMs,
-      maxUntoldSize,
     }),
     (it) => it.close(),
   )
@@ -106,12 +95,12 @@ export function createMirror(options: MirroringOptions, closing: AsyncDisposable
     blobs,
     prefetch: new Prefetch({ blobs, referrers, mode, log }),
     listings,
-    recency: evicting.recency,
-    served: new ServedNames(state.index),
+    recency: eviction.accessTimes,
+    served: new ServedNames(storage.index),
   }
 }
 
-/** What upstreams answered beside content never takes the room of images: a small part of the smallest budget. */
+/** Cached lists never take the space of images: a small part of the smallest budget. */
 function answersShare({ cache, upstreams }: Config): number {
   const budgets = [cache.maxSize, ...upstreams.map(({ maxSize }) => maxSize)]
   return Math.min(MOST_ANSWERS, ...budgets.map((it) => (it?.bytes ?? Infinity) / 16))

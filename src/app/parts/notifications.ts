@@ -1,6 +1,7 @@
 /**
- * From the configuration to whoever tells others what happened: in a server, and in a command without one, whose
- * events wait for the next server.
+ * Notifications: from the configuration to the notifier that posts events to its end-points.
+ *
+ * Events of a command that runs alone wait for the next server.
  */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
@@ -11,18 +12,18 @@ import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import { environmentOf, proxyFor } from '../../upstream/transport/proxy.ts'
 
-interface TellingParts {
+interface NotifierParts {
   readonly config: Config
   readonly metadata: MetadataStore
-  /** That we listen on, once we do. */
+  /** The port that the server listens on, once it does. */
   readonly port: () => number
   readonly metrics: Metrics
   readonly log: Logger
   readonly now: () => number
 }
 
-/** Delivers nothing until it is started. */
-export function createNotifier({ config, port, ...parts }: TellingParts): Notifier {
+/** The notifier delivers nothing until it is started. */
+export function createNotifier({ config, port, ...parts }: NotifierParts): Notifier {
   const { publicUrl, tls } = config.server
   const env = environmentOf(config.proxyEnvironment)
   const instanceID = randomUUID()

@@ -1,68 +1,118 @@
 /**
- * What the commands do, over the parts of a running server, or over a folder that nobody else uses.
+ * The operations of the commands, over the parts of a running server, or of a program that has the folder to itself.
  */
 import { availableParallelism } from 'node:os'
-import path from 'node:path'
-import type { Logger } from 'pino'
-import type { Share } from '../../cache/eviction/limits.ts'
-import type { DiskBudget } from '../../cache/eviction/disk-budget.ts'
-import type { Config } from '../../config/schema.ts'
-import type { LiveConfig } from '../../config/live.ts'
-import { parsePercent, parseSize } from '../../config/units.ts'
-import type { Alone } from '../../admin/cli/process-io.ts'
-import type { Operations } from '../../admin/operations.ts'
-import { createEviction } from './eviction.ts'
-import { createLocal } from './local.ts'
-import type { Collector } from '../../storage/gc/collector.ts'
-import { shadowedNames } from '../../registry/naming/shadowed-names.ts'
-import type { LocalContext } from '../../registry/local/local-context.ts'
-import { reservingGlob } from '../../registry/naming/push-policy.ts'
-import { OperatorError } from '../../base/operator-error.ts'
-import { startError } from '../start-error.ts'
-import { openStorage, type Storage } from './storage.ts'
-import { DiskBlobAudit } from '../../storage/blobs/disk-audit.ts'
-import { nodeFiles } from '../../storage/files/files.ts'
-import { finishIndex } from '../../storage/metadata/sqlite/index-identity.ts'
-import { NewFile, OutsideFile } from '../../storage/files/atomic-file.ts'
-import { StorageError } from '../../storage/storage-error.ts'
-import { createMetrics } from '../../telemetry/metrics.ts'
-import type { ImageOperations } from './image-operations.ts'
-import { openStandalone } from './standalone.ts'
-import { createNotifier } from './notifications.ts'
 import { backup } from '../../admin/archive/write-archive.ts'
 import { restore } from '../../admin/archive/restore-archive.ts'
+import { Explainer } from '../../admin/explain/explainer.ts'
+import { LocalDeletion } from '../../admin/images/delete-local.ts'
+import { MirrorDeletion } from '../../admin/images/delete-mirrored.ts'
+import { ImageList } from '../../admin/images/list.ts'
+import { Refresher } from '../../admin/images/refresh-image.ts'
+import type { Operations } from '../../admin/operations.ts'
+import { OperatorError } from '../../base/operator-error.ts'
+import type { Share } from '../../cache/eviction/limits.ts'
+import type { LiveConfig } from '../../config/live.ts'
+import { parsePercent, parseSize } from '../../config/units.ts'
+import {
+  parseImageReference,
+  parseReference,
+  parseRepositoryName,
+  type RepositoryName,
+} from '../../oci/reference.ts'
+import type { LocalContext } from '../../registry/local/local-context.ts'
+import { LocalPushTarget } from '../../registry/local/local-push-target.ts'
+import type { MirrorContext } from '../../registry/mirror-repository.ts'
+import { reservingGlob } from '../../registry/naming/push-policy.ts'
+import { shadowedNames } from '../../registry/naming/shadowed-names.ts'
+import type { NameRegistry } from '../../registry/registry.ts'
+import { DiskBlobAudit } from '../../storage/blobs/disk-audit.ts'
+import { NewFile, OutsideFile } from '../../storage/files/atomic-file.ts'
+import { nodeFiles } from '../../storage/files/files.ts'
+import type { Collector } from '../../storage/gc/collector.ts'
 import { verify } from '../../storage/integrity/verify.ts'
+import type { EvictionParts } from './eviction.ts'
+import type { Storage } from './storage.ts'
 
 const VERIFY_LANES = Math.min(availableParallelism(), 4)
 
-/** What the operations work with; the same objects that everything else in the process uses. */
-interface KeepingParts {
-  readonly live: Pick<LiveConfig, 'config'>
-  readonly state: Storage
+/** The same objects that everything else in the process uses. */
+interface OperationParts {
+  readonly live: LiveConfig
+  readonly storage: Storage
+  readonly registry: Pick<NameRegistry, 'route'>
+  readonly mirror: Pick<MirrorContext, 'manifests' | 'blobs' | 'served'>
+  readonly eviction: EvictionParts
   readonly local: LocalContext
   readonly collector: Collector
-  readonly evictor: DiskBudget
-  /** What is done about single images. */
-  readonly tending: ImageOperations
-  /** Somebody pulls and pushes meanwhile. */
+  /** Clients pull and push meanwhile, and it is known how the upstreams do. */
   readonly serving: boolean
+  readonly now: () => number
 }
 
-export function createOperations(parts: KeepingParts): Operations {
-  const { live, local, collector, evictor, tending, serving } = parts
-  const { root, hashers, holds, index } = parts.state
+export function createOperations(parts: OperationParts): { operations: Operations; explainer: Explainer } {
+  const explainer = createExplainer(parts)
+  return { explainer, operations: { ...imageOperations(parts, explainer), ...folderOperations(parts) } }
+}
+
+type ImageOperations = Pick<Operations, 'explain' | 'ls' | 'rm' | 'release' | 'refresh'>
+
+/** What is asked and done about single images. */
+function imageOperations(parts: OperationParts, explainer: Explainer): ImageOperations {
+  const { live, registry, mirror, eviction, local, now } = parts
+  const { store, index: metadata } = parts.storage
+  const { accessTimes, candidates, removal, pins } = eviction
+  const { manifests, blobs } = mirror
+  const list = new ImageList({
+    ...{ inventory: metadata.inventory, now },
+    latest: accessTimes.latest.bind(accessTimes),
+    pin: () => live.config.cache.pin,
+  })
+  const localDeletion = new LocalDeletion({
+    metadata,
+    // The command ignores `push.immutable`: who may run it may change the configuration as well.
+    openPushes: (name) => new LocalPushTarget({ ...local, settings: { immutable: [] } }, name),
+    local: () => live.config.local,
+  })
+  const mirrorDeletion = new MirrorDeletion({ metadata, candidates, removal, pins, manifests, now })
+  const refresher = new Refresher({ registry, manifests, blobs, metadata, store })
+  return {
+    async *explain({ ref, namespace }) {
+      yield await explainer.explain(parseImageReference(ref), namespace)
+    },
+    ls: ({ pattern }, signal) => list.list(pattern, signal),
+    async *rm({ name, reference }, signal) {
+      const destination = await registry.route(parseRepositoryName(name), undefined)
+      if (destination === undefined || !('entry' in destination)) {
+        yield await localDeletion.remove(name, reference)
+        return
+      }
+      const mirrored = { origin: destination.entry.origin, name: destination.name }
+      const parsed = reference === undefined ? undefined : parseReference(reference)
+      yield await mirrorDeletion.remove(mirrored, parsed, signal)
+    },
+    async *release({ name }) {
+      yield await localDeletion.release(name)
+    },
+    refresh: ({ ref, namespace }, signal) => refresher.refresh(parseImageReference(ref), namespace, signal),
+  }
+}
+
+/** What is done about all that the folder holds. */
+function folderOperations(parts: OperationParts): Omit<Operations, keyof ImageOperations> {
+  const { live, local, collector, eviction, serving, now } = parts
+  const { root, hashers, holds, index, store } = parts.storage
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
-  const { store, ingests, metadata, locks, localNames, room, settings, now } = local
   return {
     gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
     async *evict({ dryRun, to }, signal) {
-      yield* evictor.evict({ dryRun, to: to === undefined ? undefined : shareOf(to) }, signal)
+      yield* eviction.diskBudget.evict({ dryRun, to: to === undefined ? undefined : shareOf(to) }, signal)
     },
-    ...tending.operations,
     verify: (args, signal) =>
       verify(
-        // Without room: a look that holds a blob must not wait for an eviction that waits for that blob.
-        { disk, store, metadata: index, locks, now, serving, lanes: VERIFY_LANES },
+        // The index without the retry on a full disk: a check that holds a blob must not wait for an eviction that
+        // waits for that blob.
+        { disk, store, metadata: index, locks: local.locks, now, serving, lanes: VERIFY_LANES },
         args,
         signal,
       ),
@@ -78,12 +128,12 @@ export function createOperations(parts: KeepingParts): Operations {
     restore: (args, signal) =>
       restore(
         {
-          ...{ disk, store, ingests, metadata, locks, localNames, room, settings, holds, now },
+          ...{ disk, ...local, localNames: parts.storage.localNames, holds },
           hidden: (names) => shadowedNames(live.config, names),
           denied: async (name) => {
             const glob = reservingGlob(name, live.config.push)
             if (glob !== undefined) return `push.deny (${glob}) reserves ${name}`
-            return tending.pulledFromElsewhere(name)
+            return hiddenUpstream(parts, name)
           },
           open: (path) => OutsideFile.open(nodeFiles, path),
         },
@@ -93,57 +143,33 @@ export function createOperations(parts: KeepingParts): Operations {
   }
 }
 
-/**
- * The operations without a server: the folder is ours until it is disposed.
- *
- * @param options.replaceLostIndex another index may take the place of one that was lost; it has to be finished then
- * @throws StorageError LOCKED, StartError for what else keeps it from being used
- */
-export async function openAlone(
-  config: Config,
-  log: Logger,
-  { replaceLostIndex = false } = {},
-): Promise<Alone> {
-  const root = path.resolve(config.storage.root)
-  await using opening = new AsyncDisposableStack()
-  try {
-    const now = Date.now
-    let replaced = false
-    const lostIndex = (kept: string): void => {
-      replaced = true
-      log.warn({ kept }, 'the index was lost: another one takes its place')
-    }
-    const state = await openStorage(config, opening, replaceLostIndex ? { lostIndex } : {})
-    const metrics = createMetrics()
-    // What brings bytes here makes room for them, as it does while somebody serves.
-    const evicting = createEviction({ live: { config }, state, metrics, log, now }, opening)
-    const { evictor, pushRoom } = evicting
-    state.fullDisk.makeRoom = (bytes) => evictor.reclaim(bytes)
-    const port = (): number => config.server.port
-    const notifier = opening.use(createNotifier({ config, metadata: state.index, port, metrics, log, now }))
-    const { events } = notifier
-    const settings = config.push
-    // Nobody mounts anything now.
-    const readableHere = (): Promise<boolean> => Promise.resolve(false)
-    const { local, collector } = createLocal({
-      ...{ config, state, room: pushRoom, events, settings, readableHere, metrics, log, now },
-      // Whoever reads here looks at everything closely.
-      suspect: () => undefined,
-    })
-    const tending = openStandalone({ config, state, local, evicting, metrics, log, now }, opening)
-    const closing = opening.move()
-    return {
-      ...createOperations({ live: { config }, state, local, collector, evictor, tending, serving: false }),
-      finishIndex: () => {
-        if (replaced) finishIndex(state.database)
-      },
-      [Symbol.asyncDispose]: () => closing.disposeAsync(),
-    }
-  } catch (error) {
-    // Whoever waits for its turn wants to know that.
-    if (error instanceof StorageError && error.code === 'LOCKED') throw error
-    throw startError(error, { root, host: config.server.host, port: config.server.port })
-  }
+function createExplainer(parts: OperationParts): Explainer {
+  const { live, storage, registry, mirror, eviction, serving, now } = parts
+  const { store, index: metadata, holds } = storage
+  const { accessTimes } = eviction
+  return new Explainer({
+    ...{ registry, store, metadata, fills: mirror.blobs, manifests: mirror.manifests, serving, now },
+    latest: accessTimes.latest.bind(accessTimes),
+    inUse: (digest) => holds.has(digest),
+    settings: () => {
+      const { pin, negativeTtl } = live.config.cache
+      return { local: live.config.local, pin, negativeTtlMs: negativeTtl }
+    },
+  })
+}
+
+/** In words, that a local repository of that name would hide one of the default upstream that was pulled through here. */
+async function hiddenUpstream(
+  { registry, mirror }: OperationParts,
+  name: RepositoryName,
+): Promise<string | undefined> {
+  const destination = await registry.route(name, undefined)
+  if (destination?.rule !== 'default') return undefined
+  const { origin } = destination.entry
+  const served = await mirror.served.has({ origin, name: destination.name })
+  return served
+    ? `${name} was pulled from ${origin.upstream.key} through here, and would be hidden`
+    : undefined
 }
 
 /** @throws OperatorError */

@@ -1,5 +1,5 @@
 /**
- * What survives a restart, opened: the folder that is ours, its files, and the index over them.
+ * Storage, opened: the folder with its lock, its files, and the index over them.
  */
 import path from 'node:path'
 import type { Config } from '../../config/schema.ts'
@@ -33,16 +33,16 @@ export interface Storage {
   readonly files: Files
   /** The file of the index. */
   readonly database: string
-  /** When it came into being. */
+  /** When the index was created. */
   readonly indexSince: number
   readonly hashers: Hashers
-  /** Finds room on a full disk: for whoever frees some. */
+  /** On a full disk it writes into the reserve: for operations that free space. */
   readonly index: MetadataStore
-  /** The same, for what is pulled and pushed: where the disk is full, room is made. */
+  /** The same index for pulls and pushes: on a full disk it evicts and tries again. */
   readonly metadata: MetadataStore
-  /** Room on the disk for whoever frees some; {@link index} has it too. */
+  /** Space on the disk for operations that free some; {@link index} uses it, too. */
   readonly reserve: DiskReserve
-  /** Who makes room on a full disk, for files and the index; nobody, unless somebody is set. */
+  /** Frees space on a full disk for files and the index; nothing is freed until the eviction is set here. */
   readonly fullDisk: { makeRoom: MakeRoom }
   readonly localNames: LocalNames
   readonly locks: KeyedLocks
@@ -51,20 +51,20 @@ export interface Storage {
   readonly ingests: Awaited<ReturnType<typeof openIngests>>
 }
 
-interface StateOptions {
+export interface StorageOptions {
   readonly files?: Files | undefined
-  /** Who notices when the disk does not answer. Default: nobody, whoever writes waits for it. */
+  /** Notices when the disk does not answer. Default: every write waits until it does. */
   readonly diskWatch?: HungDiskWatch | undefined
   readonly partialLimits?: Partial<PartialLimits> | undefined
-  /** Told when the index takes no writes, since then, and when it takes them again: undefined. */
+  /** Called with the time since when the index takes no writes, and with undefined when it takes them again. */
   readonly onIndexStuck?: WriterOptions['onStuck']
-  /** Told of what could not be tidied up. */
+  /** Called with the error when a partial file could not be cleaned up. */
   readonly report?: (error: unknown) => void
-  /** For what is measured, not for what is written down. */
+  /** For durations, not for timestamps. */
   readonly monotonic?: () => number
   /**
-   * A person has said that another index takes the place of one that was lost. Told where that one is kept; until
-   * `finishIndex` nobody else can start. Left out: one that was lost is an error.
+   * The operator has said that another index takes the place of one that was lost. Called with the path where the lost
+   * one is kept; until `finishIndex` no other process can start. Left out: a lost index is an error.
    */
   readonly lostIndex?: ((kept: string) => void) | undefined
 }
@@ -77,12 +77,12 @@ interface StateOptions {
 export async function openStorage(
   config: Config,
   closing: AsyncDisposableStack,
-  options: StateOptions = {},
+  options: StorageOptions = {},
 ): Promise<Storage> {
   const { files: plain = nodeFiles, diskWatch, partialLimits, report, monotonic } = options
   const root = path.resolve(config.storage.root)
   const reserve = await DiskReserve.open(path.join(root, 'reserve'))
-  // However full the disk is, something can be deleted then.
+  // The reserve comes first: with it, content can be deleted however full the disk is.
   closing.use(await reserve.use(() => Promise.resolve().then(() => acquireRootLock(root))))
   const hashers = closing.adopt(new Hashers(), (it) => it.close())
   const database = path.join(root, DATABASE)
@@ -126,7 +126,7 @@ export async function openStorage(
 
 async function openIndex(
   database: string,
-  { lostIndex, onIndexStuck: onStuck }: StateOptions,
+  { lostIndex, onIndexStuck: onStuck }: StorageOptions,
 ): Promise<MetadataStore> {
   const watched = onStuck === undefined ? {} : { onStuck }
   try {

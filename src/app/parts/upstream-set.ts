@@ -1,9 +1,9 @@
 /**
- * The upstreams of the configuration as it is now, and those it had before that somebody still uses.
+ * The upstreams of the configuration as it is now, and those of earlier ones that are still in use.
  *
- * One whose settings have not changed stays what it is, with its connections, its breaker and all it remembers.
- * Who is replaced or taken away is asked only for what somebody waits for already; it is closed when nothing has been
- * under way for longer than any transfer pauses between two of its questions.
+ * An upstream whose settings have not changed stays what it is, with its connections, its breaker and all it remembers.
+ * One that was replaced or removed serves only the transfers that have begun; it is closed after 90 s without a request,
+ * which is longer than any transfer pauses between two of its requests.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Config, UpstreamConfig } from '../../config/schema.ts'
@@ -12,10 +12,10 @@ import type { UpstreamEntry } from '../../registry/registry.ts'
 import { InFlight } from '../../upstream/transport/in-flight.ts'
 
 const QUIET_MS = 90_000
-const LOOK_EVERY_MS = 15_000
+const CHECK_EVERY_MS = 15_000
 
-/** What is about names and freshness, not about how the upstream is asked. */
-const OF_THE_ENTRY = {
+/** Settings of names and freshness: a change of them needs no other client of the upstream. */
+const ENTRY_SETTINGS = {
   aliases: undefined,
   default: undefined,
   allow: undefined,
@@ -30,16 +30,16 @@ const OF_THE_ENTRY = {
 interface Member {
   readonly config: UpstreamConfig
   readonly entry: UpstreamEntry
-  readonly activity: InFlight
+  readonly inFlight: InFlight
 }
 
 export class UpstreamSet implements AsyncDisposable {
-  readonly #tools: Omit<UpstreamTools, 'activity'>
+  readonly #tools: Omit<UpstreamTools, 'inFlight'>
   #members = new Map<string, Member>()
   readonly #leaving = new Set<Member>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(tools: Omit<UpstreamTools, 'activity'>) {
+  constructor(tools: Omit<UpstreamTools, 'inFlight'>) {
     this.#tools = tools
   }
 
@@ -47,7 +47,7 @@ export class UpstreamSet implements AsyncDisposable {
     return [...this.#members.values()].map(({ entry }) => entry)
   }
 
-  /** Those that are to be closed. */
+  /** The number of upstreams that are to be closed. */
   get leaving(): number {
     return this.#leaving.size
   }
@@ -60,19 +60,19 @@ export class UpstreamSet implements AsyncDisposable {
       if (!used.has(member.entry.origin.upstream)) this.#leaving.add(member)
     }
     if (this.#leaving.size > 0)
-      this.#timer ??= setInterval(() => void this.closeQuiet(), LOOK_EVERY_MS).unref()
+      this.#timer ??= setInterval(() => void this.closeQuiet(), CHECK_EVERY_MS).unref()
   }
 
-  /** Closes those that nobody uses any more. */
+  /** Closes those that are not used any more. */
   async closeQuiet(): Promise<void> {
-    const quiet = [...this.#leaving].filter(({ activity }) => activity.quietForMs >= QUIET_MS)
+    const quiet = [...this.#leaving].filter(({ inFlight }) => inFlight.quietForMs >= QUIET_MS)
     for (const member of quiet) this.#leaving.delete(member)
-    if (this.#leaving.size === 0) this.#stopLooking()
+    if (this.#leaving.size === 0) this.#stopTimer()
     await Promise.all(quiet.map((it) => this.#close(it)))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#stopLooking()
+    this.#stopTimer()
     const all = [...this.#members.values(), ...this.#leaving]
     this.#leaving.clear()
     await Promise.all(all.map((it) => this.#close(it)))
@@ -81,13 +81,14 @@ export class UpstreamSet implements AsyncDisposable {
   #member(config: Config, upstream: UpstreamConfig, before: ReadonlyMap<string, Member>): Member {
     const known = before.get(upstream.key)
     if (known !== undefined && isDeepStrictEqual(known.config, upstream)) return known
-    const same = known !== undefined && isDeepStrictEqual(asking(known.config), asking(upstream))
-    const activity = same ? known.activity : new InFlight(this.#tools.monotonic)
+    const same =
+      known !== undefined && isDeepStrictEqual(clientSettings(known.config), clientSettings(upstream))
+    const inFlight = same ? known.inFlight : new InFlight(this.#tools.monotonic)
     const reused = same ? known.entry.origin : undefined
     return {
       config: upstream,
-      entry: createEntry(config, upstream, { ...this.#tools, activity }, reused),
-      activity,
+      entry: createEntry(config, upstream, { ...this.#tools, inFlight }, reused),
+      inFlight,
     }
   }
 
@@ -100,12 +101,12 @@ export class UpstreamSet implements AsyncDisposable {
     }
   }
 
-  #stopLooking(): void {
+  #stopTimer(): void {
     clearInterval(this.#timer)
     this.#timer = undefined
   }
 }
 
-function asking(upstream: UpstreamConfig): object {
-  return { ...upstream, ...OF_THE_ENTRY }
+function clientSettings(upstream: UpstreamConfig): object {
+  return { ...upstream, ...ENTRY_SETTINGS }
 }

@@ -1,6 +1,5 @@
 /**
- * From the configuration to the registries that are asked: each with its account, its limits and what we
- * remember of it.
+ * Upstreams: from the configuration to the clients of other registries, each with its accounts and its limits.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
@@ -37,23 +36,23 @@ export interface UpstreamTools {
   readonly now: () => number
   readonly monotonic: () => number
   readonly shortestBudgetMs: number
-  /** Of everything that is asked of it. */
-  readonly activity: InFlight
+  /** The requests of this upstream that are under way. */
+  readonly inFlight: InFlight
 }
 
-/** @param asked an upstream that is asked in just this way already */
+/** @param reused the origin of an upstream with the same settings of its client */
 export function createEntry(
   config: Config,
   upstream: UpstreamConfig,
   tools: UpstreamTools,
-  asked?: Pick<Origin, 'upstream' | 'slots' | 'state' | 'segments'>,
+  reused?: Pick<Origin, 'upstream' | 'slots' | 'state' | 'segments'>,
 ): UpstreamEntry {
   return {
     origin: {
-      upstream: asked?.upstream ?? createUpstream(config, upstream, tools),
-      slots: asked?.slots ?? new TransferSlots(upstream.maxConnections),
-      segments: asked?.segments ?? new SegmentPolicy({ ...upstream.segments, now: tools.monotonic }),
-      state: asked?.state ?? new UpstreamState(tools.monotonic),
+      upstream: reused?.upstream ?? createUpstream(config, upstream, tools),
+      slots: reused?.slots ?? new TransferSlots(upstream.maxConnections),
+      segments: reused?.segments ?? new SegmentPolicy({ ...upstream.segments, now: tools.monotonic }),
+      state: reused?.state ?? new UpstreamState(tools.monotonic),
       tagTtlMs: upstream.tagTtl,
       immutableTags: upstream.immutableTags,
       on404: upstream.on404,
@@ -69,13 +68,13 @@ export function createEntry(
 function createUpstream(config: Config, upstream: UpstreamConfig, tools: UpstreamTools): Upstream {
   if (upstream.offline) return new OfflineUpstream(upstream.key)
   const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
-  const { metrics, openFiles, log, monotonic, shortestBudgetMs, activity } = tools
+  const { metrics, openFiles, log, monotonic, shortestBudgetMs, inFlight: activity } = tools
   const env = environmentOf(config.proxyEnvironment)
   const anonymous = {
     ...{ key, ca, proxy, env, maxConnections, timeouts, activity, metrics, openFiles, log },
     now: monotonic,
   }
-  // Who has somebody behind it need not be asked as stubbornly.
+  // Where a fallback can answer instead, two tries are enough.
   const common = fallbacks.length === 0 ? anonymous : { ...anonymous, tries: 2 }
   const pause = new RateLimitPause(monotonic)
   const clients = createAccounts(upstream, tools).map(
@@ -85,7 +84,7 @@ function createUpstream(config: Config, upstream: UpstreamConfig, tools: Upstrea
   const own =
     only !== undefined && clients.length === 1 ? only : new AccountPool({ clients, now: monotonic, log })
   if (fallbacks.length === 0) return own
-  // The credentials are for the first alone.
+  // The credentials are for the upstream itself, not for its fallbacks.
   const others = fallbacks.map((it) => ({
     url: it,
     upstream: new RegistryClient({ ...common, url: it, isFallback: true }),
@@ -94,7 +93,7 @@ function createUpstream(config: Config, upstream: UpstreamConfig, tools: Upstrea
   return new FallbackUpstream({ sources, shareMs: shortestBudgetMs / sources.length, log, now: monotonic })
 }
 
-/** One for each of the configuration; one without credentials where there are none. */
+/** One account for each of the configuration; one without credentials where it has none. */
 function createAccounts(upstream: UpstreamConfig, tools: UpstreamTools): Account[] {
   const { key, url, credentials, timeouts } = upstream
   const { metrics, log, now, monotonic } = tools
@@ -110,8 +109,8 @@ function createAccounts(upstream: UpstreamConfig, tools: UpstreamTools): Account
 }
 
 /**
- * Docker Hub's search, where the configuration of the moment has one: only for whose registry is Docker Hub itself,
- * since elsewhere our terms are nobody's business.
+ * Docker Hub's search, where the present configuration has one: only where the upstream `docker.io` is Docker Hub itself,
+ * so that no other host hears the terms that clients search for.
  */
 export class SwitchableHubSearch {
   readonly #url: string | undefined
@@ -119,7 +118,7 @@ export class SwitchableHubSearch {
   #settings: object | undefined
   #hub: HubSearch | undefined
 
-  /** @param url where it is, in place of its own address */
+  /** @param url takes the place of Docker Hub's own address */
   constructor(url: string | undefined, tools: Pick<UpstreamTools, 'metrics' | 'log' | 'now'>) {
     this.#url = url
     this.#tools = tools
@@ -131,7 +130,7 @@ export class SwitchableHubSearch {
     const before = this.#hub
     this.#settings = settings
     this.#hub = settings && new HubSearch({ ...this.#tools, ...settings })
-    // What has been applied is not undone by an end that goes wrong.
+    // The new settings stay applied also when the former search cannot be closed.
     await before?.close().catch((err: unknown) => this.#tools.log.debug({ err }, 'a search did not end well'))
   }
 
