@@ -1,16 +1,15 @@
 /**
- * What a command asks of whoever owns the folder: a running server, through its control socket, or, where none runs,
- * the command itself, which takes the folder's lock and does the same with the same parts.
+ * The operations of the commands, done by the process that owns the folder: a running server, through its control
+ * socket, or, where none runs, the command itself, which takes the folder's lock and does the same with the same parts.
  *
  * A further operation is 1. a method in {@link Operations} and its name in {@link OPERATIONS}: `name(args, signal)`
- * yields its events; arguments and events are plain JSON (no Date, Map, undefined in lists; what is left out is left
- * out); 2. written as an async generator in the room that it belongs to, and put in its place in
- * `src/app/parts/operations.ts`; 3. a command in `src/cli/` that does `withKeeper(config, edge, async (keeper, signal)
- * => { for await (const event of keeper.name(args, signal)) … })` and never learns which of the two it talks to.
+ * yields its events; arguments and events are plain JSON (no Date, no Map, no undefined in lists); 2. an async generator
+ * in the room that it belongs to, called in `src/app/parts/operations.ts`; 3. a command in `src/admin/cli/` that reads
+ * the events by `withOperations` and never learns which of the two processes it talks to.
  *
- * An operation parses what it was given (the other end may be another version of us), throws the signal's reason soon
- * after it aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may be
- * slow), and throws {@link OperatorError} for what the person has to do otherwise. Paths in arguments are absolute.
+ * An operation parses its arguments (the client may be of another version), throws the signal's reason soon after it
+ * aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may be slow), and
+ * throws {@link OperatorError} for what the operator has to do otherwise. Paths in arguments are absolute.
  */
 import type { Evicted } from '../cache/eviction/eviction-order.ts'
 import type { Collected } from '../storage/gc/collector.ts'
@@ -23,10 +22,10 @@ import type { VerifyEvent } from '../storage/integrity/findings.ts'
 import type { RestoreEvent } from './archive/restore-repository.ts'
 
 export interface Operations {
-  /** What goes, or would go, as it goes. */
+  /** Yields each collected entry, or with `dryRun` each that would be. */
   gc(args: { readonly dryRun: boolean }, signal: AbortSignal): AsyncIterable<Collected>
   /**
-   * What was mirrored and goes, or would go, least recently pulled first.
+   * Yields each mirrored entry that is evicted, or would be, least recently pulled first.
    *
    * @param args.to a size, or a share of the file system; left out: where eviction stops by itself
    */
@@ -34,27 +33,27 @@ export interface Operations {
     args: { readonly dryRun: boolean; readonly to?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Evicted>
-  /** @throws OperatorError for what is not there */
+  /** @throws OperatorError when there is no such tag, image or repository */
   rm(
     args: { readonly name: string; readonly reference?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Removed>
-  /** Lets go of a local name, so that it is mirrored again. @throws OperatorError while it holds something */
+  /** Releases a local name, so that it is mirrored again. @throws OperatorError while its repository is not empty */
   release(args: { readonly name: string }, signal: AbortSignal): AsyncIterable<Removed>
-  /** @param args.ref `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. One event. @throws OciError for what is no name */
+  /** @param args.ref `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. One event. @throws OciError when it is no reference */
   explain(
     args: { readonly ref: string; readonly namespace?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Explanation>
-  /** What can be pulled here, by name; `pattern` is a glob, or what names begin with. */
+  /** Yields what can be pulled here, by name; `pattern` is a glob, or what names begin with. */
   ls(args: { readonly pattern?: string | undefined }, signal: AbortSignal): AsyncIterable<ListPart>
-  /** Brings one mirrored image up to date. @throws OperatorError for what is not mirrored, or not here */
+  /** Brings one mirrored image up to date. @throws OperatorError when it is not mirrored, or not here */
   refresh(
     args: { readonly ref: string; readonly namespace?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<RefreshEvent>
   /**
-   * What is wrong, as it is found; with `repair`, what was done about it.
+   * Yields each finding; with `repair`, also what was done about it.
    *
    * @param args.rebuild first writes down what the index does not know @throws OperatorError beside a server
    */
@@ -62,9 +61,9 @@ export interface Operations {
     args: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
     signal: AbortSignal,
   ): AsyncIterable<VerifyEvent>
-  /** Everything that was pushed, in one archive: at `to`, or, without it, in pieces. */
+  /** Writes everything that was pushed into one archive at `to`, or yields its bytes where `to` is left out. */
   backup(args: { readonly to?: string | undefined }, signal: AbortSignal): AsyncIterable<BackupEvent>
-  /** @param args.allowDenied also names that no push could take. @throws OperatorError for them without it */
+  /** @param args.allowDenied restores also names that no push could take; else they are an OperatorError */
   restore(
     args: {
       readonly from: string
@@ -77,7 +76,7 @@ export interface Operations {
 
 export type OperationName = keyof Operations
 
-/** The names that may come over the wire. */
+/** The names that the control socket takes. */
 export const OPERATIONS = Object.keys({
   gc: true,
   evict: true,

@@ -33,3 +33,8 @@ export function spanText(ms: number): string {
   }
   return span >= 1000 ? '1 second' : 'less than a second'
 }
+
+/** The algorithm and twelve digits, as docker shows them. */
+export function shortDigest(digest: string): string {
+  return digest.slice(0, digest.indexOf(':') + 13)
+}

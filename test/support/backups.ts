@@ -5,7 +5,7 @@ import { cpSync, createReadStream, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { Test } from 'tap'
-import { reachServer } from '../../src/admin/control/client.ts'
+import { connectToServer } from '../../src/admin/control/client.ts'
 import type { Operations } from '../../src/admin/operations.ts'
 import type { BackupEvent } from '../../src/admin/archive/write-archive.ts'
 import type { Contents } from '../../src/admin/archive/format.ts'
@@ -138,7 +138,7 @@ export async function serves(t: Test, repository: string, it: Image, reference: 
 
 /** The operations of a running server, through its socket. */
 export async function keeperOf(root: string): Promise<Operations> {
-  const keeper = await reachServer(root, new AbortController().signal)
+  const keeper = await connectToServer(root, new AbortController().signal)
   if (keeper === undefined) throw new Error('nobody listens')
   return keeper
 }

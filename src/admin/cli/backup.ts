@@ -16,27 +16,22 @@ const STDOUT = '-'
 const MOST_USES = 10
 
 /** @returns the exit code */
-export function backup(
-  options: CommonOptions & { readonly output: string },
-  edge: ProcessIo,
-): Promise<number> {
-  return withOperations(options, edge, async (keeper, signal) => {
+export function backup(options: CommonOptions & { readonly output: string }, io: ProcessIo): Promise<number> {
+  return withOperations(options, io, async (operations, signal) => {
     const to = options.output === STDOUT ? undefined : path.resolve(options.output)
     // Where the archive goes there is no room for words.
-    const say = (line: string): void => (to === undefined ? edge.printError(line) : edge.print(line))
+    const say = (line: string): void => (to === undefined ? io.printError(line) : io.print(line))
     let lost = 0
-    using bar = new ProgressBar(edge)
-    for await (const event of keeper.backup(to === undefined ? {} : { to }, signal)) {
-      if ('piece' in event) await edge.write(Buffer.from(event.piece, 'base64'))
-      else if ('progress' in event) {
-        const { bytes, totalBytes } = event.progress
-        bar.show(bytes / totalBytes, `${sizeText(bytes)} of ${sizeText(totalBytes)}`)
-      } else if ('lost' in event) {
+    using bar = new ProgressBar(io)
+    for await (const event of operations.backup(to === undefined ? {} : { to }, signal)) {
+      if ('piece' in event) await io.write(Buffer.from(event.piece, 'base64'))
+      else if ('progress' in event) bar.showBytes(event.progress)
+      else if ('lost' in event) {
         lost += 1
         const { digest, why, uses } = event.lost
         const some = uses.slice(0, MOST_USES).join(', ')
         bar.clear()
-        edge.printError(`not saved: ${digest}: ${why}${some === '' ? '' : `; hits ${some}`}`)
+        io.printError(`not saved: ${digest}: ${why}${some === '' ? '' : `; hits ${some}`}`)
       } else {
         const { repositories, tags, manifests, blobs, bytes } = event.saved
         bar.clear()

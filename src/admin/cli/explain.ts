@@ -4,7 +4,7 @@
  * Sentences for people; `--json` for everybody else, as `GET /_entrepot/explain` answers.
  */
 import type { Explanation, ImageExplained, PartExplained, TagExplained } from '../explain/explanation.ts'
-import { sizeText, spanText } from '../../base/format.ts'
+import { shortDigest, sizeText, spanText } from '../../base/format.ts'
 import { plainLine } from '../../telemetry/control-characters.ts'
 import type { CommonOptions } from './load-config.ts'
 import type { ProcessIo } from './process-io.ts'
@@ -16,12 +16,12 @@ interface ExplainOptions extends CommonOptions {
 }
 
 /** @returns the exit code */
-export function explain(ref: string, options: ExplainOptions, edge: ProcessIo): Promise<number> {
+export function explain(ref: string, options: ExplainOptions, io: ProcessIo): Promise<number> {
   const { ns: namespace, json = false } = options
-  return withOperations(options, edge, async (keeper, signal) => {
-    for await (const it of keeper.explain({ ref, namespace }, signal)) {
-      if (json) edge.print(JSON.stringify(it, undefined, 2))
-      else for (const line of lines(it)) edge.print(plainLine(line))
+  return withOperations(options, io, async (operations, signal) => {
+    for await (const it of operations.explain({ ref, namespace }, signal)) {
+      if (json) io.print(JSON.stringify(it, undefined, 2))
+      else for (const line of lines(it)) io.print(plainLine(line))
     }
     return 0
   })
@@ -56,22 +56,22 @@ function tagSentence({
   immutable,
   goneMsAgo,
 }: TagExplained): string {
-  const what = `${short(digest)}, confirmed ${spanText(checkedMsAgo)} ago`
+  const what = `${shortDigest(digest)}, confirmed ${spanText(checkedMsAgo)} ago`
   if (goneMsAgo !== undefined) return `${what}; gone upstream since ${spanText(goneMsAgo)} ago`
   if (immutable === true) return `${what}, and never asked about again: \`immutableTags\``
   if (freshForMs !== undefined) return `${what}, believed for another ${spanText(freshForMs)}`
   if (oldForMs !== undefined) return `${what}, to be asked about again since ${spanText(oldForMs)} ago`
-  return `${short(digest)}, pushed ${spanText(checkedMsAgo)} ago`
+  return `${shortDigest(digest)}, pushed ${spanText(checkedMsAgo)} ago`
 }
 
 function imageSentences(image: ImageExplained): string[] {
   const { digest, mediaType, size, manifest, pulledMsAgo, storedMsAgo, totals } = image
   const foreign = 'not of this repository, as far as is known here'
   // Of what other names hold nothing else is told.
-  if (!image.held && size === undefined) return [`${short(digest)}: ${manifest}; ${foreign}`]
+  if (!image.held && size === undefined) return [`${shortDigest(digest)}: ${manifest}; ${foreign}`]
   const kind = mediaType ?? 'of an unknown type'
   const facts = [
-    `${short(digest)}, ${kind}${size === undefined ? '' : `, ${sizeText(size)}`}: ${manifest}`,
+    `${shortDigest(digest)}, ${kind}${size === undefined ? '' : `, ${sizeText(size)}`}: ${manifest}`,
     ...(image.held ? [] : [foreign]),
   ]
   const times = [
@@ -94,10 +94,10 @@ function* rows({ platforms, parts }: ImageExplained): Generator<string> {
     const lacks =
       missingBytes === undefined || missingBytes === 0 ? '' : `, ${sizeText(missingBytes)} missing`
     const size = presentBytes === 0 ? '-' : sizeText(presentBytes)
-    yield `  ${platform.padEnd(width)}  ${short(digest)}  ${size.padStart(9)}  ${state}${lacks}`
+    yield `  ${platform.padEnd(width)}  ${shortDigest(digest)}  ${size.padStart(9)}  ${state}${lacks}`
   }
   for (const part of parts) {
-    yield `  ${part.role.padEnd(width)}  ${short(part.digest)}  ${(part.size === undefined ? '-' : sizeText(part.size)).padStart(9)}  ${partWords(part)}`
+    yield `  ${part.role.padEnd(width)}  ${shortDigest(part.digest)}  ${(part.size === undefined ? '-' : sizeText(part.size)).padStart(9)}  ${partWords(part)}`
   }
 }
 
@@ -116,8 +116,4 @@ function partWords(part: PartExplained): string {
   if (silentForMs !== undefined)
     words.push(`wrong bytes came; not asked for again for ${spanText(silentForMs)}`)
   return words.join('; ')
-}
-
-function short(digest: string): string {
-  return digest.slice(0, digest.indexOf(':') + 13)
 }

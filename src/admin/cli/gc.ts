@@ -7,31 +7,25 @@ import type { Collected } from '../../storage/gc/collector.ts'
 import type { CommonOptions } from './load-config.ts'
 import type { ProcessIo } from './process-io.ts'
 import { withOperations } from './connect.ts'
-import { count, sizeText } from '../../base/format.ts'
+import { printFreed } from './freed.ts'
+import { shortDigest, sizeText } from '../../base/format.ts'
 
 /** @returns the exit code */
-export function gc(options: CommonOptions & { readonly dryRun?: boolean }, edge: ProcessIo): Promise<number> {
+export function gc(options: CommonOptions & { readonly dryRun?: boolean }, io: ProcessIo): Promise<number> {
   const { dryRun = false } = options
-  return withOperations(options, edge, async (keeper, signal) => {
-    let entries = 0
-    let bytes = 0
-    for await (const it of keeper.gc({ dryRun }, signal)) {
-      edge.print(
-        edge.stdoutIsTty ? row(it) : [it.what, it.repository ?? '', it.digest, it.bytes, it.why].join('\t'),
-      )
-      entries += 1
-      bytes += it.bytes
-    }
-    const total = `${count(entries, 'entry', 'entries')}, ${sizeText(bytes)}`
-    if (edge.stdoutIsTty) edge.print(dryRun ? `would free: ${total}` : `freed: ${total}`)
-    else edge.print(['total', '', entries, bytes, dryRun ? 'would be freed' : 'freed'].join('\t'))
+  return withOperations(options, io, async (operations, signal) => {
+    const total = await printFreed(operations.gc({ dryRun }, signal), { dryRun, row, fields }, io)
+    if (!io.stdoutIsTty) io.print(['total', '', total.entries, total.bytes, total.verb].join('\t'))
     return 0
   })
 }
 
-/** As they come, so no column can wait for the longest. */
+function fields({ what, repository = '', digest, bytes, why }: Collected): (string | number)[] {
+  return [what, repository, digest, bytes, why]
+}
+
 function row({ what, repository, digest, bytes, why }: Collected): string {
   const size = bytes === 0 ? '' : sizeText(bytes)
   const where = repository === undefined ? '' : `${repository}@`
-  return `${what.padEnd(8)} ${size.padStart(9)}  ${where}${digest.slice(0, digest.indexOf(':') + 13)}  ${why}`
+  return `${what.padEnd(8)} ${size.padStart(9)}  ${where}${shortDigest(digest)}  ${why}`
 }

@@ -6,13 +6,13 @@ export interface CommonOptions {
   readonly config?: string | undefined
 }
 
-/** @returns undefined when it is not valid; the person was told why, and the exit code is 2 */
-export function readConfiguration(options: CommonOptions, edge: ProcessIo): LoadedConfig | undefined {
+/** @returns undefined when it is not valid; the reasons were printed, and the exit code is 2 */
+export function readConfiguration(options: CommonOptions, io: ProcessIo): LoadedConfig | undefined {
   try {
-    return loadConfig(sourceOf(options, edge))
+    return loadConfig(sourceOf(options, io))
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
-    edge.printError(error.message)
+    io.printError(error.message)
     return undefined
   }
 }

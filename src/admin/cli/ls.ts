@@ -5,7 +5,7 @@
  * last pulled and when it came (seconds ago), and whether it is cached, pinned or pushed.
  */
 import type { ListedImage } from '../images/list.ts'
-import { count, sizeText, spanText } from '../../base/format.ts'
+import { count, shortDigest, sizeText, spanText } from '../../base/format.ts'
 import type { CommonOptions } from './load-config.ts'
 import type { ProcessIo } from './process-io.ts'
 import { withOperations } from './connect.ts'
@@ -15,56 +15,45 @@ interface LsOptions extends CommonOptions {
 }
 
 /** @returns the exit code */
-export function ls(pattern: string | undefined, options: LsOptions, edge: ProcessIo): Promise<number> {
+export function ls(pattern: string | undefined, options: LsOptions, io: ProcessIo): Promise<number> {
   const { json = false } = options
-  return withOperations(options, edge, async (keeper, signal) => {
+  return withOperations(options, io, async (operations, signal) => {
     let images = 0
-    for await (const part of keeper.ls({ pattern }, signal)) {
-      const row = json ? JSON.stringify : edge.stdoutIsTty ? terminalRow : tabbedRow
-      if (images === 0 && edge.stdoutIsTty && !json) edge.print(HEADING)
-      for (const image of part.images) edge.print(row(image))
+    for await (const part of operations.ls({ pattern }, signal)) {
+      const row = json ? JSON.stringify : io.stdoutIsTty ? terminalRow : tabbedRow
+      if (images === 0 && io.stdoutIsTty && !json) io.print(HEADING)
+      for (const image of part.images) io.print(row(image))
       images += part.images.length
     }
-    if (edge.stdoutIsTty && !json) edge.print(count(images, 'image'))
+    if (io.stdoutIsTty && !json) io.print(count(images, 'image'))
     return 0
   })
 }
 
-/** As they come, so no column can wait for the longest. */
-const WIDTHS = { name: 48, digest: 19, size: 9, pulled: 12, age: 12 }
+/** Rows are printed as they come, so no column can wait for the longest. */
+const COLUMNS = [
+  { title: 'NAME', width: 48 },
+  { title: 'DIGEST', width: 19 },
+  { title: 'SIZE', width: 9, right: true },
+  { title: 'PULLED', width: 12, right: true },
+  { title: 'AGE', width: 12, right: true },
+  { title: 'STATE', width: 0 },
+]
 
-const HEADING = terminalLine('NAME', 'DIGEST', 'SIZE', 'PULLED', 'AGE', 'STATE')
+const HEADING = terminalLine(...COLUMNS.map(({ title }) => title))
 
-function terminalRow(image: ListedImage): string {
-  const { name, tag, digest, bytes, pulledMsAgo, ageMs, is } = image
-  const short = digest.slice(0, digest.indexOf(':') + 13)
+function terminalRow({ name, tag, digest, bytes, pulledMsAgo, ageMs, is }: ListedImage): string {
   const span = (ms: number | undefined): string => (ms === undefined ? '-' : spanText(ms))
-  return terminalLine(
-    tag === undefined ? name : `${name}:${tag}`,
-    short,
-    bytes === 0 ? '-' : sizeText(bytes),
-    span(pulledMsAgo),
-    span(ageMs),
-    is,
-  )
+  const ref = tag === undefined ? name : `${name}:${tag}`
+  const size = bytes === 0 ? '-' : sizeText(bytes)
+  return terminalLine(ref, shortDigest(digest), size, span(pulledMsAgo), span(ageMs), is)
 }
 
-function terminalLine(
-  name: string,
-  digest: string,
-  size: string,
-  pulled: string,
-  age: string,
-  state: string,
-): string {
-  return [
-    name.padEnd(WIDTHS.name),
-    digest.padEnd(WIDTHS.digest),
-    size.padStart(WIDTHS.size),
-    pulled.padStart(WIDTHS.pulled),
-    age.padStart(WIDTHS.age),
-    state,
-  ].join('  ')
+function terminalLine(...cells: string[]): string {
+  return COLUMNS.map(({ width, right }, at) => {
+    const cell = cells[at] ?? ''
+    return right === true ? cell.padStart(width) : cell.padEnd(width)
+  }).join('  ')
 }
 
 function tabbedRow({ name, tag, digest, bytes, pulledMsAgo, ageMs, is }: ListedImage): string {

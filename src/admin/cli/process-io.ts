@@ -1,18 +1,18 @@
 /**
- * What a command may know of the process it runs in. main.ts fills it in; nothing else touches `process`.
+ * Input and output of the process, as commands see it. Only main.ts, which implements it, touches `process`.
  */
 import type { Logger } from 'pino'
 import type { Config } from '../../config/schema.ts'
 import type { Operations } from '../operations.ts'
 
-/** Where no server runs. */
+/** Options of a command that runs where no server does. */
 export interface AloneOptions {
-  /** Another index may take the place of one that was lost: that is what the person has asked for. */
+  /** The operator has said that another index may take the place of one that was lost. */
   readonly replaceLostIndex?: boolean
 }
 
 export interface Alone extends Operations, AsyncDisposable {
-  /** Where it took the place of one that was lost: it may be used from now on. */
+  /** The index that took the place of a lost one is complete: other processes may use it from now on. */
   finishIndex(): void
 }
 
@@ -20,29 +20,29 @@ export interface ProcessIo {
   /**
    * The operations without a server: the folder is the caller's until it disposes them.
    *
-   * @throws StorageError LOCKED; OperatorError for what else keeps it from being used
+   * @throws StorageError LOCKED; OperatorError for whatever else keeps the folder from being used
    */
   readonly openAlone: (config: Config, log: Logger, options: AloneOptions) => Promise<Alone>
   readonly env: Readonly<Record<string, string | undefined>>
-  /** Standard output is read by a person. */
+  /** Standard output is a terminal. */
   readonly stdoutIsTty: boolean
-  /** Standard error is. */
+  /** Standard error is a terminal. */
   readonly stderrIsTty: boolean
   /** Without characters that a terminal acts upon: {@link plainText}. */
   print(line: string): void
-  /** The same. */
+  /** To standard error, without control characters as well. */
   printError(line: string): void
-  /** To standard error, as it is. */
+  /** Writes to standard error without a change. */
   writeStderr(text: string): void
-  /** To standard output, as it is; resolves when there is room for more. */
+  /** Writes to standard output without a change; resolves when it takes more. */
   write(bytes: Uint8Array): Promise<void>
-  /** SIGTERM or SIGINT. Once it was asked for, a second one ends the process at once. */
+  /** Resolves with SIGTERM or SIGINT. After this call a second signal ends the process at once. */
   stopSignal(): Promise<string>
-  /** SIGHUP. Once it was asked for, that does not end the process any more. */
+  /** Calls the handler for each SIGHUP, which then no longer ends the process. */
   onHangup(handler: () => void): void
-  /** Called with what nobody caught; the process ends after it. */
+  /** Calls the handler with an error that no code caught; the process ends after it. */
   onCrash(handler: (error: unknown) => void): void
 }
 
-/** What is printed may have been said by others. */
+/** Names and messages that are printed may come from clients and upstreams. */
 export { plainText } from '../../telemetry/control-characters.ts'

@@ -1,37 +1,44 @@
 /**
- * How far something has come, on one line of the terminal that is written over and over.
+ * Progress bar, on one line of the terminal that is written over and over.
  *
- * Nothing at all where nobody watches. Dispose to take the line away.
+ * Nothing is written where standard error is no terminal. Dispose to take the line away.
  */
+import { sizeText } from '../../base/format.ts'
+import type { Bytes } from '../../base/units.ts'
 import type { ProcessIo } from './process-io.ts'
 
 const WIDTH = 24
 
-const AGAIN_MS = 100
+const REDRAW_MS = 100
 
 export class ProgressBar implements Disposable {
-  readonly #edge: Pick<ProcessIo, 'stderrIsTty' | 'writeStderr'>
+  readonly #io: Pick<ProcessIo, 'stderrIsTty' | 'writeStderr'>
   #shownAt: number | undefined
 
-  constructor(edge: Pick<ProcessIo, 'stderrIsTty' | 'writeStderr'>) {
-    this.#edge = edge
+  constructor(io: Pick<ProcessIo, 'stderrIsTty' | 'writeStderr'>) {
+    this.#io = io
   }
 
   /** @param share from 0 to 1; anything else counts as the end that is nearer */
   show(share: number, text: string): void {
-    if (!this.#edge.stderrIsTty) return
+    if (!this.#io.stderrIsTty) return
     const now = performance.now()
-    if (this.#shownAt !== undefined && now - this.#shownAt < AGAIN_MS) return
+    if (this.#shownAt !== undefined && now - this.#shownAt < REDRAW_MS) return
     this.#shownAt = now
     const done = Number.isNaN(share) ? 1 : Math.min(1, Math.max(0, share))
     const full = Math.round(done * WIDTH)
     const bar = '#'.repeat(full) + '.'.repeat(WIDTH - full)
-    this.#edge.writeStderr(`\r\x1b[2K[${bar}] ${Math.floor(done * 100)}%  ${text}`)
+    this.#io.writeStderr(`\r\x1b[2K[${bar}] ${Math.floor(done * 100)}%  ${text}`)
   }
 
-  /** Room for something else to be said. */
+  /** @param count said before the bytes, such as `1 of 3 files, ` */
+  showBytes({ bytes, totalBytes }: { readonly bytes: Bytes; readonly totalBytes: Bytes }, count = ''): void {
+    this.show(bytes / totalBytes, `${count}${sizeText(bytes)} of ${sizeText(totalBytes)}`)
+  }
+
+  /** Takes the line away, so that another can be printed. */
   clear(): void {
-    if (this.#shownAt !== undefined) this.#edge.writeStderr('\r\x1b[2K')
+    if (this.#shownAt !== undefined) this.#io.writeStderr('\r\x1b[2K')
     this.#shownAt = undefined
   }
 

@@ -14,18 +14,18 @@ interface RefreshOptions extends CommonOptions {
 }
 
 /** @returns the exit code */
-export function refresh(refs: readonly string[], options: RefreshOptions, edge: ProcessIo): Promise<number> {
+export function refresh(refs: readonly string[], options: RefreshOptions, io: ProcessIo): Promise<number> {
   const { ns: namespace } = options
-  return withOperations(options, edge, async (keeper, signal) => {
+  return withOperations(options, io, async (operations, signal) => {
     let failures = 0
     for (const ref of refs) {
-      for await (const event of keeper.refresh({ ref, namespace }, signal)) {
+      for await (const event of operations.refresh({ ref, namespace }, signal)) {
         if (event.is === 'failed') {
           failures += 1
-          edge.printError(`entrepot: ${event.digest}: ${event.why}`)
+          io.printError(`entrepot: ${event.digest}: ${event.why}`)
         }
         const sentence = told(event)
-        if (sentence !== undefined) edge.print(sentence)
+        if (sentence !== undefined) io.print(sentence)
       }
     }
     return failures > 0 ? 1 : 0

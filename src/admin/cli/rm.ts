@@ -15,14 +15,16 @@ interface RmOptions extends CommonOptions {
 }
 
 /** @returns the exit code */
-export function rm(refs: readonly string[], options: RmOptions, edge: ProcessIo): Promise<number> {
+export function rm(refs: readonly string[], options: RmOptions, io: ProcessIo): Promise<number> {
   const { all = false, release = false } = options
-  return withOperations(options, edge, async (keeper, signal) => {
+  return withOperations(options, io, async (operations, signal) => {
     // All of them first: half of a mistyped line is worse than nothing of it.
     const wanted = refs.map((ref) => parse(ref, all || release))
     for (const { name, reference } of wanted) {
-      const removing = release ? keeper.release({ name }, signal) : keeper.rm({ name, reference }, signal)
-      for await (const it of removing) edge.print(sentence(it))
+      const removing = release
+        ? operations.release({ name }, signal)
+        : operations.rm({ name, reference }, signal)
+      for await (const it of removing) io.print(sentence(it))
     }
     return 0
   })

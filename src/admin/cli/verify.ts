@@ -43,22 +43,21 @@ const MOST_USES = 10
 /** @returns the exit code */
 export function verify(
   options: CommonOptions & { readonly repair?: boolean; readonly rebuild?: boolean },
-  edge: ProcessIo,
+  io: ProcessIo,
 ): Promise<number> {
   const { rebuild = false, repair = rebuild } = options
-  const command: Parameters<typeof withOperations>[2] = async (keeper, signal) => {
+  const command: Parameters<typeof withOperations>[2] = async (operations, signal) => {
     const findings: Finding[] = []
     let checked = { blobs: 0, bytes: 0 }
     {
-      using bar = new ProgressBar(edge)
-      for await (const event of keeper.verify({ repair, rebuild }, signal)) {
-        if ('progress' in event)
-          bar.show(event.progress.bytes / event.progress.totalBytes, told(event.progress))
+      using bar = new ProgressBar(io)
+      for await (const event of operations.verify({ repair, rebuild }, signal)) {
+        if ('progress' in event) bar.showBytes(event.progress, filesText(event.progress))
         else if ('finding' in event) findings.push(event.finding)
         else checked = event.checked
       }
     }
-    report(findings, edge)
+    report(findings, io)
     const wrong = findings.filter((it) => it.wrong)
     const remaining = wrong.filter((it) => it.remains)
     const lost = remaining.filter(({ origin }) => origin === 'pushed' || origin === 'both')
@@ -68,12 +67,12 @@ export function verify(
       ...(repair && remaining.length > 0 ? [`${remaining.length} still wrong`] : []),
       ...(lost.length > 0 ? [`${lost.length} of them of pushed content: ${adviceFor(lost, repair)}`] : []),
     ]
-    edge.print(
+    io.print(
       `${count(checked.blobs, 'file', 'files')} checked, ${sizeText(checked.bytes)}: ${verdict.join(', ')}`,
     )
     return remaining.length > 0 ? 1 : 0
   }
-  return withOperations(options, edge, command, { replaceLostIndex: rebuild })
+  return withOperations(options, io, command, { replaceLostIndex: rebuild })
 }
 
 function adviceFor(lost: readonly Finding[], repair: boolean): string {
@@ -82,27 +81,27 @@ function adviceFor(lost: readonly Finding[], repair: boolean): string {
   return `${inTheWay ? '--repair puts it aside, then ' : ''}push it again, or restore it`
 }
 
-function told({ blobs, totalBlobs, bytes, totalBytes }: Progress): string {
-  return `${Math.min(blobs, totalBlobs)} of ${totalBlobs} files, ${sizeText(bytes)} of ${sizeText(totalBytes)}`
+function filesText({ blobs, totalBlobs }: Progress): string {
+  return `${Math.min(blobs, totalBlobs)} of ${totalBlobs} files, `
 }
 
-function report(findings: readonly Finding[], edge: ProcessIo): void {
+function report(findings: readonly Finding[], io: ProcessIo): void {
   for (const [kind, title] of Object.entries(TITLES)) {
     const ofKind = findings.filter((it) => it.kind === kind)
     if (ofKind.length === 0) continue
-    edge.print(`${title} (${ofKind.length})`)
+    io.print(`${title} (${ofKind.length})`)
     for (const origin of ['pushed', 'both', 'mirrored', 'nobody'] as const) {
-      for (const finding of ofKind.filter((it) => it.origin === origin)) describe(finding, edge)
+      for (const finding of ofKind.filter((it) => it.origin === origin)) describe(finding, io)
     }
-    edge.print('')
+    io.print('')
   }
 }
 
-function describe({ origin, subject, detail, uses, moreUses, repair }: Finding, edge: ProcessIo): void {
+function describe({ origin, subject, detail, uses, moreUses, repair }: Finding, io: ProcessIo): void {
   const kind = ORIGINS[origin] === '' ? '' : `[${ORIGINS[origin]}] `
-  edge.print(plainLine(`  ${kind}${subject}: ${detail}`))
+  io.print(plainLine(`  ${kind}${subject}: ${detail}`))
   const some = uses.slice(0, MOST_USES)
   const more = uses.length - some.length + moreUses
-  if (some.length > 0) edge.print(`    hits ${some.join(', ')}${more > 0 ? ` and ${more} more` : ''}`)
-  if (repair !== undefined) edge.print(`    ${repair}`)
+  if (some.length > 0) io.print(`    hits ${some.join(', ')}${more > 0 ? ` and ${more} more` : ''}`)
+  if (repair !== undefined) io.print(`    ${repair}`)
 }

@@ -1,21 +1,22 @@
 /**
- * The other end of the control socket: the operations of a running server, as if they were here.
+ * Client of the control socket: the operations of a running server, called as those of this process.
  */
 import { once } from 'node:events'
-import { request, type ClientRequest, type IncomingMessage } from 'node:http'
+import { request, type IncomingMessage } from 'node:http'
 import path from 'node:path'
+import { text } from 'node:stream/consumers'
 import { OperatorError } from '../../base/operator-error.ts'
-import type { OperationName, Operations } from '../operations.ts'
+import { OPERATIONS, type OperationName, type Operations } from '../operations.ts'
 import { SOCKET, shortFolder } from './socket-path.ts'
 import type { Line, Presence } from './protocol.ts'
 
 const PRESENCE_MS = 10_000
 
 /**
- * @returns undefined when nobody listens
- * @throws OperatorError when somebody does whom we cannot talk to
+ * @returns undefined when no server listens
+ * @throws OperatorError when one listens that does not answer, or is another user's
  */
-export async function reachServer(root: string, signal: AbortSignal): Promise<Operations | undefined> {
+export async function connectToServer(root: string, signal: AbortSignal): Promise<Operations | undefined> {
   let presence: Presence
   try {
     const inTime = AbortSignal.any([signal, AbortSignal.timeout(PRESENCE_MS)])
@@ -33,31 +34,20 @@ export async function reachServer(root: string, signal: AbortSignal): Promise<Op
     throw new OperatorError(`the server that listens on ${socket} does not answer`, { cause: error })
   }
   const { pid } = presence
-  return {
-    gc: (args, signal) => ask(root, pid, 'gc', args, signal),
-    evict: (args, signal) => ask(root, pid, 'evict', args, signal),
-    rm: (args, signal) => ask(root, pid, 'rm', args, signal),
-    release: (args, signal) => ask(root, pid, 'release', args, signal),
-    explain: (args, signal) => ask(root, pid, 'explain', args, signal),
-    ls: (args, signal) => ask(root, pid, 'ls', args, signal),
-    refresh: (args, signal) => ask(root, pid, 'refresh', args, signal),
-    verify: (args, signal) => ask(root, pid, 'verify', args, signal),
-    backup: (args, signal) => ask(root, pid, 'backup', args, signal),
-    restore: (args, signal) => ask(root, pid, 'restore', args, signal),
-  }
+  const calls = OPERATIONS.map(
+    (name) => [name, (args: object, signal: AbortSignal) => call(root, pid, name, args, signal)] as const,
+  )
+  return Object.fromEntries(calls) as unknown as Operations
 }
 
-type EventOf<N extends OperationName> =
-  ReturnType<Operations[N]> extends AsyncIterable<infer Event> ? Event : never
-
-/** Leaving the loop, or aborting, ends the operation over there as well. */
-async function* ask<N extends OperationName>(
+/** Leaving the loop, or aborting, ends the operation in the server as well. */
+async function* call(
   root: string,
   pid: number,
-  operation: N,
-  args: Parameters<Operations[N]>[0],
+  operation: OperationName,
+  args: object,
   signal: AbortSignal,
-): AsyncGenerator<EventOf<N>, void, undefined> {
+): AsyncGenerator<unknown, void, undefined> {
   const response = await send(root, 'POST', operation, JSON.stringify(args), signal)
   try {
     if (response.statusCode !== 200) {
@@ -67,7 +57,7 @@ async function* ask<N extends OperationName>(
       )
     }
     for await (const line of lines(response)) {
-      if ('event' in line) yield line.event as EventOf<N>
+      if ('event' in line) yield line.event
       else if (line.end === 'done') return
       else if (line.end === 'refused') throw new OperatorError(line.message)
       else throw new OperatorError(`${line.end} by process ${pid}: ${line.message}`)
@@ -92,11 +82,11 @@ async function send(
   using folder = shortFolder(root)
   const socketPath = path.join(folder.path, SOCKET)
   const headers = { host: 'entrepot', connection: 'close' }
-  const asking: ClientRequest = request({ socketPath, method, path: `/${target}`, headers, signal })
-  // What comes after the head is told by the response.
-  asking.on('error', () => undefined)
-  asking.end(body)
-  const [response] = (await once(asking, 'response', { signal })) as [IncomingMessage]
+  const sent = request({ socketPath, method, path: `/${target}`, headers, signal })
+  // After the head, the response emits the same error.
+  sent.on('error', () => undefined)
+  sent.end(body)
+  const [response] = (await once(sent, 'response', { signal })) as [IncomingMessage]
   response.on('error', () => undefined)
   return response
 }
@@ -108,10 +98,4 @@ async function* lines(response: IncomingMessage): AsyncGenerator<Line> {
     rest = parts.pop() ?? ''
     for (const part of parts) yield JSON.parse(part) as Line
   }
-}
-
-async function text(response: IncomingMessage): Promise<string> {
-  let all = ''
-  for await (const chunk of response.setEncoding('utf8') as AsyncIterable<string>) all += chunk
-  return all
 }

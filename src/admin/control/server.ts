@@ -1,8 +1,9 @@
 /**
  * The control socket of a running server: `<storage.root>/control.sock`.
  *
- * Whoever can connect may do everything, so nobody else ever can: the socket is bound in a folder that only we may
- * enter, and moved to its place with its mode set. Whatever was there is a crashed server's: we own the folder.
+ * A client that can connect may do everything, so no other user ever can: the socket is bound in a folder that only this
+ * user may enter, and moved to its place with its mode set. A socket that was there is a crashed server's: this process
+ * owns the folder.
  */
 import { once } from 'node:events'
 import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs'
@@ -17,14 +18,14 @@ import type { End, Line, Presence } from './protocol.ts'
 
 const MAX_ARGUMENTS_BYTES = 64 * 1024
 
-/** How long a client may take nothing of what we have to tell it: it was stopped, and may never go on. */
+/** How long a client may read nothing of its events: it was stopped, and may never go on. */
 const STALL_MS = 60_000
 
 /** How long the arguments may take: they come from this machine. */
 const ARGUMENTS_MS = 10_000
 
-/** The folder that only we may enter. */
-const BIRTHPLACE = 'control.new'
+/** The folder that only this user may enter. */
+const BIND_FOLDER = 'control.new'
 
 interface ControlOptions {
   readonly root: string
@@ -33,9 +34,9 @@ interface ControlOptions {
 }
 
 /**
- * Listens. Dispose to stop: what runs is aborted, and its end told to whoever asked for it.
+ * Listens. Dispose to stop: running operations are aborted, and their clients are told of the end.
  *
- * A folder that takes no sockets is no reason not to serve: commands then have to wait until we have gone.
+ * A folder that takes no sockets is no reason not to serve: commands then have to wait until the server has gone.
  */
 export async function openControl(options: ControlOptions): Promise<AsyncDisposable> {
   const { root, log } = options
@@ -66,11 +67,11 @@ class Control implements AsyncDisposable {
   async listen(): Promise<void> {
     const { root } = this.#options
     using folder = shortFolder(root)
-    const birthplace = path.join(folder.path, BIRTHPLACE)
-    rmSync(birthplace, { recursive: true, force: true })
-    mkdirSync(birthplace, { mode: 0o700 })
+    const bindFolder = path.join(folder.path, BIND_FOLDER)
+    rmSync(bindFolder, { recursive: true, force: true })
+    mkdirSync(bindFolder, { mode: 0o700 })
     try {
-      const bound = path.join(birthplace, SOCKET)
+      const bound = path.join(bindFolder, SOCKET)
       this.#server.listen(bound)
       await once(this.#server, 'listening')
       chmodSync(bound, 0o600)
@@ -79,12 +80,12 @@ class Control implements AsyncDisposable {
       this.#server.close()
       throw error
     } finally {
-      rmSync(birthplace, { recursive: true, force: true })
+      rmSync(bindFolder, { recursive: true, force: true })
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // First the name: whoever comes now is to find nobody, and wait for the folder.
+    // First the name: a command that comes now finds no server, and waits for the folder.
     if (this.#server.listening) rmSync(path.join(this.#options.root, SOCKET), { force: true })
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()))
     this.#stopping.abort(new Error('the server is stopping'))
@@ -121,16 +122,16 @@ class Control implements AsyncDisposable {
     const gone = new AbortController()
     response.once('close', () => gone.abort(new Error('the client has gone')))
     const signal = AbortSignal.any([gone.signal, this.#stopping.signal])
-    // Before the first event, which may take long: the client wants to know that it was heard.
+    // The head leaves before the first event, which may take long: the client then knows that the server took the command.
     response.writeHead(200, { 'content-type': 'application/x-ndjson', connection: 'close' }).flushHeaders()
     log.debug({ operation, ...args }, 'a command begins')
     const started = performance.now()
     let last: End = { end: 'done' }
     try {
       signal.throwIfAborted()
-      // What came over the wire is looked at by the operation itself.
+      // The operation itself parses its arguments.
       for await (const event of operations[operation](args as never, signal)) {
-        await tell(response, { event }, signal)
+        await send(response, { event }, signal)
       }
     } catch (error) {
       last = endOf(error, signal)
@@ -139,7 +140,7 @@ class Control implements AsyncDisposable {
     const durationMs = Math.round(performance.now() - started)
     log.info({ operation, ...args, end: gone.signal.aborted ? 'abandoned' : last.end, durationMs }, 'command')
     response.end(`${JSON.stringify(last)}\n`)
-    // Until the last line has left, or nobody is there to take it.
+    // Stopping waits until the last line has left, or the client has gone.
     if (!response.closed) await once(response, 'close', { signal: AbortSignal.timeout(ARGUMENTS_MS) })
   }
 }
@@ -151,8 +152,8 @@ function endOf(error: unknown, signal: AbortSignal): End {
   return { end: signal.aborted ? 'stopped' : 'failed', message }
 }
 
-/** Waits while the client takes nothing: what it has to be told must not pile up here. */
-async function tell(response: ServerResponse, line: Line, signal: AbortSignal): Promise<void> {
+/** Backpressure: waits while the client reads nothing, so that no events pile up here. */
+async function send(response: ServerResponse, line: Line, signal: AbortSignal): Promise<void> {
   if (response.write(`${JSON.stringify(line)}\n`)) return
   await once(response, 'drain', { signal: AbortSignal.any([signal, AbortSignal.timeout(STALL_MS)]) })
 }

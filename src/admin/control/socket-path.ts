@@ -9,7 +9,7 @@ import path from 'node:path'
 
 export const SOCKET = 'control.sock'
 
-/** What the shortest-spoken of the systems takes, less the longest name below the root. */
+/** The shortest limit of the supported systems, less the longest name below the root. */
 const MAX_ROOT_BYTES = 103 - '/control.new/control.sock'.length
 
 /** A folder, by a path that is short enough for sockets in it. Dispose when they are bound, or connected. */
@@ -17,7 +17,7 @@ interface ShortFolder extends Disposable {
   readonly path: string
 }
 
-/** @throws Error in words for a person, where there is no short way */
+/** @throws Error in a sentence for the operator, where the system has no /proc */
 export function shortFolder(root: string): ShortFolder {
   const folder = path.resolve(root)
   if (Buffer.byteLength(folder) <= MAX_ROOT_BYTES) return { path: folder, [Symbol.dispose]: () => undefined }

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type Test } from 'tap'
 import { rm } from '../../../src/admin/cli/rm.ts'
-import { reachServer } from '../../../src/admin/control/client.ts'
+import { connectToServer } from '../../../src/admin/control/client.ts'
 import { pull, simulate, startMirror } from '../../support/app.ts'
 import { recordedEdge } from '../../support/edge.ts'
 import { image } from '../../support/images.ts'
@@ -137,7 +137,7 @@ test('a repository that is emptied gives its bytes back with the next collection
   await pushImage(repository, app, '1')
   t.equal((await run(['team/app'], { all: true })).code, 0)
   const signal = new AbortController().signal
-  const keeper = (await reachServer(mirror.root, signal))!
+  const keeper = (await connectToServer(mirror.root, signal))!
   let bytes = 0
   for await (const it of keeper.gc({ dryRun: false }, signal)) bytes += it.bytes
   t.equal(

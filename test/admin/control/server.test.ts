@@ -6,7 +6,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { test, type Test } from 'tap'
-import { reachServer } from '../../../src/admin/control/client.ts'
+import { connectToServer } from '../../../src/admin/control/client.ts'
 import type { Operations } from '../../../src/admin/operations.ts'
 import { openControl } from '../../../src/admin/control/server.ts'
 import { OperatorError } from '../../../src/base/operator-error.ts'
@@ -27,8 +27,8 @@ async function control(t: Test, gc: Gc, root = shortDir(t)) {
   })
   const server = await openControl({ root, log, operations: { gc } as unknown as Operations })
   t.teardown(() => server[Symbol.asyncDispose]())
-  const keeper = (await reachServer(root, NEVER))!
-  return { server, keeper, lines, root, socket: join(root, 'control.sock') }
+  const operations = (await connectToServer(root, NEVER))!
+  return { server, operations, lines, root, socket: join(root, 'control.sock') }
 }
 
 async function all(events: AsyncIterable<unknown>): Promise<unknown[]> {
@@ -38,11 +38,11 @@ async function all(events: AsyncIterable<unknown>): Promise<unknown[]> {
 }
 
 test('events come in their order, as they were', async (t) => {
-  const { keeper, lines } = await control(t, async function* ({ dryRun }) {
+  const { operations, lines } = await control(t, async function* ({ dryRun }) {
     yield { dryRun }
     yield { text: 'two\nlines, and “more”', number: 1.5 }
   })
-  t.same(await all(keeper.gc({ dryRun: true }, NEVER)), [
+  t.same(await all(operations.gc({ dryRun: true }, NEVER)), [
     { dryRun: true },
     { text: 'two\nlines, and “more”', number: 1.5 },
   ])
@@ -50,20 +50,23 @@ test('events come in their order, as they were', async (t) => {
 })
 
 test('a refusal is told in its words, also after events; it is no failure of ours', async (t) => {
-  const { keeper, lines } = await control(t, async function* () {
+  const { operations, lines } = await control(t, async function* () {
     yield 1
     throw new OperatorError('it is in use')
   })
-  await t.rejects(all(keeper.gc({ dryRun: true }, NEVER)), { name: 'OperatorError', message: 'it is in use' })
+  await t.rejects(all(operations.gc({ dryRun: true }, NEVER)), {
+    name: 'OperatorError',
+    message: 'it is in use',
+  })
   t.notOk(lines.some(({ level }) => level === 'error'))
 })
 
 test('a failure is told, and logged with its stack', async (t) => {
-  const { keeper, lines } = await control(t, async function* () {
+  const { operations, lines } = await control(t, async function* () {
     yield 1
     throw new TypeError('not a function')
   })
-  await t.rejects(all(keeper.gc({ dryRun: true }, NEVER)), /failed by process \d+: not a function/)
+  await t.rejects(all(operations.gc({ dryRun: true }, NEVER)), /failed by process \d+: not a function/)
   t.match(
     lines.find(({ level }) => level === 'error'),
     { operation: 'gc', err: { type: 'TypeError', stack: /server\.test/ } },
@@ -92,9 +95,9 @@ function endless(): { gc: Gc; ended: Promise<unknown> } {
 test('who leaves, or presses Ctrl-C, ends the operation over there', async (t) => {
   for (const how of ['leave', 'abort']) {
     const { gc, ended } = endless()
-    const { keeper, lines } = await control(t, gc)
+    const { operations, lines } = await control(t, gc)
     const pressed = new AbortController()
-    const events = keeper.gc({ dryRun: true }, pressed.signal)[Symbol.asyncIterator]()
+    const events = operations.gc({ dryRun: true }, pressed.signal)[Symbol.asyncIterator]()
     await events.next()
     if (how === 'leave') await events.return?.()
     else {
@@ -109,8 +112,8 @@ test('who leaves, or presses Ctrl-C, ends the operation over there', async (t) =
 
 test('a server that stops ends what runs first, and says so to whoever waits for it', async (t) => {
   const { gc, ended } = endless()
-  const { keeper, server, socket } = await control(t, gc)
-  const events = keeper.gc({ dryRun: true }, NEVER)[Symbol.asyncIterator]()
+  const { operations, server, socket } = await control(t, gc)
+  const events = operations.gc({ dryRun: true }, NEVER)[Symbol.asyncIterator]()
   await events.next()
   const rest = t.rejects(events.next(), /stopped by process \d+: the server is stopping/)
   await server[Symbol.asyncDispose]()
@@ -121,10 +124,10 @@ test('a server that stops ends what runs first, and says so to whoever waits for
 
 test('who does not read holds the operation back, and nothing piles up', async (t) => {
   let made = 0
-  const { keeper } = await control(t, async function* (_, signal) {
+  const { operations } = await control(t, async function* (_, signal) {
     for (; !signal.aborted; made++) yield 'x'.repeat(64 * 1024)
   })
-  const events = keeper.gc({ dryRun: true }, NEVER)[Symbol.asyncIterator]()
+  const events = operations.gc({ dryRun: true }, NEVER)[Symbol.asyncIterator]()
   await events.next()
   await standstill(() => made)
   t.ok(made < 200, `${made} events of 64 KiB`)
@@ -148,21 +151,21 @@ test('a socket that nobody listens on any more is nobody, and is replaced; so is
   writeFileSync(join(root, 'control.new/control.sock'), '')
   chmodSync(join(root, 'control.new'), 0o777)
   t.ok(existsSync(join(root, 'control.sock')))
-  t.equal(await reachServer(root, NEVER), undefined)
-  const { keeper } = await control(
+  t.equal(await connectToServer(root, NEVER), undefined)
+  const { operations } = await control(
     t,
     async function* () {
       yield 'here'
     },
     root,
   )
-  t.same(await all(keeper.gc({ dryRun: true }, NEVER)), ['here'])
+  t.same(await all(operations.gc({ dryRun: true }, NEVER)), ['here'])
   t.same(readdirSync(root), ['control.sock'])
 })
 
 test('where there is no folder, or no socket, there is nobody', async (t) => {
-  t.equal(await reachServer(t.testdir(), NEVER), undefined)
-  t.equal(await reachServer(join(t.testdir(), 'none'), NEVER), undefined)
+  t.equal(await connectToServer(t.testdir(), NEVER), undefined)
+  t.equal(await connectToServer(join(t.testdir(), 'none'), NEVER), undefined)
 })
 
 test(
@@ -171,14 +174,14 @@ test(
   async (t) => {
     const root = join(t.testdir(), 'a'.repeat(100), 'é'.repeat(50))
     mkdirSync(root, { recursive: true })
-    const { keeper, server, socket } = await control(
+    const { operations, server, socket } = await control(
       t,
       async function* () {
         yield 'here'
       },
       root,
     )
-    t.same(await all(keeper.gc({ dryRun: true }, NEVER)), ['here'])
+    t.same(await all(operations.gc({ dryRun: true }, NEVER)), ['here'])
     t.equal(lstatSync(socket).mode & 0o777, 0o600)
     await server[Symbol.asyncDispose]()
     t.same(readdirSync(root), [])
