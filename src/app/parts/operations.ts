@@ -101,45 +101,35 @@ function imageOperations(parts: OperationParts, explainer: Explainer): ImageOper
 /** What is done about all that the folder holds. */
 function folderOperations(parts: OperationParts): Omit<Operations, keyof ImageOperations> {
   const { live, local, collector, eviction, serving, now } = parts
-  const { root, hashers, holds, index, store } = parts.storage
+  const { root, hashers, holds, index, store, locks, localNames } = parts.storage
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
+  const shared = { disk, store, metadata: index, now, serving }
+  // The index without the retry on a full disk: a check that holds a blob must not wait for an eviction that waits for
+  // that blob.
+  const forVerify = { ...shared, locks, lanes: VERIFY_LANES }
+  const forBackup = {
+    ...shared,
+    holds,
+    create: (target: string) => NewFile.create(nodeFiles, target),
+  }
+  const forRestore = {
+    ...local,
+    ...{ disk, localNames, holds },
+    hidden: (names: readonly RepositoryName[]) => shadowedNames(live.config, names),
+    denied: async (name: RepositoryName) => {
+      const glob = reservingGlob(name, live.config.push)
+      return glob === undefined ? hiddenUpstream(parts, name) : `push.deny (${glob}) reserves ${name}`
+    },
+    open: (file: string) => OutsideFile.open(nodeFiles, file),
+  }
   return {
     gc: ({ dryRun }, signal) => collector.run({ dryRun, signal }),
     async *evict({ dryRun, to }, signal) {
       yield* eviction.diskBudget.evict({ dryRun, to: to === undefined ? undefined : shareOf(to) }, signal)
     },
-    verify: (args, signal) =>
-      verify(
-        // The index without the retry on a full disk: a check that holds a blob must not wait for an eviction that
-        // waits for that blob.
-        { disk, store, metadata: index, locks: local.locks, now, serving, lanes: VERIFY_LANES },
-        args,
-        signal,
-      ),
-    backup: (args, signal) =>
-      backup(
-        {
-          ...{ disk, store, holds, metadata: index, now, serving },
-          create: (target) => NewFile.create(nodeFiles, target),
-        },
-        args,
-        signal,
-      ),
-    restore: (args, signal) =>
-      restore(
-        {
-          ...{ disk, ...local, localNames: parts.storage.localNames, holds },
-          hidden: (names) => shadowedNames(live.config, names),
-          denied: async (name) => {
-            const glob = reservingGlob(name, live.config.push)
-            if (glob !== undefined) return `push.deny (${glob}) reserves ${name}`
-            return hiddenUpstream(parts, name)
-          },
-          open: (path) => OutsideFile.open(nodeFiles, path),
-        },
-        args,
-        signal,
-      ),
+    verify: (args, signal) => verify(forVerify, args, signal),
+    backup: (args, signal) => backup(forBackup, args, signal),
+    restore: (args, signal) => restore(forRestore, args, signal),
   }
 }
 
