@@ -14,6 +14,7 @@ import { UpstreamError } from '../../upstream/upstream.ts'
 import type { Fill } from './fill.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { refusalOf } from '../resilience/client-errors.ts'
+import { withHeaderBudget } from '../resilience/header-budget.ts'
 import { SingleFlight } from '../../base/single-flight.ts'
 
 interface BlobAccessOptions {
@@ -116,27 +117,20 @@ export class BlobAccess {
    * @throws OciError
    */
   async ask(repository: MirrorRef, digest: Digest, client: AbortSignal, here?: Bytes): Promise<Found> {
-    const { upstream, state } = repository.origin
-    const { headerBudgetMs } = this.#options
+    const { origin, name } = repository
+    const { upstream, state } = origin
+    const message = 'no answer to HEAD within the header budget'
+    const inTime = { origin, ms: this.#options.headerBudgetMs, message }
     try {
-      const { answer } = await this.#asks.join(
-        `${upstream.key} ${repository.name} ${digest}`,
-        client,
-        async () => {
-          const budget = AbortSignal.timeout(headerBudgetMs)
-          try {
-            const answer = await upstream.headBlob(repository.name, digest, budget)
-            if (answer === undefined || (await this.#isManifest(repository, digest, answer, budget))) {
-              return { answer: undefined }
-            }
-            if (here === undefined) return { answer }
-            return { answer, after: this.#grant(repository, digest, here) }
-          } catch (error) {
-            throw error === budget.reason
-              ? new UpstreamError('unreachable', upstream.key, 'no answer to HEAD within the header budget')
-              : error
+      const { answer } = await this.#asks.join(`${upstream.key} ${name} ${digest}`, client, () =>
+        withHeaderBudget(inTime, async (budget) => {
+          const answer = await upstream.headBlob(name, digest, budget)
+          if (answer === undefined || (await this.#isManifest(repository, digest, answer, budget))) {
+            return { answer: undefined }
           }
-        },
+          if (here === undefined) return { answer }
+          return { answer, after: this.#grant(repository, digest, here) }
+        }),
       )
       return answer
     } catch (error) {

@@ -59,13 +59,13 @@ export class BlobCache {
 
   constructor(options: BlobCacheOptions) {
     this.#options = options
-    const { metadata, metrics, log, maxUntoldSize, headerBudgetMs = HEADER_BUDGET_MS } = options
+    const { metadata, headerBudgetMs = HEADER_BUDGET_MS } = options
+    this.#context = { ...options, onAdopted: (fill, blob) => this.#link(fill, blob) }
     this.#access = new BlobAccess({ ...options, headerBudgetMs })
     this.#answers = new FillAnswer({
       ...{ access: this.#access, repositories: metadata.repositories },
-      ...{ headerBudgetMs, maxUntoldSize, metrics, log },
+      ...{ headerBudgetMs, context: this.#context },
     })
-    this.#context = { ...options, onAdopted: (fill, blob) => this.#link(fill, blob) }
   }
 
   /**

@@ -3,19 +3,17 @@
  * when the disk will not have them.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
-import type { Logger } from 'pino'
 import { OciError } from '../../oci/errors.ts'
 import type { RepositoryIndex } from '../../storage/metadata/metadata.ts'
-import type { Metrics } from '../../telemetry/metrics.ts'
-import { UpstreamError } from '../../upstream/upstream.ts'
 import type { BlobAnswer } from '../answers.ts'
 import type { BlobAccess } from './blob-access.ts'
-import { BypassSource } from './bypass.ts'
 import type { CacheStatus } from '../cache-status.ts'
-import type { Fill } from './fill.ts'
+import type { Fill, FillContext } from './fill.ts'
 import { Follower } from './follower.ts'
+import { openMemoryFill } from './memory-fill.ts'
 import type { MirrorRef } from '../origin.ts'
 import { refusal, refusalOf } from '../resilience/client-errors.ts'
+import { withHeaderBudget } from '../resilience/header-budget.ts'
 
 /** For those who join a fill that has been silent for longer than the header budget. */
 const LATE_MS: Milliseconds = 500
@@ -31,10 +29,7 @@ interface FillAnswersOptions {
   readonly repositories: RepositoryIndex
   /** Until the head of a cold blob must be out. */
   readonly headerBudgetMs: Milliseconds
-  /** The most that is taken of a blob whose size nobody tells. */
-  readonly maxUntoldSize: Bytes | undefined
-  readonly metrics: Metrics
-  readonly log: Logger
+  readonly context: FillContext
 }
 
 export class FillAnswer {
@@ -91,8 +86,7 @@ export class FillAnswer {
     place: Disposable,
   ): BlobAnswer {
     const { digest } = fill
-    const { metrics, log, maxUntoldSize, headerBudgetMs } = this.#options
-    const { origin, name } = repository
+    const { context, headerBudgetMs } = this.#options
     return {
       digest,
       size,
@@ -101,13 +95,10 @@ export class FillAnswer {
         return fill.phase.is !== 'verified'
       },
       open: async (range, signal) => {
-        const follower = new Follower(fill, size, range, ({ position, sent, promised }, leaves) =>
-          BypassSource.open(
-            {
-              ...{ origin, name, digest, size, promised, headerBudgetMs, maxUntoldSize, metrics, log },
-              range: range && { start: position, end: range.end },
-              sent: sent && { from: sent.download.ingest, to: position },
-            },
+        const follower = new Follower(fill, size, range, (place, leaves) =>
+          openMemoryFill(
+            context,
+            { repository, digest, size, end: range?.end, place, headerBudgetMs },
             leaves,
           ),
         )
@@ -129,20 +120,19 @@ export class FillAnswer {
   /** Within the header budget; a fill that only waits its turn has its size to show and may take longer. */
   async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
     // What one client has waited for in vain, the next need not: dockerd would ask a dozen times.
-    const budget = AbortSignal.timeout(Math.max(this.#options.headerBudgetMs - fill.silentMs, LATE_MS))
-    try {
-      return await fill.begun(AbortSignal.any([client, budget]))
-    } catch (error) {
-      if (!budget.aborted || client.aborted || error !== budget.reason) throw error
-      // What cannot be verified in time begins without a size.
-      if ((fill.queued && fill.size !== undefined) || fill.contested) return 'begun'
-      // Upstream has done its part.
-      if (fill.isWriting) throw storageIsLate()
-      const { upstream, state } = fill.origin
-      const late = new UpstreamError('unreachable', upstream.key, 'no answer within the header budget')
-      state.failed(fill.name, late)
-      throw refusal(late)
-    }
+    const ms = Math.max(this.#options.headerBudgetMs - fill.silentMs, LATE_MS)
+    return await withHeaderBudget(
+      { origin: fill.origin, ms, client },
+      (signal) => fill.begun(signal),
+      (late) => {
+        // What cannot be verified in time begins without a size.
+        if ((fill.queued && fill.size !== undefined) || fill.contested) return 'begun'
+        // Upstream has done its part.
+        if (fill.isWriting) throw storageIsLate()
+        fill.origin.state.failed(fill.name, late)
+        throw refusal(late)
+      },
+    )
   }
 }
 

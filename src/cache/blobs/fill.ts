@@ -233,24 +233,27 @@ export class Fill {
   }
 
   async #run(): Promise<void> {
-    const { metrics, log } = this.#context
-    const endTimer = metrics.fillDuration.startTimer({ upstream: this.origin.upstream.key })
-    metrics.fillsInFlight.inc()
+    const { metrics, log, client } = this.#context
+    const upstream = this.origin.upstream.key
+    // A client past the disk is no download of the cache: it is counted, and its failure said, with its request.
+    const isCounted = client === undefined
+    const endTimer = metrics.fillDuration.startTimer({ upstream })
+    if (isCounted) metrics.fillsInFlight.inc()
     try {
       await this.#download()
     } catch (error) {
       const { is } = this.#phase
       if (is === 'running') {
         const told = refusal(error)
-        log.info({ err: error, upstream: this.origin.upstream.key, digest: this.digest }, 'fill failed')
+        if (isCounted) log.info({ err: error, upstream, digest: this.digest }, 'fill failed')
         this.#become({ is: 'failed', error: told })
       } else {
         log.error({ err: error, digest: this.digest }, 'fill ended badly')
       }
     } finally {
-      endTimer({ result: this.#phase.is })
+      if (isCounted) endTimer({ result: this.#phase.is })
       await this.#pass()
-      metrics.fillsInFlight.dec()
+      if (isCounted) metrics.fillsInFlight.dec()
       this.#ended = true
       this.#changed.wake()
       this.#audience.over()

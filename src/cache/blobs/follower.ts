@@ -7,13 +7,12 @@
 import type { Bytes } from '../../base/units.ts'
 import type { ByteSource, GrowingRange, StoredRange } from '../../storage/blobs/blob-store.ts'
 import { OciError } from '../../oci/errors.ts'
-import type { ByteRange } from '../answers.ts'
 import type { Attempt } from '../download/attempt.ts'
 import type { Fill } from './fill.ts'
-import { HOLD_BACK, holdsBack } from './hold-back.ts'
+import { HOLD_BACK, holdsBack, type Stretch } from './hold-back.ts'
 
 /** Where a client is that goes on past the disk. */
-interface Place {
+export interface Place {
   readonly position: Bytes
   /** What it has was of these bytes. */
   readonly sent: Attempt | undefined
@@ -38,7 +37,7 @@ export class Follower implements ByteSource, GrowingRange {
   #diverted: ByteSource | undefined
 
   /** @param size of the blob, as the client is told it */
-  constructor(fill: Fill, size: Bytes | undefined, range: ByteRange | undefined, divert: Divert) {
+  constructor(fill: Fill, size: Bytes | undefined, range: Stretch | undefined, divert: Divert) {
     this.#fill = fill
     this.#size = size
     this.#start = range?.start ?? 0

@@ -41,12 +41,18 @@ export class Attempt {
       await this.berth.discard()
       return 'absent'
     }
-    const file = await ingest.verify(ingest.prefix)
+    const file = await ingest.verify(ingest.prefix, signal)
     this.#wrong = file === undefined
     return file ?? 'wrong'
   }
 
+  /** A later one gives out nothing that does not begin with the very bytes that were given out of this one. */
+  isRepeated(): void {
+    this.#differsAt = Number.POSITIVE_INFINITY
+  }
+
   async compareWith(verified: Attempt): Promise<void> {
+    if (this.#differsAt !== undefined) return
     const { ingest } = verified.download
     this.#differsAt = await firstDifference(this.download.ingest, ingest, ingest.prefix)
   }

@@ -22,6 +22,8 @@ export interface AttemptsContext extends ReservationContext {
   readonly metrics: Metrics
   /** The most that is taken of a blob whose size nobody tells. Default: that of a {@link Download}. */
   readonly maxUntoldSize?: Bytes | undefined
+  /** The one client that the bytes are for, where they come into memory: the disk is not asked. */
+  readonly client?: { readonly promised: boolean } | undefined
 }
 
 interface AttemptsOptions {
@@ -78,18 +80,20 @@ export class Attempts {
     signal: AbortSignal,
   ): Promise<Outcome | { is: 'wrong'; attempt: Attempt }> {
     const { origin, digest, priority, onDiverted } = this.#options
-    if (this.#context.health.backingOff) {
+    const { client, health } = this.#context
+    if (client === undefined && health.backingOff) {
       onDiverted(undefined)
       return { is: 'diverted' }
     }
     // Those who have turns may wait for that upstream on. Not so the second attempt: clients have what the first brought.
-    const refused = earlier === undefined ? origin.upstream.paused?.() : undefined
+    const isPromised = earlier !== undefined || client?.promised === true
+    const refused = isPromised ? undefined : origin.upstream.paused?.()
     if (refused !== undefined) throw refused
     // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
     using turn = await TransferSlot.take(origin.slots, { priority, owner: this }, signal)
     let attempt: Attempt | undefined
     try {
-      attempt = await this.#begin(earlier !== undefined, turn)
+      attempt = await this.#begin(earlier, turn)
       const file = await attempt.run(signal)
       if (file === 'absent') return { is: 'absent' }
       if (file === 'wrong') {
@@ -100,7 +104,7 @@ export class Attempts {
       origin.state.forgetCorrupt(digest)
       return { is: 'verified', attempt, file }
     } catch (error) {
-      if (error instanceof UpstreamError || signal.aborted) {
+      if (client !== undefined || error instanceof UpstreamError || signal.aborted) {
         await attempt?.putAside()
         throw error
       }
@@ -111,21 +115,23 @@ export class Attempts {
   }
 
   /** A file, and a download into it that is yet to run. @throws when the disk would not have it */
-  async #begin(again: boolean, turn: TransferSlot): Promise<Attempt> {
-    const { metrics, log, maxUntoldSize } = this.#context
+  async #begin(earlier: Attempt | undefined, turn: TransferSlot): Promise<Attempt> {
+    const { metrics, log, maxUntoldSize, client } = this.#context
     const { origin, name, digest, size, priority, onBegin, onChange, onTransient } = this.#options
     const identity = { source: origin.upstream.key, digest }
+    const again = earlier !== undefined
     const berth = await DiskReservation.take(this.#context, { identity, size, fresh: again, onTransient })
     const { ingest } = berth
     const download = new Download({
-      ...{ origin, name, digest, ingest, size, turn, priority, maxUntoldSize, metrics, log },
-      ...{ owner: this, whole: again },
+      ...{ origin, name, digest, ingest, size, turn, priority, maxUntoldSize, client, metrics, log },
+      ...{ owner: this, whole: again || client !== undefined },
       onChange: () => {
         void berth.reckon(download.size)
         onChange()
       },
     })
     const attempt = new Attempt(download, berth)
+    if (client !== undefined) earlier?.isRepeated()
     onBegin(attempt)
     return attempt
   }

@@ -16,10 +16,10 @@ import type { StorageHealth } from '../resilience/storage-health.ts'
 
 export interface ReservationContext {
   readonly store: BlobStore
-  readonly ingests: IngestStore
+  readonly ingests: Pick<IngestStore, 'open'>
   /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
   readonly locks: KeyedLocks
-  readonly room: DiskSpace
+  readonly room: Pick<DiskSpace, 'reserve' | 'changed'>
   readonly health: StorageHealth
   readonly log: Logger
 }

@@ -7,18 +7,13 @@
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Logger } from 'pino'
-import type { Digest } from '../../oci/digest.ts'
-import type { RepositoryName } from '../../oci/reference.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
 import { releaseBuffers } from '../../storage/ingest/release-buffers.ts'
-import type { Metrics } from '../../telemetry/metrics.ts'
 import type { TransferPriority } from '../../upstream/limits/transfer-slots.ts'
 import { UpstreamError, type UpstreamBlob } from '../../upstream/upstream.ts'
 import { byteLength, slice } from './chunks.ts'
-import type { Origin } from '../origin.ts'
 import { SeekFetcher } from './seek-fetcher.ts'
-import { RetryBudget } from './retry-budget.ts'
+import { RetryBudget, type RetryBudgetOptions } from './retry-budget.ts'
 import { SegmentScheduler } from './segment-scheduler.ts'
 import { RangeRequest, RangeRequests } from './range-requests.ts'
 import { TransferSlot } from './transfer-slot.ts'
@@ -33,12 +28,9 @@ const GATHER_MS = 8
 /** How often it is looked who has become slow. */
 const LOOK_EVERY_MS = 1_000
 /** No layer is larger; a body that has no end must not fill the disk. */
-export const MAX_UNTOLD_SIZE: Bytes = 16 * 1024 ** 3
+const MAX_UNTOLD_SIZE: Bytes = 16 * 1024 ** 3
 
-interface DownloadOptions {
-  readonly origin: Origin
-  readonly name: RepositoryName
-  readonly digest: Digest
+interface DownloadOptions extends RetryBudgetOptions {
   readonly ingest: Ingest
   /** From a descriptor, which may be wrong: its digest decides, not its size. */
   readonly size: Bytes | undefined
@@ -49,12 +41,12 @@ interface DownloadOptions {
   readonly owner: object
   /** All of it comes in one: what came in pieces was wrong. */
   readonly whole: boolean
+  /** The one client that it is for; the size is what that was told, and so upstream's word. */
+  readonly client?: { readonly promised: boolean } | undefined
   /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
   readonly maxUntoldSize?: Bytes | undefined
   /** After every write, and when the first answer came. */
   readonly onChange: () => void
-  readonly metrics: Metrics
-  readonly log: Logger
 }
 
 export class Download {
@@ -87,6 +79,7 @@ export class Download {
     this.#options = options
     this.ingest = ingest
     this.#size = options.size
+    if (options.client !== undefined) this.#told = options.size
     this.#turn = options.turn
     this.#runs = new RangeRequests(ingest)
     if (whole) return
@@ -136,6 +129,11 @@ export class Download {
     return this.#answered
   }
 
+  /** Clients have been told to expect the rest of it. */
+  get #isPromised(): boolean {
+    return this.#answered || this.#options.client?.promised === true
+  }
+
   /** Parts of it came by requests of their own. */
   get inPieces(): boolean {
     return this.#pieces?.used === true
@@ -165,6 +163,7 @@ export class Download {
     const retryBudget = new RetryBudget(this.#options)
     while (this.#end === undefined || this.ingest.prefix < this.#end || !this.#answered) {
       signal.throwIfAborted()
+      while ((await this.ingest.drained?.(signal)) === false) this.#giveTurnBack()
       // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
       const start = Math.min(this.ingest.prefix, Math.max((this.#end ?? Number.POSITIVE_INFINITY) - 1, 0))
       if (this.#runs.covers(start)) {
@@ -191,7 +190,7 @@ export class Download {
         this.#runs.delete(run)
         const brought = this.#brought
         this.#brought = 0
-        await retryBudget.afterFailure(error, { brought, promised: this.#answered }, signal)
+        await retryBudget.afterFailure(error, { brought, promised: this.#isPromised }, signal)
       } finally {
         this.#runs.delete(run)
       }
@@ -241,7 +240,7 @@ export class Download {
       parallel: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
       size: this.#told,
       expectedSize: this.#size,
-      committed: this.#answered,
+      committed: this.#isPromised,
       signal,
     })
     if (blob === undefined) {
@@ -303,7 +302,11 @@ export class Download {
       if (this.#size === undefined && run.position > (this.#options.maxUntoldSize ?? MAX_UNTOLD_SIZE)) {
         throw this.#excess('the blob has no end')
       }
-      releaseBuffers(batch)
+      if (this.ingest.drained === undefined) releaseBuffers(batch)
+      else if (!(await this.ingest.drained(signal))) {
+        this.#giveTurnBack()
+        return false
+      }
       skip = Math.max(skip - length, 0)
       // Where upstream gave no length, its body has to end as well.
       const wait = size === undefined && run.position === this.#size && isMain

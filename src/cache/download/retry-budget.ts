@@ -21,7 +21,7 @@ const PROGRESS: Bytes = 16 * 1024
 /** All that is waited since the last progress, with clients hanging on: upstream says how long, not how often. */
 const PATIENCE_MS: Milliseconds = 60_000
 
-interface RetryBudgetOptions {
+export interface RetryBudgetOptions {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest

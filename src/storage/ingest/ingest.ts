@@ -61,9 +61,10 @@ export interface Ingest extends GrowingSource {
   /**
    * Waits for the hash of [0, size) and compares. The prefix must be `size` long.
    *
+   * @param signal ends the wait where there is nothing to compare
    * @returns undefined when the digest is another
    */
-  verify(size: Bytes): Promise<VerifiedFile | undefined>
+  verify(size: Bytes, signal?: AbortSignal): Promise<VerifiedFile | undefined>
   /** Followers that read it; the file is closed when it is finished and the last has gone. */
   retain(): Disposable
   /** Syncs and leaves the partial for a later process (or a later fill of this one). Ends this ingest. */
@@ -72,6 +73,13 @@ export interface Ingest extends GrowingSource {
   disown(): void
   /** Removes the partial. Ends this ingest; what was retained stays readable. A no-op after adopt. */
   discard(): Promise<void>
+  /**
+   * Back-pressure of an ingest in memory, which keeps its buffers until they are read: waits for a reader far behind.
+   *
+   * @returns false when the reader takes nothing for so long that somebody else may have upstream's connection
+   * @throws the signal's reason
+   */
+  drained?(signal: AbortSignal): Promise<boolean>
 }
 
 /** An upload: its digest is told at its end. */

@@ -1,0 +1,113 @@
+/**
+ * Memory-backed fill for one client, past the disk: hashed, held back and continued like any other, kept nowhere.
+ *
+ * Used while storage refuses writes, and for the rest of a blob when it refused half-way. Costs upstream one
+ * transfer per client; that is the price of never failing a pull because of the cache.
+ */
+import type { Bytes, Milliseconds } from '../../base/units.ts'
+import { createHash } from 'node:crypto'
+import { algorithmOf, type Digest } from '../../oci/digest.ts'
+import type { ByteSource } from '../../storage/blobs/blob-store.ts'
+import type { GrowingSource } from '../../storage/ingest/ingest.ts'
+import type { DiskSpace } from '../eviction/disk-space.ts'
+import type { MirrorRef } from '../origin.ts'
+import { refusal } from '../resilience/client-errors.ts'
+import { withHeaderBudget } from '../resilience/header-budget.ts'
+import { Fill, type FillContext } from './fill.ts'
+import { InProcessFillLease } from './fill-lease.ts'
+import { Follower, type Place } from './follower.ts'
+import { HOLD_BACK, holdsBack } from './hold-back.ts'
+import { MemoryIngest, type Given } from './memory-ingest.ts'
+
+const STEP: Bytes = 256 * 1024
+
+interface MemoryFillOptions {
+  readonly repository: MirrorRef
+  readonly digest: Digest
+  /** As the client is told it, or has been. */
+  readonly size: Bytes | undefined
+  /** Where the client's range ends; undefined: it has the whole blob. */
+  readonly end: Bytes | undefined
+  readonly place: Place
+  readonly headerBudgetMs: Milliseconds
+}
+
+/** Nobody else has a fill of this kind, and it takes nothing of the disk. */
+const ALONE = {
+  lease: new InProcessFillLease(),
+  room: {
+    reserve: () => Promise.resolve({ as: 'transient', [Symbol.dispose]: () => undefined }),
+    changed: () => undefined,
+  } satisfies Pick<DiskSpace, 'reserve' | 'changed'>,
+}
+
+/**
+ * Resolves when the first bytes may be sent; a body of at most 64 KiB is verified by then. A larger one may still be
+ * waiting for its turn when the header budget is over.
+ *
+ * @throws OciError when upstream cannot, or has not; the signal's reason
+ */
+export async function openMemoryFill(
+  context: FillContext,
+  { repository, digest, size, end, place, headerBudgetMs }: MemoryFillOptions,
+  signal: AbortSignal,
+): Promise<ByteSource> {
+  const { origin, name } = repository
+  const { position: from, sent } = place
+  const verifies = holdsBack(size, { start: from, end })
+  // A reader of a part may have begun where the file has nothing before it: then all is read from upstream.
+  const isThere = verifies && sent !== undefined && sent.download.ingest.readableTo(0) >= from
+  const had = isThere ? await readAgain(sent.download.ingest, from, digest, signal) : undefined
+  let ingest: MemoryIngest | undefined
+  const client = { promised: place.promised }
+  const fill = new Fill(
+    {
+      ...{ ...context, ...ALONE, client },
+      ingests: {
+        open: (identity) => {
+          ingest =
+            ingest?.again() ?? new MemoryIngest({ identity, from, end: verifies ? undefined : end, had })
+          return Promise.resolve(ingest)
+        },
+      },
+    },
+    { origin, name, digest, size },
+  )
+  const follower = new Follower(fill, size, { start: from, end }, () =>
+    Promise.reject(new Error('a fill in memory is not in need of a disk')),
+  )
+  try {
+    const begins = (it: AbortSignal): Promise<unknown> => follower.there(it)
+    if (client.promised) await begins(signal)
+    else {
+      await withHeaderBudget({ origin, ms: headerBudgetMs, client: signal }, begins, (late) => {
+        if (fill.queued && (size ?? 0) > HOLD_BACK) return
+        if (!fill.queued) origin.state.failed(name, late)
+        throw refusal(late)
+      })
+    }
+  } catch (error) {
+    await follower[Symbol.asyncDispose]()
+    throw error
+  }
+  client.promised = true
+  return follower
+}
+
+/** Hashes what was sent before the disk gave up. */
+async function readAgain(
+  from: GrowingSource,
+  to: Bytes,
+  digest: Digest,
+  signal: AbortSignal,
+): Promise<Given> {
+  const hash = createHash(algorithmOf(digest))
+  const buffer = Buffer.allocUnsafe(STEP)
+  for (let position = 0; position < to;) {
+    signal.throwIfAborted()
+    const length = await from.read(buffer.subarray(0, Math.min(STEP, to - position)), position)
+    hash.update(buffer.subarray(0, length))
+    position += length
+  }
+  return { hash, length: to }
+}
