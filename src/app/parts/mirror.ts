@@ -5,7 +5,6 @@ import type { Logger } from 'pino'
 import { AnswerCache } from '../../cache/lists/answer-cache.ts'
 import { BlobCache } from '../../cache/blobs/blob-cache.ts'
 import type { FinishAbandoned } from '../../cache/blobs/fill.ts'
-import { InProcessFillLease } from '../../cache/blobs/fill-lease.ts'
 import { UpstreamLists } from '../../cache/lists/upstream-lists.ts'
 import { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
 import { ManifestStore } from '../../cache/manifests/manifest-store.ts'
@@ -61,7 +60,6 @@ export function createMirror(options: MirrorOptions, closing: AsyncDisposableSta
       ...{ store, ingests, metadata, locks, holds, health, room, suspect, metrics, log, now, maxUntoldSize },
       named: (repository, digest) => shelf.namedBlob(repository, digest),
       isManifest: (repository, digest) => shelf.knows(repository, digest),
-      lease: new InProcessFillLease(),
       finishAbandoned: () => finishAbandoned(live.config),
       headerBudgetMs: budgetMs,
     }),

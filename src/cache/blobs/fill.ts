@@ -19,7 +19,6 @@ import { UpstreamError } from '../../upstream/upstream.ts'
 import type { Attempt } from '../download/attempt.ts'
 import { Attempts, type AttemptsContext } from '../download/attempts.ts'
 import { FollowerCount } from './follower-count.ts'
-import type { FillLease } from './fill-lease.ts'
 import { HOLD_BACK } from './hold-back.ts'
 import type { Origin } from '../origin.ts'
 import { refusal } from '../resilience/client-errors.ts'
@@ -30,7 +29,6 @@ export type FinishAbandoned = 'always' | 'never' | { readonly fraction: number }
 
 /** What all fills share. */
 export interface FillContext extends AttemptsContext {
-  readonly lease: FillLease
   /** Nothing takes a blob away while it comes, or is followed. */
   readonly holds: BlobHolds
   readonly finishAbandoned: () => FinishAbandoned
@@ -99,7 +97,8 @@ export class Fill {
       onTransient: () => this.#audience.count > 0 || this.stop(),
       onDiverted: (error) => this.#divert(error),
     })
-    this.settled = this.#run()
+    // The first client follows before a transfer slot is asked for, which is then asked for with its priority.
+    this.settled = Promise.resolve().then(() => this.#run())
   }
 
   get phase(): Phase {
@@ -269,12 +268,7 @@ export class Fill {
   }
 
   async #download(): Promise<void> {
-    const { signal } = this.#abort
-    const lease = await this.#context.lease.acquire(this.origin.upstream.key, this.digest, signal)
-    if ('runsAt' in lease) throw new Error('fills of other processes cannot be followed yet')
-    await using held = lease.held
-
-    const outcome = await this.#attempts.run(signal)
+    const outcome = await this.#attempts.run(this.#abort.signal)
     if (outcome.is !== 'diverted') this.#become({ is: outcome.is })
     if (outcome.is === 'verified') await this.#land(outcome.attempt, outcome.file)
   }

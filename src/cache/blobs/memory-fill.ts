@@ -14,7 +14,6 @@ import type { MirrorRef } from '../origin.ts'
 import { refusal } from '../resilience/client-errors.ts'
 import { withHeaderBudget } from '../resilience/header-budget.ts'
 import { Fill, type FillContext } from './fill.ts'
-import { InProcessFillLease } from './fill-lease.ts'
 import { Follower, type Place } from './follower.ts'
 import { HOLD_BACK, holdsBack } from './hold-back.ts'
 import { MemoryIngest, type Given } from './memory-ingest.ts'
@@ -32,13 +31,10 @@ interface MemoryFillOptions {
   readonly headerBudgetMs: Milliseconds
 }
 
-/** Nobody else has a fill of this kind, and it takes nothing of the disk. */
-const ALONE = {
-  lease: new InProcessFillLease(),
-  room: {
-    reserve: () => Promise.resolve({ as: 'transient', [Symbol.dispose]: () => undefined }),
-    changed: () => undefined,
-  } satisfies Pick<DiskSpace, 'reserve' | 'changed'>,
+/** A fill in memory takes nothing of the disk, and never stays. */
+const NO_DISK: Pick<DiskSpace, 'reserve' | 'changed'> = {
+  reserve: () => Promise.resolve({ as: 'transient', [Symbol.dispose]: () => undefined }),
+  changed: () => undefined,
 }
 
 /**
@@ -62,7 +58,7 @@ export async function openMemoryFill(
   const client = { promised: place.promised }
   const fill = new Fill(
     {
-      ...{ ...context, ...ALONE, client },
+      ...{ ...context, room: NO_DISK, client },
       ingests: {
         open: (identity) => {
           ingest =
