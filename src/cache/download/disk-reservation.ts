@@ -11,7 +11,7 @@ import type { Logger } from 'pino'
 import type { BlobInfo, BlobStore } from '../../storage/blobs/blob-store.ts'
 import type { Ingest, IngestIdentity, IngestStore, VerifiedFile } from '../../storage/ingest/ingest.ts'
 import { lockOfBlob, type KeyedLocks } from '../../storage/locks/keyed-locks.ts'
-import type { SpaceReservation, DiskSpace } from '../eviction/disk-space.ts'
+import { noRoom, type SpaceReservation, type DiskSpace } from '../eviction/disk-space.ts'
 import type { StorageHealth } from '../resilience/storage-health.ts'
 
 export interface ReservationContext {
@@ -159,9 +159,4 @@ export class DiskReservation {
     this.#left = true
     this.#admission[Symbol.dispose]()
   }
-}
-
-/** As the system would say it, only before it is too late. */
-function noRoom(): Error {
-  return Object.assign(new Error('the disk has no room for it'), { code: 'ENOSPC' })
 }

@@ -33,3 +33,8 @@ export interface SpaceReservation extends Disposable {
    */
   readonly as: 'keep' | 'transient' | 'none'
 }
+
+/** As the system would say it, only before it is too late. */
+export function noRoom(): Error {
+  return Object.assign(new Error('the disk has no room for it'), { code: 'ENOSPC' })
+}

@@ -6,6 +6,7 @@
  * nothing is evicted for whoever is refused anyway.
  */
 import type { Bytes } from '../../base/units.ts'
+import { noRoom } from './disk-space.ts'
 
 interface PushRoomOptions {
   /** What of the file system is free, and may be taken by a push; less than 0 where even less is left. */
@@ -122,9 +123,4 @@ export class PushSpace {
   #headroom(): Promise<Bytes> {
     return this.#options.headroom().catch(() => Infinity)
   }
-}
-
-/** As the system would say it, only before it is too late. */
-function noRoom(): Error {
-  return Object.assign(new Error('the disk has no room for it'), { code: 'ENOSPC' })
 }
