@@ -36,7 +36,7 @@ export class BlobAccess {
     this.#options = options
   }
 
-  /** Of a blob that is here. */
+  /** Whether the repository may read a blob that is here; upstream is asked where nothing here says so. */
   async mayRead(
     repository: MirrorRef,
     digest: Digest,
@@ -48,7 +48,7 @@ export class BlobAccess {
     return (await this.ask(repository, digest, signal, size)) !== undefined
   }
 
-  /** What we know without asking. */
+  /** Whether it may read the blob by what is known here, without asking upstream. */
   async isKnown(repository: MirrorRef, digest: Digest, named: boolean): Promise<boolean> {
     const { blobs } = this.#options.metadata
     const key = repositoryKey(repository)

@@ -234,7 +234,7 @@ export class Fill {
   async #run(): Promise<void> {
     const { metrics, log, client } = this.#context
     const upstream = this.origin.upstream.key
-    // A client past the disk is no download of the cache: it is counted, and its failure said, with its request.
+    // A fill in memory is no download of the cache: the request of its one client is counted and logged instead.
     const isCounted = client === undefined
     const endTimer = metrics.fillDuration.startTimer({ upstream })
     if (isCounted) metrics.fillsInFlight.inc()

@@ -1,8 +1,8 @@
 /**
  * Memory-backed fill for one client, past the disk: hashed, held back and continued like any other, kept nowhere.
  *
- * Used while storage refuses writes, and for the rest of a blob when it refused half-way. Costs upstream one
- * transfer per client; that is the price of never failing a pull because of the cache.
+ * It is used while storage refuses writes, and for the rest of a blob when storage refused half-way. It costs upstream
+ * one transfer per client; that is the price of never failing a pull because of the cache.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { createHash } from 'node:crypto'

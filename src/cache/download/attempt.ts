@@ -46,7 +46,7 @@ export class Attempt {
     return file ?? 'wrong'
   }
 
-  /** A later one gives out nothing that does not begin with the very bytes that were given out of this one. */
+  /** The next attempt gives out nothing before it has shown that it begins with what was given out of this one. */
   isRepeated(): void {
     this.#differsAt = Number.POSITIVE_INFINITY
   }

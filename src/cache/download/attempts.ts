@@ -22,7 +22,7 @@ export interface AttemptsContext extends ReservationContext {
   readonly metrics: Metrics
   /** The most that is taken of a blob whose size nobody tells. Default: that of a {@link Download}. */
   readonly maxUntoldSize?: Bytes | undefined
-  /** The one client that the bytes are for, where they come into memory: the disk is not asked. */
+  /** The one client of a fill in memory, and whether it has the head of a response; undefined: the bytes go to disk. */
   readonly client?: { readonly promised: boolean } | undefined
 }
 
