@@ -38,3 +38,20 @@ test('a client that leaves ends its own wait', async (t) => {
   client.abort(left)
   await t.rejects(waiting, left)
 })
+
+test('what is late may be answered in another way, for a client or for nobody in particular', async (t) => {
+  const { signal } = new AbortController()
+  const expected = { failure: 'unreachable', upstream: 'up.test', message: /too late/ }
+  for (const client of [signal, undefined]) {
+    const late = await withTimeLimit<unknown>(upstream, 1, 'too late', client, never, (failure) => failure)
+    t.match(late, expected)
+  }
+  const gone = AbortSignal.abort(new Error('gone'))
+  const nothing = (): never => t.fail('asked for a client that has gone') as never
+  await t.rejects(
+    withTimeLimit(upstream, 60_000, 'too late', gone, (it) => Promise.reject(it.reason as Error), nothing),
+    {
+      message: 'gone',
+    },
+  )
+})

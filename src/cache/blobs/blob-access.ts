@@ -14,7 +14,7 @@ import { UpstreamError } from '../../upstream/upstream.ts'
 import type { Fill } from './fill.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { refusalOf } from '../resilience/client-errors.ts'
-import { withHeaderBudget } from '../resilience/header-budget.ts'
+import { withTimeLimit } from '../time-limit.ts'
 import { SingleFlight } from '../../base/single-flight.ts'
 
 interface BlobAccessOptions {
@@ -120,10 +120,10 @@ export class BlobAccess {
     const { origin, name } = repository
     const { upstream, state } = origin
     const message = 'no answer to HEAD within the header budget'
-    const inTime = { origin, ms: this.#options.headerBudgetMs, message }
+    const { headerBudgetMs } = this.#options
     try {
       const { answer } = await this.#asks.join(`${upstream.key} ${name} ${digest}`, client, () =>
-        withHeaderBudget(inTime, async (budget) => {
+        withTimeLimit(upstream, headerBudgetMs, message, undefined, async (budget) => {
           const answer = await upstream.headBlob(name, digest, budget)
           if (answer === undefined || (await this.#isManifest(repository, digest, answer, budget))) {
             return { answer: undefined }

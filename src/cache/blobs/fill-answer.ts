@@ -13,7 +13,7 @@ import { Follower } from './follower.ts'
 import { openMemoryFill } from './memory-fill.ts'
 import type { MirrorRef } from '../origin.ts'
 import { refusal, refusalOf } from '../resilience/client-errors.ts'
-import { withHeaderBudget } from '../resilience/header-budget.ts'
+import { HEADER_BUDGET_IS_OVER, withTimeLimit } from '../time-limit.ts'
 
 /** For those who join a fill that has been silent for longer than the header budget. */
 const LATE_MS: Milliseconds = 500
@@ -121,8 +121,11 @@ export class FillAnswer {
   async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
     // What one client has waited for in vain, the next need not: dockerd would ask a dozen times.
     const ms = Math.max(this.#options.headerBudgetMs - fill.silentMs, LATE_MS)
-    return await withHeaderBudget(
-      { origin: fill.origin, ms, client },
+    return await withTimeLimit(
+      fill.origin.upstream,
+      ms,
+      HEADER_BUDGET_IS_OVER,
+      client,
       (signal) => fill.begun(signal),
       (late) => {
         // What cannot be verified in time begins without a size.

@@ -12,7 +12,7 @@ import type { GrowingSource } from '../../storage/ingest/ingest.ts'
 import type { DiskSpace } from '../eviction/disk-space.ts'
 import type { MirrorRef } from '../origin.ts'
 import { refusal } from '../resilience/client-errors.ts'
-import { withHeaderBudget } from '../resilience/header-budget.ts'
+import { HEADER_BUDGET_IS_OVER, withTimeLimit } from '../time-limit.ts'
 import { Fill, type FillContext } from './fill.ts'
 import { Follower, type Place } from './follower.ts'
 import { HOLD_BACK, holdsBack } from './hold-back.ts'
@@ -76,7 +76,7 @@ export async function openMemoryFill(
     const begins = (it: AbortSignal): Promise<unknown> => follower.there(it)
     if (client.promised) await begins(signal)
     else {
-      await withHeaderBudget({ origin, ms: headerBudgetMs, client: signal }, begins, (late) => {
+      await withTimeLimit(origin.upstream, headerBudgetMs, HEADER_BUDGET_IS_OVER, signal, begins, (late) => {
         if (fill.queued && (size ?? 0) > HOLD_BACK) return
         if (!fill.queued) origin.state.failed(name, late)
         throw refusal(late)

@@ -33,7 +33,7 @@ import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
 import { SingleFlight, type Flight } from '../../base/single-flight.ts'
 import type { StorageHealth } from '../resilience/storage-health.ts'
 import { abandonable } from '../../base/condition.ts'
-import { withTimeLimit } from '../time-limit.ts'
+import { HEADER_BUDGET_IS_OVER, withTimeLimit } from '../time-limit.ts'
 
 /** Longest life of work upstream, in header budgets: a hanging one must not keep later requests from asking anew. */
 const WORK_BUDGETS = 2
@@ -280,9 +280,8 @@ export class ManifestCache {
     budgetMs = this.#freshness.settings.budgetMs,
   ): Promise<T | undefined> {
     const { origin, name } = repository
-    const late = 'no answer within the header budget'
     try {
-      return await withTimeLimit(origin.upstream, budgetMs, late, client, ask)
+      return await withTimeLimit(origin.upstream, budgetMs, HEADER_BUDGET_IS_OVER, client, ask)
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
       origin.state.failed(name, error)
