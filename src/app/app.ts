@@ -72,7 +72,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const { index, localNames, root } = storage
     metadata = index
     await program.notifier.start()
-    closing.use(program.collector.everyNowAndThen())
+    closing.use(program.collector.schedule())
 
     const hub = closing.adopt(
       new SwitchableHubSearch(overrides.hubSearchUrl, { metrics, log, now: monotonic }),

@@ -27,9 +27,9 @@ export interface MirrorContext {
   readonly manifests: ManifestCache
   readonly blobs: BlobCache
   readonly prefetch: Prefetch
-  readonly listings: UpstreamLists
+  readonly lists: UpstreamLists
   /** Told of all that is pulled. */
-  readonly recency: Pick<AccessTimes, 'touch'>
+  readonly accessTimes: Pick<AccessTimes, 'touch'>
   /** Told of names before something of them is answered; also of a hit, for its bytes may have come by another name. */
   readonly served: ServedNames
 }
@@ -67,7 +67,7 @@ export class MirrorRepository implements Repository {
     if (found === undefined) return undefined
     this.#context.served.add(this.#mirrored)
     const { digest, bytes, content } = found.manifest
-    this.#context.recency.touch(digest)
+    this.#context.accessTimes.touch(digest)
     this.#context.prefetch.manifestServed(this.#mirrored, found.manifest)
     return {
       digest,
@@ -97,7 +97,7 @@ export class MirrorRepository implements Repository {
     const answer = await this.#context.blobs.get(this.#mirrored, digest, signal)
     if (answer !== undefined) {
       this.#context.served.add(this.#mirrored)
-      this.#context.recency.touch(digest)
+      this.#context.accessTimes.touch(digest)
     }
     const cold = answer?.cache === 'miss' || answer?.cache === 'join'
     if (answer !== undefined && !ranged) this.#context.prefetch.blobServed(this.#mirrored, digest, cold)
@@ -105,7 +105,7 @@ export class MirrorRepository implements Repository {
   }
 
   tags(query: URLSearchParams, signal: AbortSignal): Promise<TagsAnswer | undefined> {
-    return this.#context.listings.tags(this.#mirrored, query, signal)
+    return this.#context.lists.tags(this.#mirrored, query, signal)
   }
 
   referrers(
@@ -113,7 +113,7 @@ export class MirrorRepository implements Repository {
     query: URLSearchParams,
     signal: AbortSignal,
   ): Promise<ReferrersAnswer | undefined> {
-    return this.#context.listings.referrers(this.#mirrored, subject, query, signal)
+    return this.#context.lists.referrers(this.#mirrored, subject, query, signal)
   }
 
   /**

@@ -32,7 +32,7 @@ async function setUp(t: Test, can: boolean | 'really') {
   const upstream = await simulate(t)
   const mirror = await startMirror(t, upstream, {
     files: disk.files,
-    ...(maker === undefined ? {} : { room: maker }),
+    ...(maker === undefined ? {} : { diskSpace: maker }),
     cache: { prefetch: 'off' },
     config: { local: ['team/**'], push: { anonymous: true } },
   })

@@ -77,7 +77,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     makeRoom: () => Promise.resolve(false),
   })
   const uploads = new UploadSessions({
-    ...{ store, ingests, metadata, locks, holds, localNames, room, sessionTtlMs, log, now },
+    ...{ store, ingests, metadata, locks, holds, localNames, pushSpace: room, sessionTtlMs, log, now },
   })
   const touchEveryMs = Math.min(HOUR, graceMs / 24)
   const bytes = new PushedContent({ store, metadata, suspect: () => undefined })
@@ -87,7 +87,7 @@ export async function startLocalRegistry(t: Test, graceMs = 24 * HOUR): Promise<
     new LocalPushTarget(
       {
         store,
-        room,
+        pushSpace: room,
         reserve: { use: (write) => write() },
         bytes,
         ingests,

@@ -73,7 +73,16 @@ export function uploadsOf(
   } = {},
 ): UploadSessions {
   return new UploadSessions({
-    ...{ store: blobs, ingests, metadata, locks, holds: new BlobHolds(), now, sessionTtlMs: DAY, room },
+    ...{
+      store: blobs,
+      ingests,
+      metadata,
+      locks,
+      holds: new BlobHolds(),
+      now,
+      sessionTtlMs: DAY,
+      pushSpace: room,
+    },
     localNames: { add: (name) => void names.add(name) },
     log: pino({ level: 'silent' }),
   })

@@ -24,7 +24,7 @@ const LEAST_ITEM_BYTES = 10
 
 class NotOurs extends Error {}
 
-const { bytes, room } = workerData as ContentsWork
+const { bytes, credits: room } = workerData as ContentsWork
 
 /** What was read since the last message, in its order. */
 let pieces: ContentsPiece[] = []

@@ -32,7 +32,7 @@ export interface Archive {
   read(position: Bytes, length: Bytes): Promise<Buffer<ArrayBuffer>>
 }
 
-interface DiskRoom {
+interface PushSpaceExpectation {
   /** @throws an error with the code ENOSPC when the disk has not got so much to give */
   expect(bytes: Bytes): Promise<ExpectedBytes>
 }
@@ -51,7 +51,7 @@ export interface ReceiveTools {
   readonly locks: KeyedLocks
   readonly holds: BlobHolds
   /** What is restored was pushed once, so that it may take as much of the disk as a push. */
-  readonly room: DiskRoom
+  readonly pushSpace: PushSpaceExpectation
   readonly signal: AbortSignal
 }
 
@@ -107,7 +107,7 @@ export class Received implements AsyncDisposable {
   async read(): Promise<void> {
     await this.#told(async () => {
       if (this.#archive.hasHoles) await this.#assertSound()
-      using expected = await this.#tools.room.expect(await this.#missing())
+      using expected = await this.#tools.pushSpace.expect(await this.#missing())
       for await (const entry of readTar(this.#archive.chunks())) {
         this.#tools.signal.throwIfAborted()
         this.#position = entry.position

@@ -28,7 +28,7 @@ export type ContentsPiece =
 export interface ContentsWork {
   readonly bytes: Uint8Array
   /** A semaphore: how many messages the worker may still send. */
-  readonly room: Int32Array
+  readonly credits: Int32Array
 }
 
 /** Messages that are on their way at once. */
@@ -85,7 +85,7 @@ async function* piecesOf(
   const room = new Int32Array(new SharedArrayBuffer(4))
   room[0] = AHEAD
   const worker = new Worker(new URL('./contents-worker.ts', import.meta.url), {
-    workerData: { bytes, room } satisfies ContentsWork,
+    workerData: { bytes, credits: room } satisfies ContentsWork,
     transferList: [bytes.buffer],
     execArgv: [],
     resourceLimits: { maxOldGenerationSizeMb: HEAP_MB, maxYoungGenerationSizeMb: HEAP_MB / 4 },

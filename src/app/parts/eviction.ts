@@ -44,7 +44,7 @@ export function createEviction(options: EvictionOptions, closing: AsyncDisposabl
   const { eviction: index } = metadata
   const accessTimes = closing.use(new AccessTimes({ metadata, log, now }))
   const pins = new Pins(() => live.config.cache.pin, index)
-  const candidates = new EvictionCandidates({ index, recency: accessTimes, pinned: pins })
+  const candidates = new EvictionCandidates({ index, accessTimes: accessTimes, pins: pins })
   const removal = new Removal({ store, metadata, index, locks, holds, now })
   const usage = new CacheUsage({ index, ingests, metrics })
   const eviction = new EvictionOrder({

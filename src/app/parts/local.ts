@@ -23,20 +23,9 @@ interface LocalOptions extends Pick<LocalContext, 'events' | 'settings' | 'reada
 }
 
 export function createLocal(options: LocalOptions): { local: LocalContext; collector: Collector } {
-  const {
-    config,
-    storage,
-    pushSpace: room,
-    events,
-    settings,
-    readableHere,
-    suspect,
-    metrics,
-    log,
-    now,
-  } = options
+  const { config, storage, pushSpace, events, settings, readableHere, suspect, metrics, log, now } = options
   const { store, ingests, metadata, locks, holds, localNames, reserve, index, indexSince } = storage
-  const shared = { store, ingests, metadata, locks, holds, localNames, room, log, now }
+  const shared = { store, ingests, metadata, locks, holds, localNames, pushSpace, log, now }
   const uploads = new UploadSessions({ ...shared, sessionTtlMs: config.push.sessionTtl })
   const collector = new Collector({
     ...{ store, metadata: index, locks, indexSince, metrics, log, now },

@@ -48,18 +48,31 @@ interface MirrorOptions {
 
 /** Its parts are closed by `closing`. */
 export function createMirror(options: MirrorOptions, closing: AsyncDisposableStack): MirrorContext {
-  const { live, storage, health, diskSpace: room, suspect, eviction, metrics, log, now } = options
+  const { live, storage, health, diskSpace, suspect, eviction, metrics, log, now } = options
   const { staleBudgetMs, budgetMs, maxUntoldSize } = options
   const { ingests, locks, holds } = storage
   const metadata = new FailOpenMetadata(storage.metadata, { metrics, log, now })
   const store = new FailOpenBlobStore(storage.store, { holds, health, metrics, log, now })
-  const shelf = new ManifestStore({ store, ingests, metadata, locks, holds, room, suspect, now })
-  eviction.removal.onManifest((digest) => shelf.forget(digest))
+  const manifestStore = new ManifestStore({ store, ingests, metadata, locks, holds, diskSpace, suspect, now })
+  eviction.removal.onManifest((digest) => manifestStore.forget(digest))
   const blobs = closing.adopt(
     new BlobCache({
-      ...{ store, ingests, metadata, locks, holds, health, room, suspect, metrics, log, now, maxUntoldSize },
-      named: (repository, digest) => shelf.namedBlob(repository, digest),
-      isManifest: (repository, digest) => shelf.knows(repository, digest),
+      ...{
+        store,
+        ingests,
+        metadata,
+        locks,
+        holds,
+        health,
+        diskSpace,
+        suspect,
+        metrics,
+        log,
+        now,
+        maxUntoldSize,
+      },
+      named: (repository, digest) => manifestStore.namedBlob(repository, digest),
+      isManifest: (repository, digest) => manifestStore.knows(repository, digest),
       finishAbandoned: () => finishAbandoned(live.config),
       headerBudgetMs: budgetMs,
     }),
@@ -75,25 +88,26 @@ export function createMirror(options: MirrorOptions, closing: AsyncDisposableSta
     }
   }
   const maxWeight = () => answersShare(live.config)
-  const answers = new AnswerCache({ metadata, room, maxWeight, log, now })
+  const answers = new AnswerCache({ metadata, diskSpace, maxWeight, log, now })
   const manifests = closing.adopt(
-    new ManifestCache({ shelf, metadata, answers, health, freshness, log, now }),
+    new ManifestCache({ manifestStore: manifestStore, metadata, answers, health, freshness, log, now }),
     (it) => it.close(),
   )
-  const listings = closing.adopt(new UpstreamLists({ metadata, answers, shelf, freshness, now }), (it) =>
-    it.close(),
+  const listings = closing.adopt(
+    new UpstreamLists({ metadata, answers, manifestStore: manifestStore, freshness, now }),
+    (it) => it.close(),
   )
   const mode = () => live.config.cache.prefetch
   const referrers = closing.adopt(
-    new ReferrersPrefetch({ metadata, manifests, listings, blobs, answers, mode, metrics, log, now }),
+    new ReferrersPrefetch({ metadata, manifests, lists: listings, blobs, answers, mode, metrics, log, now }),
     (it) => it.close(),
   )
   return {
     manifests,
     blobs,
     prefetch: new Prefetch({ blobs, referrers, mode, log }),
-    listings,
-    recency: eviction.accessTimes,
+    lists: listings,
+    accessTimes: eviction.accessTimes,
     served: new ServedNames(storage.index),
   }
 }

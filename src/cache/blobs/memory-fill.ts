@@ -58,7 +58,7 @@ export async function openMemoryFill(
   const client = { promised: place.promised }
   const fill = new Fill(
     {
-      ...{ ...context, room: NO_DISK, client },
+      ...{ ...context, diskSpace: NO_DISK, client },
       ingests: {
         open: (identity) => {
           ingest =

@@ -19,7 +19,7 @@ export interface ReservationContext {
   readonly ingests: Pick<IngestStore, 'open'>
   /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
   readonly locks: KeyedLocks
-  readonly room: Pick<DiskSpace, 'reserve' | 'changed'>
+  readonly diskSpace: Pick<DiskSpace, 'reserve' | 'changed'>
   readonly health: StorageHealth
   readonly log: Logger
 }
@@ -65,7 +65,7 @@ export class DiskReservation {
   /** @throws the system's error, or one like it, when the disk will not have it */
   static async take(context: ReservationContext, options: BerthOptions): Promise<DiskReservation> {
     const { identity, size, fresh } = options
-    const admission = await context.room.reserve(identity, size)
+    const admission = await context.diskSpace.reserve(identity, size)
     try {
       if (admission.as === 'none') throw noRoom()
       const ingest = await context.ingests.open(identity, { fresh })
@@ -106,7 +106,7 @@ export class DiskReservation {
 
   /** Those who follow have all they need by now; a failure here costs the next pull a download, nothing else. */
   async adopt(file: VerifiedFile, adopted: (blob: BlobInfo) => Promise<void>): Promise<void> {
-    const { store, locks, health, room, log } = this.#context
+    const { store, locks, health, diskSpace: room, log } = this.#context
     const { digest } = file
     try {
       using _held = await locks.exclusive(lockOfBlob(digest), NEVER)
@@ -144,7 +144,7 @@ export class DiskReservation {
     const before = this.transient
     // First back what was asked for: it is the same bytes.
     this.#admission[Symbol.dispose]()
-    this.#admission = await this.#context.room.reserve(this.#options.identity, size)
+    this.#admission = await this.#context.diskSpace.reserve(this.#options.identity, size)
     if (this.#left) this.#admission[Symbol.dispose]()
     else if (this.#admission.as === 'none') this.#refused.abort(noRoom())
     else if (this.transient && !before) this.#becomeTransient()

@@ -18,8 +18,8 @@ import type { AccessTimes } from './access-times.ts'
 
 interface CachedImagesOptions {
   readonly index: EvictionIndex
-  readonly recency: Pick<AccessTimes, 'latest'>
-  readonly pinned: Pick<Pins, 'by' | 'byLink'>
+  readonly accessTimes: Pick<AccessTimes, 'latest'>
+  readonly pins: Pick<Pins, 'by' | 'byLink'>
 }
 
 /** A manifest with all that goes with it; a blob that no manifest names; a config or layer of an image that stays. */
@@ -54,18 +54,18 @@ export class EvictionCandidates {
     signal: AbortSignal,
     registry?: string,
   ): AsyncGenerator<EvictionCandidate> {
-    const { index, recency, pinned } = this.#options
+    const { index, accessTimes, pins } = this.#options
     const line = new Line()
     for await (const { found, reached } of parts((after) => index.coldest(after), signal)) {
       for (const it of found) {
         if (registry !== undefined && it.registry !== registry) continue
-        line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+        line.put({ at: accessTimes.latest(it.digest, it.pulledAt), root: it })
       }
       for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
         await breathe(signal)
         // What goes with it takes longer to find out.
         const { digest } = next.root
-        if (((await pinned.by(digest)) ?? (await pinned.byLink(digest))) !== undefined) continue
+        if (((await pins.by(digest)) ?? (await pins.byLink(digest))) !== undefined) continue
         const doomed = await this.whatGoesWith(next.root.digest, gone)
         if (doomed === undefined) continue
         // Something of it was pulled later: its turn comes then.
@@ -77,12 +77,12 @@ export class EvictionCandidates {
 
   /** Configs and layers of images that stay, least recently pulled first; nothing of what is pinned, or was pushed. */
   async *leastRecentParts(signal: AbortSignal, registry?: string): AsyncGenerator<EvictionCandidate> {
-    const { index, recency } = this.#options
+    const { index, accessTimes } = this.#options
     const line = new Line()
     for await (const { found, reached } of parts((after) => index.coldestParts(after), signal)) {
       for (const it of found) {
         if (registry !== undefined && it.registry !== registry) continue
-        line.put({ at: recency.latest(it.digest, it.pulledAt), root: it })
+        line.put({ at: accessTimes.latest(it.digest, it.pulledAt), root: it })
       }
       for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
         await breathe(signal)
@@ -95,7 +95,7 @@ export class EvictionCandidates {
 
   /** @returns undefined when it is not here any more, or was pushed */
   async whatGoesWith(digest: Digest, gone: ReadonlySet<Digest>): Promise<EvictionCandidate | undefined> {
-    const { index, pinned, recency } = this.#options
+    const { index, pins, accessTimes } = this.#options
     const root = await index.mirrored(digest)
     if (root === undefined) return undefined
     const manifests = new Map<Digest, MirroredBlob>()
@@ -107,7 +107,7 @@ export class EvictionCandidates {
         if (manifests.has(it.digest) || blobs.has(it.digest)) continue
         // A manifest goes as one, whatever else names it as a layer.
         if ((await index.taggedManifests(it.digest, 0)).length > 0) continue
-        if ((await pinned.byLink(it.digest)) !== undefined) continue
+        if ((await pins.byLink(it.digest)) !== undefined) continue
         if (!(await this.#isNamed(it.digest, gone, manifests))) blobs.set(it.digest, it)
       }
     }
@@ -117,7 +117,7 @@ export class EvictionCandidates {
       root,
       manifests: [...manifests.values()],
       blobs: [...blobs.values()],
-      pulledAt: Math.max(...all.map((it) => recency.latest(it.digest, it.pulledAt))),
+      pulledAt: Math.max(...all.map((it) => accessTimes.latest(it.digest, it.pulledAt))),
     }
   }
 
@@ -126,19 +126,19 @@ export class EvictionCandidates {
     manifests: Map<Digest, MirroredBlob>,
     gone: ReadonlySet<Digest>,
   ): Promise<void> {
-    const { index, pinned } = this.#options
+    const { index, pins } = this.#options
     const next = [root]
     for (let it = next.pop(); it !== undefined; it = next.pop()) {
       manifests.set(it.digest, it)
       for (const child of await index.contents(it.digest, 'manifest')) {
         if (manifests.has(child.digest)) continue
         const tagged = (await index.taggedManifests(child.digest, 0)).some(({ tags }) => tags.length > 0)
-        if (tagged || (await pinned.by(child.digest)) !== undefined) continue
+        if (tagged || (await pins.by(child.digest)) !== undefined) continue
         if (!(await this.#isNamed(child.digest, gone, manifests))) next.push(child)
       }
       for (const digest of await index.referring(it.digest)) {
         const referrer = manifests.has(digest) ? undefined : await index.mirrored(digest)
-        if (referrer === undefined || (await pinned.by(digest)) !== undefined) continue
+        if (referrer === undefined || (await pins.by(digest)) !== undefined) continue
         if (!(await this.#isNamed(digest, gone, manifests))) next.push(referrer)
       }
     }
@@ -156,8 +156,8 @@ export class EvictionCandidates {
 
   /** By a pin, or by a manifest that was pushed; also of the index that names what names it. */
   async #isKept(digest: Digest): Promise<boolean> {
-    const { index, pinned } = this.#options
-    if ((await pinned.byLink(digest)) !== undefined) return true
+    const { index, pins } = this.#options
+    if ((await pins.byLink(digest)) !== undefined) return true
     const seen = new Set<Digest>()
     const next = await index.referencedBy(digest, { limit: MANY })
     for (let it = next.pop(); it !== undefined; it = next.pop()) {
@@ -166,7 +166,7 @@ export class EvictionCandidates {
       if (seen.size >= MANY) return true
       const holding = await index.taggedManifests(it, 0)
       if (holding.some(({ repository }) => repository.registry === LOCAL)) return true
-      if ((await pinned.by(it)) !== undefined) return true
+      if ((await pins.by(it)) !== undefined) return true
       next.push(...(await index.referencedBy(it, { limit: MANY })))
     }
     return false

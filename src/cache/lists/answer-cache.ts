@@ -30,7 +30,7 @@ const PARSED_FACTOR = 4
 interface AnswerCacheOptions {
   readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction'>
   /** Told when there is more in the index. */
-  readonly room: Pick<DiskSpace, 'changed'>
+  readonly diskSpace: Pick<DiskSpace, 'changed'>
   readonly log: Logger
   readonly now: () => Milliseconds
   /** Of all answers in the index. */
@@ -91,7 +91,7 @@ export class AnswerCache {
     answer: NewUpstreamAnswer,
     at: Milliseconds,
   ): Promise<void> {
-    const { metadata, room, log, maxWeight } = this.#options
+    const { metadata, diskSpace: room, log, maxWeight } = this.#options
     try {
       if (this.#weight === undefined) {
         const weight = await metadata.upstreamAnswers.weight()

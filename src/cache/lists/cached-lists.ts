@@ -42,7 +42,7 @@ const ENTRY_WEIGHT: Bytes = 256
 export interface CachedListsOptions {
   readonly metadata: Pick<MetadataStore, 'repositories'>
   readonly answers: AnswerCache
-  readonly shelf: Pick<ManifestStore, 'serves'>
+  readonly manifestStore: Pick<ManifestStore, 'serves'>
   readonly freshness: () => FreshnessSettings
   readonly now: () => Milliseconds
 }
@@ -263,7 +263,7 @@ export class CachedLists {
     known: Known<T> | undefined,
     collected: Collected,
   ): Promise<Flight<Outcome>> {
-    const { answers, shelf, now, freshness } = this.#options
+    const { answers, manifestStore, now, freshness } = this.#options
     const { repository, question, subject, parse } = asked
     const { origin, name } = repository
     const key = repositoryKey(repository)
@@ -282,7 +282,7 @@ export class CachedLists {
       }
       origin.state.absent.remember(negativeTtlMs, 'list', name, question)
       // A client that makes names up must not fill the index.
-      const keeps = known !== undefined || (await shelf.serves(repository))
+      const keeps = known !== undefined || (await manifestStore.serves(repository))
       return {
         answer: { is: 'absent' },
         ...(keeps && { after: answers.put(key, question, { subject }, at) }),

@@ -11,10 +11,10 @@ import type { MirrorRef } from '../origin.ts'
 
 /** @returns undefined also for the referrers tag of what this repository does not hold */
 export async function subjectHere(
-  shelf: Pick<ManifestStore, 'heldWith'>,
+  manifestStore: Pick<ManifestStore, 'heldWith'>,
   repository: MirrorRef,
   tag: Tag,
 ): Promise<Digest | undefined> {
   const start = subjectOfReferrersTag(tag)
-  return start === undefined ? undefined : shelf.heldWith(repository, start)
+  return start === undefined ? undefined : manifestStore.heldWith(repository, start)
 }

@@ -45,7 +45,7 @@ const MOST_HERE = 10_000
 
 interface ListingsOptions extends CachedListsOptions {
   readonly metadata: Pick<MetadataStore, 'repositories' | 'tags' | 'manifests'>
-  readonly shelf: Pick<ManifestStore, 'record' | 'namedManifest' | 'serves'>
+  readonly manifestStore: Pick<ManifestStore, 'record' | 'namedManifest' | 'serves'>
 }
 
 interface Referrers {
@@ -163,7 +163,7 @@ export class UpstreamLists {
   }
 
   async #referrersOf(repository: MirrorRef, subject: Digest): Promise<ListQuestion<Referrers>> {
-    const attestation = isAttestation(await this.#options.shelf.namedManifest(repository, subject))
+    const attestation = isAttestation(await this.#options.manifestStore.namedManifest(repository, subject))
     return {
       repository,
       question: referrersQuestion(subject),
@@ -214,10 +214,10 @@ export class UpstreamLists {
     known: Known<Referrers> | undefined,
     failure: UpstreamError,
   ): Promise<Listed<Referrers> | undefined> {
-    const { shelf, metadata } = this.#options
+    const { manifestStore, metadata } = this.#options
     const stale = known && this.#freshness.staleList(repository, known.answer, failure)
     if (stale !== undefined) return { ...stale, value: known?.value }
-    if ((await shelf.record(repository, subject)) === undefined) return undefined
+    if ((await manifestStore.record(repository, subject)) === undefined) return undefined
     if (known !== undefined) {
       return { ...marked(repository.origin, failure, 'listed long ago'), value: known.value }
     }

@@ -39,7 +39,7 @@ import { HEADER_BUDGET_IS_OVER, withTimeLimit } from '../time-limit.ts'
 const WORK_BUDGETS = 2
 
 interface ManifestCacheOptions {
-  readonly shelf: ManifestStore
+  readonly manifestStore: ManifestStore
   readonly metadata: MetadataStore
   readonly answers: AnswerCache
   readonly health: StorageHealth
@@ -80,7 +80,7 @@ export class ManifestCache {
   readonly #byGet: TagMethod<Pick<CachedManifest, 'manifest'>> = {
     fresh: (repository, { digest }, signal) => this.#getDigest(repository, digest, signal),
     held: async (_repository, { digest, mediaType }) => {
-      const manifest = await this.#options.shelf.get(digest, mediaType)
+      const manifest = await this.#options.manifestStore.get(digest, mediaType)
       return manifest && { manifest }
     },
     ask: (pull, spare, budget) => this.#fetch(pull, spare, budget),
@@ -89,7 +89,8 @@ export class ManifestCache {
   readonly #byHead: TagMethod<Head> = {
     fresh: (repository, record) => this.#describe(repository, record),
     held: (repository, record) => this.#describe(repository, record),
-    fromHead: async (repository, told) => headAnswer(await this.#options.shelf.described(repository, told)),
+    fromHead: async (repository, told) =>
+      headAnswer(await this.#options.manifestStore.described(repository, told)),
     ask: ({ repository, reference, record }, spare, budget) =>
       this.#join(this.#checks, { repository, reference }, budget, (work) =>
         this.#source.checkTag(repository, reference, record, spare, work),
@@ -200,10 +201,10 @@ export class ManifestCache {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<CachedManifest | undefined> {
-    const { shelf } = this.#options
-    const record = await shelf.record(repository, digest)
+    const { manifestStore } = this.#options
+    const record = await manifestStore.record(repository, digest)
     if (record !== undefined) {
-      const manifest = await shelf.get(digest, record.mediaType)
+      const manifest = await manifestStore.get(digest, record.mediaType)
       if (manifest !== undefined) return { manifest, cache: 'hit' }
     }
     if (repository.origin.state.absent.has('manifest', repository.name, digest)) return undefined
@@ -219,12 +220,14 @@ export class ManifestCache {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<ManifestHead | undefined> {
-    const { shelf } = this.#options
+    const { manifestStore } = this.#options
     // What an index of this repository says of its child is as good as upstream's own word.
-    const named = (await shelf.record(repository, digest)) ?? (await shelf.namedManifest(repository, digest))
+    const named =
+      (await manifestStore.record(repository, digest)) ??
+      (await manifestStore.namedManifest(repository, digest))
     const size = named?.size
     if (named !== undefined && size !== undefined) {
-      const described = await shelf.described(repository, { ...named, size })
+      const described = await manifestStore.described(repository, { ...named, size })
       if (described.state !== 'lost') return headAnswer(described)
     }
     const remembered = this.#source.rememberedHead(repository, digest)
@@ -239,7 +242,7 @@ export class ManifestCache {
   }
 
   async #describe(repository: MirrorRef, record: TagRecord): Promise<ManifestHead | undefined> {
-    const described = await this.#options.shelf.described(repository, record)
+    const described = await this.#options.manifestStore.described(repository, record)
     return described.state === 'lost' ? undefined : headAnswer(described)
   }
 

@@ -45,11 +45,11 @@ export class ManifestFetcher {
     maxSize: HEADS_WEIGHT,
     sizeCalculation: ({ mediaType }, key) => HEAD_WEIGHT + key.length + mediaType.length,
   })
-  readonly #keeper: ManifestRecorder
+  readonly #recorder: ManifestRecorder
 
   constructor(options: ManifestSourceOptions) {
     this.#options = options
-    this.#keeper = new ManifestRecorder(options)
+    this.#recorder = new ManifestRecorder(options)
   }
 
   /** What a HEAD said before; `absent` for as long as that is believed. */
@@ -61,7 +61,7 @@ export class ManifestFetcher {
 
   /** What a HEAD told that a tag has become, and that is not here yet. */
   toldMove(repository: MirrorRef, tag: Tag): TagRecord | undefined {
-    return this.#keeper.moves.get(repository, tag)
+    return this.#recorder.moves.get(repository, tag)
   }
 
   /** A DELETE or the operator took it away: the next pull asks upstream anew. */
@@ -72,7 +72,7 @@ export class ManifestFetcher {
     absent.forget('head', name, reference)
     absent.forget('manifest', name, reference)
     if (isDigestReference(reference)) return
-    this.#keeper.moves.forget(repository, reference)
+    this.#recorder.moves.forget(repository, reference)
     absent.forget('kept tag', name, reference)
   }
 
@@ -114,12 +114,12 @@ export class ManifestFetcher {
         break
       }
       if (head.digest === record.digest) {
-        const manifest = await this.#options.shelf.get(record.digest, record.mediaType)
+        const manifest = await this.#options.manifestStore.get(record.digest, record.mediaType)
         if (manifest !== undefined) {
-          return { answer: { manifest, cache: 'hit' }, after: this.#keeper.confirm(repository, record) }
+          return { answer: { manifest, cache: 'hit' }, after: this.#recorder.confirm(repository, record) }
         }
       }
-      if (spare && (await this.#options.shelf.get(head.digest)) === undefined) {
+      if (spare && (await this.#options.manifestStore.get(head.digest)) === undefined) {
         this.#spare(repository, this.#toldOf(tag, head))
       }
       const fetched = await this.fetchDigest(repository, head.digest, tag, signal)
@@ -138,7 +138,7 @@ export class ManifestFetcher {
     const { upstream, reserve } = repository.origin
     const why = upstream.quotaBelow(reserve)
     if (why === undefined) return
-    if (told !== undefined) this.#keeper.moves.tell(repository, told)
+    if (told !== undefined) this.#recorder.moves.tell(repository, told)
     throw why
   }
 
@@ -160,7 +160,7 @@ export class ManifestFetcher {
     const { upstream, state } = repository.origin
     const here = await this.#heldForOthers(repository, digest, signal)
     if (here !== undefined)
-      return { answer: { manifest: here, cache: 'hit' }, after: this.#keeper.keep(repository, here, tag) }
+      return { answer: { manifest: here, cache: 'hit' }, after: this.#recorder.keep(repository, here, tag) }
     let found = await upstream.manifest(repository.name, digest, signal)
     // One of its backends told us of it just now: another may have answered.
     if (found === undefined && this.#heads.has(headKey(repository, digest))) {
@@ -178,15 +178,15 @@ export class ManifestFetcher {
     digest: Digest,
     signal: AbortSignal,
   ): Promise<Manifest | undefined> {
-    const { metadata, shelf } = this.#options
+    const { metadata, manifestStore } = this.#options
     const key = repositoryKey(repository)
-    const named = await shelf.namedManifest(repository, digest)
-    const manifest = await shelf.get(digest, named?.mediaType)
+    const named = await manifestStore.namedManifest(repository, digest)
+    const manifest = await manifestStore.get(digest, named?.mediaType)
     if (manifest === undefined) return undefined
     if (named !== undefined && (await metadata.blobs.deliveredBy(key.registry, digest))) return manifest
     const head = await repository.origin.upstream.headManifest(repository.name, digest, signal)
     if (head.result !== 'present' || head.digest !== digest) return undefined
-    return shelf.get(digest, isVague(head.mediaType) ? undefined : head.mediaType)
+    return manifestStore.get(digest, isVague(head.mediaType) ? undefined : head.mediaType)
   }
 
   /**
@@ -205,15 +205,15 @@ export class ManifestFetcher {
     if (found.result === 'absent' && record === undefined) return this.#absentHead(repository, tag)
     if (found.result === 'present' && record?.digest === found.digest) {
       return {
-        answer: headAnswer(await this.#options.shelf.described(repository, record)),
-        after: this.#keeper.confirm(repository, record),
+        answer: headAnswer(await this.#options.manifestStore.described(repository, record)),
+        after: this.#recorder.confirm(repository, record),
       }
     }
     if (found.result !== 'present' || isVague(found.mediaType)) {
       if (spare && found.result !== 'absent') this.#spare(repository)
       return headFlight(await this.#fetchTag(repository, tag, record, signal))
     }
-    const described = await this.#options.shelf.described(repository, found)
+    const described = await this.#options.manifestStore.described(repository, found)
     const { digest } = described
     const head = headOf(described)
     const answer = { ...head, cache: 'miss' } as const
@@ -221,17 +221,17 @@ export class ManifestFetcher {
     const told = this.#toldOf(tag, described)
     if (record !== undefined && (await this.#isAllThereIs(repository, record, digest))) {
       if (spare) this.#spare(repository, told)
-      this.#keeper.moves.tell(repository, told)
+      this.#recorder.moves.tell(repository, told)
       return { answer }
     }
-    return { answer, after: this.#keeper.putTag(repository, told) }
+    return { answer, after: this.#recorder.putTag(repository, told) }
   }
 
   /** What the tag named is here, and what it names now is not. */
   async #isAllThereIs(repository: MirrorRef, record: TagRecord, now: Digest): Promise<boolean> {
-    const { shelf } = this.#options
-    if ((await shelf.record(repository, now)) !== undefined) return false
-    return (await shelf.get(record.digest, record.mediaType)) !== undefined
+    const { manifestStore } = this.#options
+    if ((await manifestStore.record(repository, now)) !== undefined) return false
+    return (await manifestStore.get(record.digest, record.mediaType)) !== undefined
   }
 
   /** One HEAD by digest. */
@@ -255,28 +255,28 @@ export class ManifestFetcher {
 
   async #absentTag(repository: MirrorRef, tag: Tag, record: TagRecord | undefined): Promise<Flight<Fetched>> {
     const { origin, name } = repository
-    const { shelf, negativeTtlMs } = this.#options
+    const { manifestStore, negativeTtlMs } = this.#options
     if (record !== undefined && origin.on404 === 'keep') {
-      const manifest = await shelf.get(record.digest, record.mediaType)
+      const manifest = await manifestStore.get(record.digest, record.mediaType)
       if (manifest !== undefined) {
-        this.#keeper.moves.forget(repository, tag)
+        this.#recorder.moves.forget(repository, tag)
         origin.state.absent.remember(negativeTtlMs(), 'kept tag', name, tag)
         return { answer: { manifest, ...gone(origin) } }
       }
     }
     origin.state.absent.remember(negativeTtlMs(), 'manifest', name, tag)
-    const about = await subjectHere(shelf, repository, tag)
-    return { answer: false, after: this.#keeper.bury(repository, tag, about) }
+    const about = await subjectHere(manifestStore, repository, tag)
+    return { answer: false, after: this.#recorder.bury(repository, tag, about) }
   }
 
   /** Answers at once; writing it down goes on behind. */
   #keep(repository: MirrorRef, found: UpstreamManifest, tag: Tag | undefined): Flight<Fetched> {
-    const manifest = this.#keeper.parse(repository, found)
+    const manifest = this.#recorder.parse(repository, found)
     const cache = this.#options.health.backingOff ? 'bypass' : 'miss'
     const { warning } = found
     return {
       answer: { manifest, cache, ...(warning === undefined ? {} : { warning }) },
-      after: this.#keeper.keep(repository, manifest, tag),
+      after: this.#recorder.keep(repository, manifest, tag),
     }
   }
 }

@@ -19,7 +19,7 @@ import { repositoryKey, type MirrorRef } from '../origin.ts'
 import type { StorageHealth } from '../resilience/storage-health.ts'
 
 export interface ManifestRecorderOptions {
-  readonly shelf: ManifestStore
+  readonly manifestStore: ManifestStore
   readonly metadata: MetadataStore
   readonly answers: Pick<AnswerCache, 'put'>
   readonly health: StorageHealth
@@ -46,13 +46,13 @@ export class ManifestRecorder {
   }
 
   async keep(repository: MirrorRef, manifest: Manifest, tag: Tag | undefined): Promise<void> {
-    const { shelf, health } = this.#options
+    const { manifestStore, health } = this.#options
     if (health.backingOff) {
       health.skipped()
       return this.#putName(repository)
     }
     try {
-      await shelf.keep(repository, manifest, tag)
+      await manifestStore.keep(repository, manifest, tag)
       if (tag === undefined) await this.#arrived(repository, manifest.digest)
       else this.moves.forget(repository, tag)
     } catch (error) {
@@ -91,13 +91,14 @@ export class ManifestRecorder {
   /** @param about the manifest that it is the referrers tag of, if it is */
   async bury(repository: MirrorRef, tag: Tag, about: Digest | undefined): Promise<void> {
     this.moves.forget(repository, tag)
-    const { answers, shelf, now } = this.#options
+    const { answers, manifestStore, now } = this.#options
     const key = repositoryKey(repository)
     // A slow disk does not make what upstream said any newer.
     const at = now()
     await this.#remember((metadata) => metadata.transaction((tx) => tx.buryTag(key, tag, at)))
     // A client that makes names up must not fill the index.
-    if (await shelf.serves(repository)) await answers.put(key, tagQuestion(tag), { subject: about }, at)
+    if (await manifestStore.serves(repository))
+      await answers.put(key, tagQuestion(tag), { subject: about }, at)
   }
 
   /** Tags that were told to have moved to that digest name it from now on. */

@@ -48,7 +48,7 @@ export class ManifestStore {
   readonly #metadata: MetadataStore
   readonly #locks: KeyedLocks
   readonly #holds: Pick<BlobHolds, 'hold'>
-  readonly #room: Pick<DiskSpace, 'changed'>
+  readonly #diskSpace: Pick<DiskSpace, 'changed'>
   readonly #suspect: (digest: Digest) => void
   readonly #now: () => Milliseconds
   readonly #hot = new LRUCache<Digest, Manifest>({
@@ -66,7 +66,7 @@ export class ManifestStore {
     metadata: MetadataStore
     locks: KeyedLocks
     holds: Pick<BlobHolds, 'hold'>
-    room: Pick<DiskSpace, 'changed'>
+    diskSpace: Pick<DiskSpace, 'changed'>
     /** Looks more closely at what is not what its name says, and takes it away. */
     suspect: (digest: Digest) => void
     now: () => Milliseconds
@@ -76,7 +76,7 @@ export class ManifestStore {
     this.#metadata = options.metadata
     this.#locks = options.locks
     this.#holds = options.holds
-    this.#room = options.room
+    this.#diskSpace = options.diskSpace
     this.#suspect = options.suspect
     this.#now = options.now
   }
@@ -243,7 +243,7 @@ export class ManifestStore {
         })
       }
     })
-    this.#room.changed()
+    this.#diskSpace.changed()
   }
 }
 

@@ -36,7 +36,7 @@ const ABSENT: KnownTag = { absent: 'manifest', fresh: false }
 const UNKNOWN_REPOSITORY: KnownTag = { absent: 'repository', fresh: false }
 
 interface TagFactsOptions {
-  readonly shelf: Pick<ManifestStore, 'heldWith' | 'namedManifest'>
+  readonly manifestStore: Pick<ManifestStore, 'heldWith' | 'namedManifest'>
   readonly metadata: Pick<MetadataStore, 'tags'>
   readonly answers: Pick<AnswerCache, 'get'>
 }
@@ -73,12 +73,13 @@ export class TagFacts {
     tag: Tag,
     deletedAt: Milliseconds | undefined,
   ): Promise<Absence | 'believed' | undefined> {
-    const { answers, shelf } = this.#options
+    const { answers, manifestStore } = this.#options
     const answer = await answers.get(repositoryKey(repository), tagQuestion(tag))
     const checkedAt = answer?.checkedAt ?? deletedAt
-    const subject = await subjectHere(shelf, repository, tag)
+    const subject = await subjectHere(manifestStore, repository, tag)
     if (checkedAt === undefined) return subject && { checkedAt, subject }
-    const attestation = subject !== undefined && isAttestation(await shelf.namedManifest(repository, subject))
+    const attestation =
+      subject !== undefined && isAttestation(await manifestStore.namedManifest(repository, subject))
     const ttlMs = attestation ? ATTESTATION_TTL_MS : this.#freshness.settings.negativeTtlMs
     return this.#freshness.isYoung({ checkedAt }, ttlMs) ? 'believed' : { checkedAt, subject }
   }

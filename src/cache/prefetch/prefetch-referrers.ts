@@ -61,7 +61,7 @@ interface Platform {
 interface ReferrersPrefetchOptions {
   readonly metadata: Pick<MetadataStore, 'garbage' | 'manifests'>
   readonly manifests: Pick<ManifestCache, 'get'>
-  readonly listings: Pick<UpstreamLists, 'allReferrers' | 'storedReferrers'>
+  readonly lists: Pick<UpstreamLists, 'allReferrers' | 'storedReferrers'>
   readonly blobs: Pick<BlobCache, 'ahead'>
   readonly answers: Pick<AnswerCache, 'get'>
   readonly mode: () => PrefetchMode
@@ -204,7 +204,7 @@ export class ReferrersPrefetch {
     subject: Digest,
     limit = { bytes: MOST_BYTES },
   ): Promise<void> {
-    const { answers, listings, now } = this.#options
+    const { answers, lists: listings, now } = this.#options
     const { signal } = this.#closing
     const known = await answers.get(repositoryKey(repository), referrersQuestion(subject))
     const asksAgain = known === undefined || now() - known.checkedAt > ASK_AGAIN_MS

@@ -25,7 +25,7 @@ export interface LocalContext {
   readonly holds: Pick<BlobHolds, 'hold' | 'has'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly uploads: UploadSessions
-  readonly room: Pick<PushSpace, 'expect'>
+  readonly pushSpace: Pick<PushSpace, 'expect'>
   /** Room on a full disk for commits that let something be collected. */
   readonly reserve: Pick<DiskReserve, 'use'>
   readonly events: Pick<Events, 'queue'>

@@ -93,7 +93,7 @@ export class RepositoryCommits {
     also: (tx: MetadataTransaction) => void,
     frees: boolean,
   ): Promise<void> {
-    const { room, reserve, locks, holds, localNames, now } = this.#context
+    const { pushSpace: room, reserve, locks, holds, localNames, now } = this.#context
     // Held until the index knows them: the collector would find bytes that nothing names.
     using held = new DisposableStack()
     const byDigest = new Map(manifests.map(({ digest, bytes }) => [digest, bytes]))

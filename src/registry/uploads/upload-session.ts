@@ -37,7 +37,7 @@ export interface UploadContext {
   /** Keep what is just being pushed from eviction, though it was mirrored until now. */
   readonly holds: Pick<BlobHolds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
-  readonly room: Pick<PushSpace, 'begin' | 'expect'>
+  readonly pushSpace: Pick<PushSpace, 'begin' | 'expect'>
   /** So long a session without a file lasts, and it is known as which blob a session ended. */
   readonly sessionTtlMs: number
   readonly log: Logger
@@ -112,7 +112,7 @@ export class OpenSession implements UploadSession {
     if (begins > offset || isStale) throw new OciError('RANGE_INVALID', { offset })
     try {
       // Bytes that are here already take no room, if this is a repetition of them.
-      using expected = await this.#options.room.expect(length && Math.max(length - (offset - begins), 0))
+      using expected = await this.#options.pushSpace.expect(length && Math.max(length - (offset - begins), 0))
       const sink = this.#sink(expected)
       if (range === undefined) await this.#receive(body, { told: begins, length }, sink)
       else await this.#receiveChunk(body, range, sink)

@@ -56,7 +56,7 @@ export class UploadSessions {
     algorithm: DigestAlgorithm = 'sha256',
     hooks?: UploadHooks,
   ): Promise<UploadSession> {
-    const { room, now } = this.#options
+    const { pushSpace: room, now } = this.#options
     const startedAt = now()
     for (const [session, since] of this.#empty) {
       if (since > startedAt - COUNTED_MS) break

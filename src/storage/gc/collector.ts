@@ -99,7 +99,7 @@ export class Collector {
   }
 
   /** On its own schedule from now on, until it is disposed; a collection that runs then ends early. */
-  everyNowAndThen(everyMs = pauseFor(this.#options.graceMs)): AsyncDisposable {
+  schedule(everyMs = pauseFor(this.#options.graceMs)): AsyncDisposable {
     const { log } = this.#options
     const ending = new AbortController()
     const { signal } = ending
@@ -124,7 +124,7 @@ export class Collector {
   }
 
   async *#collect(signal: AbortSignal): AsyncGenerator<Collected> {
-    await this.#findStrays(signal)
+    await this.#recordOrphans(signal)
     yield* this.#sweep(this.#manifests(), signal)
     yield* this.#sweep(this.#links(), signal)
     yield* this.#sweepBlobs(signal)
@@ -223,7 +223,7 @@ export class Collector {
    * the commit, and their grace period begins when they are found. Not those from before the index: it was lost, and
    * what was pushed is in them.
    */
-  async #findStrays(signal: AbortSignal): Promise<void> {
+  async #recordOrphans(signal: AbortSignal): Promise<void> {
     const { store, metadata, log, indexSince = 0 } = this.#options
     let older = 0
     for await (const { digest, writtenAt } of store.list()) {

@@ -58,7 +58,7 @@ export interface TransportOptions extends ProxyChoice {
   /** Notified when no connection could be opened for want of a free descriptor. */
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   /** Counts the requests of all clients of an upstream. */
-  readonly activity?: InFlight | undefined
+  readonly inFlight?: InFlight | undefined
 }
 
 const MAX_HEADER_SIZE = 64 * 1024
@@ -179,7 +179,7 @@ class Exchange implements Dispatcher.DispatchHandler {
       this.#controller?.abort(reason)
     })
     request.signal.addEventListener('abort', this.#onAbort, { once: true })
-    options.activity?.began()
+    options.inFlight?.began()
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -237,7 +237,7 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   #settled(): void {
     this.#pace.end()
-    this.#options.activity?.ended()
+    this.#options.inFlight?.ended()
     this.#request.signal.removeEventListener('abort', this.#onAbort)
   }
 

@@ -66,8 +66,8 @@ test('bytes that are just being taken away are not said to be here', async (t) =
     ]),
   )
   await using archive = await OutsideFile.open(nodeFiles, path.join(root, 'backup.tar'))
-  const room = { expect: () => Promise.resolve({ arrive: () => Promise.resolve(), [Symbol.dispose]() {} }) }
-  const tools = { disk, store, ingests, metadata: index, locks, holds, room, signal }
+  const pushSpace = { expect: () => Promise.resolve({ arrive: () => Promise.resolve(), [Symbol.dispose]() {} }) }
+  const tools = { disk, store, ingests, metadata: index, locks, holds, pushSpace, signal }
   await using received = new Received(tools, 'archive', archive)
   await received.look()
   const reading = received.read()

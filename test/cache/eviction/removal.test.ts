@@ -119,8 +119,8 @@ test('a manifest that an image names as a layer does not go with it', async (t) 
   await hold(index, root, { ...CONTENT, layers: [layer] })
   const images = new EvictionCandidates({
     index: index.eviction,
-    recency: { latest: (_, at) => at },
-    pinned: { by: () => Promise.resolve(undefined), byLink: () => Promise.resolve(undefined) },
+    accessTimes: { latest: (_, at) => at },
+    pins: { by: () => Promise.resolve(undefined), byLink: () => Promise.resolve(undefined) },
   })
   const found = await images.whatGoesWith(root.digest, new Set())
   t.equal(found?.manifests.length, 1)

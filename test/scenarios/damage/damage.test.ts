@@ -190,7 +190,7 @@ test('a manifest that comes again is written over what has rotted there', async 
         holds: new BlobHolds(),
         now: Date.now,
       },
-      room: { changed: () => undefined },
+      diskSpace: { changed: () => undefined },
       suspect: () => t.fail('nobody read it'),
     })
     const content = parseManifest(manifest.bytes, manifest.mediaType)

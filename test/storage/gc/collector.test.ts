@@ -249,7 +249,7 @@ test('a server collects on its own, says what it freed, and counts it', async (t
   const [blob] = app.blobs as [Content]
   await registry.pushBlob('team/app', blob)
   registry.now += DAY
-  const schedule = registry.collector.everyNowAndThen(1)
+  const schedule = registry.collector.schedule(1)
   t.teardown(() => schedule[Symbol.asyncDispose]())
   await eventually('it is collected', async () => (await registry.store.stat(blob.digest)) === undefined)
   const said = (): Record<string, unknown> | undefined =>
