@@ -66,7 +66,9 @@ test('bytes that are just being taken away are not said to be here', async (t) =
     ]),
   )
   await using archive = await OutsideFile.open(nodeFiles, path.join(root, 'backup.tar'))
-  const pushSpace = { expect: () => Promise.resolve({ arrive: () => Promise.resolve(), [Symbol.dispose]() {} }) }
+  const pushSpace = {
+    expect: () => Promise.resolve({ arrive: () => Promise.resolve(), [Symbol.dispose]() {} }),
+  }
   const tools = { disk, store, ingests, metadata: index, locks, holds, pushSpace, signal }
   await using received = new Received(tools, 'archive', archive)
   await received.look()
