@@ -1,8 +1,8 @@
 /**
- * Access times of mirrored blobs, for LRU eviction: the latest in memory, written down now and then.
+ * Access times of mirrored blobs, for LRU eviction: the latest in memory, written down once a minute.
  *
- * A blob is written at most once a minute, however often it is pulled, and all of them together. What a crash loses is
- * the last minute; a clean stop loses nothing.
+ * However often a blob is pulled, it is written at most once a minute, in a batch with the others. A crash loses the
+ * last minute; a clean stop loses nothing.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -11,10 +11,10 @@ import type { EpochMs, MetadataStore } from '../../storage/metadata/metadata.ts'
 
 const EVERY_MS: Milliseconds = 60_000
 
-/** Of one transaction: the writer's thread is everybody's. */
+/** Per transaction: all of the process shares the one writer thread. */
 const BATCH = 500
 
-/** An index that takes no writes must not cost all memory. */
+/** Bounds the memory while the index takes no writes. */
 const MOST = 200_000
 
 interface RecencyOptions {
@@ -25,7 +25,7 @@ interface RecencyOptions {
 
 export class AccessTimes implements AsyncDisposable {
   readonly #options: RecencyOptions
-  /** Not written down yet. */
+  /** Pulls that are not written yet. */
   readonly #pulled = new Map<Digest, EpochMs>()
   readonly #timer: NodeJS.Timeout
   #flushing: Promise<void> | undefined
@@ -35,18 +35,17 @@ export class AccessTimes implements AsyncDisposable {
     this.#timer = setInterval(() => void this.flush(), EVERY_MS).unref()
   }
 
-  /** It has just been pulled. */
   touch(digest: Digest): void {
     if (this.#pulled.size >= MOST && !this.#pulled.has(digest)) return
     this.#pulled.set(digest, this.#options.now())
   }
 
-  /** The later of what was written down and what was not. */
+  /** The later of the written time and the pending one. */
   latest(digest: Digest, written: EpochMs): EpochMs {
     return Math.max(written, this.#pulled.get(digest) ?? 0)
   }
 
-  /** Writes down what is not. Never rejects: what cannot be written is tried again the next time. */
+  /** Writes the pending times. Never rejects: the next flush tries again what could not be written. */
   flush(): Promise<void> {
     this.#flushing ??= this.#flush().finally(() => {
       this.#flushing = undefined
@@ -74,7 +73,7 @@ export class AccessTimes implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer)
-    // An earlier one knows nothing of those that came while it ran.
+    // A flush that already runs does not know the pulls that came after its start.
     await this.#flushing
     await this.flush()
   }

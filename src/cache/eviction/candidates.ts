@@ -1,8 +1,8 @@
 /**
- * Eviction candidates: what goes when an image goes, and which image is next.
+ * Eviction candidates: the closure of an image, which goes with it, and the image that is next.
  *
- * With a manifest go its children, its layers and what refers to it, except what something else keeps: a manifest that
- * stays, a tag of its own, a pin, a push. An image was last pulled when the latest of all that goes with it was.
+ * With a manifest go its children, its layers and its referrers, except what is kept by something else: a manifest
+ * that stays, a tag of its own, a pin, a push. An image was last pulled when the latest of its closure was.
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { Digest } from '../../oci/digest.ts'
@@ -22,18 +22,18 @@ interface CachedImagesOptions {
   readonly pins: Pick<Pins, 'by' | 'byLink'>
 }
 
-/** A manifest with all that goes with it; a blob that no manifest names; a config or layer of an image that stays. */
+/** A manifest with its closure; a blob that no manifest references; a config or layer of an image that stays. */
 export interface EvictionCandidate {
   readonly is: 'image' | 'blob' | 'part'
   readonly root: MirroredBlob
-  /** Of an image; the root first. */
+  /** The root first; empty unless it is an image. */
   readonly manifests: readonly MirroredBlob[]
   readonly blobs: readonly MirroredBlob[]
-  /** The latest of all of them. */
+  /** The latest pull of any of them. */
   readonly pulledAt: EpochMs
 }
 
-/** More than these need not be known: the thing is wanted. */
+/** With more parents than these the search stops, and the blob is treated as referenced. */
 const MANY = 1_000
 
 export class EvictionCandidates {
@@ -44,10 +44,10 @@ export class EvictionCandidates {
   }
 
   /**
-   * Images and single blobs, least recently pulled first. What is pinned is left out.
+   * Images and single blobs, least recently pulled first, without the pinned ones.
    *
-   * @param gone manifests that are to be thought of as gone already
-   * @param registry only what that one gave
+   * @param gone manifests that count as removed already
+   * @param registry yields only what came from it
    */
   async *leastRecent(
     gone: ReadonlySet<Digest>,
@@ -63,19 +63,19 @@ export class EvictionCandidates {
       }
       for (let next = line.take(reached); next !== undefined; next = line.take(reached)) {
         await breathe(signal)
-        // What goes with it takes longer to find out.
+        // The pins are read first: the closure takes longer to find out.
         const { digest } = next.root
         if (((await pins.by(digest)) ?? (await pins.byLink(digest))) !== undefined) continue
         const doomed = await this.whatGoesWith(next.root.digest, gone)
         if (doomed === undefined) continue
-        // Something of it was pulled later: its turn comes then.
+        // A part of it was pulled later: its turn comes then.
         if (doomed.pulledAt > next.at) line.put({ at: doomed.pulledAt, root: next.root })
         else yield doomed
       }
     }
   }
 
-  /** Configs and layers of images that stay, least recently pulled first; nothing of what is pinned, or was pushed. */
+  /** Configs and layers of images that stay, least recently pulled first; never of what is pinned or was pushed. */
   async *leastRecentParts(signal: AbortSignal, registry?: string): AsyncGenerator<EvictionCandidate> {
     const { index, accessTimes } = this.#options
     const line = new Line()
@@ -105,7 +105,7 @@ export class EvictionCandidates {
     for (const manifest of manifests.keys()) {
       for (const it of await index.contents(manifest, 'blob')) {
         if (manifests.has(it.digest) || blobs.has(it.digest)) continue
-        // A manifest goes as one, whatever else names it as a layer.
+        // A manifest goes only as an image of its own, even where another manifest names it as a layer.
         if ((await index.taggedManifests(it.digest, 0)).length > 0) continue
         if ((await pins.byLink(it.digest)) !== undefined) continue
         if (!(await this.#isNamed(it.digest, gone, manifests))) blobs.set(it.digest, it)
@@ -144,7 +144,7 @@ export class EvictionCandidates {
     }
   }
 
-  /** By a manifest that stays. */
+  /** True when a manifest that stays references it. */
   async #isNamed(
     digest: Digest,
     gone: ReadonlySet<Digest>,
@@ -154,7 +154,7 @@ export class EvictionCandidates {
     return naming.some((manifest) => !gone.has(manifest) && !going.has(manifest))
   }
 
-  /** By a pin, or by a manifest that was pushed; also of the index that names what names it. */
+  /** True when a pin or a pushed manifest keeps it, directly or through an index that references its parent. */
   async #isKept(digest: Digest): Promise<boolean> {
     const { index, pins } = this.#options
     if ((await pins.byLink(digest)) !== undefined) return true
@@ -173,7 +173,7 @@ export class EvictionCandidates {
   }
 }
 
-/** Part by part; `reached`: nothing that is still to come was pulled before it. */
+/** Reads the index in pages; nothing after a page was pulled before its `reached`. */
 async function* parts(
   read: (after: ColdPlace | undefined) => Promise<ColdPart>,
   signal: AbortSignal,
@@ -187,7 +187,7 @@ async function* parts(
   }
 }
 
-/** Reads are done at once, one after the other: everything else gets its turn between them. */
+/** Index reads are synchronous: this gives the event loop a turn between two of them. */
 async function breathe(signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()
   await immediate()
@@ -198,9 +198,9 @@ interface Waiting {
   readonly root: MirroredBlob
 }
 
-/** Who waits, by time. */
+/** A priority queue by time of pull. */
 class Line {
-  /** The earliest last. */
+  /** Sorted, the earliest last. */
   readonly #waiting: Waiting[] = []
 
   put(it: Waiting): void {
@@ -214,7 +214,7 @@ class Line {
     this.#waiting.splice(low, 0, it)
   }
 
-  /** The earliest, if it was not later than that. */
+  /** The earliest, if it is not later than `until`. */
   take(until: EpochMs): Waiting | undefined {
     const last = this.#waiting.at(-1)
     return last !== undefined && last.at <= until ? this.#waiting.pop() : undefined

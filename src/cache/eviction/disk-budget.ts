@@ -1,8 +1,8 @@
 /**
  * Disk budget of the mirror (the evictor): when something has to go, and how much.
  *
- * Whoever pulls is never kept waiting for a budget, only for a disk that is full. One eviction runs at a time; what is
- * asked for while it runs is looked at after it. It costs a small share of the time, however large the index is.
+ * A pull never waits for a budget, only for a disk that is full. One eviction runs at a time; a demand that comes
+ * while it runs is served by the next. Looking takes a small share of the time, however large the index is.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -28,31 +28,29 @@ interface EvictorOptions {
   readonly eviction: Pick<EvictionOrder, 'pursue' | 'settle' | 'stranded' | 'dropStranded'>
   readonly locks: KeyedLocks
   readonly settings: () => BudgetSettings
-  /** Of the file system that everything is on. */
+  /** The file system that holds everything. */
   readonly space: () => Promise<{ readonly total: Bytes; readonly free: Bytes }>
-  /** Told how the disk is after each look. Never rejects. */
+  /** Called with the state of the disk after each look. Never rejects. */
   readonly looked?: (space: { readonly total: Bytes; readonly free: Bytes }) => Promise<void>
   readonly metrics: Pick<Metrics, 'evictions' | 'evictedBytes' | 'cacheLimit'>
   readonly log: Logger
 }
 
-/** Others fill the disk as well, and readers let go without a word. */
+/** Other programs fill the disk as well, and readers release their blobs without a call. */
 const LOOK_EVERY_MS: Milliseconds = 30_000
 
-/** After a look at the index there is none for that many times as long as it took, unless somebody waits for it. */
+/** Planning takes at most 1/20 of the time: it rests this many times as long as it took, unless a client waits. */
 const REST = 20
 
-/** What is pinned, or how much there may be, can be another by then. */
+/** Pins and limits may have changed by then. */
 const LONGEST_REST_MS: Milliseconds = 300_000
 
-/** A client waits for it. */
+/** The longest that a client waits for an eviction. */
 const PATIENCE_MS: Milliseconds = 5_000
 
-/** How things stand, for people. */
 interface Standing {
   readonly usage: Usage
   readonly limits: Limits
-  /** Of the file system. */
   readonly free: Bytes
   readonly total: Bytes
 }
@@ -61,24 +59,24 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
   readonly #options: EvictorOptions
   readonly #closing = new AbortController()
   #clock: NodeJS.Timeout | undefined
-  /** The next look that nobody waits for. */
+  /** The next look that no client waits for. */
   #soon: NodeJS.Timeout | undefined
   #restUntil = 0
-  /** The last one; once is enough to be told of it. */
+  /** The last run failed: a failure is logged as a warning only once. */
   #failed = false
   #current: Promise<unknown> = Promise.resolve()
   #next: Promise<Bytes> | undefined
-  /** By goal: until then it is not pursued again. */
+  /** The time until which a goal is not pursued again, by goal. */
   readonly #vainUntil = new Map<string, number>()
   readonly #again = new Set<NodeJS.Timeout>()
-  /** Asked for since the last run began. */
+  /** Bytes that were demanded since the last run began. */
   #urgent: Bytes = 0
 
   constructor(options: EvictorOptions) {
     this.#options = options
   }
 
-  /** Looks by itself from now on. */
+  /** Looks at intervals from now on. */
   start(): void {
     this.#clock ??= setInterval(() => this.changed(), LOOK_EVERY_MS).unref()
     this.changed()
@@ -110,7 +108,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
       if (left <= 0) return admission
       if ((await eviction.dropStranded(left)) > 0 && (await lacking()) <= 0) return admission
     } catch (err) {
-      // Whoever cannot be told how much room there is finds out by writing.
+      // Without the free space of the disk the download is let in: it finds out by writing.
       log.debug({ err }, 'the room on the disk is not known')
       return admission
     }
@@ -128,7 +126,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     }
   }
 
-  /** Whether all that may go is so much. */
+  /** True when all that may go amounts to so many bytes. */
   async canFree(bytes: Bytes): Promise<boolean> {
     const { eviction } = this.#options
     const { signal } = this.#closing
@@ -138,7 +136,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     return left <= 0
   }
 
-  /** What a push may take of what is free; less than 0 where even less is left. */
+  /** The free bytes that a push may take; negative when less than `minFree` is left. */
   async headroom(): Promise<Bytes> {
     const { space, settings } = this.#options
     const { total, free } = await space()
@@ -152,9 +150,9 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
   }
 
   /**
-   * Evicts now, and tells what goes. What was yielded has gone; leaving early leaves the rest.
+   * Evicts now, and yields what goes. What was yielded has gone; a caller that leaves early keeps the rest.
    *
-   * @param to down to so much; undefined: to where eviction stops by itself
+   * @param to evicts down to so much; undefined: to where eviction stops by itself
    */
   async *evict(
     { dryRun, to }: { readonly dryRun: boolean; readonly to: Share | undefined },
@@ -182,7 +180,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     return limitsOf(settings(), (await space()).total)
   }
 
-  /** One that has begun knows nothing of what was asked for since: there is another after it. @returns what it freed */
+  /** A run that has begun does not know later demands, so another follows it. @returns the bytes that it freed */
   #run(): Promise<Bytes> {
     this.#next ??= this.#current.then(
       () => this.#begin(),
@@ -203,7 +201,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     const { signal } = this.#closing
     const urgent = this.#urgent
     this.#urgent = 0
-    // What is evicted takes its time, and meanwhile more comes: that must not put off the next look.
+    // Only planning counts as cost: an eviction takes its time while more comes, and must not put off the next look.
     let cost = 0
     try {
       using _alone = await locks.exclusive(EVICTION_LOCK, signal)
@@ -226,7 +224,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
       this.#failed = false
       return freed
     } catch (err) {
-      // What the index has to say of itself is said by those who pull.
+      // An unreadable index is logged by the pulls that meet it; the warning is for errors of the file system.
       const level = err instanceof Error && 'syscall' in err && !this.#failed ? 'warn' : 'debug'
       if (!signal.aborted) log[level]({ err }, 'the eviction failed')
       this.#failed = true
@@ -236,12 +234,12 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     }
   }
 
-  /** All of it was looked at a short while ago, and that was not enough. */
+  /** True while a short time ago all candidates of this goal were not enough. */
   #isVain({ why, registry }: Goal): boolean {
     return why !== 'disk full' && (this.#vainUntil.get(`${why} ${registry ?? ''}`) ?? 0) > performance.now()
   }
 
-  /** What is in use, or pinned, may be so no more by then. Other goals need not wait for that. */
+  /** Blobs that were in use or pinned may be free after the rest. Other goals do not wait for it. */
   #restFrom({ why, registry }: Goal, tookMs: Milliseconds): void {
     const rest = Math.min(REST * tookMs, LONGEST_REST_MS)
     this.#vainUntil.set(`${why} ${registry ?? ''}`, performance.now() + rest)
@@ -252,7 +250,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     this.#again.add(again)
   }
 
-  /** The most pressing first; of those of the whole mirror each counts what the ones before it freed. */
+  /** The most pressing first; a goal of the whole mirror counts what the goals before it freed. */
   async #goals(urgent: Bytes): Promise<Goal[]> {
     const { usage, limits, free } = await this.standing()
     const { total, minFree } = limits
@@ -261,7 +259,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     this.#show(limits)
     return [
       { why: 'disk full' as const, bytes: urgent },
-      // A little more than it takes: else the next download would bring it about again.
+      // A little more than is lacking: else the next download would need an eviction again.
       { why: 'minFree' as const, bytes: lacks > 0 ? lacks + (minFree - targetOf(minFree)) : 0 },
       { why: 'budget' as const, bytes: used > total ? used - targetOf(total) : 0 },
       ...upstreamGoals(usage, limits),

@@ -1,8 +1,8 @@
 /**
  * Eviction in LRU order: takes away what was pulled longest ago, until enough has gone.
  *
- * First what is left of downloads that nobody has gone on with, then whole images and blobs that belong to none; only
- * when that is not enough, parts of images that are in use. What somebody reads or brings at this moment stays.
+ * Abandoned partial downloads go first, then whole images and blobs that belong to none; only when that is not
+ * enough, parts of images that are in use. What a client reads or an upstream brings at this moment stays.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -13,17 +13,16 @@ import type { EvictionCandidates, EvictionCandidate } from './candidates.ts'
 import { bytesIn, type Removal } from './removal.ts'
 
 export interface Goal {
-  /** A label of metrics too. */
+  /** Is a label of metrics too. */
   readonly why: 'budget' | 'upstream' | 'minFree' | 'disk full' | 'asked'
   readonly bytes: Bytes
-  /** Only what is reckoned to it. */
+  /** Evicts only what came from this registry. */
   readonly registry?: string
 }
 
-/** One thing that has gone, or would go. */
 export interface Evicted {
   readonly what: EvictionCandidate['is'] | 'download'
-  /** As it is pulled; of an image by its tags, or by its digest where it has none. */
+  /** As a client pulls it: an image by its tags, or by its digest where it has none. */
   readonly names: readonly string[]
   readonly digest: Digest
   readonly bytes: Bytes
@@ -36,12 +35,12 @@ interface EvictionOptions {
   readonly images: EvictionCandidates
   readonly removal: Removal
   readonly ingests: Pick<IngestStore, 'downloads' | 'dropDownload' | 'uploads' | 'dropUpload'>
-  /** Somebody is about to go on with that download. */
+  /** True when a fill is about to go on with that download. */
   readonly expects: (download: IngestIdentity) => boolean
   readonly now: () => EpochMs
 }
 
-/** Whoever comes back for the rest of a download does so sooner. */
+/** A client that comes back for the rest of a transfer does so sooner. */
 const GIVEN_UP_MS: Milliseconds = 3_600_000
 
 export class EvictionOrder {
@@ -51,17 +50,17 @@ export class EvictionOrder {
     this.#options = options
   }
 
-  /** Tells the index what it would not hear before. Never rejects. */
+  /** Tells the index the removals that it could not take before. Never rejects. */
   settle(signal: AbortSignal): Promise<void> {
     return this.#options.removal.settle(signal)
   }
 
-  /** What uploads have that found no room for more, or were given up. */
+  /** The bytes of uploads that stopped for lack of room, or were abandoned. */
   stranded(): Bytes {
     return this.#strandedUploads().reduce((sum, { bytes }) => sum + bytes, 0)
   }
 
-  /** Until so much has gone; those first that nobody has written for longest. @returns what the disk got back */
+  /** Drops them until so much has gone, the longest idle first. @returns the bytes that the disk got back */
   async dropStranded(bytes: Bytes): Promise<Bytes> {
     let freed: Bytes = 0
     for (const { session } of this.#strandedUploads()) {
@@ -81,11 +80,11 @@ export class EvictionOrder {
       .sort((one, other) => idleFor(other) - idleFor(one))
   }
 
-  /** @param dryRun only tells what would go; nothing is changed */
+  /** @param dryRun only yields what would go; nothing is changed */
   async *pursue(goal: Goal, dryRun: boolean, signal: AbortSignal): AsyncGenerator<Evicted, void, undefined> {
     let left = goal.bytes
     const { images } = this.#options
-    // Of what is only told: nothing has really gone then.
+    // Filled in a dry run only, in which nothing leaves the index.
     const gone = { manifests: new Set<Digest>(), blobs: new Set<Digest>() }
     const ways = [
       () => this.#downloads(goal, 'given up', dryRun),
@@ -150,12 +149,11 @@ export class EvictionOrder {
     }
   }
 
-  /** By which people know it. */
   async #namesOf({ is, root }: EvictionCandidate): Promise<string[]> {
     const { index } = this.#options
     if (is !== 'image') {
       const links = (await index.linkedIn(root.digest)).filter(({ registry }) => registry !== LOCAL)
-      // Of one that came under another name only the upstream is known.
+      // A blob that came under another name has no link: only its upstream is known.
       if (links.length === 0) return [`${root.registry}@${root.digest}`]
       return links.map(({ registry, name }) => `${registry}/${name}@${root.digest}`)
     }

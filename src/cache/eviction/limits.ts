@@ -1,20 +1,20 @@
 /**
- * How much of the disk the mirror may have: what the configuration says, on a disk of a certain size.
+ * Limits of the disk that the mirror may use: the configuration applied to a disk of a certain size.
  */
 import type { Bytes } from '../../base/units.ts'
 
-/** The smaller of what is given; neither: no limit. */
+/** The smaller of both values; neither: no limit. */
 export interface Share {
   readonly bytes: Bytes | undefined
-  /** Of the file system. */
+  /** Percent of the file system. */
   readonly percent: number | undefined
 }
 
 export interface BudgetSettings {
   readonly maxSize: Share
-  /** Of the file system, whatever `maxSize` says. */
+  /** Free bytes of the file system, whatever `maxSize` says. */
   readonly minFree: Share
-  /** By registry; those without a limit are left out. */
+  /** By registry; upstreams without a limit are left out. */
   readonly upstreams: ReadonlyMap<string, Share>
 }
 
@@ -35,17 +35,15 @@ export function limitsOf({ maxSize, minFree, upstreams }: BudgetSettings, disk: 
   }
 }
 
-/** The most that a blob of that registry may have and stay. */
+/** The largest blob of that registry that may stay. */
 export function roomFor(registry: string, { total, upstreams }: Limits): Bytes {
   return Math.min(total, upstreams.get(registry) ?? total)
 }
 
-/** Where eviction stops. */
 export function targetOf(limit: Bytes): Bytes {
   return Math.floor(limit * STOPS_AT)
 }
 
-/** Of a disk of that size. */
 export function bytesOf({ bytes = Number.MAX_SAFE_INTEGER, percent }: Share, disk: Bytes): Bytes {
   return Math.min(bytes, percent === undefined ? bytes : Math.floor((disk * percent) / 100))
 }

@@ -1,8 +1,9 @@
 /**
- * What `cache.pin` keeps: images by the names they are pulled under, `docker.io/library/alpine:3.*`.
+ * Pins: the images that `cache.pin` keeps from eviction, by the names they are pulled under,
+ * `docker.io/library/alpine:3.*`.
  *
- * A glob without a tag keeps all tags of its names, and what was pulled there by its digest alone. What a pinned tag
- * names is kept with all it refers to, and so is what refers to it.
+ * A glob without a tag keeps all tags of its names, and what was pulled there by its digest alone. A pinned manifest
+ * is kept with its closure, and so are its referrers.
  */
 import type { Digest } from '../../oci/digest.ts'
 import { matchesAny } from '../../oci/glob.ts'
@@ -18,7 +19,10 @@ export class Pins {
     this.#index = index
   }
 
-  /** The glob that keeps an image by one of its tags, or by its digest; not what keeps those that it belongs to. */
+  /**
+   * The glob that keeps an image by one of its tags, by its digest, or by its subject; an index that contains it does
+   * not count.
+   */
   async by(manifest: Digest): Promise<string | undefined> {
     if (this.#globs().length === 0) return undefined
     const own = this.#of(manifest, await this.#index.taggedManifests(manifest, 0))
@@ -30,7 +34,10 @@ export class Pins {
     return undefined
   }
 
-  /** The glob that keeps a blob, whoever names it: one over the whole of a repository that has it, or by its digest. */
+  /**
+   * The glob that keeps a blob whatever references it: one over the whole of a repository that has it, or by its
+   * digest.
+   */
   async byLink(blob: Digest): Promise<string | undefined> {
     if (this.#globs().length === 0) return undefined
     const links = await this.#index.linkedIn(blob)

@@ -1,47 +1,47 @@
 /**
- * Room for what is pushed: asked for before it comes, and again while it comes.
+ * Disk space for pushes: reserved before the body comes, and checked again while it comes.
  *
- * What is pushed takes the place of what is mirrored, and of uploads that found no room, but only where that is
- * enough; it never takes what `cache.minFree` keeps free. Nobody is refused who would find room after an eviction, and
- * nothing is evicted for whoever is refused anyway.
+ * A push takes the place of mirrored content, and of uploads that stopped for lack of room, but only where that is
+ * enough; it never takes what `cache.minFree` keeps free. No push is refused for which an eviction would make room,
+ * and nothing is evicted for a push that is refused anyway.
  */
 import type { Bytes } from '../../base/units.ts'
 import { noRoom } from './disk-space.ts'
 
 interface PushRoomOptions {
-  /** What of the file system is free, and may be taken by a push; less than 0 where even less is left. */
+  /** Free bytes that a push may take; negative when less than `minFree` is left. */
   readonly headroom: () => Promise<Bytes>
-  /** Whether all that may go is so much. */
+  /** True when all that may go amounts to so many bytes. */
   readonly canFree: (bytes: Bytes) => Promise<boolean>
   /** @returns whether it freed anything */
   readonly makeRoom: (bytes: Bytes) => Promise<boolean>
 }
 
-/** A body whose length nobody has told is looked after each time so much of it has come. */
+/** The space for a body of unknown length is checked each time so much of it has come. */
 const STEP: Bytes = 4 * 1024 * 1024
 
-/** Others take what was freed for us. */
+/** Other writers may take what was freed for this push, so it evicts again. */
 const MOST_ROUNDS = 4
 
-/** What an upload is refused that is larger than this says little of how full the disk is. */
+/** A refusal counts as at most so large: that of a larger upload says little of how full the disk is. */
 const LARGE: Bytes = 16 * 1024 * 1024
 
-/** What is still to come, until it is disposed. */
+/** Holds the reservation of one body until it is disposed. */
 export interface ExpectedBytes extends Disposable {
-  /** So many are about to be written. @throws an error with the code ENOSPC when there is no room for them */
+  /** Called before so many bytes are written. @throws an error with the code ENOSPC when there is no room for them */
   arrive(bytes: Bytes): Promise<void>
 }
 
 interface Expected {
   left: Bytes
-  /** Came without having been told, since the last look. */
+  /** Bytes beyond the announced length since the last check. */
   untold: Bytes
 }
 
 export class PushSpace {
   readonly #options: PushRoomOptions
   readonly #expected = new Set<Expected>()
-  /** What the last one who was refused would have needed. */
+  /** The size of the last refused push; while less than that is free, the disk counts as full. */
   #refused: Bytes | undefined
 
   constructor(options: PushRoomOptions) {
@@ -49,11 +49,11 @@ export class PushSpace {
   }
 
   /**
-   * @param bytes undefined: nobody has told
-   * @throws an error with the code ENOSPC when the disk has not got so much to give
+   * @param bytes undefined when the client has not said
+   * @throws an error with the code ENOSPC when the disk cannot give so much
    */
   async expect(bytes: Bytes | undefined): Promise<ExpectedBytes> {
-    // Of what nobody announced the first bytes are looked at: who breaks off meanwhile should have been read.
+    // A body of unknown length is checked at its first bytes: a client may break off before there are any.
     const expected = { left: bytes ?? 0, untold: bytes === undefined ? STEP : 0 }
     this.#expected.add(expected)
     try {
@@ -68,13 +68,13 @@ export class PushSpace {
     }
   }
 
-  /** Of a push that says nothing of its size yet: nothing goes for it. @throws an error with the code ENOSPC */
+  /** For a push that says nothing of its size yet: evicts nothing. @throws an error with the code ENOSPC */
   async begin(): Promise<void> {
     if (!(await this.#isExhausted(await this.#headroom()))) return
     throw this.#refuse(0)
   }
 
-  /** Pushes are refused. */
+  /** True while pushes are refused. */
   async isFull(): Promise<boolean> {
     const headroom = await this.#headroom()
     if (this.#refused !== undefined && headroom < this.#refused) return true
@@ -100,7 +100,7 @@ export class PushSpace {
     await this.#ensure(0)
   }
 
-  /** @param bytes of those that are expected, what it is asked for */
+  /** @param bytes the part of the expected bytes that this call asks for */
   async #ensure(bytes: Bytes): Promise<void> {
     const { canFree, makeRoom } = this.#options
     for (let round = 1; ; round++) {
@@ -119,7 +119,7 @@ export class PushSpace {
     return lacking
   }
 
-  /** Whoever cannot be told how much room there is finds out by writing. */
+  /** Where the free space cannot be read, a push finds out by writing. */
   #headroom(): Promise<Bytes> {
     return this.#options.headroom().catch(() => Infinity)
   }

@@ -1,12 +1,12 @@
 /**
- * Makes the index and the disk agree again after a process that ended in the midst of its work.
+ * Reconciliation: makes the index and the disk agree again after a crash.
  *
- * Files that the index has never heard of are written down as nobody's, from the moment at which they are found: they
- * count, the next pull of theirs is a hit, and they go when they are evicted, as what was pulled at that moment, or
- * collected, when the grace period has passed since. Nobody was told that they are here: a push is answered when the
- * index has it. Not those from before the index: it was lost, and what was pushed may be in them. What was mirrored
- * and has no file, or one of another size, is forgotten: a miss that heals. What was pushed is left to the scrub,
- * whatever has become of it.
+ * A file that the index does not know is recorded without an owner at the moment at which it is found: it counts, the
+ * next pull of it is a hit, and it goes when it is evicted, as pulled at that moment, or is collected when the grace
+ * period has passed since. No client relies on it: a push is answered only when the index has it. Files older than
+ * the index stay unrecorded: the index was lost, and they may hold pushed content. Mirrored rows without a file, or
+ * with one of another size, are deleted: a miss that heals. Pushed rows are left to the scrub, whatever has become of
+ * them.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -23,27 +23,26 @@ interface ReconciliationOptions {
   readonly index: EvictionIndex
   readonly locks: KeyedLocks
   readonly holds: Pick<BlobHolds, 'has'>
-  /** When the index came into being: it cannot know the files that were there before. */
+  /** When the index was created: it cannot know the files that were there before. */
   readonly indexSince: EpochMs
   readonly log: Logger
   readonly now: () => EpochMs
 }
 
-/** The folders of the files: what lies in one is looked at in one go. */
+/** Files are compared a folder at a time. */
 const FOLDERS = ['sha256', 'sha512'].flatMap((algorithm) =>
   Array.from({ length: 256 }, (_, at) => `${algorithm}:${at.toString(16).padStart(2, '0')}`),
 )
 
-/** After a folder there is nothing for that many times as long as it took. */
+/** After a folder it rests this many times as long as the folder took. */
 const REST = 4
 
 const OLDER = 'files are older than the index, and it does not know them: they stay until verify --rebuild'
 
-/** What was set right. */
 interface Reconciled {
   /** Files that the index did not know. */
   readonly found: number
-  /** Rows without their file. */
+  /** Rows whose file was missing or of another size. */
   readonly lost: number
 }
 
@@ -57,7 +56,7 @@ export class Reconciliation {
     this.#options = options
   }
 
-  /** From end to end, for a fifth of the time: nobody waits for it. @throws the signal's reason */
+  /** Goes through everything once, in a fifth of the time: no client waits for it. @throws the signal's reason */
   async run(signal: AbortSignal): Promise<Reconciled> {
     const { log } = this.#options
     const left = new Set(FOLDERS)
@@ -92,12 +91,12 @@ export class Reconciliation {
     log.trace({ folder, files: files.size }, 'compared')
   }
 
-  /** Under the lock of whoever writes it down, or takes it away: all was looked at without one. */
+  /** Acts under the lock of the blob's writers and removers: the comparison was made without one. */
   async #alone(digest: Digest, signal: AbortSignal, action: () => Promise<void>): Promise<void> {
     const { locks, holds, log } = this.#options
     try {
       using _held = await locks.exclusive(lockOfBlob(digest), signal)
-      // On its way, or being read: whoever does that finds out for himself.
+      // Its holder is writing or reading it, and finds out itself.
       if (!holds.has(digest)) await action()
     } catch (err) {
       signal.throwIfAborted()
@@ -129,7 +128,7 @@ export class Reconciliation {
   }
 }
 
-/** The list goes through one folder after the other. */
+/** Groups the list, which goes through one folder after the other. */
 async function* byFolder(
   list: AsyncIterable<ListedBlob>,
 ): AsyncGenerator<[folder: string, files: Map<Digest, ListedBlob>]> {

@@ -1,10 +1,10 @@
 /**
- * Takes away what was mirrored: from the index, then from the disk.
+ * Removes mirrored content: from the index, then from the disk.
  *
- * Everything is looked at once more under the lock that its pushes, fills and adoptions take: what is in use by then,
- * pushed, or needed stays. The index comes first, for a file that nobody knows is found again at the next start, while
- * a row without a file is a pull that fails. Only where the index takes no write, as on a full disk, the file goes
- * first: it is a miss that heals.
+ * Every blob is checked once more under the lock that pushes, fills and adoptions take: what is in use by then,
+ * pushed, or referenced stays. The index comes first, for a file without a row is found again at the next start,
+ * while a row without a file is a pull that fails. Only where the index takes no write, as on a full disk, the file
+ * goes first: that is a miss that heals.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -21,7 +21,7 @@ import {
 } from '../../storage/metadata/metadata.ts'
 import type { EvictionCandidate } from './candidates.ts'
 
-/** Commits of one group cost the disk one sync. */
+/** The commits of one group cost the disk one sync. */
 const AT_ONCE = 8
 
 interface RemovalOptions {
@@ -35,7 +35,7 @@ interface RemovalOptions {
 
 export class Removal {
   readonly #options: RemovalOptions
-  /** Their files have gone, and the index could not be told so yet. */
+  /** Digests whose files have gone, while the index could not take the removal yet. */
   readonly #owed = new Set<Digest>()
 
   #told: (manifest: Digest) => void = () => undefined
@@ -49,12 +49,12 @@ export class Removal {
     this.#told = listener
   }
 
-  /** Somebody reads it, or brings it. */
+  /** True while a client reads it, or an upstream brings it. */
   isInUse({ manifests, blobs }: EvictionCandidate): boolean {
     return [...manifests, ...blobs].some(({ digest }) => this.#options.holds.has(digest))
   }
 
-  /** @returns what has really gone */
+  /** @returns the blobs that were really removed */
   async take(doomed: EvictionCandidate, signal: AbortSignal): Promise<MirroredBlob[]> {
     const gone: MirroredBlob[] = []
     if (doomed.is === 'image') {
@@ -71,20 +71,20 @@ export class Removal {
     return gone
   }
 
-  /** All of them in one commit, or none: half an image would be of no use to anybody. */
+  /** Removes all of them in one commit, or none: a client cannot pull half an image. */
   async #takeManifests(doomed: EvictionCandidate, signal: AbortSignal): Promise<boolean> {
     const { index, locks, holds, now } = this.#options
     using held = new DisposableStack()
     const digests = doomed.manifests.map(({ digest }) => digest)
-    // In order, as pushes do, so that nobody waits for us while we wait for him.
+    // In sorted order, as pushes take them: two orders could deadlock.
     for (const digest of digests.toSorted()) {
-      // Whoever holds it may be waiting for the room that we make.
+      // Never waits for a blob in use: its holder may be waiting for the space that this makes, a deadlock.
       if (holds.has(digest)) return false
       held.use(await locks.exclusive(lockOfBlob(digest), signal))
     }
     const holdings = new Map<Digest, TaggedManifest[]>()
     for (const digest of digests) {
-      // Somebody else may have taken it, or it was pushed.
+      // Another removal may have taken it, or it was pushed since.
       if ((await index.mirrored(digest)) === undefined) return false
       const holding = await index.taggedManifests(digest, 0)
       if (holds.has(digest) || holding.some(({ repository }) => repository.registry === LOCAL)) return false
@@ -101,13 +101,13 @@ export class Removal {
     return true
   }
 
-  /** @param named also if a manifest names it */
+  /** @param named removes it even if a manifest references it */
   async #takeBlob(digest: Digest, named: boolean, signal: AbortSignal): Promise<boolean> {
     const { index, locks, holds } = this.#options
     if (holds.has(digest)) return false
     using _held = await locks.exclusive(lockOfBlob(digest), signal)
     if (holds.has(digest) || (await index.mirrored(digest)) === undefined) return false
-    // It is a manifest by now: what goes with it is looked at before it goes.
+    // It has become a manifest: that goes only with all that belongs to it.
     if ((await index.taggedManifests(digest, 0)).length > 0) return false
     if (!named && (await index.referencedBy(digest, { limit: 1 })).length > 0) return false
     await this.#remove([digest], (tx) => tx.forgetBlob(digest))
@@ -124,22 +124,22 @@ export class Removal {
     }
     for (const digest of digests) await store.delete(digest)
     if (told) return
-    // With that much more room it may take it now.
+    // The deleted files left room in which the index may take the write.
     await metadata.transaction(forget).catch(() => {
       for (const digest of digests) this.#owed.add(digest)
     })
   }
 
-  /** Tells the index what it would not hear before. Never rejects. */
+  /** Tells the index the removals that it could not take before. Never rejects. */
   async settle(signal: AbortSignal): Promise<void> {
     const { metadata, store, index, locks, holds, now } = this.#options
     for (const digest of [...this.#owed]) {
-      // Whoever brings it again may be waiting for the room that is made behind this.
+      // Its holder may be waiting for the space that this run makes.
       if (holds.has(digest)) continue
       try {
         using _held = await locks.exclusive(lockOfBlob(digest), signal)
         if (holds.has(digest)) continue
-        // It may have come again since.
+        // It may have been fetched again since.
         if ((await store.stat(digest)) === undefined && (await index.mirrored(digest)) !== undefined) {
           const holding = await index.taggedManifests(digest, 0)
           await metadata.transaction((tx) => {

@@ -1,8 +1,8 @@
 /**
- * What the mirror has of the disk, and what it is about to take.
+ * Disk usage of the mirror: what it has on the disk, and what its running downloads are still going to take.
  *
- * The index tells the bytes of blobs, the folder of partial files those of downloads. A download that was admitted
- * counts with its whole size from the start: else a hundred that begin together would each find room for one.
+ * The index knows the bytes of blobs, the folder of partial files those of downloads. An admitted download counts
+ * with its whole size from the start: else a hundred that begin together would each find room for one.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { EvictionIndex } from '../../storage/metadata/eviction-index.ts'
@@ -11,17 +11,17 @@ import { LOCAL } from '../../storage/metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { SpaceReservation } from './disk-space.ts'
 
-/** By registry; empty: nobody says whose they are. */
+/** By registry; the empty key holds the bytes of which no upstream is known. */
 type Shares = ReadonlyMap<string, Bytes>
 
 export interface Usage {
-  /** On the disk: blobs and parts of blobs. */
+  /** Blobs and partial downloads. */
   readonly onDisk: Shares
-  /** What a budget is compared with: also what is still to come, but nothing that will not stay. */
+  /** Compared with the budgets: it includes the bytes still to come, and leaves out what will not stay. */
   readonly budgeted: Shares
-  /** What the index itself has of the disk, as far as it counts in the budget of the whole mirror. */
+  /** Size of the index itself, as far as it counts in the budget of the whole mirror. */
   readonly indexed: Bytes
-  /** The disk has yet to give it to downloads that run. */
+  /** Bytes that running downloads have reserved and not written yet. */
   readonly outstanding: Bytes
   readonly pushed: Bytes
 }
@@ -31,7 +31,7 @@ interface Admitted extends IngestIdentity {
   readonly stays: boolean
 }
 
-/** Of the index: it holds some hundred images, and an empty one is no part of any budget. */
+/** The index counts only above this size: that much holds some hundred images, and an empty index is in no budget. */
 const NOT_COUNTED: Bytes = 1024 * 1024
 
 export class CacheUsage {
@@ -61,7 +61,7 @@ export class CacheUsage {
     const here = this.#here()
     for (const it of this.#admitted) {
       const came = here.get(keyOf(it))
-      // No file, but a blob: all of it has come.
+      // A download without a partial file whose blob is in the index has been adopted: its whole size has come.
       const arrived = came === undefined && (await this.#index.mirrored(it.digest)) !== undefined
       if (it.stays && !arrived) add(budgeted, it.source, Math.max(it.size - (came ?? 0), 0))
     }
@@ -70,7 +70,7 @@ export class CacheUsage {
     return { onDisk, budgeted, indexed, outstanding: this.outstanding, pushed }
   }
 
-  /** What was admitted and has not come yet. */
+  /** Bytes that were admitted and have not come yet. */
   get outstanding(): Bytes {
     const here = this.#here()
     let bytes = 0
@@ -78,24 +78,24 @@ export class CacheUsage {
     return bytes
   }
 
-  /** It was admitted: what is here of it is about to be gone on with. */
+  /** True when a download was admitted that will go on with this partial file. */
   expects({ source, digest }: IngestIdentity): boolean {
     return [...this.#admitted].some((it) => it.source === source && it.digest === digest)
   }
 
-  /** @param size 0: nobody knows */
+  /** @param size 0 when it is unknown */
   admit({ source, digest }: IngestIdentity, size: Bytes, as: 'keep' | 'transient'): SpaceReservation {
     const admitted = { source, digest, size, stays: as === 'keep' }
     this.#admitted.add(admitted)
     return { as, [Symbol.dispose]: () => this.#admitted.delete(admitted) }
   }
 
-  /** Not what a restore writes: that was pushed. */
+  /** A restore writes pushed content, which is no part of the mirror. */
   #downloads(): PartialDownload[] {
     return this.#ingests.downloads().filter(({ source }) => source !== LOCAL)
   }
 
-  /** Of downloads, also of those that are about to be gone on with. */
+  /** Bytes of each partial download on the disk, whether or not it is running. */
   #here(): Map<string, Bytes> {
     const here = new Map<string, Bytes>()
     for (const it of this.#downloads()) add(here, keyOf(it), it.bytes)
