@@ -1,9 +1,9 @@
 /**
- * Which mirrored repository may read which blob: bytes are shared, access is not.
+ * Access control of mirrored blobs, by repository: bytes are shared, access is not.
  *
- * A digest alone opens nothing. What upstream gave under a name is readable under it, and what one of its
- * manifests names and this upstream delivered; for anything else upstream is asked about that very name, and
- * its yes is remembered. docs/architecture.md "Blobs are shared, access is not".
+ * A digest alone opens nothing. A repository reads what upstream gave under its name, and what one of its manifests
+ * references and this upstream delivered; for anything else upstream is asked about that very name, and its yes is
+ * remembered. docs/architecture.md "Blobs are shared, access is not".
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -36,7 +36,7 @@ export class BlobAccess {
     this.#options = options
   }
 
-  /** Whether the repository may read a blob that is here; upstream is asked where nothing here says so. */
+  /** Whether the repository may read a blob that is here; upstream is asked where the index does not know. */
   async mayRead(
     repository: MirrorRef,
     digest: Digest,
@@ -48,14 +48,15 @@ export class BlobAccess {
     return (await this.ask(repository, digest, signal, size)) !== undefined
   }
 
-  /** Whether it may read the blob by what is known here, without asking upstream. */
   async isKnown(repository: MirrorRef, digest: Digest, named: boolean): Promise<boolean> {
     const { blobs } = this.#options.metadata
     const key = repositoryKey(repository)
     return (await blobs.linked(key, digest)) || (named && (await blobs.deliveredBy(key.registry, digest)))
   }
 
-  /** This upstream is delivering: what one of the repository's manifests names may be read. */
+  /**
+   * A fill is proof that this upstream delivers: a reference by the repository's manifest then suffices to read it.
+   */
   async mayJoin(fill: Fill, repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<boolean> {
     if (fill.names.has(repository.name)) return true
     const allowed =
@@ -64,15 +65,14 @@ export class BlobAccess {
       (await this.ask(repository, digest, signal)) !== undefined
     if (!allowed) return false
     fill.names.add(repository.name)
-    // Its adoption may have been written down already, without this name.
+    // Its adoption may have been recorded already, without this name.
     if (fill.phase.is === 'verified') await this.#grant(repository, digest)
     return true
   }
 
   /**
-   * Remembers that upstream gives that blob under this name. Without it, upstream is asked again.
-   *
-   * Nothing of what does not stay, or has gone meanwhile.
+   * Records that upstream gives that blob under this name; else it would be asked again. A blob that does not stay,
+   * or has gone meanwhile, is not recorded.
    *
    * @param size of its file, which a crash may have kept from the index
    */
@@ -91,7 +91,7 @@ export class BlobAccess {
     }
   }
 
-  /** Registries give manifests out as blobs, too: what is as small as one, and named by nothing here, may be one. */
+  /** Registries give manifests out as blobs, too: an unreferenced one as small as a manifest may be one. */
   async #isManifest(
     repository: MirrorRef,
     digest: Digest,
@@ -104,16 +104,16 @@ export class BlobAccess {
     try {
       return (await upstream.headManifest(repository.name, digest, signal)).result === 'present'
     } catch (error) {
-      // It has the blob, perhaps from a fallback: that it cannot say more is no reason to withhold it.
+      // Upstream has the blob, perhaps by a fallback: that it cannot say more is no reason to withhold it.
       if (error instanceof UpstreamError) return false
       throw error
     }
   }
 
   /**
-   * Upstream's word for that name, asked once however many want it.
+   * Asks upstream about that name, once for all clients that want it (single-flight).
    *
-   * @param here size of the blob that is here, when a yes is to be remembered
+   * @param here size of the blob that is here, when a yes is to be recorded
    * @throws OciError
    */
   async ask(repository: MirrorRef, digest: Digest, client: AbortSignal, here?: Bytes): Promise<Found> {

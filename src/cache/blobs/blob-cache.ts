@@ -1,8 +1,8 @@
 /**
- * Digest -> bytes: from the disk, from a running fill, or from upstream.
+ * Blob cache: answers a digest with bytes from the disk, from a running fill, or from upstream.
  *
- * One file per digest however many repositories hold it; access is not shared. A mirrored repository reads
- * what upstream gave us under its name, what one of its manifests names and this upstream delivered, and for
+ * There is one file per digest, however many repositories hold it; access is not shared. A mirrored repository reads
+ * what upstream gave under its name, and what one of its manifests references and this upstream delivered; for
  * anything else upstream is asked first.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
@@ -24,17 +24,17 @@ import { isManifestIn } from './disguised-manifest.ts'
 import { StoredSource } from './stored-source.ts'
 import { abandonable } from '../../base/condition.ts'
 
-/** Until the head of a cold blob must be out: dockerd and podman wait for ever, containerd 30 s. */
+/** The head of a cold blob must be out by then: dockerd and podman wait for ever, containerd 30 s. */
 const HEADER_BUDGET_MS: Milliseconds = 15_000
 
 interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
   readonly store: BlobStore
   readonly metadata: MetadataStore
-  /** The descriptor by which a manifest of that repository names that config or layer. */
+  /** The descriptor by which a manifest of that repository references that config or layer. */
   readonly named: (repository: MirrorRef, digest: Digest) => Promise<Descriptor | undefined>
-  /** Whether the repository has a manifest by that digest, as far as we know. */
+  /** Whether the cache knows a manifest of that repository by that digest. */
   readonly isManifest: (repository: MirrorRef, digest: Digest) => Promise<boolean>
-  /** Looks more closely at what cannot be what its name says, and takes it away. */
+  /** Has a blob of the wrong size verified, and deleted if it is corrupt. */
   readonly suspect: (digest: Digest) => void
   readonly metrics: Metrics
   readonly log: Logger
@@ -45,14 +45,14 @@ interface BlobCacheOptions extends Omit<FillContext, 'onAdopted'> {
 export class BlobCache {
   readonly #options: BlobCacheOptions
   readonly #context: FillContext
-  /** Those that may be joined. */
+  /** The fills that may be joined, by upstream and digest. */
   readonly #running = new Map<string, Fill>()
   readonly #fills = new Set<Fill>()
   readonly #access: BlobAccess
   readonly #answers: FillAnswer
   #closed = false
 
-  /** Something is being fetched. */
+  /** True while a blob is being fetched. */
   get busy(): boolean {
     return this.#fills.size > 0
   }
@@ -69,8 +69,8 @@ export class BlobCache {
   }
 
   /**
-   * `undefined` when upstream says that there is none; and for a manifest, which registries give out as a blob, too:
-   * whoever takes it for one keeps a type that is wrong (containerd for good).
+   * `undefined` when upstream has none, and for a manifest, which registries give out as a blob, too: a client that
+   * takes it for one keeps a wrong type (containerd for good).
    *
    * @throws OciError when upstream is needed and cannot
    */
@@ -104,14 +104,14 @@ export class BlobCache {
           continue
         }
         if (!(await this.#access.mayJoin(running, repository, digest, signal))) return undefined
-        // It may have ended while we asked; then the disk has it, or a new one starts.
+        // The fill may have ended meanwhile; then the disk has the blob, or a new fill starts.
         if (running !== this.#running.get(key)) continue
         if (running.name === repository.name) return this.#answers.follow(running, 'join', repository, signal)
         const size = descriptor?.size
         const delivers = await this.#answers.delivers(running, size, signal)
         if (running !== this.#running.get(key)) continue
         if (delivers) return this.#answers.follow(running, 'join', repository, signal)
-        // Asked for under another name, to no avail so far: that is no answer for this one.
+        // Upstream has not delivered it under the other name so far: that is no answer for this one.
         return this.#answers.follow(this.#start(repository, digest, size), 'miss', repository, signal)
       }
       const reader = await this.#stored(repository, digest, descriptor, signal)
@@ -119,7 +119,7 @@ export class BlobCache {
       const { state, upstream } = repository.origin
       const silence = state.corruptFor(digest)
       if (silence !== undefined) throw corruptRefusal(upstream.key, silence)
-      // No `await` between this look and the start: that is all the single-flight there is.
+      // Single-flight: no `await` may come between this look and the start.
       if (this.#running.has(key)) continue
       return this.#answers.follow(
         this.#start(repository, digest, descriptor?.size),
@@ -130,12 +130,12 @@ export class BlobCache {
     }
   }
 
-  /** Of the download of it that is running. */
+  /** Progress of the running download of that blob. */
   progress(origin: Origin, digest: Digest): FillProgress | undefined {
     return this.#running.get(flightKey(origin, digest))?.progress
   }
 
-  /** Whether that repository may read it without asking upstream, and it is here. */
+  /** True when it is here and that repository may read it without a request upstream. */
   async holds(repository: MirrorRef, digest: Digest): Promise<boolean> {
     const blob = await this.#options.store.stat(digest)
     if (blob === undefined) return false
@@ -147,8 +147,8 @@ export class BlobCache {
   }
 
   /**
-   * Whether somebody may want it for what was pulled under that name: a manifest that names it, or itself. While the
-   * disk takes nothing, nobody knows.
+   * Whether a client may ask for it because of what was pulled under that name: a manifest that references it, or
+   * itself. While the disk takes nothing, the index is behind, so the answer is yes.
    */
   async mayBePulled(repository: MirrorRef, digest: Digest): Promise<boolean> {
     if (this.#options.health.failing || (await this.#named(repository, digest)) !== undefined) return true
@@ -160,7 +160,7 @@ export class BlobCache {
     if (descriptor === undefined && (await this.#options.isManifest(repository, digest))) return undefined
     const running = this.#running.get(flightKey(repository.origin, digest))
     if (running?.size !== undefined && (await this.#access.mayJoin(running, repository, digest, signal))) {
-      // What nothing names, and is as small as a manifest, may turn out to be one: upstream tells before its bytes do.
+      // An unreferenced blob as small as a manifest may be one: a HEAD upstream tells before its bytes do.
       const isUncertain = descriptor === undefined && running.size <= MAX_MANIFEST_BYTES
       if (isUncertain && (await this.#access.ask(repository, digest, signal)) === undefined) return undefined
       return { digest, size: running.size, cache: 'join' }
@@ -172,8 +172,8 @@ export class BlobCache {
     }
     const size = descriptor?.size
     const isForeign = descriptor !== undefined && isNonDistributable(descriptor)
-    // What is not distributable is in the manifest and in nobody's store: only upstream knows.
-    // Nor is it promised by what was here and is not: whether a GET would get it, only upstream knows.
+    // A foreign layer is in the manifest and in no registry's store: only upstream knows. A blob that was lost here
+    // is not promised either: only upstream knows whether a GET would get it.
     if (size !== undefined && !isForeign && !(await this.#isLost(digest))) {
       return { digest, size, cache: 'miss' }
     }
@@ -187,7 +187,7 @@ export class BlobCache {
     return { digest, size: found.size, cache: 'miss' }
   }
 
-  /** Starts to fetch what will be asked for soon; behind everything that is asked for now. */
+  /** Starts to fetch what clients will ask for soon, behind everything that they ask for now. */
   async ahead(repository: MirrorRef, descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<void> {
     const { origin } = repository
     if (origin.state.failing(repository.name) !== undefined || this.#options.health.backingOff) return
@@ -198,9 +198,9 @@ export class BlobCache {
   }
 
   /**
-   * Brings it here, and resolves when it is: not while it is only on its way.
+   * Resolves when the blob is on the disk, not while it is only on its way.
    *
-   * @returns its size; undefined when upstream says that there is none
+   * @returns its size; undefined when upstream has none
    * @throws OciError when it cannot be had, or cannot be kept
    */
   async bring(repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<Bytes | undefined> {
@@ -211,7 +211,7 @@ export class BlobCache {
       fill = this.#running.get(flightKey(repository.origin, digest))
       while (fill?.phase.is === 'running' && !fill.transient) await fill.changed(signal)
     }
-    // What cannot stay ends when nobody follows it any more; we do not.
+    // A transient fill settles when its last follower has gone, and this is none.
     if (fill?.transient === false) await abandonable(fill.settled, signal)
     if (fill?.phase.is === 'failed') throw fill.phase.error
     const here = await this.#options.store.stat(digest)
@@ -220,14 +220,14 @@ export class BlobCache {
     throw new OciError('UNAVAILABLE', { digest }, { message })
   }
 
-  /** These are the upstreams now: what comes from others comes for those who wait for it, and for nobody else. */
+  /** Stops the fills from removed upstreams that no client follows; `current` are the upstreams now. */
   retire(current: ReadonlySet<Upstream>): void {
     for (const fill of this.#fills) {
       if (!current.has(fill.origin.upstream) && fill.progress.followers === 0) fill.stop()
     }
   }
 
-  /** Ends all fills; what they have is kept for the next start. */
+  /** Ends all fills; their bytes are kept for the next start. */
   async close(): Promise<void> {
     this.#closed = true
     const fills = [...this.#fills]
@@ -246,7 +246,7 @@ export class BlobCache {
     const key = flightKey(repository.origin, digest)
     this.#running.set(key, fill)
     this.#fills.add(fill)
-    // It stays until it settles, not until it is verified: in between, it is what answers.
+    // It stays until it settles, not until it is verified: in between, the fill is what answers.
     void fill.settled.then(() => {
       this.#fills.delete(fill)
       if (this.#running.get(key) === fill) this.#running.delete(key)
@@ -254,7 +254,7 @@ export class BlobCache {
     return fill
   }
 
-  /** From the disk, when this repository may read it. */
+  /** Opens it on the disk, when this repository may read it. */
   async #stored(
     repository: MirrorRef,
     digest: Digest,
@@ -266,7 +266,7 @@ export class BlobCache {
     if (reader === undefined) return undefined
     try {
       const agrees = descriptor?.size === reader.size
-      // A descriptor of another size is wrong, or the file is: what was verified tells which.
+      // Either the descriptor's size is wrong, or the file: the size that was verified tells which.
       const expected = agrees ? undefined : await metadata.blobs.size(digest)
       const named = agrees || (descriptor !== undefined && expected === reader.size)
       if (expected !== undefined && expected !== reader.size) {
@@ -283,7 +283,7 @@ export class BlobCache {
     return undefined
   }
 
-  /** The index says that it is here, and it is not, or not whole. */
+  /** The index has the blob, and its file is missing or not whole. */
   async #isLost(digest: Digest): Promise<boolean> {
     const { store, metadata } = this.#options
     const size = await metadata.blobs.size(digest)

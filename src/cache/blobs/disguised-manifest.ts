@@ -1,5 +1,5 @@
 /**
- * Telling a manifest that was asked for as a blob, where nothing here names it: by its bytes.
+ * Recognises by its bytes a manifest that was asked for as a blob, where no manifest in the cache references it.
  */
 import { MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
 import { OciError } from '../../oci/errors.ts'
@@ -9,7 +9,7 @@ import type { BlobAnswer } from '../answers.ts'
 const FIRST_LOOK = 4 * 1024
 const OPEN_BRACE = 0x7b
 
-/** Reads to the end only of what may be one. @throws what reading it throws */
+/** Reads to the end only what may be a manifest. @throws what reading it throws */
 export async function isManifestIn(answer: BlobAnswer, signal: AbortSignal): Promise<boolean> {
   if ((answer.size ?? 0) > MAX_MANIFEST_BYTES) return false
   await using source = await answer.open(undefined, signal)
@@ -26,7 +26,7 @@ export async function isManifestIn(answer: BlobAnswer, signal: AbortSignal): Pro
   }
 }
 
-/** A config has a member of that name as well: what counts is that it names something. */
+/** A config may have members of these names too: a manifest has to reference something. */
 function isManifest(bytes: Buffer): boolean {
   try {
     const { kind, config, manifests, layers } = parseManifest(bytes)

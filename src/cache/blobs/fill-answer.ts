@@ -1,6 +1,6 @@
 /**
- * What a client is answered out of a fill: that it begins in time, its bytes as they come, and where they come from
- * when the disk will not have them.
+ * The answer of a fill to a client: its head within the header budget, its bytes as they come, and a fill in memory
+ * when the disk will not take them.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { OciError } from '../../oci/errors.ts'
@@ -15,10 +15,10 @@ import type { MirrorRef } from '../origin.ts'
 import { refusal, refusalOf } from '../resilience/client-errors.ts'
 import { HEADER_BUDGET_IS_OVER, withTimeLimit } from '../time-limit.ts'
 
-/** For those who join a fill that has been silent for longer than the header budget. */
+/** What a client still waits that joins a fill silent for longer than the header budget. */
 const LATE_MS: Milliseconds = 500
 
-/** How long a download that was asked for under another name may take to begin before this name is asked for. */
+/** How long a download under another name may take to begin before this name is asked for. */
 const OTHER_NAME_MS: Milliseconds = 1_000
 
 /** As for a push that the disk does not take. */
@@ -27,7 +27,7 @@ const STORAGE_RETRY_SECONDS = 30
 interface FillAnswersOptions {
   readonly access: BlobAccess
   readonly repositories: RepositoryIndex
-  /** Until the head of a cold blob must be out. */
+  /** The time within which the head of a cold blob must be out. */
   readonly headerBudgetMs: Milliseconds
   readonly context: FillContext
 }
@@ -50,7 +50,7 @@ export class FillAnswer {
     const place = fill.follow()
     try {
       const began = await this.#begun(fill, client)
-      // Past the disk nothing is looked at before it leaves: upstream says whether it is a blob, and how large.
+      // A diverted fill has no bytes to look at before they leave: upstream says whether it is a blob, and how large.
       const found =
         began === 'diverted' ? await access.ask(repository, fill.digest, client) : { size: fill.size }
       if (began === 'absent' || found === undefined) {
@@ -65,12 +65,12 @@ export class FillAnswer {
     }
   }
 
-  /** That it brings bytes, or soon will. What goes wrong before that is the business of the name it was asked under. */
+  /** True when it brings bytes, or soon will. An earlier failure concerns only the name that it was asked under. */
   async delivers(fill: Fill, size: Bytes | undefined, client: AbortSignal): Promise<boolean> {
     const soon = AbortSignal.timeout(OTHER_NAME_MS)
     try {
       const began = await fill.begun(AbortSignal.any([client, soon]))
-      // Where the other name's manifest gave the size, ours may know better.
+      // Where the manifest of the other name gave the size, this repository's manifest may know better.
       return began !== 'absent' && (size === undefined || fill.size === undefined || size === fill.size)
     } catch {
       client.throwIfAborted()
@@ -117,9 +117,9 @@ export class FillAnswer {
     }
   }
 
-  /** Within the header budget; a fill that only waits its turn has its size to show and may take longer. */
+  /** Within the header budget; a queued fill answers with its size and may take longer. */
   async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
-    // What one client has waited for in vain, the next need not: dockerd would ask a dozen times.
+    // One client has waited in vain: the next must not wait as long again, as dockerd asks a dozen times.
     const ms = Math.max(this.#options.headerBudgetMs - fill.silentMs, LATE_MS)
     return await withTimeLimit(
       fill.origin.upstream,
@@ -128,9 +128,9 @@ export class FillAnswer {
       client,
       (signal) => fill.begun(signal),
       (late) => {
-        // What cannot be verified in time begins without a size.
+        // With contradicting sizes the answer begins without one, as verification would be too late.
         if ((fill.queued && fill.size !== undefined) || fill.contested) return 'begun'
-        // Upstream has done its part.
+        // Upstream has delivered; the disk is late.
         if (fill.isWriting) throw storageIsLate()
         fill.origin.state.failed(fill.name, late)
         throw refusal(late)

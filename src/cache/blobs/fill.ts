@@ -1,10 +1,10 @@
 /**
- * One blob on its way from an upstream into the cache, whoever waits for it.
+ * Fill: one blob on its way from an upstream into the cache, shared by all clients that wait for it.
  *
- * A fill belongs to nobody's request: a client that leaves closes its follower, not the download. Nothing is
- * adopted that does not have its digest; when the bytes are wrong they are fetched once more from the start
- * before any client hears of it. When the disk will not take them, the fill is `diverted` and every follower
- * goes on with a stream of its own. What is too large to stay does not settle before its last follower has gone.
+ * No request owns a fill: a client that leaves closes its follower, not the download. Only bytes that have their
+ * digest are adopted; wrong bytes are fetched once more from the start before any client hears of it. When the disk
+ * will not take them, the fill is `diverted` and every follower goes on with a stream of its own. A blob too large to
+ * stay does not settle before its last follower has gone.
  *
  *     running -> verified -> (adopted)      running -> absent | failed | diverted
  */
@@ -24,15 +24,14 @@ import type { Origin } from '../origin.ts'
 import { refusal } from '../resilience/client-errors.ts'
 import { Condition } from '../../base/condition.ts'
 
-/** What becomes of a download that nobody waits for any more; `fraction` of the size already here is enough. */
+/** What becomes of a download without followers; with `fraction` it is finished when that share of it is here. */
 export type FinishAbandoned = 'always' | 'never' | { readonly fraction: number }
 
-/** What all fills share. */
 export interface FillContext extends AttemptsContext {
-  /** Nothing takes a blob away while it comes, or is followed. */
+  /** Keeps the blob from removal while it comes, or is followed. */
   readonly holds: BlobHolds
   readonly finishAbandoned: () => FinishAbandoned
-  /** Called when the blob is adopted, before the fill settles; names are those that asked for it. */
+  /** Called when the blob is adopted, before the fill settles; `fill.names` are the names that asked for it. */
   readonly onAdopted: (fill: Fill, blob: BlobInfo) => Promise<void>
 }
 
@@ -40,16 +39,16 @@ interface FillRequest {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest
-  /** From a descriptor that named it. */
+  /** From a descriptor of a manifest. */
   readonly size: Bytes | undefined
 }
 
 export interface FillProgress {
-  /** Those that are here, from the first on. */
+  /** The bytes that are here without a gap. */
   readonly bytes: Bytes
   readonly size: Bytes | undefined
   readonly followers: number
-  /** It waits its turn behind other transfers. */
+  /** True while it waits for a transfer slot. */
   readonly queued: boolean
 }
 
@@ -60,7 +59,7 @@ type Phase =
 export class Fill {
   readonly origin: Origin
   readonly digest: Digest
-  /** The name under which upstream is asked for them. */
+  /** The name under which upstream is asked. */
   readonly name: RepositoryName
   /** Names under which upstream delivers, or confirmed, these bytes. */
   readonly names = new Set<RepositoryName>()
@@ -77,7 +76,7 @@ export class Fill {
   #askedAt: number | undefined
   #flows = false
   #ended = false
-  /** Keeps the files of all attempts open for whoever may still open a reader, and the blob where it is. */
+  /** Keeps the files of all attempts open for followers that have yet to open a reader, and the blob where it is. */
   readonly #audience = new FollowerCount({ came: () => this.#reorder(), left: () => this.#abandoned() })
 
   constructor(context: FillContext, request: FillRequest) {
@@ -93,11 +92,11 @@ export class Fill {
       priority: () => this.#priority,
       onBegin: (attempt) => this.#begin(attempt),
       onChange: () => this.#grew(),
-      // What cannot stay is fetched for somebody, or not at all.
+      // A transient blob is fetched for followers only.
       onTransient: () => this.#audience.count > 0 || this.stop(),
       onDiverted: (error) => this.#divert(error),
     })
-    // The first client follows before a transfer slot is asked for, which is then asked for with its priority.
+    // The first client follows before a transfer slot is asked for, so that the slot is asked for with its priority.
     this.settled = Promise.resolve().then(() => this.#run())
   }
 
@@ -105,7 +104,7 @@ export class Fill {
     return this.#phase
   }
 
-  /** Of the blob; undefined while nobody knows. Without a descriptor it may be another after a mismatch. */
+  /** Size of the blob; undefined while unknown. Without a descriptor it may change after a mismatch. */
   get size(): Bytes | undefined {
     const download = this.#attempt?.download
     if (this.#phase.is === 'verified') return download?.ingest.prefix
@@ -113,41 +112,41 @@ export class Fill {
     return download?.size ?? this.#expectedSize
   }
 
-  /** What the manifest and upstream say of its size are two things, and it is not verified yet. */
+  /** The manifest and upstream say different sizes, and the blob is not verified yet. */
   get contested(): boolean {
     return this.#phase.is !== 'verified' && this.#attempt?.download.contested === true
   }
 
-  /** The bytes that followers read now. */
+  /** The attempt whose bytes followers read now. */
   get attempt(): Attempt | undefined {
     return this.#attempt
   }
 
-  /** It has turned out to be too large to stay. */
+  /** The blob has turned out to be too large to stay. */
   get transient(): boolean {
     return this.#attempt?.berth.transient === true
   }
 
-  /** What nobody waits for, not yet or not any more, goes behind what somebody does. */
+  /** A download without followers yields to those that clients wait for. */
   get #priority(): TransferPriority {
     return this.#audience.count > 0 ? 'asked' : 'ahead'
   }
 
-  /** How far it is, for people. */
+  /** As the operator is shown it. */
   get progress(): FillProgress {
     const { size, queued } = this
     const bytes = this.#attempt?.download.ingest.prefix ?? 0
     return { bytes, size, followers: this.#audience.count, queued }
   }
 
-  /** Resolves at the next change of anything above. @throws the signal's reason */
+  /** Resolves at the next change of any getter. @throws the signal's reason */
   changed(signal: AbortSignal): Promise<void> {
     return this.#changed.wait(signal)
   }
 
   /**
-   * Resolves when a client may have its first byte, or when it is clear that there will be none: an upstream
-   * that sends a head and nothing more must not cost a client the way to somebody else.
+   * Resolves when a client may have its first byte, or when it is clear that there will be none: while an upstream
+   * sends a head and nothing more, the client must still be able to turn to another source.
    *
    * @throws OciError when it cannot, the signal's reason when that comes first
    */
@@ -161,7 +160,7 @@ export class Fill {
     }
   }
 
-  /** Of a blob that is held back as a whole nothing is given out before it is verified. */
+  /** A blob small enough to be held back as a whole gives out nothing before it is verified. */
   get #givesOut(): boolean {
     const download = this.#attempt?.download
     if (download?.answered !== true || download.contested) return false
@@ -169,38 +168,38 @@ export class Fill {
     return prefix > 0 && (download.size ?? prefix) > HOLD_BACK
   }
 
-  /** Since upstream was asked, without a byte that a client may have. */
+  /** Time since upstream was asked, while no client may have a byte yet. */
   get silentMs(): number {
     if (this.#askedAt === undefined || this.#givesOut) return 0
     return Math.floor(performance.now() - this.#askedAt)
   }
 
-  /** What has come waits for the disk. */
+  /** Bytes have come that the disk has not taken yet. */
   get isWriting(): boolean {
     return this.#attempt?.download.isWriting === true
   }
 
-  /** It waits its turn behind other transfers: its size is all that can be said. */
+  /** It waits for a transfer slot: its size is all that is known. */
   get queued(): boolean {
     return this.#phase.is === 'running' && this.#attempt === undefined
   }
 
-  /** A reader has come; it goes by disposing what it got. Only while the fill has not settled, or is followed. */
+  /** Adds a follower, until it is disposed. Only while the fill has not settled, or is followed. */
   follow(): Disposable {
     return this.#audience.join()
   }
 
-  /** It comes to no good end any more, or is over: nobody may join it. */
+  /** It is being given up, or is over: no client may join it. */
   get stopping(): boolean {
     return this.#ended || (this.#abort.signal.aborted && this.#phase.is === 'running')
   }
 
-  /** Gives it up; what is there is kept for the next time. */
+  /** Gives it up; the bytes that are here are kept for the next time. */
   stop(): void {
     this.#abort.abort(new UpstreamError('unreachable', this.origin.upstream.key, 'the download was given up'))
   }
 
-  /** The first bytes are news, what follows is more of the same. */
+  /** Wakes followers at once for the first byte, and afterwards only every few milliseconds. */
   #grew(): void {
     if (this.#flows) this.#changed.wakeSoon()
     else {
@@ -224,7 +223,7 @@ export class Fill {
     // Upstream was not even asked yet: there is nothing to finish, and a thousand of these are cheap to order.
     if (this.queued || this.transient) return false
     const { size } = this
-    // Nor may a body whose end nobody knows go on for nobody: it might have none.
+    // A body of unknown length might never end, so it does not go on without followers.
     if (size === undefined) return false
     if (policy === 'always') return true
     if (policy === 'never') return false
@@ -256,7 +255,7 @@ export class Fill {
       this.#ended = true
       this.#changed.wake()
       this.#audience.over()
-      // Who goes on past the disk keeps what it still has to read; nobody else reads here then.
+      // Diverted followers keep what they still have to read; no other client reads here then.
       if (this.#phase.is === 'diverted') this.#audience.letGo()
     }
   }
@@ -273,13 +272,13 @@ export class Fill {
     if (outcome.is === 'verified') await this.#land(outcome.attempt, outcome.file)
   }
 
-  /** Makes a blob of it, where it may stay. */
+  /** Adopts the verified file as a blob, where it may stay. */
   async #land({ berth }: Attempt, file: VerifiedFile): Promise<void> {
     await berth.reckon(file.size)
     if (berth.stays) await berth.adopt(file, (blob) => this.#context.onAdopted(this, blob))
   }
 
-  /** What may not stay is there for as long as somebody reads it. */
+  /** A transient blob is deleted when its last follower has gone. */
   async #pass(): Promise<void> {
     const berth = this.#attempt?.berth
     if (this.#phase.is !== 'verified' || berth === undefined || berth.stays) return

@@ -1,12 +1,12 @@
 /**
- * Reference count of the followers of a fill, and what stays open for as long as one of them may still read it.
+ * Reference count of the followers of a fill; it keeps files open for as long as a follower may still read them.
  */
 import { Condition } from '../../base/condition.ts'
 
 interface AudienceOptions {
-  /** The first has come. */
+  /** Called when the first follower has come. */
   readonly came: () => void
-  /** The last has gone. */
+  /** Called when the last follower has gone. */
   readonly left: () => void
 }
 
@@ -25,7 +25,7 @@ export class FollowerCount {
     return this.#count
   }
 
-  /** One more, who goes by disposing what he gets. */
+  /** Adds a follower, until it is disposed. */
   join(): Disposable {
     this.#count += 1
     if (this.#count === 1) this.#options.came()
@@ -43,7 +43,7 @@ export class FollowerCount {
     }
   }
 
-  /** Resolves when there is nobody, or the signal aborts. */
+  /** Resolves when no follower is left, or the signal aborts. */
   async gone(signal: AbortSignal): Promise<void> {
     while (this.#count > 0 && !signal.aborted) {
       await this.#leaving.wait(signal).catch(() => undefined)
@@ -54,7 +54,7 @@ export class FollowerCount {
     this.#kept.push(what)
   }
 
-  /** Nobody comes any more: what was kept is let go of with the last. */
+  /** No follower comes any more: what was kept is released with the last. */
   over(): void {
     this.#over = true
     if (this.#count === 0) this.letGo()

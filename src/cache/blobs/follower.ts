@@ -1,8 +1,7 @@
 /**
  * Follower (subscriber) of a running fill: reads the growing file for one client, first or late, at its own pace.
  *
- * The last bytes leave only when the digest is verified (`hold-back.ts`). Parts from the inside are given as the
- * bytes come.
+ * The last bytes leave only when the digest is verified (`hold-back.ts`); inner ranges are given as the bytes come.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { ByteSource, GrowingRange, StoredRange } from '../../storage/blobs/blob-store.ts'
@@ -11,16 +10,16 @@ import type { Attempt } from '../download/attempt.ts'
 import type { Fill } from './fill.ts'
 import { HOLD_BACK, holdsBack, type Stretch } from './hold-back.ts'
 
-/** Where a client is that goes on past the disk. */
+/** Where a client stands whose fill was diverted. */
 export interface Place {
   readonly position: Bytes
-  /** What it has was of these bytes. */
+  /** The attempt whose bytes the client has. */
   readonly sent: Attempt | undefined
-  /** It has the head of a response. */
+  /** The client has the head of a response. */
   readonly promised: boolean
 }
 
-/** Continues where the disk gave up: everything from the place on, verified against what was sent before. */
+/** Continues in memory where the disk gave up, verified against what was sent before. */
 type Divert = (place: Place, signal: AbortSignal) => Promise<ByteSource>
 
 export class Follower implements ByteSource, GrowingRange {
@@ -49,7 +48,7 @@ export class Follower implements ByteSource, GrowingRange {
   }
 
   /**
-   * Resolves when the head of a response may be sent: a small body is verified before anything is said.
+   * Resolves when the head of a response may be sent: a small body is verified before that.
    *
    * @throws OciError when the fill failed
    */
@@ -63,7 +62,7 @@ export class Follower implements ByteSource, GrowingRange {
         return
       }
       if (phase.is !== 'running' || !this.#held) return
-      // Without a length, what has come is the least it can be.
+      // Without a length, the bytes that have come are the least size.
       const atLeast = this.#fill.size ?? this.#fill.attempt?.download.ingest.prefix ?? 0
       if (atLeast > HOLD_BACK) return
       await this.#fill.changed(signal)
@@ -105,8 +104,8 @@ export class Follower implements ByteSource, GrowingRange {
   }
 
   /**
-   * Resolves when there are bytes to give out, with their end; where everything was given out, with the position.
-   * Past the disk it resolves at once.
+   * Resolves with the end of the bytes that may be given out now; with the position when all were given out, and at
+   * once in a diverted fill.
    */
   async #reach(signal: AbortSignal): Promise<Bytes> {
     for (;;) {
@@ -129,10 +128,10 @@ export class Follower implements ByteSource, GrowingRange {
     }
   }
 
-  /** Upstream said one size, sent wrong bytes, and says another now. What was promised can never come. */
+  /** Upstream said one size, sent wrong bytes, and says another now: the promised size can never come. */
   #assertSize(): void {
     const { size, contested, phase } = this.#fill
-    // Past the disk the fill knows no more than the descriptor, and who goes on there compares for himself.
+    // A diverted fill knows only the descriptor; the fill in memory compares the size itself.
     if (phase.is === 'diverted') return
     if (this.#size === undefined || (size === this.#size && !contested)) return
     if (size === undefined && !contested) return
@@ -148,8 +147,8 @@ export class Follower implements ByteSource, GrowingRange {
   }
 
   /**
-   * Goes over to the attempt that the fill has now. Who has sent bytes of an earlier one may only do so when
-   * the new one is verified and begins with the very same bytes.
+   * Switches to the current attempt of the fill. After bytes of an earlier attempt were sent, that is allowed only
+   * when the new one is verified and begins with the very same bytes.
    */
   #chooseAttempt(): void {
     const current = this.#fill.attempt
@@ -166,10 +165,10 @@ export class Follower implements ByteSource, GrowingRange {
     this.#reading = current.download.ingest.retain()
   }
 
-  /** How far may be read now. */
+  /** The end of the bytes that may be read now. */
   #limit(): Bytes {
     const attempt = this.#attempt
-    // Of an attempt that turned out wrong not a byte more is given.
+    // An attempt with a wrong digest gives out no further byte.
     if (attempt === undefined || attempt.wrong || attempt !== this.#fill.attempt) return this.#position
     const there = attempt.download.ingest.readableTo(this.#position)
     const wanted = Math.min(there, this.#end ?? there)

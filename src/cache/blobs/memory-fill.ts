@@ -1,8 +1,8 @@
 /**
- * Memory-backed fill for one client, past the disk: hashed, held back and continued like any other, kept nowhere.
+ * Memory-backed fill for one client, past the disk: hashed, held back and continued like any other, and not cached.
  *
- * It is used while storage refuses writes, and for the rest of a blob when storage refused half-way. It costs upstream
- * one transfer per client; that is the price of never failing a pull because of the cache.
+ * It is used while storage refuses writes, and for the rest of a blob when storage refused half-way. It costs
+ * upstream one transfer per client; that is the price of never failing a pull because of the cache.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
@@ -25,13 +25,13 @@ interface MemoryFillOptions {
   readonly digest: Digest
   /** As the client is told it, or has been. */
   readonly size: Bytes | undefined
-  /** Where the client's range ends; undefined: it has the whole blob. */
+  /** Where the client's range ends; undefined: it wants the whole blob. */
   readonly end: Bytes | undefined
   readonly place: Place
   readonly headerBudgetMs: Milliseconds
 }
 
-/** A fill in memory takes nothing of the disk, and never stays. */
+/** A fill in memory reserves no disk space, and never stays. */
 const NO_DISK: Pick<DiskSpace, 'reserve' | 'changed'> = {
   reserve: () => Promise.resolve({ as: 'transient', [Symbol.dispose]: () => undefined }),
   changed: () => undefined,
@@ -39,9 +39,9 @@ const NO_DISK: Pick<DiskSpace, 'reserve' | 'changed'> = {
 
 /**
  * Resolves when the first bytes may be sent; a body of at most 64 KiB is verified by then. A larger one may still be
- * waiting for its turn when the header budget is over.
+ * waiting for its transfer slot when the header budget is over.
  *
- * @throws OciError when upstream cannot, or has not; the signal's reason
+ * @throws OciError when upstream cannot, or has not in time; the signal's reason
  */
 export async function openMemoryFill(
   context: FillContext,
@@ -51,7 +51,7 @@ export async function openMemoryFill(
   const { origin, name } = repository
   const { position: from, sent } = place
   const verifies = holdsBack(size, { start: from, end })
-  // A reader of a part may have begun where the file has nothing before it: then all is read from upstream.
+  // A range may have begun beyond a gap of the file: then everything is read from upstream.
   const isThere = verifies && sent !== undefined && sent.download.ingest.readableTo(0) >= from
   const had = isThere ? await readAgain(sent.download.ingest, from, digest, signal) : undefined
   let ingest: MemoryIngest | undefined
@@ -90,7 +90,7 @@ export async function openMemoryFill(
   return follower
 }
 
-/** Hashes what was sent before the disk gave up. */
+/** Hashes what the client got before the disk gave up. */
 async function readAgain(
   from: GrowingSource,
   to: Bytes,

@@ -1,8 +1,9 @@
 /**
- * Memory-backed ingest for one reader: a window between what upstream has sent and what the reader has taken.
+ * Memory-backed ingest for one reader, with backpressure: a window between what upstream has sent and what the reader
+ * has taken.
  *
- * The reader takes every byte once and in order. A whole blob is hashed on its way out, so that what a second try
- * brings can be compared with what the reader already has. A part of a blob has no digest and is never verified.
+ * The reader takes every byte once and in order. A whole blob is hashed on its way out, so that the bytes of a second
+ * try can be compared with what the reader already has. A range has no digest and is never verified.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { once } from 'node:events'
@@ -13,13 +14,13 @@ import { OciError } from '../../oci/errors.ts'
 import type { Ingest, IngestIdentity, VerifiedFile } from '../../storage/ingest/ingest.ts'
 import { HOLD_BACK } from './hold-back.ts'
 
-/** More than the hold-back, which the reader cannot take before the end. */
+/** Larger than the hold-back, which the reader cannot take before the end. */
 const WINDOW: Bytes = HOLD_BACK + 256 * 1024
 
-/** How long the reader may take nothing before upstream's connection goes to somebody else. */
+/** A reader that takes nothing for so long loses upstream's connection to another download. */
 const STALL_MS: Milliseconds = 10_000
 
-/** The bytes before `length`, as the reader has them. */
+/** Hash and number of the first bytes that the reader has. */
 export interface Given {
   readonly hash: Hash
   readonly length: Bytes
@@ -27,13 +28,13 @@ export interface Given {
 
 interface MemoryIngestOptions {
   readonly identity: IngestIdentity
-  /** Where the reader begins: the bytes before it are hashed, and go nowhere. */
+  /** Where the reader begins: the bytes before it are hashed, and not given out. */
   readonly from: Bytes
-  /** The end of a part, of which nothing outside is fetched; undefined: the whole blob. */
+  /** The end of a range, outside of which nothing is fetched; undefined: the whole blob. */
   readonly end?: Bytes | undefined
-  /** What the reader has had from elsewhere: it is not fetched again. */
+  /** What the reader has from elsewhere: it is not fetched again. */
   readonly had?: Given | undefined
-  /** What the reader has had of an earlier try: it is fetched again, and has to be the same. */
+  /** What the reader has of an earlier try: it is fetched again, and must be the same. */
   readonly same?: Given | undefined
 }
 
@@ -43,11 +44,11 @@ export class MemoryIngest implements Ingest {
   readonly #options: MemoryIngestOptions
   readonly #taken = new Condition()
   readonly #chunks: Buffer[] = []
-  /** Of the bytes before {@link #start}. */
+  /** Hash of the bytes before {@link #start}. */
   readonly #hash: Hash
   /** Where the window begins. */
   #start: Bytes
-  /** Where it ends. */
+  /** Where the window ends. */
   #arrived: Bytes
 
   constructor(options: MemoryIngestOptions) {
@@ -59,7 +60,7 @@ export class MemoryIngest implements Ingest {
     this.#arrived = this.#start
   }
 
-  /** For a second try, which gives out nothing before it has shown that it begins with what the reader has. */
+  /** For a second try, which gives out nothing before its first bytes equal what the reader has. */
   again(): MemoryIngest {
     const { identity, from, had } = this.#options
     const hasBytes = had !== undefined || this.#start > from
@@ -93,7 +94,7 @@ export class MemoryIngest implements Ingest {
     return position < this.#start ? position : Math.max(position, this.#arrived)
   }
 
-  /** @throws OciError when a second try is not what the reader has had of the first */
+  /** @throws OciError when a second try differs from what the reader has of the first */
   async write(chunks: readonly Buffer[]): Promise<void> {
     for (const chunk of chunks) {
       const hidden = chunk.subarray(0, Math.max(this.#options.from - this.#arrived, 0))
@@ -131,7 +132,7 @@ export class MemoryIngest implements Ingest {
     }
   }
 
-  /** @throws the signal's reason, for a part, as soon as its reader has gone */
+  /** @throws the signal's reason, for a range, as soon as its reader has gone */
   async verify(size: Bytes, signal: AbortSignal): Promise<VerifiedFile | undefined> {
     const { digest } = this.identity
     if (this.#options.end !== undefined) {
@@ -151,7 +152,7 @@ export class MemoryIngest implements Ingest {
   }
 
   disown(): void {
-    // It never outlives its reader.
+    // It ends with its reader, and is never kept.
   }
 
   keep(): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * A finished blob, or a part of it, as bytes in order. The reader stays its owner's.
+ * A stored blob, or a range of it, as bytes in order. The reader stays its owner's.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { BlobReader, ByteSource, StoredRange } from '../../storage/blobs/blob-store.ts'
@@ -35,6 +35,6 @@ export class StoredSource implements ByteSource {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // Nothing of its own to give back.
+    // The reader is closed by its owner.
   }
 }
