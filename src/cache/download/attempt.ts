@@ -1,8 +1,8 @@
 /**
- * One try to have a blob: its download, the file that grows, and the verdict on it.
+ * One attempt to get a blob: its download, the growing file, and the verdict on it.
  *
- * After a mismatch a second attempt is made beside the first: followers go on reading what they have begun with
- * until it is known where the two differ.
+ * After a mismatch a second attempt runs beside the first: followers go on with what they have begun until it is
+ * known where the two differ.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'
@@ -10,7 +10,7 @@ import type { DiskReservation } from './disk-reservation.ts'
 import type { Download } from './download.ts'
 import { firstDifference } from './first-difference.ts'
 
-/** Below this a partial is not worth a place on the disk. */
+/** A smaller partial file is not worth its place on the disk. */
 const WORTH_KEEPING: Bytes = 1024 * 1024
 
 export class Attempt {
@@ -24,12 +24,12 @@ export class Attempt {
     this.berth = berth
   }
 
-  /** First byte in which a later, verified attempt differs from this one; undefined while nobody knows. */
+  /** First byte in which a later, verified attempt differs from this one; undefined while unknown. */
   get differsAt(): Bytes | undefined {
     return this.#differsAt
   }
 
-  /** Its digest is another: not a byte more of it is given out. */
+  /** The digest did not match: no further byte of it is given out. */
   get wrong(): boolean {
     return this.#wrong
   }
@@ -46,7 +46,7 @@ export class Attempt {
     return file ?? 'wrong'
   }
 
-  /** The next attempt gives out nothing before it has shown that it begins with what was given out of this one. */
+  /** For a next attempt that gives out nothing before its first bytes equal what was given out of this one. */
   isRepeated(): void {
     this.#differsAt = Number.POSITIVE_INFINITY
   }
@@ -57,7 +57,7 @@ export class Attempt {
     this.#differsAt = await firstDifference(this.download.ingest, ingest, ingest.prefix)
   }
 
-  /** Upstream has let us down: what is here may be gone on with another time. */
+  /** Upstream has failed: keeps the partial file for a later attempt, where that is worthwhile. */
   async putAside(): Promise<void> {
     const { ingest, tooLong } = this.download
     await this.berth.putAside(ingest.prefix >= WORTH_KEEPING && !tooLong)

@@ -1,8 +1,8 @@
 /**
- * The one or two attempts that a fill makes to have a blob.
+ * The one or two attempts of a fill to get a blob with the right digest.
  *
- * Bytes that are not their digest are fetched once more, from byte 0 and into a file of their own beside the first,
- * before anybody is told: followers hold what they have of it.
+ * Wrong bytes are fetched once more, from byte 0 and into a file of their own beside the first, before any client
+ * hears of it: followers have read some of the first.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -20,26 +20,28 @@ import { TransferSlot } from './transfer-slot.ts'
 
 export interface AttemptsContext extends ReservationContext {
   readonly metrics: Metrics
-  /** The most that is taken of a blob whose size nobody tells. Default: that of a {@link Download}. */
+  /** The most that is taken of a blob of unknown size. Default: that of a {@link Download}. */
   readonly maxUntoldSize?: Bytes | undefined
-  /** The one client of a fill in memory, and whether it has the head of a response; undefined: the bytes go to disk. */
+  /**
+   * The one client of a fill in memory, and whether it has the head of a response; undefined: the bytes go to disk.
+   */
   readonly client?: { readonly promised: boolean } | undefined
 }
 
 interface AttemptsOptions {
   readonly origin: Origin
-  /** Under which upstream is asked. */
+  /** The name under which upstream is asked. */
   readonly name: RepositoryName
   readonly digest: Digest
-  /** From a descriptor that named it. */
+  /** From a descriptor of a manifest. */
   readonly size: Bytes | undefined
   readonly priority: () => TransferPriority
-  /** From now on this is the one whose bytes are read. */
+  /** Followers read the bytes of this attempt from now on. */
   readonly onBegin: (attempt: Attempt) => void
   readonly onChange: () => void
-  /** It may use a file only for as long as somebody follows it. */
+  /** Called when it may use a file only for as long as a client follows it. */
   readonly onTransient: () => void
-  /** The disk would not have it; undefined: it was not even asked. */
+  /** Called when the disk would not take it; undefined: the disk was not even asked. */
   readonly onDiverted: (error: unknown) => void
 }
 
@@ -64,7 +66,7 @@ export class Attempts {
     if (first.is !== 'wrong') return first
     try {
       const second = await this.#try(first.attempt, signal)
-      // In pieces it was wrong, in one it is right: then it is the pieces that are not to be had of that upstream.
+      // Wrong in segments and right in one request: this upstream does not serve ranges as it should.
       if (second.is === 'verified' && first.attempt.download.inPieces) origin.segments?.refused()
       if (second.is !== 'wrong') return second
       await second.attempt.berth.discard()
@@ -85,11 +87,11 @@ export class Attempts {
       onDiverted(undefined)
       return { is: 'diverted' }
     }
-    // Those who have turns may wait for that upstream on. Not so the second attempt: clients have what the first brought.
+    // No download begins while upstream is paused, unless clients already have a head, or bytes, of it.
     const isPromised = earlier !== undefined || client?.promised === true
     const refused = isPromised ? undefined : origin.upstream.paused?.()
     if (refused !== undefined) throw refused
-    // A file is opened when there are bytes to come: those that wait their turn cost nothing but memory.
+    // The file is opened after the slot is taken: a queued download costs nothing but memory.
     using turn = await TransferSlot.take(origin.slots, { priority, owner: this }, signal)
     let attempt: Attempt | undefined
     try {
@@ -114,7 +116,7 @@ export class Attempts {
     }
   }
 
-  /** A file, and a download into it that is yet to run. @throws when the disk would not have it */
+  /** Opens a file, and prepares a download into it. @throws when the disk would not take it */
   async #begin(earlier: Attempt | undefined, turn: TransferSlot): Promise<Attempt> {
     const { metrics, log, maxUntoldSize, client } = this.#context
     const { origin, name, digest, size, priority, onBegin, onChange, onTransient } = this.#options

@@ -1,9 +1,8 @@
 /**
- * Disk reservation of one download: asked for before its file is opened, and given back when the bytes have become a
- * blob, or have gone.
+ * Disk reservation of one download: taken before its file is opened, and released when its bytes are a blob, or gone.
  *
- * What is larger than the whole budget may use a file for as long as it is followed; it never becomes a blob, and
- * nothing of it is kept. What the disk has no room for at all is refused.
+ * A blob larger than the whole budget may use a file for as long as it is followed; it is never adopted, and nothing
+ * of it is kept. A download for which the disk has no room at all is refused.
  */
 import { NEVER } from '../../base/condition.ts'
 import type { Bytes } from '../../base/units.ts'
@@ -17,7 +16,7 @@ import type { StorageHealth } from '../resilience/storage-health.ts'
 export interface ReservationContext {
   readonly store: BlobStore
   readonly ingests: Pick<IngestStore, 'open'>
-  /** Of a blob, from its adoption until the index knows it: what collects garbage takes it too. */
+  /** Held from the adoption of a blob until the index knows it, against the garbage collector. */
   readonly locks: KeyedLocks
   readonly diskSpace: Pick<DiskSpace, 'reserve' | 'changed'>
   readonly health: StorageHealth
@@ -26,15 +25,14 @@ export interface ReservationContext {
 
 interface BerthOptions {
   readonly identity: IngestIdentity
-  /** Undefined: nobody has said. */
   readonly size: Bytes | undefined
-  /** Beside the file of an earlier attempt. */
+  /** Opens a new file beside that of an earlier attempt. */
   readonly fresh: boolean
-  /** It was opened, or has turned out, to be larger than the budget. */
+  /** Called when the blob is, or turns out to be, larger than the budget. */
   readonly onTransient: () => void
 }
 
-/** What grows towards a length that nobody has told is asked for in steps of this. */
+/** The reservation of a download of unknown length grows in steps of this. */
 const STEP: Bytes = 64 * 1024 * 1024
 
 export class DiskReservation {
@@ -43,7 +41,7 @@ export class DiskReservation {
   readonly #options: BerthOptions
   readonly #refused = new AbortController()
   #admission: SpaceReservation
-  /** What was asked for. */
+  /** The bytes that were asked for. */
   #size: Bytes
   #asking: Promise<void> = Promise.resolve()
   #left = false
@@ -62,7 +60,7 @@ export class DiskReservation {
     if (this.transient) this.#becomeTransient()
   }
 
-  /** @throws the system's error, or one like it, when the disk will not have it */
+  /** @throws the system's error, or one like it, when the disk will not take it */
   static async take(context: ReservationContext, options: BerthOptions): Promise<DiskReservation> {
     const { identity, size, fresh } = options
     const admission = await context.diskSpace.reserve(identity, size)
@@ -80,20 +78,20 @@ export class DiskReservation {
     return this.#admission.as === 'transient'
   }
 
-  /** It may become a blob. */
+  /** It may be adopted as a blob. */
   get stays(): boolean {
     return this.#admission.as === 'keep'
   }
 
-  /** Aborts when it has turned out to be more than the disk has room for. */
+  /** Aborts when the blob has turned out to be more than the disk has room for. */
   get refused(): AbortSignal {
     return this.#refused.signal
   }
 
   /**
-   * So large it is at least, by what upstream says or what is here. Cheap: called after every write.
+   * Grows the reservation to the size that upstream says, or to what is here. Cheap: called after every write.
    *
-   * @returns when the answer to what it is now is known
+   * @returns when the reservation fits what is known now
    */
   reckon(size: Bytes | undefined): Promise<void> {
     const atLeast = size ?? this.ingest.prefix - (this.ingest.prefix % STEP)
@@ -104,7 +102,7 @@ export class DiskReservation {
     return this.#asking
   }
 
-  /** Those who follow have all they need by now; a failure here costs the next pull a download, nothing else. */
+  /** Followers have all they need by now; a failure here only costs the next pull a download. */
   async adopt(file: VerifiedFile, adopted: (blob: BlobInfo) => Promise<void>): Promise<void> {
     const { store, locks, health, diskSpace: room, log } = this.#context
     const { digest } = file
@@ -123,14 +121,14 @@ export class DiskReservation {
     room.changed()
   }
 
-  /** Leaves what is here for another time, where that is allowed. */
+  /** Keeps the partial file for a later attempt, where that is allowed. */
   async putAside(worthKeeping: boolean): Promise<void> {
     if (!worthKeeping || this.transient) return this.discard()
     await this.ingest.keep()
     this.#leave()
   }
 
-  /** Never rejects; again is fine. */
+  /** Never rejects; may be called again. */
   async discard(): Promise<void> {
     try {
       await this.ingest.discard()
@@ -142,7 +140,7 @@ export class DiskReservation {
 
   async #askFor(size: Bytes): Promise<void> {
     const before = this.transient
-    // First back what was asked for: it is the same bytes.
+    // The earlier reservation is released first, for it holds the same bytes.
     this.#admission[Symbol.dispose]()
     this.#admission = await this.#context.diskSpace.reserve(this.#options.identity, size)
     if (this.#left) this.#admission[Symbol.dispose]()

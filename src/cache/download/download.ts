@@ -1,9 +1,9 @@
 /**
- * One try to bring a whole blob into one ingest, in as many requests as it takes.
+ * One download of a whole blob into one ingest, in as many requests as it takes.
  *
- * A cut is continued with `Range` from the first gap. What is large comes in pieces, several at once
- * (`segment-scheduler.ts`). A reader far ahead of the rest gets a run of its own into the same file
- * (`seek-fetcher.ts`), which the others then skip: no byte is asked for twice.
+ * A broken transfer is continued with `Range` from the first gap. A large blob comes in segments, several at once
+ * (`segment-scheduler.ts`). A reader far ahead of the rest gets a request of its own into the same file
+ * (`seek-fetcher.ts`), whose bytes the others then skip: no byte is asked for twice.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,32 +20,32 @@ import { TransferSlot } from './transfer-slot.ts'
 import { Condition } from '../../base/condition.ts'
 
 /**
- * A write costs a thread's waking, however little it writes: after a smaller one what comes in so long is gathered
- * (a third of the main thread's time at 150 MB/s, measured).
+ * A write wakes a thread, however little it writes: after a smaller one the download waits so long to gather more (a
+ * third of the main thread's time at 150 MB/s, measured).
  */
 const WORTH_WRITING: Bytes = 256 * 1024
 const GATHER_MS = 8
-/** How often it is looked who has become slow. */
+/** How often slow requests are looked for. */
 const LOOK_EVERY_MS = 1_000
 /** No layer is larger; a body that has no end must not fill the disk. */
 const MAX_UNTOLD_SIZE: Bytes = 16 * 1024 ** 3
 
 interface DownloadOptions extends RetryBudgetOptions {
   readonly ingest: Ingest
-  /** From a descriptor, which may be wrong: its digest decides, not its size. */
+  /** From a descriptor, which may be wrong: the digest decides, not the size. */
   readonly size: Bytes | undefined
   /** For the first request; given back when that is over. */
   readonly turn: TransferSlot
   readonly priority: () => TransferPriority
-  /** Whose turns they are. */
+  /** The owner of its transfer slots. */
   readonly owner: object
-  /** All of it comes in one: what came in pieces was wrong. */
+  /** Everything comes in one request, because what came in segments was wrong. */
   readonly whole: boolean
-  /** The one client that it is for; the size is what that was told, and so upstream's word. */
+  /** The one client of a fill in memory; `size` is what it was told, and so upstream's word. */
   readonly client?: { readonly promised: boolean } | undefined
-  /** The most that is taken of a blob whose size nobody tells. Default {@link MAX_UNTOLD_SIZE}. */
+  /** The most that is taken of a blob of unknown size. Default {@link MAX_UNTOLD_SIZE}. */
   readonly maxUntoldSize?: Bytes | undefined
-  /** After every write, and when the first answer came. */
+  /** Called after every write, and when the first answer came. */
   readonly onChange: () => void
 }
 
@@ -53,24 +53,24 @@ export class Download {
   readonly ingest: Ingest
   readonly #options: DownloadOptions
   readonly #runs: RangeRequests
-  /** Undefined: it comes from the first gap to the end, whatever its size. */
+  /** Undefined: one request brings everything from the first gap to the end, whatever the size. */
   readonly #pieces: SegmentScheduler | undefined
-  /** Undefined: nothing is fetched out of turn. */
+  /** Undefined: seeks are not served out of turn. */
   readonly #far: SeekFetcher | undefined
   readonly #progress = new Condition()
   #size: Bytes | undefined
-  /** Upstream's own word. */
+  /** Said by upstream. */
   #told: Bytes | undefined
   #contested = false
-  /** Where a body of untold length ended. */
+  /** Where a body without a length ended. */
   #found: Bytes | undefined
   #answered = false
-  /** Writes that the disk has not answered yet. */
+  /** Writes that the disk has not completed yet. */
   #writes = 0
-  /** Of the main run, while it has one. */
+  /** Slot of the main request, while it has one. */
   #turn: TransferSlot | undefined
   #tooLong = false
-  /** Bytes that were written since the main run failed last, whoever brought them. */
+  /** Bytes that were written since the last failure of the main request, by any request. */
   #brought: Bytes = 0
   #signal: AbortSignal | undefined
 
@@ -95,17 +95,17 @@ export class Download {
       this.#pieces = new SegmentScheduler({ ...beside, segments, size: () => this.#size })
   }
 
-  /** Of the blob, from the descriptor or from upstream's word; where a body happened to end is neither. */
+  /** Size from the descriptor or from upstream; the place where a body happened to end is neither. */
   get size(): Bytes | undefined {
     return this.#contested ? undefined : this.#size
   }
 
-  /** Upstream says another size than the descriptor: until the digest is verified nobody knows who is wrong. */
+  /** Upstream says another size than the descriptor: which of them is wrong is known when the digest is verified. */
   get contested(): boolean {
     return this.#contested
   }
 
-  /** Where this download ends, as far as anybody knows. */
+  /** Where this download ends, as far as is known. */
   get #end(): Bytes | undefined {
     return this.#size ?? this.#found
   }
@@ -114,7 +114,7 @@ export class Download {
     return this.#options.origin.segments?.now ?? performance.now()
   }
 
-  /** More came than the blob can have. */
+  /** More bytes came than the blob can have. */
   get tooLong(): boolean {
     return this.#tooLong
   }
@@ -134,7 +134,7 @@ export class Download {
     return this.#answered || this.#options.client?.promised === true
   }
 
-  /** Parts of it came by requests of their own. */
+  /** Some of it came in segments. */
   get inPieces(): boolean {
     return this.#pieces?.used === true
   }
@@ -145,7 +145,7 @@ export class Download {
    * @throws UpstreamError when upstream cannot; the system's error when the disk cannot
    */
   async run(signal: AbortSignal): Promise<'complete' | 'absent'> {
-    // What runs beside must not outlive this: its bytes have nowhere to go then.
+    // The parallel requests must not outlive this: their bytes have nowhere to go then.
     const over = new AbortController()
     const beside = AbortSignal.any([signal, over.signal])
     this.#signal = beside
@@ -164,7 +164,7 @@ export class Download {
     while (this.#end === undefined || this.ingest.prefix < this.#end || !this.#answered) {
       signal.throwIfAborted()
       while ((await this.ingest.drained?.(signal)) === false) this.#giveTurnBack()
-      // Everything may be here from an earlier process; that upstream still gives it under *this* name is asked.
+      // Everything may be here from an earlier process: upstream still has to give it under *this* name.
       const start = Math.min(this.ingest.prefix, Math.max((this.#end ?? Number.POSITIVE_INFINITY) - 1, 0))
       if (this.#runs.covers(start)) {
         this.#giveTurnBack()
@@ -186,7 +186,7 @@ export class Download {
           continue
         }
         this.#pieces?.failed(error, run)
-        // What comes beside it goes on meanwhile, also where this one was.
+        // The parallel requests go on meanwhile, also where this one was.
         this.#runs.delete(run)
         const brought = this.#brought
         this.#brought = 0
@@ -199,8 +199,7 @@ export class Download {
   }
 
   /**
-   * Makes sure that the bytes at `position` are on their way. Cheap: readers call it whenever they are about
-   * to wait.
+   * Makes sure that the bytes at `position` are on their way. Cheap: readers call it whenever they are about to wait.
    */
   want(position: Bytes, end: Bytes): void {
     const signal = this.#signal
@@ -211,7 +210,7 @@ export class Download {
   /** One request of the main run, as far as it goes. */
   async #transfer(run: RangeRequest, signal: AbortSignal): Promise<'done' | 'absent' | 'interrupted'> {
     const { origin, priority, owner } = this.#options
-    // Whoever else is asked for has a turn before the next piece.
+    // Other transfers that wait for a slot get one before the next segment does.
     if (this.#answered && origin.slots.contended) this.#giveTurnBack()
     const turn = (this.#turn ??= await TransferSlot.take(origin.slots, { priority, owner }, signal))
     try {
@@ -235,7 +234,7 @@ export class Download {
     const blob = await origin.upstream.blob(name, digest, {
       from: run.position,
       ...(Number.isFinite(limit) && (run.position > 0 || limit !== this.#size) ? { to: limit } : {}),
-      // A part is not worth skipping through what the main run brings anyway.
+      // A range request takes only a 206: a whole body would repeat what the main request brings.
       partialOnly: run.kind !== 'main',
       parallel: this.#pieces?.isSpare(run) ?? run.kind !== 'main',
       size: this.#told,
@@ -265,7 +264,7 @@ export class Download {
     return this.#runs.limitOf(run, this.#end)
   }
 
-  /** Returns true when the body came to its end, false when everything wanted was there before. */
+  /** @returns true when the body came to its end, false when everything wanted was there before */
   async #receive(
     run: RangeRequest,
     { start, size, body }: UpstreamBlob,
@@ -308,7 +307,7 @@ export class Download {
         return false
       }
       skip = Math.max(skip - length, 0)
-      // Where upstream gave no length, its body has to end as well.
+      // Without a length from upstream, the body must be seen to end.
       const wait = size === undefined && run.position === this.#size && isMain
       if (this.#limit(run) <= run.position && !wait) return false
       if (length < WORTH_WRITING) await sleep(GATHER_MS, undefined, { signal }).catch(() => undefined)
@@ -316,7 +315,7 @@ export class Download {
     return true
   }
 
-  /** More came than there can be: asking for the rest of it is of no use. */
+  /** More bytes came than there can be: asking for the rest is useless. */
   #excess(message: string): UpstreamError {
     this.#tooLong = true
     return new UpstreamError('broken', this.#options.origin.upstream.key, message, { wrongContent: true })

@@ -1,5 +1,5 @@
 /**
- * Where two tries at the same blob part: who was sent no byte from there on may go on with the better one.
+ * Where two attempts at the same blob differ: a client that has no byte beyond may go on with the right one.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { GrowingSource } from '../../storage/ingest/ingest.ts'

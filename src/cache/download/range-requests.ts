@@ -1,7 +1,7 @@
 /**
  * Range requests of one download: which of them writes which bytes of its file.
  *
- * Every byte belongs to one run at the most: a run ends where another has begun, or where bytes are already.
+ * Every byte belongs to one request at the most: a request ends where another has begun, or where bytes are already.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Ingest } from '../../storage/ingest/ingest.ts'
@@ -13,23 +13,22 @@ export interface RequestedRange {
 }
 
 /**
- * - `main`: it brings what everybody waits for, so it may take a body from its beginning and skip what is here
- * - `piece`: it brings what will be waited for
- * - `far`: a reader far ahead of the rest waits for it
+ * - `main`: brings the bytes that all wait for, so it may take a body from its beginning and skip what is here
+ * - `piece`: brings a segment that they will wait for
+ * - `far`: brings what a reader far ahead of the rest waits for
  */
 type RunKind = 'main' | 'piece' | 'far'
 
-/** How fast a run is, is what it was for so long. */
+/** Throughput is measured over so long. */
 const LOOK_BACK: Milliseconds = 2_000
 
-/** One stretch that is being fetched: [start, position) is there, position moves. */
+/** One request in flight: the bytes of [start, position) are there, and position moves. */
 export class RangeRequest implements RequestedRange {
   readonly kind: RunKind
   readonly start: Bytes
-  /** Where it may stop at the latest. */
   end: Bytes
   position: Bytes
-  /** Up to here bytes have come; those from `position` on are being written. */
+  /** Bytes up to here have come; those from `position` on are being written. */
   taken: Bytes
   readonly beganAt: Milliseconds
   readonly #over = new AbortController()
@@ -45,12 +44,11 @@ export class RangeRequest implements RequestedRange {
     this.#looks.push({ at: now, taken: start })
   }
 
-  /** Aborts when somebody else brings the rest of it. */
+  /** Aborts when another request brings the rest of it. */
   get over(): AbortSignal {
     return this.#over.signal
   }
 
-  /** Somebody else brings the rest of it. */
   leave(): void {
     this.#over.abort(new Error('somebody else brings the rest of it'))
   }
@@ -61,7 +59,7 @@ export class RangeRequest implements RequestedRange {
     while ((this.#looks[1]?.at ?? now) <= now - LOOK_BACK) this.#looks.shift()
   }
 
-  /** Bytes per millisecond of late; undefined: it is too young to tell. */
+  /** Throughput of late in bytes per millisecond; undefined while the request is too young to tell. */
   rate(now: Milliseconds): number | undefined {
     const [first] = this.#looks
     if (first === undefined || now - first.at < LOOK_BACK) return undefined
@@ -99,7 +97,7 @@ export class RangeRequests {
     return count
   }
 
-  /** Somebody is just writing there. */
+  /** True where a request is just writing. */
   covers(position: Bytes): boolean {
     return this.all.some(
       (run) =>
@@ -107,7 +105,7 @@ export class RangeRequests {
     )
   }
 
-  /** Where that run must stop: the blob's end, bytes that are here, or where another run began. */
+  /** Where that request must stop: the blob's end, bytes that are here, or where another request began. */
   limitOf(run: RangeRequest, size: Bytes | undefined): Bytes {
     if (run.over.aborted) return run.taken
     let limit = Math.min(run.end, size ?? run.end, this.#ingest.nextExtent(run.position))
@@ -118,7 +116,7 @@ export class RangeRequests {
     return limit
   }
 
-  /** The first stretch that is neither here nor on its way, before `size`. */
+  /** The first range before `size` that is neither here nor on its way. */
   firstGap(size: Bytes): RequestedRange | undefined {
     let start = this.#ingest.prefix
     for (let moved = true; moved;) {

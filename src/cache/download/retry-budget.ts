@@ -16,9 +16,9 @@ import type { Origin } from '../origin.ts'
 
 /** Tries in a row that brought less than {@link PROGRESS} before a download is given up. */
 const MAX_IDLE_TRIES = 5
-/** What counts as progress: a body cut after its first byte every time must come to an end. */
+/** The least that counts as progress: a body cut after its first byte every time must come to an end. */
 const PROGRESS: Bytes = 16 * 1024
-/** All that is waited since the last progress, with clients hanging on: upstream says how long, not how often. */
+/** The longest wait since the last progress, while clients hang on: upstream says how long to wait, not how often. */
 const PATIENCE_MS: Milliseconds = 60_000
 
 export interface RetryBudgetOptions {
@@ -41,7 +41,7 @@ export class RetryBudget {
   /**
    * Resolves when it is time to ask again.
    *
-   * @param brought bytes that came since the last failure, by whatever request
+   * @param brought bytes that came since the last failure, by any request
    * @param promised clients have been told to expect the rest; before that an honest error is quicker
    * @throws `error` when it is not worth it, the signal's reason when that comes first
    */

@@ -1,8 +1,8 @@
 /**
- * Fetches by Range what a reader that seeks far ahead of the download waits for, for each such reader alone.
+ * Fetches by Range what a reader waits for that seeks far ahead of the download, one request for each such reader.
  *
- * Where that fails, nothing is fetched for anybody for a while; whoever waits then asks again. The main run comes by
- * everywhere in the end, so nobody hangs on this.
+ * On an error no seek is served for a while, and readers ask again afterwards: the sequential download gets there
+ * anyway.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -13,7 +13,7 @@ import { backoff } from '../../base/backoff.ts'
 import { RangeRequest, type RangeRequests, type RequestedRange } from './range-requests.ts'
 import { TransferSlot } from './transfer-slot.ts'
 
-/** A reader farther than this beyond what is there, or coming, is fetched for on its own. */
+/** A reader farther than this beyond what is there, or coming, gets a request of its own. */
 const FAR_AHEAD: Bytes = 8 * 1024 * 1024
 const MAX_RUNS = 4
 
@@ -26,14 +26,13 @@ interface FarOptions {
   readonly now: () => Milliseconds
   /** One request, as far as it goes. */
   readonly fetch: (run: RangeRequest, signal: AbortSignal) => Promise<unknown>
-  /** A run has ended, or whoever waits may ask again. */
+  /** A request has ended, or waiting readers may ask again. */
   readonly onChange: () => void
   readonly log: Pick<Logger, 'debug'>
 }
 
 export class SeekFetcher {
   readonly #options: FarOptions
-  /** In a row. */
   #failures = 0
   #resting = false
 
@@ -41,7 +40,7 @@ export class SeekFetcher {
     this.#options = options
   }
 
-  /** Makes sure that the first byte of the stretch is on its way, where nobody else comes by soon. Cheap. */
+  /** Makes sure that the first byte of the range is on its way, unless another request reaches it soon. Cheap. */
   want({ start, end }: RequestedRange, signal: AbortSignal): void {
     const { ingest, runs, now } = this.#options
     if (this.#resting || start < ingest.prefix + FAR_AHEAD || ingest.readableTo(start) > start) return
@@ -66,7 +65,7 @@ export class SeekFetcher {
     }
     runs.delete(run)
     if (run.position > run.start) this.#failures = 0
-    // Of several that fail at once the first says for how long.
+    // When several fail at once, the first sets the pause.
     if (failed && !this.#resting) void this.#rest(signal)
     onChange()
   }

@@ -1,22 +1,22 @@
 /**
- * How a large blob of one upstream is cut into pieces that come over several connections at once.
+ * Segment policy: how a large blob of one upstream is cut into segments that come over several connections at once.
  *
- * What an upstream can bear is learned: one that does not honour `Range` gets one request for each blob, one that
- * says 429 or 503, or lets no more than a few in, gets fewer at once, for a while.
+ * It learns what an upstream can bear: one that does not honour `Range` gets one request for each blob; one that
+ * answers 429 or 503, or refuses more than a few connections, gets fewer at once, for a while.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 
-/** How long "it does not honour ranges" is believed. */
+/** How long an upstream is taken not to honour ranges. */
 const REFUSAL_MEMORY: Milliseconds = 600_000
-/** After so long without a complaint, one more at once. */
+/** After so long without a complaint, the window grows by one. */
 const RECOVERY: Milliseconds = 30_000
-/** What was too much is counted by some for so long. */
+/** After a refusal it waits so long before it judges again: some registries go on counting closed connections. */
 const SETTLING: Milliseconds = 1_000
 
 interface SegmentsOptions {
   readonly size: Bytes
-  /** Of one blob, at the most. */
+  /** The most requests at once for one blob. */
   readonly parallel: number
   /** Monotonic. */
   readonly now: () => Milliseconds
@@ -25,7 +25,7 @@ interface SegmentsOptions {
 export class SegmentPolicy {
   readonly #options: SegmentsOptions
   #refusedUntil: Milliseconds = Number.NEGATIVE_INFINITY
-  /** What was taken off the window, one for each complaint's halving, and since when. */
+  /** How much smaller than `parallel` the last complaint made the window; it recovers with time. */
   #missing = 0
   #complainedAt: Milliseconds = Number.NEGATIVE_INFINITY
   #narrowedAt: Milliseconds = Number.NEGATIVE_INFINITY
@@ -39,14 +39,14 @@ export class SegmentPolicy {
     return this.#options.now()
   }
 
-  /** Whether a blob of that size is worth cutting, here and now. */
+  /** Whether a blob of that size is worth cutting now. */
   cuts(size: Bytes | undefined): boolean {
     const { parallel, now } = this.#options
     if (size === undefined || parallel < 2 || this.#refusedUntil > now()) return false
     return size >= 2 * this.#options.size
   }
 
-  /** Pieces of one blob that may be under way at once. */
+  /** The most requests of one blob at once. */
   get window(): number {
     const { parallel, now } = this.#options
     if (this.#refusedUntil > now()) return 1
@@ -54,16 +54,16 @@ export class SegmentPolicy {
     return Math.max(1, parallel - Math.max(0, this.#missing - recovered))
   }
 
-  /** One at a time is all that may be, and not only since a moment ago: fewer there cannot be. */
+  /** The window has been one for a while, so it cannot shrink further. */
   get narrowest(): boolean {
     return this.window === 1 && this.now - this.#narrowedAt >= SETTLING
   }
 
   /**
-   * Of the next piece: the first ones grow, so that later ones end one after the other and not all at once, and the
-   * last ones shrink, so that all connections have something to do until the end.
+   * Length of the next segment: the first ones grow, so that later ones end one after the other and not all at once,
+   * and the last ones shrink, so that all connections are busy until the end.
    *
-   * @param left of the blob, that nobody brings yet
+   * @param left bytes of the blob that no request brings yet
    */
   lengthOf(index: number, left: Bytes): Bytes {
     const { size, parallel } = this.#options
@@ -71,21 +71,21 @@ export class SegmentPolicy {
     return Math.min(part * Math.min(index + 1, parallel), Math.max(part, Math.ceil(left / parallel)), size)
   }
 
-  /** How far ahead of what is there without a gap a piece may begin. */
+  /** How far beyond the bytes without a gap a segment may begin. */
   get farthest(): Bytes {
     const { size, parallel } = this.#options
     return size * parallel * 2
   }
 
-  /** It gave something else than the part it was asked for. */
+  /** Upstream gave something else than the range it was asked for. */
   refused(): void {
     this.#refusedUntil = this.#options.now() + REFUSAL_MEMORY
   }
 
   /**
-   * A piece failed.
+   * A segment failed.
    *
-   * @param askedAt when it was asked for: those that were on their way at a complaint are part of it
+   * @param askedAt when it was requested: requests in flight at a complaint are part of that complaint
    * @param shutOut it got nothing while others did
    * @returns whether that was because there were too many
    */

@@ -1,10 +1,10 @@
 /**
- * Scheduler of the parallel segments of one large blob, which come beside its main request: how many at once, which
- * next, and whose rest is taken over by somebody quicker.
+ * Scheduler of the parallel segments of one large blob, beside its main request: how many at once, which next, and
+ * whose rest a faster connection takes over.
  *
- * The main run is the probe: nothing is asked for beside it before it was given the part it asked for. Pieces are
- * taken in order from the first gap on, so what is there without a gap grows all the time. What holds that up is never
- * waited for while somebody else could bring it.
+ * The main request is the probe: no segment is asked for before it was given the range it asked for. Segments are
+ * taken in order from the first gap on, so the bytes without a gap grow all the time. A slow request at that gap is
+ * not waited for while another connection could bring its rest.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -16,19 +16,19 @@ import { RangeRequest, type RangeRequests, type RequestedRange } from './range-r
 import type { SegmentPolicy } from './segment-policy.ts'
 import { TransferSlot } from './transfer-slot.ts'
 
-/** Of a rest, less is not worth waiting for; and by less no rate is told. */
+/** A smaller rest is not worth keeping; and fewer bytes tell no rate. */
 const WORTH_KEEPING: Bytes = 256 * 1024
-/** What takes longer, and so many times longer than somebody else would, is taken over. */
+/** A rest is taken over when it would take longer than this ... */
 const LONG: Milliseconds = 3_000
-/** What a connection that is given up has on its way is lost: for less than that it is not worth it. */
+/** ... and so many times longer than elsewhere: the bytes in flight of a cancelled request are lost. */
 const SLOW = 4
-/** Whoever asks for more has fewer by then, and the layer goes on meanwhile. */
+/** Where upstream asks for a longer pause the window is smaller by then, and the main request goes on meanwhile. */
 const LONGEST_PAUSE: Milliseconds = 30_000
 
 interface PiecesOptions {
   readonly segments: SegmentPolicy
   readonly slots: TransferSlots
-  /** Of the whole download. */
+  /** Priority of the whole download. */
   readonly priority: () => TransferPriority
   readonly owner: object
   readonly ingest: Ingest
@@ -36,37 +36,36 @@ interface PiecesOptions {
   readonly size: () => Bytes | undefined
   /** One request, as far as it goes. */
   readonly fetch: (run: RangeRequest, signal: AbortSignal) => Promise<unknown>
-  /** A run has ended. */
   readonly onChange: () => void
   readonly log: Pick<Logger, 'debug'>
 }
 
 interface Next extends RequestedRange {
-  /** Whose rest it is, and whether that one is to leave all of it. */
+  /** The request whose rest this is; when nothing of the rest is worth leaving to it, it is cancelled. */
   readonly from?: RangeRequest
 }
 
 export class SegmentScheduler {
   readonly #options: PiecesOptions
-  /** So many were begun; undefined while upstream has not given a part. */
+  /** Ranges begun so far; undefined while upstream has not honoured a range. */
   #count: number | undefined
-  /** Those that wait for a turn. */
+  /** Segments that wait for a transfer slot. */
   #waiting = 0
   #failures = 0
   #notBefore: Milliseconds = Number.NEGATIVE_INFINITY
-  /** Bytes per millisecond of those that have ended. */
+  /** Usual throughput of the requests that have ended, in bytes per millisecond. */
   #usual: number | undefined
 
   constructor(options: PiecesOptions) {
     this.#options = options
   }
 
-  /** Some of it came, or is coming, in pieces. */
+  /** Some of it came, or is coming, in segments. */
   get used(): boolean {
     return (this.#count ?? 0) > 1
   }
 
-  /** Where a main run is to end. */
+  /** Where a main request is to end. */
   endOf(start: Bytes): Bytes {
     const { segments } = this.#options
     const size = this.#options.size()
@@ -75,16 +74,16 @@ export class SegmentScheduler {
   }
 
   /**
-   * Whether a limit that it meets is one of several at once: then there will be fewer, and upstream is asked as ever.
-   * With every complaint the window shrinks, so where upstream has had enough of us as a whole, there is a main run
-   * before long that is alone, and has been all that may be for a while: what that one meets is a limit of all.
+   * Whether a limit that the request meets concerns only the number at once: then there will be fewer, and upstream
+   * is not paused. With every complaint the window shrinks, so where upstream refuses us as a whole, before long a
+   * main request runs alone in a window that has been one for a while: the limit that it meets concerns all.
    */
   isSpare(run: RangeRequest): boolean {
     const { segments, runs } = this.#options
     return run.kind !== 'main' || (this.used && (runs.size > 1 || !segments.narrowest))
   }
 
-  /** What the answer to a main run tells: it has the part it asked for, or all. */
+  /** The answer to a main request tells whether upstream honours ranges. */
   answered(run: RangeRequest, ranged: boolean, signal: AbortSignal): void {
     if (run.kind !== 'main' || !Number.isFinite(run.end)) return
     if (ranged) {
@@ -92,19 +91,19 @@ export class SegmentScheduler {
       this.spread(signal)
       return
     }
-    // It sends all of it: then all of it is taken, and nobody else is sent for a part.
+    // Upstream sends all of it: then all of it is taken, and no segment is requested.
     this.#options.segments.refused()
     this.#count = undefined
     run.end = Number.POSITIVE_INFINITY
   }
 
-  /** Every second or so: what has become slow is seen. */
+  /** Called every second or so, to find the requests that have become slow. */
   look(signal: AbortSignal): void {
     for (const run of this.#options.runs.all) run.look(this.#options.segments.now)
     this.spread(signal)
   }
 
-  /** Starts as many further pieces as may be under way. Cheap: called after every write. */
+  /** Starts as many further segments as the window allows. Cheap: called after every write. */
   spread(signal: AbortSignal): void {
     const { segments, runs } = this.#options
     if (this.#count === undefined) return
@@ -126,7 +125,7 @@ export class SegmentScheduler {
     const begun: { run?: RangeRequest } = {}
     const priority = (): TransferPriority => {
       const whole = this.#options.priority()
-      // What comes next is what they wait for.
+      // The segment at the first gap is what the clients wait for.
       const isNext = begun.run !== undefined && begun.run.start <= ingest.prefix
       return whole === 'asked' && !isNext ? 'share' : whole
     }
@@ -158,7 +157,7 @@ export class SegmentScheduler {
     }
   }
 
-  /** Others go on; nothing new is begun for a while. Told of main runs, too. */
+  /** The others go on; nothing new is begun for a while. Called for main requests, too. */
   failed(error: unknown, run: RangeRequest): void {
     const { segments } = this.#options
     segments.failed(error, run.beganAt, this.#isShutOut(run))
@@ -168,7 +167,7 @@ export class SegmentScheduler {
     this.#notBefore = Math.max(this.#notBefore, segments.now + Math.min(pause, LONGEST_PAUSE))
   }
 
-  /** Not so where nobody gets anything any more: then upstream is gone, and not full. */
+  /** Halves the window only while other requests still receive; if none does, upstream is down, and not full. */
   #isShutOut(run: RangeRequest): boolean {
     const { segments, runs } = this.#options
     if (run.kind !== 'piece' || run.taken > run.start) return false
@@ -182,7 +181,9 @@ export class SegmentScheduler {
     this.#usual = this.#usual === undefined ? rate : (this.#usual + rate) / 2
   }
 
-  /** What is to be begun now: the rest of what holds the others up, or the first gap, or the rest of what is slow. */
+  /**
+   * What to begin now: the rest of the request that holds up the others, or the first gap, or the rest of a slow one.
+   */
   #next(): Next | undefined {
     const { segments, runs, ingest } = this.#options
     const size = this.#options.size()
@@ -201,8 +202,8 @@ export class SegmentScheduler {
   }
 
   /**
-   * What somebody else is to bring of that run's stretch, so that both have done at the same time; undefined where that
-   * would not help.
+   * The part of that request's range that another connection should bring, so that both end at the same time;
+   * undefined where that would not help.
    */
   #restOf(run: RangeRequest, size: Bytes): Next | undefined {
     const { segments, runs } = this.#options

@@ -1,13 +1,13 @@
 /**
- * Transfer slot that one download holds at an upstream. A holder that must give it up for a client that waits sees
- * `preempted`.
+ * Transfer slot (of a semaphore) that one download holds at an upstream. `preempted` aborts when a waiting client
+ * needs it.
  */
 import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
 
 interface TurnRequest {
   /** Asked again whenever it matters. */
   readonly priority: () => TransferPriority
-  /** What it is a part of. */
+  /** The download it is a part of. */
   readonly owner: object
 }
 
@@ -31,7 +31,7 @@ export class TransferSlot implements Disposable {
     return this.#preemption.signal
   }
 
-  /** Gives it back; a second time does nothing. */
+  /** Releases the slot; a second time does nothing. */
   [Symbol.dispose](): void {
     this.#slot[Symbol.dispose]()
   }
