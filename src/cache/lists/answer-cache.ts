@@ -1,8 +1,8 @@
 /**
- * Durable cache of what upstreams answer beside content: lists, and "there is none" (a negative cache).
+ * Durable cache of upstream's answers other than content: lists, and "there is none" (a negative cache).
  *
- * It lives in the index, within a weight of its own, so that what strangers make us ask can never take the room of
- * images. What cannot be written down is answered all the same, and asked again.
+ * It lives in the index, within a weight of its own, so that questions of strangers never take the space of images.
+ * An answer that cannot be recorded is given all the same, and asked for again.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -17,30 +17,30 @@ import {
 } from '../../storage/metadata/upstream-answer-index.ts'
 import type { DiskSpace } from '../eviction/disk-space.ts'
 
-/** A body that is larger is not kept: reading it takes some 30 ms. It has room for 50,000 tags of a common length. */
+/** A larger body is not cached: reading it takes some 30 ms. It holds 50,000 tags of a common length. */
 export const MAX_KEPT_BODY: Bytes = 1024 * 1024
 
-/** A trim goes so far that the next write does not begin another one. */
+/** A trim goes below the limit, so that the next write does not begin another one. */
 const TRIM_TO = 0.9
 
-/** Parsed lists in memory; an array of strings takes several times the room of its JSON. */
+/** Weight of the parsed lists in memory; an array of strings takes several times the size of its JSON. */
 const HOT_WEIGHT: Bytes = 32 * 1024 * 1024
 const PARSED_FACTOR = 4
 
 interface AnswerCacheOptions {
   readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction'>
-  /** Told when there is more in the index. */
+  /** Called when the index has grown. */
   readonly diskSpace: Pick<DiskSpace, 'changed'>
   readonly log: Logger
   readonly now: () => Milliseconds
-  /** Of all answers in the index. */
+  /** Limit for all answers in the index. */
   readonly maxWeight: () => Bytes
 }
 
 export class AnswerCache {
   readonly #options: AnswerCacheOptions
   readonly #hot = new LRUCache<string, { readonly value: object }>({ maxSize: HOT_WEIGHT })
-  /** About what is in the index; undefined: it has to be looked at. */
+  /** Estimated weight of the answers in the index; undefined: it has to be read. */
   #weight: Bytes | undefined
 
   constructor(options: AnswerCacheOptions) {
@@ -52,7 +52,7 @@ export class AnswerCache {
   }
 
   /**
-   * What the body of that answer says, parsed once for however many ask.
+   * The parsed body of that answer, parsed once for all clients.
    *
    * @returns undefined when it is not there any more, or cannot be parsed
    */
@@ -73,7 +73,7 @@ export class AnswerCache {
     return value
   }
 
-  /** Spares the next request the reading of what was just written. */
+  /** Caches the parsed body that was just written, so that the next request need not read it. */
   warm(
     repository: RepositoryKey,
     question: UpstreamQuestion,
@@ -84,7 +84,7 @@ export class AnswerCache {
     this.#hot.set(hotKey(repository, question, at, body.length), { value }, { size: hotSize(body.length) })
   }
 
-  /** Resolves when it is written down, or when that failed. */
+  /** Resolves when it is recorded, or when that failed. */
   async put(
     repository: RepositoryKey,
     question: UpstreamQuestion,
@@ -99,7 +99,7 @@ export class AnswerCache {
       }
       this.#weight += answerWeight(answer)
       const full = this.#weight > maxWeight()
-      // What is forgotten, and what is replaced, is not subtracted here: a look at the index tells.
+      // Trimmed and replaced answers are not subtracted here: the next write reads the weight anew.
       if (full) this.#weight = undefined
       await metadata.transaction((tx) => {
         tx.putUpstreamAnswer(repository, question, answer, at)
@@ -111,12 +111,12 @@ export class AnswerCache {
     }
   }
 
-  /** The bytes themselves; undefined when they are not there any more. */
+  /** Undefined when it is not there any more. */
   body(repository: RepositoryKey, question: UpstreamQuestion): Promise<Buffer | undefined> {
     return this.#options.metadata.upstreamAnswers.body(repository, question)
   }
 
-  /** Upstream has said the same again. Resolves as {@link put} does. */
+  /** Records that upstream has confirmed the answer. Resolves as {@link put} does. */
   async confirm(
     repository: RepositoryKey,
     question: UpstreamQuestion,

@@ -1,9 +1,8 @@
 /**
- * A list of an upstream, cached as a tag is: young it answers from the index, old upstream is asked about it once for
- * however many wait, and what upstream cannot say is answered stale.
+ * Cached lists of an upstream: a young list is answered from the index, an old one asked of upstream once for all
+ * clients that wait (single-flight), and when upstream cannot say the list is answered stale.
  *
- * Here is decided whether upstream is asked and how long it may take; `upstream-lists.ts` says which lists there are,
- * and what stands in for them.
+ * This decides whether upstream is asked, and for how long; `upstream-lists.ts` says which lists there are.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -22,20 +21,20 @@ import { compactBuffer } from '../../base/compact-buffer.ts'
 import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
 import { SingleFlight, type Flight } from '../../base/single-flight.ts'
 
-/** Longest life of one request, and of a whole list, in header budgets: later ones must be able to ask anew. */
+/** Longest life of one request, and of a whole list, in header budgets: later requests must be able to ask anew. */
 const PAGE_BUDGETS = 2
 const LIST_BUDGETS = 10
 
-/** A list that comes, but takes longer than this share of the header budget, is handed on page by page. */
+/** A list that arrives, but takes longer than this share of the header budget, is handed on page by page. */
 const HAND_ON_AFTER = 2 / 3
 
-/** A list that fails is not asked for again for so long while something can answer in its place. */
+/** A list that failed is not asked for again for so long while a stale answer can replace it. */
 const FAILURE_MEMORY_MS: Milliseconds = 10_000
 
-/** A list that is too large to be kept is handed on page by page; for so long it is not put together again. */
+/** A list too large to be cached is handed on page by page; it is not collected again for so long. */
 const TOO_LARGE_MEMORY_MS: Milliseconds = 600_000
 
-/** Room for what is remembered of failures, and what one takes beside its texts. */
+/** Weight of the remembered failures, and of one beside its texts. */
 const MEMORY_WEIGHT: Bytes = 1024 * 1024
 const ENTRY_WEIGHT: Bytes = 256
 
@@ -47,23 +46,23 @@ export interface CachedListsOptions {
   readonly now: () => Milliseconds
 }
 
-/** A list as upstream said it; `value` is undefined where it says that there is none. */
+/** A list as upstream said it; `value` is undefined where upstream has none. */
 export interface Listed<T> extends CacheMarks {
   readonly value: T | undefined
 }
 
-/** Upstream pages it better than we do; there are so many ms of the header budget left. */
+/** The client gets upstream's own pages, within so many ms that are left of the header budget. */
 interface HandOn {
   readonly handOnMs: Milliseconds
 }
 
-/** An answer that is in the index, with what its body says; undefined: that there is none. */
+/** An answer in the index, with its parsed body; `value` is undefined where upstream had no such list. */
 export interface Known<T> {
   readonly answer: UpstreamAnswer
   readonly value: T | undefined
 }
 
-/** One question about a repository, and how its answer is read. */
+/** One question about a repository, and how to read its answer. */
 export interface ListQuestion<T extends object> {
   readonly repository: MirrorRef
   readonly question: UpstreamQuestion
@@ -72,11 +71,11 @@ export interface ListQuestion<T extends object> {
   readonly negativeTtlMs: Milliseconds
   readonly collect: (options: CollectOptions) => Promise<Collected>
   readonly parse: (body: Buffer) => T | undefined
-  /** What answers in place of what upstream cannot say. */
+  /** The answer when upstream cannot say. */
   readonly stale: (known: Known<T> | undefined, failure: UpstreamError) => Promise<Listed<T> | undefined>
 }
 
-/** What a question upstream came to, for all who wait for it. */
+/** Shared by all clients that wait for the question. */
 type Outcome =
   | { readonly is: 'list' | 'unchanged'; readonly value: object | undefined }
   | { readonly is: 'absent' | 'too large' }
@@ -86,7 +85,7 @@ export class CachedLists {
   readonly #freshness: Freshness
   readonly #closing = new AbortController()
   readonly #flights = new SingleFlight<Outcome>()
-  /** Pages that have come, of what is being put together. */
+  /** By flight, the pages of unfinished lists that have come. */
   readonly #pages = new Map<string, number>()
   readonly #failures = new LRUCache<string, { readonly error: UpstreamError; readonly until: Milliseconds }>({
     maxSize: MEMORY_WEIGHT,
@@ -99,13 +98,13 @@ export class CachedLists {
     this.#freshness = new Freshness(options.freshness, options.now)
   }
 
-  /** Asks upstream nothing more; resolves when everything that was listed is written down. */
+  /** Asks upstream nothing more; resolves when all lists that came are recorded. */
   async close(): Promise<void> {
     this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))
     await this.#flights.idle()
   }
 
-  /** What is in the index; undefined also where its body cannot be read. */
+  /** The answer in the index; undefined also where its body cannot be read. */
   async known<T extends object>({
     repository,
     question,
@@ -140,7 +139,7 @@ export class CachedLists {
     return await this.#ask(asked, known, client)
   }
 
-  /** Waits for upstream's answer as long as clients do. */
+  /** Waits for upstream's answer within the header budget. */
   async #ask<T extends object>(
     asked: ListQuestion<T>,
     known: Known<T> | undefined,
@@ -163,7 +162,7 @@ export class CachedLists {
       } catch (error) {
         if (error !== budget.reason || client.aborted) return await this.insteadOf(error, asked, known)
       }
-      // It comes, but takes long: what is here is no better than that, and a page of it need not wait for the others.
+      // The list arrives, but slowly: a stale one is no better, and its first page need not wait for the others.
       const comes = this.#pages.has(flight) && known?.value === undefined
       if (comes && end >= budgetMs * HAND_ON_AFTER) return { handOnMs: left(budgetMs) }
       const instead = comes ? undefined : await asked.stale(known, late)
@@ -183,7 +182,7 @@ export class CachedLists {
   ): Listed<T> | HandOn {
     if (answer.is === 'too large') return { handOnMs: leftMs }
     if (answer.is === 'unchanged' || answer.is === 'list') {
-      // All who wait for the same question read its answer in the same way.
+      // All who wait for the same question parse its answer in the same way.
       const value = answer.value as T | undefined
       return { value, cache: answer.is === 'unchanged' ? 'hit' : joined ? 'join' : 'miss' }
     }
@@ -191,7 +190,7 @@ export class CachedLists {
     return kept ? { ...goneList(origin), value: known.value } : { value: undefined, cache: 'miss' }
   }
 
-  /** @throws OciError where nothing that is here can answer */
+  /** @throws OciError where no stale answer can replace it */
   async insteadOf<T extends object>(
     error: unknown,
     asked: ListQuestion<T>,
@@ -202,7 +201,7 @@ export class CachedLists {
     this.#remember(flightOf(asked), error)
     const instead = await asked.stale(known ?? (await this.known(asked)), error)
     if (instead !== undefined) return instead
-    // What goes wrong with a list says nothing about pulls: the upstream's own state does not hear of it.
+    // A failing list says nothing about pulls, so the state of the upstream does not record it.
     throw await refusalOf(error, repository, this.#options.metadata.repositories)
   }
 
@@ -220,7 +219,7 @@ export class CachedLists {
     this.#failures.set(flight, { error: withoutFrames(error), until: this.#options.now() + forMs })
   }
 
-  /** One question upstream for all who wait; it settles when its answer is written down. */
+  /** Asks upstream once for all that wait; it settles when the answer is recorded. */
   async #work<T extends object>(
     asked: ListQuestion<T>,
     known: Known<T> | undefined,
@@ -267,7 +266,7 @@ export class CachedLists {
     const { repository, question, subject, parse } = asked
     const { origin, name } = repository
     const key = repositoryKey(repository)
-    // A slow disk does not make what upstream said any newer.
+    // Taken before the write: a slow disk does not make upstream's answer any newer.
     const at = now()
     if (collected.is === 'too large') return { answer: { is: 'too large' } }
     if (collected.is === 'unchanged') {
@@ -281,7 +280,7 @@ export class CachedLists {
         return { answer: { is: 'absent' } }
       }
       origin.state.absent.remember(negativeTtlMs, 'list', name, question)
-      // A client that makes names up must not fill the index.
+      // Names that a client makes up must not fill the index.
       const keeps = known !== undefined || (await manifestStore.serves(repository))
       return {
         answer: { is: 'absent' },

@@ -1,30 +1,30 @@
 /**
- * Cursors of lists: pages that we cut from a whole list, and pages of upstream that are handed on.
+ * Cursors of lists: of pages cut from a whole list, and of upstream's pages that are handed on.
  */
 import { sortedInTurns } from '../../base/large-list.ts'
 import { parsePage } from '../../oci/pagination.ts'
 import type { TagPage } from '../../upstream/upstream.ts'
 
 /**
- * The cursor of a page that was handed on, as our clients see it: upstream's whole query, behind this sign. What is
- * handed on once is handed on to its end: upstream's order is not ours.
+ * The cursor of a handed-on page, as clients see it: upstream's whole query, behind this sign. A list that is handed
+ * on is so to its end: upstream's order is not that of the cached list.
  */
 const CURSOR = 'next_page'
 const HANDED_ON = '~'
 
-/** Our own cursor for upstream's next page. */
+/** Our cursor for upstream's next page. */
 export function cursorOf(next: URLSearchParams | undefined): URLSearchParams | undefined {
   return next && new URLSearchParams({ [CURSOR]: `${HANDED_ON}${next.toString()}` })
 }
 
-/** Upstream's query of a page that follows one that was handed on; undefined: it is no such page. */
+/** Upstream's query for the page after a handed-on one; undefined: the query asks for no such page. */
 export function upstreamQueryOf(query: URLSearchParams): URLSearchParams | undefined {
   const cursor = query.get(CURSOR)
   if (cursor === null) return undefined
   return cursor.startsWith(HANDED_ON) ? new URLSearchParams(cursor.slice(HANDED_ON.length)) : query
 }
 
-/** A page of all there is, which is in order. */
+/** A page of a whole sorted list. */
 export function pageOf(all: readonly string[], query: URLSearchParams): Pick<TagPage, 'tags' | 'next'> {
   const { n = Infinity, last } = parsePage(query)
   if (n === 0) return { tags: [], next: undefined }
@@ -37,8 +37,8 @@ export function pageOf(all: readonly string[], query: URLSearchParams): Pick<Tag
 }
 
 /**
- * A page of a list that is not put together: upstream's own order is what its cursors go by. A registry that knows
- * nothing of pages (Docker's, before its version 3) sends everything every time: then the pages are ours.
+ * A page of a list that is handed on: upstream's cursors follow upstream's own order. A registry without pagination
+ * (Docker's, before its version 3) sends everything every time: then the pages are cut here.
  */
 export async function inOrder(
   page: TagPage,

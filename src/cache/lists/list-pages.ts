@@ -1,8 +1,8 @@
 /**
- * Puts the pages of an upstream's list together: all its tags, or all referrers of a manifest.
+ * Pagination upstream: puts the pages of a list together, all its tags or all referrers of a manifest.
  *
- * It is bounded in pages and bytes. Cursors are upstream's own words and are followed as they are; one that leads to where we
- * have been ends the list.
+ * It is bounded in pages and bytes. Cursors are opaque and followed as upstream gave them; one that leads to a page
+ * that was read already ends the list.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { MEDIA_TYPES } from '../../oci/descriptor.ts'
@@ -13,23 +13,23 @@ import { UpstreamError, type Upstream } from '../../upstream/upstream.ts'
 import { withTimeLimit } from '../time-limit.ts'
 import { MAX_KEPT_BODY } from './answer-cache.ts'
 
-/** What every registry is known to give at once. Many refuse more. */
+/** Every registry gives so many at once; many refuse more. */
 const PAGE_SIZE = '1000'
-/** Upstream is asked for so many, whoever asked for whatever little of the list. */
+/** The most pages of a list that are fetched, however little of it the client wants. */
 const MAX_PAGES = 100
-/** Pages without anything new; a registry may filter what it has cut already. */
+/** The most pages in a row without a new item; a registry may filter after it has cut the page. */
 const MAX_FRUITLESS = 3
 
-/** What a tag takes in a list beside its letters: two quotes and a comma. */
+/** JSON of a tag beside its letters: two quotes and a comma. */
 const JSON_OF_A_TAG: Bytes = 3
 
-/** How a registry says that it does not like the size of a page. */
+/** Answers by which registries refuse the size of a page. */
 const REFUSES_PAGE_SIZE: readonly (number | undefined)[] = [400, 405, 416, 422, 501]
 
 /**
- * - `absent`: there is no such list
- * - `unchanged`: it is what the ETag stands for
- * - `too large`: more than is kept
+ * - `absent`: upstream has no such list
+ * - `unchanged`: upstream confirmed the ETag
+ * - `too large`: the list is larger than is cached
  */
 export type Collected =
   | { readonly is: 'list'; readonly body: Buffer; readonly etag: string | undefined }
@@ -40,21 +40,21 @@ export type Collected =
 export interface CollectOptions {
   readonly upstream: Upstream
   readonly name: RepositoryName
-  /** Of the list that is known. */
+  /** ETag of the cached list. */
   readonly etag: string | undefined
-  /** Of one page. */
+  /** Time limit of one page. */
   readonly pageTimeoutMs: Milliseconds
   /** Called with the number of pages that have come, after each. */
   readonly onPage: (pages: number) => void
   readonly signal: AbortSignal
 }
 
-/** @returns a JSON array of strings, in the order of their characters, each once */
+/** @returns a JSON array of strings, sorted by code unit, without duplicates */
 export async function collectTags(options: CollectOptions): Promise<Collected> {
   const { upstream, name } = options
   const tags = new Set<string>()
   const end = await followPages(options, async (query, signal, etag) => {
-    // An upstream that gave a cursor knows how large a page of it is.
+    // A cursor from upstream already carries its page size.
     const sized = query.size > 0 ? query : new URLSearchParams({ n: PAGE_SIZE })
     const page = await pageOfTags(upstream, name, sized, signal, etag)
     if (page === undefined || page.unchanged === true) return page
@@ -62,7 +62,7 @@ export async function collectTags(options: CollectOptions): Promise<Collected> {
     for (const tag of page.tags) {
       if (tags.has(tag)) continue
       tags.add(tag)
-      // A registry that knows nothing of pages may send ten times what is kept.
+      // A registry without pagination may send ten times what is cached.
       if ((bytes += Buffer.byteLength(tag) + JSON_OF_A_TAG) > MAX_KEPT_BODY) break
     }
     return { ...page, newBytes: bytes, items: page.tags.length }
@@ -72,7 +72,7 @@ export async function collectTags(options: CollectOptions): Promise<Collected> {
   return { is: 'list', body, etag: end.etag }
 }
 
-/** One page as upstream has it; of its own size where it does not take the one that is asked for. */
+/** One page as upstream has it, in upstream's own size where it refuses the size that is asked for. */
 export async function pageOfTags(
   upstream: Upstream,
   name: RepositoryName,
@@ -88,7 +88,7 @@ export async function pageOfTags(
   }
 }
 
-/** One page of referrers in the same way; a refusal of the size passes for a registry without that API. */
+/** One page of referrers in the same way; a registry may refuse the size as if it had no such API. */
 export async function pageOfReferrers(
   upstream: Upstream,
   name: RepositoryName,
@@ -115,14 +115,14 @@ function withoutSize(query: URLSearchParams): URLSearchParams {
   return unsized
 }
 
-/** Where the page begins that a query asks for: two of the same beginning are the same page, however large. */
+/** Where the page of a query begins: pages with the same beginning are the same page, whatever their size. */
 function beginningOf(query: URLSearchParams): string {
   const rest = withoutSize(query)
   rest.sort()
   return rest.toString()
 }
 
-/** The query of the next page; undefined also where upstream names the page that was asked for. */
+/** The query of the next page; undefined also where upstream gives the cursor of the page that was asked for. */
 export function nextOf(
   page: { readonly next: URLSearchParams | undefined },
   asked: URLSearchParams,
@@ -131,7 +131,7 @@ export function nextOf(
   return next === undefined || beginningOf(next) === beginningOf(asked) ? undefined : next
 }
 
-/** @returns an image index: upstream's own bytes where one page is all */
+/** @returns an image index: upstream's own bytes where there is one page only */
 export async function collectReferrers(subject: Digest, options: CollectOptions): Promise<Collected> {
   const { upstream, name } = options
   const pages: Buffer[] = []
@@ -153,13 +153,13 @@ export async function collectReferrers(subject: Digest, options: CollectOptions)
   return { is: 'list', body: Buffer.from(JSON.stringify(index)), etag: undefined }
 }
 
-/** A descriptor of a list, with all that it says. */
+/** A descriptor of a list, with all its members. */
 export interface ListedReferrer {
   readonly digest: Digest
   readonly artifactType?: string
 }
 
-/** Undefined where it is no index. Clients take whatever has no `manifests` for an empty list. */
+/** Undefined where it is no index. Clients take a document without `manifests` for an empty list. */
 export function manifestsIn(index: Buffer): readonly ListedReferrer[] | undefined {
   try {
     const document = JSON.parse(index.toString()) as { manifests?: unknown } | null
@@ -176,7 +176,7 @@ interface CollectedPage {
   readonly next: URLSearchParams | undefined
   readonly etag?: string | undefined
   readonly unchanged?: true
-  /** What it brought that was not known. */
+  /** Bytes of items that earlier pages did not have. */
   readonly newBytes?: Bytes
   readonly items?: number
 }
@@ -196,7 +196,7 @@ async function followPages(
   for (let pages = 1; ; pages += 1) {
     asked.add(beginningOf(query))
     const page = await withTimeLimit(upstream, pageTimeoutMs, 'no answer in time', signal, (limit) =>
-      // The ETag of the first page says nothing of the others.
+      // The ETag belongs to the first page only.
       ask(query, limit, pages === 1 ? etag : undefined),
     )
     if (page === undefined && pages > 1) {
@@ -217,7 +217,7 @@ async function followPages(
   }
 }
 
-/** The ETag of a page that is full stays what it is when more follows it: such a list is asked for whole. */
+/** The ETag of a full page does not change when another page follows it: such a list is fetched without one. */
 function mayBeFull({ items = 0 }: CollectedPage): boolean {
   return items > 0 && items % 10 === 0
 }

@@ -1,5 +1,5 @@
 /**
- * The referrers tag `sha256-<hex>` of a mirrored repository: which manifest that is here it is about.
+ * The referrers tag `sha256-<hex>` of a mirrored repository: finds the cached manifest that is its subject.
  *
  * Clients ask for it where there is no referrers API. Spec: distribution-spec § Referrers tag schema.
  */
@@ -9,7 +9,7 @@ import type { Tag } from '../../oci/reference.ts'
 import type { ManifestStore } from '../manifests/manifest-store.ts'
 import type { MirrorRef } from '../origin.ts'
 
-/** @returns undefined also for the referrers tag of what this repository does not hold */
+/** @returns undefined also for a manifest that this repository does not have */
 export async function subjectHere(
   manifestStore: Pick<ManifestStore, 'heldWith'>,
   repository: MirrorRef,

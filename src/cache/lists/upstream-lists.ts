@@ -1,10 +1,10 @@
 /**
  * Tag lists and referrers of a mirrored repository, cached as tags are.
  *
- * What upstream listed is kept whole in the index (`answer-cache.ts`): young it answers from here, old it is asked
- * about once for however many ask, and it answers stale whenever a tag of that repository would. What was never asked,
- * while upstream cannot say, is answered with what is here: never with an empty list of tags, and with a list of
- * referrers only for a manifest that is here, because a signature check would take it for "unsigned".
+ * A list of upstream is kept whole in the index (`answer-cache.ts`): a young one is answered from here, an old one
+ * asked of upstream once for all clients, and it is answered stale whenever a tag of that repository would be. A list
+ * that was never asked for, while upstream cannot say, is made of what is cached: never an empty list of tags, and
+ * referrers only for a cached manifest, because a signature check would take an empty list for "unsigned".
  * Without a referrers API upstream the answer is "absent", so that clients fall back to the tag schema.
  */
 import type { Milliseconds } from '../../base/units.ts'
@@ -40,7 +40,7 @@ import { repositoryKey, type MirrorRef } from '../origin.ts'
 import { withTimeLimit } from '../time-limit.ts'
 import { nameUnknown, refusalOf } from '../resilience/client-errors.ts'
 
-/** More than that of what is here is no list for anybody. */
+/** The most cached tags that are listed in place of upstream's list. */
 const MOST_HERE = 10_000
 
 interface ListingsOptions extends CachedListsOptions {
@@ -49,7 +49,7 @@ interface ListingsOptions extends CachedListsOptions {
 }
 
 interface Referrers {
-  /** Upstream's own; undefined where there are none. */
+  /** Upstream's own; undefined where the list was made here. */
   readonly bytes: Buffer | undefined
   readonly manifests: readonly ListedReferrer[]
 }
@@ -66,7 +66,7 @@ export class UpstreamLists {
   }
 
   /**
-   * @returns undefined when upstream says that there is no such repository
+   * @returns undefined when upstream has no such repository
    * @throws OciError UNAVAILABLE, DENIED or NAME_UNKNOWN
    */
   async tags(
@@ -130,7 +130,7 @@ export class UpstreamLists {
     )
   }
 
-  /** The descriptors of all that refers to it, as {@link referrers} would list them; undefined: there is no such API. */
+  /** The descriptors of all referrers, as {@link referrers} would list them; undefined: upstream has no such API. */
   async allReferrers(
     repository: MirrorRef,
     subject: Digest,
@@ -140,12 +140,12 @@ export class UpstreamLists {
     return 'handOnMs' in found ? [] : found.value?.manifests
   }
 
-  /** The same, as far as it is here; asks nobody. */
+  /** The same from the index; upstream is not asked. */
   async storedReferrers(repository: MirrorRef, subject: Digest): Promise<readonly ListedReferrer[]> {
     return (await this.#lists.known(await this.#referrersOf(repository, subject)))?.value?.manifests ?? []
   }
 
-  /** Asks upstream nothing more; resolves when everything that was listed is written down. */
+  /** Asks upstream nothing more; resolves when all lists that came are recorded. */
   close(): Promise<void> {
     return this.#lists.close()
   }
@@ -168,7 +168,7 @@ export class UpstreamLists {
       repository,
       question: referrersQuestion(subject),
       subject,
-      // What is said of an attestation is believed for long, also that there is nothing to ask.
+      // An attestation has no new referrers for long, so their absence is believed for long, too.
       ttlMs: attestation ? ATTESTATION_TTL_MS : repository.origin.tagTtlMs,
       negativeTtlMs: attestation ? ATTESTATION_TTL_MS : this.#options.freshness().negativeTtlMs,
       collect: (options) => collectReferrers(subject, options),
@@ -181,8 +181,8 @@ export class UpstreamLists {
   }
 
   /**
-   * The list, as long as it or any tag of the repository would be answered, with the tags that came here since. That
-   * there is none counts only where no tag is here.
+   * The list, as long as it or any tag of the repository may be answered stale, with the tags that were cached since.
+   * A cached "no such list" counts only where no tag is cached.
    */
   async #staleTags(
     repository: MirrorRef,
@@ -207,7 +207,7 @@ export class UpstreamLists {
     return { ...(stale ?? marked(repository.origin, failure, 'listed long ago')), value }
   }
 
-  /** Of a manifest that is here: it is served for as long as it is, and so is what is known to refer to it. */
+  /** For a cached manifest: it is served for as long as it is here, and so are its known referrers. */
   async #staleReferrers(
     repository: MirrorRef,
     subject: Digest,
@@ -226,7 +226,7 @@ export class UpstreamLists {
     return { ...marked(repository.origin, failure, warning), value: { bytes: undefined, manifests } }
   }
 
-  /** From what is listed here; upstream's own cursors, and lists that it pages better than we do, are its to answer. */
+  /** Answers from the list; hands upstream's page on where the query has its cursor, or the list is slow or large. */
   async #answer<T extends object, A>(
     asked: ListQuestion<T>,
     query: URLSearchParams,
@@ -246,7 +246,7 @@ export class UpstreamLists {
       try {
         return await handOn(cursor, this.#options.freshness().budgetMs)
       } catch (error) {
-        // The cursor says nothing to us: nothing here can stand in.
+        // Only upstream can read its cursor: no cached list can replace the page.
         throw await refusalOf(error, repository, this.#options.metadata.repositories)
       }
     }

@@ -1,6 +1,6 @@
 /**
- * Freshness: how long what is known of a tag is believed, and how long it answers stale where upstream cannot be asked,
- * does not say, or is spared. docs/architecture.md "Freshness" is its law.
+ * Freshness of tags (TTL and stale-if-error): how long a cached tag is believed, and how long it answers stale where
+ * upstream cannot be asked, does not say, or is spared. Its rules are docs/architecture.md "Freshness".
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'
@@ -12,24 +12,23 @@ export interface FreshnessSettings {
   readonly negativeTtlMs: Milliseconds
   readonly staleIfErrorMs: Milliseconds
   readonly staleIfDeniedMs: Milliseconds
-  /** How long upstream may take where something stale can answer. */
+  /** How long upstream may take where a stale answer is available. */
   readonly staleBudgetMs: Milliseconds
-  /** How long it may take where nothing can. dockerd and podman wait for ever, so the cache must not. */
+  /** How long it may take otherwise. dockerd and podman wait for ever, so the cache must not. */
   readonly budgetMs: Milliseconds
 }
 
-/** What upstream confirmed at some time. */
 interface Confirmed {
   readonly checkedAt: Milliseconds
 }
 
-/** Goes with an answer that upstream has not confirmed. */
+/** Marks an answer that upstream has not confirmed. */
 interface Stale {
   readonly cache: 'stale'
   readonly warning: string
 }
 
-/** Whether what was confirmed so long ago is still believed. */
+/** Whether a confirmation of that age is still believed. */
 export function isYoung(ageMs: Milliseconds, ttlMs: Milliseconds): boolean {
   // A clock that was set back would keep it young for as long.
   return ageMs >= 0 && ageMs < ttlMs
@@ -60,7 +59,7 @@ export class Freshness {
     return this.#now() - checkedAt
   }
 
-  /** How it answers all the same, which `/readyz` hears of; undefined: it was confirmed too long ago. */
+  /** The marks of a stale answer, which `/readyz` reports; undefined: the confirmation is too old. */
   stale(repository: MirrorRef, record: Confirmed, failure: UpstreamError): Stale | undefined {
     const stale = this.staleList(repository, record, failure)
     const { origin, name } = repository
@@ -81,21 +80,21 @@ export class Freshness {
   }
 
   /**
-   * How long after its confirmation something answers where upstream does not.
+   * How long after its confirmation a record answers where upstream does not.
    *
-   * @param why it does not; left out where it could be asked
+   * @param why upstream does not; left out where it could be asked
    */
   staleForMs({ on404 }: Origin, why?: Pick<UpstreamError, 'failure' | 'offline'>): Milliseconds {
     const { staleIfDeniedMs, staleIfErrorMs } = this.#settings()
-    // An operator who takes an upstream offline wants what is here, for as long as that lasts.
+    // An operator who takes an upstream offline wants the cached content, for as long as that lasts.
     if (why?.offline === true) return Infinity
     if (why?.failure === 'denied') return staleIfDeniedMs
-    // What is kept although it is gone is confirmed by nobody: an upstream that stumbles must not take it away.
+    // Upstream confirms no tag that is kept although it is gone: an upstream that fails must not take it away.
     return on404 === 'keep' ? Infinity : staleIfErrorMs
   }
 }
 
-/** A stale answer in place of what upstream did not say. */
+/** A stale answer in place of one that upstream did not give. */
 export function marked({ upstream }: Origin, failure: UpstreamError, what: string): Stale {
   const why = failure.failure === 'denied' ? 'denies access' : cannot(failure)
   return { cache: 'stale', warning: `${upstream.key} ${why}; ${what}` }
@@ -108,12 +107,11 @@ function cannot({ offline, failure, scope, outOfFiles }: UpstreamError): string 
   return scope === 'pulls' ? 'limits our pulls' : 'limits our requests'
 }
 
-/** A stale answer in place of a tag that upstream says is gone, and that is kept. */
+/** A stale answer for a tag that upstream says is gone, and that is kept. */
 export function gone({ upstream }: Origin): Stale {
   return { cache: 'stale', warning: `${upstream.key} says that this tag is gone; what it named is kept here` }
 }
 
-/** The same for a list. */
 export function goneList({ upstream }: Origin): Stale {
   return { cache: 'stale', warning: `${upstream.key} says that this list is gone; what it said is kept here` }
 }

@@ -1,10 +1,10 @@
 /**
- * The manifest cache: what a reference names now, and for how long that is believed.
+ * Manifest cache: what a reference names now, and how long that is believed.
  *
- * By digest: immutable, upstream is asked once. By tag: younger than its TTL from here; older, one HEAD decides
- * (it costs no Docker Hub pull). An upstream that cannot say leaves the cached tag answering, marked stale.
+ * A digest is immutable, so upstream is asked once. A tag younger than its TTL is answered from here; an older one
+ * costs a HEAD (which is no Docker Hub pull). When upstream cannot say, the cached tag answers, marked stale.
  * `pull-plan.ts` decides whether upstream is asked, and `manifest-fetcher.ts` asks; this executes the plan within the
- * header budget. docs/architecture.md "Freshness" is the law of all three.
+ * header budget. The rules of all three are docs/architecture.md "Freshness".
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -54,14 +54,14 @@ interface TagPull {
   readonly record: TagRecord | undefined
 }
 
-/** How one method of HTTP is answered for a tag; `Held` is what it tells, without how it came. */
+/** How one HTTP method is answered for a tag; `Held` is the answer without its cache marks. */
 interface TagMethod<Held extends object> {
-  /** Answers with what a tag names that is believed; undefined: upstream has to be asked after all. */
+  /** Answers with the manifest of a tag that is believed; undefined: upstream has to be asked after all. */
   fresh(repository: MirrorRef, record: TagRecord, signal: AbortSignal): Promise<Answer<Held> | undefined>
   held(repository: MirrorRef, record: TagRecord): Promise<Held | undefined>
-  /** Answers with what a HEAD told; left out where that is not enough. */
+  /** Answers with what a HEAD told; left out where the bytes are needed. */
   fromHead?(repository: MirrorRef, told: TagRecord): Promise<Answer<Held>>
-  /** @param spare something here can answer, so that none of the last pulls is spent */
+  /** @param spare a cached manifest can answer, so that none of the last pulls is spent */
   ask(pull: TagPull, spare: boolean, budget: AbortSignal): Promise<Answer<Held> | undefined>
 }
 
@@ -74,7 +74,6 @@ export class ManifestCache {
   readonly #checks = new SingleFlight<Checked>()
   readonly #source: ManifestFetcher
   readonly #freshness: Freshness
-  /** The facts by which a pull of a tag is planned. */
   readonly tags: TagFacts
 
   readonly #byGet: TagMethod<Pick<CachedManifest, 'manifest'>> = {
@@ -104,14 +103,14 @@ export class ManifestCache {
     this.tags = new TagFacts(options, this.#freshness, this.#source)
   }
 
-  /** @throws OciError when upstream is needed and cannot; `undefined` when it says that there is none */
+  /** @returns undefined when upstream has none. @throws OciError when upstream is needed and cannot */
   get(repository: MirrorRef, reference: Reference, signal: AbortSignal): Promise<CachedManifest | undefined> {
     return isDigestReference(reference)
       ? this.#getDigest(repository, reference, signal)
       : this.#answer(repository, reference, signal, this.#byGet)
   }
 
-  /** Like {@link get}, but never costs upstream more than a HEAD where a HEAD can tell. */
+  /** Like {@link get}, but never costs upstream more than a HEAD where a HEAD suffices. */
   head(repository: MirrorRef, reference: Reference, signal: AbortSignal): Promise<ManifestHead | undefined> {
     return isDigestReference(reference)
       ? this.#headDigest(repository, reference, signal)
@@ -119,9 +118,8 @@ export class ManifestCache {
   }
 
   /**
-   * Asks what the tag is now, however young what is known of it is, and whatever it costs. Requests for the tag
-   * meanwhile join; one that is under way already may be sparing pulls, and is waited for. Resolves when it is written
-   * down.
+   * Asks what the tag is now, however young the cached record is, and whatever it costs. Later requests for the tag
+   * join; a running flight may be sparing pulls, and is awaited first. Resolves when the answer is recorded.
    *
    * @throws OciError when upstream cannot say
    */
@@ -136,17 +134,17 @@ export class ManifestCache {
     return found
   }
 
-  /** Resolves when what is being fetched of it at the moment, if anything is, has been written down. */
+  /** Resolves when the running fetch of it, if there is one, has been recorded. */
   settled(repository: MirrorRef, reference: Reference): Promise<void> {
     return this.#fetches.settled(flightOf(repository, reference))
   }
 
-  /** What upstream said of it is not believed any more: it was taken away by hand, and the next pull asks anew. */
+  /** After a removal by hand: earlier answers of upstream are not believed any more, and the next pull asks anew. */
   forget(repository: MirrorRef, reference: Reference): void {
     this.#source.forget(repository, reference)
   }
 
-  /** Asks upstream nothing more; resolves when everything that was fetched is written down. */
+  /** Asks upstream nothing more; resolves when everything that was fetched is recorded. */
   async close(): Promise<void> {
     this.#closing.abort(new OciError('UNAVAILABLE', undefined, { message: 'shutting down' }))
     await Promise.all([this.#fetches.idle(), this.#checks.idle()])
@@ -221,7 +219,7 @@ export class ManifestCache {
     signal: AbortSignal,
   ): Promise<ManifestHead | undefined> {
     const { manifestStore } = this.#options
-    // What an index of this repository says of its child is as good as upstream's own word.
+    // The descriptor in an index of this repository is as good as upstream's own answer.
     const named =
       (await manifestStore.record(repository, digest)) ??
       (await manifestStore.namedManifest(repository, digest))
@@ -256,7 +254,7 @@ export class ManifestCache {
     )
   }
 
-  /** Joins the work that is under way for that reference, or starts it. */
+  /** Joins the flight for that reference, or starts it. */
   async #join<T extends CacheMarks>(
     flights: SingleFlight<T | false>,
     { repository, reference }: { repository: MirrorRef; reference: Reference },
@@ -267,13 +265,13 @@ export class ManifestCache {
       this.#work(repository, work),
     )
     if (answer === false) return undefined
-    // Only a download is joined: a question that is answered from here is a hit all the same, and a HEAD a miss.
+    // Only a download is joined: an answer from here stays a hit, and a HEAD a miss.
     return joined && answer.cache === 'miss' && 'manifest' in answer ? { ...answer, cache: 'join' } : answer
   }
 
   /**
-   * Waits for `ask` as long as the budget allows and turns what goes wrong into a stale answer or a refusal.
-   * The work behind `ask` goes on when the budget is over.
+   * Waits for `ask` within the budget, and turns a failure into a stale answer or a refusal. The work behind `ask`
+   * goes on when the budget is over.
    */
   async #within<T>(
     repository: MirrorRef,
@@ -294,7 +292,7 @@ export class ManifestCache {
     }
   }
 
-  /** One piece of work upstream, with its own end, reported to the state whoever still waits. */
+  /** One piece of work upstream, with its own time limit; its outcome is recorded even when no client waits. */
   async #work<T>(
     repository: MirrorRef,
     work: (signal: AbortSignal) => Promise<Flight<T>>,

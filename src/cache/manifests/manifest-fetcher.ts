@@ -1,8 +1,8 @@
 /**
- * What upstream says of a manifest.
+ * Manifest fetcher: asks upstream for manifests, and what its tags name.
  *
- * Every method is one piece of work for however many wait: it answers as soon as the bytes are verified, and
- * settles when they, and what they mention, are written down (`manifest-recorder.ts`).
+ * Every method is one flight for all clients that wait: it answers as soon as the bytes are verified, and settles
+ * when they and their references are recorded (`manifest-recorder.ts`).
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -20,11 +20,11 @@ import { subjectHere } from '../lists/referrers-tag.ts'
 import type { Flight } from '../../base/single-flight.ts'
 
 interface ManifestSourceOptions extends ManifestRecorderOptions {
-  /** How long "there is none" is believed. */
+  /** How long an absence is believed. */
   readonly negativeTtlMs: () => Milliseconds
 }
 
-/** Room for what HEADs said, and what one of them takes beside its texts. */
+/** Weight of the remembered HEADs, and of one beside its texts. */
 const HEADS_WEIGHT: Bytes = 8 * 1024 * 1024
 const HEAD_WEIGHT: Bytes = 256
 
@@ -34,13 +34,13 @@ export interface CachedManifest extends CacheMarks {
   readonly manifest: Manifest
 }
 
-/** `false`: upstream says that there is none. */
+/** `false`: upstream has no such manifest. */
 export type Fetched = CachedManifest | false
 export type Checked = ManifestHead | false
 
 export class ManifestFetcher {
   readonly #options: ManifestSourceOptions
-  /** By digest, what HEAD said of manifests that are not here. */
+  /** By digest, the HEAD answers for manifests that are not here. */
   readonly #heads = new LRUCache<string, Head>({
     maxSize: HEADS_WEIGHT,
     sizeCalculation: ({ mediaType }, key) => HEAD_WEIGHT + key.length + mediaType.length,
@@ -52,19 +52,19 @@ export class ManifestFetcher {
     this.#recorder = new ManifestRecorder(options)
   }
 
-  /** What a HEAD said before; `absent` for as long as that is believed. */
+  /** The answer of an earlier HEAD; `absent` for as long as that is believed. */
   rememberedHead(repository: MirrorRef, reference: Reference): Head | 'absent' | undefined {
     const { absent } = repository.origin.state
     const head = this.#heads.get(headKey(repository, reference))
     return head ?? (absent.has('head', repository.name, reference) ? 'absent' : undefined)
   }
 
-  /** What a HEAD told that a tag has become, and that is not here yet. */
+  /** The manifest that a tag has moved to by a HEAD, while it is not here yet. */
   toldMove(repository: MirrorRef, tag: Tag): TagRecord | undefined {
     return this.#recorder.moves.get(repository, tag)
   }
 
-  /** A DELETE or the operator took it away: the next pull asks upstream anew. */
+  /** After a removal by DELETE or by the operator: the next pull asks upstream anew. */
   forget(repository: MirrorRef, reference: Reference): void {
     const { name } = repository
     const { absent } = repository.origin.state
@@ -77,9 +77,9 @@ export class ManifestFetcher {
   }
 
   /**
-   * One GET by tag; a no becomes a tombstone, or is put up with.
+   * One GET by tag; an absence becomes a tombstone, unless `on404: keep` answers with the cached manifest.
    *
-   * @param record what is known of it
+   * @param record what is known of the tag
    */
   async #fetchTag(
     repository: MirrorRef,
@@ -93,9 +93,9 @@ export class ManifestFetcher {
   }
 
   /**
-   * A tag that is known costs one HEAD, and a GET by digest only when it moved.
+   * A known tag costs one HEAD, and a GET by digest only when it moved.
    *
-   * @param spare something here can answer: it is no use to spend one of the last pulls
+   * @param spare a cached manifest can answer: then none of the last pulls of a quota is spent
    */
   async resolveTag(
     repository: MirrorRef,
@@ -123,10 +123,10 @@ export class ManifestFetcher {
         this.#spare(repository, this.#toldOf(tag, head))
       }
       const fetched = await this.fetchDigest(repository, head.digest, tag, signal)
-      // Moved or deleted between HEAD and GET, or another backend: ask once more what the tag is now.
+      // The tag moved or went between HEAD and GET, or another backend answered: asks once more what it is.
       if (fetched.answer !== false) return fetched
     }
-    // One answer cannot contradict itself.
+    // Two answers contradicted each other twice: a single GET cannot.
     return this.#fetchTag(repository, tag, record, signal)
   }
 
@@ -147,9 +147,9 @@ export class ManifestFetcher {
   }
 
   /**
-   * By digest, for this repository: from here when upstream confirms that it may read it, else one GET.
+   * By digest, for this repository: from the store when upstream confirms that it may read it, else one GET.
    *
-   * @param tag what it is to be remembered as, besides
+   * @param tag is recorded with it
    */
   async fetchDigest(
     repository: MirrorRef,
@@ -162,7 +162,7 @@ export class ManifestFetcher {
     if (here !== undefined)
       return { answer: { manifest: here, cache: 'hit' }, after: this.#recorder.keep(repository, here, tag) }
     let found = await upstream.manifest(repository.name, digest, signal)
-    // One of its backends told us of it just now: another may have answered.
+    // One backend of upstream told of it just now: another may have answered the GET.
     if (found === undefined && this.#heads.has(headKey(repository, digest))) {
       found = await upstream.manifest(repository.name, digest, signal)
     }
@@ -172,7 +172,7 @@ export class ManifestFetcher {
     return { answer: false }
   }
 
-  /** The bytes are here for another repository: may this one read them? */
+  /** The bytes are here for another repository: upstream says whether this one may read them. */
   async #heldForOthers(
     repository: MirrorRef,
     digest: Digest,
@@ -190,9 +190,9 @@ export class ManifestFetcher {
   }
 
   /**
-   * One HEAD by tag; what it says is kept, without the bytes.
+   * One HEAD by tag, whose answer is recorded without the bytes.
    *
-   * @param spare who is told of a digest fetches it: it is no use to spend one of the last pulls on that
+   * @param spare a client fetches the digest that it is told: then none of the last pulls of a quota is spent on it
    */
   async checkTag(
     repository: MirrorRef,
@@ -227,14 +227,13 @@ export class ManifestFetcher {
     return { answer, after: this.#recorder.putTag(repository, told) }
   }
 
-  /** What the tag named is here, and what it names now is not. */
+  /** True when the manifest that the tag named is here, and the one that it names now is not. */
   async #isAllThereIs(repository: MirrorRef, record: TagRecord, now: Digest): Promise<boolean> {
     const { manifestStore } = this.#options
     if ((await manifestStore.record(repository, now)) !== undefined) return false
     return (await manifestStore.get(record.digest, record.mediaType)) !== undefined
   }
 
-  /** One HEAD by digest. */
   async checkDigest(repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<Flight<Checked>> {
     const found = await repository.origin.upstream.headManifest(repository.name, digest, signal)
     if (found.result === 'absent') return this.#absentHead(repository, digest)
@@ -246,7 +245,7 @@ export class ManifestFetcher {
     return { answer: { ...head, cache: 'miss' } }
   }
 
-  /** No proof, but enough not to ask with HEAD again for a while; a GET is asked all the same. */
+  /** A HEAD is no proof, but it is not repeated for a while; a GET still asks upstream. */
   #absentHead(repository: MirrorRef, reference: Reference): Flight<false> {
     const { origin, name } = repository
     origin.state.absent.remember(this.#options.negativeTtlMs(), 'head', name, reference)
@@ -269,7 +268,7 @@ export class ManifestFetcher {
     return { answer: false, after: this.#recorder.bury(repository, tag, about) }
   }
 
-  /** Answers at once; writing it down goes on behind. */
+  /** Answers at once, and records in the background. */
   #keep(repository: MirrorRef, found: UpstreamManifest, tag: Tag | undefined): Flight<Fetched> {
     const manifest = this.#recorder.parse(repository, found)
     const cache = this.#options.health.backingOff ? 'bypass' : 'miss'
@@ -289,7 +288,7 @@ function headOf({ digest, size, mediaType }: Head): Head {
   return { digest, size, mediaType }
 }
 
-/** A HEAD is answered with `hit` only where the manifest is here. */
+/** `hit` only where the manifest is here. */
 export function headAnswer(described: Described): ManifestHead {
   return { ...headOf(described), cache: described.state === 'here' ? 'hit' : 'miss' }
 }
@@ -299,7 +298,7 @@ function headFlight({ answer, ...flight }: Flight<Fetched>): Flight<Checked> {
   const { manifest, cache, warning } = answer
   const { digest, bytes, content } = manifest
   const head = { digest, size: bytes.length, mediaType: content.mediaType, cache }
-  // What upstream warns of is for clients that fetch it; why it is stale is for all.
+  // A warning from upstream is for clients that fetch; why an answer is stale is for all.
   return { ...flight, answer: cache === 'stale' && warning !== undefined ? { ...head, warning } : head }
 }
 
@@ -307,7 +306,7 @@ const VAGUE = new Set(['application/json', 'application/octet-stream', 'text/pla
 /** RFC 6838 § 4.2. */
 const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i
 
-/** Types that say nothing: only the bytes tell what the manifest is. */
+/** Media types that say nothing: only the bytes tell what the manifest is. */
 function isVague(mediaType: string): boolean {
   return VAGUE.has(mediaType) || !MEDIA_TYPE.test(mediaType)
 }

@@ -1,7 +1,7 @@
 /**
- * Writes down what upstream says of manifests and tags, behind the answers.
+ * Records what upstream says of manifests and tags, in the background after the answer (write-behind).
  *
- * What cannot be written down is answered all the same.
+ * A failed write never fails an answer.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -35,7 +35,7 @@ export class ManifestRecorder {
     this.#options = options
   }
 
-  /** @throws UpstreamError where it is none */
+  /** @throws UpstreamError where it is no manifest */
   parse(repository: MirrorRef, { digest, bytes, contentType }: UpstreamManifest): Manifest {
     try {
       return { digest, bytes, content: parseManifest(bytes, contentType) }
@@ -56,14 +56,14 @@ export class ManifestRecorder {
       if (tag === undefined) await this.#arrived(repository, manifest.digest)
       else this.moves.forget(repository, tag)
     } catch (error) {
-      // A database that takes no writes is no reason to spare the disk, and has been spoken of.
+      // A database that takes no writes is no reason to spare the disk, and has been logged.
       if (error instanceof StorageError) return
       health.writeFailed('a manifest', error)
       await this.#putName(repository)
     }
   }
 
-  /** That upstream has it: else it might pass for one that is about to be pushed for the first time. */
+  /** Records that upstream has the name: else it might pass for one that is about to be pushed for the first time. */
   #putName(repository: MirrorRef): Promise<void> {
     return this.#remember((metadata, at) =>
       metadata.transaction((tx) => tx.putRepository(repositoryKey(repository), at)),
@@ -88,20 +88,20 @@ export class ManifestRecorder {
     )
   }
 
-  /** @param about the manifest that it is the referrers tag of, if it is */
+  /** @param about the subject, if the tag is a referrers tag */
   async bury(repository: MirrorRef, tag: Tag, about: Digest | undefined): Promise<void> {
     this.moves.forget(repository, tag)
     const { answers, manifestStore, now } = this.#options
     const key = repositoryKey(repository)
-    // A slow disk does not make what upstream said any newer.
+    // Taken before the write: a slow disk does not make upstream's answer any newer.
     const at = now()
     await this.#remember((metadata) => metadata.transaction((tx) => tx.buryTag(key, tag, at)))
-    // A client that makes names up must not fill the index.
+    // Names that a client makes up must not fill the index.
     if (await manifestStore.serves(repository))
       await answers.put(key, tagQuestion(tag), { subject: about }, at)
   }
 
-  /** Tags that were told to have moved to that digest name it from now on. */
+  /** Records the tags that a HEAD told to have moved to that digest. */
   async #arrived(repository: MirrorRef, digest: Digest): Promise<void> {
     for (const told of this.moves.arrived(repository, digest)) await this.putTag(repository, told)
   }

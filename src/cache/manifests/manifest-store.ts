@@ -1,7 +1,7 @@
 /**
- * Manifests by digest: verbatim bytes, in the blob store like everything else, the hot ones in memory.
+ * Manifest store: verbatim bytes by digest, in the blob store, with an LRU cache of the hot ones in memory.
  *
- * Keyed by digest only. Which repository may read one, and what a tag names, is asked of the index each time.
+ * The key is the digest only. Which repository may read a manifest, and what a tag names, the index says each time.
  */
 import { NEVER } from '../../base/condition.ts'
 import type { Bytes, Milliseconds } from '../../base/units.ts'
@@ -32,9 +32,9 @@ export interface Manifest {
 /**
  * A manifest of a repository, without its bytes.
  *
- * - `here`: all of it is
- * - `lost`: it was here under this name, and is not, or not whole
- * - `told`: upstream told of it
+ * - `here`: the whole manifest is here
+ * - `lost`: it was here under this name, and is missing or damaged
+ * - `told`: known from upstream's HEAD only
  */
 export interface Described extends ManifestRecord {
   readonly state: 'here' | 'lost' | 'told'
@@ -53,11 +53,11 @@ export class ManifestStore {
   readonly #now: () => Milliseconds
   readonly #hot = new LRUCache<Digest, Manifest>({
     maxSize: HOT_BYTES,
-    // What is read of one that names thousands weighs several times as much as its bytes.
+    // The parsed content of an index of thousands weighs several times as much as its bytes.
     sizeCalculation: ({ bytes, content }) => bytes.length + contentWeight(content),
   })
 
-  /** Given out already, and just being written down: the index does not know them yet. */
+  /** Answered already, and being recorded: the index does not know them yet. */
   readonly #beingKept = new Set<{ readonly repository: MirrorRef; readonly manifest: Manifest }>()
 
   constructor(options: {
@@ -67,7 +67,7 @@ export class ManifestStore {
     locks: KeyedLocks
     holds: Pick<BlobHolds, 'hold'>
     diskSpace: Pick<DiskSpace, 'changed'>
-    /** Looks more closely at what is not what its name says, and takes it away. */
+    /** Has a manifest that does not match its digest verified, and deleted if it is corrupt. */
     suspect: (digest: Digest) => void
     now: () => Milliseconds
   }) {
@@ -107,12 +107,12 @@ export class ManifestStore {
     return manifest
   }
 
-  /** It has been taken away. */
+  /** To be called when it has been removed. */
   forget(digest: Digest): void {
     this.#hot.delete(digest)
   }
 
-  /** Whether a file of that size, or the memory, has it: not a look at its bytes. */
+  /** Whether memory or a file of that size has it; its bytes are not read. */
   async has(digest: Digest, size: Bytes): Promise<boolean> {
     return this.#hot.has(digest) || (await this.#store.stat(digest))?.size === size
   }
@@ -123,7 +123,7 @@ export class ManifestStore {
     return await readAll(reader, reader.size)
   }
 
-  /** What this repository holds by that digest; its bytes may have been lost. */
+  /** The bytes of a recorded manifest may have been lost. */
   async record(repository: MirrorRef, digest: Digest): Promise<ManifestRecord | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       if (manifest.digest === digest) {
@@ -133,7 +133,7 @@ export class ManifestStore {
     return this.#metadata.manifests.get(repositoryKey(repository), digest)
   }
 
-  /** What is known of a manifest that upstream told of: one that is held was read, and says itself what it is. */
+  /** Describes a manifest that a HEAD told of; the record of a held one comes from its bytes, and counts more. */
   async described(repository: MirrorRef, told: ManifestRecord): Promise<Described> {
     const { digest } = told
     const held = await this.record(repository, digest)
@@ -141,28 +141,28 @@ export class ManifestStore {
     return { ...held, state: (await this.has(digest, held.size)) ? 'here' : 'lost' }
   }
 
-  /** Whether anything of this repository was served: else it may be a name that somebody made up. */
+  /** Whether anything of this repository was served; otherwise a client may have made the name up. */
   async serves(repository: MirrorRef): Promise<boolean> {
     for (const _ of this.#keptFor(repository)) return true
     const known = await this.#metadata.repositories.get(repositoryKey(repository))
     return known?.servedAt !== undefined && known.deletedAt === undefined
   }
 
-  /** The first that this repository holds whose digest begins like that. */
+  /** The first manifest of this repository whose digest begins with `start`. */
   async heldWith(repository: MirrorRef, start: string): Promise<Digest | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       if (manifest.digest.startsWith(start)) return manifest.digest
     }
     const { manifests } = this.#metadata
     const key = repositoryKey(repository)
-    // A whole digest is no other's start.
+    // A whole digest is no prefix of another.
     const whole = start as Digest
     if ((await manifests.get(key, whole)) !== undefined) return whole
     const [next] = await manifests.list(key, { last: start, limit: 1 })
     return next?.startsWith(start) === true ? next : undefined
   }
 
-  /** The descriptor by which an index of this repository names that manifest. */
+  /** The descriptor by which an index of this repository references that manifest. */
   async namedManifest(repository: MirrorRef, digest: Digest): Promise<Descriptor | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       const found = manifest.content.manifests.find((descriptor) => descriptor.digest === digest)
@@ -172,14 +172,14 @@ export class ManifestStore {
     return named?.role === 'manifest' ? named : undefined
   }
 
-  /** It holds that manifest, or an index of it names one: what BuildKit's cache lists there are layers. */
+  /** True when it holds that manifest, or an index of it references one (that of BuildKit's cache lists layers). */
   async knows(repository: MirrorRef, digest: Digest): Promise<boolean> {
     if ((await this.record(repository, digest)) !== undefined) return true
     const named = await this.namedManifest(repository, digest)
     return named !== undefined && isManifestType(named.mediaType)
   }
 
-  /** The descriptor by which a manifest of this repository names that config or layer. */
+  /** The descriptor by which a manifest of this repository references that config or layer. */
   async namedBlob(repository: MirrorRef, digest: Digest): Promise<Descriptor | undefined> {
     for (const { manifest } of this.#keptFor(repository)) {
       const { config, layers } = manifest.content
@@ -197,10 +197,9 @@ export class ManifestStore {
   }
 
   /**
-   * Writes it down, durably: the bytes, what they mention, that this repository has them from this upstream,
-   * and the tag when it came by one.
+   * Records it durably: bytes, references, the repository and upstream that it is from, and the tag, if any.
    *
-   * @throws the system's error when the disk or the database will not
+   * @throws the system's error when the disk or the database fails
    */
   async keep(repository: MirrorRef, manifest: Manifest, tag: Tag | undefined): Promise<void> {
     const kept = { repository, manifest }
@@ -215,18 +214,18 @@ export class ManifestStore {
   async #keep(repository: MirrorRef, manifest: Manifest, tag: Tag | undefined): Promise<void> {
     const key = repositoryKey(repository)
     const { digest, bytes, content } = manifest
-    // A slow disk does not make what upstream said any newer.
+    // Taken before the write: a slow disk does not make upstream's answer any newer.
     const at = this.#now()
     this.#hot.set(digest, { ...manifest, bytes: compactBuffer(bytes) })
-    // Until the index knows it: a collector would find bytes that nobody names.
+    // Held until the index knows it: the garbage collector would find bytes without a reference.
     using _kept = this.#holds.hold(digest)
     using _held = await this.#locks.exclusive(lockOfBlob(digest), NEVER)
-    // A file that has rotted there is written over.
+    // A damaged file is overwritten.
     if ((await this.#read(digest))?.equals(bytes) !== true) {
       const stores = { ingests: this.#ingests, store: this.#store }
       await storeWhole(stores, { source: key.registry, digest }, bytes)
     }
-    // The rows of one that names thousands are a tenth of a second's work.
+    // Writing the rows of an index of thousands takes a tenth of a second.
     await turnFor(bytes.length)
     await this.#metadata.transaction((tx) => {
       tx.putRepository(key, at)
@@ -247,7 +246,7 @@ export class ManifestStore {
   }
 }
 
-/** Layers lie in the same store, and a client may ask for one as if it were a manifest. */
+/** Layers lie in the same store, and a client may ask for one as a manifest. */
 function contentOf(bytes: Buffer, mediaType: string | undefined): ManifestContent | undefined {
   try {
     return parseManifest(bytes, mediaType)

@@ -1,8 +1,8 @@
 /**
- * By tag, what a HEAD said that it names now, while that is not here and what it named before is.
+ * Pending tag moves: what a tag names now by a HEAD, while that manifest is not here and the previous one is.
  *
- * To write it down would leave nothing to answer with, should upstream stumble before anybody has fetched it. It is
- * as good as a tag that was written down: within its TTL upstream need not be asked again.
+ * Recording it at once would leave nothing to answer with, should upstream fail before a client has fetched it.
+ * Within its TTL it counts like a recorded tag: upstream is not asked again.
  */
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
@@ -11,7 +11,7 @@ import type { TagRecord } from '../../storage/metadata/metadata.ts'
 import type { MirrorRef } from '../origin.ts'
 
 export class PendingTagMoves {
-  // Of a size, not of a number: room for a number would be taken at once.
+  // Bounded by `maxSize`, since `max` would allocate all entries at once.
   readonly #told = new LRUCache<string, TagRecord>({ maxSize: 1_000, sizeCalculation: () => 1 })
 
   get(repository: MirrorRef, tag: Tag): TagRecord | undefined {
@@ -22,12 +22,12 @@ export class PendingTagMoves {
     this.#told.set(keyOf(repository, told.tag), told)
   }
 
-  /** What it names is written down, or it names nothing any more. */
+  /** The move is recorded, or the tag is gone. */
   forget(repository: MirrorRef, tag: Tag): void {
     this.#told.delete(keyOf(repository, tag))
   }
 
-  /** Those that name it, which are forgotten here: it has come. */
+  /** Removes and returns the moves to that digest, whose manifest has come. */
   arrived(repository: MirrorRef, digest: Digest): TagRecord[] {
     return [...this.#told.entries()].flatMap(([key, told]) => {
       if (told.digest !== digest || key !== keyOf(repository, told.tag)) return []

@@ -1,36 +1,36 @@
 /**
- * Decides what a pull does: the manifest cache executes the plan, and `explain` prints it.
+ * Pull plan: decides what a pull does; the manifest cache executes it, and `explain` prints it.
  *
- * It is pure, and asks nobody. docs/architecture.md "Freshness" is its law.
+ * It is a pure function, and asks no upstream. Its rules are docs/architecture.md "Freshness".
  */
 import type { Milliseconds } from '../../base/units.ts'
 
 /**
  * - `unknown repository`, `absent`: 404, because upstream said so a short while ago
- * - `fresh`: what is known is believed; what is not here of it is fetched by digest
+ * - `fresh`: the cached tag is believed; a missing manifest is fetched by digest
  * - `kept`: from here, although upstream says that the tag is gone
  * - `spared`: from here, because the tag has moved, and no pull is spent on what it names now
  * - `stale`: from here, because upstream cannot be asked
- * - `moved`: what a HEAD told of the tag within its TTL
- * - `ask`: upstream is asked, and what is here answers if it cannot say
+ * - `moved`: from the HEAD that told the tag's move within its TTL
+ * - `ask`: upstream is asked, and the cached manifest answers if it cannot say
  */
 export type Plan = 'unknown repository' | 'absent' | 'fresh' | 'kept' | 'spared' | 'stale' | 'moved' | 'ask'
 
-/** What decides about a tag before the bytes that it names are looked for. */
+/** Decides about a tag before its manifest is looked for. */
 export interface KnownFacts {
-  /** What upstream said a short while ago that it does not have. */
+  /** What upstream lacks, as it said a short while ago. */
   readonly absent: 'repository' | 'manifest' | undefined
   readonly fresh: boolean
 }
 
-/** What decides about a tag that is not believed any more. A fact that is left out does not hold. */
+/** Decides about a tag that is not believed any more. A fact that is left out does not hold. */
 export interface PullFacts extends KnownFacts {
-  /** Time since upstream confirmed what is here; undefined: nothing here can answer. */
+  /** Time since upstream confirmed the cached manifest; undefined: nothing here can answer. */
   readonly ageMs?: Milliseconds | undefined
   readonly kept?: boolean
-  /** It has moved, and its upstream is short of pulls. */
+  /** The tag has moved, and the quota of pulls is nearly spent. */
   readonly spared?: boolean
-  /** How long what is here answers where upstream does not say. */
+  /** How long the cached manifest answers where upstream does not say. */
   readonly staleForMs?: Milliseconds
   /** The same while upstream is known to fail; undefined: it is not. */
   readonly failingForMs?: Milliseconds | undefined

@@ -1,7 +1,7 @@
 /**
- * The facts that decide what a pull of a tag does: for the manifest cache, which plans by them, and for `explain`.
+ * The facts that decide what a pull of a tag does: the manifest cache plans by them, and `explain` prints them.
  *
- * They are gathered without asking upstream. docs/architecture.md "Freshness".
+ * They are gathered without a request upstream. docs/architecture.md "Freshness".
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -19,11 +19,10 @@ import type { ManifestFetcher } from './manifest-fetcher.ts'
 import type { ManifestStore } from './manifest-store.ts'
 import type { KnownFacts, PullFacts } from './pull-plan.ts'
 
-/** What is known of a tag that is not here. */
 interface Absence {
   /** When upstream last said that there is none; undefined: it was never asked. */
   readonly checkedAt: Milliseconds | undefined
-  /** The manifest that is here whose referrers tag it is. */
+  /** The cached manifest whose referrers tag it is. */
   readonly subject: Digest | undefined
 }
 
@@ -52,7 +51,7 @@ export class TagFacts {
     this.#fetcher = fetcher
   }
 
-  /** @param headCounts a HEAD that found nothing is enough of a no */
+  /** @param headCounts a HEAD 404 suffices as an absence */
   async known(repository: MirrorRef, tag: Tag, headCounts: boolean): Promise<KnownTag> {
     const { origin, name } = repository
     const { absent } = origin.state
@@ -105,14 +104,14 @@ export class TagFacts {
   }
 
   #ageOf(absence: Absence | undefined): Milliseconds | undefined {
-    // It is asked for with a manifest that is served for as long as it is here: then so is this.
+    // Clients ask for a referrers tag with its subject, which is served for as long as it is here: so is this.
     if (absence?.subject !== undefined) return 0
     return absence?.checkedAt === undefined
       ? undefined
       : this.#freshness.age({ checkedAt: absence.checkedAt })
   }
 
-  /** @throws OciError MANIFEST_UNKNOWN, marked stale, where upstream's "there is none" still counts */
+  /** @throws OciError MANIFEST_UNKNOWN, marked stale, where upstream's absence still counts */
   assertNotAbsent(repository: MirrorRef, tag: Tag, absence: Absence, failure: UpstreamError): void {
     const { checkedAt, subject } = absence
     const stale =
