@@ -1,7 +1,7 @@
 /**
- * What a pull is answered with, before anything is HTTP.
+ * The answers to a pull, before they become HTTP.
  *
- * Absent is `undefined`; a throw is an OciError (told to the client as it is) or a bug.
+ * Absent is `undefined`; a throw is an OciError (the client gets it as it is) or a bug.
  */
 import type { Bytes } from '../base/units.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -33,15 +33,15 @@ export interface ByteRange {
 /** A blob that is here, or on its way. The caller disposes it, after the sources it opened. */
 export interface BlobAnswer extends AsyncDisposable {
   readonly digest: Digest
-  /** undefined: nobody knows yet, the body ends when it ends. */
+  /** Undefined while unknown: the body ends when it ends. */
   readonly size: Bytes | undefined
   readonly cache: CacheStatus
-  /** True while not every byte is verified: a part given out now is as the upstream sent it. */
+  /** True while not every byte is verified: a range given out now is as upstream sent it. */
   readonly unverified: boolean
   /**
    * Resolves when the response's head may be sent: for a small body not before it is verified.
    *
-   * @param range the whole blob when left out. Only with a known size.
+   * @param range the whole blob when left out; only with a known size
    * @throws OciError BAD_GATEWAY or UNAVAILABLE
    */
   open(range: ByteRange | undefined, signal: AbortSignal): Promise<ByteSource>

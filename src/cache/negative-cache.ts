@@ -1,19 +1,19 @@
 /**
  * Negative cache of one upstream, in memory: what it said a short while ago that it does not have.
  *
- * Every entry is a hint with an expiry: losing one costs a request, never an answer. Strangers choose the names, so
- * the entries are bounded by weight.
+ * Every entry is a hint with an expiry: losing one costs a request, never an answer. Clients choose the names, so
+ * the cache is bounded by weight.
  */
 import type { Bytes, Milliseconds } from '../base/units.ts'
 import { LRUCache } from 'lru-cache'
 import type { Reference, RepositoryName, Tag } from '../oci/reference.ts'
 import type { UpstreamQuestion } from '../storage/metadata/upstream-answer-index.ts'
 
-/** What can be absent, and what names it within its repository. */
+/** The kinds of absences, and the key of each within its repository. */
 interface Absences {
   repository: []
   manifest: [Reference]
-  /** A manifest by the answer to a HEAD, which proves nothing: a GET is asked all the same. */
+  /** A manifest by the answer to a HEAD, which proves nothing: a GET still asks upstream. */
   head: [Reference]
   /** A tag that is gone upstream and goes on answering, under `on404: keep`. */
   'kept tag': [Tag]

@@ -1,5 +1,5 @@
 /**
- * Where misses go: an upstream with everything we keep about it, and a repository there.
+ * The origin of a miss: an upstream with its limits and its state, and a repository there.
  */
 import type { Milliseconds } from '../base/units.ts'
 import type { RepositoryName } from '../oci/reference.ts'
@@ -11,16 +11,16 @@ import type { UpstreamState } from './resilience/upstream-state.ts'
 
 export interface Origin {
   readonly upstream: Upstream
-  /** Who may transfer a blob from it now. */
+  /** Semaphore of its blob transfers. */
   readonly slots: TransferSlots
-  /** How its large blobs are cut; undefined: they are not. */
+  /** How its large blobs are cut into segments; undefined: they are not. */
   readonly segments?: SegmentPolicy | undefined
   readonly state: UpstreamState
-  /** How long a tag of it is believed. */
+  /** How long its tags are believed. */
   readonly tagTtlMs: Milliseconds
-  /** Globs over tags that never move: one that was heard of is believed for ever. */
+  /** Globs over tags that never move: such a tag is believed for ever once it is known. */
   readonly immutableTags: readonly string[]
-  /** What becomes of a tag that it says is gone: `keep` goes on answering, marked stale. */
+  /** What becomes of a tag that upstream says is gone: `keep` goes on answering, marked stale. */
   readonly on404: 'drop' | 'keep'
   /** With fewer pulls left than this, none is spent on a tag that has a cached answer. */
   readonly reserve: number
@@ -40,8 +40,8 @@ const numbers = new WeakMap<Upstream, number>()
 let lastNumber = 0
 
 /**
- * Tells what is under way at one upstream from what is at another, also where the other came in its place by a new
- * configuration: nobody who is asked now waits for the one of before.
+ * Single-flight key of a request at one upstream. A new configuration may replace an upstream under the same name: a
+ * request to the new one never waits for a flight of the old one.
  */
 export function flightKey({ upstream }: Pick<Origin, 'upstream'>, what: string): string {
   let number = numbers.get(upstream)

@@ -1,6 +1,6 @@
 /**
  * Time limit of one question upstream, such as the header budget, within which a client has its answer or an honest
- * error: what takes longer counts as an upstream that cannot be reached.
+ * error: an upstream that takes longer counts as unreachable.
  */
 import type { Milliseconds } from '../base/units.ts'
 import { UpstreamError, type Upstream } from '../upstream/upstream.ts'
@@ -9,7 +9,7 @@ export const HEADER_BUDGET_IS_OVER = 'no answer within the header budget'
 
 /**
  * @param client the one that waits; undefined: several may
- * @param late answers, or throws, when the limit is over first and the client still waits; default: throws the failure
+ * @param late answers, or throws, when the limit is over and the client still waits; default: throws the failure
  * @throws UpstreamError with that message when the limit is over first; the client's reason, and what `ask` throws
  */
 export async function withTimeLimit<T>(

@@ -54,9 +54,7 @@ export class BlobAccess {
     return (await blobs.linked(key, digest)) || (named && (await blobs.deliveredBy(key.registry, digest)))
   }
 
-  /**
-   * A fill is proof that this upstream delivers: a reference by the repository's manifest then suffices to read it.
-   */
+  /** A fill proves that this upstream delivers: a reference by the repository's manifest then suffices. */
   async mayJoin(fill: Fill, repository: MirrorRef, digest: Digest, signal: AbortSignal): Promise<boolean> {
     if (fill.names.has(repository.name)) return true
     const allowed =

@@ -104,8 +104,8 @@ export class Follower implements ByteSource, GrowingRange {
   }
 
   /**
-   * Resolves with the end of the bytes that may be given out now; with the position when all were given out, and at
-   * once in a diverted fill.
+   * Resolves with the end of the bytes that may be given out now; at once, with the position, when all were given
+   * out or the fill is diverted.
    */
   async #reach(signal: AbortSignal): Promise<Bytes> {
     for (;;) {

@@ -1,6 +1,5 @@
 /**
- * Memory-backed ingest for one reader, with backpressure: a window between what upstream has sent and what the reader
- * has taken.
+ * Memory-backed ingest for one reader, with backpressure: a window between what upstream sent and the reader took.
  *
  * The reader takes every byte once and in order. A whole blob is hashed on its way out, so that the bytes of a second
  * try can be compared with what the reader already has. A range has no digest and is never verified.

@@ -1,8 +1,7 @@
 /**
  * One attempt to get a blob: its download, the growing file, and the verdict on it.
  *
- * After a mismatch a second attempt runs beside the first: followers go on with what they have begun until it is
- * known where the two differ.
+ * After a mismatch a second attempt runs beside the first: followers stay until it is known where the two differ.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { VerifiedFile } from '../../storage/ingest/ingest.ts'

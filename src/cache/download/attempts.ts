@@ -22,9 +22,7 @@ export interface AttemptsContext extends ReservationContext {
   readonly metrics: Metrics
   /** The most that is taken of a blob of unknown size. Default: that of a {@link Download}. */
   readonly maxUntoldSize?: Bytes | undefined
-  /**
-   * The one client of a fill in memory, and whether it has the head of a response; undefined: the bytes go to disk.
-   */
+  /** The one client of a fill in memory, and whether it has a response's head; undefined: the bytes go to disk. */
   readonly client?: { readonly promised: boolean } | undefined
 }
 

@@ -198,9 +198,7 @@ export class Download {
     return 'complete'
   }
 
-  /**
-   * Makes sure that the bytes at `position` are on their way. Cheap: readers call it whenever they are about to wait.
-   */
+  /** Makes sure that the bytes at `position` are on their way. Cheap: readers call it before each wait. */
   want(position: Bytes, end: Bytes): void {
     const signal = this.#signal
     if (signal === undefined || signal.aborted || !this.#answered || this.#size === undefined) return

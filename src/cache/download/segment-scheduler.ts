@@ -181,9 +181,7 @@ export class SegmentScheduler {
     this.#usual = this.#usual === undefined ? rate : (this.#usual + rate) / 2
   }
 
-  /**
-   * What to begin now: the rest of the request that holds up the others, or the first gap, or the rest of a slow one.
-   */
+  /** What to begin now: the rest of the request that holds up the others, the first gap, or the rest of a slow one. */
   #next(): Next | undefined {
     const { segments, runs, ingest } = this.#options
     const size = this.#options.size()

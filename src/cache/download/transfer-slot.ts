@@ -1,6 +1,5 @@
 /**
- * Transfer slot (of a semaphore) that one download holds at an upstream. `preempted` aborts when a waiting client
- * needs it.
+ * Transfer slot (of a semaphore) that one download holds at an upstream. `preempted`: a waiting client needs it.
  */
 import type { TransferPriority, TransferSlots } from '../../upstream/limits/transfer-slots.ts'
 

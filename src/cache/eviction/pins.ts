@@ -1,6 +1,5 @@
 /**
- * Pins: the images that `cache.pin` keeps from eviction, by the names they are pulled under,
- * `docker.io/library/alpine:3.*`.
+ * Pins: images that `cache.pin` keeps from eviction, by the name of a pull, such as `docker.io/library/alpine:3.*`.
  *
  * A glob without a tag keeps all tags of its names, and what was pulled there by its digest alone. A pinned manifest
  * is kept with its closure, and so are its referrers.
@@ -19,10 +18,7 @@ export class Pins {
     this.#index = index
   }
 
-  /**
-   * The glob that keeps an image by one of its tags, by its digest, or by its subject; an index that contains it does
-   * not count.
-   */
+  /** The glob that keeps an image by one of its tags, its digest, or its subject; not by an index that contains it. */
   async by(manifest: Digest): Promise<string | undefined> {
     if (this.#globs().length === 0) return undefined
     const own = this.#of(manifest, await this.#index.taggedManifests(manifest, 0))
@@ -34,10 +30,7 @@ export class Pins {
     return undefined
   }
 
-  /**
-   * The glob that keeps a blob whatever references it: one over the whole of a repository that has it, or by its
-   * digest.
-   */
+  /** The glob that keeps a blob whatever references it: one over all of a repository that has it, or its digest. */
   async byLink(blob: Digest): Promise<string | undefined> {
     if (this.#globs().length === 0) return undefined
     const links = await this.#index.linkedIn(blob)

@@ -5,8 +5,7 @@
  * next pull of it is a hit, and it goes when it is evicted, as pulled at that moment, or is collected when the grace
  * period has passed since. No client relies on it: a push is answered only when the index has it. Files older than
  * the index stay unrecorded: the index was lost, and they may hold pushed content. Mirrored rows without a file, or
- * with one of another size, are deleted: a miss that heals. Pushed rows are left to the scrub, whatever has become of
- * them.
+ * with one of another size, are deleted: a miss that heals. Pushed rows are left to the scrub.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'

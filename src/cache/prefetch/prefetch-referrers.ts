@@ -1,10 +1,10 @@
 /**
- * Fetch-ahead of what refers to an image: its attestation manifests, its signatures and bills of materials.
+ * Prefetch of the referrers of an image: its attestation manifests, signatures and bills of materials.
  *
- * Docker 29 and later fetches the attestation manifest of the platform it pulls and asks what refers to that; whoever
- * verifies a signature asks what refers to the image. Both must be answered with the line cut, also where the client
- * that filled the cache never asked. Work in the background, bounded in number and bytes, and none that the quota of
- * pulls does not allow: what is left out is asked for when a client asks.
+ * Docker 29 and later fetches the attestation manifest of the platform it pulls and asks for its referrers; a client
+ * that verifies signatures asks for those of the image. Both must be answered with the line cut, also where the
+ * client that filled the cache never asked. It works in the background, bounded in number and bytes, and within the
+ * quota of pulls: what is left out is fetched when a client asks.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -26,33 +26,32 @@ import type { ManifestCache } from '../manifests/manifest-cache.ts'
 import type { Manifest } from '../manifests/manifest-store.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
 
-/** Of a hot image, what refers to it is not looked at again so soon. */
+/** The referrers of a hot image are not looked at again so soon. */
 const LOOK_AGAIN_MS: Milliseconds = 600_000
 
-/** An image may be signed after it was first pulled. */
+/** Upstream is asked again after so long: an image may be signed after it was first pulled. */
 const ASK_AGAIN_MS: Milliseconds = 86_400_000
 
 /** Real indexes have a few dozen platforms. */
 const MOST_PLATFORMS = 256
-/** Of one subject so many manifests are brought, and so many bytes with them. */
+/** The most manifests that are fetched for one subject, and the most bytes with them. */
 const MOST_REFERRERS = 16
 const MOST_BYTES: Bytes = 32 * 1024 * 1024
-/** Where upstream counts pulls, so many, and none of the last half of them: those are for people. */
+/** The most manifests where upstream counts pulls; the last half of the quota is left to clients. */
 const MOST_COUNTED = 4
 const SHARE_FOR_PEOPLE = 1 / 2
 
 const TASKS_AT_ONCE = 2
-/** What is beyond it is left out. */
+/** Further tasks are dropped. */
 const MOST_WAITING = 500
 
-/** Room for what is remembered of indexes; each entry is two or three digests and a name. */
+/** Weight of the remembered indexes and looks; each entry is two or three digests and a name. */
 const PLATFORMS_WEIGHT: Bytes = 8 * 1024 * 1024
 const DIGEST_WEIGHT: Bytes = 128
 const LOOKED_WEIGHT: Bytes = 4 * 1024 * 1024
 
 export type PrefetchMode = 'layers' | 'config' | 'off'
 
-/** What an index says of one of its platforms. */
 interface Platform {
   readonly index: Digest
   readonly attestations: readonly Digest[]
@@ -99,7 +98,7 @@ export class ReferrersPrefetch {
     else this.#bringAttestations(repository, digest)
   }
 
-  /** A client pulls that image: what refers to it follows. */
+  /** A client pulls that image: its referrers follow. */
   imageFetched(repository: MirrorRef, image: Digest): void {
     if (this.#options.mode() !== 'layers') return
     const platform = this.#platforms.get(keyOf(repository, image))
@@ -147,7 +146,7 @@ export class ReferrersPrefetch {
     }
   }
 
-  /** What an index said that was served before a restart, or long ago. */
+  /** Reads the index of a platform that was served before a restart, or long ago. */
   async #recall(repository: MirrorRef, image: Digest): Promise<void> {
     const { garbage, manifests } = this.#options.metadata
     const [index] = await garbage.referencedBy(image, {
@@ -170,7 +169,7 @@ export class ReferrersPrefetch {
       try {
         await task()
       } catch (error) {
-        // It was not here, or cannot be had now: the next pull after a while tries again.
+        // It was not here, or cannot be had now: a later pull tries again.
         this.#options.log.debug({ err: error, what }, 'fetch-ahead of referrers ended early')
       } finally {
         this.#options.metrics.prefetchesInFlight.dec()
@@ -191,14 +190,17 @@ export class ReferrersPrefetch {
     }
   }
 
-  /** The manifest with what it names, and what refers to it: all that Docker asks for. */
+  /** Fetches the manifest with its blobs and its referrers: all that Docker asks for. */
   async #bringAttestation(repository: MirrorRef, attestation: Digest): Promise<void> {
     const limit = { bytes: MOST_BYTES }
     await this.#bringManifest(repository, attestation, limit)
     await this.#bringReferrers(repository, attestation, limit)
   }
 
-  /** Asks when nobody did for long, and brings what is listed and not here: an earlier time may have been cut off. */
+  /**
+   * Asks upstream when no answer is recorded for so long, and fetches the listed manifests that are missing: an
+   * earlier run may have been cut off.
+   */
   async #bringReferrers(
     repository: MirrorRef,
     subject: Digest,
@@ -218,14 +220,14 @@ export class ReferrersPrefetch {
     }
   }
 
-  /** Without that API upstream: what the referrers tag names, where there is one. */
+  /** Without a referrers API upstream: the manifests that the referrers tag lists. */
   async #fallback(repository: MirrorRef, subject: Digest): Promise<readonly Pick<Descriptor, 'digest'>[]> {
     if (isForPeople(repository)) return []
     const found = await this.#get(repository, referrersTag(subject))
     return found?.content.manifests ?? []
   }
 
-  /** @returns false when no more may be brought */
+  /** @returns false when no more may be fetched */
   async #bringManifest(repository: MirrorRef, digest: Digest, limit: { bytes: Bytes }): Promise<boolean> {
     const found = await this.#get(repository, digest)
     if (found === undefined) return false
@@ -258,7 +260,7 @@ function isCounted({ origin }: MirrorRef): boolean {
   return origin.upstream.status().accounts.some(({ pulls }) => pulls !== undefined)
 }
 
-/** What is left of those pulls is for what somebody asks for. */
+/** The rest of the quota is left to what clients ask for. */
 function isForPeople({ origin }: MirrorRef): boolean {
   const { accounts } = origin.upstream.status()
   return accounts.some(

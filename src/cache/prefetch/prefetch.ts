@@ -1,9 +1,9 @@
 /**
- * Fetch-ahead: the rest of an image while its first layers are being asked for.
+ * Prefetch: fetches the rest of an image while its first layers are being asked for.
  *
- * A client that wants two cold layers of an image wants all of it, but asks for three at a time; the others
- * are started behind it. A config follows its manifest. An index, a HEAD or a part set nothing in motion.
- * Only hints live here: what is forgotten costs nothing but the head start.
+ * A client that wants two cold layers of an image wants all of it, but asks for three at a time; the others are
+ * started behind it. A config follows its manifest. An index, a HEAD or a range starts nothing. The state is only
+ * hints: a lost one costs nothing but the head start.
  */
 import type { Bytes } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -17,20 +17,20 @@ import type { PrefetchMode, ReferrersPrefetch } from './prefetch-referrers.ts'
 
 /** Cold layers asked for before the others follow. */
 const LAYERS_THAT_TELL = 2
-/** Whether a config is here is not looked at again so soon: a hot manifest is asked for thousands of times a second. */
+/** A config is not looked for again so soon: a hot manifest is asked for thousands of times a second. */
 const LOOK_AGAIN_MS = 10_000
-/** A manifest that was looked at in the last second, the same. */
+/** A manifest is not looked at again so soon. */
 const SERVED_AGAIN_MS = 1000
-/** No runtime takes more layers; a manifest that names thousands is no reason to fetch or to remember them. */
+/** No runtime takes more layers; a manifest of thousands must not cost as many fetches or entries. */
 const MOST_AHEAD = 128
 
-/** Room for what is remembered of images: so much for each layer and config, beside the names it is known by. */
+/** Weight of the remembered images: so much for each layer and config, beside the key. */
 const IMAGES_WEIGHT: Bytes = 16 * 1024 * 1024
 const LAYER_WEIGHT: Bytes = 512
 /** A client that pulls an image asks for its layers within that time. */
 const REMEMBERED_MS = 3_600_000
 
-/** What is needed of a descriptor; the author of an image makes the rest of it as large as he wants. */
+/** The needed part of a descriptor; the author of an image makes the rest as large as he wants. */
 type WantedBlob = Pick<Descriptor, 'digest' | 'size'>
 
 interface Image {
@@ -39,15 +39,15 @@ interface Image {
   readonly asked: Set<Digest>
   /** Its other layers were started. */
   started: boolean
-  /** What refers to it was started. */
+  /** The fetch of its referrers was started. */
   followed: boolean
 }
 
-/** When a manifest was last looked at, and for which repository: several may share one. */
+/** The last look at a manifest, and the repository it was for: several may share a manifest. */
 interface Served {
   readonly origin: MirrorRef['origin']
   readonly name: string
-  /** By the monotonic clock. */
+  /** Monotonic. */
   readonly atMs: number
   readonly image: Image | undefined
 }
@@ -63,7 +63,7 @@ export class Prefetch {
   readonly #byConfig = rememberedImages()
   /** By repository and config: it is here, or was started. */
   readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })
-  /** By the object that all who pull a hot manifest share: one look instead of one for each of its names. */
+  /** All pulls of a hot manifest share this object: one look instead of one for each of its names. */
   readonly #served = new WeakMap<Manifest, Served>()
 
   constructor(options: {
@@ -98,7 +98,7 @@ export class Prefetch {
     if (mode !== 'layers') return undefined
     const layers = content.layers.filter((it) => !isNonDistributable(it)).slice(0, MOST_AHEAD)
     const known = layers[0] && this.#images.get(imageKey(repository, layers[0].digest))
-    // A herd counts together. What was started already is another pull's: something may be missing again.
+    // Simultaneous pulls count together. A started image belongs to an earlier pull: layers may be missing again.
     if (known !== undefined && !known.started && sameLayers(known.layers, layers)) return known
     const image: Image = {
       digest,
@@ -113,14 +113,14 @@ export class Prefetch {
   }
 
   /**
-   * A client asked for this blob, whole.
+   * A client asked for this whole blob.
    *
    * @param cold it was not here
    */
   blobServed(repository: MirrorRef, digest: Digest, cold: boolean): void {
     const key = imageKey(repository, digest)
     const image = this.#images.get(key)
-    // Also where all of it is here already: it may have come under another name, for which nothing was asked.
+    // Referrers follow also a hit: the layers may have come under another name, for which upstream was not asked.
     this.#follow(repository, image ?? this.#byConfig.get(key))
     if (!cold || image === undefined || image.started) return
     image.asked.add(digest)
@@ -170,7 +170,7 @@ function rememberedImages(): LRUCache<string, Image> {
     maxSize: IMAGES_WEIGHT,
     sizeCalculation: (_image, key) => LAYER_WEIGHT + key.length,
     ttl: REMEMBERED_MS,
-    // Every pull of a blob looks here: the clock is read, and a timer set, once for all pulls of a second.
+    // Every pull of a blob looks here: reads the clock, and sets a timer, once for all pulls of a second.
     ttlResolution: 1_000,
   })
 }

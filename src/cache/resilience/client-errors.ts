@@ -1,9 +1,8 @@
 /**
- * Upstream's failures in the words of our own clients.
+ * Maps upstream's failures to the errors that clients see.
  *
- * docs/architecture.md "Freshness":
- * a quick honest error, never a 404 for "cannot say" - a client that believes an image
- * does not exist stops asking, one that gets 503 goes to its next registry.
+ * docs/architecture.md "Freshness": a quick honest error, never a 404 for "cannot say" - a client that believes an
+ * image does not exist stops asking, one that gets 503 goes to its next registry.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { OciError } from '../../oci/errors.ts'
@@ -18,8 +17,8 @@ const DEFAULT_RETRY_AFTER_SECONDS = 10
 const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000
 
 /**
- * Like {@link refusal}, of a question about that repository. A denial may be Docker Hub's way of saying "no such
- * repository", unless we know better: then something of it was served.
+ * Like {@link refusal}, for a question about that repository. A denial may be Docker Hub's way of saying "no such
+ * repository", unless something of it was served before.
  */
 export async function refusalOf(
   error: unknown,
@@ -36,7 +35,7 @@ export async function refusalOf(
   return refusal(error)
 }
 
-/** @param staleWarning why that has not been confirmed */
+/** @param staleWarning why upstream has not confirmed it */
 export function nameUnknown(repository: MirrorRef, cause?: unknown, staleWarning?: string): OciError {
   return new OciError(
     'NAME_UNKNOWN',
@@ -45,7 +44,7 @@ export function nameUnknown(repository: MirrorRef, cause?: unknown, staleWarning
   )
 }
 
-/** An UpstreamError becomes what the client is told; anything else comes back as it is. */
+/** Maps an UpstreamError; any other error is returned as it is. */
 export function refusal(error: unknown): unknown {
   if (!(error instanceof UpstreamError)) return error
   if (error.outOfFiles) return outOfFiles(error)
@@ -81,7 +80,7 @@ export function refusal(error: unknown): unknown {
   }
 }
 
-/** For a digest whose bytes were wrong every time they were asked for. */
+/** For a digest whose bytes were wrong at every attempt. */
 export function corruptRefusal(upstream: string, retryAfterMs: number): OciError {
   return new OciError(
     'BAD_GATEWAY',

@@ -1,8 +1,8 @@
 /**
- * Fail-open blob store of the mirror: a blob that cannot be opened is not here, it does not fail a pull.
+ * Fail-open blob store of the mirror (decorator): a blob that cannot be opened is a miss, and fails no pull.
  *
- * Whoever has one open holds it. Only for mirrored repositories: upstream has their bytes too. Of what was pushed
- * nobody else has a copy, and "not here" would be a lie.
+ * An open reader holds its blob. It serves mirrored repositories only, since upstream has their bytes too. Pushed
+ * content has no other copy, and "not here" would be a lie.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -64,7 +64,7 @@ export class FailOpenBlobStore implements BlobStore {
   }
 
   async #open(digest: Digest): Promise<BlobReader | undefined> {
-    // Before it is looked for: what is found is not to go in between.
+    // Held before it is looked for: else it could be removed between both.
     const held = this.#holds.hold(digest)
     try {
       const reader = await this.#inner.open(digest)
@@ -83,7 +83,7 @@ export class FailOpenBlobStore implements BlobStore {
       return found
     } catch (error) {
       if (isOutOfFiles(error)) {
-        // That says nothing of what is kept here; and upstream may be connected to already.
+        // The process has no descriptors left: the blob may be fine, and a connection to upstream may exist already.
         this.#health.writeFailed('a cached blob', error)
         return undefined
       }

@@ -1,8 +1,8 @@
 /**
- * Fail-open index of the mirror: a database that cannot be read knows nothing, it does not fail a pull.
+ * Fail-open index of the mirror (decorator): a database that cannot be read knows nothing, and fails no pull.
  *
- * What is forgotten this way is asked of upstream again. Local repositories use the index itself: for them
- * "not known" would be a lie.
+ * Upstream is asked again for what cannot be read. Local repositories use the index itself: for them that
+ * would be a lie.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -99,12 +99,12 @@ export class FailOpenMetadata implements MetadataStore {
     this.upstreamAnswers = {
       get: (repository, question) => or(undefined, answers.get(repository, question)),
       body: (repository, question) => or(undefined, answers.body(repository, question)),
-      // Whoever bounds it must not take what cannot be read for nothing.
+      // Fails instead: the bound of the answers must not take an unreadable weight for zero.
       weight: () => answers.weight(),
     }
   }
 
-  /** Counts what fails, and says it when that begins; whoever asked goes on without. */
+  /** Counts a failed write, and logs when failures begin; the caller goes on without it. */
   async transaction(fill: (tx: MetadataTransaction) => void): Promise<void> {
     try {
       await this.#inner.transaction(fill)

@@ -1,7 +1,7 @@
 /**
- * Something that goes wrong many times and is worth two lines: one when it begins, one when it is over.
+ * Outage log: a failure that repeats is worth two lines, one when it begins and one when it is over.
  *
- * It is over when it works and for a while nothing has failed: a disk that is nearly full takes small files, a
+ * It is over at the first success after a time without failures: a disk that is nearly full takes small files, a
  * damaged database answers some questions.
  */
 import type { Milliseconds } from '../../base/units.ts'
@@ -30,9 +30,8 @@ export class OutageLog {
     return this.#lasting
   }
 
-  /** Time since the last failure. */
   get quiet(): Milliseconds {
-    // A clock that was set back must not keep it going for ever.
+    // A clock that was set back must not keep the outage going for ever.
     return Math.abs(this.#options.now() - this.#failedAt)
   }
 

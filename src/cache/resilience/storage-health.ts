@@ -1,8 +1,7 @@
 /**
- * Whether the disk takes what we want to keep. When it does not, pulls stream through: the cache may never
- * make a pull fail.
+ * Storage health, a circuit breaker for the disk: while it refuses writes, pulls stream through uncached.
  *
- * One warning when it begins, one line when it is over; every refusal is counted.
+ * It logs one warning at the beginning and one line at the end; every refusal is counted.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -26,7 +25,7 @@ export class StorageHealth {
 
   constructor(options: {
     metrics: Metrics
-    /** Told when a file could not be opened because there are too many: the disk is not to blame. */
+    /** Counts a file that could not be opened because the process has too many: the disk is not to blame. */
     openFiles?: Pick<OpenFiles, 'met'>
     /** Since when the disk does not answer; Unix time in ms. */
     hangsSince?: () => Milliseconds | undefined
@@ -44,12 +43,12 @@ export class StorageHealth {
     })
   }
 
-  /** Do not even try: it refused a moment ago. */
+  /** True while the disk must not even be tried: it refused a moment ago, or hangs. */
   get backingOff(): boolean {
     return this.hangsSince !== undefined || (this.#rests && this.#outage.quiet < REST_MS)
   }
 
-  /** The disk does not answer, since then: Unix time in ms. */
+  /** Since when the disk does not answer; Unix time in ms. */
   get hangsSince(): Milliseconds | undefined {
     return this.#hangsSince()
   }
@@ -66,13 +65,13 @@ export class StorageHealth {
       return
     }
     this.#reason = reasonOf(error)
-    // Of a full disk it is asked each time whether room can be made.
+    // A full disk is tried each time, for an eviction may have made room.
     this.#rests = !isDiskFull(error)
     this.skipped()
     this.#outage.failed(error, { what })
   }
 
-  /** Something was not even tried. */
+  /** Counts content that was not even tried to be kept. */
   skipped(): void {
     this.#metrics.bypasses.inc({ reason: this.#reason })
   }
@@ -81,7 +80,7 @@ export class StorageHealth {
     this.#outage.worked()
   }
 
-  /** What cannot be cleared away costs space until it can be, and is part of the same trouble. */
+  /** A partial file that cannot be removed costs space, and is part of the same outage. */
   cleanupFailed(error: unknown): void {
     this.#log[this.failing ? 'debug' : 'warn']({ err: error }, 'a partial file could not be cared for')
   }
@@ -89,7 +88,7 @@ export class StorageHealth {
 
 const REASONS = new Set(['ENOSPC', 'EROFS', 'EDQUOT', 'EIO', 'EACCES', 'EPERM', 'ENOENT', 'ETIMEDOUT'])
 
-/** A label from a closed set. */
+/** A metric label from a closed set. */
 function reasonOf(error: unknown): string {
   const code = error instanceof Error && 'code' in error ? error.code : undefined
   return typeof code === 'string' && REASONS.has(code) ? code : 'other'

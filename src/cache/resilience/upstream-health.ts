@@ -1,6 +1,5 @@
 /**
- * How an upstream does, for `/readyz`: what it remembers of failures, what its accounts tell of limits, and whose
- * credentials are refused.
+ * Health of an upstream for `/readyz`: failures, limits of its accounts, refused credentials.
  */
 import type { AccountStatus } from '../../upstream/status.ts'
 import type { Origin } from '../origin.ts'
@@ -10,7 +9,7 @@ export interface UpstreamHealth {
   /** `offline`: the configuration says so, and nothing is wrong. */
   readonly state: 'ok' | 'failing' | 'denied' | 'offline'
   readonly message: string | undefined
-  /** Who answers in its place. */
+  /** The upstream that answers in its place. */
   readonly fallback?: string | undefined
   /** Since when, and why, our credentials are refused. */
   readonly credentials?: string | undefined
@@ -29,7 +28,7 @@ export function healthOf({ upstream, state }: Origin): UpstreamHealth {
   }
 }
 
-/** A sentence, while no account may fetch a manifest. */
+/** The message, while no account may fetch a manifest. */
 function limitOf(accounts: readonly AccountStatus[]): string | undefined {
   const waits = accounts.map(({ pullsStoppedForMs = 0, stoppedForMs = 0 }) =>
     Math.max(pullsStoppedForMs, stoppedForMs),
@@ -40,7 +39,7 @@ function limitOf(accounts: readonly AccountStatus[]): string | undefined {
   return `limits our ${what}: asked again in ${Math.ceil(shortest / 1000)} s`
 }
 
-/** A sentence, while no account may ask anything. */
+/** The message, while the breakers let no account ask anything. */
 function openOf(accounts: readonly AccountStatus[]): string | undefined {
   const [first] = accounts.map(({ breaker }) => breaker).toSorted((a, b) => (a.forMs ?? 0) - (b.forMs ?? 0))
   if (first === undefined || accounts.some(({ breaker }) => breaker.state === 'closed')) return undefined

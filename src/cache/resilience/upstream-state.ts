@@ -1,8 +1,7 @@
 /**
- * Recent failures and absences of one upstream (a negative cache in memory), so that no client waits twice for the
- * same failure.
+ * Recent failures and absences of one upstream (negative cache): no client waits twice for the same failure.
  *
- * One object per upstream. Everything in it is a hint with an expiry: losing it costs a request, never an answer.
+ * Every entry is a hint with an expiry: losing it costs a request, never an answer.
  */
 import { createLru } from '../../base/lru.ts'
 import { Penalty } from '../../base/backoff.ts'
@@ -14,10 +13,10 @@ import { NegativeCache } from '../negative-cache.ts'
 import { withoutFrames, type UpstreamError } from '../../upstream/upstream.ts'
 
 const FAILURE_MEMORY_MS = 10_000
-/** How long a digest is not asked for whose bytes were wrong. */
+/** How long a digest whose bytes were wrong is not asked for. */
 const CORRUPT = { first: 10_000, most: 600_000 }
 
-/** Room for each of the memories of one upstream, and what an entry takes beside its texts. */
+/** Weight of each memory of one upstream, and of an entry beside its texts. */
 const MEMORY_WEIGHT: Bytes = 512 * 1024
 const ENTRY_WEIGHT: Bytes = 256
 
@@ -29,9 +28,8 @@ interface Failure {
 export class UpstreamState {
   readonly #now: () => Milliseconds
   #failure: Failure | undefined
-  /** What upstream said a short while ago that it does not have. */
   readonly absent: NegativeCache
-  // What is said of a failure may hold a whole header of somebody else's, and names are as long as strangers like.
+  // Bounded by weight: an error may quote a whole header of upstream, and strangers choose the length of the names.
   readonly #failures = new LRUCache<RepositoryName, Failure>({
     maxSize: MEMORY_WEIGHT,
     sizeCalculation: ({ error }, name) => ENTRY_WEIGHT + name.length + error.message.length,
@@ -42,13 +40,13 @@ export class UpstreamState {
   })
   readonly #corrupt = createLru<Digest, Penalty>(1_000)
 
-  /** @param now monotonic: a clock that is set back would make every memory stick */
+  /** @param now monotonic: a clock that is set back would make every entry stick */
   constructor(now: () => Milliseconds) {
     this.#now = now
     this.absent = new NegativeCache(now)
   }
 
-  /** What went wrong in the last 10 s, for all of it or for that name, unless something was answered since. */
+  /** The failure of the last 10 s, of the upstream or of that name, unless an answer came since. */
   failing(name: RepositoryName): UpstreamError | undefined {
     const now = this.#now()
     const failures = [this.#failure, this.#failures.get(name)]
@@ -56,9 +54,9 @@ export class UpstreamState {
   }
 
   /**
-   * Whether it is the whole upstream's failure or that name's is told by the error: one bad repository must not freeze
-   * the tags of all the others. Limits are not remembered here, since the requester that met one refuses at once what
-   * upstream would; nor is what says nothing of upstream.
+   * The error tells whether the whole upstream failed or that name: one bad repository must not freeze the tags of
+   * all the others. Limits are not remembered here, since the requester that met one refuses at once what upstream
+   * would; nor are errors that say nothing of upstream.
    */
   failed(name: RepositoryName, error: UpstreamError): void {
     if (error.failure === 'busy' || error.outOfFiles) return
@@ -69,14 +67,14 @@ export class UpstreamState {
     else this.#failures.set(name, failure)
   }
 
-  /** Something arrived for that name: the failures are forgotten. */
+  /** An answer for that name came: the failures are forgotten. */
   answered(name: RepositoryName): void {
     this.#failure = undefined
     this.#failures.delete(name)
     this.#servedDenied.delete(name)
   }
 
-  /** Upstream denies a repository of which something cached is served: for {@link health}. */
+  /** Upstream denies a repository of which cached content is served: for {@link health}. */
   servedDenied(name: RepositoryName, message: string): void {
     this.#servedDenied.set(name, message)
   }
@@ -87,7 +85,6 @@ export class UpstreamState {
     return corrupt?.running === true ? corrupt.leftMs : undefined
   }
 
-  /** Its bytes were wrong twice. */
   markCorrupt(digest: Digest): void {
     const corrupt = this.#corrupt.get(digest) ?? new Penalty({ ...CORRUPT, now: this.#now })
     this.#corrupt.set(digest, corrupt)
