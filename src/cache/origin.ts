@@ -16,7 +16,6 @@ export interface Origin {
   /** How its large blobs are cut into segments; undefined: they are not. */
   readonly segments?: SegmentPolicy | undefined
   readonly state: UpstreamState
-  /** How long its tags are believed. */
   readonly tagTtlMs: Milliseconds
   /** Globs over tags that never move: such a tag is believed for ever once it is known. */
   readonly immutableTags: readonly string[]

@@ -52,7 +52,6 @@ export class BlobCache {
   readonly #answers: FillAnswer
   #closed = false
 
-  /** True while a blob is being fetched. */
   get busy(): boolean {
     return this.#fills.size > 0
   }
@@ -130,7 +129,6 @@ export class BlobCache {
     }
   }
 
-  /** Progress of the running download of that blob. */
   progress(origin: Origin, digest: Digest): FillProgress | undefined {
     return this.#running.get(flightKey(origin, digest))?.progress
   }

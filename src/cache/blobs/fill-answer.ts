@@ -15,13 +15,13 @@ import type { MirrorRef } from '../origin.ts'
 import { refusal, refusalOf } from '../resilience/client-errors.ts'
 import { HEADER_BUDGET_IS_OVER, withTimeLimit } from '../time-limit.ts'
 
-/** What a client still waits that joins a fill silent for longer than the header budget. */
+/** How long a client still waits that joins a fill silent for longer than the header budget. */
 const LATE_MS: Milliseconds = 500
 
 /** How long a download under another name may take to begin before this name is asked for. */
 const OTHER_NAME_MS: Milliseconds = 1_000
 
-/** As for a push that the disk does not take. */
+/** The same as for a push that the disk does not take. */
 const STORAGE_RETRY_SECONDS = 30
 
 interface FillAnswersOptions {
@@ -117,7 +117,7 @@ export class FillAnswer {
     }
   }
 
-  /** Within the header budget; a queued fill answers with its size and may take longer. */
+  /** Waits within the header budget; a queued fill answers with its size and may take longer. */
   async #begun(fill: Fill, client: AbortSignal): Promise<'begun' | 'absent' | 'diverted'> {
     // One client has waited in vain: the next must not wait as long again, as dockerd asks a dozen times.
     const ms = Math.max(this.#options.headerBudgetMs - fill.silentMs, LATE_MS)

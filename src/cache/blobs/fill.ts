@@ -39,7 +39,7 @@ interface FillRequest {
   readonly origin: Origin
   readonly name: RepositoryName
   readonly digest: Digest
-  /** From a descriptor of a manifest. */
+  /** Given by a manifest's descriptor. */
   readonly size: Bytes | undefined
 }
 
@@ -132,7 +132,6 @@ export class Fill {
     return this.#audience.count > 0 ? 'asked' : 'ahead'
   }
 
-  /** As the operator is shown it. */
   get progress(): FillProgress {
     const { size, queued } = this
     const bytes = this.#attempt?.download.ingest.prefix ?? 0
@@ -220,7 +219,7 @@ export class Fill {
   #worthFinishing(): boolean {
     const policy = this.#context.finishAbandoned()
     if (this.#phase.is !== 'running') return true
-    // Upstream was not even asked yet: there is nothing to finish, and a thousand of these are cheap to order.
+    // Upstream was not even asked yet, so there is nothing to finish; a client can order a thousand at no cost.
     if (this.queued || this.transient) return false
     const { size } = this
     // A body of unknown length might never end, so it does not go on without followers.

@@ -23,7 +23,7 @@ const STEP: Bytes = 256 * 1024
 interface MemoryFillOptions {
   readonly repository: MirrorRef
   readonly digest: Digest
-  /** As the client is told it, or has been. */
+  /** The size that the client is, or has been, told. */
   readonly size: Bytes | undefined
   /** Where the client's range ends; undefined: it wants the whole blob. */
   readonly end: Bytes | undefined

@@ -31,9 +31,9 @@ interface MemoryIngestOptions {
   readonly from: Bytes
   /** The end of a range, outside of which nothing is fetched; undefined: the whole blob. */
   readonly end?: Bytes | undefined
-  /** What the reader has from elsewhere: it is not fetched again. */
+  /** The reader has these bytes from elsewhere: they are not fetched again. */
   readonly had?: Given | undefined
-  /** What the reader has of an earlier try: it is fetched again, and must be the same. */
+  /** The reader has these bytes of an earlier try: they are fetched again, and must be the same. */
   readonly same?: Given | undefined
 }
 

@@ -31,7 +31,7 @@ interface AttemptsOptions {
   /** The name under which upstream is asked. */
   readonly name: RepositoryName
   readonly digest: Digest
-  /** From a descriptor of a manifest. */
+  /** Given by a manifest's descriptor. */
   readonly size: Bytes | undefined
   readonly priority: () => TransferPriority
   /** Followers read the bytes of this attempt from now on. */
@@ -85,7 +85,7 @@ export class Attempts {
       onDiverted(undefined)
       return { is: 'diverted' }
     }
-    // No download begins while upstream is paused, unless clients already have a head, or bytes, of it.
+    // While upstream is paused only holders of slots wait for it, and clients that already have a head or bytes.
     const isPromised = earlier !== undefined || client?.promised === true
     const refused = isPromised ? undefined : origin.upstream.paused?.()
     if (refused !== undefined) throw refused

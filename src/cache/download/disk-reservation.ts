@@ -16,7 +16,7 @@ import type { StorageHealth } from '../resilience/storage-health.ts'
 export interface ReservationContext {
   readonly store: BlobStore
   readonly ingests: Pick<IngestStore, 'open'>
-  /** Held from the adoption of a blob until the index knows it, against the garbage collector. */
+  /** Locks a blob from its adoption until the index knows it; the garbage collector takes the same lock. */
   readonly locks: KeyedLocks
   readonly diskSpace: Pick<DiskSpace, 'reserve' | 'changed'>
   readonly health: StorageHealth

@@ -134,7 +134,6 @@ export class Download {
     return this.#answered || this.#options.client?.promised === true
   }
 
-  /** Some of it came in segments. */
   get inPieces(): boolean {
     return this.#pieces?.used === true
   }

@@ -1,7 +1,7 @@
 /**
  * Fetches by Range what a reader waits for that seeks far ahead of the download, one request for each such reader.
  *
- * On an error no seek is served for a while, and readers ask again afterwards, if the download has not come by.
+ * On an error no seek is served for a while; the sequential download will reach the range anyway.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'

@@ -34,7 +34,6 @@ export class SegmentPolicy {
     this.#options = options
   }
 
-  /** Monotonic. */
   get now(): Milliseconds {
     return this.#options.now()
   }

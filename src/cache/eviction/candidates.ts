@@ -1,5 +1,5 @@
 /**
- * Eviction candidates: the closure of an image, which goes with it, and the image that is next.
+ * Eviction candidates: the least recently pulled image, and its closure, which goes with it.
  *
  * With a manifest go its children, its layers and its referrers, except what is kept by something else: a manifest
  * that stays, a tag of its own, a pin, a push. An image was last pulled when the latest of its closure was.

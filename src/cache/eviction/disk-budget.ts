@@ -76,7 +76,6 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
     this.#options = options
   }
 
-  /** Looks at intervals from now on. */
   start(): void {
     this.#clock ??= setInterval(() => this.changed(), LOOK_EVERY_MS).unref()
     this.changed()
@@ -108,7 +107,7 @@ export class DiskBudget implements DiskSpace, AsyncDisposable {
       if (left <= 0) return admission
       if ((await eviction.dropStranded(left)) > 0 && (await lacking()) <= 0) return admission
     } catch (err) {
-      // Without the free space of the disk the download is let in: it finds out by writing.
+      // Where the free space cannot be read, the download is let in: it finds out by writing.
       log.debug({ err }, 'the room on the disk is not known')
       return admission
     }

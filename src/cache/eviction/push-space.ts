@@ -20,7 +20,7 @@ interface PushRoomOptions {
 /** The space for a body of unknown length is checked each time so much of it has come. */
 const STEP: Bytes = 4 * 1024 * 1024
 
-/** Other writers may take what was freed for this push, so it evicts again. */
+/** Other writers may take what was freed for this push, so it evicts up to so many times. */
 const MOST_ROUNDS = 4
 
 /** A refusal counts as at most so large: that of a larger upload says little of how full the disk is. */

@@ -1,7 +1,7 @@
 /**
  * Durable cache of upstream's answers other than content: lists, and "there is none" (a negative cache).
  *
- * It lives in the index, within a weight of its own, so that questions of strangers never take the space of images.
+ * It lives in the index, within a weight of its own, so that a client's questions never take the space of images.
  * An answer that cannot be recorded is given all the same, and asked for again.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'

@@ -85,7 +85,7 @@ export class CachedLists {
   readonly #freshness: Freshness
   readonly #closing = new AbortController()
   readonly #flights = new SingleFlight<Outcome>()
-  /** By flight, the pages of unfinished lists that have come. */
+  /** The pages of unfinished lists that have come, by flight. */
   readonly #pages = new Map<string, number>()
   readonly #failures = new LRUCache<string, { readonly error: UpstreamError; readonly until: Milliseconds }>({
     maxSize: MEMORY_WEIGHT,

@@ -42,7 +42,6 @@ export interface CollectOptions {
   readonly name: RepositoryName
   /** ETag of the cached list. */
   readonly etag: string | undefined
-  /** Time limit of one page. */
   readonly pageTimeoutMs: Milliseconds
   /** Called with the number of pages that have come, after each. */
   readonly onPage: (pages: number) => void

@@ -20,7 +20,6 @@ import { subjectHere } from '../lists/referrers-tag.ts'
 import type { Flight } from '../../base/single-flight.ts'
 
 interface ManifestSourceOptions extends ManifestRecorderOptions {
-  /** How long an absence is believed. */
   readonly negativeTtlMs: () => Milliseconds
 }
 
@@ -126,7 +125,7 @@ export class ManifestFetcher {
       // The tag moved or went between HEAD and GET, or another backend answered: asks once more what it is.
       if (fetched.answer !== false) return fetched
     }
-    // Two answers contradicted each other twice: a single GET cannot.
+    // HEAD and GET may contradict each other; a single GET by tag cannot.
     return this.#fetchTag(repository, tag, record, signal)
   }
 
@@ -147,7 +146,7 @@ export class ManifestFetcher {
   }
 
   /**
-   * By digest, for this repository: from the store when upstream confirms that it may read it, else one GET.
+   * Fetches by digest: from the store when upstream confirms that this repository may read it, else with one GET.
    *
    * @param tag is recorded with it
    */
@@ -192,7 +191,7 @@ export class ManifestFetcher {
   /**
    * One HEAD by tag, whose answer is recorded without the bytes.
    *
-   * @param spare a client fetches the digest that it is told: then none of the last pulls of a quota is spent on it
+   * @param spare something here can answer: a client that is told a new digest spends one of the last pulls on it
    */
   async checkTag(
     repository: MirrorRef,

@@ -197,10 +197,7 @@ export class ReferrersPrefetch {
     await this.#bringReferrers(repository, attestation, limit)
   }
 
-  /**
-   * Asks upstream when no answer is recorded for so long, and fetches the listed manifests that are missing: an
-   * earlier run may have been cut off.
-   */
+  /** Asks upstream once a day; fetches the listed manifests that are missing: an earlier run may have been cut off. */
   async #bringReferrers(
     repository: MirrorRef,
     subject: Digest,

@@ -59,7 +59,6 @@ export class Prefetch {
   readonly #log: Logger
   /** By repository and layer: the image last served that has it. */
   readonly #images = rememberedImages()
-  /** By repository and config. */
   readonly #byConfig = rememberedImages()
   /** By repository and config: it is here, or was started. */
   readonly #configs = new LRUCache<string, true>({ max: 1000, ttl: LOOK_AGAIN_MS })

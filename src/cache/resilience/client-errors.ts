@@ -11,7 +11,7 @@ import type { RepositoryIndex } from '../../storage/metadata/metadata.ts'
 import { UpstreamError } from '../../upstream/upstream.ts'
 import { repositoryKey, type MirrorRef } from '../origin.ts'
 
-/** As long as a failure is remembered. */
+/** Equals the time for which a failure is remembered. */
 const DEFAULT_RETRY_AFTER_SECONDS = 10
 /** How long "no such repository" is believed. */
 const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000

@@ -1,8 +1,8 @@
 /**
  * Fail-open index of the mirror (decorator): a database that cannot be read knows nothing, and fails no pull.
  *
- * Upstream is asked again for what cannot be read. Local repositories use the index itself: for them that
- * would be a lie.
+ * Upstream is asked again for what cannot be read. Local repositories use the index itself: there
+ * "not known" would be a lie.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'

@@ -48,7 +48,6 @@ export class StorageHealth {
     return this.hangsSince !== undefined || (this.#rests && this.#outage.quiet < REST_MS)
   }
 
-  /** Since when the disk does not answer; Unix time in ms. */
   get hangsSince(): Milliseconds | undefined {
     return this.#hangsSince()
   }

@@ -29,7 +29,7 @@ export class UpstreamState {
   readonly #now: () => Milliseconds
   #failure: Failure | undefined
   readonly absent: NegativeCache
-  // Bounded by weight: an error may quote a whole header of upstream, and strangers choose the length of the names.
+  // Bounded by weight: an error may quote a whole header of upstream, and clients choose the length of the names.
   readonly #failures = new LRUCache<RepositoryName, Failure>({
     maxSize: MEMORY_WEIGHT,
     sizeCalculation: ({ error }, name) => ENTRY_WEIGHT + name.length + error.message.length,
