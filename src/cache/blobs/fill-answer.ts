@@ -27,7 +27,6 @@ const STORAGE_RETRY_SECONDS = 30
 interface FillAnswersOptions {
   readonly access: BlobAccess
   readonly repositories: RepositoryIndex
-  /** The time within which the head of a cold blob must be out. */
   readonly headerBudgetMs: Milliseconds
   readonly context: FillContext
 }

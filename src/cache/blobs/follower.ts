@@ -165,7 +165,6 @@ export class Follower implements ByteSource, GrowingRange {
     this.#reading = current.download.ingest.retain()
   }
 
-  /** The end of the bytes that may be read now. */
   #limit(): Bytes {
     const attempt = this.#attempt
     // An attempt with a wrong digest gives out no further byte.

@@ -28,7 +28,6 @@ export interface AttemptsContext extends ReservationContext {
 
 interface AttemptsOptions {
   readonly origin: Origin
-  /** The name under which upstream is asked. */
   readonly name: RepositoryName
   readonly digest: Digest
   /** Given by a manifest's descriptor. */

@@ -78,7 +78,6 @@ export class DiskReservation {
     return this.#admission.as === 'transient'
   }
 
-  /** It may be adopted as a blob. */
   get stays(): boolean {
     return this.#admission.as === 'keep'
   }

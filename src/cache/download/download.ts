@@ -67,7 +67,6 @@ export class Download {
   #answered = false
   /** Writes that the disk has not completed yet. */
   #writes = 0
-  /** Slot of the main request, while it has one. */
   #turn: TransferSlot | undefined
   #tooLong = false
   /** Bytes that were written since the last failure of the main request, by any request. */

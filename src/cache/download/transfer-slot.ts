@@ -6,7 +6,6 @@ import type { TransferPriority, TransferSlots } from '../../upstream/limits/tran
 interface TurnRequest {
   /** Asked again whenever it matters. */
   readonly priority: () => TransferPriority
-  /** The download it is a part of. */
   readonly owner: object
 }
 

@@ -16,7 +16,6 @@ export interface Goal {
   /** Is a label of metrics too. */
   readonly why: 'budget' | 'upstream' | 'minFree' | 'disk full' | 'asked'
   readonly bytes: Bytes
-  /** Evicts only what came from this registry. */
   readonly registry?: string
 }
 

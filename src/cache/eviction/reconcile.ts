@@ -28,7 +28,6 @@ interface ReconciliationOptions {
   readonly now: () => EpochMs
 }
 
-/** Files are compared a folder at a time. */
 const FOLDERS = ['sha256', 'sha512'].flatMap((algorithm) =>
   Array.from({ length: 256 }, (_, at) => `${algorithm}:${at.toString(16).padStart(2, '0')}`),
 )

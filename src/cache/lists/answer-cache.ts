@@ -29,7 +29,6 @@ const PARSED_FACTOR = 4
 
 interface AnswerCacheOptions {
   readonly metadata: Pick<MetadataStore, 'upstreamAnswers' | 'transaction'>
-  /** Called when the index has grown. */
   readonly diskSpace: Pick<DiskSpace, 'changed'>
   readonly log: Logger
   readonly now: () => Milliseconds

@@ -12,7 +12,6 @@ import type { TagPage } from '../../upstream/upstream.ts'
 const CURSOR = 'next_page'
 const HANDED_ON = '~'
 
-/** Our cursor for upstream's next page. */
 export function cursorOf(next: URLSearchParams | undefined): URLSearchParams | undefined {
   return next && new URLSearchParams({ [CURSOR]: `${HANDED_ON}${next.toString()}` })
 }

@@ -254,7 +254,6 @@ export class ManifestCache {
     )
   }
 
-  /** Joins the flight for that reference, or starts it. */
   async #join<T extends CacheMarks>(
     flights: SingleFlight<T | false>,
     { repository, reference }: { repository: MirrorRef; reference: Reference },

@@ -16,7 +16,6 @@ export function isAttestation(descriptor: Pick<Descriptor, 'annotations'> | unde
   return descriptor?.annotations?.[ATTESTATION.type] === 'attestation-manifest'
 }
 
-/** The manifest that the attestation is about. */
 export function subjectOfAttestation(descriptor: Pick<Descriptor, 'annotations'>): Digest | undefined {
   return isAttestation(descriptor)
     ? (descriptor.annotations?.[ATTESTATION.subject] as Digest | undefined)

@@ -17,9 +17,8 @@ import type { PrefetchMode, ReferrersPrefetch } from './prefetch-referrers.ts'
 
 /** Cold layers asked for before the others follow. */
 const LAYERS_THAT_TELL = 2
-/** A config is not looked for again so soon: a hot manifest is asked for thousands of times a second. */
+/** A config, and a manifest, is not looked at again so soon: a hot one is asked for thousands of times a second. */
 const LOOK_AGAIN_MS = 10_000
-/** A manifest is not looked at again so soon. */
 const SERVED_AGAIN_MS = 1000
 /** No runtime takes more layers; a manifest of thousands must not cost as many fetches or entries. */
 const MOST_AHEAD = 128

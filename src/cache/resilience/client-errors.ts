@@ -13,7 +13,6 @@ import { repositoryKey, type MirrorRef } from '../origin.ts'
 
 /** Equals the time for which a failure is remembered. */
 const DEFAULT_RETRY_AFTER_SECONDS = 10
-/** How long "no such repository" is believed. */
 const UNKNOWN_REPOSITORY_MS: Milliseconds = 10_000
 
 /**

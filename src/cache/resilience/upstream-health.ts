@@ -9,7 +9,6 @@ export interface UpstreamHealth {
   /** `offline`: the configuration says so, and nothing is wrong. */
   readonly state: 'ok' | 'failing' | 'denied' | 'offline'
   readonly message: string | undefined
-  /** The upstream that answers in its place. */
   readonly fallback?: string | undefined
   /** Since when, and why, our credentials are refused. */
   readonly credentials?: string | undefined
