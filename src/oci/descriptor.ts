@@ -9,12 +9,12 @@ import type { Digest } from './digest.ts'
 export interface Descriptor {
   readonly mediaType: string
   readonly digest: Digest
-  /** Bytes, as the manifest says; its digest is what decides. Undefined: it does not say. */
+  /** Bytes, as the manifest claims (the digest decides); undefined: it claims none. */
   readonly size: number | undefined
   readonly artifactType?: string
-  /** Of one that a manifest names only those of {@link ATTESTATION}. */
+  /** A manifest's child has only those of {@link ATTESTATION}. */
   readonly annotations?: Readonly<Record<string, string>>
-  /** Where a non-distributable layer may be had instead. */
+  /** Locations of a non-distributable layer. */
   readonly urls?: readonly string[]
 }
 
@@ -29,7 +29,7 @@ export const MEDIA_TYPES = {
   dockerSchema1Signed: 'application/vnd.docker.distribution.manifest.v1+prettyjws',
 } as const
 
-/** How an index of BuildKit's tells what one of its manifests is, and about which other. */
+/** Annotations with which BuildKit marks a child of an index as an attestation, and names the child that it attests. */
 export const ATTESTATION = {
   type: 'vnd.docker.reference.type',
   subject: 'vnd.docker.reference.digest',
@@ -38,9 +38,8 @@ export const ATTESTATION = {
 const MANIFEST_TYPES: ReadonlySet<string> = new Set(Object.values(MEDIA_TYPES))
 
 /**
- * What an upstream is always asked for. Quay converts and others answer 404 when a type is missing from
- * the list, and wildcards do not count there. Schema 1 is left out on purpose:
- * naming it invites the conversion.
+ * `Accept` of every manifest request upstream. Where a type is missing Quay converts the manifest and other registries
+ * answer 404, and neither honours the wildcard. Schema 1 is left out on purpose: naming it invites that conversion.
  */
 export const ACCEPT_MANIFESTS = [
   MEDIA_TYPES.ociIndex,
@@ -59,7 +58,7 @@ export function isManifestType(mediaType: string): boolean {
   return MANIFEST_TYPES.has(mediaType)
 }
 
-/** Layers that registries are not expected to hold: their bytes live at `urls`, or nowhere. */
+/** Registries need not hold such layers: their bytes are at `urls`, or nowhere. */
 export function isNonDistributable(descriptor: Pick<Descriptor, 'mediaType' | 'urls'>): boolean {
   return (
     descriptor.mediaType.includes('.nondistributable.') ||
@@ -68,5 +67,5 @@ export function isNonDistributable(descriptor: Pick<Descriptor, 'mediaType' | 'u
   )
 }
 
-/** Largest manifest we take in either direction; the specification's floor for what must be accepted. */
+/** Largest manifest accepted from clients and upstreams; the specification demands at least this. */
 export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024

@@ -1,8 +1,8 @@
 /**
- * The one table of errors a client can be told.
+ * Table of all errors that a client can get.
  *
- * Codes are those of distribution-spec § Error codes, followed by the ones registries added since.
- * Only `http/` turns an {@link OciError} into a response; everybody else throws it and forgets it.
+ * Codes are those of distribution-spec § Error codes, then those that registries have added since.
+ * Only `http/` turns an {@link OciError} into a response; all other code just throws it.
  */
 
 export const OCI_ERRORS = {
@@ -26,7 +26,7 @@ export const OCI_ERRORS = {
   TOOMANYREQUESTS: { status: 429, message: 'too many requests' },
   UNAUTHORIZED: { status: 401, message: 'authentication required' },
   UNSUPPORTED: { status: 405, message: 'the operation is unsupported' },
-  // Not in the specification; `UNKNOWN` and `UNAVAILABLE` are what distribution has always said.
+  // Not in the specification; `UNKNOWN` and `UNAVAILABLE` are distribution's codes.
   BAD_GATEWAY: { status: 502, message: 'the upstream registry answered with something unusable' },
   BAD_REQUEST: { status: 400, message: 'malformed request' },
   CONTENT_DAMAGED: {
@@ -47,24 +47,24 @@ export const OCI_ERRORS = {
 export type OciErrorCode = keyof typeof OCI_ERRORS
 
 interface OciErrorOptions {
-  /** Replaces the table's message: a sentence for the person who reads it. Never paths, SQL or upstream bodies. */
+  /** Replaces the table's message: a sentence for the user. Never paths, SQL or upstream bodies. */
   message?: string
   /** Sent as `Retry-After`, rounded up. */
   retryAfterSeconds?: number
-  /** The methods that would have been understood; sent as `Allow` beside a 405. */
+  /** The supported methods; sent as `Allow` with a 405. */
   allow?: readonly string[]
-  /** Why what is said to be absent has not been confirmed; sent as `Warning: 299`, and marked stale. */
+  /** Why the absence is not confirmed (the upstream did not answer); sent as `Warning: 299`, and marked stale. */
   staleWarning?: string
-  /** What really happened; goes to the log, never to the wire. */
+  /** The underlying error; goes to the log, never to the client. */
   cause?: unknown
 }
 
-/** The client's fault, or something that is not there, or something we cannot do for it now. */
+/** An expected failure: the client's mistake, missing content, or a registry that cannot serve now. */
 export class OciError extends Error {
   override readonly name = 'OciError'
   readonly code: OciErrorCode
   readonly status: number
-  /** Facts for the `detail` member of the body. */
+  /** Sent as the `detail` member of the body. */
   readonly detail: Readonly<Record<string, unknown>> | undefined
   readonly retryAfterSeconds: number | undefined
   readonly allow: readonly string[] | undefined

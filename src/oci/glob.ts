@@ -1,9 +1,8 @@
 /**
  * Globs over names: `*` matches within one component, `**` any number of components.
- * Between two others `**` may stand for none; at the end it stands for at least one: `team/**` is not `team`.
+ * A `**` in front of a component may match none; at the end it matches at least one: `team/**` is not `team`.
  *
- * Linear in the name's length times the glob's: both come from people, and an expression made of them could
- * be made to run for ever.
+ * Runs in O(name × glob): a regular expression built from a user's glob could backtrack for ever.
  */
 
 export function matchesAny(globs: readonly string[], name: string): boolean {
@@ -16,7 +15,7 @@ function matches(glob: readonly string[], name: readonly string[]): boolean {
 }
 
 function matchesComponent(glob: string, component: string): boolean {
-  // `**` that is only part of a component means no more than `*`.
+  // A `**` inside a component means `*`.
   return walk(
     Array.from(glob.replaceAll(/\*+/g, '*')),
     Array.from(component),
@@ -25,7 +24,7 @@ function matchesComponent(glob: string, component: string): boolean {
   )
 }
 
-/** Greedy matching that goes back to the last wildcard only: enough, as a later one could do all an earlier did. */
+/** Greedy matching; backtracking to the last wildcard suffices, because it can match all that an earlier one could. */
 function walk(
   pattern: readonly string[],
   subject: readonly string[],

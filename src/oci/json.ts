@@ -1,26 +1,24 @@
 /**
- * JSON from strangers: the whole document is checked, and only what is asked for becomes objects.
+ * Streaming JSON parser for untrusted documents: validates every byte, and builds only the selected values.
  *
- * The parser of the platform takes half a second and 200 MB for millions of brackets, a second for half a million
- * members, and what it makes of a document weighs several times as much. This one walks the bytes once and makes
- * nothing of what nobody asked for.
+ * `JSON.parse` takes half a second and 200 MB for millions of brackets, a second for half a million members, and its
+ * result weighs several times as much as the document. This parser makes one pass and allocates nothing for the rest.
  */
 import { isUtf8 } from 'node:buffer'
 
 export type JsonObject = Record<string, unknown>
 
 /**
- * What is read of a value.
+ * The part of a value that the parser builds.
  *
- * - `scalar`: a text (undefined where it is longer than 2 KiB), a number, boolean or null; of a list or an object only
- *   that it is one
- * - `text`: the same, with texts of up to 64 KiB
- * - `members`: of an object those members
- * - `any`: of an object its first `most` members, whatever they are called
- * - `each`: of a list its first `most` elements (default: all); with `take` all are handed over as they come, and the
- *   list itself is empty
+ * - `scalar`: a string (undefined above 2 KiB), number, boolean or null; a list or an object comes out empty
+ * - `text`: the same, with strings of up to 64 KiB
+ * - `members`: the named members of an object
+ * - `any`: the first `most` members of an object, whatever their names
+ * - `each`: the first `most` elements of a list (default: all); with `take` every element goes to that callback as it
+ *   is parsed, and the list itself stays empty
  *
- * A value of another kind than the selection is about is read as `scalar`.
+ * A value of another kind than its selection is read as `scalar`.
  */
 export type Selection =
   | 'scalar'
@@ -30,9 +28,9 @@ export type Selection =
   | { readonly each: Selection; readonly most?: number }
   | { readonly each: Selection; readonly take: (element: unknown) => void }
 
-/** Deeper than any manifest. */
+/** No manifest nests so deeply. */
 const MAX_NESTING = 100
-/** Longer names are nobody's, and longer texts not for us. */
+/** Bytes: a member with a longer name is dropped, a longer string is read as undefined. */
 const MAX_NAME = 1024
 const MAX_SCALAR = 2048
 const MAX_TEXT = 64 * 1024
@@ -42,8 +40,8 @@ export class JsonError extends Error {
 }
 
 /**
- * @param maxItems how many members and elements it may have in all, about
- * @throws JsonError when it is no JSON, no object, nested too deeply, or has more than that
+ * @param maxItems limit of members and elements in total, roughly
+ * @throws JsonError when the bytes are no JSON, no object, nested too deeply, or have more items
  */
 export function parseJsonObject(bytes: Uint8Array, maxItems: number, selection: Selection): JsonObject {
   if (!isUtf8(bytes)) throw new JsonError('not JSON')
@@ -56,7 +54,7 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** The object that a short text is in JSON; undefined where it is none. */
+/** Parses a short text; undefined where it is no JSON object. */
 export function jsonObjectIn(text: string): JsonObject | undefined {
   try {
     const value: unknown = JSON.parse(text)
@@ -80,7 +78,7 @@ class Reader {
 
   document(selection: Selection): unknown {
     const bytes = this.#bytes
-    // A byte order mark is no JSON, and editors put one there all the same.
+    // JSON forbids a byte order mark, yet editors write one.
     if (bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf) this.#at = 3
     const value = this.#value(selection)
     this.#space()
@@ -110,7 +108,7 @@ class Reader {
 
   #object(selection: Selection | undefined): JsonObject | undefined {
     const wanted = selectionOfMembers(selection)
-    // As entries: a member may be called `__proto__`, and of two of one name the last counts.
+    // Entries, not assignments: a member may be called `__proto__`, and of duplicate names the last one wins.
     const entries: [string, unknown][] = []
     this.#open()
     if (this.#next() !== CLOSE_BRACE) {
@@ -149,7 +147,7 @@ class Reader {
     return selection === undefined ? undefined : elements
   }
 
-  /** @returns undefined where nobody wants it, or it has more bytes than `most` */
+  /** @returns undefined where it is not selected, or longer than `most` bytes */
   #text(wanted: boolean, most: number): string | undefined {
     const bytes = this.#bytes
     const start = this.#at
@@ -216,7 +214,7 @@ class Reader {
     this.#depth -= 1
   }
 
-  /** Behind a member or an element: whether another one follows. */
+  /** Consumes the comma behind a member or an element; false at `close`. */
   #more(close: number): boolean {
     const byte = this.#next()
     if (byte === close) return false
@@ -227,7 +225,7 @@ class Reader {
     return true
   }
 
-  /** The byte behind the white space. */
+  /** Skips white space and peeks at the next byte. */
   #next(): number | undefined {
     this.#space()
     return this.#bytes[this.#at]
@@ -270,5 +268,5 @@ function isHex(byte: number | undefined): boolean {
 const [QUOTE, COMMA, BACKSLASH, COLON] = [0x22, 0x2c, 0x5c, 0x3a]
 const [OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d]
 const [ZERO, DOT, MINUS, PLUS, LOWER_E, UPPER_E, LOWER_U] = [0x30, 0x2e, 0x2d, 0x2b, 0x65, 0x45, 0x75]
-/** What may follow a backslash, but for `u`. */
+/** Escapes other than `\u`. */
 const ESCAPES: ReadonlySet<number> = new Set(Buffer.from('"\\/bfnrt'))

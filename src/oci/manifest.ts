@@ -1,9 +1,8 @@
 /**
- * What a manifest's bytes mention.
+ * Manifest parser: reads from a manifest's bytes the descriptors that it references.
  *
- * The bytes themselves are kept and served verbatim; this only reads them. Unknown fields and types are
- * legal, so everything that is not a descriptor is passed over, and what a document of an unknown type seems
- * to name is taken where it makes sense and never refused.
+ * The registry stores and serves the bytes verbatim. Unknown fields and types are legal, so the parser skips all that
+ * is no descriptor; of a document of unknown type it takes the descriptors that make sense, and never rejects it.
  * Spec: image-spec manifest.md, image-index.md; Docker image manifest v2 schema 2.
  */
 import { ATTESTATION, isIndexType, MEDIA_TYPES, type Descriptor } from './descriptor.ts'
@@ -12,31 +11,29 @@ import { OciError } from './errors.ts'
 import { isObject, JsonError, parseJsonObject, type JsonObject, type Selection } from './json.ts'
 
 export interface ManifestContent {
-  /** `mediaType` of the document, else the type its shape tells; never with parameters. */
+  /** `mediaType` of the document, else the type that its shape implies; never with parameters. */
   readonly mediaType: string
   readonly kind: 'image' | 'index' | 'artifact' | 'schema1' | 'unknown'
-  /** Manifests an index names. */
+  /** Children of an index. */
   readonly manifests: readonly Descriptor[]
   readonly config: Descriptor | undefined
   /** Layers of an image, blobs of an artifact; in order, duplicates included. */
   readonly layers: readonly Descriptor[]
   readonly subject: Descriptor | undefined
-  /** As the referrers API reports it: the manifest's own, else its config's media type (images only). */
+  /** The manifest's own, else its config's media type (images only), as the referrers API reports it. */
   readonly artifactType: string | undefined
   readonly annotations: Readonly<Record<string, string>> | undefined
 }
 
-/** Far above any real image; a document of 4 MiB could name 40,000. */
+/** No real image comes near; a document of 4 MiB could list 40,000 children. */
 const MAX_CHILDREN = 10_000
-/** Room for so many children, each with its platform and annotations. */
+/** Suffices for MAX_CHILDREN with their platforms and annotations. */
 const MAX_ITEMS = 100_000
-/** Of the annotations of a manifest so many are read, and of them as many as have room in so many characters. */
+/** The parser drops annotations of a manifest beyond this number and this total length. */
 const MAX_ANNOTATIONS = 256
 const MAX_ANNOTATION_CHARACTERS = 64 * 1024
 
-/**
- * Of the annotations of a child only those that decide something here: what is pulled brings the others along verbatim.
- */
+/** The registry acts on these two annotations alone; the client gets the others with the verbatim bytes. */
 const DESCRIPTOR: Selection = {
   members: {
     mediaType: 'scalar',
@@ -44,11 +41,11 @@ const DESCRIPTOR: Selection = {
     size: 'scalar',
     artifactType: 'scalar',
     annotations: { members: { [ATTESTATION.type]: 'scalar', [ATTESTATION.subject]: 'scalar' } },
-    // One says that the bytes may be had elsewhere; nobody goes there.
+    // One URL suffices to know that the bytes are elsewhere; the registry never fetches from there.
     urls: { each: 'scalar', most: 1 },
   },
 }
-/** One more than may be, to be refused. */
+/** Reads one more than MAX_CHILDREN, so that a longer list is seen and rejected. */
 const DESCRIPTORS: Selection = { each: DESCRIPTOR, most: MAX_CHILDREN + 1 }
 const DOCUMENT: Selection = {
   members: {
@@ -69,28 +66,28 @@ const PLATFORMS: Selection = {
   members: { manifests: { each: { members: { digest: 'scalar', platform: PLATFORM_MEMBERS } } } },
 }
 
-/** What a descriptor weighs in memory beside its texts, about. */
+/** Bytes of memory that a descriptor takes beside its strings, roughly. */
 const DESCRIPTOR_WEIGHT = 512
 
-/** RFC 6838 § 4.2. What does not match could not be sent as a `Content-Type`. */
+/** RFC 6838 § 4.2. Another string could not be sent as a `Content-Type`. */
 const MEDIA_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i
 
 /** image-spec descriptor.md § Digests: any algorithm, registered or not. */
 const ANY_DIGEST = /^[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+$/
 const OUR_ALGORITHMS = /^sha(?:256|512):/
 
-/** As Go names systems and processors. */
+/** Names of systems and processors in Go's spelling. */
 const PLATFORM = /^[A-Za-z0-9._-]{1,64}$/
 
-/** Types that servers give to anything. */
+/** Servers send these types for any content. */
 const GENERIC_TYPES = /^(?:text\/.*|application\/(?:json|octet-stream)|binary\/octet-stream)$/i
 
 /**
- * A child whose digest is of an algorithm we cannot verify is left out: no request could name it here. One without a
- * size is no reason to refuse what others hold: clients pull by digests.
+ * A child whose digest has an algorithm that this registry cannot verify is left out: no request could name it here.
+ * A missing size is no error, because other registries hold such manifests and clients pull by digest.
  *
- * @param declaredType the `Content-Type` it came with, parameters and all; the document's own `mediaType` wins
- * @throws OciError MANIFEST_INVALID when it is not JSON of an object, or a descriptor in it is malformed
+ * @param declaredType the `Content-Type` it came with, parameters included; the document's own `mediaType` wins
+ * @throws OciError MANIFEST_INVALID when the bytes are no JSON object, or a descriptor in it is malformed
  */
 export function parseManifest(bytes: Uint8Array, declaredType?: string): ManifestContent {
   const document = parseDocument(bytes)
@@ -140,7 +137,7 @@ export function parseManifest(bytes: Uint8Array, declaredType?: string): Manifes
   }
 }
 
-/** What it weighs in memory, about: of a manifest that names thousands several times what its bytes do. */
+/** Bytes of memory, roughly: thousands of children take several times the size of the document. */
 export function contentWeight({ config, subject, layers, manifests, annotations }: ManifestContent): number {
   let weight = DESCRIPTOR_WEIGHT
   for (const [name, text] of Object.entries(annotations ?? {})) weight += 2 * (name.length + text.length)
@@ -152,7 +149,7 @@ export function contentWeight({ config, subject, layers, manifests, annotations 
   return weight
 }
 
-/** For people: `linux/arm64/v8`, by the digest of the manifest that an index names so. Nothing for what is no index. */
+/** Platform to display (`linux/arm64/v8`) by child digest; empty for a document that is no index. */
 export function platformsOf(bytes: Uint8Array): ReadonlyMap<string, string> {
   const platforms = new Map<string, string>()
   let manifests: unknown
@@ -200,7 +197,7 @@ function mediaTypeOf(document: JsonObject, declaredType: string | undefined): st
   return typeByShape(document) ?? declared ?? 'application/octet-stream'
 }
 
-/** For documents that came without any useful type: OCI ones may, Docker ones are told by what they name. */
+/** A document without a useful type is Docker's if its children or config are; otherwise it is OCI's. */
 function typeByShape(document: JsonObject): string | undefined {
   if (document['schemaVersion'] === 1) {
     return 'signatures' in document ? MEDIA_TYPES.dockerSchema1Signed : MEDIA_TYPES.dockerSchema1
@@ -236,7 +233,7 @@ function kindOf(mediaType: string): ManifestContent['kind'] {
   }
 }
 
-/** From the document itself: a config may name an algorithm we leave out, and its type counts all the same. */
+/** Reads the document: the config's type counts even where its digest algorithm is unknown and it is left out. */
 function configType(document: JsonObject): string | undefined {
   const config = document['config']
   return isObject(config) ? mediaTypeText(config['mediaType']) : undefined
@@ -270,12 +267,12 @@ function descriptor(value: unknown, field: string, strict = true): Descriptor | 
   if (!isDigest(digest as string)) return undefined
   const strings = Array.isArray(urls) ? urls.filter((url) => typeof url === 'string') : undefined
   const told = (size ?? undefined) as number | undefined
-  // What only looks like a descriptor, in a document of who knows what, names nothing.
+  // In a document of unknown type, an object without a size is no descriptor.
   if (told === undefined && !strict) return undefined
   const artifact = mediaTypeText(artifactType)
   const map = stringMap(annotations)
   return {
-    // Required by the specification, absent in some old documents; nothing is decided by guessing it.
+    // The specification requires it, some old documents lack it; no decision depends on the default.
     mediaType: mediaTypeText(mediaType) ?? 'application/octet-stream',
     digest: digest as Descriptor['digest'],
     size: told,
@@ -298,7 +295,7 @@ function problemOf(value: unknown): string | undefined {
   return undefined
 }
 
-/** Only its strings, as many as have room: the specification allows nothing else. */
+/** Drops values that are no strings (the specification forbids them) and entries beyond the limit of length. */
 function stringMap(value: unknown): Record<string, string> | undefined {
   if (!isObject(value)) return undefined
   let room = MAX_ANNOTATION_CHARACTERS

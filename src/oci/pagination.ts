@@ -1,7 +1,7 @@
 /**
- * Pages of a list: what `n` and `last` ask for, and the `Link` to the page after.
+ * Pagination of lists: the parameters `n` and `last`, and the `Link` to the next page.
  *
- * `last` is exclusive, opaque and need not exist; the next page is always on our own path.
+ * `last` is exclusive, opaque and need not exist; the next page is always on this registry's own path.
  * Spec: distribution-spec § Listing tags; RFC 8288.
  */
 import { OciError } from './errors.ts'
@@ -24,9 +24,9 @@ export function parsePage(query: URLSearchParams): PageRequest {
   return { n: count, last }
 }
 
-/** Value of the `Link` header. `path` is ours and needs no escaping: names and digests hold no delimiters. */
+/** Value of the `Link` header. `path` needs no escaping: names and digests contain no delimiters. */
 export function nextLink(path: string, query: URLSearchParams): string {
-  // `URLSearchParams` escapes everything that could end the <> early.
+  // `URLSearchParams` escapes every character that could end the <> early.
   const search = query.toString()
   return `<${path}${search === '' ? '' : `?${search}`}>; rel="next"`
 }

@@ -1,7 +1,7 @@
 /**
- * Repository names, tags, and the reference that is one of a tag or a digest.
+ * Repository names, tags, and references (a tag or a digest).
  *
- * Parsed once at the edge; inner code takes the branded types and never a raw string.
+ * Input is parsed once, where it enters; inner code takes the branded types and never a raw string.
  * Spec: distribution-spec § Pulling manifests.
  */
 import { isDigest, parseDigest, type Digest } from './digest.ts'
@@ -16,12 +16,12 @@ const COMPONENT = '[a-z0-9]+(?:(?:\\.|_|__|-+)[a-z0-9]+)*'
 const NAME = new RegExp(`^${COMPONENT}(?:/${COMPONENT})*$`)
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
 
-/** Clients count the registry's host into the same 255 characters. */
+/** Clients apply the limit of 255 to host and name together. */
 const MAX_NAME_LENGTH = 255
 
 /** @throws OciError NAME_INVALID */
 export function parseRepositoryName(text: string): RepositoryName {
-  // The length first: the expression is linear, but there is no need to run it over a megabyte.
+  // Length first: the expression is linear, yet a name may be a megabyte long.
   if (text.length > MAX_NAME_LENGTH || !NAME.test(text)) {
     throw new OciError('NAME_INVALID', { name: text.slice(0, 300) })
   }
@@ -35,7 +35,7 @@ export function parseTag(text: string): Tag {
 }
 
 /**
- * A `:` is never legal in a tag, so it tells the two apart.
+ * A `:` is illegal in a tag, so it marks a digest.
  *
  * @throws OciError TAG_INVALID or DIGEST_INVALID
  */
@@ -47,14 +47,14 @@ export function isDigestReference(reference: Reference): reference is Digest {
   return isDigest(reference)
 }
 
-/** As people write an image: `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. */
+/** An image as users write it: `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. */
 export interface ImageReference {
   readonly name: RepositoryName
   readonly reference: Reference
 }
 
 /**
- * Without a tag and a digest `latest` is meant; of both the digest counts, as for every client.
+ * Without tag and digest it means `latest`; with both the digest counts, as for every client.
  *
  * @throws OciError NAME_INVALID, TAG_INVALID or DIGEST_INVALID
  */

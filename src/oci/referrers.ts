@@ -1,5 +1,5 @@
 /**
- * Lists of referrers: what the API answers, and the tag that clients without the API keep instead.
+ * Referrers lists: the pages of the API, and the fallback index under the referrers tag.
  *
  * Spec: distribution-spec § Listing referrers, § Referrers tag schema.
  */
@@ -8,7 +8,7 @@ import { algorithmOf, hexOf, type Digest } from './digest.ts'
 import { parsePage } from './pagination.ts'
 import { parseTag, type Tag } from './reference.ts'
 
-/** Clients read no larger index; some room for what is around the descriptors. */
+/** Clients read no larger index; 64 KiB are left for what surrounds the descriptors. */
 const MAX_PAGE_BYTES = MAX_MANIFEST_BYTES - 64 * 1024
 
 interface ReferrersPage {
@@ -18,9 +18,9 @@ interface ReferrersPage {
 }
 
 /**
- * One page of `all`, in the order of their digests. What else their descriptors say stays as it is.
+ * One page of `all`, sorted by digest; the descriptors are passed on unchanged.
  *
- * @param query of the request: `artifactType`, and `n` and `last` as tag lists have them
+ * @param query of the request: `artifactType`, and `n` and `last` as in tag lists
  * @throws OciError PAGINATION_NUMBER_INVALID
  */
 export function referrersPage(
@@ -56,14 +56,14 @@ function indexOf(manifests: readonly unknown[]): Buffer {
   return Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests }))
 }
 
-/** `sha256-…`: at most 32 characters of the algorithm, and 64 of the rest. */
+/** `sha256-…`: the schema allows 32 characters for the algorithm, and 64 for the hash. */
 export function referrersTag(subject: Digest): Tag {
   return parseTag(`${algorithmOf(subject)}-${hexOf(subject).slice(0, 64)}`)
 }
 
 /**
- * What the digest of the subject begins with, whose referrers tag that is; undefined: it is another tag. Of a sha256
- * that is the whole digest, of a sha512 half of it.
+ * Prefix of the subject's digest (a sha256 whole, a sha512 by half, which is all that the tag holds); undefined for
+ * any other tag.
  */
 export function subjectOfReferrersTag(tag: Tag): string | undefined {
   const match = /^(sha256|sha512)-([0-9a-f]{64})$/.exec(tag)
@@ -71,9 +71,9 @@ export function subjectOfReferrersTag(tag: Tag): string | undefined {
 }
 
 /**
- * The index under a referrers tag, with one manifest more or less. What else it says stays as it is.
+ * Adds a manifest to the index under a referrers tag, or removes one; the rest of the document is kept.
  *
- * @returns undefined when nothing changes, or when those bytes are no index
+ * @returns undefined when nothing changes, or when the bytes are no index
  */
 export function withReferrer(
   index: Buffer,
@@ -81,7 +81,7 @@ export function withReferrer(
 ): Buffer | undefined {
   const document = JSON.parse(index.toString()) as { manifests?: unknown }
   if (!Array.isArray(document.manifests)) return undefined
-  // Of an index that is none of OCI's anything may be listed.
+  // An index that did not come from an OCI client may list anything, even null.
   const before = document.manifests as readonly ({ digest?: unknown } | null)[]
   const listed = (digest: Digest): boolean => before.some((it) => it?.digest === digest)
   if ('add' in change) {
