@@ -1,8 +1,8 @@
 /**
- * The buffers that bodies pass through on their way out: big ones for whoever is quick, shared by all responses.
+ * Buffer pool for bodies on their way out: big buffers for fast clients, shared by all responses.
  *
- * A buffer is used again only after its write callback: until then the kernel may still read it. What was
- * lent to a read or write that did not come back in order is dropped, never reused.
+ * A buffer is reused only after its write callback: until then the kernel may still read it. If its read or write
+ * failed, it is dropped, because that operation may still touch it.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { ResponseWriter } from './response-writer.ts'
@@ -10,13 +10,12 @@ import type { ResponseWriter } from './response-writer.ts'
 const BIG: Bytes = 1024 * 1024
 export const SMALL: Bytes = 64 * 1024
 
-/** Big buffers in use at once, over all responses: whoever finds none makes do with a small one. */
+/** Big buffers in use over all responses; beyond that a response uses its small one. */
 const MAX_BIG = 16
 
-/** 10 MiB/s. A client slower than that gains nothing by big pieces and only holds their memory. */
+/** 10 MiB/s: a slower client gains nothing by big pieces, and would only hold their memory. */
 const QUICK_BYTES_PER_MS = 10 * 1024
 
-/** The big buffers, shared by all responses of a process. */
 export class BufferPool {
   readonly #free: Buffer[] = []
   #lent = 0
@@ -27,7 +26,7 @@ export class BufferPool {
     return this.#free.pop() ?? Buffer.allocUnsafeSlow(BIG)
   }
 
-  /** @param clean nothing can write to it or read from it any more */
+  /** @param clean no read or write can touch the buffer any more */
   giveBack(buffer: Buffer, clean: boolean): void {
     this.#lent--
     if (clean) this.#free.push(buffer)
@@ -38,21 +37,21 @@ export class BufferPool {
   }
 }
 
-/** Fills at most `buffer.length` bytes. 0 is the end. */
+/** Fills the buffer, or part of it. 0 is the end. */
 type Fill = (buffer: Buffer) => Bytes | Promise<Bytes>
 
-/** What the pieces of one response are copied through, one at a time. */
+/** Copies one response's pieces, one at a time, through a big buffer while the client is fast. */
 export class CopyBuffer {
   readonly #pool: BufferPool
   readonly #outlet: ResponseWriter
   /** Milliseconds. */
   readonly #now: () => number
-  /** Taken quickly since the last slow piece: one that the kernel's own buffer swallowed proves nothing yet. */
+  /** Bytes taken fast since the last slow piece: a single piece may just have fitted in the kernel's send buffer. */
   #quick: Bytes
   #small: Buffer | undefined
   readonly #smallSize: Bytes
 
-  /** @param length of all that is to pass through it */
+  /** @param length of the whole body */
   constructor(
     pool: BufferPool,
     outlet: ResponseWriter,
@@ -66,8 +65,7 @@ export class CopyBuffer {
   }
 
   /**
-   * One piece: filled, and taken by the kernel when it resolves. Where `fill` does not wait, neither does this before
-   * the piece is on its way.
+   * Fills one piece, and resolves when the kernel has taken it. With a synchronous `fill` the write begins at once.
    *
    * @param most bytes
    * @returns bytes; 0 at the end

@@ -1,24 +1,23 @@
 /**
- * Fair queue (round robin) of the connections that have bytes to send: a few of them get a turn in each round of the
- * event loop, in the order in which they came, and where many wait, one.
+ * Fair queue (round robin) of the connections that have bytes to send, in order of arrival.
  *
- * A socket that has room can be filled for a millisecond; two hundred of them must not be filled in one go, nor all
- * that follows from it happen before anybody else is heard.
+ * In each turn of the event loop a few connections send, under a crowd only one. Filling a socket takes up to a
+ * millisecond: if 200 were filled in one go, every other request would wait for them and for what follows from them.
  */
 
 const FEW = 16
-/** Of one round, for a few. A single turn may take longer, so turns have to be short. */
+/** Time for sends per turn of the event loop. A send that has begun is not interrupted, so sends must be short. */
 const SLICE_MS = 2
 
 export class FairQueue {
   readonly #waiting: (() => void)[] = []
 
-  /** Many wait. */
+  /** So many connections wait that each must send less at a time. */
   get crowded(): boolean {
     return this.#waiting.length > FEW
   }
 
-  /** Runs it soon, whatever happens to whoever waits for it. */
+  /** Runs `work` in a later turn of the event loop, even if the caller has given up. */
   run<Result>(work: () => Result): Promise<Result> {
     return new Promise((resolve, reject) => {
       this.#waiting.push(() => {
@@ -36,7 +35,7 @@ export class FairQueue {
     const until = performance.now() + SLICE_MS
     do {
       this.#waiting[0]?.()
-      // Not before it has run: who comes meanwhile must not order a second round.
+      // Shifted only after the run: a `run` during it would find the queue empty and schedule a second round.
       this.#waiting.shift()
     } while (this.#waiting.length > 0 && !this.crowded && performance.now() < until)
     if (this.#waiting.length > 0) setImmediate(this.#round)

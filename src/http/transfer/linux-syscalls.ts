@@ -1,9 +1,9 @@
 /**
- * The few system calls that move a file into a socket without our touching its bytes, through `node:ffi`.
+ * System calls that move a file into a socket without copying it through this process: sendfile(2) and what it needs.
  *
- * Experimental in Node, so everything here may be missing: {@link openLinuxSyscalls} then says so, and whoever asked
- * copies the bytes. Whatever is handed to the kernel stays referenced by the object: it writes where it was told to,
- * also when the garbage collector has given that memory to somebody else.
+ * They go through `node:ffi`, which is experimental: where it is missing {@link openLinuxSyscalls} says so, and the
+ * caller copies the bytes. The object keeps a reference to all memory whose address it gives to the kernel, because
+ * the kernel would write to that address even after the garbage collector has reused it.
  */
 import type { Bytes } from '../../base/units.ts'
 import { readFile } from 'node:fs/promises'
@@ -14,22 +14,19 @@ type Descriptor = number
 
 export interface LinuxSyscalls {
   /**
-   * From the file to the socket, as many as it takes at once.
+   * Sends as many bytes of the file as the socket takes at once.
    *
-   * @returns bytes moved; 0: it takes none now, or never will again (an ordinary write tells which)
+   * @returns bytes; 0: the socket is full or broken (an ordinary write tells which)
    */
   sendFile(socket: Descriptor, file: Descriptor, position: Bytes, count: Bytes): Bytes
   /**
-   * How far the file is in memory from there, so that sending it does not wait for the disk; in steps of half a MiB
-   * where not all of it is.
+   * End of the cached part from `start`: sending it does not wait for the disk. Where not all of it is cached, the
+   * answer is exact to half a MiB.
    */
   cachedUpTo(file: Descriptor, start: Bytes, end: Bytes): Bytes
-  /** It takes as much at once as an ordinary process may ask for, if that is more than it comes to by itself. */
+  /** Sets SO_SNDBUF to the system's limit, if that exceeds what TCP autotuning reaches. */
   growSendBuffer(socket: Descriptor): void
-  /**
-   * How often this thread has waited inside the kernel so far, and not only for a processor: it grows when a call had
-   * to wait for the disk after all.
-   */
+  /** Voluntary context switches of this thread so far: the count grows when a call had to wait for the disk. */
   voluntarySwitches(): number
 }
 
@@ -39,18 +36,18 @@ const CALLS = {
   getrusage: { return: 'int32', arguments: ['int32', 'pointer'] },
   setsockopt: { return: 'int32', arguments: ['int32', 'int32', 'int32', 'pointer', 'uint32'] },
   getpagesize: { return: 'int32', arguments: [] },
-  /** Of `cachestat`, for which there is no function yet. */
+  /** Carries `cachestat`, for which libc has no function yet. */
   syscall: { return: 'int64', arguments: ['int64', 'int32', 'pointer', 'pointer', 'uint32'] },
 } as const
 
-/** Of which it is asked at once whether it is in memory, where pages cannot be counted. */
+/** Step of the probe where the kernel cannot count cached pages. */
 const PIECE: Bytes = 512 * 1024
 
-/** What an ordinary process may ask for; what a socket comes to by itself is the last of three numbers. */
+/** Limit of SO_SNDBUF for an unprivileged process, and (the last of three numbers) the limit of TCP autotuning. */
 const MOST_BY_REQUEST = '/proc/sys/net/core/wmem_max'
 const MOST_BY_ITSELF = '/proc/sys/net/ipv4/tcp_wmem'
 
-/** Their numbers, the same on all of the architectures below. */
+/** Constants of the kernel, equal on x64 and arm64. */
 const RWF_NOWAIT = 8
 /** Since Linux 6.5. */
 const CACHESTAT = 451n
@@ -61,7 +58,7 @@ const SO_SNDBUF = 7
 const RUSAGE_WORDS = 18
 const VOLUNTARY_SWITCHES = 16
 
-/** @returns undefined where it cannot be: another system, a Node without FFI, a libc without these calls */
+/** @returns undefined on another system, in a Node without FFI, with a libc without these calls */
 export async function openLinuxSyscalls(): Promise<LinuxSyscalls | undefined> {
   if (platform !== 'linux' || !['x64', 'arm64'].includes(arch)) return undefined
   try {
@@ -71,14 +68,14 @@ export async function openLinuxSyscalls(): Promise<LinuxSyscalls | undefined> {
   }
 }
 
-/** Of a socket, in what it is asked for; undefined where one comes to more by itself, or nobody knows. */
+/** Value for SO_SNDBUF; undefined where autotuning reaches more, or the limits cannot be read. */
 async function widestBuffer(): Promise<Bytes | undefined> {
   try {
     const [request, itself] = await Promise.all(
       [MOST_BY_REQUEST, MOST_BY_ITSELF].map((file) => readFile(file, 'utf8')),
     )
     const most = Number(request)
-    // It is given twice what it asks for. A size of its own ends its growing: too small a one would be for ever.
+    // The kernel doubles the value. Setting it ends autotuning, so too small a buffer would stay small for ever.
     return most * 2 > Number(itself?.trim().split(/\s+/).at(-1)) ? most : undefined
   } catch {
     return undefined
@@ -89,13 +86,13 @@ function load({ dlopen }: typeof Ffi) {
   return dlopen(null, CALLS)
 }
 
-/** What a call is given in memory: numbers of 64 bits, which stay where they are. */
+/** Memory for the arguments of a call: words of 64 bits at a fixed address. */
 class Words {
   readonly words: BigUint64Array<ArrayBuffer>
   readonly pointer: bigint
 
   constructor({ getRawPointer }: typeof Ffi, count: number) {
-    // A small typed array of its own would lie in the heap, and be moved.
+    // A small typed array without its own ArrayBuffer lies in the JavaScript heap, where the collector moves it.
     const memory = new ArrayBuffer(count * 8)
     this.words = new BigUint64Array(memory)
     this.pointer = getRawPointer(memory)
@@ -103,7 +100,7 @@ class Words {
 }
 
 class LinuxKernel implements LinuxSyscalls {
-  /** The functions go with it. */
+  /** Keeps the functions alive: they die with the library handle. */
   readonly #library: ReturnType<typeof load>
   readonly #pageSize: Bytes
   readonly #widest: Bytes | undefined
@@ -111,7 +108,7 @@ class LinuxKernel implements LinuxSyscalls {
   /** `int` */
   readonly #size: Words
   readonly #usage: Words
-  /** What is read to see whether it can be: one byte. */
+  /** Target of the probe's read of one byte. */
   readonly #probe: Words
   /** `struct iovec` of the probe. */
   readonly #vector: Words
@@ -119,7 +116,7 @@ class LinuxKernel implements LinuxSyscalls {
   readonly #range: Words
   /** `struct cachestat`, which begins with the number of pages in memory. */
   readonly #counted: Words
-  /** Whether it counts pages: neither an older system nor every container does. */
+  /** False once `cachestat` has failed: kernels before 6.5 and some containers lack it. */
   #counts = true
 
   constructor(ffi: typeof Ffi, widest: Bytes | undefined) {
@@ -143,7 +140,7 @@ class LinuxKernel implements LinuxSyscalls {
   }
 
   cachedUpTo(file: Descriptor, start: Bytes, end: Bytes): Bytes {
-    // A page that is just being read counts as well, but cannot be read from yet.
+    // A page that is still being read from the disk is counted, but RWF_NOWAIT does not return it yet.
     if (this.#holdsPages(file, start, end)) return this.#canRead(file, start, end) ? end : start
     let position = start
     while (position < end) {
@@ -154,7 +151,7 @@ class LinuxKernel implements LinuxSyscalls {
     return position
   }
 
-  /** All of them. */
+  /** Whether all pages are in the page cache; false where they cannot be counted. */
   #holdsPages(file: Descriptor, start: Bytes, end: Bytes): boolean {
     if (!this.#counts) return false
     const first = Math.floor(start / this.#pageSize)
@@ -166,12 +163,12 @@ class LinuxKernel implements LinuxSyscalls {
     return this.#counts && this.#counted.words[0] === BigInt(pages)
   }
 
-  /** Nobody can say where pages cannot be counted. */
+  /** True where pages cannot be counted: then only the probe decides. */
   #mayHold(file: Descriptor, start: Bytes, end: Bytes): boolean {
     return !this.#counts || this.#holdsPages(file, start, end)
   }
 
-  /** At both ends and in the middle. */
+  /** Probes both ends and the middle. */
   #canRead(file: Descriptor, start: Bytes, end: Bytes): boolean {
     return (
       this.#canReadAt(file, start) &&

@@ -1,6 +1,6 @@
 /**
- * Copies bytes from a source into a response with backpressure, read by libuv's threads: small ones, those that are in
- * no file, and all of them where the kernel cannot be asked what it has in memory.
+ * Copies a body from its source into a response with backpressure, reading in libuv's threads: small bodies, bodies
+ * that are in no file, and all bodies where sendfile is unavailable.
  */
 import type { ServerResponse } from 'node:http'
 import type { ByteSource } from '../../storage/blobs/blob-store.ts'
@@ -8,21 +8,21 @@ import { CopyBuffer, SMALL, type BufferPool } from './buffer-pool.ts'
 import { ResponseWriter } from './response-writer.ts'
 
 interface PumpOptions {
-  /** Bytes to send; undefined: until the source ends. */
+  /** Bytes to send; undefined: all that the source has. */
   readonly length: number | undefined
-  /** The bytes are still coming in: two small buffers per client, for there may be hundreds. */
+  /** The body is still being downloaded: two small buffers per client, because hundreds of clients may follow it. */
   readonly growing: boolean
   readonly signal: AbortSignal
-  /** Called with what the kernel has taken. */
+  /** Called with the number of bytes that the kernel has taken. */
   readonly onBytes: (count: number) => void
-  /** Milliseconds; by it a client is found quick or slow. */
+  /** Milliseconds; measures the client's speed. */
   readonly now?: () => number
 }
 
 /**
- * Resolves when the last byte was taken by the kernel; does not end the response.
+ * Resolves when the kernel has taken the last byte; does not end the response.
  *
- * @throws when the source fails or ends early, or the client leaves; the response must then be broken off
+ * @throws when the source fails or ends early, or the client leaves; the caller must then break the response off
  */
 export async function pump(
   source: ByteSource,
@@ -56,7 +56,7 @@ async function pumpFinished(
   return sent
 }
 
-/** Reads the next piece while the last one is on its way. */
+/** Double buffering: reads the next piece while the kernel takes the last one. */
 async function pumpGrowing(
   source: ByteSource,
   outlet: ResponseWriter,
@@ -74,13 +74,13 @@ async function pumpGrowing(
       if (count === 0) break
       read += count
       writing = outlet.write(spare.subarray(0, count)).then(() => onBytes(count))
-      // It is awaited above, but perhaps only after a long read; until then its failure is nobody's surprise.
+      // The write is awaited only after the next read; a failure before that must not be an unhandled rejection.
       writing.catch(() => undefined)
-      // A source may give less than it was asked for: even of a small body there may be a second piece.
+      // A source may return less than asked, so that even a small body may need a second piece.
       if (read < length) [spare, other] = [other ?? Buffer.allocUnsafeSlow(size), spare]
     }
   } finally {
-    // Also when the next piece will never come: what is on its way is good, and a client resumes after it.
+    // The client gets the last piece even if the next read fails: it resumes behind that piece.
     await writing
   }
   return read

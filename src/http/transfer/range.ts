@@ -1,8 +1,8 @@
 /**
- * Which bytes of a blob a request wants, and whether it has them already.
+ * Range requests and conditional requests for blobs.
  *
- * A blob's entity tag is its digest in quotes, so conditions can be decided before the blob is looked for.
- * What is syntactically wrong is ignored (RFC 9110 § 14.2), what cannot be satisfied is a 416.
+ * A blob's entity tag is its digest in quotes, so conditions are decided before the blob is looked up.
+ * Ranges with a syntax error are ignored (RFC 9110 § 14.2), those that cannot be satisfied give a 416.
  * Spec: RFC 9110 § 13 (conditions), § 14 (ranges); distribution-spec § Pulling blobs.
  */
 import type { Digest } from '../../oci/digest.ts'
@@ -13,7 +13,7 @@ export interface ByteRange {
   readonly end: number
 }
 
-/** As written: `first-last`, `first-`, or `-suffix`. */
+/** Syntax: `first-last`, `first-`, or `-suffix`. */
 type RangeSpec = { readonly first: number; readonly last: number | undefined } | { readonly suffix: number }
 
 type RangeSpecs = readonly RangeSpec[]
@@ -24,20 +24,20 @@ export type RangePlan =
   | { readonly kind: 'multipart'; readonly ranges: readonly ByteRange[] }
   | { readonly kind: 'unsatisfiable' }
 
-/** Podman asks for hundreds of parts of a zstd:chunked layer at once; more than this is an attack. */
+/** Podman requests hundreds of parts of a zstd:chunked layer at once; no client needs more than this. */
 const MAX_PARTS = 1024
 
 const SPEC = /^(?:([0-9]+)-([0-9]*)|-([0-9]+))$/
 
-/** @returns undefined when there is nothing to obey: no header, another unit, or nonsense */
+/** @returns undefined when the server has to ignore the header: absent, another unit, malformed, too many parts */
 export function parseRange(header: string | undefined): RangeSpecs | undefined {
   const set = /^bytes=(.*)$/is.exec(header ?? '')?.[1]
   if (set === undefined) return undefined
   const specs: RangeSpec[] = []
   for (const element of set.split(',')) {
-    // An expression for the spaces at the end would begin anew at each of them.
+    // Not by the expression: matching trailing spaces would take quadratic time.
     const text = element.trim()
-    // § 5.6.1.2: empty list elements are to be tolerated.
+    // § 5.6.1.2: a recipient must accept empty list elements.
     if (text === '') continue
     const found = SPEC.exec(text)
     if (!found) return undefined
@@ -58,19 +58,18 @@ export function wantsAll(specs: RangeSpecs): boolean {
 }
 
 export function planRanges(specs: RangeSpecs | undefined, size: number): RangePlan {
-  // Nothing of an empty blob can be asked for, but containerd 2.1 puts `bytes=0-` on everything and takes no 416.
+  // No range of an empty blob is satisfiable, but containerd 2.1 sends `bytes=0-` always and fails on a 416.
   if (specs === undefined || size === 0) return { kind: 'whole' }
   const ranges = specs.map((spec) => resolve(spec, size)).filter((range) => range !== undefined)
   const [first] = ranges
   if (first === undefined) return { kind: 'unsatisfiable' }
   if (specs.length === 1) return { kind: 'single', range: first }
-  // Overlapping parts would let a small request ask for any amount of bytes (§ 14.2).
+  // With overlapping parts a small request could demand any number of bytes (§ 14.2).
   if (ranges.reduce((sum, { start, end }) => sum + end - start, 0) > size) return { kind: 'whole' }
-  // Also when only one is left: podman takes a plain 206 for its first part.
+  // Multipart even when one part is left: podman takes a plain 206 for its first part.
   return { kind: 'multipart', ranges }
 }
 
-/** Value of `Content-Range` for a part. */
 export function contentRange({ start, end }: ByteRange, size: number): string {
   return `bytes ${start}-${end - 1}/${size}`
 }
@@ -79,7 +78,7 @@ export function etagOf(digest: Digest): string {
   return `"${digest}"`
 }
 
-/** § 13.1.2, weak comparison. Unquoted digests are accepted as distribution does. */
+/** § 13.1.2, weak comparison. Accepts unquoted digests, as distribution does. */
 export function matchesNone(ifNoneMatch: string | undefined, digest: Digest): boolean {
   if (ifNoneMatch === undefined) return false
   return ifNoneMatch.split(',').some((element) => {
@@ -88,7 +87,7 @@ export function matchesNone(ifNoneMatch: string | undefined, digest: Digest): bo
   })
 }
 
-/** § 13.1.5, strong comparison; a date never matches, for blobs have none. */
+/** § 13.1.5, strong comparison; a date never matches, because blobs have none. */
 export function rangeStillValid(ifRange: string | undefined, digest: Digest): boolean {
   return ifRange === undefined || unquote(ifRange.trim()) === digest
 }
@@ -106,7 +105,7 @@ function resolve(spec: RangeSpec, size: number): ByteRange | undefined {
     const start = Math.max(0, size - spec.suffix)
     return start < size ? { start, end: size } : undefined
   }
-  // § 14.1.1 calls `500-0` invalid; the conformance suite wants 416 for it.
+  // § 14.1.1 calls `500-0` invalid; the conformance suite demands 416 for it.
   const last = Math.min(spec.last ?? size - 1, size - 1)
   return spec.first <= last ? { start: spec.first, end: last + 1 } : undefined
 }

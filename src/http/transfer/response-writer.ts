@@ -1,16 +1,14 @@
-/**
- * A response, for whoever writes to it piece by piece and wants to hear when a piece has gone, or the client.
- */
+/** Writes a response piece by piece, with backpressure, and learns when a piece is sent or the client has left. */
 import type { ServerResponse } from 'node:http'
 
 export class ResponseWriter implements Disposable {
   readonly #response: ServerResponse
   readonly #signal: AbortSignal
   #headLeft = false
-  /** Of the piece that is on its way. */
+  /** Rejects the write in progress. */
   #reject: ((reason: Error) => void) | undefined
 
-  /** @param signal aborts when the client leaves: a response that lost its socket calls nobody back */
+  /** @param signal aborts when the client leaves: Node calls no write callback of a response that lost its socket */
   constructor(response: ServerResponse, signal: AbortSignal) {
     this.#response = response
     this.#signal = signal
@@ -18,9 +16,9 @@ export class ResponseWriter implements Disposable {
   }
 
   /**
-   * Resolves when the kernel has taken it; until then the bytes must stay as they are. One at a time.
+   * Resolves when the kernel has taken the bytes, which must not change until then. One write at a time.
    *
-   * @throws what went wrong with the connection, or the signal's reason
+   * @throws the connection's error, or the signal's reason
    */
   write(bytes: Buffer): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -40,8 +38,8 @@ export class ResponseWriter implements Disposable {
   }
 
   /**
-   * The head has left, and what follows goes out as it is: from now on it need not pass through the response, which
-   * takes a good part of what a small piece costs.
+   * From now on pieces go straight to the socket: the head is sent and the body has no chunked framing. Passing through
+   * the response is a good part of what a small piece costs.
    */
   headHasLeft(): void {
     this.#headLeft = true

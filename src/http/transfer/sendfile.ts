@@ -1,12 +1,12 @@
 /**
- * sendfile(2) of a file, whole or growing, into a response: the kernel moves the bytes, no thread of ours touches them.
- * Where the connection is encrypted, or the configuration says so, the main thread copies bytes that are in the page
- * cache, so that no other thread is woken for them.
+ * sendfile(2) of a whole or growing file into a response: the kernel moves the bytes, and no call blocks.
+ * On an encrypted connection, or where the configuration says so, the main thread copies the bytes that are in the page
+ * cache, because waking another thread costs more than the copy.
  *
- * A body goes in turns. The kernel sends from the file what the socket takes; when it takes no more, a small piece goes
- * through an ordinary write, whose callback says that there is room again. So no call of ours ever waits for the client,
- * and an error of the connection shows in that write. No call waits for the disk either: bytes that are not in the page
- * cache are read in a thread, and a file that was slow once is read that way to its end.
+ * A body is sent in turns. The kernel sends from the file what the socket takes; when the socket is full, a small piece
+ * goes through an ordinary write, whose callback reports room, and the connection's errors. So no call waits for the
+ * client. None waits for the disk either: bytes outside the page cache are read in a thread, and a file that has once
+ * been slow is read that way to its end.
  */
 import fs from 'node:fs'
 import type { ServerResponse } from 'node:http'
@@ -17,22 +17,22 @@ import type { LinuxSyscalls } from './linux-syscalls.ts'
 import { ResponseWriter } from './response-writer.ts'
 import { FairQueue } from './fair-queue.ts'
 
-/** The most that one call sends. */
+/** Limit of one call. */
 const TURN = 4 * 1024 * 1024
 /**
- * A client that has taken so much of one body, at half a GB a second, is given a larger send buffer, because each fill
- * of it costs a turn of the event loop. It is the kernel's memory, so few clients get one, and no slow ones.
+ * A client that has taken so much of one body at 500 MB/s gets a larger send buffer, because every refill costs a turn
+ * of the event loop. The buffer is memory of the kernel, so at most MAX_WIDE clients have one, and no slow ones.
  */
 const WORTH_WIDENING = 32 * 1024 * 1024
 const WIDEN_BYTES_PER_MS = 500 * 1024
 const MAX_WIDE = 16
-/** The most that one call sends while others wait: a socket that always has room must not get ahead of them. */
+/** Limit of one call while many wait: a socket that always has room must not get ahead of the others. */
 const SHARE = 1024 * 1024
 const SMALL = 16 * 1024
-/** A call from memory takes a millisecond or two; a longer one may have waited for the disk. */
+/** A call that is served from memory takes 1 to 2 ms; a longer one may have waited for the disk. */
 const SLOW_MS = 20
 
-/** One for the process: there is one event loop. */
+/** Shared by all responses of the process, which has one event loop. */
 const queue = new FairQueue()
 /** Sockets whose send buffer was enlarged, until they are closed. */
 const wide = new Set<Socket>()
@@ -40,12 +40,12 @@ const wide = new Set<Socket>()
 interface SendFileOptions {
   readonly kernel: LinuxSyscalls
   readonly pool: BufferPool
-  /** The bytes go through our memory, as they must on an encrypted connection. */
+  /** Copy through this process's memory, as an encrypted connection requires. */
   readonly copying: boolean
   readonly signal: AbortSignal
   /** Called with the number of bytes that the kernel has taken. */
   readonly onBytes: (count: number) => void
-  /** Milliseconds; the clock by which a client is fast or slow. */
+  /** Milliseconds; measures the client's speed. */
   readonly now?: () => number
 }
 
@@ -58,7 +58,7 @@ export function takesFiles(response: ServerResponse): boolean {
  * Resolves when the kernel has taken the last byte; does not end the response.
  *
  * @returns bytes: all of the range
- * @throws when the client leaves or the file is shorter than its range; the response must then be broken off
+ * @throws when the client leaves or the file is shorter than its range; the caller must then break the response off
  */
 export async function sendFile(
   file: StoredRange,
@@ -78,7 +78,7 @@ export async function sendFile(
  * Like {@link sendFile}, for a file that still grows: `length` bytes, or fewer when the rest is in no file.
  *
  * @returns bytes that the kernel has taken
- * @throws also what the source throws
+ * @throws also the source's errors
  */
 export async function sendGrowing(
   source: GrowingRange,
@@ -86,7 +86,7 @@ export async function sendGrowing(
   response: ServerResponse,
   options: SendFileOptions,
 ): Promise<number> {
-  // Node counts the bytes that it writes itself, and most of these it does not write.
+  // Node counts only the bytes that it writes itself, and would find the body too short.
   response.strictContentLength = false
   using outlet = new ResponseWriter(response, options.signal)
   const sender = new Sender(source, length, response, outlet, options)
@@ -110,7 +110,7 @@ class Sender {
   readonly #bounce: CopyBuffer
   readonly #small = Buffer.allocUnsafe(SMALL)
   #isSlow = false
-  /** When the head had left. Until then the socket may still carry another answer. */
+  /** Time at which the head was sent. Before that the socket may still carry the previous answer. */
   #begunAt: number | undefined
 
   constructor(
@@ -128,7 +128,7 @@ class Sender {
     this.#bounce = new CopyBuffer(options.pool, outlet, { length, now: this.#now })
   }
 
-  /** Sends as much of the range as goes at once. */
+  /** Sends as much of the range as the limits of one turn allow. */
   async turn(range: StoredRange): Promise<void> {
     if (this.#begunAt === undefined) {
       const first = this.#small.subarray(0, range.end - range.start)
@@ -147,9 +147,9 @@ class Sender {
   }
 
   /**
-   * Synchronous, so that nobody can close the file meanwhile.
+   * Synchronous, so that the file cannot be closed meanwhile.
    *
-   * @returns how far it came, and the piece to be written now; `read`: the piece is not in the page cache
+   * @returns the position reached, and the piece to write next; `read`: it is not in the page cache
    */
   #send({ descriptor, start, end }: StoredRange): { position: number; next: Buffer | 'read' | undefined } {
     const { kernel, signal } = this.#options
@@ -168,9 +168,9 @@ class Sender {
     return { position, next: this.#small.subarray(0, length) }
   }
 
-  /** Sends one piece through our memory; synchronously, unless it has to be read from the disk. */
+  /** Copies one piece; synchronously if it is in the page cache. */
   async #copy(range: StoredRange, position: number): Promise<void> {
-    // The client may have left while this waited for its turn, and needs no buffer then.
+    // The client may have left while its turn was pending; then no buffer is taken.
     this.#options.signal.throwIfAborted()
     const count = await this.#bounce.pass(
       range.end - position,
@@ -180,7 +180,7 @@ class Sender {
     this.#took(count)
   }
 
-  /** Waking a thread costs more than reading from the page cache. Undefined: the bytes are not in it. */
+  /** Reads here, because waking a thread costs more than reading the page cache. Undefined: the bytes are not in it. */
   #readNow(descriptor: number, buffer: Buffer, position: number): number | undefined {
     if (this.#isSlow) return undefined
     const end = this.#options.kernel.cachedUpTo(descriptor, position, position + buffer.length)
@@ -188,7 +188,7 @@ class Sender {
     return this.#watch(() => fs.readSync(descriptor, buffer, 0, end - position, position))
   }
 
-  /** Makes a call that should find the bytes in the page cache. When it waited for the disk it is the last such call. */
+  /** Times a call that should not wait; once it has waited for the disk, the rest of the file is read in a thread. */
   #watch(call: () => number): number {
     const { kernel } = this.#options
     const waits = kernel.voluntarySwitches()
@@ -211,7 +211,7 @@ class Sender {
     this.#options.onBytes(count)
     const { socket } = this.#response
     if (socket === null) return
-    // Node has seen none of these bytes, and would take the connection for idle.
+    // Node has not seen these bytes, and its idle timeout would close the connection.
     if (socket.timeout !== undefined) socket.setTimeout(socket.timeout)
     if (this.sent > WORTH_WIDENING && wide.size < MAX_WIDE && !wide.has(socket)) this.#widen(socket)
   }
@@ -226,7 +226,7 @@ class Sender {
   }
 }
 
-/** Undefined once the socket is closed: its number may be another file's then. */
+/** Undefined once the socket is closed: the number may by then belong to another file. */
 function descriptorOf({ socket }: ServerResponse): number | undefined {
   if (socket === null || socket.destroyed) return undefined
   const { _handle: handle } = socket as { _handle?: { readonly fd?: number } | null }

@@ -1,9 +1,9 @@
 /**
- * X-Accel-Redirect: an nginx in front of us is told which file a finished blob is in, and sends it.
+ * X-Accel-Redirect: tells the nginx in front which file holds a finished blob, and nginx sends it.
  *
- * The answer goes only to an nginx that the configuration names and that says in its request that it takes such answers:
- * a program on the same machine has the same address, and would take our answer for an empty blob. Where nginx would
- * answer otherwise than we do, for it knows the file and not the blob, we answer ourselves.
+ * Only an nginx whose address is configured and whose request announces support gets this answer: another program on
+ * that machine has the same address, and would take it for an empty blob. The registry answers itself where nginx,
+ * which knows the file's date and not the blob's digest, would decide a condition or a range otherwise.
  */
 import { BlockList, isIP } from 'node:net'
 import type { Digest } from '../../oci/digest.ts'
@@ -12,21 +12,21 @@ import type { Exchange } from '../exchange.ts'
 import { etagOf } from './range.ts'
 
 interface AccelOptions {
-  /** The location at which nginx has the folder of the blobs; ends in a slash. */
+  /** The nginx location of the blobs' folder; ends in a slash. */
   readonly prefix: string
-  /** Addresses, and networks as 10.0.0.0/8. */
+  /** Addresses, and networks in the form 10.0.0.0/8. */
   readonly from: readonly string[]
   /** @returns the file's path in that folder; undefined where nginx cannot, or must not, open it */
   readonly tell: (digest: Digest, size: number) => Promise<string | undefined>
 }
 
-/** The header with which nginx says that it takes the answer; its name is that of Ruby's Rack. */
+/** With this header nginx announces that it takes the answer; the name comes from Ruby's Rack. */
 const SAYS_SO = { header: 'x-sendfile-type', value: 'X-Accel-Redirect' }
 
-/** Conditions on the file's date, and on the ETag, which nginx does not know yet when it evaluates them. */
+/** nginx evaluates these conditions against the file's date, and before it knows the ETag. */
 const NOT_FOR_FILES = ['if-match', 'if-modified-since', 'if-unmodified-since']
 
-/** One range, in the form that all servers read alike. */
+/** A single range, in the form that every server reads alike. */
 const PLAIN_RANGE = /^bytes=(?:\d{1,15}-\d{0,15}|-\d{1,15})$/
 
 export class XAccelRedirect {
@@ -43,7 +43,7 @@ export class XAccelRedirect {
     }
   }
 
-  /** @returns what `X-Accel-Redirect` is to say; undefined: the bytes have to come from us */
+  /** @returns the value of `X-Accel-Redirect`; undefined: the registry has to send the bytes */
   async redirect(exchange: Exchange, answer: BlobAnswer): Promise<string | undefined> {
     const { digest, size, cache, unverified } = answer
     if (unverified || !size || (cache !== 'hit' && cache !== 'local')) return undefined
