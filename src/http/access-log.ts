@@ -1,11 +1,11 @@
-/** What is said of a request when it is over: one log line, and the counters. Never `Authorization`, never a query. */
+/** Access log: one line and the metrics per finished request. Never `Authorization`, never a query. */
 import type { Logger } from 'pino'
 import { OciError } from '../oci/errors.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Exchange } from './exchange.ts'
 import { PROBES } from './health.ts'
 
-/** Of the metrics: the parser knows three dozen, and none of the others is answered. */
+/** Label values: the parser knows three dozen methods, and the registry answers none of the others. */
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
 
 export function logAccess(exchange: Exchange, log: Logger, metrics: Metrics): void {
@@ -18,7 +18,7 @@ export function logAccess(exchange: Exchange, log: Logger, metrics: Metrics): vo
       reqId: exchange.id,
       method,
       ...fields,
-      // Only where the route could not tell: a repository's path is in `repo`.
+      // Only without a route: a repository's path is in `repo`.
       ...(fields.route === undefined ? { path: pathOf(request.url) } : {}),
       status,
       bytes: exchange.bytes,
@@ -47,7 +47,7 @@ interface Outcome {
   readonly facts: Readonly<Record<string, unknown>>
 }
 
-/** The level says who must act: nobody (info), whoever looks (warn), a person now (error). */
+/** The level says who must act: nobody (info), the operator who reads the log (warn), an operator now (error). */
 function outcome({ failure, response, signal, fields }: Exchange): Outcome {
   if (failure === undefined) {
     if (signal.aborted) return { level: 'info', message: 'client left', facts: {} }
@@ -58,14 +58,14 @@ function outcome({ failure, response, signal, fields }: Exchange): Outcome {
   if (!(failure instanceof OciError)) {
     return { level: 'error', message: brokenOff ? 'broken off' : 'failed', facts: { err: failure } }
   }
-  // A stack tells nothing here, and an outage makes many of these lines.
+  // The stack of an expected error tells nothing, and an outage makes many of these lines.
   const causes = causesOf(failure)
   const facts = { code: failure.code, reason: failure.message, detail: failure.detail, causes }
   if (failure.status < 500 && !brokenOff) return { level: 'info', message: 'refused', facts }
   return { level: 'warn', message: brokenOff ? 'broken off' : 'failed', facts }
 }
 
-/** What lay behind it, nearest first. */
+/** Messages of the causes, nearest first. */
 function causesOf(error: Error): string[] {
   const causes: string[] = []
   for (let { cause } = error; cause instanceof Error && causes.length < 5; { cause } = cause) {

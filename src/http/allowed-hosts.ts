@@ -1,19 +1,19 @@
 /**
- * The hosts by which a server that only this machine can reach is called. To any other it answers nothing: a page in a
- * browser here whose own name was made to lead to this machine (DNS rebinding) could else read what was pushed.
+ * Allow-list of `Host` names for a server on a loopback address, against DNS rebinding: a page whose own name resolves
+ * to this machine could else read, through the user's browser, what was pushed.
  *
- * They are the loopback addresses and names, those of `/etc/hosts` included, this machine's name, and that of
- * `server.publicUrl`: nobody elsewhere can have a page under one of them.
+ * It allows the loopback addresses and names, those in `/etc/hosts` included, this machine's name, and the host of
+ * `server.publicUrl`: no foreign page can be served under one of them.
  */
 import { readFileSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { isLoopback } from '../base/loopback.ts'
 
-/** Hosts, ports included, that were found to be among them. */
+/** Size of the cache of allowed hosts, ports included. */
 const MOST_KNOWN = 64
-/** A name has no more, and a port. */
+/** A DNS name of 253 characters, a colon and a port. */
 const LONGEST = 253 + 6
-/** Between two looks at whether the file has changed. */
+/** Interval of the checks whether the file has changed. */
 const LOOK_AGAIN_MS = 1000
 
 interface ServedHostsOptions {
@@ -35,7 +35,7 @@ export class AllowedHosts {
     this.#file = new LoopbackNames(hostsFile, now)
   }
 
-  /** @param host with or without a port, as `Host` has it; undefined: HTTP/1.0, which no browser speaks */
+  /** @param host with or without a port, as in `Host`; undefined: HTTP/1.0, which no browser speaks */
   serves(host: string | undefined): boolean {
     if (host === undefined || this.#known.has(host)) return true
     if (host.length > LONGEST) return false
@@ -47,7 +47,7 @@ export class AllowedHosts {
   }
 }
 
-/** In lower case, without the port, and without the dot that ends a full name. */
+/** Host in lower case, without the port and without the final dot of a full name. */
 export function nameOf(host: string): string {
   return host
     .replace(/:\d*$/, '')
@@ -55,7 +55,7 @@ export function nameOf(host: string): string {
     .toLowerCase()
 }
 
-/** The names that a file such as `/etc/hosts` gives loopback addresses; read again when it has changed. */
+/** Names of loopback addresses in a file such as `/etc/hosts`, which is read again when it has changed. */
 class LoopbackNames {
   readonly #file: string
   readonly #now: () => number
@@ -82,7 +82,7 @@ class LoopbackNames {
       this.#names = loopbackNamesIn(readFileSync(this.#file, 'utf8'))
       this.#state = state
     } catch {
-      // Where there is no such file, no name is in it.
+      // A missing file lists no names.
     }
   }
 }

@@ -1,34 +1,32 @@
 /**
- * Limit of the connections that clients may hold, so that the files that they ask for and the upstreams can still be
- * opened.
+ * Limit of client connections, which leaves file descriptors for the blobs that they request and for the upstreams.
  *
- * One more than that takes the place of the one that has been idle for longest. Where none is idle it is refused: its
- * request is answered 503, which makes clients go elsewhere or come back. Beyond {@link SPARE} of those a connection
- * is closed as it comes.
+ * A connection above the limit replaces the one that has been idle longest. Where none is idle its request is answered
+ * 503, upon which clients try another mirror or retry. Beyond {@link SPARE} of those a connection is closed on arrival.
  */
 import { outOfFiles } from '../base/open-files.ts'
 import type { OciError } from '../oci/errors.ts'
 
-/** Those that are let in to be told that there are too many. */
+/** Connections above the limit that are accepted to be answered 503. */
 const SPARE = 32
 
-/** What a running server has open by itself: the index, its threads, the folder of downloads. */
+/** Descriptors of the server itself: the index, its threads, the folder of downloads. */
 const OWN = 64
-/** However few there may be, some clients are served. */
+/** Some clients are served however low the limit of open files is. */
 const FEWEST = 8
 
 interface Member {
-  /** Requests that are not answered yet. */
+  /** Unanswered requests. */
   readonly open: number
-  /** Since when there are none, of a clock that is never set back. */
+  /** Monotonic ms since which none is unanswered. */
   readonly idleSince: number
 }
 
 /**
- * Half of what is left to clients is for their connections, the other for the files that they read or write.
+ * Half of what remains for clients goes to their connections, the other half to the files that they read or write.
  *
  * @param limit of the process's open files
- * @param upstreams the most connections that the configuration allows to all of them
+ * @param upstreams configured limit of the connections to all upstreams
  */
 export function mostConnectionsOf(limit: number, upstreams: number): number {
   const others = OWN + Math.min(upstreams, limit >> 2)
@@ -39,31 +37,30 @@ export class ConnectionLimit<Socket extends { destroy(): unknown }> {
   #most: number
   readonly #memberOf: (socket: Socket) => Member
   readonly #sockets = new Set<Socket>()
-  /** Those for which there was no place. */
+  /** Connections above the limit. */
   readonly #surplus = new WeakSet<Socket>()
 
-  /** @param most undefined: as many as come */
+  /** @param most undefined: no limit */
   constructor(most: number | undefined, memberOf: (socket: Socket) => Member) {
     this.#most = most ?? Infinity
     this.#memberOf = memberOf
   }
 
-  /** From now on there may be so many; whoever is here already stays. */
+  /** Connections that exist already stay. */
   limitTo(most: number): void {
     this.#most = most
   }
 
-  /** How many may be accepted at all; the rest is closed at once. */
+  /** Number that the server may accept; it closes the rest at once. */
   get acceptable(): number {
     return this.#most + SPARE
   }
 
-  /** Those for which there is a place are all taken. */
   get isFull(): boolean {
     return this.#sockets.size > this.#most
   }
 
-  /** It has come. @returns false when there is no place for it */
+  /** @returns false when the connection is above the limit, and none was idle */
   enter(socket: Socket): boolean {
     this.#sockets.add(socket)
     if (!this.isFull) return true
@@ -72,7 +69,7 @@ export class ConnectionLimit<Socket extends { destroy(): unknown }> {
       this.#surplus.add(socket)
       return false
     }
-    // Before it is gone itself: another one that comes now needs a place of its own.
+    // Its `close` event comes later; until then its place would count twice for the next connection.
     this.#sockets.delete(idle)
     idle.destroy()
     return true
@@ -82,7 +79,7 @@ export class ConnectionLimit<Socket extends { destroy(): unknown }> {
     this.#sockets.delete(socket)
   }
 
-  /** What a request on that connection is answered with; undefined: it is served. */
+  /** @returns the error that answers a request on this connection; undefined: it is served */
   refusal(socket: Socket): OciError | undefined {
     return this.isFull && this.#surplus.has(socket) ? outOfFiles() : undefined
   }

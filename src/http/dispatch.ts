@@ -1,4 +1,4 @@
-/** Request -> handler. Everything is parsed to typed values before any handler runs. */
+/** Dispatch of a request to its handler. Path and query are parsed to typed values before any handler runs. */
 import { OciError } from '../oci/errors.ts'
 import { parseRoute, type Route } from './routes.ts'
 import { deleteBlob, serveBlob } from './v2/blobs.ts'
@@ -13,7 +13,7 @@ import { serveSearch, serveV1Ping } from './search.ts'
 import { serveTags } from './v2/tags.ts'
 import { serveUpload, serveUploads } from './v2/uploads.ts'
 
-/** @throws OciError, or a bug's error; the response's head may have been sent by then */
+/** @throws OciError, or a bug's error; the response's head may already have been sent */
 export async function serve(exchange: Exchange, services: Services): Promise<void> {
   const { request, method } = exchange
   services.proxyWatch()?.see(request)
@@ -21,12 +21,12 @@ export async function serve(exchange: Exchange, services: Services): Promise<voi
   const route = parseRoute(method, request.url ?? '')
   exchange.fields.route = route.endpoint
   if ('repository' in route) exchange.fields.repo = route.repository
-  // RFC 9110 § 9.3.1: such a body has no meaning, and is how requests are smuggled.
+  // RFC 9110 § 9.3.1: such a body has no meaning, and serves request smuggling.
   const reads = method === 'GET' || method === 'HEAD'
   if (reads && exchange.hasBody) {
     throw new OciError('BAD_REQUEST', { reason: `a ${method} request must not have a body` })
   }
-  // Who may write, and see how far a write is, the rules of pushes tell in words of their own.
+  // For writes, and the status of an upload, the push policy decides, and names its rule in the error.
   if (reads && route.endpoint !== 'upload' && !PROBES.has(route.endpoint)) assertServed(exchange, services)
   await dispatch(exchange, route, services)
 }

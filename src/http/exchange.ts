@@ -1,5 +1,5 @@
 /**
- * One request and the ways of answering it, with what its log line says.
+ * One request, the ways to answer it, and the fields of its log line.
  *
  * The head is sent once. Before it, an error becomes a JSON body; after it, the connection is broken off, so that the
  * client does not take half an answer for a whole one. Handlers add log fields and never log the request.
@@ -13,7 +13,6 @@ import type { ManifestHead } from '../registry/repository.ts'
 import { ChunkMeter } from './chunk-meter.ts'
 import { warningHeader } from './v2/warning-header.ts'
 
-/** Fields of the request's log line that handlers add. */
 interface ExchangeFields {
   route?: Endpoint
   repo?: string
@@ -25,15 +24,15 @@ interface ExchangeFields {
   unverified?: true
   /** The kernel sent the body from its file. */
   sendfile?: true
-  /** nginx sends the body: we send none of its bytes. */
+  /** nginx sends the body: this process sends none of its bytes. */
   accel?: true
   /** The client took nothing, or sent nothing, for too long. */
   timedOut?: true
 }
 
-/** At most so much of a refused body is read, so that the client gets to read the answer. */
+/** Bytes of a refused body that are read and dropped, so that the client gets to read the answer. */
 const MAX_DISCARDED_BYTES = 8 * 1024 * 1024
-/** So long a refused body may go on after that, where more was announced or its length is unknown. */
+/** Time that a longer body, or one of unknown length, may then still take. */
 const LINGER_MS = 2000
 
 const SANE_REQUEST_ID = /^[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,127}$/
@@ -50,19 +49,19 @@ export class Exchange {
   readonly method: string
   readonly fields: ExchangeFields = {}
   readonly startedAt = performance.now()
-  /** The client's address, taken at the start: a closed socket no longer knows it. */
+  /** The client's address, read at the start because a closed socket no longer knows it. */
   readonly remote: string | undefined
-  /** Resolves when the response is over, in whatever way. */
+  /** Resolves when the response has ended or the client has left. */
   readonly closed: Promise<void>
-  /** Body bytes that left. */
+  /** Bytes of the body that were sent. */
   bytes = 0
   readonly #leave = new AbortController()
   readonly #close: () => void
   /** Only for a chunked body, whose length is unknown before its end. */
   readonly #meter: ChunkMeter | undefined
-  /** Length of a body that is given to Node in one piece. */
+  /** Length of a body that Node got in one piece. */
   #whole = 0
-  /** The head says how long the body is. */
+  /** The head states the body's length. */
   #measured = false
   #last = false
   #welcomed = false
@@ -74,7 +73,7 @@ export class Exchange {
     this.response = response
     this.method = request.method ?? ''
     this.remote = request.socket.remoteAddress
-    // Nothing more is parsed before a handler has decided to take the body: reading it resumes the socket.
+    // No chunk is parsed before a handler accepts the body: reading it resumes the socket.
     this.#meter = ChunkMeter.of(request)
     if (this.#meter !== undefined) request.socket.pause()
     const wanted = request.headers['x-request-id']
@@ -82,14 +81,14 @@ export class Exchange {
     const { promise, resolve } = Promise.withResolvers<undefined>()
     this.closed = promise
     this.#close = () => resolve(undefined)
-    // Without the option a body shorter than its Content-Length would go out silently.
+    // Without the option Node would silently send a body shorter than its Content-Length.
     response.strictContentLength = true
     response.on('close', () => this.over())
-    // A failed write tells its callback; without a listener the event would end the process.
+    // The write's callback reports the error; without a listener the event would end the process.
     response.on('error', nobodyListens)
   }
 
-  /** Aborted when the client has left before its answer was complete. */
+  /** Aborts when the client leaves before its answer is complete. */
   get signal(): AbortSignal {
     return this.#leave.signal
   }
@@ -98,7 +97,6 @@ export class Exchange {
     return this.method === 'HEAD'
   }
 
-  /** The error that the answer failed with. */
   get failure(): unknown {
     return this.#failure
   }
@@ -113,23 +111,23 @@ export class Exchange {
     return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
   }
 
-  /** The body was cut off because its chunks are too small: what its reader took for the end is none. */
+  /** The body was cut off because of tiny chunks: the end that its reader saw is not the true one. */
   get chunksAreTooSmall(): boolean {
     return this.#meter?.tooSmall ?? false
   }
 
-  /** Sends `100 Continue` to a client that waits for it: its body will be read. */
+  /** Sends `100 Continue` to a client that waits for it. */
   welcomeBody(): void {
     if (this.#welcomed) return
     this.#welcomed = true
     if (this.request.headers.expect !== undefined && !this.request.complete) this.response.writeContinue()
   }
 
-  /** The answer is complete, or the client has left. */
+  /** Marks the exchange as ended: the answer is complete, or the client has left. */
   over(): void {
     if (this.response.writableFinished) this.bytes += this.#whole
     else this.#leave.abort(new Error('the client has left'))
-    // A body that no handler read was paused at the start, and the next request waits behind it.
+    // A body that no handler has read is still paused, and the connection's next request is behind it.
     if (this.#meter !== undefined && !this.#last) this.request.socket.resume()
     this.#close()
   }
@@ -146,7 +144,7 @@ export class Exchange {
     this.response.flushHeaders()
   }
 
-  /** Sends a head that is the whole answer: to HEAD, 304. */
+  /** Sends an answer without a body. */
   sendEmpty(status: number, headers: OutgoingHttpHeaders): void {
     this.#writeHead(status, headers)
     this.response.end()
@@ -162,9 +160,9 @@ export class Exchange {
     this.response.end(body)
   }
 
-  /** Headers are written all at once and none is set before, which is the cheapest for Node. */
+  /** Sets no header before `writeHead`: one call with all headers is Node's fastest way. */
   #writeHead(status: number, headers: OutgoingHttpHeaders): void {
-    // A body that has not been read to its end by now is not read at all.
+    // What a handler has not read by now of an endless body will never be read.
     if (this.#goesOnWithoutEnd) this.#last = true
     this.#measured = headers['Content-Length'] !== undefined
     this.response.writeHead(status, {
@@ -183,13 +181,13 @@ export class Exchange {
     )
   }
 
-  /** The one error exit. */
+  /** All errors leave by this method. */
   fail(error: unknown, headers: OutgoingHttpHeaders = {}): void {
-    // An error after the client has left is none of ours. A write may hear of that before the signal does.
+    // After the client has left an error is only its consequence. A write may notice that before the signal does.
     if (this.signal.aborted || this.request.socket.destroyed) return
     this.#failure = error
     if (this.response.headersSent) {
-      // A failure in cleaning up, after the end, is logged and changes nothing for the client.
+      // A failure of the cleanup after the end is logged, and changes nothing for the client.
       if (!this.response.writableEnded) this.breakOff()
       return
     }
@@ -207,27 +205,27 @@ export class Exchange {
         : { 'X-Cache': 'stale', Warning: warningHeader(told.staleWarning) }),
       ...(told.status === 405 ? { Allow: (told.allow ?? []).join(', ') } : {}),
       ...(told.retryAfterSeconds === undefined ? {} : { 'Retry-After': Math.ceil(told.retryAfterSeconds) }),
-      // An answer to HEAD has no body that could say why.
+      // An answer to HEAD has no body, so a header has to carry the reason.
       ...(this.isHead && told.code === 'DENIED' ? { Warning: warningHeader(told.message) } : {}),
     }
     if (lingers) void this.#sendAndLinger(told.status, described, body)
     else this.sendBytes(told.status, described, body)
   }
 
-  /** Ends the connection so that the client knows that its answer is not complete. */
+  /** Ends the connection in a way that shows the client that its answer is incomplete. */
   breakOff(): void {
     const { response } = this
     const { socket } = response
-    // Where only the end of the connection ends the body (HTTP/1.0), an orderly end would look like success.
+    // Where the connection's end marks the body's end (HTTP/1.0), an orderly close would look like success.
     const endsByClose = !response.chunkedEncoding && !this.#measured
     if (endsByClose && socket && !('encrypted' in socket)) socket.resetAndDestroy()
     else response.destroy()
   }
 
   /**
-   * Answers a request whose body still comes, and has no known end or a distant one. All of the answer is sent now; the
-   * connection ends when the body does, or some time after enough of it was read away. To close at once would take the
-   * answer from a client that is still sending (RFC 9112 § 9.6).
+   * Answers a request whose body goes on without a known end, or with a distant one. The answer is sent at once; the
+   * connection ends with the body, or some time after enough of it was read. Closing at once would take the answer from
+   * a client that is still sending (RFC 9112 § 9.6).
    */
   async #sendAndLinger(status: number, headers: OutgoingHttpHeaders, body: Buffer): Promise<void> {
     const { request, response } = this
@@ -243,8 +241,8 @@ export class Exchange {
     void this.closed.then(this.#stopLingering)
     try {
       await Promise.race([this.#readAway(), over])
-      // The body has ended, or is too long. Nothing more of it is read while the client reads the answer. Node resumes
-      // reading one tick after it was asked to: a pause before that would be undone, and no later one would take effect.
+      // The body has ended, or is too long: no more of it is read while the client reads the answer. Node resumes a
+      // socket one tick after the read: it would undo a pause before that, and ignore any later one.
       await nextTurn()
       request.socket.pause()
       if (this.#goesOnWithoutEnd || this.#goesOnForLong) await over
@@ -254,7 +252,7 @@ export class Exchange {
     }
   }
 
-  /** Reads the body to its end, or as far as {@link MAX_DISCARDED_BYTES}. Never rejects. */
+  /** Reads and drops the body, up to {@link MAX_DISCARDED_BYTES}. Never rejects. */
   async #readAway(): Promise<void> {
     const { request } = this
     const { socket } = request
@@ -267,25 +265,25 @@ export class Exchange {
     }
   }
 
-  /** A chunked body of which more comes, how much is unknown. */
+  /** A chunked body whose end has not come, so that its length is unknown. */
   get #goesOnWithoutEnd(): boolean {
     return this.#meter !== undefined && (!this.request.complete || this.#meter.tooSmall)
   }
 
-  /** A body whose announced length is more than is read away. */
+  /** The announced length exceeds what is read and dropped. */
   get #goesOnForLong(): boolean {
     const { complete, headers } = this.request
     return !complete && Number(headers['content-length'] ?? 0) > MAX_DISCARDED_BYTES
   }
 
-  /** The client sends its body when it is told to, or not at all. */
+  /** The client waits for `100 Continue`, and may never send its body. */
   get #waitsForWelcome(): boolean {
     return this.request.headers.expect !== undefined && !this.#welcomed
   }
 
   /**
-   * Reads the body away, so that the next request on this connection is found where it begins. A client that waits for
-   * `100 Continue` may send its body or not: after that the connection cannot be used.
+   * Drops the body, so that the connection's next request is parsed from its beginning. A client that waits for
+   * `100 Continue` may send its body or not, so that connection cannot be used again.
    */
   #discardBody(): void {
     const { request } = this

@@ -1,16 +1,16 @@
 /**
- * For whoever watches the process: /, /livez, /readyz, /metrics.
+ * Endpoints for probes and monitoring: /, /livez, /readyz, /metrics.
  *
- * An upstream that fails is no reason to be restarted or taken out of service: what is cached is served.
+ * A failing upstream makes none of them fail: the process must not be restarted while it can serve from the cache.
  */
 import type { Endpoint } from './routes.ts'
 import type { Exchange } from './exchange.ts'
 import type { Services } from './services.ts'
 
-/** What is asked by whoever watches: by any host, again and again. */
+/** Endpoints that are requested under any host, and often. */
 export const PROBES: ReadonlySet<Endpoint> = new Set(['root', 'livez', 'readyz', 'metrics'])
 
-/** Balancers ask for nothing else, and take any answer but 200 for a server that is down. */
+/** Some load balancers request only this path, and take any answer but 200 for a server that is down. */
 export function serveRoot(exchange: Exchange): void {
   if (exchange.method === 'OPTIONS')
     exchange.sendEmpty(200, { Allow: 'GET, HEAD, OPTIONS', 'Content-Length': 0 })
@@ -26,7 +26,7 @@ export async function serveReadyz(
   { registry, draining, hosts, certificate }: Services,
 ): Promise<void> {
   const health = await registry.health()
-  // Names of images are for those who may read them.
+  // Image names are only for clients that may read the images.
   const served = certificate()
   const all = served === undefined ? health : { ...health, certificate: served }
   const told = hosts()?.serves(exchange.request.headers.host) === false ? {} : all

@@ -1,5 +1,5 @@
 /**
- * The authority that a request names: whether it is one, and, in a target of the absolute form, whether it is ours.
+ * Validation of the `Host` header, and of the host in a request target of absolute form.
  *
  * Spec: RFC 9112 § 3.2.
  */
@@ -10,15 +10,15 @@ import type { Exchange } from './exchange.ts'
 import { isLoopback } from '../base/loopback.ts'
 import type { Services } from './services.ts'
 
-/** RFC 3986 § 3.2.2, without the percent-encodings that no client sends. */
+/** RFC 3986 § 3.2.2, without percent-encoding, which no client sends. */
 const AUTHORITY = /^(?:\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9._~!$&'()*+,;=-]+)(?::([0-9]{0,5}))?$/
 const MOST_PORT = 65_535
 const ABSOLUTE = /^https?:\/\//i
 
 /**
- * Makes a target of the absolute form a path, with its host in place of the header's.
+ * Rewrites a target of absolute form to a path; its host replaces that of the header.
  *
- * @throws OciError BAD_REQUEST where there is no host, or no host could be called that, or it is somebody else's
+ * @throws OciError BAD_REQUEST where the host is missing, malformed, repeated, or that of another server
  */
 export function readHost(exchange: Exchange, services: Pick<Services, 'listener' | 'publicUrl'>): void {
   const { request } = exchange
@@ -36,13 +36,14 @@ export function readHost(exchange: Exchange, services: Pick<Services, 'listener'
     throw new OciError('BAD_REQUEST', { reason: 'the target is not of this server' })
   }
   headers.host = target.host
-  // As it stands there: what it decodes to is the route's business.
+    // The path stays encoded: the route decodes it.
   request.url = url.replace(/^[^:]+:\/\/[^/?#]*/, '').replace(/^(?!\/)/, '/')
 }
 
 /**
- * @throws OciError DENIED where only this machine can reach us, and the request calls us something that it is not
- *   called: a page's way here
+ * Guard against DNS rebinding.
+ *
+ * @throws OciError DENIED on a loopback listener where the `Host` is none of this server's names
  */
 export function assertServed({ request }: Exchange, { hosts }: Pick<Services, 'hosts'>): void {
   const { host } = request.headers
@@ -73,7 +74,7 @@ function isAuthority(host: string): boolean {
   return (literal === undefined || isIPv6(literal)) && Number(port) <= MOST_PORT
 }
 
-/** Node keeps the first. */
+/** Node keeps only the first `Host`, so a repeated one shows in the raw headers alone. */
 function isRepeated(rawHeaders: readonly string[]): boolean {
   let found = 0
   for (let at = 0; at < rawHeaders.length; at += 2) {

@@ -1,13 +1,13 @@
 /**
- * What tells that a request came through a proxy: a header that proxies add, or a version of HTTP that only they speak.
+ * Proxy detection: a request came through a proxy if it has a header that proxies add, or a version of HTTP that only
+ * they speak.
  *
- * A proxy may also show nothing at all, as a new nginx does that has only `proxy_pass`: whoever runs one has to say
- * `push.local: false`.
+ * Some proxies leave no sign, as a new nginx with only `proxy_pass`: its operator has to set `push.local: false`.
  */
 import type { IncomingMessage } from 'node:http'
 import type { Logger } from 'pino'
 
-/** Of the common ones, CDNs and balancers included. */
+/** Headers of the common proxies, CDNs and load balancers. */
 const HEADERS = [
   ...['x-forwarded-for', 'x-real-ip', 'via', 'forwarded', 'x-forwarded-proto', 'x-forwarded-host'],
   ...[
@@ -27,15 +27,15 @@ const HEADERS = [
 ]
 const KNOWN: ReadonlySet<string> = new Set(HEADERS)
 
-/** @returns the sign, for the log; undefined: there is none */
+/** @returns the sign, for the log; undefined: no proxy seen */
 export function proxySign({ headers, httpVersion }: IncomingMessage): string | undefined {
   const header = Object.keys(headers).find((name) => KNOWN.has(name) || name.startsWith('x-forwarded-'))
   if (header !== undefined) return header
-  // What older nginx ask by, and no client of a registry does.
+  // Older nginx speak HTTP/1.0 upstream; no client of a registry does.
   return httpVersion === '1.1' ? undefined : `HTTP/${httpVersion}`
 }
 
-/** The same of the signs that nearly every proxy shows, for every request: at the cost of a few comparisons. */
+/** Checks only the signs of nearly every proxy, because it runs for each request. */
 function isLikelyProxied({ headers, httpVersion }: IncomingMessage): boolean {
   return (
     httpVersion !== '1.1' ||
@@ -48,7 +48,7 @@ function isLikelyProxied({ headers, httpVersion }: IncomingMessage): boolean {
   )
 }
 
-/** Warns once of a proxy in front of a server that takes pushes from whoever seems to be on this machine. */
+/** Warns once if a proxy is in front of a server that accepts pushes from this machine. */
 export class ProxyWatch {
   readonly #takesLocalPushes: () => boolean
   readonly #log: Logger

@@ -1,16 +1,16 @@
 /**
- * Error responses written by hand, for connections on which there is no request to answer.
+ * Error responses written to the bare socket, for connections on which Node has parsed no request.
  *
- * Node hands over the bare socket; what is written must be a whole response, and the last one.
+ * Each is a whole response, and the connection's last.
  */
 import { STATUS_CODES } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { OciError } from '../oci/errors.ts'
 
-/** How long a peer may go on sending what nobody reads, so that it gets to read the answer. */
+/** Time for a client to read the answer while it still sends; its bytes are dropped. */
 const LINGER_MS = 2000
 
-/** What the parser's complaint means to a client; undefined: the connection itself is at fault. */
+/** The client's error behind a parser error; undefined: the connection itself failed. */
 export function parserError(error: NodeJS.ErrnoException): OciError | undefined {
   if (error.code === 'HPE_HEADER_OVERFLOW') return new OciError('HEADERS_TOO_LARGE')
   if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT') return new OciError('REQUEST_TIMEOUT')

@@ -1,15 +1,15 @@
 /**
- * Method and path -> what is asked for. One table of all endpoints, read from the right.
+ * Router: method and path to a typed route. One table of all endpoints, matched from the right.
  *
- * `blobs`, `manifests`, `tags` … are legal components of a repository name, so only the *end* of a path
- * says what it is: `/v2/blobs/uploads/manifests/latest` is a manifest of repository `blobs/uploads`.
+ * `blobs`, `manifests`, `tags` … are legal components of a repository name, so only the *end* of a path tells its
+ * endpoint: `/v2/blobs/uploads/manifests/latest` is a manifest of repository `blobs/uploads`.
  * Spec: distribution-spec § Endpoints.
  */
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseReference, parseRepositoryName, type Reference, type RepositoryName } from '../oci/reference.ts'
 
-/** What the caller wants to do; the word that authorization rules use. */
+/** What the request does, in the words of authorization rules. */
 export type Access = 'pull' | 'push' | 'delete' | 'catalog' | 'none'
 
 export type Route = { readonly access: Access; readonly query: URLSearchParams } & (
@@ -51,7 +51,7 @@ export const ENDPOINTS = [
   { endpoint: 'base', pattern: '/v2', methods: READ },
   { endpoint: 'catalog', pattern: '/v2/_catalog', methods: { GET: 'catalog', HEAD: 'catalog' } },
   { endpoint: 'uploads', pattern: '/v2/<name>/blobs/uploads/', methods: { POST: 'push' } },
-  // Some clients forget the slash; `uploads` is no digest, so nothing else can be meant.
+  // Some clients omit the slash; `uploads` is no digest, so the path is unambiguous.
   { endpoint: 'uploads', pattern: '/v2/<name>/blobs/uploads', methods: { POST: 'push' } },
   {
     endpoint: 'manifest',
@@ -73,22 +73,22 @@ const ROWS = ENDPOINTS.map((row: EndpointRow) => {
   return { ...row, exact, tail: tail?.split('/').slice(1) }
 })
 
-/** Longer ones have no use here: a name of 255, a digest, and a cursor. */
+/** Suffices for a name of 255 characters, a digest, and a cursor. */
 const MAX_TARGET_LENGTH = 8 * 1024
 
-/** Ours are `<replica>.<random>`; the first character keeps it from being a relative path. */
+/** This server's ids are `<replica>.<random>`; the first character keeps an id from being a relative path. */
 const SESSION = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/
 
 const MALFORMED_PERCENT = /%(?![0-9A-Fa-f]{2})/
 
 /**
- * @param target as it stands in the request line
- * @throws OciError NOT_FOUND, UNSUPPORTED (with `allow`), BAD_REQUEST, URI_TOO_LONG, or what the parsers of
- *   its values throw
+ * @param target as in the request line
+ * @throws OciError NOT_FOUND, UNSUPPORTED (with `allow`), BAD_REQUEST, URI_TOO_LONG, or the errors of the parsers of
+ *   its values
  */
 export function parseRoute(method: string, target: string): Route {
   if (target.length > MAX_TARGET_LENGTH) throw new OciError('URI_TOO_LONG', { limit: MAX_TARGET_LENGTH })
-  // `*` is no resource of ours, and what is left of the absolute form is not of this server.
+  // `*` is no resource here, and `readHost` has rewritten every absolute target of this server to a path.
   if (!target.startsWith('/')) throw new OciError('BAD_REQUEST', { reason: 'the target is not a path' })
   const mark = target.indexOf('?')
   const path = decode(mark < 0 ? target : target.slice(0, mark))
@@ -136,7 +136,7 @@ export function parseRoute(method: string, target: string): Route {
   }
 }
 
-/** Of a tag that cannot be is nothing there: for who only reads, that is the answer, and no fault of theirs. */
+/** No tag of illegal form exists: a client that pulls one is told that it is unknown, as for any other missing tag. */
 function referenceOf(value: string, access: Access): Reference {
   try {
     return parseReference(value)
@@ -162,7 +162,7 @@ function match(path: string): { row: EndpointRow; name: string; value: string } 
   return undefined
 }
 
-/** From the right, where they differ most. */
+/** Compares from the right, where patterns differ most. */
 function endsWith(components: readonly string[], tail: readonly string[]): boolean {
   for (let back = 1; back <= tail.length; back++) {
     const word = tail.at(-back)
@@ -171,7 +171,7 @@ function endsWith(components: readonly string[], tail: readonly string[]): boole
   return true
 }
 
-/** Once, before anything is matched: `%2F` in a name is a slash, `%252F` is not. */
+/** Decodes once, before the match: `%2F` in a name is a slash, `%252F` is not. */
 function decode(path: string): string {
   try {
     return decodeURIComponent(path)

@@ -1,18 +1,18 @@
 /**
- * /v1/_ping and /v1/search, as `docker search` and `podman search` send them.
+ * /v1/_ping and /v1/search, the requests of `docker search` and `podman search`.
  *
- * All that is left of the first registry API. Clients are strict about the types of the answer's members.
+ * They are all that clients still use of the first registry API, and strict about the types of the answer's members.
  */
 import { OciError } from '../oci/errors.ts'
 import type { RouteTo } from './routes.ts'
 import type { Exchange } from './exchange.ts'
 import type { Services } from './services.ts'
 
-/** When the client names no number, and the most it gets. */
+/** Default and limit of `n`. */
 const PAGE = { usual: 25, most: 100 }
 
 export function serveV1Ping(exchange: Exchange): void {
-  // Standalone: whoever has to log in does it here, not at an index of another address.
+  // Standalone: clients log in here, not at an index server.
   exchange.sendJson(200, {}, { 'X-Docker-Registry-Standalone': 'true' })
 }
 
@@ -43,7 +43,7 @@ export async function serveSearch(
   })
 }
 
-/** 0 when it is not there. @throws OciError PAGINATION_NUMBER_INVALID */
+/** 0 when absent. @throws OciError PAGINATION_NUMBER_INVALID */
 function numberIn(query: URLSearchParams, name: string): number {
   const text = query.get(name) ?? '0'
   if (!/^\d{1,9}$/.test(text)) throw new OciError('PAGINATION_NUMBER_INVALID', { [name]: text.slice(0, 64) })

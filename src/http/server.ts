@@ -1,8 +1,8 @@
 /**
  * HTTP server: its limits, its connections, its graceful shutdown. One log line per request.
  *
- * Requests of one connection are answered one after the other, whatever was pipelined; nothing is written
- * into a connection while a response is under way on it. `close` lets what runs come to its end.
+ * Pipelined requests of one connection are answered in order, one at a time; nothing else is written into a connection
+ * while a response is under way on it. `close` lets running requests finish.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer, Server as TlsServer } from 'node:https'
@@ -39,39 +39,39 @@ export interface HttpServerOptions {
   readonly log: Logger
   readonly tls?: TlsFiles | undefined
   readonly timeouts?: Partial<HttpTimeouts>
-  /** System calls that Node lacks, where they can be had. */
+  /** System calls that Node lacks, where they are available. */
   readonly kernel?: LinuxSyscalls | undefined
-  /** Default true: the kernel sends files without our copying them. */
+  /** Default true: sendfile(2) instead of a copy through this process. */
   readonly sendfile?: boolean
-  /** What clients call us. Default: whatever they like. */
+  /** URL of this server for its clients. Default: unknown. */
   readonly publicUrl?: string | undefined
-  /** Lets an nginx in front of us send them, where there is one. */
+  /** Lets the nginx in front send the files; undefined: there is none. */
   readonly accel?: XAccelRedirect | undefined
   /** Used where the server listens on a loopback address, and nowhere else. */
   readonly ifLoopback?: IfLoopback | undefined
-  /** Connections of clients at once. Default: as many as come. */
+  /** Limit of client connections. Default: none. */
   readonly mostConnections?: number | undefined
-  /** Told when a client is refused at that limit, or at that of open files. */
+  /** Told when that limit, or the limit of open files, makes the server refuse a client. */
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
 }
 
 export interface IfLoopback {
   /** Sees every request. */
   readonly proxyWatch: Pick<ProxyWatch, 'see'>
-  /** Requests under other hosts are refused. */
+  /** Requests under other `Host` names are refused. */
   readonly hosts: Pick<AllowedHosts, 'serves'>
 }
 
 export interface HttpTimeouts {
-  /** A request's head has to arrive in this time. */
+  /** Limit for the arrival of a request's head. */
   readonly headersMs: number
-  /** Between two requests of a connection; longer than load balancers wait. */
+  /** Idle time between two requests of a connection; longer than that of load balancers, so that they close first. */
   readonly keepAliveMs: number
-  /** A client may take nothing, or send nothing of a body it has announced, for so long. */
+  /** Longest time in which a client takes nothing, or sends nothing of an announced body. */
   readonly idleMs: number
-  /** How often `headersMs` is checked. */
+  /** Interval of the check of `headersMs`. */
   readonly checkMs: number
-  /** How often the certificate's files are looked at. */
+  /** Interval of the polls of the certificate's files. */
   readonly tlsPollMs: number
 }
 
@@ -83,26 +83,26 @@ const TIMEOUTS: HttpTimeouts = {
   tlsPollMs: 5000,
 }
 
-/** Handlers get so long to release what they hold, after their connections are gone. */
+/** Time for handlers to release their resources after their connections were closed. */
 const UNWIND_MS = 5000
 
-/** The most requests of one connection that wait for their turn. No known client pipelines at all. */
+/** Pipelined requests of one connection that may wait. No known client pipelines at all. */
 const MAX_PIPELINED = 32
 
 const PROBES: ReadonlySet<string> = new Set(['/livez', '/readyz', '/metrics'])
 
 interface Connection {
-  /** Requests that are not answered yet. */
+  /** Unanswered requests. */
   open: number
-  /** Since when there are none; monotonic. */
+  /** Monotonic ms since which none is unanswered. */
   idleSince: number
-  /** Resolves when the request that came last is answered. */
+  /** Resolves when the latest request is answered. */
   last: Promise<void>
-  /** The request that came last. */
+  /** The latest request. */
   request: IncomingMessage | undefined
   /** The request that is being answered. */
   answering: Exchange | undefined
-  /** The parser has given up on it; nothing more will be read. */
+  /** The parser has failed; it reads nothing more. */
   broken: boolean
 }
 
@@ -112,17 +112,16 @@ export class HttpServer {
   readonly #services: Services
   readonly #server: Server | TlsServer
   readonly #sockets = new Set<Socket>()
-  /** With TLS a connection counts from the end of its handshake on. */
+  /** A TLS connection is counted once its handshake is complete. */
   readonly #limit: ConnectionLimit<Socket>
   readonly #connections = new WeakMap<Duplex, Connection>()
-  /** Each until its handler has returned and its log line is written. */
+  /** Each request is in here until its handler has returned and its log line is written. */
   readonly #running = new Map<Exchange, Promise<void>>()
   #draining = false
   #listener = ''
   #ifLoopback: IfLoopback | undefined
   #certificate: ServerCertificate | undefined
 
-  /** A request is being answered. */
   get busy(): boolean {
     return this.#running.size > 0
   }
@@ -149,13 +148,13 @@ export class HttpServer {
       hosts: () => this.#ifLoopback?.hosts,
     }
     const limits = {
-      // No limit for a whole request: a layer may take an hour. Idle ones are ended by `idleMs`.
+      // No limit for a whole request: a layer may take an hour. `idleMs` ends stalled ones.
       requestTimeout: 0,
       headersTimeout: this.#timeouts.headersMs,
       keepAliveTimeout: this.#timeouts.keepAliveMs,
       connectionsCheckingInterval: this.#timeouts.checkMs,
       maxHeaderSize: 64 * 1024,
-      // Our own refusal has a body.
+      // `readHost` checks it instead, and answers with a body.
       requireHostHeader: false,
     }
     this.#limit = new ConnectionLimit(options.mostConnections, (socket) => this.#connectionOf(socket))
@@ -166,7 +165,7 @@ export class HttpServer {
     this.#hear()
   }
 
-  /** @throws TlsError, or the system's error when the address cannot be had */
+  /** @throws TlsError, or the system's error when the address is not available */
   async listen(host: string, port: number): Promise<AddressInfo> {
     const { tls } = this.#options
     if (tls && this.#server instanceof TlsServer) {
@@ -193,29 +192,29 @@ export class HttpServer {
     }
   }
 
-  /** Limits the clients that are connected at once, from now on. */
+  /** Changes the limit of client connections. */
   limitConnections(most: number): void {
     this.#limit.limitTo(most)
     this.#server.maxConnections = this.#limit.acceptable
   }
 
-  /** Graceful shutdown: stops accepting, waits up to `graceMs` for what runs, breaks the rest off. */
+  /** Graceful shutdown: stops accepting, waits up to `graceMs` for running requests, breaks the others off. */
   async close(graceMs: number): Promise<void> {
     this.#draining = true
     this.#certificate?.stopWatching()
     const { promise: closed, resolve } = Promise.withResolvers<undefined>()
-    // Stops listening, and closes the connections on which nothing runs. An error means it never listened.
+    // Stops listening, and closes idle connections. An error means that the server never listened.
     this.#server.close(() => resolve(undefined))
     for (const exchange of this.#running.keys()) exchange.endConnection()
     await this.#idle(graceMs)
     for (const exchange of this.#running.keys()) exchange.breakOff()
-    // A connection may have sent half a head, or half a TLS handshake: no exchange ends it.
+    // A connection with half a head, or half a TLS handshake, has no exchange that would end it.
     for (const socket of this.#sockets) socket.destroy()
     await this.#idle(UNWIND_MS)
     await closed
   }
 
-  /** Waits until no request runs, including those that arrive meanwhile on connections that were busy. */
+  /** Waits until no request runs, including those that arrive meanwhile on busy connections. */
   async #idle(atMostMs: number): Promise<void> {
     const over = Promise.withResolvers<undefined>()
     const timer = setTimeout(() => over.resolve(undefined), atMostMs)
@@ -243,18 +242,18 @@ export class HttpServer {
       })
       .on('drop', () => this.#options.openFiles?.met('connection'))
       .on('request', run)
-      // The handler that reads the body sends `100 Continue`; a refusal goes out without it.
+      // `100 Continue` is sent by the handler that reads the body; a refusal goes out without it.
       .on('checkContinue', run)
       .on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
         this.#begin(request, response, () => Promise.reject(new OciError('EXPECTATION_FAILED')))
       })
       .on('connect', (request, socket) => {
-        // An error must not be written into the middle of another answer.
+        // The error must not land in the middle of another answer.
         if (this.#connectionOf(request.socket).open > 0) socket.destroy()
         else sendRawError(socket, new OciError('UNSUPPORTED', { method: 'CONNECT' }, { allow: [] }))
       })
       .on('clientError', (error, socket) => this.#refuseNonsense(error, socket))
-      // Set once for the connection: setting it for each response would cost more than to look up which one timed out.
+      // One timeout per connection is cheaper than one per response, even with the search for the stalled one.
       .setTimeout(this.#timeouts.idleMs, (socket: Socket) => {
         const { answering } = this.#connectionOf(socket)
         if (answering !== undefined) answering.fields.timedOut = true
@@ -284,7 +283,7 @@ export class HttpServer {
     const connection = this.#connectionOf(socket)
     try {
       await turn
-      // A response that waited for its turn had no socket and hears no close of it: the answer before it may have ended
+      // A response without a socket (its turn had not come) gets no `close` event: the answer before it may have ended
       // the connection.
       if (socket.destroyed || socket.writableEnded) exchange.over()
       else {
@@ -299,7 +298,7 @@ export class HttpServer {
     await exchange.closed
   }
 
-  /** @throws OciError to a client that came when there was no place; probes of the process are answered all the same */
+  /** @throws OciError for a connection above the limit; its probes are answered nevertheless */
   #refuseSurplus(exchange: Exchange): void {
     const refusal = this.#limit.refusal(exchange.request.socket)
     if (refusal === undefined) return
@@ -307,7 +306,7 @@ export class HttpServer {
     if (!PROBES.has(exchange.request.url ?? '')) throw refusal
   }
 
-  /** A process out of file descriptors is an OciError: it is no bug, and no upstream's fault. */
+  /** Exhausted file descriptors are an OciError: neither a bug nor the upstream's failure. */
   #asOurs(error: unknown): unknown {
     if (!isOutOfFiles(error)) return error
     this.#options.openFiles?.met('request', error)
@@ -325,7 +324,7 @@ export class HttpServer {
     return connection
   }
 
-  /** Answers what is no HTTP, after the proper requests that came before it. */
+  /** Answers bytes that are no HTTP, after the valid requests before them. */
   #refuseNonsense(error: NodeJS.ErrnoException, socket: Duplex): void {
     const told = parserError(error)
     if (told === undefined) {
@@ -333,13 +332,13 @@ export class HttpServer {
       return
     }
     const connection = this.#connectionOf(socket)
-    // The parser reports the same error again with every further piece.
+    // The parser repeats its error for every further piece.
     if (connection.broken) return
     connection.broken = true
     this.#options.log.debug({ code: told.code, parser: error.code }, 'not a request')
     const { request } = connection
     if (connection.open > 0 && request?.complete === false) {
-      // The body of that request breaks off, or is none: the handler that reads it would wait for ever.
+      // The body of that request is cut off or malformed: the handler that reads it would wait for ever.
       request.destroy(error)
       return
     }

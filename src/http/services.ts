@@ -1,4 +1,4 @@
-/** Dependencies of the handlers of requests: what they need besides the exchange and its route. */
+/** Dependencies that the request handlers share. */
 import type { Events } from '../registry/notifications/event.ts'
 import type { Registry } from '../registry/registry.ts'
 import type { Search } from '../registry/search.ts'
@@ -17,26 +17,25 @@ export type ExplainEndpoint = (exchange: Exchange, route: RouteTo<'explain'>) =>
 export interface Services {
   readonly registry: Registry
   readonly search: Pick<Search, 'find'>
-  /** The end-point of the operator's side that answers beside the registry's own. */
   readonly explain: ExplainEndpoint
   readonly events: Pick<Events, 'pulled'>
   readonly metrics: Metrics
   readonly buffers: BufferPool
-  /** Undefined: threads copy the bytes. */
+  /** Undefined: the kernel cannot be asked, and libuv's threads copy the bytes. */
   readonly kernel: LinuxSyscalls | undefined
-  /** False: bytes are copied. */
+  /** False: the process copies the bytes. */
   readonly sendfile: boolean
-  /** Undefined: nobody in front of us sends our files. */
+  /** Undefined: no nginx in front sends the files. */
   readonly accel: XAccelRedirect | undefined
   readonly draining: () => boolean
-  /** Undefined: we have none. */
+  /** Undefined: the server does not speak TLS. */
   readonly certificate: () => CertificateHealth | undefined
-  /** The address we listen on. */
+  /** Address on which the server listens. */
   readonly listener: () => string
-  /** What clients call us, where the configuration says so. */
+  /** The configured URL of this server for its clients. */
   readonly publicUrl: string | undefined
-  /** Undefined: nobody has to know of a proxy in front. */
+  /** Undefined: the listener is not loopback, so a proxy in front does not matter. */
   readonly proxyWatch: () => Pick<ProxyWatch, 'see'> | undefined
-  /** What is read may be read by those; undefined: by any. */
+  /** Allowed `Host` names of reads; undefined: any. */
   readonly hosts: () => Pick<AllowedHosts, 'serves'> | undefined
 }

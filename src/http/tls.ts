@@ -1,8 +1,8 @@
 /**
- * The certificate and its key, as files that are replaced while we run.
+ * TLS certificate and key, reloaded when their files change.
  *
- * A pair is used only when it is complete and fits together; until then the one before stays in use. The
- * files are looked at again and again: watchers miss the symbolic links by which Kubernetes replaces secrets.
+ * A pair is used only when it is complete and fits together; until then the previous one stays in use. The files are
+ * polled, because watchers miss the symbolic links by which Kubernetes replaces secrets.
  */
 import { X509Certificate } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
@@ -20,16 +20,16 @@ export interface TlsFiles {
 interface TlsPair {
   readonly cert: Buffer
   readonly key: Buffer
-  /** From then on clients refuse it; undefined: nobody can tell. */
+  /** Clients reject the certificate from this date on; undefined: it cannot be read. */
   readonly notAfter: Date | undefined
 }
 
-/** What is said of the certificate to whoever watches. */
+/** State of the certificate in `/readyz`. */
 export interface CertificateHealth {
   /** ISO 8601. */
   readonly notAfter: string
   readonly expired: boolean
-  /** A sentence where somebody should see to it. */
+  /** A sentence for the operator if the certificate has to be renewed. */
   readonly message: string | undefined
 }
 
@@ -48,12 +48,12 @@ export function certificateHealth(notAfter: Date, now: number): CertificateHealt
   return { notAfter: date, expired: left <= 0, message }
 }
 
-/** A sentence for the person who wrote the configuration. */
+/** Its message is a sentence for the operator who wrote the configuration. */
 export class TlsError extends Error {
   override readonly name = 'TlsError'
 }
 
-/** @throws TlsError when one cannot be read, or they are not a certificate and its key */
+/** @throws TlsError when a file cannot be read, or they are not a certificate and its key */
 async function loadTlsPair(files: TlsFiles): Promise<TlsPair> {
   const [cert, key] = await Promise.all([read('certificate', files.cert), read('key', files.key)])
   try {
@@ -69,15 +69,15 @@ async function loadTlsPair(files: TlsFiles): Promise<TlsPair> {
   return { cert, key, notAfter: notAfterOf(cert) }
 }
 
-/** The certificate that a server uses. */
+/** Loads the certificate into a server, and reloads it on change. */
 export class ServerCertificate {
   readonly #files: TlsFiles
   readonly #server: Server
   readonly #log: Logger
   readonly #metric: Metrics['tlsCertificateNotAfter']
-  /** Undefined: there is no certificate yet, or its end cannot be read. */
+  /** Undefined: no certificate is loaded, or its end cannot be read. */
   #notAfter: Date | undefined
-  /** What the files were when they were read last. */
+  /** Signature of the files at the last load. */
   #seen: string | undefined
   #timer: NodeJS.Timeout | undefined
 
@@ -92,9 +92,9 @@ export class ServerCertificate {
     return this.#notAfter && certificateHealth(this.#notAfter, now)
   }
 
-  /** @throws TlsError; the pair before it stays in use then */
+  /** @throws TlsError; the previous pair then stays in use */
   async use(isWanted: () => boolean = () => true): Promise<void> {
-    // Before they are read: a change that comes meanwhile is seen at the next look.
+    // The signature is taken before the read, so that the next poll sees a change that comes between.
     this.#seen = await signature(this.#files)
     const { cert, key, notAfter } = await loadTlsPair(this.#files)
     if (!isWanted()) return
@@ -104,7 +104,7 @@ export class ServerCertificate {
     else this.#metric.set(notAfter.getTime() / 1000)
   }
 
-  /** Uses the pair again whenever the files have changed, once for each change. */
+  /** Polls the files; a change is loaded once, even if that fails. */
   watch(pollMs: number): void {
     let busy = false
     const look = async (): Promise<void> => {
@@ -135,7 +135,7 @@ export class ServerCertificate {
   }
 }
 
-/** Of the server's own, which comes first. */
+/** The chain begins with the server's own certificate, which is the one that X509Certificate reads. */
 function notAfterOf(cert: Buffer): Date | undefined {
   try {
     return new X509Certificate(cert).validToDate

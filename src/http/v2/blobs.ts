@@ -1,7 +1,7 @@
 /**
  * …/blobs/<digest>: GET and HEAD, whole, in one part, or in several; DELETE.
  *
- * The head goes out only when the first bytes may: until then every failure can still become an error body.
+ * The head is sent only when the first bytes are ready: until then every failure can still become an error body.
  * Spec: distribution-spec § Pulling blobs; RFC 9110 § 14.
  */
 import { randomBytes } from 'node:crypto'
@@ -65,7 +65,7 @@ export async function serveBlob(
       else exchange.sendEmpty(200, { ...headers, ...description(head.size) })
       return
     }
-    // To a HEAD, damaged is not here; whoever would take the bytes is told the truth below.
+    // To a HEAD a damaged blob is absent, so that a push repairs it; a client that pulls it gets the error below.
     if (exchange.isHead) throw unknown()
   }
 
@@ -91,9 +91,9 @@ export async function serveBlob(
     const redirect = await accel?.redirect(exchange, answer)
     if (redirect !== undefined) {
       exchange.fields.accel = true
-      // nginx has the request's range as well, and says itself how much it sends.
+      // nginx sees the request's range as well, and sets the length itself.
       const told = { 'Content-Type': BLOB_TYPE, 'Content-Length': 0, 'X-Accel-Redirect': redirect }
-      // Of a whole file it says so as well, and twice would be once too often.
+      // nginx adds Accept-Ranges to a whole file; set here as well it would be sent twice.
       const parts = plan.kind === 'single' ? { 'Accept-Ranges': 'bytes' } : {}
       exchange.sendEmpty(200, { ...headers, ...told, ...parts })
       if (plan.kind === 'whole' || plan.range.start === 0) tell()
@@ -115,11 +115,11 @@ export async function serveBlob(
         sending,
         206,
         { ...headers, ...description(length), 'Content-Range': contentRange(range, size) },
-        // All of it is not a part: it gets what a whole blob gets, its last bytes only when it is verified.
+        // A range of the whole blob is served like the blob: its last bytes are sent only once they are verified.
         length === size ? undefined : range,
         length,
       )
-      // Who takes a blob in parts takes its first byte once.
+      // A client that pulls a blob in parts requests its first byte once: that part counts as the pull.
       if (range.start === 0) tell()
       return
     }
@@ -156,7 +156,7 @@ async function sendPart(
   exchange.response.end()
 }
 
-/** RFC 9110 § 14.6: in the order they were asked for, none joined. */
+/** RFC 9110 § 14.6: parts in the order of the request, none joined. */
 async function sendParts(
   sending: Sending,
   headers: OutgoingHttpHeaders,
@@ -203,7 +203,7 @@ function noteUnverified({ exchange, answer }: Sending, range: ByteRange | undefi
   if (range !== undefined && answer.unverified) exchange.fields.unverified = true
 }
 
-/** Up to here one read and one write are cheaper than asking the kernel. */
+/** Up to this size one read and one write cost less than the queries to the kernel. */
 const WORTH_SENDFILE = 1024 * 1024
 
 async function pumpPart(

@@ -1,14 +1,14 @@
 /**
- * /v2/_catalog, a page at a time: what is local and what is cached, by the names it is pulled under here.
+ * /v2/_catalog in pages: local and cached repositories, by the names under which clients pull them here.
  *
- * Not in the distribution-spec; as distribution answers it.
+ * Not in the distribution-spec; the answer follows distribution.
  */
 import { nextLink, parsePage } from '../../oci/pagination.ts'
 import type { RouteTo } from '../routes.ts'
 import type { Exchange } from '../exchange.ts'
 import type { Services } from '../services.ts'
 
-/** When the client names no number, and the most it gets. */
+/** Default and limit of `n`. */
 const PAGE = { usual: 100, most: 1000 }
 
 export async function serveCatalog(
@@ -18,7 +18,7 @@ export async function serveCatalog(
 ): Promise<void> {
   const { n = PAGE.usual, last } = parsePage(route.query)
   const limit = Math.min(n, PAGE.most)
-  // One more than asked for tells whether there is another page.
+  // One more than the page holds shows whether there is another page.
   const found = limit === 0 ? [] : await registry.catalog({ limit: limit + 1, ...(last && { last }) })
   const repositories = found.slice(0, limit)
   const end = repositories.at(-1)

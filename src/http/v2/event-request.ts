@@ -1,7 +1,4 @@
-/**
- * What an event tells of the request it came of, and where its repository can be reached. Never `Authorization`, never
- * a query.
- */
+/** Request part of an event, and the address for the event's URLs. Never `Authorization`, never a query. */
 import { hostname } from 'node:os'
 import type { Socket } from 'node:net'
 import type { EventRequest } from '../../registry/notifications/event.ts'
@@ -9,7 +6,7 @@ import type { Exchange } from '../exchange.ts'
 import { isLoopback } from '../../base/loopback.ts'
 import { nameOf } from '../allowed-hosts.ts'
 
-/** Of what a client calls itself and us so much is told: it waits in the index, for each event anew. */
+/** Limit of each header's text, because it waits in the index with every event. */
 const LONGEST = 512
 
 export function eventRequestOf({ id, method, remote, request }: Exchange): EventRequest {
@@ -26,7 +23,7 @@ export function eventRequestOf({ id, method, remote, request }: Exchange): Event
   }
 }
 
-/** Of each connection the last: its clients hardly ever change what they call us. */
+/** Cache of the latest result per connection: clients hardly ever change their `Host`. */
 const told = new WeakMap<Socket, { readonly host: string | undefined; readonly by: string | undefined }>()
 
 function reachedBy(host: string | undefined, socket: Socket): string | undefined {
@@ -37,7 +34,7 @@ function reachedBy(host: string | undefined, socket: Socket): string | undefined
   return by
 }
 
-/** Whoever asks us can say anything; what is told to others is only what is certainly this server. */
+/** A client can send any `Host`; events must carry only an address that is certainly this server's. */
 function isOurs(host: string, socket: Socket): boolean {
   const { localAddress: address, localPort: port } = socket
   if (address === undefined) return false
@@ -55,7 +52,7 @@ function authorityOf({ localAddress: address, localPort: port }: Socket): string
   return `${it.includes(':') ? `[${it}]` : it}:${port}`
 }
 
-/** An IPv4 address also where it comes by a socket of IPv6. */
+/** IPv4 address in its usual form, also on an IPv6 socket. */
 function plain(address: string): string {
   return address.replace(/^::ffff:/, '')
 }

@@ -1,7 +1,7 @@
 /**
  * …/manifests/<reference>: GET, HEAD, PUT, DELETE.
  *
- * The bytes and their type go out exactly as they came in; `Accept` selects nothing.
+ * The bytes and their type are sent exactly as received; `Accept` selects nothing.
  * Spec: distribution-spec § Pulling manifests, § Pushing manifests, § Deleting.
  */
 import type { OutgoingHttpHeaders } from 'node:http'
@@ -55,7 +55,7 @@ function identity({ digest }: ManifestHead): OutgoingHttpHeaders {
   return { 'Docker-Content-Digest': digest, ETag: etagOf(digest) }
 }
 
-/** Most `tag` parameters of one push. */
+/** Limit of `tag` parameters per push. */
 const MAX_TAGS = 100
 
 export async function putManifest(

@@ -1,4 +1,4 @@
-/** What the answers to all pulls have in common. */
+/** Headers, name resolution and events that all pulls share. */
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Pusher } from '../../registry/local/push-target.ts'
@@ -11,7 +11,7 @@ import type { Exchange } from '../exchange.ts'
 import type { Services } from '../services.ts'
 
 /**
- * @param head who asks, where it is a HEAD that a push may begin with
+ * @param head the client, where the request is a HEAD that may begin a push
  * @throws OciError NAME_UNKNOWN when no rule takes the name
  */
 export async function resolveRepository(
@@ -29,14 +29,14 @@ export function namespaceOf(query: URLSearchParams): string | undefined {
   return query.get('ns') ?? undefined
 }
 
-/** What is left of a query for whoever holds the repository. */
+/** The query to pass on to the repository. */
 export function withoutNamespace(query: URLSearchParams): URLSearchParams {
   const rest = new URLSearchParams(query)
   rest.delete('ns')
   return rest
 }
 
-/** The query of our own next page: the other side's, with the client's `ns` kept. */
+/** Query of the next page here: the repository's, with the client's `ns`. */
 export function nextQuery(next: URLSearchParams, query: URLSearchParams): URLSearchParams {
   const ours = withoutNamespace(next)
   const namespace = namespaceOf(query)
@@ -44,7 +44,7 @@ export function nextQuery(next: URLSearchParams, query: URLSearchParams): URLSea
   return ours
 }
 
-/** Notes the answer's origin for the log, and says it. */
+/** Also sets the answer's origin in the log line. */
 export function pullHeaders(
   exchange: Exchange,
   resolution: Resolution,
@@ -58,7 +58,7 @@ export function pullHeaders(
   }
 }
 
-/** Tells of a GET whose answer was given. */
+/** Reports a GET that was answered. */
 export function pulled(
   exchange: Exchange,
   events: Services['events'],

@@ -1,9 +1,9 @@
 /**
- * Who writes: whether a request certainly comes from a program on this machine that talks to us directly.
+ * Push access: whether a request certainly comes from a program on this machine, without a proxy or a page between.
  *
- * A page in a browser can make a local program's requests (DNS rebinding, or a form that it sends across origins)
- * and a proxy on this machine anybody's: so the listener, the peer and the `Host` must all be loopback, and nothing may
- * tell of another hop, or of a page. Whether that is enough says `push.local`.
+ * A page in a browser can send requests from this machine (DNS rebinding, or a form that posts across origins), and a
+ * proxy on this machine those of any client. So the listener, the peer and the `Host` must all be loopback, and no
+ * header may point to a proxy or a page. `push.local` decides whether that suffices.
  */
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { Pusher, PushTarget } from '../../registry/local/push-target.ts'
@@ -14,13 +14,13 @@ import { namespaceOf } from './pull-headers.ts'
 import type { Services } from '../services.ts'
 import { proxySign } from '../proxy-detection.ts'
 
-/** What a browser says of a request that no page of another origin made. Programs that fetch say how, and not whence. */
+/** `Sec-Fetch-Site` of a request that no foreign page made. Programs with fetch() send `Sec-Fetch-Mode`, not this. */
 const FROM_NO_OTHER_PAGE: readonly unknown[] = ['none', 'same-origin']
 
 /**
- * The repository a write goes to.
+ * The repository to write to.
  *
- * @throws OciError when it may not be written to, or not by whoever asks
+ * @throws OciError when it takes no writes, or none from this client
  */
 export function pushTarget(
   exchange: Exchange,
@@ -40,7 +40,7 @@ export function pushTarget(
     : registry.pushTo(route.repository, namespace, pusher)
 }
 
-/** Who asks by HEAD may be about to push what it asks for. */
+/** A HEAD may begin a push of what it asks for. */
 export function headOf(exchange: Exchange, services: Services): (() => Pusher) | undefined {
   return exchange.isHead ? () => pusherOf(exchange, services) : undefined
 }
@@ -48,7 +48,7 @@ export function headOf(exchange: Exchange, services: Services): (() => Pusher) |
 function pusherOf(exchange: Exchange, { listener }: Services): Pusher {
   const { request, remote = '' } = exchange
   const { origin, 'sec-fetch-site': site = 'none' } = request.headers
-  // A browser sets `Origin` on every write that a page asks it for; no client of a registry does.
+  // A browser sets `Origin` on every write of a page; no client of a registry does.
   const fromPage = origin !== undefined || !FROM_NO_OTHER_PAGE.includes(site)
   const host = request.headers.host?.replace(/:\d+$/, '') ?? ''
   return {

@@ -1,8 +1,8 @@
 /**
  * …/referrers/<digest>.
  *
- * 404 says that there is no such API here, and the client looks at the tag `sha256-…` instead. It is never
- * said because of an error, nor is an empty list: a signature check would take it for "unsigned".
+ * A 404 says that this repository has no referrers API, and the client falls back to the tag `sha256-…`. No failure
+ * becomes a 404 or an empty list: a signature check would take it for "unsigned".
  * Spec: distribution-spec § Listing referrers.
  */
 import { MEDIA_TYPES } from '../../oci/descriptor.ts'

@@ -1,14 +1,12 @@
-/**
- * A request's body: read as a whole, or piece by piece.
- */
+/** Readers of a request's body: whole, or piece by piece. */
 import { OciError } from '../../oci/errors.ts'
 import type { Exchange } from '../exchange.ts'
 
 /**
- * Asks for it first where the client waits to be asked: whoever calls this has decided to take it.
+ * Sends `100 Continue` first where the client waits for it.
  *
- * @throws `tooLarge` as soon as it is clear, before anything is read where the head says so; an error when the
- *   client leaves before the end
+ * @throws `tooLarge` as soon as that is certain, before any read where the head says so; an error when the client
+ *   leaves before the end
  */
 export async function readBody(exchange: Exchange, maxBytes: number, tooLarge: OciError): Promise<Buffer> {
   const { request } = exchange
@@ -24,13 +22,13 @@ export async function readBody(exchange: Exchange, maxBytes: number, tooLarge: O
 }
 
 /**
- * No faster than it is taken. Whoever leaves before its end can still answer.
+ * Reads with backpressure. A caller that stops before the end can still answer.
  *
- * @throws when the client leaves before the end; OciError BAD_REQUEST where it comes in chunks that are too small
+ * @throws when the client leaves before the end; OciError BAD_REQUEST where the chunks are too small
  */
 export async function* streamBody(exchange: Exchange): AsyncGenerator<Buffer, void, undefined> {
   exchange.welcomeBody()
-  // Without the option leaving the loop would close the connection before the answer.
+  // Without the option the end of the loop would close the connection before the answer.
   const pieces = exchange.request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>
   yield* pieces
   if (exchange.chunksAreTooSmall) {

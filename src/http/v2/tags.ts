@@ -1,7 +1,7 @@
 /**
- * …/tags/list, a page at a time.
+ * …/tags/list in pages.
  *
- * The name is the one the client used, and the next page is on our own path, wherever this one came from.
+ * The answer has the name that the client used, and the next page is on this server's path even for a mirrored list.
  * Spec: distribution-spec § Listing tags.
  */
 import { OciError } from '../../oci/errors.ts'
@@ -17,7 +17,7 @@ export async function serveTags(
   route: RouteTo<'tags'>,
   { registry }: Services,
 ): Promise<void> {
-  // Refused here, so that nobody is asked for a nonsensical page.
+  // A malformed page is refused here, before an upstream is asked.
   parsePage(route.query)
   const resolution = await resolveRepository(exchange, registry, route)
   const answer = await resolution.repository.tags(withoutNamespace(route.query), exchange.signal)

@@ -1,9 +1,9 @@
 /**
- * …/blobs/uploads/ and …/blobs/uploads/<session>: how a blob gets here.
+ * Blob uploads: …/blobs/uploads/ and …/blobs/uploads/<session>.
  *
- * A session's location ends with the number of bytes that were here when it was told, so whoever uses it says how much
- * he knows to be here; without a number that is nothing. None is ever stale, and where the session stands says `Range`.
- * A body is asked for and read only when who sends it, where to, and from which byte on have been found right.
+ * The location of a session ends with the number of bytes received when it was given, so that it shows which answer the
+ * client got last; no number means 0. An older location stays valid, and `Range` tells the session's true offset.
+ * A body is requested and read only once the client, the repository and the offset have been checked.
  * Spec: distribution-spec § Pushing blobs, § Mounting.
  */
 import type { OutgoingHttpHeaders } from 'node:http'
@@ -17,13 +17,13 @@ import type { Exchange } from '../exchange.ts'
 import type { Services } from '../services.ts'
 import { pushTarget } from './push-access.ts'
 
-/** As the specification has it, and as RFC 9110 § 14.4 would. */
+/** The specification's form, and that of RFC 9110 § 14.4. */
 const CONTENT_RANGE = /^(?:bytes )?(\d{1,15})-(\d{1,15})(?:\/(?:\d+|\*))?$/
 
-/** The session, and what was told of it. */
+/** Session id, and the offset in its location. */
 const TOLD = /^([0-9A-Za-z]+\.[0-9A-Za-z_-]+)\.(\d{1,15})$/
 
-/** POST: a new session, or at once the whole blob, or a blob of another repository. */
+/** POST: starts a session, or takes a whole blob, or mounts one of another repository. */
 export async function serveUploads(
   exchange: Exchange,
   route: RouteTo<'uploads'>,
@@ -79,9 +79,9 @@ export async function serveUpload(
 }
 
 /**
- * Also for the second time: the answer to the first may be lost.
+ * Idempotent: the client may have lost the answer to its first PUT.
  *
- * @returns false when it was refused, with where the client has to go on
+ * @returns false when it was refused, with the offset at which the client has to continue
  */
 async function finish(
   exchange: Exchange,
@@ -102,7 +102,7 @@ async function finish(
   return true
 }
 
-/** Of a body whose bytes are here. Who waits for leave to send it, or has sent it, hears the answer without. */
+/** Drops a body whose bytes are here already; a client that waits for `100 Continue` is answered without it. */
 async function readAway(exchange: Exchange): Promise<void> {
   if (!exchange.hasBody || exchange.request.complete) return
   if (exchange.header('expect') !== undefined) {
@@ -113,7 +113,7 @@ async function readAway(exchange: Exchange): Promise<void> {
   while ((await chunks.next()).done !== true);
 }
 
-/** A session that nobody hears of: when it comes to nothing, nothing is left. */
+/** Monolithic upload in a session whose id no client learns: a failure leaves nothing behind. */
 async function takeWhole(exchange: Exchange, target: PushTarget, digest: Digest): Promise<void> {
   exchange.fields.digest = digest
   const session = await target.startUpload(algorithmOf(digest))
@@ -128,17 +128,17 @@ async function takeWhole(exchange: Exchange, target: PushTarget, digest: Digest)
   }
 }
 
-/** Also one that was kept for whoever would go on with it. Never throws: what is left of it is swept. */
+/** Cancels the session even if its bytes were kept for a retry. Never throws: what remains of it is swept. */
 async function giveUp(target: PushTarget, id: string): Promise<void> {
   try {
     await using session = await target.openUpload(id)
     await session.cancel()
   } catch {
-    // It has gone already.
+      // The session has ended already.
   }
 }
 
-/** @returns false when it was refused, with where the client has to go on */
+/** @returns false when it was refused, with the offset at which the client has to continue */
 async function placed(
   exchange: Exchange,
   target: PushTarget,
@@ -161,7 +161,6 @@ function append(exchange: Exchange, session: UploadSession, told: number): Promi
   return session.append(streamBody(exchange), rangeOf(exchange), { told, length: lengthOf(exchange) })
 }
 
-/** @returns undefined when nobody has told */
 function lengthOf(exchange: Exchange): number | undefined {
   const length = exchange.header('content-length')
   return length === undefined ? undefined : Number(length)
@@ -203,7 +202,7 @@ function algorithmIn(query: URLSearchParams): DigestAlgorithm | undefined {
   throw new OciError('DIGEST_INVALID', { algorithm: algorithm.slice(0, 100) })
 }
 
-/** Nothing at all and one byte look the same, by design of the specification. */
+/** The specification's `Range` cannot tell no byte from one byte. */
 function position({ name }: PushTarget, { id, offset }: UploadSession): OutgoingHttpHeaders {
   return {
     Location: `/v2/${name}/blobs/uploads/${id}${offset === 0 ? '' : `.${offset}`}`,

@@ -1,10 +1,10 @@
 /**
- * The value of a `Warning` header, in the one form that clients of registries show.
+ * Value of a `Warning` header, in the one form that registry clients display.
  *
  * Spec: distribution-spec § Warnings; RFC 9111 § 5.5.
  */
 
-/** The whole header may have 4096 bytes. */
+/** The specification limits the whole header to 4096 bytes. */
 const MAX_LENGTH = 1024
 
 export function warningHeader(text: string): string {
