@@ -36,7 +36,7 @@ export function readHost(exchange: Exchange, services: Pick<Services, 'listener'
     throw new OciError('BAD_REQUEST', { reason: 'the target is not of this server' })
   }
   headers.host = target.host
-    // The path stays encoded: the route decodes it.
+  // The path stays encoded: the route decodes it.
   request.url = url.replace(/^[^:]+:\/\/[^/?#]*/, '').replace(/^(?!\/)/, '/')
 }
 

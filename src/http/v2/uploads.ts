@@ -134,7 +134,7 @@ async function giveUp(target: PushTarget, id: string): Promise<void> {
     await using session = await target.openUpload(id)
     await session.cancel()
   } catch {
-      // The session has ended already.
+    // The session has ended already.
   }
 }
 
