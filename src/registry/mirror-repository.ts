@@ -1,6 +1,4 @@
-/**
- * A repository of an upstream: pulls only, through the cache.
- */
+/** Repository of an upstream: takes pulls only, through the cache. */
 import type {
   BlobAnswer,
   BlobHead,
@@ -22,19 +20,19 @@ import type { PushRefusal } from './naming/push-policy.ts'
 import type { Repository } from './repository.ts'
 import type { ServedNames } from './naming/served-names.ts'
 
-/** What all mirrored repositories share. */
+/** Dependencies that all mirrored repositories share. */
 export interface MirrorContext {
   readonly manifests: ManifestCache
   readonly blobs: BlobCache
   readonly prefetch: Prefetch
   readonly lists: UpstreamLists
-  /** Told of all that is pulled. */
+  /** Touched by every pull. */
   readonly accessTimes: Pick<AccessTimes, 'touch'>
-  /** Told of names before something of them is answered; also of a hit, for its bytes may have come by another name. */
+  /** Gets each name before its answer, also of a hit: the cached bytes may have come under another name. */
   readonly served: ServedNames
 }
 
-/** Upstream did not answer what was asked. */
+/** Errors that leave open whether the upstream has it. */
 const CANNOT_SAY: ReadonlySet<OciErrorCode> = new Set(['DENIED', 'UNAVAILABLE'])
 
 export class MirrorRepository implements Repository {
@@ -44,7 +42,7 @@ export class MirrorRepository implements Repository {
   readonly #mirrored: MirrorRef
   readonly #pushRefusal: PushRefusal | undefined
 
-  /** @param pushRefusal for whoever asks by HEAD, and may be about to push */
+  /** @param pushRefusal for a client whose HEAD may begin a push */
   constructor(context: MirrorContext, mirrored: MirrorRef, pushRefusal?: PushRefusal) {
     this.registry = mirrored.origin.upstream.key
     this.#context = context
@@ -57,7 +55,7 @@ export class MirrorRepository implements Repository {
       () => this.#context.manifests.head(this.#mirrored, reference, signal),
       () => Promise.resolve(true),
     )
-    // A push begins with questions about digests, and what upstream says to them is not written down either.
+    // Not for digests: a push begins with HEADs of them, and the index does not record their answers either.
     if (found !== undefined && !isDigestReference(reference)) this.#context.served.add(this.#mirrored)
     return found
   }
@@ -117,11 +115,11 @@ export class MirrorRepository implements Repository {
   }
 
   /**
-   * So that a push can begin, "cannot say" is "not there" for a HEAD, where one would be taken.
-   * docs/architecture.md "Where pushes go".
+   * A push begins with a HEAD, and continues only after a 404: where the push would be accepted, "cannot say" becomes
+   * "not found". docs/architecture.md "Where pushes go".
    *
-   * Where it would not, a client that is told to come back later would come back in vain. Whoever asks for a blob that
-   * nothing here names has no manifest from here either, so it is about to push: it is told why that is refused.
+   * Where the push would be refused, a retry is useless to a pushing client. A client that asks for a blob which no
+   * manifest here names has pulled no manifest here, so it is about to push, and gets the refusal.
    */
   async #head<T>(
     ask: () => Promise<T | undefined>,
@@ -133,7 +131,7 @@ export class MirrorRepository implements Repository {
       if (!(error instanceof OciError) || !CANNOT_SAY.has(error.code)) throw error
       if (this.#pushRefusal === undefined) throw error
       const failure: OciError = error
-      // An index that cannot be read takes no push either, and upstream's failure is what there is to tell.
+      // An index that cannot be read takes no push either, so the upstream's failure is the answer.
       const refusal = await this.#pushRefusal().catch(() => failure)
       if (refusal === undefined) return undefined
       throw (await maybePull()) ? failure : refusal

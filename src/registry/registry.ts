@@ -25,34 +25,33 @@ import {
 import type { Pusher, PushTarget } from './local/push-target.ts'
 import type { Repository } from './repository.ts'
 
-/** The rule that took a name. */
 type Rule = 'ns' | 'local' | 'prefix' | 'existing' | 'default'
 
 export interface Resolution {
   readonly repository: Repository
-  /** As the catalog lists it. */
+  /** Its name in the catalog. */
   readonly listedAs: string
-  /** What to echo as `OCI-Namespace`, when the client sent `?ns=`. */
+  /** `OCI-Namespace` of the answer, when the client sent `?ns=`. */
   readonly namespace: string | undefined
-  /** Why it went there; for messages and the log. */
+  /** The rule that took the name; for messages and the log. */
   readonly rule: Rule
 }
 
-/** The part of it that requests use. */
+/** The part that requests use. */
 export type Registry = Pick<NameRegistry, 'resolve' | 'pushTo' | 'deleteFrom' | 'catalog' | 'health'>
 
 export interface RegistryHealth {
   readonly upstreams: readonly UpstreamHealth[]
   /**
-   * `full`: pushes find no room. `bypassed`: the cache is, because the disk would not take it. `hanging`: the disk does
-   * not answer, or takes nothing into the index.
+   * `full`: pushes find no space. `bypassed`: the disk takes no writes, so pulls bypass the cache. `hanging`: the disk
+   * does not answer, or the index cannot be written.
    */
   readonly storage: 'ok' | 'full' | 'bypassed' | 'hanging'
-  /** Since when it does not answer, in ISO 8601. */
+  /** Since when the disk does not answer, in ISO 8601. */
   readonly storageHangsSince?: string
-  /** Whether files and connections can be opened, or the limit of this process was met a short while ago. */
+  /** `exhausted`: the process met its limit of open files a short while ago. */
   readonly openFiles: 'ok' | 'exhausted'
-  /** What was pushed here and is damaged, or gone: to be pushed again. */
+  /** Pushed blobs that are damaged or gone, and have to be pushed again. */
   readonly quarantine: QuarantineHealth
 }
 
@@ -60,7 +59,7 @@ export interface UpstreamEntry {
   readonly origin: Origin
   readonly aliases: readonly string[]
   readonly default: boolean
-  /** Globs over upstream's own names; undefined: everything. */
+  /** Globs over the upstream's own names; undefined: everything. */
   readonly allow: readonly string[] | undefined
   readonly deny: readonly string[]
 }
@@ -72,35 +71,34 @@ interface CatalogPage {
 }
 
 interface NameRegistryOptions {
-  /** Globs of names that are always ours. */
+  /** Globs of names that are always local. */
   readonly local: () => readonly string[]
-  /** Read at every push. */
+  /** Read at every push, so that a reload applies at once. */
   readonly pushes: PushSettings
   readonly localNames: Pick<LocalNames, 'has'>
   readonly storageFailing: () => boolean
   readonly storageFull: () => Promise<boolean>
-  /** Unix time in ms; undefined: it answers. */
+  /** Unix time in ms; undefined: the disk answers. */
   readonly storageHangsSince: () => number | undefined
   readonly outOfFiles: () => boolean
   readonly quarantine: () => Promise<QuarantineHealth>
-  /** Something of that repository was served here. */
+  /** Whether something of that repository was served here. */
   readonly served: (mirrored: MirrorRef) => Promise<boolean>
   readonly catalog: (page: CatalogPage) => Promise<string[]>
   readonly openLocal: (name: RepositoryName) => Repository
-  /** @param assertFree throws when somebody pulled the name meanwhile; undefined: nobody can have */
+  /** @param assertFree throws when a client pulled the name meanwhile; undefined: that cannot happen */
   readonly openPushes: (
     name: RepositoryName,
     pusher: Pusher,
     assertFree: (() => Promise<void>) | undefined,
   ) => PushTarget
-  /** @param pushRefusal by the name that was asked for; undefined where nobody may be about to push */
+  /** @param pushRefusal for the requested name; undefined where no push can follow */
   readonly openMirror: (mirrored: MirrorRef, pushRefusal: PushRefusal | undefined) => Repository
 }
 
 /** The registry whose one-component names live under `library/`. */
 const DOCKER_HUB = 'docker.io'
 
-/** Where a name goes, and which rule took it. */
 export type Destination =
   | { readonly rule: 'local' | 'existing'; readonly name: RepositoryName }
   | {
@@ -120,7 +118,7 @@ export class NameRegistry {
     this.replace(upstreams)
   }
 
-  /** From the next name on; whoever has resolved one already keeps what it has. */
+  /** Applies to the next name; a resolved repository keeps its upstream. */
   replace(upstreams: readonly UpstreamEntry[]): void {
     this.#upstreams = upstreams
     this.#byName = new Map(
@@ -130,7 +128,7 @@ export class NameRegistry {
   }
 
   /**
-   * @param head who asks, where it is a HEAD: that may be the beginning of a push
+   * @param head the client, where the request is a HEAD that may begin a push
    * @throws OciError NAME_UNKNOWN when no rule takes the name, DENIED when the upstream's globs refuse it
    */
   async resolve(
@@ -148,7 +146,7 @@ export class NameRegistry {
     const pushRefusal =
       head === undefined ? undefined : () => this.#refusalOfPush(name, namespace, destination, head())
     if (refusing(entry, destination.name) !== undefined) {
-      // That it must not be pulled keeps nobody from pushing it here, and a push goes on only after a 404.
+      // A name that must not be pulled may still be pushed, and the pushing client continues only after a 404.
       if (pushRefusal !== undefined && (await pushRefusal()) === undefined) {
         throw new OciError('NAME_UNKNOWN', { name })
       }
@@ -163,7 +161,7 @@ export class NameRegistry {
     return { repository: this.#options.openMirror(mirrored, pushRefusal), listedAs, namespace, rule }
   }
 
-  /** Whether a pull by that name may read the blob, and its bytes are here. Asks no upstream. */
+  /** Whether a pull by that name could read the blob, and its bytes are here. Makes no request upstream. */
   async holds(name: RepositoryName, digest: Digest): Promise<boolean> {
     try {
       const { repository } = await this.resolve(name, undefined)
@@ -176,7 +174,7 @@ export class NameRegistry {
   }
 
   /**
-   * @throws OciError DENIED with the rule that refuses the write and a name that would work; NAME_UNKNOWN for an unknown
+   * @throws OciError DENIED with the rule that refuses the push and a name that would work; NAME_UNKNOWN for an unknown
    *   namespace
    */
   async pushTo(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
@@ -190,7 +188,7 @@ export class NameRegistry {
     return this.#options.openPushes(name, pusher, destination?.rule === 'default' ? assertFree : undefined)
   }
 
-  /** Like {@link pushTo}, for deleting. @throws OciError UNSUPPORTED for what is mirrored */
+  /** Like {@link pushTo}, for deletes. @throws OciError UNSUPPORTED for a mirrored name */
   async deleteFrom(name: RepositoryName, namespace: string | undefined, pusher: Pusher): Promise<PushTarget> {
     const destination = await this.route(name, namespace)
     const refusal = refusalOfDelete(name, await this.#pushDestination(name, namespace, destination))
@@ -198,7 +196,7 @@ export class NameRegistry {
     return await this.pushTo(name, namespace, pusher)
   }
 
-  /** @returns names as they are pulled here, local and cached ones */
+  /** @returns names under which clients pull here, local and cached */
   catalog(page: CatalogPage): Promise<string[]> {
     return this.#options.catalog(page)
   }
@@ -230,7 +228,7 @@ export class NameRegistry {
     return { is: 'claimed', upstream, sign }
   }
 
-  /** For `/readyz`: what works less than it should; never a reason to be restarted. */
+  /** For `/readyz`: what is degraded; never a reason for a restart. */
   async health(): Promise<RegistryHealth> {
     return {
       upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),
@@ -243,14 +241,14 @@ export class NameRegistry {
   async #storage(): Promise<Pick<RegistryHealth, 'storage' | 'storageHangsSince'>> {
     const { storageHangsSince, storageFull, storageFailing } = this.#options
     const since = storageHangsSince()
-    // A disk that hangs is not asked how full it is.
+    // A statfs on a hanging disk would hang as well.
     if (since !== undefined) return { storage: 'hanging', storageHangsSince: new Date(since).toISOString() }
     if (await storageFull()) return { storage: 'full' }
     return { storage: storageFailing() ? 'bypassed' : 'ok' }
   }
 
   /**
-   * Opens nothing, and refuses nothing that the upstream's globs do.
+   * Applies the rules only: opens no repository, and ignores the upstream's globs.
    *
    * @returns undefined when no rule takes the name
    * @throws OciError NAME_UNKNOWN for an unknown namespace
@@ -265,7 +263,7 @@ export class NameRegistry {
           { message: 'no such upstream is configured' },
         )
       }
-      // containerd with override_path, and BuildKit, repeat the registry in the path, by the name they know.
+      // containerd with override_path, and BuildKit, repeat the registry in the path, by its key or alias.
       const [first = '', ...rest] = name.split('/')
       const repeated = rest.length > 0 && this.#byName.get(first) === entry
       return { rule: 'ns', entry, name: upstreamName(entry, repeated ? rest : [first, ...rest]) }
@@ -280,7 +278,7 @@ export class NameRegistry {
   }
 }
 
-/** Which of an upstream's lists keeps that name of its own from being pulled. */
+/** The upstream's list that forbids to pull its repository `name`. */
 export function refusing(
   { allow, deny }: Pick<UpstreamEntry, 'allow' | 'deny'>,
   name: RepositoryName,
@@ -295,8 +293,8 @@ function upstreamName(entry: UpstreamEntry, components: readonly string[]): Repo
 }
 
 /**
- * Local repositories that a configuration would hide behind an upstream's key (rule 3 goes before rule 4).
- * A start that would is refused with these names.
+ * Local repositories that a configuration would hide behind an upstream's key (rule 3 precedes rule 4). A start with
+ * such a configuration is refused with these names.
  */
 export function hiddenLocalNames(
   names: Iterable<RepositoryName>,

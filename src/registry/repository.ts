@@ -1,8 +1,8 @@
 /**
- * What a pull means, whoever holds the repository: local, or the mirror of an upstream.
+ * Interface of a repository to pull from: a local one, or the mirror of an upstream's.
  *
- * The seam between `http/` and everything below. Absent is `undefined`; a throw is an OciError (told to the
- * client as it is) or a bug.
+ * The seam between `http/` and everything below. Absent is `undefined`; a throw is an OciError (sent to the client
+ * unchanged) or a bug.
  */
 import type {
   BlobAnswer,
@@ -24,10 +24,10 @@ export interface Repository {
 
   headManifest(reference: Reference, signal: AbortSignal): Promise<ManifestHead | undefined>
   manifest(reference: Reference, signal: AbortSignal): Promise<ManifestAnswer | undefined>
-  /** Whether it may be read under this name, and is here. Asks no upstream. */
+  /** Whether a pull under this name could read the blob, and its bytes are here. Makes no request upstream. */
   holds(digest: Digest): Promise<boolean>
   headBlob(digest: Digest, signal: AbortSignal): Promise<BlobHead | undefined>
-  /** `ranged` is true when the client asked for parts: such pulls set nothing else in motion. */
+  /** @param options `ranged`: the client asked for parts; such a pull starts no prefetch */
   blob(digest: Digest, options: { ranged: boolean; signal: AbortSignal }): Promise<BlobAnswer | undefined>
   /** `query` as the client sent it, without `ns`. */
   tags(query: URLSearchParams, signal: AbortSignal): Promise<TagsAnswer | undefined>

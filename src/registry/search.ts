@@ -1,14 +1,14 @@
 /**
- * Search: repositories of ours, pushed and cached, and behind them what Docker Hub finds.
+ * Search: this registry's repositories, pushed and cached, followed by Docker Hub's results.
  *
- * Every result can be pulled by the very name it is told under: what the rules would send elsewhere, or an
- * upstream's globs refuse, is not told. Ours come first, so that no page is full before them.
+ * Every result can be pulled by the name under which it is listed: a name that the rules would send elsewhere, or that
+ * an upstream's globs refuse, is left out. This registry's own come first, so that no page is full before them.
  */
 import { parseRepositoryName } from '../oci/reference.ts'
 import type { Registry } from './registry.ts'
 
 interface Found {
-  /** As it is pulled here: `team/app`, `docker.io/library/nginx`. */
+  /** The name to pull here: `team/app`, `docker.io/library/nginx`. */
   readonly name: string
   readonly description: string
   readonly stars: number
@@ -18,22 +18,22 @@ interface Found {
 
 interface SearchOptions {
   readonly resolve: Registry['resolve']
-  /** Lexical, those after `last`. */
+  /** Names after `last`, in lexical order. */
   readonly catalog: (
     page: { readonly last?: string; readonly limit: number },
     containing: string,
   ) => Promise<string[]>
-  /** Docker Hub's own; undefined where it is not to be asked. */
+  /** Docker Hub's search; undefined: disabled. */
   readonly hub?: { search(term: string, signal: AbortSignal): Promise<readonly Found[]> } | undefined
 }
 
-/** Whose search it is, and the registry of its results. */
+/** Key of the upstream that is searched. */
 const HUB = 'docker.io'
 
-/** Results of ours. Nobody looks at more. */
+/** Limit of this registry's own results. */
 const MOST = 100
 const PAGE = 500
-/** Names looked at for one search. */
+/** Limit of the pages of names examined for one search. */
 const MOST_PAGES = 20
 
 const MAX_TERM_LENGTH = 200
@@ -46,7 +46,7 @@ export class Search {
     this.#options = options
   }
 
-  /** An empty term finds all of ours. @throws what the index throws, or the signal's reason */
+  /** An empty term finds all of this registry's own. @throws the index's errors, or the signal's reason */
   async find(text: string, signal: AbortSignal): Promise<readonly Found[]> {
     const term = text.slice(0, MAX_TERM_LENGTH).trim().toLowerCase().replaceAll(/\s+/g, ' ')
     const [ours, hubs] = await Promise.all([this.#ours(term), this.#hubs(term, signal)])
@@ -80,7 +80,7 @@ export class Search {
       last = page.at(-1)
       if (page.length < PAGE) break
     }
-    // Whoever searched for the whole of a name sees that first.
+    // Matches of a whole name come first.
     const exact = (name: string): boolean => name === term || name.endsWith(`/${term}`)
     return [...found.filter(exact), ...found.filter((name) => !exact(name))].slice(0, MOST)
   }
@@ -97,7 +97,7 @@ export class Search {
     return found
   }
 
-  /** Undefined: whoever pulled that name would be refused, or get something else. */
+  /** Undefined: a pull of that name would be refused, or get something else. */
   async #registryOf(name: string): Promise<string | undefined> {
     try {
       const { rule, repository } = await this.#options.resolve(parseRepositoryName(name), undefined)
@@ -108,7 +108,7 @@ export class Search {
   }
 }
 
-/** `docker` does not mean everything that came from `docker.io`; `docker.io` does. */
+/** The term `docker` does not match everything from `docker.io`; `docker.io` does. */
 function speaksOf(name: string, registry: string, word: string): boolean {
   const own = name.startsWith(`${registry}/`) ? name.slice(registry.length + 1) : name
   return own.includes(word) || (/[./]/.test(word) && name.includes(word))

@@ -21,16 +21,16 @@ export interface LocalContext {
   readonly ingests: IngestStore
   readonly metadata: MetadataStore
   readonly locks: KeyedLocks
-  /** Keep what is just being pushed from eviction, though it was mirrored until now. */
+  /** Protect what is being pushed from eviction: until now it may only have been cached. */
   readonly holds: Pick<BlobHolds, 'hold' | 'has'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly uploads: UploadSessions
   readonly pushSpace: Pick<PushSpace, 'expect'>
-  /** Room on a full disk for commits that let something be collected. */
+  /** Space for commits on a full disk that let something be collected. */
   readonly reserve: Pick<DiskReserve, 'use'>
   readonly events: Pick<Events, 'queue'>
   readonly settings: Pick<PushSettings, 'immutable'>
-  /** Whether the blob may be pulled under that name, and its bytes are here. No upstream is asked. */
+  /** Whether a pull under that name could read the blob, and its bytes are here. Makes no request upstream. */
   readonly readableHere: (name: RepositoryName, digest: Digest) => Promise<boolean>
   readonly log: Logger
   readonly now: () => EpochMs

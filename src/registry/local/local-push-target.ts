@@ -1,9 +1,8 @@
 /**
- * Push target of a local repository: one that was, or is just being, pushed here.
+ * Push target: the writes to one local repository, which exists from its first push on.
  *
- * What is acknowledged is on the disk and in the index. A manifest is checked and committed under its repository's
- * lock, a blob adopted and linked under its digest's: the collector takes the same ones before it lets go of
- * anything.
+ * An acknowledged write is on the disk and in the index. A manifest is checked and committed under its repository's
+ * lock, a blob adopted and linked under its digest's; the garbage collector takes the same locks before it deletes.
  */
 import { setImmediate as immediate } from 'node:timers/promises'
 import { NEVER } from '../../base/condition.ts'
@@ -24,10 +23,10 @@ import type { KeptManifest, PushedManifest, PushTarget, Remains, UploadSession }
 import { RepositoryCommits, type CommitOptions } from './repository-commits.ts'
 import type { UploadHooks } from '../uploads/upload-link.ts'
 
-/** The methods allowed on a blob that must not be deleted. */
+/** `Allow` of a blob that must not be deleted. */
 const READS = ['GET', 'HEAD']
 
-/** So many tags are named when a repository that is to be released still has some. */
+/** Limit of the tags listed when a repository cannot be released because it still has some. */
 const SOME_TAGS = 11
 
 export class LocalPushTarget implements PushTarget {
@@ -62,14 +61,14 @@ export class LocalPushTarget implements PushTarget {
     const { uploads, bytes, metadata, now } = this.#context
     if (!(await uploads.finishedAs(this.name, id, digest, this.#hooks))) return false
     if ((await bytes.stat(digest)) === undefined) return false
-    // The client names the blob in a manifest next: until then it must not be collected.
+    // The client pushes a manifest with the blob next: until then the blob must not be collected.
     await this.#commits.commit((tx) => tx.touchBlob(this.#key, digest, now()))
     return metadata.blobs.linked(this.#key, digest)
   }
 
   async mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean> {
     const { bytes, locks, localNames, readableHere, now } = this.#context
-    // A digest alone opens nothing: without a repository that holds it there is nothing to go by.
+    // A digest alone grants no access: the client has to name a repository from which it could pull the blob.
     if (from === undefined || !(await readableHere(from, digest))) return false
     using _kept = this.#context.holds.hold(digest)
     using _held = await locks.exclusive(lockOfBlob(digest), NEVER)
@@ -195,7 +194,7 @@ export class LocalPushTarget implements PushTarget {
     return this.#context.locks.exclusive(lockOfRepository(this.name), NEVER)
   }
 
-  /** @throws OciError MANIFEST_BLOB_UNKNOWN naming the first blob that is not in this repository */
+  /** @throws OciError MANIFEST_BLOB_UNKNOWN with the first blob that is not in this repository */
   async #assertHeld({ config, layers }: ManifestContent): Promise<void> {
     const checked = new Set<Digest>()
     for (const descriptor of [config, ...layers]) {
@@ -228,16 +227,16 @@ export class LocalPushTarget implements PushTarget {
     assertMayMove(this.name, tag, this.#context.settings)
   }
 
-  /** A tag that is deleted and pushed again has moved. */
+  /** A deletion counts as a move, because the tag could be pushed again elsewhere. */
   #assertMayUntag(tag: Tag): void {
     assertMayMove(this.name, tag, this.#context.settings)
   }
 
   /**
-   * What an immutable tag leads to is as immutable as the tag. A referrers tag is not asked: its list follows what is
-   * deleted here.
+   * Whatever an immutable tag references, directly or through an index, is immutable too. A referrers tag does not
+   * count: its list follows the deletes here.
    *
-   * @throws OciError DENIED when such a tag names one of them, or an index that leads to one
+   * @throws OciError DENIED when an immutable tag references one of the manifests
    */
   async #assertNotPinned(manifests: readonly Digest[]): Promise<void> {
     const { metadata, settings } = this.#context
@@ -248,7 +247,7 @@ export class LocalPushTarget implements PushTarget {
         if (subjectOfReferrersTag(tag) === undefined) this.#assertMayUntag(tag)
       }
       for (const parent of await this.#indexesOf(manifest)) seen.add(parent)
-      // A read blocks the thread.
+      // A read of the index blocks the event loop.
       await immediate()
     }
   }

@@ -1,6 +1,4 @@
-/**
- * A repository that was pushed here. Nothing of it is ever asked of, or named to, an upstream.
- */
+/** Local repository: serves what was pushed here. No request for it, nor its name, ever goes to an upstream. */
 import type { Logger } from 'pino'
 import type {
   BlobAnswer,
@@ -27,13 +25,13 @@ import { damaged, type PushedContent } from './pushed-content.ts'
 import { referrersPage } from '../../oci/referrers.ts'
 import type { Repository } from '../repository.ts'
 
-/** A page when the client names no number. */
+/** Size of a page without `n`. */
 const MOST_TAGS = 10_000
 
 interface LocalOptions {
   readonly bytes: PushedContent
   readonly metadata: MetadataStore
-  /** That somebody was told "it is here" is written down no more often than this, per blob. */
+  /** Interval per blob of recording that a HEAD was answered "here": it bounds the writes. */
   readonly touchEveryMs: number
   readonly log: Logger
   readonly now: () => EpochMs
@@ -55,13 +53,13 @@ export class LocalRepository implements Repository {
   }
 
   /**
-   * What is damaged is "not here" for a HEAD: dockerd, containerd and skopeo ask that way before they push, send what
-   * is not here, and give up at any other answer. Whoever pulls is told the truth by the GET.
+   * Damaged content is absent to a HEAD: dockerd, containerd and skopeo send one before they push, upload what is
+   * absent, and give up at any other answer. A client that pulls gets the error from the GET.
    */
   async headManifest(reference: Reference): Promise<ManifestHead | undefined> {
     const record = await this.#resolve(reference)
     if (record === undefined || (await this.#bytes.manifest(record.digest)) === undefined) return undefined
-    // Whoever asks by digest may leave out what is here, and name it in an index hours later.
+    // A pushing client that finds a digest here skips its upload, and may reference it in an index hours later.
     if (isDigestReference(reference) && !(await this.#touchManifest(reference))) return undefined
     return { ...record, cache: 'local' }
   }
@@ -73,7 +71,7 @@ export class LocalRepository implements Repository {
       if (record === undefined) return undefined
       const bytes = await this.#bytes.manifest(record.digest)
       if (bytes !== undefined) return { ...record, bytes, cache: 'local' }
-      // Once more: it may just have been deleted, or pushed again.
+      // Another try: it may just have been deleted, or pushed again.
       if (missed === record.digest) throw damaged(missed)
       missed = record.digest
     }
@@ -84,7 +82,7 @@ export class LocalRepository implements Repository {
     return linked && (await this.#bytes.stat(digest)) !== undefined
   }
 
-  /** What is damaged is "not here", as for {@link headManifest}. */
+  /** Damaged content is absent, as for {@link headManifest}. */
   async headBlob(digest: Digest): Promise<BlobHead | undefined> {
     const linkedAt = await this.#metadata.blobs.linkedAt(this.#key, digest)
     if (linkedAt === undefined || !(await this.#touchBlob(digest, linkedAt))) return undefined
@@ -111,7 +109,7 @@ export class LocalRepository implements Repository {
   }
 
   /**
-   * Keeps it from the collector for another grace period, before anybody is told that it is here.
+   * Renews the grace period before the client learns that the content is here, so that it is not collected meanwhile.
    *
    * @returns false when the collector was faster
    */
@@ -126,7 +124,7 @@ export class LocalRepository implements Repository {
       await this.#metadata.transaction(touch)
       return await isStillHere()
     } catch (error) {
-      // Whoever pulls need not suffer from a database that takes no writes.
+      // A pull must not fail because the database takes no writes.
       log.debug({ err: error }, 'a look was not remembered')
       return true
     }
@@ -150,7 +148,7 @@ export class LocalRepository implements Repository {
       if (!(await this.#metadata.blobs.linked(this.#key, digest))) return undefined
       const reader = await this.#bytes.open(digest)
       if (reader !== undefined) return reader
-      // Once more: it may just have been deleted, or pushed again.
+      // Another try: it may just have been deleted, or pushed again.
       if (missed) throw damaged(digest)
     }
   }
@@ -160,7 +158,7 @@ export class LocalRepository implements Repository {
     if (known === undefined || known.deletedAt !== undefined) return undefined
     const { last, n: limit = MOST_TAGS } = parsePage(query)
     if (limit === 0) return { tags: [], next: undefined, cache: 'local' }
-    // One more than asked for tells whether there is another page.
+    // One more than the page holds shows whether there is another page.
     const tags = await this.#metadata.tags.list(this.#key, {
       limit: limit + 1,
       ...(last === undefined ? {} : { last }),

@@ -1,95 +1,93 @@
 /**
- * What a push means: the seam between `http/` and the local repositories.
+ * Interface of a repository to push to: the seam between `http/` and the local repositories.
  *
- * A success told to the client is a promise: what it names is on the disk, synced, and in the index, committed.
- * A throw is an OciError (told to the client as it is) or a bug.
+ * Success is a promise to the client: what it names is on the disk, synced, and in the index, committed.
+ * A throw is an OciError (sent to the client unchanged) or a bug.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import type { Reference, RepositoryName, Tag } from '../../oci/reference.ts'
 import type { EventRequest } from '../notifications/event.ts'
 
-/** Who pushes, as far as it decides what may be pushed. */
+/** The pushing client, as far as the push policy depends on it. */
 export interface Pusher {
-  /** Certainly a program on this machine, talking to us directly. docs/architecture.md "Security ground rules". */
+  /** Certainly a program on this machine, without a proxy between. docs/architecture.md "Security ground rules". */
   readonly onThisMachine: boolean
-  /** The request that it is done by; undefined: none. */
+  /** The client's request; undefined: an operator's command. */
   readonly cause?: EventRequest | undefined
 }
 
-/** A repository that takes writes. */
 export interface PushTarget {
   readonly name: RepositoryName
 
   /**
-   * Nothing of the repository exists because of it.
+   * Does not create the repository.
    *
-   * @param algorithm of the digest it will be finished with, if the client has said so
+   * @param algorithm of the final digest, if the client has announced it
    */
   startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession>
-  /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session of another repository, and one that is finished */
+  /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session that is finished, or another repository's */
   openUpload(id: string): Promise<UploadSession>
-  /** Whether that session ended as that blob, a while ago, and the blob is here still. */
+  /** Whether that session ended as that blob a while ago, and the blob is still here. */
   finishedUpload(id: string, digest: Digest): Promise<boolean>
 
   /**
    * Makes a blob of another repository readable here, without moving its bytes.
    *
-   * @param from where it is, or undefined: wherever we have it
-   * @returns false when it cannot be: the client uploads it
+   * @param from the repository that has it; undefined: the client does not know
+   * @returns false when it cannot be mounted: the client has to upload it
    */
   mount(digest: Digest, from: RepositoryName | undefined): Promise<boolean>
 
-  /** @throws OciError MANIFEST_INVALID, DIGEST_INVALID, MANIFEST_BLOB_UNKNOWN, DENIED for a tag that must not move */
+  /** @throws OciError MANIFEST_INVALID, DIGEST_INVALID, MANIFEST_BLOB_UNKNOWN, DENIED for an immutable tag */
   putManifest(reference: Reference, manifest: PushedManifest): Promise<KeptManifest>
-  /** @returns false when there is none. @throws OciError DENIED for what a tag leads to that must not move */
+  /** @returns false when there is none. @throws OciError DENIED for what an immutable tag references */
   deleteManifest(reference: Reference): Promise<boolean>
   /**
-   * @returns false when there is none. @throws OciError DENIED for what a tag leads to that must not move, UNSUPPORTED
-   *   for what any manifest of the repository names, in whatever role: who pulls that one would find it gone
+   * @returns false when there is none. @throws OciError DENIED for what an immutable tag references, UNSUPPORTED for
+   *   what any manifest of the repository references, in whatever role: a pull of that manifest would fail
    */
   deleteBlob(digest: Digest): Promise<boolean>
-  /** All of it; the name stays local. @returns false when nothing of it is there, not even the repository */
+  /** Deletes all of it; the name stays local. @returns false when not even the repository exists */
   deleteRepository(): Promise<boolean>
-  /** Frees the name of a repository of which nothing is left. @returns what is, when anything can be pulled by it */
+  /** Frees the name of an empty repository. @returns what can still be pulled by it, and keeps the name */
   release(): Promise<Remains | undefined>
 }
 
 export interface Remains {
-  /** Some of them; none: there are manifests that no tag names. */
+  /** Some of them; empty: only manifests without a tag are left. */
   readonly tags: readonly Tag[]
 }
 
 export interface PushedManifest {
   readonly bytes: Buffer
-  /** `Content-Type`, as it came. */
+  /** `Content-Type`, as sent. */
   readonly mediaType: string | undefined
-  /** Beside the reference: tags of the `tag` parameters. */
+  /** Tags of the `tag` parameters, beside the reference. */
   readonly tags: readonly Tag[]
 }
 
 export interface KeptManifest {
   readonly digest: Digest
-  /** The manifest it refers to; that we say it tells the client to keep no referrers tag of its own. */
+  /** The manifest's subject; `OCI-Subject` in the answer tells the client not to maintain a referrers tag itself. */
   readonly subject: Digest | undefined
 }
 
 /**
- * One upload. Of its methods one runs at a time; a second client of the same session waits for the first.
- * Disposing lets go of the session, not of its bytes.
+ * An upload session. Its methods run one at a time; a second client of the session waits for the first.
+ * Disposal releases the session and keeps its bytes.
  */
 export interface UploadSession extends AsyncDisposable {
   readonly id: string
-  /** Bytes received so far. */
+  /** Bytes received. */
   readonly offset: Bytes
 
   /**
-   * Takes a body to its end; what came before it broke off is kept. Without a range, bytes that the client sends
-   * again are taken once.
+   * Takes a body to its end; what arrived before an interruption is kept. Without a range, bytes that the client
+   * repeats are stored once.
    *
-   * @param range of a chunk, inclusive as in `Content-Range`; a body of another length leaves nothing
-   * @param known `told` is where the client knows the session to stand, from the last answer that it got; `length` is
-   *   that of the body
+   * @param range of a chunk, inclusive as in `Content-Range`; a body of another length is dropped
+   * @param known `told` is the offset in the last answer that the client got; `length` is that of the body
    * @throws OciError RANGE_INVALID when it does not begin at `offset` (nothing was taken then), SIZE_INVALID,
    *   INSUFFICIENT_STORAGE, also before anything is read
    */
@@ -100,10 +98,10 @@ export interface UploadSession extends AsyncDisposable {
   ): Promise<void>
 
   /**
-   * The bytes are the blob `digest`, durable and linked in the repository when it resolves; ends the session.
+   * Ends the session: when it resolves, the bytes are the blob `digest`, durable and linked in the repository.
    *
-   * @param told as for {@link append}, of a client that sends no more
-   * @throws OciError DIGEST_INVALID; the session has ended then, too. RANGE_INVALID when less is here than was told
+   * @param told as for {@link append}, if the client sends no body
+   * @throws OciError DIGEST_INVALID, which ends the session too; RANGE_INVALID when fewer bytes are here than `told`
    */
   finish(digest: Digest, told?: Bytes): Promise<void>
 

@@ -1,9 +1,9 @@
 /**
- * Reader of pushed blobs and manifests: they are given as they were pushed, or not at all.
+ * Reader of pushed blobs and manifests: returns them exactly as they were pushed, or not at all.
  *
- * A file that is gone, or has another size than the index says, counts as absent; so does a manifest that does not have
- * its digest. The examiner is told of each. A push that asks whether such a blob is here, mounts it, or names it in a
- * manifest, hears that it is not, sends it again, and so repairs it.
+ * A file that is gone, or of another size than in the index, counts as absent; so does a manifest whose digest does not
+ * match. Each is reported to the examiner. A client that pushes finds such a blob absent, in a HEAD, a mount or a
+ * manifest's check, uploads it again, and so repairs it.
  */
 import type { Bytes } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -20,7 +20,7 @@ const HOT_BYTES: Bytes = 16 * 1024 * 1024
 interface PushedContentOptions {
   readonly store: Pick<BlobStore, 'stat' | 'open'>
   readonly metadata: Pick<MetadataStore, 'blobs'>
-  /** Has the blob examined, later. */
+  /** Queues an examination of the blob. */
   readonly suspect: (digest: Digest) => void
 }
 
@@ -73,7 +73,7 @@ export class PushedContent {
   }
 }
 
-/** For a client that pulls what the index says is here. "Not found" would call it the client's mistake. */
+/** The error of a pull of content that the index lists: "not found" would blame the client. */
 export function damaged(digest: Digest): OciError {
   return new OciError('CONTENT_DAMAGED', { digest })
 }

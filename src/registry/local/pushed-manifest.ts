@@ -1,8 +1,8 @@
-/** Parser of a pushed manifest: what is malformed, of schema 1, or not what its `Content-Type` says is refused. */
+/** Validation of a pushed manifest: refuses malformed ones, schema 1, and a `Content-Type` that does not match. */
 import { OciError } from '../../oci/errors.ts'
 import { parseManifest, type ManifestContent } from '../../oci/manifest.ts'
 
-/** @throws OciError MANIFEST_INVALID, upon which a client that may choose tries another format */
+/** @throws OciError MANIFEST_INVALID, upon which some clients push in another format */
 export function parsePushedManifest(bytes: Buffer, declared: string | undefined): ManifestContent {
   const content = parseManifest(bytes, declared)
   assertTakable(content)
@@ -11,8 +11,8 @@ export function parsePushedManifest(bytes: Buffer, declared: string | undefined)
 }
 
 /**
- * The client that made a schema 1 manifest knows it by the digest of what was signed, which is not that of its bytes:
- * it could only be kept under a digest that nobody asks for. Its layers are written in a form that we do not read.
+ * The client of a schema 1 manifest knows it by the digest of its signed part, which is not that of its bytes: the
+ * registry could store it only under a digest that no client requests. Its layers have a form that is not parsed here.
  */
 function assertTakable({ kind, mediaType, ...named }: ManifestContent): void {
   const { config, subject, layers, manifests } = named

@@ -1,10 +1,10 @@
 /**
- * The tags that clients without the referrers API keep: where there is one for a subject, it follows what is pushed and
- * deleted here. It says what is to be kept besides; whoever commits the push commits that with it, under the lock of
- * the repository.
+ * Referrers tags, the fallback of clients without the referrers API: where a subject has one, pushes and deletes here
+ * keep it up to date. The results are manifests to store; the caller commits them together with the push, under the
+ * repository's lock.
  *
- * `push.immutable` does not hold it here: the tag is a list that the specification lets grow, and what the list says is
- * no more than what the referrers API says. A client may not move or delete it under such a glob, as any other tag.
+ * `push.immutable` does not apply to these updates: the specification lets the list grow, and it says no more than the
+ * referrers API. It does apply to a client that moves or deletes the tag.
  *
  * Spec: distribution-spec § Referrers tag schema.
  */
@@ -16,7 +16,7 @@ import type { MetadataStore, RepositoryKey } from '../../storage/metadata/metada
 import type { PushedContent } from './pushed-content.ts'
 import { referrersTag, subjectOfReferrersTag, withReferrer } from '../../oci/referrers.ts'
 
-/** A manifest, and the tags that are to name it. */
+/** A manifest to store, and the tags to point at it. */
 export interface Kept {
   readonly digest: Digest
   readonly bytes: Buffer
@@ -25,7 +25,7 @@ export interface Kept {
 }
 
 export class ReferrersTags {
-  /** What has rotted says nothing, and stands in nobody's way. */
+  /** A damaged index reads as absent, and so does not block the push. */
   readonly #bytes: Pick<PushedContent, 'manifest'>
   readonly #metadata: MetadataStore
   readonly #key: RepositoryKey
@@ -39,7 +39,7 @@ export class ReferrersTags {
     this.#key = key
   }
 
-  /** Where somebody keeps a referrers tag for its subject: that tag's index with this manifest in it. */
+  /** If the subject has a referrers tag: the tag's index with this manifest added. */
   async listed(
     digest: Digest,
     size: number,
@@ -47,7 +47,7 @@ export class ReferrersTags {
     tags: ReadonlySet<Tag>,
   ): Promise<Kept[]> {
     const { subject, mediaType, artifactType, annotations } = content
-    // What a tag is to name is not for us to change.
+    // The client is pushing that referrers tag itself, so its content is the client's.
     if (subject === undefined || tags.has(referrersTag(subject.digest))) return []
     const add = {
       mediaType,
@@ -59,7 +59,7 @@ export class ReferrersTags {
     return this.#relisted(subject.digest, { add })
   }
 
-  /** Of a manifest that goes: the same without it. */
+  /** The index without the manifest that is being deleted. */
   async unlisted(digest: Digest): Promise<Kept[]> {
     const bytes = await this.#bytes.manifest(digest)
     const subject = bytes === undefined ? undefined : parseManifest(bytes).subject
@@ -67,8 +67,8 @@ export class ReferrersTags {
   }
 
   /**
-   * Lists that those take the place of, and that nothing else leads to. They go at once: each push would leave one
-   * behind, of megabytes in the end, and nobody asks for a list but by its tag.
+   * Old indexes under those tags that nothing else references. They are deleted at once: every push would leave one
+   * behind, up to megabytes each, and clients request the index only by its tag.
    */
   async replaced(manifests: readonly Kept[]): Promise<Digest[]> {
     const { tags, garbage, manifests: held } = this.#metadata

@@ -1,8 +1,8 @@
 /**
- * Commits to one local repository: rows of the index, the bytes of manifests before them, the event with them.
+ * Commits to one local repository: the manifests' bytes first, then rows and events in one transaction.
  *
- * Bytes are durable before the commit that names them. A commit that lets something be collected also works on a full
- * disk, from the reserve. The caller holds the repository's lock.
+ * Bytes are durable before the commit that references them. A commit that frees something also works on a full disk,
+ * from the reserve. The caller holds the repository's lock.
  */
 import { NEVER } from '../../base/condition.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -16,12 +16,12 @@ import { ReferrersTags, type Kept } from './referrers-tag.ts'
 import { refusal } from './storage-errors.ts'
 
 export interface CommitOptions {
-  /** The request that all of it is done by. */
+  /** The request behind all the commits. */
   readonly cause?: EventRequest | undefined
   /**
-   * Asked again before a first commit takes the name: bytes take their time to come.
+   * Called again just before the first commit takes the name, because the upload took time.
    *
-   * @throws OciError DENIED when something of that name came from elsewhere meanwhile
+   * @throws OciError DENIED when a pull has made the name the upstream's meanwhile
    */
   readonly assertFree?: (() => Promise<void>) | undefined
 }
@@ -45,7 +45,7 @@ export class RepositoryCommits {
     await this.#options.assertFree?.()
   }
 
-  /** Queues the events in the commit that makes them true. */
+  /** Queues events in the transaction of the write that they report. */
   tell(tx: MetadataTransaction, ...events: readonly Omit<RepositoryEvent, 'repository'>[]): void {
     const repository = this.#name
     this.#context.events.queue(
@@ -56,8 +56,8 @@ export class RepositoryCommits {
   }
 
   /**
-   * @param frees something can be collected after it: it is done also when the disk is full
-   * @throws OciError when the index does not take it
+   * @param frees the commit lets something be collected, so it may use the reserve of a full disk
+   * @throws OciError when the index refuses the write
    */
   async commit(fill: (tx: MetadataTransaction) => void, frees = false): Promise<void> {
     const { metadata, reserve } = this.#context
@@ -70,7 +70,7 @@ export class RepositoryCommits {
   }
 
   /**
-   * Durably, all of it or nothing; what is stored and not committed is collected.
+   * Stores manifests durably, all or none; bytes whose commit fails are collected.
    *
    * @param frees as for {@link commit}
    */
@@ -94,10 +94,10 @@ export class RepositoryCommits {
     frees: boolean,
   ): Promise<void> {
     const { pushSpace: room, reserve, locks, holds, localNames, now } = this.#context
-    // Held until the index knows them: the collector would find bytes that nothing names.
+    // Holds last until the commit: before it the bytes are unreferenced, and the collector would delete them.
     using held = new DisposableStack()
     const byDigest = new Map(manifests.map(({ digest, bytes }) => [digest, bytes]))
-    // In order, so that no two pushes ever wait for each other.
+    // Sorted: with one order for all pushes their locks cannot deadlock.
     for (const [digest, bytes] of [...byDigest].sort(([one], [other]) => (one < other ? -1 : 1))) {
       held.use(holds.hold(digest))
       held.use(await locks.exclusive(lockOfBlob(digest), NEVER))
@@ -126,7 +126,7 @@ export class RepositoryCommits {
     }, frees)
   }
 
-  /** Deletes the bytes that nothing names any more, without a grace period. What fails is left to the collector. */
+  /** Deletes unreferenced bytes without a grace period. Where that fails the collector deletes them later. */
   async #freeBytes(digest: Digest): Promise<void> {
     const { store, metadata, locks, holds, log } = this.#context
     try {

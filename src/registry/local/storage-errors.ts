@@ -1,11 +1,11 @@
-/** Errors of the storage as a pushing client is told them. */
+/** Maps storage errors to the errors that a pushing client gets. */
 import { OciError } from '../../oci/errors.ts'
 import { isOutOfFiles, outOfFiles } from '../../base/open-files.ts'
 import { isDiskFull, isHangingDisk, StorageError } from '../../storage/storage-error.ts'
 
-/** @returns the error to throw instead; the same one when it says nothing that a client could use */
+/** @returns the error to throw instead; the same one when it contains nothing useful to a client */
 export function refusal(error: unknown): unknown {
-  // Nothing is left that could be evicted, so the client is not asked to come back soon.
+  // No Retry-After: nothing evictable is left, so a retry would fail as well.
   if (isDiskFull(error)) return new OciError('INSUFFICIENT_STORAGE', undefined, { cause: error })
   if (isOutOfFiles(error)) return outOfFiles(error)
   const readOnly = error instanceof Error && 'code' in error && error.code === 'EROFS'

@@ -1,9 +1,9 @@
 /**
- * Which names are local, also while the index cannot be read.
+ * Names of local repositories, known even while the index cannot be read.
  *
- * The order of the naming rules is a security property: a broken index must not send a local name upstream. Nor
- * may it fail the pull of a name that is not local. So every local name is known here too: all there are at the
- * start, each new one before it is written.
+ * The order of the naming rules is a security property: a broken index must not send a local name upstream. Nor may it
+ * fail the pull of a name that is not local. So this copy has every local name: all at the start, each new one before
+ * its commit.
  */
 import { LOCAL, type MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
@@ -35,7 +35,7 @@ export class LocalNames {
     return this.#known[Symbol.iterator]()
   }
 
-  /** A local repository of that name exists, or existed. */
+  /** Whether a local repository has that name, or had it until it was deleted. */
   async has(name: RepositoryName): Promise<boolean> {
     try {
       return (await this.#index.repositories.get({ registry: LOCAL, name })) !== undefined
@@ -45,8 +45,8 @@ export class LocalNames {
   }
 
   /**
-   * Before it is written: a name that is local for the index is local here. One that is released stays in here until
-   * the next start, as a push of it may be under way; the index says that it is not local, and is asked first.
+   * Must be called before the commit, so that no name is local in the index only. A released name stays here until the
+   * next start, because a push may be under way; the index, which is asked first, says that it is not local.
    */
   add(name: RepositoryName): void {
     this.#known.add(name)

@@ -1,9 +1,9 @@
 /**
- * Where pushes go, and who may push.
+ * Push policy: which names take pushes, and from which clients.
  *
  * A push makes a repository local under a glob of `local`, or, on a loopback listener, under any name that no
- * upstream's key claims and the default upstream never served here. Everything else is refused, in words that
- * say which rule did it and what name would work. docs/architecture.md "Where pushes go".
+ * upstream's key claims and the default upstream never served here. Every other push is refused with a message that
+ * names the rule and a name that would work. docs/architecture.md "Where pushes go".
  */
 import { OciError } from '../../oci/errors.ts'
 import { matchesAny } from '../../oci/glob.ts'
@@ -11,32 +11,32 @@ import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { Pusher } from '../local/push-target.ts'
 
 export interface PushSettings {
-  /** Whoever reaches the port may push. */
+  /** Every client that reaches the port may push. */
   readonly anonymous: boolean
-  /** So may programs on this machine. */
+  /** Programs on this machine may push. */
   readonly fromThisMachine: boolean
-  /** Globs of names nobody may push to. */
+  /** Globs of names that take no pushes. */
   readonly deny: readonly string[]
-  /** Globs of tags that do not move; with a `:` they are over `name:tag`. */
+  /** Globs of tags that must not move; with a `:` they match `name:tag`. */
   readonly immutable: readonly string[]
-  /** Globs of names that are always ours. */
+  /** Globs of names that are always local. */
   readonly local: readonly string[]
-  /** Only this machine can reach us. */
+  /** Only this machine can reach the server. */
   readonly loopbackListener: boolean
 }
 
-/** What the naming rules say of a name that somebody wants to push to. */
+/** Result of the naming rules for a name to push to. */
 export type PushDestination =
   | { readonly is: 'local' | 'existing' | 'unclaimed' }
-  /** `sign` is what made it the upstream's: `quay.io/`, `ns=quay.io`. */
+  /** `sign` is the part that makes it the upstream's: `quay.io/`, `ns=quay.io`. */
   | { readonly is: 'claimed'; readonly upstream: string; readonly sign: string }
-  /** The default upstream answers for it; `served` when something of it is here already. */
+  /** The default upstream would serve it; `served`: something of it was pulled here. */
   | { readonly is: 'default'; readonly upstream: string; readonly served: boolean }
 
-/** What whoever asks would be told if they pushed now; undefined: it would be taken. */
+/** The error that a push by this client would get now; undefined: it would be accepted. */
 export type PushRefusal = () => Promise<OciError | undefined>
 
-/** DENIED, in words for the person who pushes; undefined: it is taken. */
+/** @returns DENIED, with a message for the pushing user; undefined: the push is accepted */
 export function refusalOfPush(
   name: RepositoryName,
   destination: PushDestination,
@@ -51,7 +51,7 @@ export function refusalOfPush(
   return message === undefined ? undefined : new OciError('DENIED', { name }, { message })
 }
 
-/** Of what is mirrored there is nothing for clients to delete, whoever asks; undefined: it is not mirrored. */
+/** Clients cannot delete from a mirror, whatever their rights; undefined: the name is not mirrored. */
 export function refusalOfDelete(name: RepositoryName, destination: PushDestination): OciError | undefined {
   const mirrored =
     destination.is === 'claimed' || (destination.is === 'default' && destination.served)
@@ -85,7 +85,7 @@ function reservation(name: RepositoryName, settings: PushSettings): string | und
   return glob === undefined ? undefined : `push.deny reserves ${glob}; ${whatWorks(settings)}`
 }
 
-/** The glob that keeps everybody from pushing that name. */
+/** The glob of `deny` that matches. */
 export function reservingGlob(
   name: RepositoryName,
   { deny }: Pick<PushSettings, 'deny'>,
@@ -119,7 +119,7 @@ function whatWorks({ local, loopbackListener, deny }: PushSettings): string {
     : 'list names of your own in `local`, such as team/**'
 }
 
-/** @throws OciError DENIED for a tag that names something else already, and must not be moved */
+/** @throws OciError DENIED for a tag that exists and must not move */
 export function assertMayMove(
   name: RepositoryName,
   tag: Tag,

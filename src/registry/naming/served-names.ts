@@ -1,21 +1,18 @@
 /**
- * Which names of upstreams were served here: what the index says, and what was answered a moment ago.
+ * Names of upstream repositories that were served here: those in the index, and those of the latest answers.
  *
- * An answer does not wait until it is written down, and a disk that takes nothing writes nothing down. A push must not
- * take such a name for free: it would hide what somebody has just pulled.
+ * An answer does not wait for its commit, and a failing disk takes none. A push must not take such a name for free: it
+ * would hide what another client has just pulled.
  */
 import { repositoryKey, type MirrorRef } from '../../cache/origin.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 
-/**
- * Each is of at most 255 characters. One that is forgotten, after so many others or twice as many, is in the index by
- * then, unless the disk is broken.
- */
+/** A name of up to 255 characters is dropped after 5,000 to 10,000 others; unless the disk fails, the index has it. */
 const MOST_RECENT = 5_000
 
 export class ServedNames {
   readonly #index: Pick<MetadataStore, 'repositories'>
-  /** Two generations: every answer is written down here, and a cache that keeps an order costs ten times as much. */
+  /** Two generations: this runs for every answer, and an LRU costs ten times as much. */
   #recent = new Set<string>()
   #before: ReadonlySet<string> = new Set()
 
@@ -23,7 +20,7 @@ export class ServedNames {
     this.#index = index
   }
 
-  /** Something of it is being answered. */
+  /** Must be called before an answer from that repository. */
   add(mirrored: MirrorRef): void {
     this.#recent.add(textOf(mirrored))
     if (this.#recent.size <= MOST_RECENT) return
@@ -31,7 +28,7 @@ export class ServedNames {
     this.#recent = new Set()
   }
 
-  /** @throws when the index cannot be read: it takes no push either */
+  /** @throws when the index cannot be read: then it takes no push either */
   async has(mirrored: MirrorRef): Promise<boolean> {
     const known = await this.#index.repositories.get(repositoryKey(mirrored))
     const text = textOf(mirrored)

@@ -1,4 +1,4 @@
-/** Local repositories that the configured upstreams would shadow with their names. */
+/** Local repositories that the names of configured upstreams would shadow. */
 import type { Config } from '../../config/schema.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import { hiddenLocalNames } from '../registry.ts'

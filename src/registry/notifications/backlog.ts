@@ -1,7 +1,7 @@
 /**
- * Backlog of one end-point: how many events wait for it, and which are dropped because too many do.
+ * Backlog of one notification endpoint: counts its queued events, and drops new ones beyond a limit.
  *
- * An estimate: an event that was queued by a commit that failed counts until the queue has once been empty.
+ * The count is an estimate: an event whose commit failed is counted until the queue has once been empty.
  */
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
@@ -11,18 +11,18 @@ import type { Metrics } from '../../telemetry/metrics.ts'
 interface BacklogOptions {
   readonly url: string
   readonly ignoreActions: readonly EventAction[]
-  /** The name of the end-point in metrics and in the log: its address may hold a secret. */
+  /** Name of the endpoint in metrics and the log: its URL may contain a secret. */
   readonly label: string
   readonly metrics: Pick<Metrics, 'notificationsQueued' | 'notificationsDropped'>
   readonly log: Logger
 }
 
-/** A receiver that is away for long misses pulls first: there are many, and no program depends on them. */
+/** During a long outage the receiver loses pulls first: they are many, and no program depends on them. */
 export const MOST_PULLS = 10_000
 export const MOST_EVENTS = 100_000
 
 export class Backlog {
-  /** The queue's name in the store. */
+  /** Name of the queue in the store. */
   readonly endpoint: string
   readonly #options: BacklogOptions
   #waiting = 0
@@ -37,7 +37,7 @@ export class Backlog {
     return !this.#options.ignoreActions.includes(action)
   }
 
-  /** Counts one more event, unless there are too many. @returns whether it is to be queued */
+  /** Counts one more event. @returns false when there are too many: the event must be dropped */
   admit(action: EventAction): boolean {
     const limit = action === 'pull' ? MOST_PULLS : MOST_EVENTS
     if (this.#waiting < limit) {
@@ -56,7 +56,7 @@ export class Backlog {
     return false
   }
 
-  /** An event that counted was not written down, and will never be delivered. */
+  /** A counted event could not be written, and will never be delivered. */
   lost(): void {
     this.#options.metrics.notificationsDropped.inc({ endpoint: this.#options.label })
     this.delivered()

@@ -1,8 +1,8 @@
 /**
- * Delivery of events to one end-point: one after the other, each until it is taken, that is answered 2xx or 3xx.
+ * Delivery of events to one endpoint, at least once and in order: each is retried until it is answered 2xx or 3xx.
  *
- * An event leaves the store after that, so one that was sent when the process ended is sent again. No request of a
- * client waits for a delivery, and no delivery for that of another end-point.
+ * An event leaves the store after that, so an event that was in flight when the process ended is sent again. No client
+ * request waits for a delivery, and no delivery for that of another endpoint.
  */
 import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
@@ -17,12 +17,12 @@ import { envelopeOf, EVENTS_TYPE } from './envelope.ts'
 interface DeliveryOptions {
   readonly url: string
   readonly headers: Readonly<Record<string, string | readonly string[]>>
-  /** For the whole of one attempt. */
+  /** Limit of one attempt. */
   readonly timeoutMs: Milliseconds
-  /** The longest pause between two attempts. */
+  /** Longest pause between two attempts. */
   readonly backoffMs: Milliseconds
   readonly proxy: string | undefined
-  /** In place of the address, which may hold a secret. */
+  /** Logged instead of the URL, which may contain a secret. */
   readonly label: string
   readonly backlog: Backlog
   readonly metadata: Pick<MetadataStore, 'events' | 'transaction'>
@@ -30,15 +30,15 @@ interface DeliveryOptions {
   readonly log: Logger
 }
 
-/** The most events in memory. */
+/** Limit of events in memory. */
 const BATCH = 50
-/** After the first failure; it doubles. */
+/** Pause after the first failure; doubles with each. */
 const FIRST_PAUSE: Milliseconds = 250
-/** A command in another process may queue events: the store is read so often without being woken. */
+/** Poll interval: a command in another process may queue events, which wakes no delivery here. */
 const LOOK_AGAIN: Milliseconds = 30_000
-/** How long an attempt that is under way may take at shutdown. */
+/** Time for the attempt in flight at shutdown. */
 const LAST_ATTEMPT: Milliseconds = 3000
-/** The most that is read of an answer's body, which is ignored. */
+/** Bytes of an answer's body that are read; its content is ignored. */
 const MAX_ANSWER_BYTES = 64 * 1024
 
 export class Delivery {
@@ -47,7 +47,7 @@ export class Delivery {
   readonly #stopping = new AbortController()
   readonly #breakingOff = new AbortController()
   #queued = Promise.withResolvers<undefined>()
-  /** Numbers of the last event that the end-point took, and of the last one that left the store. */
+  /** Ids of the last event that the endpoint accepted, and of the last one deleted from the store. */
   #taken = 0
   #forgotten = 0
   #forgetting: Promise<void> | undefined
@@ -74,12 +74,12 @@ export class Delivery {
     this.#running ??= this.#run()
   }
 
-  /** There may be new events. */
+  /** Called when there may be new events. */
   wake(): void {
     this.#queued.resolve(undefined)
   }
 
-  /** An attempt that is under way may come to its end; events that are not taken wait in the store. */
+  /** Lets the attempt in flight finish; events that were not accepted stay in the store. */
   async stop(): Promise<void> {
     this.#stopping.abort(new Error('shutting down'))
     this.wake()
@@ -108,7 +108,7 @@ export class Delivery {
     }
   }
 
-  /** @returns no events after a wait, when it is time to look again */
+  /** @returns the next events; none after a wait, when the store has to be read again */
   async #next(): Promise<readonly QueuedEvent[]> {
     const { metadata, backlog, label, log } = this.#options
     this.#queued = Promise.withResolvers<undefined>()
@@ -126,7 +126,7 @@ export class Delivery {
     return []
   }
 
-  /** @returns false when the process stops before the event is taken */
+  /** @returns false when the process stops before the event is accepted */
   async #deliver(event: QueuedEvent): Promise<boolean> {
     const { label, backoffMs, metrics, log } = this.#options
     for (let failures = 0; ; failures++) {
@@ -142,7 +142,7 @@ export class Delivery {
       if (!this.#failing) log.warn({ endpoint: label, reason }, 'notifications are not taken')
       this.#failing = true
       const pause = backoff(failures, { first: FIRST_PAUSE, most: backoffMs })
-      // Between half of it and all of it: several instances must not come back in step.
+      // Jitter of up to one half, so that several instances do not retry in step.
       await sleep(pause * (0.5 + Math.random() / 2), undefined, {
         signal: this.#stopping.signal,
         ref: false,
@@ -151,7 +151,7 @@ export class Delivery {
     }
   }
 
-  /** @returns why it was not taken */
+  /** @returns why the event was not accepted; undefined: it was */
   async #attempt(event: QueuedEvent): Promise<string | undefined> {
     const { url, headers, timeoutMs } = this.#options
     const { origin, pathname, search } = new URL(url)
@@ -165,7 +165,7 @@ export class Delivery {
         body: envelopeOf(event.body),
         signal,
       })
-      // Read away, so that the connection can be used again; whether that succeeds does not matter.
+      // The answer is read so that the connection can be reused; a failure of that does not matter.
       await body.dump({ limit: MAX_ANSWER_BYTES, signal }).catch(() => undefined)
       return statusCode >= 200 && statusCode < 400 ? undefined : `it answered ${statusCode}`
     } catch (error) {
@@ -173,7 +173,7 @@ export class Delivery {
     }
   }
 
-  /** Takes delivered events out of the store, also those that are delivered meanwhile. Never rejects. */
+  /** Deletes delivered events from the store, including those delivered meanwhile. Never rejects. */
   async #forget(): Promise<void> {
     const { metadata, backlog, label, log } = this.#options
     while (this.#forgotten < this.#taken) {

@@ -1,7 +1,7 @@
 /**
- * JSON of an event, as the registry distribution/distribution writes it and its receivers decode it.
+ * JSON of an event in the form of distribution/distribution, which receivers decode.
  *
- * Receivers pass over members that they do not know: members that only we have are under an `x-` name.
+ * They ignore unknown members: those that only this registry sends have an `x-` name.
  */
 import { randomUUID } from 'node:crypto'
 import type { EventRequest, RepositoryEvent } from './event.ts'
@@ -9,18 +9,18 @@ import type { EpochMs } from '../../storage/metadata/metadata.ts'
 
 export const EVENTS_TYPE = 'application/vnd.docker.distribution.events.v2+json'
 
-/** The registry that sends it. */
+/** The registry that sends the event. */
 export interface Source {
   /** Host name and port. */
   readonly addr: string
-  /** Of this run of the process. */
+  /** Changes with each start of the process. */
   readonly instanceID: string
 }
 
 /** With more references an event would be too large for its receivers. */
 const MOST_REFERENCES = 200
 
-/** @param base origin of the URLs in it; undefined: it has none */
+/** @param base origin of the event's URLs; undefined: it has none */
 export function eventOf(
   happening: RepositoryEvent,
   cause: EventRequest | undefined,
@@ -56,14 +56,14 @@ export function eventOf(
   }
 }
 
-/** Without `reachedBy`, which is for the URLs alone. */
+/** Omits `reachedBy`, which only serves the URLs. */
 function requestOf(cause: EventRequest | undefined): object {
   if (cause === undefined) return {}
   const { id, addr, host, method, useragent } = cause
   return { id, addr, host, method, useragent }
 }
 
-/** @param event as {@link eventOf} made it, in JSON */
+/** @param event JSON of a result of {@link eventOf} */
 export function envelopeOf(event: string): string {
   return JSON.stringify({ events: [JSON.parse(event) as unknown] }, undefined, 3)
 }

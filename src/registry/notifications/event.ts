@@ -1,8 +1,8 @@
 /**
- * Events of repositories: what happened to one, and by which request.
+ * Repository events: what happened, and the request that caused it.
  *
- * A write is queued in the commit that makes it true, so an event is there exactly when the write is. A pull is queued
- * when its answer has been given.
+ * A write's event is queued in the transaction of the write, so that neither exists without the other. A pull's event
+ * is queued once the pull is answered.
  */
 import type { Descriptor } from '../../oci/descriptor.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -11,17 +11,17 @@ import type { MetadataTransaction } from '../../storage/metadata/metadata.ts'
 
 export type EventAction = 'pull' | 'push' | 'mount' | 'delete'
 
-/** Without a digest and a tag it is about the repository as a whole. */
+/** Without digest and tag, the event is about the repository as a whole. */
 export interface RepositoryEvent {
   readonly action: EventAction
-  /** As the catalog lists it: `team/app`, `docker.io/library/nginx`. */
+  /** Name in the catalog: `team/app`, `docker.io/library/nginx`. */
   readonly repository: string
   readonly kind: 'manifest' | 'blob' | 'repository'
   readonly digest?: Digest | undefined
   readonly tag?: Tag | undefined
   readonly mediaType?: string | undefined
   readonly size?: number | undefined
-  /** Those of a pushed manifest. */
+  /** Descriptors in a pushed manifest. */
   readonly references?: readonly Descriptor[] | undefined
   /** The source of a mount. */
   readonly fromRepository?: string | undefined
@@ -29,7 +29,7 @@ export interface RepositoryEvent {
   readonly upstream?: string | undefined
 }
 
-/** The request of a client that caused an event. */
+/** The client's request that caused an event. */
 export interface EventRequest {
   readonly id: string
   /** Address and port of the client. */
@@ -39,14 +39,14 @@ export interface EventRequest {
   readonly method: string
   readonly useragent: string | undefined
   /**
-   * Host and port that are certainly ours: `Host` where that is one of our addresses or names, else the address that
-   * the client has connected to. Undefined: it is no longer known.
+   * Host and port that are certainly this server's: `Host` if that is one of its addresses or names, else the address
+   * to which the client is connected. Undefined: that is no longer known.
    */
   readonly reachedBy?: string | undefined
 }
 
 export interface Events {
-  /** @param cause undefined: no request, but the operator's command */
+  /** @param cause undefined: the operator's command, no request */
   queue(
     tx: MetadataTransaction,
     happenings: readonly RepositoryEvent[],

@@ -1,6 +1,4 @@
-/**
- * Notifications: events into the queues of the end-points that want them, and out of these to the end-points.
- */
+/** Notifications: queues each event for the endpoints that want it, and delivers the queues. */
 import type { EventAction, Events } from './event.ts'
 import type { MetadataStore } from '../../storage/metadata/metadata.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -23,7 +21,7 @@ interface NotifierOptions extends Omit<OutboxOptions, 'backlogs'> {
   readonly metrics: Metrics
 }
 
-/** Events of an end-point that is no longer configured are kept so long: taking it out may have been a mistake. */
+/** Lifetime of the events of a removed endpoint: its removal may have been a mistake. */
 const ORPHANS_MS = 7 * 86_400_000
 
 export class Notifier implements AsyncDisposable {
@@ -44,7 +42,7 @@ export class Notifier implements AsyncDisposable {
     this.events = this.#outbox
   }
 
-  /** Delivers what waits, and what comes. Without it everything waits in the store. */
+  /** Starts to deliver queued and new events. Before that they wait in the store. */
   async start(): Promise<void> {
     const { metadata } = this.#options
     for (const { backlog } of this.#queues) backlog.count(await metadata.events.count(backlog.endpoint))
@@ -59,7 +57,7 @@ export class Notifier implements AsyncDisposable {
     for (const delivery of this.#deliveries) delivery.start()
   }
 
-  /** Pulls that were gathered are written down, and a delivery that is under way may come to its end. */
+  /** Writes the gathered pulls, and lets deliveries in flight finish. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#outbox.flush()
     this.#listening?.[Symbol.dispose]()
@@ -83,7 +81,7 @@ export class Notifier implements AsyncDisposable {
   }
 }
 
-/** Each with a name for metrics and the log: its host, numbered where several have the same. */
+/** Labels each endpoint for metrics and the log by its host, numbered where several have the same. */
 function labelled(endpoints: readonly EndpointSettings[]): { settings: EndpointSettings; label: string }[] {
   const seen = new Map<string, number>()
   return endpoints.map((settings) => {

@@ -1,9 +1,9 @@
 /**
- * Transactional outbox: events are queued in the store for all end-points that want them.
+ * Transactional outbox: queues events in the store for every endpoint that wants them.
  *
- * The event of a write goes into its commit. Pulls are many: they are gathered and written a few times a second, so a
- * crash may take the last of them; an event of a write takes those that were gathered before it along, so the order
- * stays.
+ * A write's event goes into the write's transaction. Pulls are many, so they are gathered and written a few times a
+ * second, and a crash may lose the last of them. A write's transaction includes the pulls gathered before it, which
+ * keeps the order.
  */
 import type { Logger } from 'pino'
 import type { EventRequest, Events, RepositoryEvent } from './event.ts'
@@ -15,7 +15,7 @@ export interface OutboxOptions {
   readonly backlogs: readonly Backlog[]
   readonly metadata: Pick<MetadataStore, 'transaction'>
   readonly source: () => Source
-  /** Origin under which clients reach us; undefined: the address that each has connected to. */
+  /** Origin of this server for its clients; undefined: the address to which each client is connected. */
   readonly publicUrl: string | undefined
   readonly scheme: 'http' | 'https'
   readonly log: Logger
@@ -28,7 +28,7 @@ interface Queued {
   readonly body: string
 }
 
-/** Pulls are written so often, or when so many have been gathered. */
+/** Pulls are written at this interval, or once this many are gathered. */
 const GATHER_MS = 250
 const GATHER = 500
 
@@ -60,9 +60,9 @@ export class Outbox implements Events {
     else this.#timer ??= setTimeout(() => void this.flush(), GATHER_MS).unref()
   }
 
-  /** Writes the pulls that were gathered. Never rejects. */
+  /** Writes the gathered pulls. Never rejects. */
   async flush(): Promise<void> {
-    // One write at a time: behind a slow disk pulls gather meanwhile, and share the next commit.
+    // One write at a time: behind a slow disk more pulls gather, and share the next commit.
     while (this.#writing !== undefined) await this.#writing
     if (this.#pulls.length === 0) return
     this.#writing = this.#write(this.#takePulls())
@@ -88,7 +88,7 @@ export class Outbox implements Events {
     return pulls
   }
 
-  /** The same event, with the same id, for each that wants it. */
+  /** One event, with one id, for all endpoints that want it. */
   #queued(happening: RepositoryEvent, cause: EventRequest | undefined): Queued[] {
     const { action } = happening
     const backlogs = this.#options.backlogs.filter((it) => it.wants(action) && it.admit(action))

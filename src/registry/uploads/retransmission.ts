@@ -1,46 +1,46 @@
 /**
- * Tells a request that sends bytes again, because it never got its answer, from one that brings the next ones.
+ * Detects retransmitted upload bytes: a client that got no answer sends its request again.
  *
- * A request without `Content-Range` does not say where its first byte belongs. Where the client may mean a place of
- * which the bytes are here already, what it sends is compared with them: as long as they are the same it is a
- * repetition, and only what goes on beyond them is new.
+ * Without `Content-Range` a request does not tell its offset. Where the client may mean an offset below the end, the
+ * body is compared with the bytes that are here: as long as they are equal the body counts as a repetition, and only
+ * what exceeds the end is new.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 
 type Received = Pick<UploadIngest, 'prefix' | 'read'>
 
-/** Bytes that were taken for a repetition, and may have been meant to follow. */
+/** Bytes that were taken for a repetition, though the client may have meant to append them. */
 export interface Repetition {
-  /** Where they would have followed. */
+  /** Offset at which they would have been appended. */
   readonly at: Bytes
-  /** Where they are. */
+  /** Offset of the equal bytes. */
   readonly from: Bytes
   readonly length: Bytes
 }
 
-/** Of a session before its first byte. */
+/** Content of a session without a file. */
 const NOTHING: Received = { prefix: 0, read: () => Promise.resolve(0) }
 
-/** Of what is read back at once. */
+/** Bytes read back at once. */
 const PIECE: Bytes = 256 * 1024
 
 export class Retransmission {
-  /** Where the request's first byte belongs, once that is known. */
+  /** Offset of the request's first byte; undefined: not known yet. */
   start: Bytes | undefined
   repetition: Repetition | undefined
   readonly #here: Received
   readonly #end: Bytes
   #starts: readonly Bytes[]
 
-  /** @param starts where the request may begin, if not at the end of what is here */
+  /** @param starts offsets below the end at which the request may begin */
   constructor(here: Received = NOTHING, starts: readonly Bytes[]) {
     this.#here = here
     this.#end = here.prefix
     this.#starts = [...new Set(starts)].filter((start) => start < this.#end).sort((one, other) => other - one)
   }
 
-  /** What of the body is not here yet; to be written at the end of what is. */
+  /** The bytes of the body to append. */
   async *newBytes(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer, void, undefined> {
     let same: Bytes = 0
     for await (const chunk of body) {
@@ -67,7 +67,7 @@ export class Retransmission {
     }
   }
 
-  /** @returns how much of what came lies beyond the end of what was here; undefined: that was not reached */
+  /** @returns number of bytes beyond the end; undefined: the body has not reached the end */
   #reached(same: Bytes): Bytes | undefined {
     const start = this.#starts.find((it) => it + same >= this.#end)
     if (start === undefined) return undefined
@@ -95,7 +95,7 @@ export class Retransmission {
   }
 }
 
-/** All of it, with every repetition where it would have followed. */
+/** All bytes, with every repetition inserted where the client may have meant it. */
 export async function* withRepetitions(
   here: Received,
   repetitions: readonly Repetition[],
@@ -115,7 +115,7 @@ async function* readBack(
   length: Bytes,
 ): AsyncGenerator<Buffer, void, undefined> {
   for (let at = position; at < position + length;) {
-    // A buffer of its own each time: whoever takes it may be slow to write it.
+    // Each piece has its own buffer, because the consumer may still be writing the last one.
     const buffer = Buffer.allocUnsafe(Math.min(PIECE, position + length - at))
     const count = await here.read(buffer, at)
     if (count === 0) throw new Error('the file is shorter than was written to it')

@@ -1,15 +1,15 @@
 /**
- * The name of an upload session, which says by itself that we gave it, to which repository, and when.
+ * Id of an upload session; it proves by itself that this server issued it, for which repository, and when.
  *
- * So a session that has no bytes yet is kept nowhere, costs nothing, and outlives this process all the same. The
- * checksum tells a name that was given from one that was made up or belongs to another repository; it is no secret,
- * for whoever may push to a repository may start sessions there anyway.
+ * So a session without bytes needs no storage, and yet outlives the process. The checksum distinguishes an issued id
+ * from an invented one, and from one of another repository; it is no secret, because a client that may push to a
+ * repository may start sessions there anyway.
  */
 import { createHash, randomBytes } from 'node:crypto'
 import type { DigestAlgorithm } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 
-/** This process among those that could share a store one day. */
+/** Distinguishes this process from others that may once share its store. */
 const REPLICA = '0'
 
 const FORM = /^0\.([0-9A-Za-z_-]{22})$/
@@ -21,7 +21,7 @@ const LENGTH = 16
 
 interface NewSession {
   readonly algorithm: DigestAlgorithm
-  /** To the second. */
+  /** Unix time in ms, to the second. */
   readonly startedAt: number
 }
 
@@ -33,7 +33,7 @@ export function newSessionId(repository: RepositoryName, { algorithm, startedAt 
   return `${REPLICA}.${Buffer.concat([nonce, checksum(repository, nonce)]).toString('base64url')}`
 }
 
-/** @returns undefined when it was not given to that repository */
+/** @returns undefined when the id was not issued for that repository */
 export function parseSessionId(session: string, repository: RepositoryName): NewSession | undefined {
   const [, text] = FORM.exec(session) ?? []
   if (text === undefined) return undefined

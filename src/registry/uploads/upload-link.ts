@@ -1,6 +1,4 @@
-/**
- * The commit in which an upload becomes a blob of its repository, and its session is known to have ended as it.
- */
+/** Commit that makes an upload a blob of its repository, and records as which blob its session ended. */
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 import type { BlobInfo } from '../../storage/blobs/blob-store.ts'
@@ -13,16 +11,16 @@ import {
 import type { LocalNames } from '../naming/local-names.ts'
 
 export interface UploadHooks {
-  /** Called before that commit. @throws OciError DENIED when the repository may not be pushed to any more */
+  /** Called before that commit. @throws OciError DENIED when the repository takes no pushes any more */
   assertFree(): Promise<void>
-  /** Called within the commit that makes an upload a blob of its repository. */
+  /** Called within that commit. */
   linked(tx: MetadataTransaction, digest: Digest, size: number): void
 }
 
 interface LinkOptions {
   readonly metadata: Pick<MetadataStore, 'transaction'>
   readonly localNames: Pick<LocalNames, 'add'>
-  /** For so long it is known as which blob a session ended. */
+  /** Lifetime of the record as which blob a session ended. */
   readonly sessionTtlMs: number
   readonly now: () => EpochMs
 }
@@ -33,7 +31,7 @@ interface FinishedSession {
   readonly push: UploadHooks | undefined
 }
 
-/** Its bytes are on the disk. */
+/** Must be called after the bytes are on the disk. */
 export function link(
   { metadata, localNames, sessionTtlMs, now }: LinkOptions,
   { session, repository: name, push }: FinishedSession,

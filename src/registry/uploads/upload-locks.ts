@@ -1,10 +1,8 @@
-/**
- * The locks of upload sessions, and of the blobs that they become: nobody waits for one for ever.
- */
+/** Locks of upload sessions and their blobs, with a timeout. */
 import { OciError } from '../../oci/errors.ts'
 import type { KeyedLocks } from '../../storage/locks/keyed-locks.ts'
 
-/** For whoever finds a session, or a blob, in use. */
+/** Time that a request waits for another one of the same session or blob. */
 const LOCK_MS = 30_000
 
 /** @throws OciError UNAVAILABLE */

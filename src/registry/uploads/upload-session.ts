@@ -1,6 +1,6 @@
 /**
- * One upload session: bytes are appended to its partial file, and it is finished as a blob of its repository or
- * cancelled. A lock lets one change of a session happen at a time.
+ * One upload session: requests append bytes to its partial file, then finish it as a blob of its repository or cancel
+ * it. A lock serializes the changes of a session.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -23,7 +23,7 @@ import { newSessionId } from './session-id.ts'
 import { link, type UploadHooks } from './upload-link.ts'
 import { acquire } from './upload-locks.ts'
 
-/** Repetitions remembered of one session; where there are more, the digest shows a wrong guess. */
+/** Limit of the repetitions remembered per session; beyond it a wrong guess shows as a wrong digest. */
 const MOST_REPETITIONS = 1000
 
 export interface UploadContext {
@@ -34,36 +34,36 @@ export interface UploadContext {
   >
   readonly metadata: Pick<MetadataStore, 'transaction' | 'finishedUploads'>
   readonly locks: KeyedLocks
-  /** Keep what is just being pushed from eviction, though it was mirrored until now. */
+  /** Protect what is being pushed from eviction: until now it may only have been cached. */
   readonly holds: Pick<BlobHolds, 'hold'>
   readonly localNames: Pick<LocalNames, 'add'>
   readonly pushSpace: Pick<PushSpace, 'begin' | 'expect'>
-  /** So long a session without a file lasts, and it is known as which blob a session ended. */
+  /** Lifetime of a session without a file, and of the record as which blob a session ended. */
   readonly sessionTtlMs: number
   readonly log: Logger
   readonly now: () => EpochMs
 }
 
-/** A session that is in use, or was a moment ago; shared by all who use it. */
+/** State of a session that is in use, or was until a minute ago; shared by the requests that use it. */
 export interface OpenUpload {
   readonly repository: RepositoryName
   readonly algorithm: DigestAlgorithm
-  /** Undefined: no byte has come yet. */
+  /** Undefined: no byte has arrived. */
   ingest: UploadIngest | undefined
-  /** The offset at which the last request began. */
+  /** Offset at which the last request began. */
   lastStart: Bytes | undefined
-  /** A chunk that came in part, and may be sent again from its beginning. */
+  /** A chunk that arrived in part, and may be sent again from its beginning. */
   cutChunk: { readonly first: Bytes; readonly last: Bytes } | undefined
-  /** Bytes that were taken for sent twice; the digest may say that they were not. */
+  /** Bytes that were taken for repetitions; the digest may show that they were not. */
   readonly repetitions: Repetition[]
   users: number
-  /** Closes the file when no request came back in time. */
+  /** Closes the file when no request has come back in time. */
   timer: NodeJS.Timeout | undefined
-  /** Finished, given up, or closed: the next request opens the session again, if it is still there. */
+  /** Finished, cancelled or closed: the next request has to open the session again, if it still exists. */
   over: boolean
 }
 
-/** Its file is undefined when the digest is another. */
+/** `file` is undefined when the digest does not match. */
 interface Verified extends AsyncDisposable {
   readonly file: VerifiedFile | undefined
 }
@@ -74,7 +74,7 @@ interface SessionHooks {
   readonly push: UploadHooks | undefined
   /** Called before the session gets a file. @throws OciError TOOMANYREQUESTS */
   readonly begin: () => void
-  /** Called when there is no such session any more. */
+  /** Called when the session has ceased to exist. */
   readonly end: () => void
   /** Called when its open file must not be used any more. */
   readonly leave: () => void
@@ -111,7 +111,7 @@ export class OpenSession implements UploadSession {
     const isStale = range !== undefined && begins < offset && !this.#wasCut(range)
     if (begins > offset || isStale) throw new OciError('RANGE_INVALID', { offset })
     try {
-      // Bytes that are here already take no room, if this is a repetition of them.
+      // Repeated bytes take no more space.
       using expected = await this.#options.pushSpace.expect(length && Math.max(length - (offset - begins), 0))
       const sink = this.#sink(expected)
       if (range === undefined) await this.#receive(body, { told: begins, length }, sink)
@@ -124,7 +124,7 @@ export class OpenSession implements UploadSession {
     }
   }
 
-  /** Of a request that repeats an earlier one only the bytes that are not here yet are appended. */
+  /** Appends a body; of one that repeats an earlier request only the bytes that are not here yet. */
   async #receive(
     body: AsyncIterable<Buffer>,
     { told, length }: { told: Bytes; length: Bytes | undefined },
@@ -134,7 +134,7 @@ export class OpenSession implements UploadSession {
     upload.cutChunk = undefined
     const { offset } = this
     const { ingest, lastStart, repetitions } = upload
-    // A client that goes on using the first location it was given may repeat its last request as well.
+    // A client that always uses its first location sends an old offset, and may repeat its last request as well.
     const last = lastStart === undefined ? probableStarts(offset, length) : [lastStart]
     const starts = told === offset ? [] : [told, ...last]
     const sent = new Retransmission(ingest, starts)
@@ -163,7 +163,7 @@ export class OpenSession implements UploadSession {
     throw new OciError('SIZE_INVALID', { ...range, offset: this.offset })
   }
 
-  /** Whether the last request was that very chunk, and broke off. */
+  /** Whether the last request was the same chunk, and was interrupted. */
   #wasCut({ first, last }: { first: Bytes; last: Bytes }): boolean {
     const { cutChunk } = this.#upload
     return cutChunk?.first === first && cutChunk.last === last
@@ -216,7 +216,7 @@ export class OpenSession implements UploadSession {
       throw new OciError('DIGEST_INVALID', { digest })
     }
     using _kept = holds.hold(digest)
-    // Under the same lock the collector looks for the link before it removes a file.
+    // The collector looks for the link under the same lock before it deletes a file.
     using _held = await acquire(locks, lockOfBlob(digest)).catch(async (error: unknown) => {
       await this.#keep(error)
       throw error
@@ -228,11 +228,11 @@ export class OpenSession implements UploadSession {
     const finished = { session: this.id, repository, push }
     await store.adopt(verified.file, () => link(this.#options, finished, { digest, size }))
     this.#hooks.end()
-    // The bytes were adopted from another file.
+    // Has an effect only where the blob was adopted from another file.
     await this.#upload.ingest?.discard()
   }
 
-  /** The verified bytes are in the session's file, or in another, which is removed on disposal unless it was adopted. */
+  /** The verified bytes are in the session's file, or in another, which disposal deletes unless it was adopted. */
   async #verify(ingest: UploadIngest, digest: Digest): Promise<Verified> {
     const file = await ingest.verifyAs(digest)
     const { repository, algorithm, repetitions } = this.#upload
@@ -253,7 +253,7 @@ export class OpenSession implements UploadSession {
     }
   }
 
-  /** The session's file, made with the first byte, or for a blob that has none. */
+  /** Creates the session's file with the first byte, or for an empty blob. */
   async #file(): Promise<UploadIngest> {
     const { ingest, repository, algorithm } = this.#upload
     if (ingest !== undefined) return ingest
@@ -276,9 +276,9 @@ export class OpenSession implements UploadSession {
   }
 
   /**
-   * An ingest that failed, or was verified, takes no more bytes: it has to be opened again.
+   * Keeps the bytes for a retry. An ingest that failed or was verified takes no more bytes, so it has to be reopened.
    *
-   * @param error why; after a write that the disk may still make, with nobody waiting for it, the file is given up
+   * @param error after a hanging write, which the disk may still carry out later, the file is given up instead
    */
   async #keep(error: unknown): Promise<void> {
     if (isHangingDisk(error)) {
@@ -291,12 +291,12 @@ export class OpenSession implements UploadSession {
     this.#letGo()
   }
 
-  /** Gives the lock back once disposed, or over, so that the next request need not wait. */
+  /** Releases the lock when an operation has ended the session or failed, so that the next request need not wait. */
   #letGo(): void {
     this.#lock?.[Symbol.dispose]()
   }
 
-  /** Holds the lock from the first change on until disposal. */
+  /** Takes the lock at the first change, until disposal. */
   async #alone(): Promise<void> {
     this.#lock ??= await acquire(this.#options.locks, lockOfUpload(this.id))
     if (this.#upload.over) throw new OciError('BLOB_UPLOAD_UNKNOWN')
@@ -304,8 +304,8 @@ export class OpenSession implements UploadSession {
 }
 
 /**
- * Guesses where the last request began from the length of one that repeats it: all of it came, or a part after others
- * of the same length. It is not recorded, so it is unknown for a session that was opened again.
+ * Guesses the offset of the last request from the length of one that may repeat it: that length before the end, or a
+ * multiple of it if only a part arrived. A session that was opened again has no record of the true one.
  */
 function probableStarts(offset: Bytes, length = 0): Bytes[] {
   if (length === 0 || length > offset) return []

@@ -1,10 +1,10 @@
 /**
- * Upload sessions: started, continued, finished as a blob of a local repository, or given up.
+ * Upload sessions: start, resumption, end.
  *
- * A session's bytes are a partial file and nothing else; it outlives this process. Before its first byte it has no
- * file: its name says all that there is to know. While somebody uses it, and for a minute more, its file stays open,
- * so that its hash need not be begun again. As which blob it ended stays in the index for as long as a session lasts,
- * for clients that did not hear of it.
+ * A session's only state is a partial file, which outlives the process. Before its first byte it has none: its id tells
+ * everything. While requests use the session, and for a minute after, its file stays open, so that its hash need not be
+ * computed again. The index keeps as which blob it ended for as long as a session lasts, for clients that lost the
+ * answer.
  */
 import { LRUCache } from 'lru-cache'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
@@ -20,27 +20,27 @@ import { acquire } from './upload-locks.ts'
 import { OpenSession, type OpenUpload, type UploadContext } from './upload-session.ts'
 import { lockOfBlob, lockOfUpload } from '../../storage/locks/keyed-locks.ts'
 
-/** The most files that stay open while no request writes them. */
+/** Limit of the files that stay open between requests. */
 const MOST_OPEN = 64
 
 const STAY_OPEN_MS = 60_000
 
-/** Sessions that came to nothing are remembered, up to so many. */
+/** Limit of the ended sessions remembered here; the index has the finished ones as well. */
 const MOST_ENDED = 10_000
 
-/** The most sessions that are neither finished nor given up. */
+/** Limit of the sessions that are neither finished nor cancelled. */
 const MOST_UNFINISHED = 1000
 
-/** A session without bytes costs nothing, and is not counted any more after so long. */
+/** Time after which a session without bytes is no longer counted, since it costs nothing. */
 const COUNTED_MS = 600_000
 
 export class UploadSessions {
   readonly #options: UploadContext
-  /** Ordered by use, the latest last. */
+  /** Least recently used first. */
   readonly #open = new Map<string, OpenUpload>()
-  /** Start of each session that has no bytes yet. */
+  /** Start times of the sessions without bytes. */
   readonly #empty = new Map<string, EpochMs>()
-  /** Without this, the name of such a session would say that it has no bytes yet. */
+  /** Ended sessions whose ids would else still look like sessions without bytes. */
   readonly #ended = new LRUCache<string, true>({ max: MOST_ENDED })
 
   constructor(options: UploadContext) {
@@ -48,7 +48,7 @@ export class UploadSessions {
   }
 
   /**
-   * @param algorithm of the digest it will be finished with, if the client has said so
+   * @param algorithm of the final digest, if the client has announced it
    * @throws OciError TOOMANYREQUESTS, INSUFFICIENT_STORAGE
    */
   async start(
@@ -89,7 +89,7 @@ export class UploadSessions {
     return this.#use(session, upload, hooks)
   }
 
-  /** Whether that session of that repository ended as that blob, not longer ago than a session lasts. */
+  /** Whether that session of that repository ended as that blob, within the lifetime of a session. */
   async finishedAs(
     repository: RepositoryName,
     session: string,
@@ -141,7 +141,7 @@ export class UploadSessions {
     return empty && this.#opened(session, repository, empty)
   }
 
-  /** @returns the algorithm of a session that was started, and has no file */
+  /** @returns the algorithm of a session that was started and has no file yet */
   async #withoutBytes(repository: RepositoryName, session: string): Promise<DigestAlgorithm | undefined> {
     const { metadata, ingests, sessionTtlMs, now } = this.#options
     const given = parseSessionId(session, repository)
@@ -210,7 +210,7 @@ export class UploadSessions {
       using _held = await acquire(this.#options.locks, lockOfUpload(session))
       if (upload.users > 0 || upload.over) return
       clearTimeout(upload.timer)
-      // A request that comes now waits for the lock, and opens the session again.
+      // A request that arrives now waits for the lock, and opens the session again.
       this.#leave(session, upload)
       await upload.ingest?.keep()
     } catch (err) {

@@ -1,19 +1,19 @@
 /**
- * Writer of a request's body into an upload, with back-pressure: the next piece is read while the last is written.
+ * Writes a request's body into an upload with backpressure: the next piece is read while the last one is written.
  *
- * Little is held unwritten, however fast the client and slow the disk: beyond that nothing is read.
+ * At most MOST_HELD bytes wait for the disk; beyond that nothing is read, however fast the client.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
 import { releaseBuffers } from '../../storage/ingest/release-buffers.ts'
 
-/** The most of one body that is held, not yet written. */
+/** Limit of the unwritten bytes of one body. */
 const MOST_HELD: Bytes = 512 * 1024
-/** A write wakes a thread, however little it writes: less than this is gathered for {@link GATHER_MS}. */
+/** A write wakes a thread whatever its size: less than this is gathered for {@link GATHER_MS}. */
 const WORTH_WRITING: Bytes = 256 * 1024
 const GATHER_MS = 8
 
-/** The disk did not take the bytes; the rest of the body does not matter then. */
+/** The disk refused the bytes, so the rest of the body need not be read. */
 export class WriteError extends Error {
   override readonly name = 'WriteError'
 }
@@ -21,8 +21,8 @@ export class WriteError extends Error {
 /**
  * Appends the body, or its first `limit` bytes.
  *
- * @returns the bytes of the body; more than `limit` when it went on beyond
- * @throws WriteError, or what the body throws: what came before that is written
+ * @returns length of the body; just more than `limit` when it went on beyond
+ * @throws WriteError, or the body's error: the bytes before it are written
  */
 export async function receive(
   body: AsyncIterable<Buffer>,
@@ -46,13 +46,13 @@ export async function receive(
   return received
 }
 
-/** Makes one write at a time, of all bytes that have come meanwhile. */
+/** Makes one write at a time, of all bytes that have arrived since the last. */
 class Writing {
   failure: WriteError | undefined
   readonly #ingest: Pick<UploadIngest, 'prefix' | 'write'>
   #waiting: Buffer[] = []
   #waitingBytes: Bytes = 0
-  /** Settles with the write that is under way, not with later ones. */
+  /** Settles with the write in progress, not with later ones. */
   #written: Promise<void> | undefined
   #all: Promise<void> | undefined
   #ended = false
@@ -71,12 +71,12 @@ class Writing {
     this.#all ??= this.#run()
   }
 
-  /** Waits until no more is held than may be, or nothing can be written any more. */
+  /** Waits until another chunk may be read, or a write has failed. */
   async room(): Promise<void> {
     while (this.#held >= MOST_HELD && this.failure === undefined) await this.#written
   }
 
-  /** Resolves when all bytes are written, or cannot be. */
+  /** Resolves when all bytes are written, or a write has failed. */
   async end(): Promise<void> {
     this.#ended = true
     this.#stopGathering?.()
