@@ -47,7 +47,7 @@ interface Outcome {
   readonly facts: Readonly<Record<string, unknown>>
 }
 
-/** The level says who must act: nobody (info), the operator who reads the log (warn), an operator now (error). */
+/** The level says what the operator has to do: nothing (info), look at it some time (warn), act now (error). */
 function outcome({ failure, response, signal, fields }: Exchange): Outcome {
   if (failure === undefined) {
     if (signal.aborted) return { level: 'info', message: 'client left', facts: {} }

@@ -18,7 +18,6 @@ const LOOK_AGAIN_MS = 1000
 
 interface ServedHostsOptions {
   readonly publicUrl: string | undefined
-  /** Default: `/etc/hosts`. */
   readonly hostsFile?: string
   /** Monotonic. */
   readonly now?: () => number

@@ -69,7 +69,7 @@ export class ConnectionLimit<Socket extends { destroy(): unknown }> {
       this.#surplus.add(socket)
       return false
     }
-    // Not left to its `close` event: the next connection would find it idle still, and replace it a second time.
+    // Its `close` event comes too late: the next connection would find it idle still, and replace it a second time.
     this.#sockets.delete(idle)
     idle.destroy()
     return true

@@ -144,7 +144,6 @@ export class Exchange {
     this.response.flushHeaders()
   }
 
-  /** Sends an answer without a body. */
   sendEmpty(status: number, headers: OutgoingHttpHeaders): void {
     this.#writeHead(status, headers)
     this.response.end()

@@ -100,7 +100,6 @@ interface Connection {
   last: Promise<void>
   /** The latest request. */
   request: IncomingMessage | undefined
-  /** The request that is being answered. */
   answering: Exchange | undefined
   /** The parser has failed; it reads nothing more. */
   broken: boolean
@@ -192,7 +191,6 @@ export class HttpServer {
     }
   }
 
-  /** Changes the limit of client connections. */
   limitConnections(most: number): void {
     this.#limit.limitTo(most)
     this.#server.maxConnections = this.#limit.acceptable

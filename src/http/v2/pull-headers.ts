@@ -44,7 +44,7 @@ export function nextQuery(next: URLSearchParams, query: URLSearchParams): URLSea
   return ours
 }
 
-/** Also sets the answer's origin in the log line. */
+/** Puts the answer's origin into the log line too. */
 export function pullHeaders(
   exchange: Exchange,
   resolution: Resolution,
