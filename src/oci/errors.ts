@@ -64,7 +64,6 @@ export class OciError extends Error {
   override readonly name = 'OciError'
   readonly code: OciErrorCode
   readonly status: number
-  /** Sent as the `detail` member of the body. */
   readonly detail: Readonly<Record<string, unknown>> | undefined
   readonly retryAfterSeconds: number | undefined
   readonly allow: readonly string[] | undefined

@@ -14,7 +14,6 @@ export interface ManifestContent {
   /** `mediaType` of the document, else the type that its shape implies; never with parameters. */
   readonly mediaType: string
   readonly kind: 'image' | 'index' | 'artifact' | 'schema1' | 'unknown'
-  /** Children of an index. */
   readonly manifests: readonly Descriptor[]
   readonly config: Descriptor | undefined
   /** Layers of an image, blobs of an artifact; in order, duplicates included. */
