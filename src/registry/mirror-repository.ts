@@ -20,7 +20,6 @@ import type { PushRefusal } from './naming/push-policy.ts'
 import type { Repository } from './repository.ts'
 import type { ServedNames } from './naming/served-names.ts'
 
-/** Dependencies that all mirrored repositories share. */
 export interface MirrorContext {
   readonly manifests: ManifestCache
   readonly blobs: BlobCache
@@ -55,7 +54,7 @@ export class MirrorRepository implements Repository {
       () => this.#context.manifests.head(this.#mirrored, reference, signal),
       () => Promise.resolve(true),
     )
-    // Not for digests: a push begins with HEADs of them, and the index does not record their answers either.
+    // HEADs of digests do not count: a push begins with them, and the index does not record their answers either.
     if (found !== undefined && !isDigestReference(reference)) this.#context.served.add(this.#mirrored)
     return found
   }

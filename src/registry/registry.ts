@@ -228,7 +228,7 @@ export class NameRegistry {
     return { is: 'claimed', upstream, sign }
   }
 
-  /** For `/readyz`: what is degraded; never a reason for a restart. */
+  /** `/readyz` shows with it what is degraded; none of it is a reason for a restart. */
   async health(): Promise<RegistryHealth> {
     return {
       upstreams: this.#upstreams.map(({ origin }) => healthOf(origin)),

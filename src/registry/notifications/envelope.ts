@@ -9,7 +9,6 @@ import type { EpochMs } from '../../storage/metadata/metadata.ts'
 
 export const EVENTS_TYPE = 'application/vnd.docker.distribution.events.v2+json'
 
-/** The registry that sends the event. */
 export interface Source {
   /** Host name and port. */
   readonly addr: string

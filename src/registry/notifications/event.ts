@@ -23,13 +23,11 @@ export interface RepositoryEvent {
   readonly size?: number | undefined
   /** Descriptors in a pushed manifest. */
   readonly references?: readonly Descriptor[] | undefined
-  /** The source of a mount. */
   readonly fromRepository?: string | undefined
   /** Key of the upstream of a mirrored repository. */
   readonly upstream?: string | undefined
 }
 
-/** The client's request that caused an event. */
 export interface EventRequest {
   readonly id: string
   /** Address and port of the client. */
