@@ -161,7 +161,7 @@ export class Exchange {
 
   /** Sets no header before `writeHead`: one call with all headers is Node's fastest way. */
   #writeHead(status: number, headers: OutgoingHttpHeaders): void {
-    // What a handler has not read by now of an endless body will never be read.
+    // The unread rest of a chunked body is of unknown length, so the connection ends with this answer.
     if (this.#goesOnWithoutEnd) this.#last = true
     this.#measured = headers['Content-Length'] !== undefined
     this.response.writeHead(status, {

@@ -1,5 +1,5 @@
 /**
- * /v1/_ping and /v1/search, the requests of `docker search` and `podman search`.
+ * Search endpoints /v1/_ping and /v1/search, for `docker search` and `podman search`.
  *
  * They are all that clients still use of the first registry API, and strict about the types of the answer's members.
  */

@@ -69,7 +69,6 @@ async function loadTlsPair(files: TlsFiles): Promise<TlsPair> {
   return { cert, key, notAfter: notAfterOf(cert) }
 }
 
-/** Loads the certificate into a server, and reloads it on change. */
 export class ServerCertificate {
   readonly #files: TlsFiles
   readonly #server: Server

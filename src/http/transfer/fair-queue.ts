@@ -12,7 +12,7 @@ const SLICE_MS = 2
 export class FairQueue {
   readonly #waiting: (() => void)[] = []
 
-  /** So many connections wait that each must send less at a time. */
+  /** True when so many connections wait that each must send less at a time. */
   get crowded(): boolean {
     return this.#waiting.length > FEW
   }

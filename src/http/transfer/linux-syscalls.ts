@@ -168,7 +168,6 @@ class LinuxKernel implements LinuxSyscalls {
     return !this.#counts || this.#holdsPages(file, start, end)
   }
 
-  /** Probes both ends and the middle. */
   #canRead(file: Descriptor, start: Bytes, end: Bytes): boolean {
     return (
       this.#canReadAt(file, start) &&

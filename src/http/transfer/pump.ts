@@ -1,6 +1,6 @@
 /**
  * Copies a body from its source into a response with backpressure, reading in libuv's threads: small bodies, bodies
- * that are in no file, and all bodies where sendfile is unavailable.
+ * that are in no file, and all bodies where the kernel cannot be asked what is in the page cache.
  */
 import type { ServerResponse } from 'node:http'
 import type { ByteSource } from '../../storage/blobs/blob-store.ts'

@@ -35,7 +35,7 @@ export function parseRange(header: string | undefined): RangeSpecs | undefined {
   if (set === undefined) return undefined
   const specs: RangeSpec[] = []
   for (const element of set.split(',')) {
-    // The expression would take quadratic time to match trailing spaces.
+    // A regular expression would take quadratic time to match trailing spaces.
     const text = element.trim()
     // § 5.6.1.2: a recipient must accept empty list elements.
     if (text === '') continue

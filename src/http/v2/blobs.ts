@@ -1,5 +1,5 @@
 /**
- * …/blobs/<digest>: GET and HEAD, whole, in one part, or in several; DELETE.
+ * Blob endpoint …/blobs/<digest>: GET and HEAD, whole, in one part, or in several; DELETE.
  *
  * The head is sent only when the first bytes are ready: until then every failure can still become an error body.
  * Spec: distribution-spec § Pulling blobs; RFC 9110 § 14.

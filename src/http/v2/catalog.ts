@@ -1,5 +1,5 @@
 /**
- * /v2/_catalog in pages: local and cached repositories, by the names under which clients pull them here.
+ * Catalog endpoint /v2/_catalog, in pages: local and cached repositories, by their names for pulls here.
  *
  * Not in the distribution-spec; the answer follows distribution.
  */

@@ -1,5 +1,5 @@
 /**
- * …/manifests/<reference>: GET, HEAD, PUT, DELETE.
+ * Manifest endpoint …/manifests/<reference>: GET, HEAD, PUT, DELETE.
  *
  * The bytes and their type are sent exactly as received; `Accept` selects nothing.
  * Spec: distribution-spec § Pulling manifests, § Pushing manifests, § Deleting.

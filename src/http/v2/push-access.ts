@@ -17,11 +17,7 @@ import { proxySign } from '../proxy-detection.ts'
 /** `Sec-Fetch-Site` of a request that no foreign page made. Programs with fetch() send `Sec-Fetch-Mode`, not this. */
 const FROM_NO_OTHER_PAGE: readonly unknown[] = ['none', 'same-origin']
 
-/**
- * The repository to write to.
- *
- * @throws OciError when it takes no writes, or none from this client
- */
+/** The repository to write to. @throws OciError when it takes no writes, or none from this client */
 export function pushTarget(
   exchange: Exchange,
   route: {

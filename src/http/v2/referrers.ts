@@ -1,5 +1,5 @@
 /**
- * …/referrers/<digest>.
+ * Referrers endpoint …/referrers/<digest>, in pages.
  *
  * A 404 says that this repository has no referrers API, and the client falls back to the tag `sha256-…`. No failure
  * becomes a 404 or an empty list: a signature check would take it for "unsigned".

@@ -1,5 +1,5 @@
 /**
- * …/tags/list in pages.
+ * Tag list endpoint …/tags/list, in pages.
  *
  * The answer has the name that the client used, and the next page is on this server's path even for a mirrored list.
  * Spec: distribution-spec § Listing tags.

@@ -1,5 +1,5 @@
 /**
- * Blob uploads: …/blobs/uploads/ and …/blobs/uploads/<session>.
+ * Blob upload endpoints …/blobs/uploads/ and …/blobs/uploads/<session>.
  *
  * The location of a session ends with the number of bytes received when it was given, so that it shows which answer the
  * client got last; no number means 0. An older location stays valid, and `Range` tells the session's true offset.
