@@ -34,11 +34,7 @@ export function parseTag(text: string): Tag {
   return text as Tag
 }
 
-/**
- * A `:` is illegal in a tag, so it marks a digest.
- *
- * @throws OciError TAG_INVALID or DIGEST_INVALID
- */
+/** A `:` is illegal in a tag, so it marks a digest. @throws OciError TAG_INVALID or DIGEST_INVALID */
 export function parseReference(text: string): Reference {
   return text.includes(':') ? parseDigest(text) : parseTag(text)
 }
