@@ -25,7 +25,6 @@ export interface MirrorContext {
   readonly blobs: BlobCache
   readonly prefetch: Prefetch
   readonly lists: UpstreamLists
-  /** Touched by every pull. */
   readonly accessTimes: Pick<AccessTimes, 'touch'>
   /** Gets each name before its answer, also of a hit: the cached bytes may have come under another name. */
   readonly served: ServedNames

@@ -1,5 +1,5 @@
 /**
- * Repository name (and `?ns=`) -> Repository. The five rules of "Names -> repositories", in one place:
+ * Name resolution: repository name (and `?ns=`) to Repository, by five rules (docs/architecture.md "Names"):
  *
  * 1. `ns` is an upstream's key or alias     2. a glob of `local` matches     3. the first component is a key
  * 4. a local repository of that name exists, or existed                      5. the default upstream

@@ -20,11 +20,7 @@ export interface Pusher {
 export interface PushTarget {
   readonly name: RepositoryName
 
-  /**
-   * Does not create the repository.
-   *
-   * @param algorithm of the final digest, if the client has announced it
-   */
+  /** Does not create the repository. @param algorithm of the final digest, if the client has announced it */
   startUpload(algorithm?: DigestAlgorithm): Promise<UploadSession>
   /** @throws OciError BLOB_UPLOAD_UNKNOWN, also for a session that is finished, or another repository's */
   openUpload(id: string): Promise<UploadSession>
