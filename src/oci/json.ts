@@ -30,7 +30,7 @@ export type Selection =
 
 /** No manifest nests so deeply. */
 const MAX_NESTING = 100
-/** Bytes: a member with a longer name is dropped, a longer string is read as undefined. */
+/** Bytes; no manifest needs more. A member with a longer name is dropped, a longer string is read as undefined. */
 const MAX_NAME = 1024
 const MAX_SCALAR = 2048
 const MAX_TEXT = 64 * 1024
