@@ -30,7 +30,7 @@ interface SearchOptions {
 /** Key of the upstream that is searched. */
 const HUB = 'docker.io'
 
-/** Limit of this registry's own results. */
+/** Limit of this registry's own results; users look at no more. */
 const MOST = 100
 const PAGE = 500
 /** Limit of the pages of names examined for one search. */

@@ -1,5 +1,5 @@
 /**
- * Id of an upload session; it proves by itself that this server issued it, for which repository, and when.
+ * Id of an upload session; it tells by itself that this server issued it, for which repository, and when.
  *
  * So a session without bytes needs no storage, and yet outlives the process. The checksum distinguishes an issued id
  * from an invented one, and from one of another repository; it is no secret, because a client that may push to a
@@ -9,7 +9,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import type { DigestAlgorithm } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 
-/** Distinguishes this process from others that may once share its store. */
+/** Distinguishes this process from others that could share its store one day. */
 const REPLICA = '0'
 
 const FORM = /^0\.([0-9A-Za-z_-]{22})$/

@@ -1,7 +1,7 @@
 /**
  * Writes a request's body into an upload with backpressure: the next piece is read while the last one is written.
  *
- * At most MOST_HELD bytes wait for the disk; beyond that nothing is read, however fast the client.
+ * Nothing more is read while MOST_HELD bytes wait for the disk, however fast the client.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { UploadIngest } from '../../storage/ingest/ingest.ts'
