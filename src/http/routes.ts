@@ -9,7 +9,7 @@ import { parseDigest, type Digest } from '../oci/digest.ts'
 import { OciError } from '../oci/errors.ts'
 import { parseReference, parseRepositoryName, type Reference, type RepositoryName } from '../oci/reference.ts'
 
-/** What the request does, in the words of authorization rules. */
+/** Kind of access that a request needs, in the words of authorization rules. */
 export type Access = 'pull' | 'push' | 'delete' | 'catalog' | 'none'
 
 export type Route = { readonly access: Access; readonly query: URLSearchParams } & (

@@ -26,7 +26,7 @@ export const OCI_ERRORS = {
   TOOMANYREQUESTS: { status: 429, message: 'too many requests' },
   UNAUTHORIZED: { status: 401, message: 'authentication required' },
   UNSUPPORTED: { status: 405, message: 'the operation is unsupported' },
-  // Not in the specification; `UNKNOWN` and `UNAVAILABLE` are distribution's codes.
+  // The specification lacks these; `UNKNOWN` and `UNAVAILABLE` are distribution's codes.
   BAD_GATEWAY: { status: 502, message: 'the upstream registry answered with something unusable' },
   BAD_REQUEST: { status: 400, message: 'malformed request' },
   CONTENT_DAMAGED: {
