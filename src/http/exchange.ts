@@ -117,7 +117,7 @@ export class Exchange {
   }
 
   /** Sends `100 Continue` to a client that waits for it. */
-  welcomeBody(): void {
+  sendContinue(): void {
     if (this.#welcomed) return
     this.#welcomed = true
     if (this.request.headers.expect !== undefined && !this.request.complete) this.response.writeContinue()
@@ -187,7 +187,7 @@ export class Exchange {
     this.#failure = error
     if (this.response.headersSent) {
       // A failure of the cleanup after the end is logged, and changes nothing for the client.
-      if (!this.response.writableEnded) this.breakOff()
+      if (!this.response.writableEnded) this.abort()
       return
     }
     const told = error instanceof OciError ? error : new OciError('UNKNOWN')
@@ -212,7 +212,7 @@ export class Exchange {
   }
 
   /** Ends the connection in a way that shows the client that its answer is incomplete. */
-  breakOff(): void {
+  abort(): void {
     const { response } = this
     const { socket } = response
     // Where the connection's end marks the body's end (HTTP/1.0), an orderly close would look like success.

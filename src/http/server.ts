@@ -205,7 +205,7 @@ export class HttpServer {
     this.#server.close(() => resolve(undefined))
     for (const exchange of this.#running.keys()) exchange.endConnection()
     await this.#idle(graceMs)
-    for (const exchange of this.#running.keys()) exchange.breakOff()
+    for (const exchange of this.#running.keys()) exchange.abort()
     // A connection with half a head, or half a TLS handshake, has no exchange that would end it.
     for (const socket of this.#sockets) socket.destroy()
     await this.#idle(UNWIND_MS)

@@ -50,7 +50,7 @@ test('whoever is refused a large body gets to read the answer, when it looks for
   const MiB = 1024 * 1024
   const refuse = (request: IncomingMessage, response: ServerResponse): void => {
     const exchange = new Exchange(request, response)
-    exchange.welcomeBody()
+    exchange.sendContinue()
     // In the middle of it, as where the disk is full.
     request.once('data', () => exchange.fail(new OciError('DENIED')))
   }

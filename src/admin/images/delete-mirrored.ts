@@ -25,7 +25,7 @@ import type { Removed } from './delete-local.ts'
 
 interface MirrorDeletionOptions {
   readonly metadata: MetadataStore
-  readonly candidates: Pick<EvictionCandidates, 'whatGoesWith'>
+  readonly candidates: Pick<EvictionCandidates, 'closureOf'>
   readonly removal: Pick<Removal, 'take' | 'isInUse'>
   readonly pins: Pick<Pins, 'by'>
   /** Its memory of a manifest must not bring it back. */
@@ -137,9 +137,9 @@ export class MirrorDeletion {
     const { metadata, candidates, removal, now } = this.#options
     const held = await metadata.eviction.taggedManifests(digest, 0)
     const other = held.find(({ repository }) => pullName(repository) !== pullName(key))?.repository
-    const doomed = other === undefined ? await candidates.whatGoesWith(digest, NOTHING) : undefined
-    const inUse = doomed !== undefined && removal.isInUse(doomed)
-    const gone = doomed === undefined || inUse ? [] : await removal.take(doomed, signal)
+    const candidate = other === undefined ? await candidates.closureOf(digest, NOTHING) : undefined
+    const inUse = candidate !== undefined && removal.isInUse(candidate)
+    const gone = candidate === undefined || inUse ? [] : await removal.take(candidate, signal)
     const bytes = gone.reduce((sum, { size }) => sum + size, 0)
     await this.#commit((tx) => tx.deleteManifest(key, digest, now()))
     if (bytes > 0) return { bytes, note: undefined }

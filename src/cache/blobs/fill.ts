@@ -124,7 +124,7 @@ export class Fill {
 
   /** The blob has turned out to be too large to stay. */
   get transient(): boolean {
-    return this.#attempt?.berth.transient === true
+    return this.#attempt?.reservation.transient === true
   }
 
   /** A download without followers yields to those that clients wait for. */
@@ -272,17 +272,17 @@ export class Fill {
   }
 
   /** Adopts the verified file as a blob, where it may stay. */
-  async #land({ berth }: Attempt, file: VerifiedFile): Promise<void> {
-    await berth.reckon(file.size)
-    if (berth.stays) await berth.adopt(file, (blob) => this.#context.onAdopted(this, blob))
+  async #land({ reservation }: Attempt, file: VerifiedFile): Promise<void> {
+    await reservation.reckon(file.size)
+    if (reservation.stays) await reservation.adopt(file, (blob) => this.#context.onAdopted(this, blob))
   }
 
   /** A transient blob is deleted when its last follower has gone. */
   async #pass(): Promise<void> {
-    const berth = this.#attempt?.berth
-    if (this.#phase.is !== 'verified' || berth === undefined || berth.stays) return
+    const reservation = this.#attempt?.reservation
+    if (this.#phase.is !== 'verified' || reservation === undefined || reservation.stays) return
     await this.#audience.gone(this.#abort.signal)
-    await berth.discard()
+    await reservation.discard()
   }
 
   #divert(error: unknown): void {

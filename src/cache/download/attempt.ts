@@ -14,13 +14,13 @@ const WORTH_KEEPING: Bytes = 1024 * 1024
 
 export class Attempt {
   readonly download: Download
-  readonly berth: DiskReservation
+  readonly reservation: DiskReservation
   #differsAt: Bytes | undefined
   #wrong = false
 
-  constructor(download: Download, berth: DiskReservation) {
+  constructor(download: Download, reservation: DiskReservation) {
     this.download = download
-    this.berth = berth
+    this.reservation = reservation
   }
 
   /** First byte in which a later, verified attempt differs from this one; undefined while unknown. */
@@ -35,9 +35,9 @@ export class Attempt {
 
   /** @throws UpstreamError when upstream cannot; the system's error when the disk cannot; the signal's reason */
   async run(signal: AbortSignal): Promise<VerifiedFile | 'absent' | 'wrong'> {
-    const { ingest, refused } = this.berth
+    const { ingest, refused } = this.reservation
     if ((await this.download.run(AbortSignal.any([signal, refused]))) === 'absent') {
-      await this.berth.discard()
+      await this.reservation.discard()
       return 'absent'
     }
     const file = await ingest.verify(ingest.prefix, signal)
@@ -59,6 +59,6 @@ export class Attempt {
   /** Upstream has failed: keeps the partial file for a later attempt, where that is worthwhile. */
   async putAside(): Promise<void> {
     const { ingest, tooLong } = this.download
-    await this.berth.putAside(ingest.prefix >= WORTH_KEEPING && !tooLong)
+    await this.reservation.putAside(ingest.prefix >= WORTH_KEEPING && !tooLong)
   }
 }

@@ -66,9 +66,9 @@ export class Attempts {
       // Wrong in segments and right in one request: this upstream does not serve ranges as it should.
       if (second.is === 'verified' && first.attempt.download.inPieces) origin.segments?.refused()
       if (second.is !== 'wrong') return second
-      await second.attempt.berth.discard()
+      await second.attempt.reservation.discard()
     } finally {
-      await first.attempt.berth.discard()
+      await first.attempt.reservation.discard()
     }
     origin.state.markCorrupt(digest)
     throw corruptRefusal(origin.upstream.key, origin.state.corruptFor(digest) ?? 0)
@@ -108,7 +108,7 @@ export class Attempts {
         throw error
       }
       onDiverted(error)
-      await attempt?.berth.discard()
+      await attempt?.reservation.discard()
       return { is: 'diverted' }
     }
   }
@@ -119,17 +119,22 @@ export class Attempts {
     const { origin, name, digest, size, priority, onBegin, onChange, onTransient } = this.#options
     const identity = { source: origin.upstream.key, digest }
     const again = earlier !== undefined
-    const berth = await DiskReservation.take(this.#context, { identity, size, fresh: again, onTransient })
-    const { ingest } = berth
+    const reservation = await DiskReservation.take(this.#context, {
+      identity,
+      size,
+      fresh: again,
+      onTransient,
+    })
+    const { ingest } = reservation
     const download = new Download({
       ...{ origin, name, digest, ingest, size, turn, priority, maxUntoldSize, client, metrics, log },
       ...{ owner: this, whole: again || client !== undefined },
       onChange: () => {
-        void berth.reckon(download.size)
+        void reservation.reckon(download.size)
         onChange()
       },
     })
-    const attempt = new Attempt(download, berth)
+    const attempt = new Attempt(download, reservation)
     if (client !== undefined) earlier?.isRepeated()
     onBegin(attempt)
     return attempt

@@ -56,7 +56,7 @@ export class Download {
   /** Undefined: one request brings everything from the first gap to the end, whatever the size. */
   readonly #pieces: SegmentScheduler | undefined
   /** Undefined: seeks are not served out of turn. */
-  readonly #far: SeekFetcher | undefined
+  readonly #seekFetcher: SeekFetcher | undefined
   readonly #progress = new Condition()
   #size: Bytes | undefined
   /** Said by upstream. */
@@ -89,7 +89,7 @@ export class Download {
       fetch: (run: RangeRequest, signal: AbortSignal) => this.#request(run, signal),
       onChange: () => this.#changed(),
     }
-    this.#far = new SeekFetcher({ ...beside, now: () => this.#now })
+    this.#seekFetcher = new SeekFetcher({ ...beside, now: () => this.#now })
     if (segments !== undefined)
       this.#pieces = new SegmentScheduler({ ...beside, segments, size: () => this.#size })
   }
@@ -200,7 +200,7 @@ export class Download {
   want(position: Bytes, end: Bytes): void {
     const signal = this.#signal
     if (signal === undefined || signal.aborted || !this.#answered || this.#size === undefined) return
-    this.#far?.want({ start: position, end: Math.min(end, this.#size) }, signal)
+    this.#seekFetcher?.want({ start: position, end: Math.min(end, this.#size) }, signal)
   }
 
   /** One request of the main run, as far as it goes. */

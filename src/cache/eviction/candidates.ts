@@ -66,11 +66,11 @@ export class EvictionCandidates {
         // The pins are read first: the closure takes longer to find out.
         const { digest } = next.root
         if (((await pins.by(digest)) ?? (await pins.byLink(digest))) !== undefined) continue
-        const doomed = await this.whatGoesWith(next.root.digest, gone)
-        if (doomed === undefined) continue
+        const candidate = await this.closureOf(next.root.digest, gone)
+        if (candidate === undefined) continue
         // A part of it was pulled later: its turn comes then.
-        if (doomed.pulledAt > next.at) line.put({ at: doomed.pulledAt, root: next.root })
-        else yield doomed
+        if (candidate.pulledAt > next.at) line.put({ at: candidate.pulledAt, root: next.root })
+        else yield candidate
       }
     }
   }
@@ -94,7 +94,7 @@ export class EvictionCandidates {
   }
 
   /** @returns undefined when it is not here any more, or was pushed */
-  async whatGoesWith(digest: Digest, gone: ReadonlySet<Digest>): Promise<EvictionCandidate | undefined> {
+  async closureOf(digest: Digest, gone: ReadonlySet<Digest>): Promise<EvictionCandidate | undefined> {
     const { index, pins, accessTimes } = this.#options
     const root = await index.mirrored(digest)
     if (root === undefined) return undefined

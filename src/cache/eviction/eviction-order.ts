@@ -109,16 +109,18 @@ export class EvictionOrder {
     signal: AbortSignal,
   ): AsyncGenerator<{ evicted: Evicted; counts: Bytes }> {
     const { removal } = this.#options
-    for await (const doomed of candidates) {
-      const { is, root, pulledAt } = doomed
+    for await (const candidate of candidates) {
+      const { is, root, pulledAt } = candidate
       if (gone.blobs.has(root.digest)) continue
-      if (removal.isInUse(doomed)) continue
-      const names = await this.#namesOf(doomed)
-      const parts = dryRun ? [...doomed.manifests, ...doomed.blobs] : await removal.take(doomed, signal)
+      if (removal.isInUse(candidate)) continue
+      const names = await this.#namesOf(candidate)
+      const parts = dryRun
+        ? [...candidate.manifests, ...candidate.blobs]
+        : await removal.take(candidate, signal)
       if (parts.length === 0) continue
       if (dryRun) {
-        for (const { digest } of doomed.manifests) gone.manifests.add(digest)
-        for (const { digest } of doomed.blobs) gone.blobs.add(digest)
+        for (const { digest } of candidate.manifests) gone.manifests.add(digest)
+        for (const { digest } of candidate.blobs) gone.blobs.add(digest)
       }
       const evicted = { what: is, names, digest: root.digest, bytes: bytesIn(parts), pulledAt, why }
       yield { evicted, counts: bytesIn(parts, registry) }

@@ -55,16 +55,16 @@ export class Removal {
   }
 
   /** @returns the blobs that were really removed */
-  async take(doomed: EvictionCandidate, signal: AbortSignal): Promise<MirroredBlob[]> {
+  async take(candidate: EvictionCandidate, signal: AbortSignal): Promise<MirroredBlob[]> {
     const gone: MirroredBlob[] = []
-    if (doomed.is === 'image') {
-      if (!(await this.#takeManifests(doomed, signal))) return []
-      gone.push(...doomed.manifests)
+    if (candidate.is === 'image') {
+      if (!(await this.#takeManifests(candidate, signal))) return []
+      gone.push(...candidate.manifests)
     }
-    const rest = [...doomed.blobs]
+    const rest = [...candidate.blobs]
     const lanes = Array.from({ length: AT_ONCE }, async () => {
       for (let it = rest.pop(); it !== undefined && !signal.aborted; it = rest.pop()) {
-        if (await this.#takeBlob(it.digest, doomed.is === 'part', signal)) gone.push(it)
+        if (await this.#takeBlob(it.digest, candidate.is === 'part', signal)) gone.push(it)
       }
     })
     await Promise.all(lanes)
@@ -72,10 +72,10 @@ export class Removal {
   }
 
   /** Removes all of them in one commit, or none: a client cannot pull half an image. */
-  async #takeManifests(doomed: EvictionCandidate, signal: AbortSignal): Promise<boolean> {
+  async #takeManifests(candidate: EvictionCandidate, signal: AbortSignal): Promise<boolean> {
     const { index, locks, holds, now } = this.#options
     using held = new DisposableStack()
-    const digests = doomed.manifests.map(({ digest }) => digest)
+    const digests = candidate.manifests.map(({ digest }) => digest)
     // In sorted order, as pushes take them: two orders could deadlock.
     for (const digest of digests.toSorted()) {
       // Never waits for a blob in use: its holder may be waiting for the space that this makes, a deadlock.

@@ -43,7 +43,7 @@ type Fill = (buffer: Buffer) => Bytes | Promise<Bytes>
 /** Copies one response's pieces, one at a time, through a big buffer while the client is fast. */
 export class CopyBuffer {
   readonly #pool: BufferPool
-  readonly #outlet: ResponseWriter
+  readonly #writer: ResponseWriter
   /** Milliseconds. */
   readonly #now: () => number
   /** Bytes taken fast since the last slow piece: a single piece may just have fitted in the kernel's send buffer. */
@@ -54,11 +54,11 @@ export class CopyBuffer {
   /** @param length of the whole body */
   constructor(
     pool: BufferPool,
-    outlet: ResponseWriter,
+    writer: ResponseWriter,
     { length, now }: { length: Bytes; now: () => number },
   ) {
     this.#pool = pool
-    this.#outlet = outlet
+    this.#writer = writer
     this.#now = now
     this.#smallSize = Math.min(SMALL, length)
     this.#quick = length > SMALL ? BIG : -Infinity
@@ -79,7 +79,7 @@ export class CopyBuffer {
       const count = typeof filling === 'number' ? filling : await filling
       if (count > 0) {
         const startedAt = this.#now()
-        await this.#outlet.write(buffer.subarray(0, count))
+        await this.#writer.write(buffer.subarray(0, count))
         const isQuick = count >= (this.#now() - startedAt) * QUICK_BYTES_PER_MS
         this.#quick = isQuick ? this.#quick + count : 0
       }

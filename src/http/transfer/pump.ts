@@ -30,10 +30,10 @@ export async function pump(
   pool: BufferPool,
   options: PumpOptions,
 ): Promise<void> {
-  using outlet = new ResponseWriter(response, options.signal)
+  using writer = new ResponseWriter(response, options.signal)
   const sent = await (options.growing
-    ? pumpGrowing(source, outlet, options)
-    : pumpFinished(source, outlet, pool, options))
+    ? pumpGrowing(source, writer, options)
+    : pumpFinished(source, writer, pool, options))
   if (options.length !== undefined && sent !== options.length) {
     throw new Error(`the source ended after ${sent} of ${options.length} bytes`)
   }
@@ -41,14 +41,14 @@ export async function pump(
 
 async function pumpFinished(
   source: ByteSource,
-  outlet: ResponseWriter,
+  writer: ResponseWriter,
   pool: BufferPool,
   { length = Infinity, signal, onBytes, now = performance.now.bind(performance) }: PumpOptions,
 ): Promise<number> {
-  const bounce = new CopyBuffer(pool, outlet, { length, now })
+  const copyBuffer = new CopyBuffer(pool, writer, { length, now })
   let sent = 0
   while (sent < length) {
-    const count = await bounce.pass(length - sent, (buffer) => source.read(buffer, signal))
+    const count = await copyBuffer.pass(length - sent, (buffer) => source.read(buffer, signal))
     if (count === 0) break
     sent += count
     onBytes(count)
@@ -59,7 +59,7 @@ async function pumpFinished(
 /** Double buffering: reads the next piece while the kernel takes the last one. */
 async function pumpGrowing(
   source: ByteSource,
-  outlet: ResponseWriter,
+  writer: ResponseWriter,
   { length = Infinity, signal, onBytes }: PumpOptions,
 ): Promise<number> {
   const size = Math.min(SMALL, length)
@@ -73,7 +73,7 @@ async function pumpGrowing(
       await writing
       if (count === 0) break
       read += count
-      writing = outlet.write(spare.subarray(0, count)).then(() => onBytes(count))
+      writing = writer.write(spare.subarray(0, count)).then(() => onBytes(count))
       // The write is awaited only after the next read; a failure before that must not be an unhandled rejection.
       writing.catch(() => undefined)
       // A source may return less than asked, so that even a small body may need a second piece.

@@ -88,8 +88,8 @@ export async function sendGrowing(
 ): Promise<number> {
   // Node counts only the bytes that it writes itself, and would find the body too short.
   response.strictContentLength = false
-  using outlet = new ResponseWriter(response, options.signal)
-  const sender = new Sender(source, length, response, outlet, options)
+  using writer = new ResponseWriter(response, options.signal)
+  const sender = new Sender(source, length, response, writer, options)
   while (sender.sent < length) {
     const range = await source.there(options.signal)
     if (range === undefined) break
@@ -104,10 +104,10 @@ class Sender {
   sent = 0
   readonly #source: GrowingRange
   readonly #response: ServerResponse
-  readonly #outlet: ResponseWriter
+  readonly #writer: ResponseWriter
   readonly #options: SendFileOptions
   readonly #now: () => number
-  readonly #bounce: CopyBuffer
+  readonly #copyBuffer: CopyBuffer
   readonly #small = Buffer.allocUnsafe(SMALL)
   #isSlow = false
   /** Time at which the head was sent. Before that the socket may still carry the previous answer. */
@@ -117,15 +117,15 @@ class Sender {
     source: GrowingRange,
     length: number,
     response: ServerResponse,
-    outlet: ResponseWriter,
+    writer: ResponseWriter,
     options: SendFileOptions,
   ) {
     this.#source = source
     this.#response = response
-    this.#outlet = outlet
+    this.#writer = writer
     this.#options = options
     this.#now = options.now ?? performance.now.bind(performance)
-    this.#bounce = new CopyBuffer(options.pool, outlet, { length, now: this.#now })
+    this.#copyBuffer = new CopyBuffer(options.pool, writer, { length, now: this.#now })
   }
 
   /** Sends as much of the range as the limits of one turn allow. */
@@ -134,7 +134,7 @@ class Sender {
       const first = this.#small.subarray(0, range.end - range.start)
       await this.#write(first.subarray(0, await range.read(first, range.start)), range.start)
       this.#begunAt = this.#now()
-      this.#outlet.headHasLeft()
+      this.#writer.headHasLeft()
       return
     }
     if (this.#options.copying) {
@@ -172,7 +172,7 @@ class Sender {
   async #copy(range: StoredRange, position: number): Promise<void> {
     // The client may have left while its turn was pending; then no buffer is taken.
     this.#options.signal.throwIfAborted()
-    const count = await this.#bounce.pass(
+    const count = await this.#copyBuffer.pass(
       range.end - position,
       (buffer) => this.#readNow(range.descriptor, buffer, position) ?? range.read(buffer, position),
     )
@@ -200,7 +200,7 @@ class Sender {
 
   async #write(bytes: Buffer, position: number): Promise<void> {
     if (bytes.length === 0) throw new Error(`the file is shorter than it was: ${position} bytes`)
-    await this.#outlet.write(bytes)
+    await this.#writer.write(bytes)
     this.#took(bytes.length)
   }
 
@@ -213,10 +213,10 @@ class Sender {
     if (socket === null) return
     // Node has not seen these bytes, and its idle timeout would close the connection.
     if (socket.timeout !== undefined) socket.setTimeout(socket.timeout)
-    if (this.sent > WORTH_WIDENING && wide.size < MAX_WIDE && !wide.has(socket)) this.#widen(socket)
+    if (this.sent > WORTH_WIDENING && wide.size < MAX_WIDE && !wide.has(socket)) this.#growSendBuffer(socket)
   }
 
-  #widen(socket: Socket): void {
+  #growSendBuffer(socket: Socket): void {
     const took = this.#now() - (this.#begunAt ?? 0)
     const descriptor = descriptorOf(this.#response)
     if (descriptor === undefined || this.sent < took * WIDEN_BYTES_PER_MS) return

@@ -27,7 +27,7 @@ export async function readBody(exchange: Exchange, maxBytes: number, tooLarge: O
  * @throws when the client leaves before the end; OciError BAD_REQUEST where the chunks are too small
  */
 export async function* streamBody(exchange: Exchange): AsyncGenerator<Buffer, void, undefined> {
-  exchange.welcomeBody()
+  exchange.sendContinue()
   // Without the option the end of the loop would close the connection before the answer.
   const pieces = exchange.request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>
   yield* pieces

@@ -26,8 +26,8 @@ interface PlanOptions {
 
 export class CollectionPlan {
   readonly #options: PlanOptions
-  readonly #manifests = new Doomed()
-  readonly #links = new Doomed()
+  readonly #manifests = new PlannedGarbage()
+  readonly #links = new PlannedGarbage()
 
   constructor(options: PlanOptions) {
     this.#options = options
@@ -155,7 +155,7 @@ export async function breathe(signal: AbortSignal): Promise<void> {
 }
 
 /** Garbage by its repository and digest. */
-class Doomed {
+class PlannedGarbage {
   readonly #entries = new Map<string, Garbage>()
 
   /** @returns false when it was there already */

@@ -122,7 +122,7 @@ test('a manifest that an image names as a layer does not go with it', async (t) 
     accessTimes: { latest: (_, at) => at },
     pins: { by: () => Promise.resolve(undefined), byLink: () => Promise.resolve(undefined) },
   })
-  const found = await images.whatGoesWith(root.digest, new Set())
+  const found = await images.closureOf(root.digest, new Set())
   t.equal(found?.manifests.length, 1)
   t.same(found?.blobs, [])
 })
