@@ -1,8 +1,8 @@
 /**
- * The folder of partial files: `<root>/ingest/<algorithm>-<hex>.<random>.part` for a download and
- * `<root>/ingest/upload-<session>.part` for an upload, each with a `.json` beside it.
+ * Ingest store on a directory: `<root>/ingest/<algorithm>-<hex>.<random>.part` for a download and
+ * `<root>/ingest/upload-<session>.part` for an upload, each with a `.json` sidecar beside it.
  *
- * A partial file belongs to one ingest at a time; those that nobody writes are in {@link IdleFiles}.
+ * A partial file belongs to one ingest at a time; {@link IdleFiles} has those that no ingest writes.
  */
 import type { Bytes } from '../../base/units.ts'
 import { randomBytes } from 'node:crypto'
@@ -44,12 +44,12 @@ export interface IngestOptions {
   readonly hashers: Hashers
   readonly files?: Files
   readonly limits?: Partial<PartialLimits>
-  /** Of uploads that nobody writes to; downloads are kept for a day. */
+  /** How long an upload without a writer is kept; a download is kept for a day. */
   readonly sessionTtlMs?: number
-  /** The run of the machine; for tests of power cuts. */
+  /** The machine's boot id; tests of power cuts give their own. */
   readonly boot?: string
   readonly now?: () => number
-  /** Failures that cost only the chance to resume, or some space for a while. */
+  /** Takes failures that cost only the chance to resume, or some disk space for a while. */
   readonly report?: (error: unknown) => void
 }
 
@@ -61,7 +61,6 @@ export async function openIngests(options: IngestOptions): Promise<IngestStore> 
 
 class DiskIngests implements IngestStore {
   readonly #folder: string
-  /** Of all partial files. */
   readonly #common: Pick<
     PartialFileOptions<PartialIdentity>,
     'files' | 'hashers' | 'limits' | 'boot' | 'report' | 'remove'
@@ -164,7 +163,7 @@ class DiskIngests implements IngestStore {
     try {
       resumed = await this.#reopen(idle, (it) => new UploadFile(it))
     } catch (error) {
-      // Too many open files, a disk that takes no writes: its client may come back when that is over.
+      // With too many open files or a disk that takes no writes, the client may resume the upload once that is over.
       if (isPassing(error)) {
         await this.#idle.park(idle)
         throw error
@@ -173,7 +172,7 @@ class DiskIngests implements IngestStore {
       await this.#idle.remove(idle.stem)
       return undefined
     }
-    // Its sidecar may be of an earlier run of the machine, and would vouch for nothing that is written now.
+    // A sidecar with the boot id of an earlier run of the machine would vouch for nothing that is written now.
     await resumed.save()
     return resumed
   }
@@ -215,7 +214,8 @@ class DiskIngests implements IngestStore {
     try {
       const { size } = await file.describe()
       if (size < idle.extents.end) throw new Error('a partial file has shrunk')
-      // What was written but not vouched for must not hang on behind a shorter blob, whenever the power goes.
+      // Bytes that no sidecar vouches for are cut off durably: a power cut could else leave them behind a shorter
+      // blob.
       if (size > idle.extents.end) {
         await file.truncate(idle.extents.end)
         await file.datasync()
@@ -266,7 +266,7 @@ class DiskIngests implements IngestStore {
   }
 }
 
-/** Says nothing of the file itself. */
+/** Whether the error is one of the machine's state, which says nothing of the file itself. */
 function isPassing(error: unknown): boolean {
   const passing = ['EMFILE', 'ENFILE', 'ENOMEM', 'EROFS', 'EACCES', 'EPERM']
   return isDiskFull(error) || passing.includes(systemCode(error) ?? '')

@@ -1,7 +1,7 @@
 /**
- * Which byte ranges of a file are really there.
+ * Extent map: which byte ranges of a file have been written.
  *
- * Half-open ranges, sorted, never touching each other: what touches is merged.
+ * The ranges are half-open and sorted; those that touch are merged.
  */
 import type { Bytes } from '../../base/units.ts'
 
@@ -54,7 +54,7 @@ export class ExtentMap {
     return Infinity
   }
 
-  /** What of [start, end) is not there. */
+  /** The parts of [start, end) that are missing. */
   gaps(start: Bytes, end: Bytes): Extent[] {
     const gaps: Extent[] = []
     for (let from = this.readableTo(start); from < end;) {
@@ -65,7 +65,7 @@ export class ExtentMap {
     return gaps
   }
 
-  /** Forgets what lies at or beyond `size`. */
+  /** Forgets the bytes at or beyond `size`. */
   clip(size: Bytes): void {
     this.#extents = this.#extents
       .map(({ start, end }) => ({ start, end: Math.min(end, size) }))
@@ -82,7 +82,7 @@ export class ExtentMap {
     return this.#extents.map(({ start, end }) => [start, end])
   }
 
-  /** What {@link toJSON} gave, or anything else: `undefined` unless it is sorted ranges of safe integers. */
+  /** Reads the result of {@link toJSON}. @returns undefined for anything but sorted ranges of safe integers */
   static parse(value: unknown): ExtentMap | undefined {
     if (!Array.isArray(value)) return undefined
     const map = new ExtentMap()

@@ -1,8 +1,8 @@
 /**
- * A hashing thread: follows files by descriptor as far as it is told, with positional reads.
+ * Worker thread that hashes growing files, by positional reads on their descriptors, as far as it is told.
  *
- * Several files take turns in pieces, so a layer of gigabytes does not starve a small one. A descriptor is let
- * go of with the last message about its job (`digest`, `failed` or `released`), never later.
+ * Files take turns of 4 MiB, so a layer of gigabytes does not starve a small one. The thread uses a descriptor until
+ * its last message about the job (`digest`, `failed` or `released`), never after it.
  */
 import type { Bytes } from '../../base/units.ts'
 import { createHash, type Hash } from 'node:crypto'
@@ -20,7 +20,7 @@ export type HasherRequest =
     }
   /** The bytes before `upTo` are there. */
   | { readonly type: 'advance'; readonly job: number; readonly upTo: Bytes }
-  /** As `advance`, and that is all there is. */
+  /** Like `advance`, with the final size. */
   | { readonly type: 'finish'; readonly job: number; readonly size: Bytes }
   | { readonly type: 'cancel'; readonly job: number }
 
@@ -67,7 +67,7 @@ parentPort?.on('message', (request: HasherRequest) => {
   schedule()
 })
 
-/** Through the event loop, so that messages come in between two turns. */
+/** Runs each turn from the event loop, so that messages arrive between two turns. */
 function schedule(): void {
   if (scheduled) return
   scheduled = true
@@ -76,7 +76,7 @@ function schedule(): void {
     const next = [...jobs].find(([, job]) => job.last || job.hashed < job.upTo)
     if (!next) return
     const [id, job] = next
-    // To the end of the line.
+    // Round-robin: the job goes to the end of the queue.
     jobs.delete(id)
     jobs.set(id, job)
     turn(id, job)

@@ -1,9 +1,9 @@
 /**
- * Hashing behind the writer, in worker threads.
+ * Pool of worker threads that hash files behind their writers.
  *
- * sha256 runs at some 0.3 GB/s per core where the processor has no instructions for it: on the event loop that
- * would be every other request's latency. A job follows one open file; it holds on to the descriptor until the
- * thread has let go of it. A thread that dies fails its jobs, and the next job gets a new one.
+ * sha256 runs at some 0.3 GB/s per core where the processor has no instructions for it: on the event loop that would
+ * be every other request's latency. A job retains the descriptor of one open file until the thread has done with it.
+ * A thread that dies fails its jobs, and the next job starts a new thread.
  */
 import type { Bytes } from '../../base/units.ts'
 import { availableParallelism } from 'node:os'
@@ -12,7 +12,7 @@ import type { DigestAlgorithm } from '../../oci/digest.ts'
 import type { HasherReply, HasherRequest } from './hasher-worker.ts'
 import type { OpenFile } from '../files/open-file.ts'
 
-/** Threads are told of new bytes no more often than this; what is missing follows with `finish`. */
+/** A thread is told of new bytes no more often than this, which saves messages; `finish` tells the rest. */
 const ADVANCE_STEP = 1024 * 1024
 
 export class Hashers {
@@ -25,7 +25,7 @@ export class Hashers {
     this.#entry = options.entry ?? new URL('./hasher-worker.ts', import.meta.url)
   }
 
-  /** Hashes `file` from 0 on, as far as the job is told to. */
+  /** The job hashes `file` from 0 on, as far as {@link HashJob.advance} says. */
   start(algorithm: DigestAlgorithm, file: OpenFile): HashJob {
     if (this.#closed) throw new Error('hashing has been shut down')
     return this.#leastLoaded().start(algorithm, file)
@@ -58,7 +58,7 @@ class Thread {
 
   constructor(entry: URL, gone: (thread: Thread) => void) {
     this.#gone = gone
-    // Nothing of what this process was told to load first: a test runner's loaders take half a second.
+    // The thread loads none of the process's preloads: a test runner's loaders take half a second.
     this.#worker = new Worker(entry, { execArgv: [] })
     this.#worker.on('message', (reply: HasherReply) => this.#take(reply))
     this.#worker.on('error', (error) => this.#die(error instanceof Error ? error : new Error(String(error))))
@@ -107,7 +107,7 @@ class Thread {
     }
   }
 
-  /** An idle thread does not keep the process alive, one that somebody waits for does. */
+  /** A thread keeps the process alive only while a caller waits for one of its jobs. */
   #refer(): void {
     if ([...this.#jobs.values()].some((job) => job.awaited)) this.#worker.ref()
     else this.#worker.unref()
@@ -116,7 +116,7 @@ class Thread {
 
 type Told<T> = T extends unknown ? Omit<T, 'job'> : never
 
-/** Made by {@link Hashers.start}. Must be finished or cancelled, or the descriptor stays open. */
+/** The caller must finish or cancel the job, or the descriptor stays open. */
 export class HashJob {
   #told: Bytes = 0
   #hashed: Bytes = 0
@@ -130,7 +130,7 @@ export class HashJob {
   constructor(file: Disposable, tell: (message: Told<HasherRequest>) => void) {
     this.#file = file
     this.#tell = tell
-    // Whoever asks for it hears of the failure; a job that was cancelled has nobody who asks.
+    // The caller of `finish` gets the failure; a cancelled job has no such caller, and must not end the process.
     this.#digest.promise.catch(() => undefined)
   }
 
@@ -149,7 +149,7 @@ export class HashJob {
     this.#tell({ type: 'advance', upTo })
   }
 
-  /** Until `position` is hashed. @throws when it never will be */
+  /** Waits until the bytes before `position` are hashed. @throws when they never will be */
   async reached(position: Bytes): Promise<void> {
     if (this.#error) throw this.#error
     if (this.#hashed >= position) return
@@ -166,7 +166,7 @@ export class HashJob {
     })
   }
 
-  /** The hash of [0, size) in hex. Once. */
+  /** @returns the hash of [0, size) in hex */
   finish(size: Bytes): Promise<string> {
     if (this.#state === 'following') {
       this.#state = 'finishing'
@@ -175,7 +175,7 @@ export class HashJob {
     return this.#digest.promise
   }
 
-  /** Whoever waits gets an error. A no-op when it is over. */
+  /** Rejects the callers that wait. A no-op once the job is over. */
   cancel(): void {
     if (this.#state === 'done' || this.#state === 'cancelled') return
     this.#state = 'cancelled'
@@ -183,7 +183,7 @@ export class HashJob {
     this.#tell({ type: 'cancel' })
   }
 
-  /** For the thread only. */
+  /** Only the thread calls it. */
   take(reply: HasherReply): void {
     if (reply.type === 'progress') {
       this.#hashed = reply.hashed

@@ -1,9 +1,10 @@
 /**
- * Partial files that nobody writes: what an earlier process left, found once at the start, and what this one has kept.
+ * Partial files without a writer: those of an earlier process, found once at the start, and those that this one has
+ * kept.
  *
- * One is kept for each identity. Of a download only what its sidecar vouches for counts. An upload is written from 0 on
- * without gaps, so as long as the machine has not gone down all of its file counts. What nobody came back for in time
- * is removed.
+ * One is kept for each identity. In a download only the bytes that the sidecar vouches for count. An upload is
+ * written from 0 on without gaps, so all of its file counts until the machine goes down. A file that no client
+ * resumes in time is removed.
  */
 import path from 'node:path'
 import type { Bytes } from '../../base/units.ts'
@@ -16,18 +17,18 @@ import { readSidecar } from './sidecar.ts'
 
 const DAY_MS = 24 * 60 * 60 * 1000
 
-/** A partial file that nobody writes. */
+/** A partial file without a writer. */
 export interface Idle<Identity extends PartialIdentity = PartialIdentity> {
   readonly stem: string
   readonly identity: Identity
   readonly extents: ExtentMap
   readonly bytes: Bytes
-  /** The space that it takes: more than what counts of it. */
+  /** Disk space of the file, with the bytes that do not count. */
   readonly onDisk: Bytes
-  /** How many of the bytes may not be on the disk yet. */
+  /** How many of `bytes` were never synced. */
   readonly unsynced: Bytes
   readonly modifiedAt: number
-  /** There was no room for more of it. */
+  /** The disk had no room for the rest of it. */
   readonly stranded: boolean
 }
 
@@ -35,7 +36,7 @@ interface IdleFilesOptions {
   /** `<root>/ingest`. */
   readonly folder: string
   readonly files: Files
-  /** Of uploads; downloads are kept for a day. Default: a day, too. */
+  /** How long an upload is kept. Default: a day, as for a download. */
   readonly sessionTtlMs: number | undefined
   readonly boot: string | undefined
   readonly now: () => number
@@ -54,7 +55,7 @@ export class IdleFiles {
   readonly #idle = new Map<string, Idle>()
   /** By session. */
   readonly #adopted = new Map<string, Adopted>()
-  /** Files that could not be removed. None of these names is used again. */
+  /** Files that could not be removed; their names are never used again. */
   readonly #litter = new Set<string>()
 
   constructor(options: IdleFilesOptions) {
@@ -79,7 +80,7 @@ export class IdleFiles {
     this.#adopted.set(session, upload)
   }
 
-  /** Finds what an earlier process left. */
+  /** Finds the partial files of an earlier process. */
   async scan(): Promise<void> {
     const { folder, report } = this.#options
     await this.#files.makeFolder(path.dirname(folder))
@@ -99,11 +100,11 @@ export class IdleFiles {
     }
   }
 
-  /** @returns what counts of it; undefined when that is nothing */
+  /** @returns undefined when there is nothing to resume */
   async #examine(stem: string): Promise<Idle | undefined> {
     const info = await this.#files.stat(`${stem}.part`)
     if (info?.kind !== 'file') return undefined
-    // It was adopted, and a power loss left both names of that rename: a write here would go to the blob.
+    // A second link means that the file was adopted and a power loss kept both names: a write would change the blob.
     if (info.links > 1) return undefined
     const sidecar = await readSidecar(this.#files, `${stem}.json`)
     if (!sidecar || !isNamedFor(path.basename(stem), sidecar.identity)) return undefined
@@ -118,7 +119,7 @@ export class IdleFiles {
       identity,
       extents,
       bytes,
-      // Holes cost no space; bytes behind the last extent do, though they do not count.
+      // Holes take no disk space; bytes behind the last extent do, though they do not count.
       onDisk: bytes + info.size - extents.end,
       unsynced: bytes - vouched,
       modifiedAt: info.modifiedAt,
@@ -127,7 +128,7 @@ export class IdleFiles {
     return this.#isExpired(idle) ? undefined : idle
   }
 
-  /** @returns whether the bytes of an upload left from there, to become a blob */
+  /** @returns whether the upload's bytes were adopted as a blob */
   async #findAdopted(stem: string): Promise<boolean> {
     const info = await this.#files.stat(`${stem}.adopted`)
     if (info === undefined || (await this.#files.stat(`${stem}.part`)) !== undefined) return false
@@ -141,7 +142,7 @@ export class IdleFiles {
     return true
   }
 
-  /** Nobody writes it any more. Of two with one identity the one that has more bytes is kept. */
+  /** Takes back a file whose writer has ended. Of two with one identity it keeps the one that has more bytes. */
   async park(idle: Idle): Promise<void> {
     const key = keyOf(idle.identity)
     const other = this.#idle.get(key)
@@ -150,7 +151,7 @@ export class IdleFiles {
     if (worse) await this.remove(worse.stem)
   }
 
-  /** @returns what the disk got back */
+  /** @returns the disk space that was freed */
   async drop(key: string): Promise<Bytes> {
     const idle = this.take(key)
     if (idle === undefined) return 0
@@ -158,7 +159,7 @@ export class IdleFiles {
     return idle.onDisk
   }
 
-  /** It has a writer from now on. */
+  /** Hands the file to a writer. */
   take<Identity extends PartialIdentity>(key: string): Idle<Identity> | undefined {
     const idle = this.#idle.get(key)
     this.#idle.delete(key)
@@ -176,7 +177,6 @@ export class IdleFiles {
     }
   }
 
-  /** Tries again what could not be removed. */
   async removeLitter(): Promise<void> {
     for (const file of [...this.#litter]) await this.removeFile(file)
   }
@@ -194,13 +194,13 @@ export class IdleFiles {
       await this.#files.remove(file)
       this.#litter.delete(file)
     } catch (error) {
-      // It costs space until it can be removed, and nobody's pull.
+      // The file costs disk space until it can be removed, but fails no pull.
       if (!this.#litter.has(file)) this.#options.report(error)
       this.#litter.add(file)
     }
   }
 
-  /** The index knows of the blob. */
+  /** Called once the index knows of the blob. */
   async forgetAdopted(session: string): Promise<void> {
     const adopted = this.#adopted.get(session)
     this.#adopted.delete(session)

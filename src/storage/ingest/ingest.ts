@@ -1,21 +1,21 @@
 /**
- * Bytes on their way in: one local file, hashed while it is written, readable while it grows.
+ * Ingest of one download or upload: a local file that is hashed while it is written and readable while it grows.
  *
- * Nothing here is visible as a blob until `BlobStore.adopt` took it. Extents may be written in any order; the
- * prefix [0, n) is what is hashed. A sidecar beside the file records what was *synced*, so that after a crash
- * only that counts. Shared by mirror fills and pushes: digest verification exists exactly once.
+ * Nothing is visible as a blob until `BlobStore.adopt` took it. Extents may be written in any order; the prefix [0,
+ * n) is hashed. A sidecar beside the file records what was *synced*, and only that counts after a crash. Mirror fills
+ * and pushes share it, so digests are verified in one place.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest, DigestAlgorithm } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 
-/** What followers depend on; another process's fill could stand behind it one day. */
+/** A growing file as its followers read it; another process's fill could stand behind it one day. */
 export interface GrowingSource {
   /** End of the contiguous bytes that are readable from `position` on; `position` itself when there are none. */
   readableTo(position: Bytes): Bytes
   /** Positional read within what {@link readableTo} promised; resolves to bytes read, never 0 there. */
   read(buffer: Buffer, position: Bytes): Promise<Bytes>
-  /** Of a file of this machine, for as long as it is retained. */
+  /** Present when the bytes are in a file of this machine; valid while the file is retained. */
   readonly descriptor?: number | undefined
 }
 
@@ -33,12 +33,12 @@ export interface VerifiedFile {
   readonly digest: Digest
   readonly size: Bytes
   readonly path: string
-  /** fdatasync, unless nothing was written since the last. */
+  /** Calls fdatasync, unless nothing was written since the last. */
   sync(): Promise<void>
   /**
-   * For the BlobStore, once nothing is left at `path`: ends the ingest and removes what belonged to it.
+   * The BlobStore calls it once nothing is left at `path`: ends the ingest and removes its sidecars.
    *
-   * @param known false: it is not certain that the index has heard of the blob
+   * @param known false: the index may not have heard of the blob
    */
   adopted(known: boolean): Promise<void>
 }
@@ -49,11 +49,11 @@ export interface Ingest extends GrowingSource {
   readonly prefix: Bytes
   /** Start of the first extent at or after `position`; where a download must stop. Infinity: none. */
   nextExtent(position: Bytes): Bytes
-  /** Bytes that were on disk when this ingest was opened: left by an earlier process. */
+  /** Bytes that an earlier process or fill had left on the disk when this ingest was opened. */
   readonly inherited: Bytes
   /**
    * Takes ownership of the buffers. Resolves when they are in the page cache and `readableTo` counts them.
-   * Slows down while the hasher is far behind. Concurrent calls must not overlap.
+   * Backpressure: it waits while the hasher is far behind. Concurrent calls must not overlap.
    *
    * @throws the system's error (ENOSPC, EROFS, EIO …); the ingest then takes no more
    */
@@ -65,98 +65,101 @@ export interface Ingest extends GrowingSource {
    * @returns undefined when the digest is another
    */
   verify(size: Bytes, signal?: AbortSignal): Promise<VerifiedFile | undefined>
-  /** Followers that read it; the file is closed when it is finished and the last has gone. */
+  /** Each follower calls it to read: the file is closed when the ingest has ended and the last follower has gone. */
   retain(): Disposable
   /** Syncs and leaves the partial for a later process (or a later fill of this one). Ends this ingest. */
   keep(): Promise<void>
-  /** Nothing of it is to outlive it from now on: what would be kept is discarded, and nothing more is synced. */
+  /** From now on nothing of it outlives the ingest: {@link keep} discards it, and no more sidecars are written. */
   disown(): void
   /** Removes the partial. Ends this ingest; what was retained stays readable. A no-op after adopt. */
   discard(): Promise<void>
   /**
-   * Back-pressure of an ingest in memory, which keeps its buffers until they are read: waits for a reader far behind.
+   * Backpressure of an ingest in memory, which keeps its buffers until they are read: waits for a follower that is
+   * far behind.
    *
-   * @returns false when the reader takes nothing for so long that somebody else may have upstream's connection
+   * @returns false when the follower takes nothing for so long that another fill may have upstream's connection
    * @throws the signal's reason
    */
   drained?(signal: AbortSignal): Promise<boolean>
 }
 
-/** An upload: its digest is told at its end. */
+/** An upload session; the client tells its digest at the end. */
 export interface UploadIdentity {
   /** `<replica>.<22 random characters of base64url>`; part of a file's name. */
   readonly session: string
   readonly repository: RepositoryName
-  /** Its digest will probably be of this one; of another it takes a second reading. */
+  /** The expected algorithm of the digest: a digest of another one costs a second read of the file. */
   readonly algorithm: DigestAlgorithm
 }
 
 /**
- * Bytes of an upload session, from 0 on without gaps.
+ * The bytes of an upload session, from 0 on without gaps.
  *
- * What was written outlives the process, killed in whatever way; a power cut, only as far as it was synced.
+ * They survive the process, in whatever way it is killed; of a power cut, those that were synced.
  */
 export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'read' | 'discard'> {
   readonly identity: UploadIdentity
-  /** Takes back all that was written from `to` on; nobody may be writing. @throws the system's error */
+  /** Truncates the session to `to`; no write may be running. @throws the system's error */
   rewind(to: Bytes): Promise<void>
-  /** Like {@link Ingest.verify}, of all that was written. */
+  /** Like {@link Ingest.verify}, for all that was written. */
   verifyAs(digest: Digest): Promise<VerifiedFile | undefined>
   /**
-   * Syncs and leaves the session for {@link IngestStore.openUpload}, also without bytes. Ends this ingest.
+   * Syncs and leaves the session, even without bytes, for {@link IngestStore.openUpload}. Ends this ingest.
    *
-   * @param stranded there was no room for more of it: it is the first to go when somebody else needs some
+   * @param stranded the disk had no room for the rest: this session is dropped first when others need space
    */
   keep(stranded?: boolean): Promise<void>
 }
 
-/** An upload whose bytes became a blob of which the index may not know: the process died in between, or the index failed. */
+/**
+ * An upload whose bytes became a blob that the index may not know: the process died in between, or the index failed.
+ */
 export interface AdoptedUpload {
   readonly repository: RepositoryName
   readonly digest: Digest
 }
 
-/** A part of a blob that is on the disk, as the disk sees it. */
+/** A partial download on the disk. */
 export interface PartialDownload extends IngestIdentity {
-  /** What the disk gives it; holes cost nothing. */
+  /** Disk space of the file; holes take none. */
   readonly bytes: Bytes
-  /** Since when nobody writes it; undefined: somebody does. */
+  /** Since when it has no writer; undefined while it has one. */
   readonly idleSince: number | undefined
-  /** It will not outlive those who read it. */
+  /** The file is removed when its last follower has gone. */
   readonly disowned: boolean
 }
 
-/** An upload that has bytes, as the disk sees it. */
+/** A partial upload on the disk. */
 export interface PartialUpload extends UploadIdentity {
   readonly bytes: Bytes
-  /** Since when nobody writes it; undefined: somebody does, or may go on at any moment. */
+  /** Since when it has no writer; undefined while it has one, who may go on at any moment. */
   readonly idleSince: number | undefined
   readonly stranded: boolean
 }
 
-/** The folder of partial files. */
+/** Store of all ingests and their partial files. */
 export interface IngestStore {
-  /** A new session; there is no other of that name. It outlives the process from now on. */
+  /** Makes a session, which survives the process from now on; no other may have its name. */
   createUpload(identity: UploadIdentity): Promise<UploadIngest>
   /**
-   * One that was kept, or that an earlier process left: its prefix is hashed again, behind the writer.
+   * Resumes a session that was kept, or that an earlier process left: its prefix is hashed again, behind the writer.
    *
-   * @returns undefined when there is none of that repository, or somebody else has it open
+   * @returns undefined when that repository has no such session, or another request has it open
    */
   openUpload(session: string, repository: RepositoryName): Promise<UploadIngest | undefined>
   adoptedUpload(session: string): AdoptedUpload | undefined
-  /** Of {@link adoptedUpload}: the index knows. */
+  /** Called once the index knows the blob of {@link adoptedUpload}. */
   forgetAdopted(session: string): Promise<void>
   /**
-   * A new one, or the one an earlier process left (its prefix is hashed again, behind the writer).
+   * Opens a new download, or the one that an earlier process left (its prefix is hashed again, behind the writer).
    * `fresh` never inherits.
    */
   open(identity: IngestIdentity, options?: { fresh?: boolean }): Promise<Ingest>
   downloads(): PartialDownload[]
   uploads(): PartialUpload[]
-  /** Of one that nobody writes. @returns what the disk got back */
+  /** Removes the partial file, unless it has a writer. @returns the disk space that was freed */
   dropUpload(session: string): Promise<Bytes>
-  /** Of one that nobody writes. @returns what the disk got back */
+  /** Removes the partial file, unless it has a writer. @returns the disk space that was freed */
   dropDownload(identity: IngestIdentity): Promise<Bytes>
   /** Bytes on disk of all partial files. */
   readonly bytes: Bytes

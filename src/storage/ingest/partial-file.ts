@@ -1,8 +1,8 @@
 /**
  * Partial file: the growing file behind every ingest, of a download or an upload.
  *
- * No byte is ever written twice: what the file already has is kept, so the bytes that were hashed are the bytes
- * that are there. After `verify` began nothing is written any more, so they are also the bytes that are adopted.
+ * Bytes that the file has are never written again, so the hashed bytes are the bytes in the file. Once `verify` has
+ * begun nothing is written any more, so they are also the adopted bytes.
  */
 import type { Bytes } from '../../base/units.ts'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
@@ -21,9 +21,9 @@ const MiB = 1024 * 1024
 export interface PartialLimits {
   /** A sidecar is written after so many new bytes. */
   readonly saveEvery: Bytes
-  /** A writer that is this far ahead of the sync that runs waits for it. */
+  /** Backpressure: a writer that is this far ahead of the running sync waits for it. */
   readonly maxUnsynced: Bytes
-  /** A writer that is this far ahead of the hasher waits for it. */
+  /** Backpressure: a writer that is this far ahead of the hasher waits for it. */
   readonly maxUnhashed: Bytes
 }
 
@@ -37,20 +37,23 @@ export interface PartialFileOptions<Identity extends PartialIdentity> {
   readonly files: Files
   readonly hashers: Hashers
   readonly identity: Identity
-  /** Identifies the run of the machine. */
+  /** The machine's boot id. */
   readonly boot: string | undefined
-  /** Without `.part` and `.json`. */
+  /** The path without `.part` and `.json`. */
   readonly stem: string
   readonly file: OpenFile
   readonly inherited: ExtentMap
   /** How many of the inherited bytes were never synced. */
   readonly unsynced: Bytes
   readonly limits: PartialLimits
-  /** Called once, when the ingest ends; with the extents when it was kept, the digest when its bytes left for one. */
+  /**
+   * Called once, when the ingest ends: with the extents of a kept one, with the digest when the index may not know
+   * the blob that an upload became.
+   */
   readonly ended: (left: ExtentMap | Digest | undefined) => Promise<void>
   /** Removes a file that is no longer needed. Never rejects. */
   readonly remove: (file: string) => Promise<void>
-  /** Failures that cost only the chance to resume. */
+  /** Takes failures that cost only the chance to resume. */
   readonly report: (error: unknown) => void
 }
 
@@ -155,7 +158,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     }
   }
 
-  /** @returns undefined when the digest of the first `size` bytes, which must be all, is another */
+  /** @returns undefined when the `size` bytes of the file have another digest */
   async verifyAs(digest: Digest, size: Bytes): Promise<VerifiedFile | undefined> {
     this.#assertWritable()
     if (this.#writing.size > 0 || this.prefix !== size || this.#claimed.end !== size) {
@@ -180,19 +183,19 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
 
   disown(): void {
     this.#disowned = true
-    // The next process would go on with the bytes that a sidecar vouches for.
+    // The next process would resume the bytes that a sidecar vouches for.
     void Promise.resolve(this.#saving).then(() => this.#remove('.json'))
   }
 
   async keep(stranded = false): Promise<void> {
-    // A hanging write may still come at any time, over whatever the file holds then.
+    // A hung write may still reach the file at any time, over the bytes of a later ingest.
     if (this.#disowned || isHangingDisk(this.#error)) return this.discard()
     this.#stranded = stranded
     await this.#end(async () => {
       try {
         if (this.bytes > 0) {
           await this.#sync()
-          // Without a new sidecar the last one still tells the truth, and this process knows better.
+          // When this fails, the last sidecar still tells the truth, and this process remembers the rest.
           await this.save()
         }
         if (this.bytes > 0 || isUpload(this.identity)) return this.#extents
@@ -204,7 +207,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   }
 
   async discard(): Promise<void> {
-    // The sidecar first: a partial file without one counts for nothing.
+    // The sidecar goes first: a partial file without one counts for nothing.
     await this.#end(async () => this.#remove('.json', '.part', '.adopted'))
   }
 
@@ -213,7 +216,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     this.#ending ??= (async () => {
       this.#state = 'ended'
       this.#hash.cancel()
-      // A later ingest may open the same file: nothing of this one may still be written then.
+      // A later ingest may open the same file: no write of this one may still run then.
       await Promise.allSettled([...this.#writing, this.#saving])
       const kept = await finish()
       this.#file[Symbol.dispose]()
@@ -232,7 +235,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     return this.#hash.behind(this.prefix) > maxUnhashed || this.#unsynced > maxUnsynced
   }
 
-  /** Waits, before anything is written, while hashing or syncing is too far behind. */
+  /** Backpressure: waits while hashing or syncing is too far behind. */
   async #keepPace(): Promise<void> {
     const { maxUnhashed, maxUnsynced } = this.#options.limits
     if (this.#hash.behind(this.prefix) > maxUnhashed) await this.#hash.reached(this.prefix - maxUnhashed)
@@ -255,7 +258,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     if (this.#unsaved >= this.#options.limits.saveEvery) this.#saveSoon()
   }
 
-  /** Everything written before the call is on the disk when it resolves. One at a time. */
+  /** Syncs everything that was written before the call; one sync runs at a time. */
   async #sync(): Promise<void> {
     while (this.#syncing) await this.#syncing
     if (this.#syncFailed) throw new Error('an earlier sync has failed', { cause: this.#error })
@@ -280,7 +283,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     })
   }
 
-  /** What is here now survives a power loss once this resolves. Never throws: it costs the chance to resume. */
+  /** The present bytes survive a power loss once it resolves. Never throws: a failure costs the chance to resume. */
   async save(): Promise<void> {
     try {
       await this.#save()
@@ -297,7 +300,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     await this.#sidecar.write(extents)
   }
 
-  /** Takes back all bytes from `to` on; nobody may be writing. Where it fails the ingest takes no more bytes. */
+  /** Truncates the file to `to`; no write may be running. After a failure the ingest takes no more bytes. */
   async rewind(to: Bytes): Promise<void> {
     this.#assertWritable()
     await this.#saving
@@ -329,14 +332,12 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
   }
 }
 
-/** The download of a digest. */
 export class DownloadFile extends PartialFile<IngestIdentity> implements Ingest {
   verify(size: Bytes): Promise<VerifiedFile | undefined> {
     return this.verifyAs(this.identity.digest, size)
   }
 }
 
-/** The bytes of an upload session. */
 export class UploadFile extends PartialFile<UploadIdentity> implements UploadIngest {
   override verifyAs(digest: Digest, size = this.prefix): Promise<VerifiedFile | undefined> {
     return super.verifyAs(digest, size)

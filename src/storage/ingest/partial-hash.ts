@@ -1,4 +1,4 @@
-/** Running hash of a partial file: beyond the first MiB in a thread, behind the writer. */
+/** Running hash of a partial file; of more than a MiB in a worker thread, behind the writer. */
 import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
 import type { DigestAlgorithm } from '../../oci/digest.ts'
@@ -12,7 +12,7 @@ export class PartialHash {
   readonly #hashers: Hashers
   readonly #algorithm: DigestAlgorithm
   readonly #file: OpenFile
-  /** Bytes of an earlier process do not count: the hash is behind them through no fault of the writer. */
+  /** Inherited bytes are no lag: the writer must not wait until they are hashed again. */
   readonly #inherited: Bytes
   #job: HashJob | undefined
 
@@ -35,7 +35,7 @@ export class PartialHash {
     return this.#job ? prefix - Math.max(this.#job.hashed, this.#inherited) : 0
   }
 
-  /** Waits until so much is hashed. @throws when it never will be */
+  /** Waits until the bytes before `position` are hashed. @throws when they never will be */
   async reached(position: Bytes): Promise<void> {
     await this.#job?.reached(position)
   }

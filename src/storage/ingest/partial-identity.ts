@@ -1,7 +1,7 @@
 /**
- * What a partial file is for: the download of a digest, or an upload session.
+ * Identity of a partial file: the download of a digest, or an upload session.
  *
- * The identity names the file and stands in its sidecar; the two must agree, or the file counts for nothing.
+ * It is in the file's name and in its sidecar; a file in which the two differ counts for nothing.
  */
 import { algorithmOf, hexOf, isDigest, type DigestAlgorithm } from '../../oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../../oci/reference.ts'
@@ -11,7 +11,7 @@ export type PartialIdentity = IngestIdentity | UploadIdentity
 
 const SESSION = /^[0-9A-Za-z]+\.[0-9A-Za-z_-]{22}$/
 
-/** Of files that are ours: their name without the ending, and the ending. */
+/** Captures the base and the ending of a name that is ours. */
 const OUR_NAMES =
   /^((?:sha256|sha512)-[0-9a-f]+\.[0-9a-f]+|upload-[0-9A-Za-z]+\.[0-9A-Za-z_-]{22})\.(part|json|json\.tmp|adopted)$/
 
@@ -34,9 +34,9 @@ export function uploadKey(session: string): string {
 }
 
 /**
- * Of a file for it, without the ending.
+ * The name of a partial file without its ending.
  *
- * @param random tells apart several downloads of one digest; there is one file per session
+ * @param random tells several downloads of one digest apart; there is one file per session
  */
 export function fileBase(identity: PartialIdentity, random: string): string {
   if (!isUpload(identity)) return `${downloadPrefix(identity)}${random}`
@@ -49,12 +49,12 @@ export function isNamedFor(base: string, identity: PartialIdentity): boolean {
   return isUpload(identity) ? base === uploadBase(identity) : base.startsWith(downloadPrefix(identity))
 }
 
-/** What is hashed while it is written. */
+/** The algorithm by which the file is hashed while it is written. */
 export function hashedBy(identity: PartialIdentity): DigestAlgorithm {
   return isUpload(identity) ? identity.algorithm : algorithmOf(identity.digest)
 }
 
-/** Of the members of a sidecar; `undefined` unless they make an identity. */
+/** Reads the members of a sidecar. @returns undefined unless they make an identity */
 export function parseIdentity(members: Readonly<Record<string, unknown>>): PartialIdentity | undefined {
   const { source, digest, session, repository, algorithm } = members
   if (typeof source === 'string' && typeof digest === 'string') {

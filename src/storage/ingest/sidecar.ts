@@ -1,8 +1,8 @@
 /**
- * The JSON file beside a partial file: which of its bytes were synced.
+ * Sidecar: the JSON file beside a partial file, which says which of its bytes were synced.
  *
- * Written only after the data was synced, to another name, synced and renamed: whatever the moment of a crash,
- * a sidecar that can be read tells the truth, and bytes it does not mention do not count.
+ * It is written only after the data was synced, under another name, then synced and renamed: whatever the moment of a
+ * crash, a sidecar that can be read tells the truth, and bytes that it does not mention do not count.
  */
 import { dirname } from 'node:path'
 import { isDigest, type Digest } from '../../oci/digest.ts'
@@ -19,14 +19,14 @@ const MAX_BYTES = 1024 * 1024
 
 interface SidecarContent {
   readonly identity: PartialIdentity
-  /** The run of the machine in which it was written. */
+  /** The machine's boot id when it was written. */
   readonly boot: string | undefined
   readonly extents: ExtentMap
-  /** As which blob its bytes were about to leave. */
+  /** The blob as which an upload was about to be adopted. */
   readonly digest?: Digest | undefined
 }
 
-/** The sidecars of one partial file: `.json`, and `.adopted` once an upload's bytes are about to leave. */
+/** The sidecars of one partial file: `.json`, and `.adopted` once an upload is about to be adopted. */
 export class Sidecar {
   readonly #files: Files
   readonly #stem: string
@@ -39,7 +39,7 @@ export class Sidecar {
     this.#of = { identity: of.identity, boot: of.boot }
   }
 
-  /** Survives a power loss once it resolves. The data must have been synced before. */
+  /** Durable when it resolves. The caller must have synced the data before. */
   async write(extents: ExtentMap): Promise<void> {
     const path = `${this.#stem}.json`
     const temporary = `${path}.tmp`
@@ -62,8 +62,9 @@ export class Sidecar {
   }
 
   /**
-   * Says as which blob the bytes leave: a client that asks for the same end again is understood then, should the process
-   * die before the index knows of it. It need only outlive the process, so nothing is synced.
+   * Records the blob as which an upload is adopted: a client that repeats its last request is then answered rightly
+   * even if the process died before the index knew the blob. The record need only survive the process, so nothing is
+   * synced.
    */
   async noteAdopted(extents: ExtentMap, digest: Digest): Promise<void> {
     const path = `${this.#stem}.adopted`
@@ -82,7 +83,7 @@ export class Sidecar {
   }
 }
 
-/** `undefined` for whatever is not a sidecar of this version. */
+/** @returns undefined for anything but a sidecar of this version */
 export async function readSidecar(files: Files, path: string): Promise<SidecarContent | undefined> {
   const text = await readWhole(files, path)
   if (text === undefined) return undefined
