@@ -1,14 +1,14 @@
 /**
- * Why what survives a restart cannot be used. The message is a sentence for whoever runs us.
+ * Says why the storage cannot be used or written. The message is a sentence for the operator.
  *
  * - `LOCKED`: another process owns the folder
- * - `NEWER_SCHEMA`: written by a later version of us
- * - `LOST_INDEX`: the index is not the one that knows the files that are here
- * - `NOT_PERMITTED`: a file may not be read, or not be written
+ * - `NEWER_SCHEMA`: a later version of us has written it
+ * - `LOST_INDEX`: the index is not the one that knows the files in the folder
+ * - `NOT_PERMITTED`: this process may not read or write a file
  * - `BUSY`: a write waited too long; it may still happen
  * - `FULL`: a write did not happen, for the disk is full
  * - `WRITE_FAILED`: a write did not happen; `cause` says why
- * - `CLOSED`: too late
+ * - `CLOSED`: the index is closed already
  */
 export class StorageError extends Error {
   override readonly name = 'StorageError'
@@ -26,7 +26,7 @@ const FULL: unknown[] = ['ENOSPC', 'EDQUOT']
 /** SQLITE_FULL, and SQLITE_IOERR_SHMSIZE where the memory that connections share cannot grow. */
 export const SQLITE_FULL: unknown[] = [13, 4874]
 
-/** The disk, or what we may have of it, is full: said by the file system or by the index. */
+/** Whether the file system or the index says that the disk, or our quota of it, is full. */
 export function isDiskFull(error: unknown): boolean {
   if (error instanceof StorageError) return error.code === 'FULL'
   if (!(error instanceof Error)) return false
@@ -36,18 +36,17 @@ export function isDiskFull(error: unknown): boolean {
   )
 }
 
-/** What was asked of the disk has not ended in time; it may still happen. */
+/** An operation of the disk has not ended in time; it may still happen. */
 export class DiskHangs extends Error {
   override readonly name = 'DiskHangs'
   readonly code = 'ETIMEDOUT'
 
-  /** @param operation what it was */
   constructor(operation: string) {
     super(`ETIMEDOUT: the disk does not answer, ${operation}`)
   }
 }
 
-/** It, or one of its causes. */
+/** Whether the error or one of its causes is {@link DiskHangs}. */
 export function isHangingDisk(error: unknown): boolean {
   for (let it = error; it instanceof Error; it = it.cause) if (it instanceof DiskHangs) return true
   return false

@@ -1,6 +1,4 @@
-/**
- * Files that are not ours to keep: backups, wherever somebody wants them.
- */
+/** Files outside the storage, such as backups: read with their holes skipped, written atomically. */
 import type { Bytes } from '../../base/units.ts'
 import { randomBytes } from 'node:crypto'
 import { chmod, realpath, stat } from 'node:fs/promises'
@@ -8,25 +6,25 @@ import path from 'node:path'
 import { OpenFile } from './open-file.ts'
 import type { Files } from './files.ts'
 
-/** What is not on the disk yet is everybody's page cache. */
+/** Dirty pages take the page cache from everything else: the writer syncs after so many bytes. */
 const SYNC_EVERY: Bytes = 256 * 1024 * 1024
 
-/** In chunks of memory of their own. */
+/** Size of a chunk, which has memory of its own. */
 const READ: Bytes = 1024 * 1024
 
-/** Of a file that has less than that share of its size on the disk the rest are holes, or it compresses very well. */
+/** A file with less than this share of its size on the disk has holes, or compresses very well. */
 const SOLID = 0.9
 
-/** As `stat` counts them. */
+/** `stat` counts blocks of this size. */
 const STAT_BLOCK: Bytes = 512
 
-/** Where most of it is passed over. */
+/** Size of a chunk for a reader that skips most of the file. */
 const GLANCE: Bytes = 64 * 1024
 
-/** One that somebody gave us to read, as often as it takes. Dispose to close it. */
+/** A file that the operator gave us to read, as often as it takes. Dispose to close it. */
 export class OutsideFile implements AsyncDisposable {
   readonly size: Bytes
-  /** Its bytes may be many more than anybody has ever written. */
+  /** Its size may be far more than was ever written. */
   readonly hasHoles: boolean
   readonly #file: OpenFile
 
@@ -36,7 +34,7 @@ export class OutsideFile implements AsyncDisposable {
     this.hasHoles = onDisk < SOLID * size
   }
 
-  /** @throws the system's error, also for what is no plain file: a pipe can only be read once */
+  /** @throws the system's error, and for anything but a plain file: a pipe can only be read once */
   static async open(files: Files, path: string): Promise<OutsideFile> {
     const { blocks } = await stat(path)
     const file = await OpenFile.open(files, await realpath(path), 'r')
@@ -47,15 +45,15 @@ export class OutsideFile implements AsyncDisposable {
   }
 
   /**
-   * From its beginning, without what is skipped.
+   * Reads from the beginning, without what the reader skips.
    *
-   * @param options.glancing little of it is looked at
+   * @param options.glancing the reader skips most of it
    */
   chunks({ glancing = false } = {}): SkippingChunks {
     return new SkippingChunks(this.#file, glancing ? GLANCE : READ)
   }
 
-  /** @returns less where it ends before that */
+  /** @returns fewer bytes when the file ends before that */
   async read(position: Bytes, length: Bytes): Promise<Buffer<ArrayBuffer>> {
     const bytes = Buffer.allocUnsafeSlow(length)
     let filled = 0
@@ -74,7 +72,7 @@ export class OutsideFile implements AsyncDisposable {
   }
 }
 
-/** The next one is read while one is looked at, unless it is going to be skipped. */
+/** Reads one chunk ahead while the reader looks at this one, except in a glancing read, which would skip it. */
 class SkippingChunks implements AsyncIterable<Buffer> {
   readonly #file: OpenFile
   readonly #length: Bytes
@@ -99,7 +97,7 @@ class SkippingChunks implements AsyncIterable<Buffer> {
       this.#position += chunk.length
       if (this.#length === READ) {
         this.#ahead = { position: this.#position, chunk: this.#read(this.#position) }
-        // Who never comes back for it does not care.
+        // Unless the reader asks for this chunk, its failure is of no account.
         this.#ahead.chunk.catch(() => undefined)
       }
       yield chunk
@@ -113,9 +111,8 @@ class SkippingChunks implements AsyncIterable<Buffer> {
 }
 
 /**
- * There whole, or not at all: written under another name, synced, renamed. Readable by its owner alone.
- *
- * Dispose to give it up, if it is not finished.
+ * Atomic write: the file is there whole or not at all, for it is written under another name, synced and renamed. Only
+ * its owner may read it. Dispose to give it up, if it is not finished.
  */
 export class NewFile implements AsyncDisposable {
   readonly #files: Files
@@ -146,7 +143,7 @@ export class NewFile implements AsyncDisposable {
     }
   }
 
-  /** The bytes are the caller's again when it resolves. */
+  /** The caller may reuse the bytes once it resolves. */
   async write(bytes: Uint8Array): Promise<void> {
     await this.#file.write([bytes], this.#size)
     this.#size += bytes.length
@@ -155,7 +152,7 @@ export class NewFile implements AsyncDisposable {
     this.#synced = this.#size
   }
 
-  /** It is at its place, and survives a power loss, when it resolves. */
+  /** The file is in its place, and survives a power loss, when it resolves. */
   async finish(): Promise<void> {
     await this.#file.datasync()
     await this.#files.rename(this.#temporary, this.#path)

@@ -1,11 +1,11 @@
 /**
- * Which run of the machine this is.
+ * Boot id: tells one run of the machine from the next.
  *
- * Unsynced bytes outlive a process, not a power cut: what was written in the same run is all there.
+ * Unsynced bytes outlive a process, not a power cut: all bytes that were written in the same run are there.
  */
 import { readFile } from 'node:fs/promises'
 
-/** `undefined` where it cannot be told: then only what was synced counts. */
+/** @returns undefined where it cannot be told: then only synced bytes count */
 export async function currentBoot(): Promise<string | undefined> {
   try {
     return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()

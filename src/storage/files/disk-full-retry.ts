@@ -1,10 +1,9 @@
 /**
- * Retry of writes that met a full disk (ENOSPC): room is made and the write is made again, wherever it met the end of
- * the disk.
+ * Retry of writes that met a full disk (ENOSPC), after an eviction has made room.
  *
- * A write that fails has written nothing (a short one has said how much), so doing it again is going on with exactly
- * what was not written. Only where nothing is left that may go does the error go up. A sync is never made again: what
- * it could not bring to the disk nobody can vouch for.
+ * A write that fails has written nothing (a short one says how much), so the retry writes exactly what is missing.
+ * The caller gets the error only when nothing may be evicted any more. A sync is never retried: nobody can vouch for
+ * the pages that it could not write.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Files } from './files.ts'
@@ -12,16 +11,18 @@ import type { MetadataStore } from '../metadata/metadata.ts'
 import type { DiskReserve } from './disk-reserve.ts'
 import { isDiskFull } from '../storage-error.ts'
 
-/** Frees at least so much, for who has just been told that the disk is full. False: nothing may go. Never rejects. */
+/** Frees at least so much of a disk that was just found full. False: nothing may be evicted. Never rejects. */
 export type MakeRoom = (bytes: Bytes) => Promise<boolean>
 
-/** Others take what was freed for us; but what frees nothing real must not empty the cache. */
+/**
+ * Several rounds, for other writers take what was freed; not more, or evictions that free nothing empty the cache.
+ */
 const MOST_ROUNDS = 8
 
-/** Longer than it takes to make room: whoever makes it must not wait for us while we wait for him. */
+/** Longer than an eviction takes: it breaks the deadlock of a writer and an eviction that wait for each other. */
 const PATIENCE_MS = 30_000
 
-/** A new name, a new folder. */
+/** Disk space of a new name, or a new folder. */
 const A_NAME: Bytes = 64 * 1024
 
 /** The most that a commit may add to the index's log. */
@@ -41,7 +42,7 @@ export function withDiskFullRetry(files: Files, makeRoom: MakeRoom): Files {
   }
 }
 
-/** Not for whoever makes the room: it would wait for itself. */
+/** Not for the eviction: it would wait for itself. */
 export function metadataWithDiskFullRetry(metadata: MetadataStore, makeRoom: MakeRoom): MetadataStore {
   return {
     ...metadata,
@@ -49,7 +50,7 @@ export function metadataWithDiskFullRetry(metadata: MetadataStore, makeRoom: Mak
   }
 }
 
-/** For whoever frees what there is on the disk. */
+/** For evictions, deletions and collections, which free disk space. */
 export function metadataWithReserve(metadata: MetadataStore, reserve: DiskReserve): MetadataStore {
   return { ...metadata, transaction: (fill) => reserve.use(() => metadata.transaction(fill)) }
 }

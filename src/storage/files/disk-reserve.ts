@@ -1,8 +1,8 @@
 /**
- * A file that keeps some of the disk for whoever frees more of it: deletions and collections write to the index too.
+ * Disk reserve: a file that keeps disk space for what frees more: deletions and collections write to the index too.
  *
- * Nobody else gets what it gives up: a write that found the disk full is made again after each piece that was given
- * up. It is filled again once there is room.
+ * No other writer gets that space: a write that found the disk full is retried after each piece that was given up.
+ * The file is filled again once there is room.
  */
 import type { Bytes } from '../../base/units.ts'
 import { randomFillSync } from 'node:crypto'
@@ -14,10 +14,10 @@ const MiB = 1024 * 1024
 
 const MOST: Bytes = 8 * MiB
 
-/** Of the file system, where that is less. */
+/** The most that it takes of a small file system. */
 const SHARE = 0.05
 
-/** More than a commit takes, or a list that is written again. */
+/** A piece holds more than a commit, or a list that is written again. */
 const PIECE: Bytes = MiB
 
 export class DiskReserve {
@@ -29,13 +29,13 @@ export class DiskReserve {
     this.#size = size
   }
 
-  /** What an earlier process left of it. */
+  /** Opens what an earlier process left of the reserve. */
   static async open(path: string): Promise<DiskReserve> {
     const found = await stat(path).catch(() => undefined)
     return new DiskReserve(path, found?.isFile() === true ? found.size : 0)
   }
 
-  /** Makes the write, again and again as long as the disk is full and there is some of it left. */
+  /** Retries the write for as long as the disk is full and some of the reserve is left. */
   async use<T>(write: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
@@ -46,7 +46,7 @@ export class DiskReserve {
     }
   }
 
-  /** @returns false when nothing is left of it */
+  /** @returns false when nothing is left of the reserve */
   async giveUp(bytes: Bytes): Promise<boolean> {
     if (this.#size === 0) return false
     this.#size = Math.max(this.#size - bytes, 0)
@@ -58,21 +58,21 @@ export class DiskReserve {
     }
   }
 
-  /** Takes what is missing of it, where that leaves as much again. Never rejects. */
+  /** Fills the reserve, where that leaves as much space again. Never rejects. */
   async refill({ total, free }: { readonly total: Bytes; readonly free: Bytes }): Promise<void> {
     const wanted = Math.min(MOST, Math.floor((total * SHARE) / PIECE) * PIECE)
     const missing = wanted - this.#size
     if (missing <= 0 || free < 2 * missing) return
     try {
       await using file = await open(this.#path, 'a', PRIVATE_FILE)
-      // What is all zeros, some file systems do not store.
+      // Random bytes: some file systems do not store zeros.
       const piece = randomFillSync(Buffer.allocUnsafe(PIECE))
       while (this.#size < wanted) {
         const { bytesWritten } = await file.write(piece)
         this.#size += bytesWritten
       }
     } catch {
-      // The next time.
+      // The next refill tries again.
     }
   }
 }

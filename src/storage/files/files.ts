@@ -1,10 +1,10 @@
 /**
- * The file system, as far as the store needs it: the one seam under blobs and partial files.
+ * The file system as the store needs it: the one seam under blobs and partial files.
  *
- * Raw descriptors, not FileHandles: a FileHandle that is garbage-collected unclosed ends the process. Whoever
- * opens a descriptor closes it, and never while an operation on it is still running (see open-file.ts), or the
- * number may already belong to another file. An interface because what it promises is only worth something
- * when tests can take it away: everything unsynced (power loss), all space (ENOSPC), all permission (EROFS).
+ * It has raw descriptors, not FileHandles: a FileHandle that is garbage-collected unclosed ends the process. Who
+ * opens a descriptor closes it, and never while an operation on it runs (see open-file.ts), or the number may already
+ * belong to another file. It is an interface so that tests can take away what it promises: everything unsynced (power
+ * loss), all space (ENOSPC), all permission (EROFS).
  */
 import type { Bytes } from '../../base/units.ts'
 import fs from 'node:fs'
@@ -17,7 +17,7 @@ export interface FileInfo {
   readonly size: Bytes
   /** Unix time in ms. */
   readonly modifiedAt: number
-  /** Names that this file has. */
+  /** Hard links of the file. */
   readonly links: number
   /** Changes when the file is another one, or was written to. */
   readonly identity: string
@@ -34,14 +34,17 @@ export interface Files {
   datasync(file: Descriptor): Promise<void>
   close(file: Descriptor): Promise<void>
   describe(file: Descriptor): Promise<FileInfo>
-  /** A link to a folder is one; a link to anything else is not what it leads to: `open` would not follow it. */
+  /**
+   * A symbolic link to a folder counts as a folder; any other link does not count as its target: `open` would not
+   * follow it.
+   */
   stat(path: string): Promise<FileInfo | undefined>
   rename(from: string, to: string): Promise<void>
-  /** Absent is fine. */
+  /** An absent file is no error. */
   remove(path: string): Promise<void>
-  /** One level; present is fine. @param mode default: what the umask leaves to everybody */
+  /** Makes one level; an existing folder is no error. @param mode default: what the umask leaves to everybody */
   makeFolder(path: string, mode?: number): Promise<void>
-  /** Which names the folder holds survives a power loss once this resolves. */
+  /** The names in the folder survive a power loss once this resolves. */
   syncFolder(path: string): Promise<void>
   /** Names in it; `undefined` when there is no such folder. */
   list(path: string): Promise<string[] | undefined>
@@ -55,7 +58,7 @@ export interface Files {
  */
 const syncs = pLimit(4)
 
-/** What somebody put in a blob's place must not lead elsewhere (a link), nor hold a thread for ever (a pipe). */
+/** A link in a blob's place must not lead elsewhere, nor a pipe hold a thread for ever. */
 const PLAIN_FILE = fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK
 
 export const nodeFiles: Files = {

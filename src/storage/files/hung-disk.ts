@@ -1,27 +1,27 @@
 /**
- * A disk that does not answer: a frozen file system, a dead NFS server.
+ * Timeouts for a hung disk: a frozen file system, a dead NFS server.
  *
- * What waits for it waits inside the kernel, each on a thread of libuv's small pool, for as long as that lasts. So what
- * changes the disk takes a part of those threads and no more, which leaves some for those who read what is in memory,
- * and whoever waits is told after a while. What was begun may still happen then: its descriptor stays open for it, and
- * its buffers and its file must not be used for anything else.
+ * A call to it waits inside the kernel, on a thread of libuv's small pool, for as long as that lasts. So changes of
+ * the disk take only a part of those threads, which leaves some for reads from the page cache, and their callers get
+ * an error after a while. A change may still happen after that: its descriptor stays open for it, and its buffers and
+ * its file must not be used for anything else.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { DiskHangs } from '../storage-error.ts'
 import type { Descriptor, Files } from './files.ts'
 
-/** Of sixteen (start.js); syncs have four of their own (files.ts). */
+/** Threads for changes, of libuv's sixteen (start.js); syncs have four of their own (files.ts). */
 const MOST_CHANGES = 6
 
 export interface DiskTimeouts {
-  /** For a new file: a download that gets none still answers in time, past the disk. */
+  /** For a new file: a download that gets none still answers in time, without the disk. */
   readonly create: Milliseconds
-  /** For anything else that changes it, but for a sync, which may have much to write. */
+  /** For any other change but a sync, which may have much to write. */
   readonly change: Milliseconds
   readonly sync: Milliseconds
-  /** While it is known not to answer. */
+  /** For any change while the disk is known to hang. */
   readonly again: Milliseconds
-  /** For how much it has free: whoever is not told finds out by writing. */
+  /** For the free space: a writer that is not told finds out by writing. */
   readonly look: Milliseconds
 }
 
@@ -30,12 +30,12 @@ const DEFAULT_TIMEOUTS: DiskTimeouts = {
   ...{ again: 1_000, look: 5_000 },
 }
 
-/** One that is waited for, or was. */
+/** A change of the disk, whether its caller still waits or not. */
 interface Change {
   readonly file: Descriptor | undefined
   /** Never rejects. */
   readonly run: () => Promise<void>
-  /** Nobody waits for it any more. */
+  /** Its caller has got the error. */
   late: boolean
 }
 
@@ -43,7 +43,7 @@ interface DiskWatchOptions {
   readonly timeouts?: DiskTimeouts | undefined
   /** Unix time in ms. */
   readonly now?: (() => Milliseconds) | undefined
-  /** It has stopped to answer, since then, or answers again. */
+  /** Called when the disk hangs, with since when, and when it answers again. */
   readonly onChange?: ((hangsSince: Milliseconds | undefined) => void) | undefined
 }
 
@@ -52,7 +52,7 @@ export class HungDiskWatch {
   readonly #now: () => Milliseconds
   readonly #onChange: DiskWatchOptions['onChange']
   readonly #waiting: Change[] = []
-  /** With when each began. */
+  /** The running changes and when each began. */
   readonly #running = new Map<Change, Milliseconds>()
   readonly #idleFiles = new Map<Descriptor, () => void>()
   readonly #lateLooks = new Set<string>()
@@ -66,15 +66,15 @@ export class HungDiskWatch {
     this.#onChange = onChange
   }
 
-  /** Unix time in ms; undefined: it answers. */
+  /** Unix time in ms; undefined: the disk answers. */
   get hangsSince(): Milliseconds | undefined {
     return this.#hangsSince
   }
 
   /**
-   * @param file the descriptor that it is done to, if it is
-   * @param undo what comes of it when nobody waits for it any more
-   * @throws DiskHangs; then it may still happen, if it was begun
+   * @param file the descriptor that it changes, if it does
+   * @param undo takes the result when the caller has already got the error
+   * @throws DiskHangs; the change may still happen, if it was begun
    */
   change<T>(
     name: string,
@@ -106,7 +106,7 @@ export class HungDiskWatch {
       reject(new DiskHangs(name))
     }
     const timer = setTimeout(giveUp, this.#hangsSince === undefined ? usual : Math.min(again, usual))
-    // Syncs wait elsewhere for each other: they must not keep the others out.
+    // Syncs have their own queue (files.ts): they must not take the threads of other changes.
     if (isSync) void this.#run(it, true)
     else if (this.#running.size - this.#syncs < MOST_CHANGES) void this.#run(it, false)
     else this.#waiting.push(it)
@@ -114,7 +114,7 @@ export class HungDiskWatch {
   }
 
   /**
-   * A question that changes nothing. One that is late keeps its thread, so others of its name fail at once until it ends.
+   * A question that changes nothing. A late one keeps its thread, so others of its name fail at once until it ends.
    *
    * @throws DiskHangs
    */
@@ -135,7 +135,7 @@ export class HungDiskWatch {
     }
   }
 
-  /** Resolves when nothing is being done to that descriptor any more. */
+  /** Resolves when no change of that descriptor runs. */
   async idle(file: Descriptor): Promise<void> {
     while (this.#uses(file)) await new Promise<void>((resolve) => this.#idleFiles.set(file, resolve))
   }
@@ -155,7 +155,7 @@ export class HungDiskWatch {
   }
 
   #next(): void {
-    // Of those whose callers have gone nothing is begun.
+    // A change whose caller has got the error is not begun.
     for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
       if (next.late) continue
       void this.#run(next, false)
@@ -175,7 +175,7 @@ export class HungDiskWatch {
     this.#onChange?.(undefined)
   }
 
-  /** Unless others have been answered meanwhile: then it is the trouble of one file. */
+  /** If the disk has answered other calls meanwhile, only one file is stuck, and the disk does not count as hung. */
   #overdue(after: Milliseconds): void {
     if (this.#hangsSince !== undefined || this.#now() - this.#answeredAt < after / 2) return
     this.#hangsSince = Math.min(this.#now(), ...this.#running.values())
@@ -183,11 +183,11 @@ export class HungDiskWatch {
   }
 }
 
-/** Reading is left as it is: what is in memory is read at once, whatever the disk does. Its room is not. */
+/** Reads have no timeout: the page cache answers at once, whatever the disk does. The free space has one. */
 export function withHungDiskTimeouts(files: Files, watch: HungDiskWatch): Files {
-  /** Open for writing. */
+  /** Descriptors that are open for writing. */
   const written = new Set<Descriptor>()
-  /** When all is over that was begun: its number may be another file's after that. */
+  /** Closes once no change of the descriptor runs: after that its number may be another file's. */
   const close = async (file: Descriptor): Promise<void> => {
     await watch.idle(file)
     written.delete(file)

@@ -1,8 +1,8 @@
 /**
- * One open descriptor, shared by counting.
+ * Reference-counted descriptor.
  *
- * It is closed when its owner and all who retained it are done, and never below a running operation: each
- * counts as a user. So a late read can fail, but can never read whatever file got the number next.
+ * It is closed when its owner and all who retained it are done, never under a running operation, which counts as a
+ * user too. So a late read may fail, but never reads the file that got the number next.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Descriptor, FileInfo, Files } from './files.ts'
@@ -29,7 +29,7 @@ export class OpenFile implements Disposable {
     return new OpenFile(files, await files.open(path, flags))
   }
 
-  /** For the hasher, which reads in another thread: only while retained. */
+  /** For the hasher, which reads in another thread; valid only while retained. */
   get descriptor(): Descriptor {
     return this.#descriptor
   }
@@ -44,7 +44,7 @@ export class OpenFile implements Disposable {
     return this.#during(() => this.#files.read(this.#descriptor, buffer, position))
   }
 
-  /** All of it, however many calls it takes. */
+  /** Writes all chunks, however many calls it takes. */
   write(chunks: readonly Uint8Array[], position: Bytes): Promise<void> {
     return this.#during(async () => {
       let rest = chunks

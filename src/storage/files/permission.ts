@@ -1,15 +1,13 @@
-/**
- * Which of several files may not be read or written by this process, as a sentence for whoever can permit it.
- */
+/** Finds the file that this process may not read or write, as a sentence for the operator who can permit it. */
 import { closeSync, openSync, statSync } from 'node:fs'
 import { systemCode } from './files.ts'
 import { StorageError } from '../storage-error.ts'
 
 /**
- * Tries it, which no look at the modes can replace.
+ * Opens each file, which tells more than its mode.
  *
- * @param files where nobody of this process has one open: closing it lets go of SQLite's locks
- * @returns undefined when it is something else
+ * @param files none of which this process has open: closing one would release SQLite's locks
+ * @returns undefined when permissions are not the cause
  */
 export function permissionError(files: readonly string[], cause: unknown): StorageError | undefined {
   for (const file of files) {

@@ -1,4 +1,4 @@
-/** Reads a whole file or blob into memory, for what is known to be small: manifests and sidecars. */
+/** Reads a small file or blob whole into memory: manifests and sidecars. */
 import type { Bytes } from '../../base/units.ts'
 
 interface Reader {
