@@ -1,23 +1,23 @@
 /**
- * Reference counts of blobs in use: no collection and no eviction may take those away, whatever the index says of them.
+ * Reference counts of blobs in use: no collection and no eviction deletes a held blob, whatever the index says of it.
  *
- * A reader has them open, a download is on its way to them, a backup is about to read them, a restore about to
- * name them. Holds end with the process, as all these do; nginx, which was told the name of a file, may outlive it.
+ * A reader has it open, a download is on its way to it, a backup is about to read it, a restore about to reference
+ * it. Holds end with the process, as all these do; nginx, which was told the name of a file, may outlive it.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 
-/** nginx has the file open that long after it was told its name; a busy one takes a while. */
+/** By then even a busy nginx has opened the file whose name it was told. */
 const TOLD_MS: Milliseconds = 60_000
 
 export class BlobHolds {
   readonly #held = new Map<Digest, number>()
-  /** When the hold of each ends; those that end first are in front. */
+  /** When the hold of each ends, in that order. */
   readonly #told = new Map<Digest, Milliseconds>()
   readonly #now: () => Milliseconds
   #everything = 0
 
-  /** @param now goes on, whatever becomes of the time of day */
+  /** @param now a monotonic clock: a step of the time of day must not end holds */
   constructor(now: () => Milliseconds = () => performance.now()) {
     this.#now = now
   }
@@ -26,7 +26,7 @@ export class BlobHolds {
     return this.#everything > 0 || this.#held.has(digest) || (this.#told.get(digest) ?? 0) > this.#now()
   }
 
-  /** For nginx, which opens a file by its name, and does not say when it has. */
+  /** Holds the blob for nginx, which opens a file by its name, and does not say when it has. */
   tell(digest: Digest): void {
     const now = this.#now()
     for (const [other, until] of this.#told) {
@@ -37,7 +37,7 @@ export class BlobHolds {
     this.#told.set(digest, now + TOLD_MS)
   }
 
-  /** Whatever is here. */
+  /** Holds all blobs. */
   everything(): Disposable {
     this.#everything++
     return once(() => this.#everything--)

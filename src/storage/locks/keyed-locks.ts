@@ -1,9 +1,4 @@
-/**
- * Mutex by key.
- *
- * Everything that must not happen twice at once goes through it. It is an interface because several replicas would have
- * to agree some other way.
- */
+/** Mutex by key. It is an interface because several replicas would have to agree some other way. */
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
 
@@ -12,7 +7,7 @@ export function lockOfBlob(digest: Digest): string {
   return `blob ${digest}`
 }
 
-/** A push takes the lock of its repository before those of blobs; everybody who needs both keeps to that order. */
+/** Lock order, against deadlocks: a push, and all else that needs both, locks the repository before its blobs. */
 export function lockOfRepository(name: RepositoryName): string {
   return `repository ${name}`
 }
@@ -27,17 +22,17 @@ export const EVICTION_LOCK = 'eviction'
 
 export interface KeyedLocks {
   /**
-   * Resolves when nobody else holds `key`, first come, first served. Dispose to let go.
+   * Resolves when the key is free, first come, first served. Dispose to release it.
    *
    * @throws the signal's reason when it aborts before that
    */
   exclusive(key: string, signal: AbortSignal): Promise<Disposable>
-  /** Nobody holds it at this moment: whoever does so later sees what is so now. */
+  /** Whether the key is free now: a later holder sees what the caller had done before it asked. */
   isFree(key: string): Promise<boolean>
 }
 
 export class InProcessKeyedLocks implements KeyedLocks {
-  /** Who waits for a held key; no entry: it is free. */
+  /** The waiters of each held key; a free key has no entry. */
   readonly #waiting = new Map<string, (() => void)[]>()
 
   async exclusive(key: string, signal: AbortSignal): Promise<Disposable> {

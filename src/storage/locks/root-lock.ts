@@ -28,7 +28,7 @@ import {
 import { StorageError } from '../storage-error.ts'
 
 /**
- * Makes the folder when it is not there. Dispose to let go.
+ * Makes the folder when it is absent. Dispose to release the lock.
  *
  * @throws StorageError LOCKED, NOT_PERMITTED, the system's error when the folder cannot be written
  */
@@ -48,20 +48,22 @@ export function acquireRootLock(root: string): Disposable {
   return {
     [Symbol.dispose]: () => {
       if (!database.isOpen) return
-      // Before the lock is free: afterwards the file may be the next owner's.
+      // The file goes before the lock: afterwards it may be the next owner's.
       rmSync(holderFile, { force: true })
       database.close()
     },
   }
 }
 
-/** Not `recursive`: where a folder cannot be made although its parent is there (/proc), Node never comes back. */
+/**
+ * `recursive` will not do: where a folder cannot be made although its parent is there (/proc), Node never returns.
+ */
 function makeFolders(folder: string, mode?: number): void {
   if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
   const parent = path.dirname(folder)
   makeFolders(parent)
   mkdirSync(folder, { mode })
-  // Its name must survive a power loss as its contents do.
+  // The folder's name must survive a power loss as its contents do.
   const entry = openSync(parent, 'r')
   try {
     fsyncSync(entry)
