@@ -1,6 +1,4 @@
-/**
- * Verified bytes by digest. Nothing unverified ever becomes visible here.
- */
+/** Blob store: verified bytes by digest. Nothing unverified ever becomes visible here. */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { VerifiedFile } from '../ingest/ingest.ts'
@@ -24,11 +22,11 @@ export interface BlobStore {
   /** The reader survives a later `delete`. The caller disposes it. */
   open(digest: Digest): Promise<BlobReader | undefined>
   /**
-   * Makes the file the blob `file.digest`: synced, renamed, its folder synced, in that order. Atomic and
-   * idempotent; consumes the file. Durable when it resolves.
+   * Makes the file the blob `file.digest`: synced, renamed, its folder synced, in that order. Atomic and idempotent;
+   * consumes the file. Durable when it resolves.
    *
-   * @param commit what makes it known; when a full disk keeps it from that, the file goes back to its ingest, unless
-   *   the blob was here before
+   * @param commit writes the blob to the index; when a full disk prevents that, the file goes back to its ingest,
+   *   unless the blob was here before
    */
   adopt(file: VerifiedFile, commit?: () => Promise<void>): Promise<BlobInfo>
   delete(digest: Digest): Promise<void>
@@ -59,7 +57,7 @@ export interface ByteSource extends AsyncDisposable {
   read(buffer: Buffer, signal: AbortSignal): Promise<Bytes>
   /** The range of a file that does not change and has all of it; a response that is sent from there reads nothing. */
   readonly stored?: StoredRange | undefined
-  /** For bytes that are still coming into a file. */
+  /** Present while the bytes are still written to a file. */
   readonly growing?: GrowingRange | undefined
 }
 
@@ -73,7 +71,7 @@ export interface GrowingRange {
    * @throws like {@link ByteSource.read}
    */
   there(signal: AbortSignal): Promise<StoredRange | undefined>
-  /** So many bytes have been sent. */
+  /** The sender has sent `count` bytes. */
   took(count: Bytes): void
 }
 

@@ -1,8 +1,6 @@
 /**
- * The folder of blobs looked at file by file, and the folder of those that were taken out of service:
- * `<root>/quarantine/<algorithm>-<hex>`.
- *
- * Reads whatever is there; only `quarantine` changes anything.
+ * Blob audit on a directory: checks the blob files one by one, and lists those that were taken out of service,
+ * `<root>/quarantine/<algorithm>-<hex>`. Only `quarantine` changes anything.
  */
 import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
@@ -20,15 +18,15 @@ import { putAside, QUARANTINE } from './quarantine.ts'
 import type { BlobAudit, Checked, FileIdentity, Leftovers } from '../metadata/audit-index.ts'
 import type { Hashers } from '../ingest/hasher.ts'
 
-/** Between two of these it may rest, or end. */
+/** Between two pieces a check may rest, or be aborted. */
 const PIECE: Bytes = 4 * 1024 * 1024
 
-/** Up to here it costs less to hash it than to tell another thread to. */
+/** A blob up to this size costs less to hash than to hand to another thread. */
 const SMALL: Bytes = 256 * 1024
 
 const NO_FILE_THERE: Checked = { is: 'no file', why: 'something that is no file is in its place' }
 
-/** Also when it comes from the hashing thread, which can only tell its message. */
+/** Matches the message, for the hashing thread can pass on nothing else of an error. */
 const LOST = /\bEIO\b/
 
 const QUARANTINED = /^(sha256|sha512)-([0-9a-f]+)(?:\.\d+)?$/
@@ -53,7 +51,7 @@ export class DiskBlobAudit implements BlobAudit {
       return { is: hex === hexOf(digest) ? 'sound' : 'corrupt', size, file: identity }
     } catch (error) {
       options.signal.throwIfAborted()
-      // Which says nothing of the file.
+      // A lack of descriptors says nothing of the file.
       if (isOutOfFiles(error)) throw error
       const code = systemCode(error) ?? ''
       if (code === 'ENOENT') return { is: 'absent' }
@@ -141,7 +139,7 @@ export class DiskBlobAudit implements BlobAudit {
       const info = await this.#files.stat(path.join(this.#root, 'ingest', name))
       if (info === undefined) continue
       const ours = parseFileName(name)
-      // What belongs to a partial file is not counted beside it.
+      // A sidecar is not counted beside its partial file.
       if (ours !== undefined && ours.ending !== 'part') continue
       const kind = ours === undefined ? 'others' : name.startsWith('upload-') ? 'uploads' : 'downloads'
       found[kind].files++

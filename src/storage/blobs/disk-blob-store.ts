@@ -1,7 +1,7 @@
 /**
- * BlobStore on a directory: `<root>/blobs/<algorithm>/<first two of hex>/<hex>`.
+ * Blob store on a directory: `<root>/blobs/<algorithm>/<first two of hex>/<hex>`.
  *
- * A name appears only by renaming a file whose bytes were verified and synced, so what can be seen is whole.
+ * A name appears only by renaming a file whose bytes were verified and synced, so every visible blob is whole.
  */
 import { NEVER } from '../../base/condition.ts'
 import type { Bytes } from '../../base/units.ts'
@@ -16,17 +16,17 @@ import { isDiskFull } from '../storage-error.ts'
 import type { BlobInfo, BlobReader, BlobStore, ListedBlob } from './blob-store.ts'
 import type { VerifiedFile } from '../ingest/ingest.ts'
 
-/** What opening says of something that is no file: a link, or a file in the place of a folder. */
+/** Codes of `open` for something that is no file: a link, or a file in the place of a folder. */
 export const NO_FILE: readonly string[] = ['ENOTDIR', 'ELOOP', 'ENXIO']
 
-/** What moving a file there, and taking away what is there, say of a folder. */
+/** Codes of `rename` onto a folder, and of `unlink` of one. */
 const IS_FOLDER: readonly string[] = ['EISDIR', 'EPERM', 'ENOTEMPTY', 'EEXIST']
 
 export class DiskBlobStore implements BlobStore {
   readonly localName = blobName
   readonly #root: string
   readonly #files: Files
-  /** Of adopt and delete of one digest: each sees what the other has done. */
+  /** Serializes adopt and delete of one digest. */
   readonly #locks: KeyedLocks = new InProcessKeyedLocks()
   /** Folders whose own entry is known to be on the disk; at a start, none. */
   readonly #durableFolders = new Set<string>()
@@ -66,18 +66,18 @@ export class DiskBlobStore implements BlobStore {
     return this.#alone(digest, async () => {
       const target = this.#path(digest)
       const folder = path.dirname(target)
-      // Also for a blob that is there: the process that put it there may have died before it came to this.
+      // Also for a blob that is there: the process that put it there may have died before it synced the folder.
       await this.#makeDurableFolder(folder)
       await file.sync()
       const before = commit && (await this.stat(digest))
-      // Also over one that is there: these bytes have just been verified, those may have rotted. Whoever reads the old
-      // file goes on reading it.
+      // The rename replaces a blob that is there: these bytes have just been verified, those may have rotted. Readers
+      // of the old file keep it.
       await this.#orPutAside(digest, () => this.#files.rename(file.path, target))
       await this.#files.syncFolder(folder)
       try {
         await commit?.()
       } catch (error) {
-        // Nobody else takes away what nobody knows. Of other failures it is not certain that nothing was committed.
+        // Else the file would stay as an orphan. After any other failure the commit may have happened nevertheless.
         if (before === undefined && isDiskFull(error)) await this.#files.rename(target, file.path)
         else await file.adopted(false)
         throw error
@@ -91,7 +91,7 @@ export class DiskBlobStore implements BlobStore {
     return this.#alone(digest, () => this.#orPutAside(digest, () => this.#files.remove(this.#path(digest))))
   }
 
-  /** A folder in a blob's place is nobody's blob, and stands in the way of the right one. */
+  /** Puts aside a folder in a blob's place: it is no blob, and blocks the right one. */
   async #orPutAside(digest: Digest, action: () => Promise<void>): Promise<void> {
     try {
       await action()
@@ -107,7 +107,7 @@ export class DiskBlobStore implements BlobStore {
     for (const algorithm of ['sha256', 'sha512']) {
       const top = path.join(this.#root, 'blobs', algorithm)
       for (const prefix of await this.#names(top)) {
-        // A stranger's folder (`lost+found`, `.snapshot`) may not be ours to read.
+        // This process may not be permitted to read a foreign folder (`lost+found`, `.snapshot`).
         if (!/^[0-9a-f]{2}$/.test(prefix)) continue
         for (const hex of await this.#names(path.join(top, prefix))) {
           const digest = `${algorithm}:${hex}`
@@ -137,7 +137,7 @@ export class DiskBlobStore implements BlobStore {
     }
   }
 
-  /** Below the root: the folder, its parents, and the entry of each in the one above. */
+  /** Makes the folder and its parents below the root durable, by a sync of the folder above each. */
   async #makeDurableFolder(folder: string): Promise<void> {
     if (folder === this.#root || this.#durableFolders.has(folder)) return
     const parent = path.dirname(folder)

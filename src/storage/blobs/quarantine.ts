@@ -1,6 +1,6 @@
 /**
- * `<root>/quarantine/<algorithm>-<hex>`: what lay in a blob's place and is not it. Nothing there is ever served, or
- * written over.
+ * Quarantine: `<root>/quarantine/<algorithm>-<hex>` keeps what lay in a blob's place and is not that blob. Nothing in
+ * it is ever served, or overwritten.
  */
 import path from 'node:path'
 import { algorithmOf, hexOf, type Digest } from '../../oci/digest.ts'
@@ -10,7 +10,7 @@ import { PRIVATE_FOLDER } from '../files/private-file.ts'
 
 export const QUARANTINE = 'quarantine'
 
-/** @returns where it is now, below the root; undefined when there was nothing */
+/** @returns its new path below the root; undefined when there was nothing */
 export async function putAside(files: Files, root: string, digest: Digest): Promise<string | undefined> {
   const from = blobPath(root, digest)
   const folder = path.join(root, QUARANTINE)
