@@ -1,11 +1,10 @@
 /**
  * Garbage collector of local repositories: frees what nothing references any more, while pushes go on.
  *
- * Three sweeps, each making garbage for the next: manifests that were let go, links of blobs that no manifest
- * needs, bytes that no repository holds. Before them, files that the index does not know are written down. Each waits
- * for its grace period, and each looks once more under the very
- * lock that a push holds from its check to its commit, so a push or a mount that needs the thing wins. Nothing
- * that was mirrored is collected.
+ * It records files that the index does not know; then three sweeps each make garbage for the next: released
+ * manifests, links of blobs that no manifest references, bytes that no repository holds. Each waits for its grace
+ * period, and looks once more under the very lock that a push holds from its check to its commit, so a push or a
+ * mount that needs the entry wins. Nothing that was mirrored is collected.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -29,9 +28,9 @@ interface CollectorOptions {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly locks: KeyedLocks
-  /** Whether bytes are needed by somebody whom the index does not know, as an open reader. */
+  /** Whether a user of the bytes is unknown to the index, such as an open reader. */
   readonly pinned?: (digest: Digest) => boolean
-  /** How long what is not named is kept, from the last time anybody was told that it is here. */
+  /** How long unreferenced content is kept after a client was last told that it is here. */
   readonly graceMs: Milliseconds
   /** When the index came into being: it cannot know the files that were there before. */
   readonly indexSince?: EpochMs
@@ -40,10 +39,10 @@ interface CollectorOptions {
   readonly now: () => EpochMs
 }
 
-/** One thing that goes, or would go, and why. */
+/** An entry that is collected, or would be, and why. */
 export interface Collected {
   readonly what: 'manifest' | 'link' | 'blob'
-  /** Left out for bytes: no repository has them any more. */
+  /** Absent for a blob: no repository holds it any more. */
   readonly repository?: string
   readonly digest: Digest
   /** Bytes that the disk gets back; 0 where only the index loses a row. */
@@ -68,10 +67,10 @@ export class Collector {
   }
 
   /**
-   * One collection; a second one waits for the first. What was yielded has gone; leaving early, or the signal,
-   * leaves the rest for the next time.
+   * Runs one collection; a second one waits for the first. A yielded entry has gone; a caller that leaves early, or
+   * the signal, leaves the rest for the next time.
    *
-   * @param dryRun only tells what would go now, all of it
+   * @param dryRun only yields all that would go now
    */
   async *run(options: { dryRun: boolean; signal: AbortSignal }): AsyncGenerator<Collected, void, undefined> {
     const { locks, log, metrics } = this.#options
@@ -98,7 +97,7 @@ export class Collector {
     }
   }
 
-  /** On its own schedule from now on, until it is disposed; a collection that runs then ends early. */
+  /** Collects on a schedule until it is disposed; a collection that runs then ends early. */
   schedule(everyMs = pauseFor(this.#options.graceMs)): AsyncDisposable {
     const { log } = this.#options
     const ending = new AbortController()
@@ -113,7 +112,7 @@ export class Collector {
         }
       }
     }
-    // It only ends by being aborted.
+    // The loop ends only by being aborted.
     const ended = schedule().catch(() => undefined)
     return {
       [Symbol.asyncDispose]: async () => {
@@ -143,7 +142,7 @@ export class Collector {
     const { metadata, now } = this.#options
     return {
       find: (from) => metadata.garbage.manifests(this.#before(), from),
-      // A client that is told of a manifest holds no lock: one that was told of it meanwhile keeps it.
+      // A client that asks for a manifest holds no lock: the condition keeps one that it was told of meanwhile.
       remove: (tx, { repository, digest, since }) =>
         tx.deleteManifest(repository, digest, since, this.#before()),
       told: ({ repository, digest, since }) => ({
@@ -160,7 +159,7 @@ export class Collector {
     const { metadata, now } = this.#options
     return {
       find: (from) => metadata.garbage.links(this.#before(), from),
-      // Uploads and mounts hold the digest, not the repository: a newer link is not the one that was found.
+      // Uploads and mounts lock the digest, not the repository: the condition keeps a newer link.
       remove: (tx, { repository, digest, since }) => tx.unlinkBlob(repository, digest, since),
       told: ({ repository, digest, since }) => ({
         what: 'link',
@@ -172,7 +171,10 @@ export class Collector {
     }
   }
 
-  /** Part by part, and again while that lets something go; each entry is looked for again under its repository's lock. */
+  /**
+   * Sweeps part by part, and again while a round removes something; each entry is found again under its repository's
+   * lock.
+   */
   async *#sweep(sweep: Sweep, signal: AbortSignal): AsyncGenerator<Collected> {
     for (let all = 1; all > 0;) {
       all = 0
@@ -219,9 +221,8 @@ export class Collector {
   }
 
   /**
-   * Writes down as nobody's, from now on, files that the index has never heard of: a process ended between the file and
-   * the commit, and their grace period begins when they are found. Not those from before the index: it was lost, and
-   * what was pushed is in them.
+   * Records orphans: files that the index does not know, because a process ended between the file and the commit.
+   * Their grace period begins now. Files from before the index stay: it was lost, and they hold what was pushed.
    */
   async #recordOrphans(signal: AbortSignal): Promise<void> {
     const { store, metadata, log, indexSince = 0 } = this.#options
@@ -239,7 +240,7 @@ export class Collector {
     }
   }
 
-  /** Unless it is just on its way from its file to the index. */
+  /** Takes the blob's lock: a push or a fill may be between the file and the commit. */
   async #writeDown(digest: Digest, signal: AbortSignal): Promise<void> {
     const { store, metadata, locks, now } = this.#options
     using _held = await locks.exclusive(lockOfBlob(digest), signal)
@@ -248,12 +249,12 @@ export class Collector {
     await metadata.transaction((tx) => tx.recordBlob(digest, file.size, now()))
   }
 
-  /** @returns false when somebody wants it after all */
+  /** @returns false when the blob is in use, or referenced again */
   async #remove(digest: Digest, signal: AbortSignal): Promise<boolean> {
     const { store, metadata, locks } = this.#options
     using _held = await locks.exclusive(lockOfBlob(digest), signal)
     if (this.#options.pinned?.(digest) === true || (await metadata.garbage.isHeld(digest))) return false
-    // The index first: a file that nobody knows is found again, a row without its file is not.
+    // The index goes first: a collection finds a file without its row again, but not a row without its file.
     await metadata.transaction((tx) => tx.forgetBlob(digest))
     await store.delete(digest)
     return true
@@ -277,7 +278,7 @@ function byRepository(found: readonly Garbage[]): Map<RepositoryName, Garbage[]>
   return Map.groupBy(found, ({ repository }) => repository.name)
 }
 
-/** So that what has to go is gone soon after its grace period, and an idle server is left in peace. */
+/** Short enough to collect soon after the grace period, long enough to leave an idle server in peace. */
 function pauseFor(graceMs: Milliseconds): Milliseconds {
   return Math.min(Math.max(graceMs / 24, MINUTE), HOUR)
 }

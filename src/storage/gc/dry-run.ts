@@ -1,8 +1,8 @@
 /**
- * Dry run of the garbage collector: what it would free now, with all that it would let go in turn. It changes nothing.
+ * Dry run of the garbage collector: what it would free now, and what that releases in turn. It changes nothing.
  *
- * The same questions as the sweeps ask, as if what was found already had gone: a manifest takes its children and
- * its referrers along, a manifest its blobs' links, a link its bytes.
+ * It asks what the sweeps ask, as if all that was found had gone: a manifest takes along its children, its referrers
+ * and the links of its blobs, a link its bytes.
  */
 import type { Bytes } from '../../base/units.ts'
 import { setImmediate as immediate } from 'node:timers/promises'
@@ -19,7 +19,7 @@ import type {
 
 interface PlanOptions {
   readonly metadata: MetadataStore
-  /** A thing that was let go, or that a client was told of, after this moment stays. */
+  /** Content that was released, or that a client was told of, after this moment stays. */
   readonly before: EpochMs
   readonly signal: AbortSignal
 }
@@ -33,7 +33,7 @@ export class CollectionPlan {
     this.#options = options
   }
 
-  /** It is read before {@link links}. */
+  /** The caller reads it to its end before {@link links}. */
   async *manifests(): AsyncGenerator<Garbage> {
     const { before, metadata } = this.#options
     const { garbage } = metadata
@@ -47,7 +47,7 @@ export class CollectionPlan {
     }
   }
 
-  /** Once {@link manifests} has come to its end. */
+  /** The caller reads it to its end before {@link blobs}. */
   async *links(): AsyncGenerator<Garbage> {
     const { before, metadata } = this.#options
     const { garbage } = metadata
@@ -62,7 +62,7 @@ export class CollectionPlan {
     }
   }
 
-  /** Once {@link links} has come to its end; those the index has never heard of are not among them. */
+  /** Without orphans, which the index does not know. */
   async *blobs(): AsyncGenerator<BlobInfo> {
     const { metadata, before, signal } = this.#options
     const told = new Set<Digest>()
@@ -93,7 +93,7 @@ export class CollectionPlan {
     }
   }
 
-  /** Children and referrers of a manifest that goes which nothing else keeps. */
+  /** The children and referrers of a manifest that goes which nothing else keeps. */
   async #letGoWith({ repository, digest, since }: Garbage): Promise<Garbage[]> {
     const { metadata, before, signal } = this.#options
     signal.throwIfAborted()
@@ -138,7 +138,7 @@ export class CollectionPlan {
     return (await this.#options.metadata.manifests.get(repository, digest)) !== undefined
   }
 
-  /** By a manifest that stays. */
+  /** Whether a manifest that stays references the digest. */
   async #isReferenced(
     digest: Digest,
     among: { readonly repository: RepositoryKey; readonly role?: 'manifest' },
@@ -148,7 +148,7 @@ export class CollectionPlan {
   }
 }
 
-/** Reads block the thread, one after the other: everything else gets its turn between them. */
+/** Yields to the event loop between two reads, which block it. */
 export async function breathe(signal: AbortSignal): Promise<void> {
   signal.throwIfAborted()
   await immediate()
