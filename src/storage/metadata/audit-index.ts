@@ -1,17 +1,17 @@
 /**
  * Audit of the storage: the index from end to end, and the files whatever they hold.
  *
- * Each list is what one moment holds, in pages; a repair looks again under the locks that pushes take.
+ * A page shows the index at one moment; a repair looks again under the locks that pushes take.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { ChildDescriptor, EpochMs, StoredManifest, ReferenceIndex, RepositoryKey } from './metadata.ts'
 
-/** Bytes that the index speaks of. */
+/** A digest that the index knows as bytes. */
 export interface KnownBlob {
   readonly digest: Digest
-  /** undefined: it does not say. */
+  /** undefined: the index does not say. */
   readonly size: Bytes | undefined
   /** A local repository holds it. */
   readonly pushed: boolean
@@ -24,10 +24,10 @@ export interface HeldManifest extends StoredManifest {
 }
 
 export interface AuditIndex extends ReferenceIndex {
-  /** Faults of the database itself, in its own words; where there is one, nothing else that it says can be believed. */
+  /** Faults of the database itself, in its own words; with any, nothing else that the index says can be trusted. */
   problems(): Promise<readonly string[]>
   totals(): Promise<{ readonly blobs: number; readonly bytes: Bytes }>
-  /** Every digest that the index speaks of as bytes that are here. Lexical, those after `last`. */
+  /** Digests of all bytes that the index says are here. Lexical, those after `last`. */
   digests(page: { readonly last: Digest | undefined; readonly limit: number }): Promise<KnownBlob[]>
   digest(digest: Digest): Promise<KnownBlob | undefined>
   /** By digest, then by repository: those after `last`. */
@@ -35,7 +35,7 @@ export interface AuditIndex extends ReferenceIndex {
     readonly last: Pick<HeldManifest, 'digest' | 'repository'> | undefined
     readonly limit: number
   }): Promise<HeldManifest[]>
-  /** References of the manifest that its repository does not hold; none when the manifest is not there either. */
+  /** References of the manifest that its repository does not hold; none when the manifest is absent too. */
   lacking(repository: RepositoryKey, manifest: Digest): Promise<ChildDescriptor[]>
   /** Tags of local repositories that name no manifest there. */
   danglingTags(): AsyncIterable<{
@@ -49,23 +49,23 @@ export interface AuditIndex extends ReferenceIndex {
 /** When blobs were last checked, and which were found damaged. */
 export interface ScrubIndex {
   /**
-   * Blobs that were checked before `before`, the longest ago first; where there are none, those that were checked after
-   * `after`: then the clock was wrong.
+   * Blobs that were checked before `before`, the longest ago first; if there are none, those that a wrong clock says
+   * were checked after `after`.
    */
   due(
     time: { readonly before: EpochMs; readonly after: EpochMs },
     limit: number,
   ): Promise<{ readonly digest: Digest; readonly checkedAt: EpochMs }[]>
-  /** When the blob was checked whose check is longest ago. */
+  /** The time of the check that is longest ago. */
   oldestCheck(): Promise<EpochMs | undefined>
-  /** All of them; the oldest first, no more than `limit`. */
+  /** The count of all, and the oldest, no more than `limit`. */
   quarantined(limit: number): Promise<{ readonly count: number; readonly first: readonly QuarantinedBlob[] }>
 }
 
 interface QuarantinedBlob {
   readonly digest: Digest
   readonly foundAt: EpochMs
-  /** Where the rest of it was put aside, below the root; undefined: there is no such file. */
+  /** Path below the root of the file that was put aside; undefined: there is none. */
   readonly path: string | undefined
 }
 
@@ -75,28 +75,27 @@ export interface LocalSnapshot extends Pick<ReferenceIndex, 'references'>, Async
   repositories(): Promise<{ readonly name: RepositoryName; readonly deletedAt: EpochMs | undefined }[]>
   tags(name: RepositoryName): Promise<{ readonly tag: Tag; readonly digest: Digest }[]>
   manifests(name: RepositoryName): Promise<StoredManifest[]>
-  /** The blobs that it may read; `size` is undefined where the index does not say. */
+  /** The blobs that the repository may read; `size` is undefined where the index does not say. */
   links(name: RepositoryName): Promise<{ readonly digest: Digest; readonly size: Bytes | undefined }[]>
 }
 
 export type Checked =
   | { readonly is: 'absent' }
   | { readonly is: 'sound' | 'corrupt'; readonly size: Bytes; readonly file: FileIdentity }
-  /** Something that is no file is in its place, or its disk has lost it: another look would tell no more. */
+  /** Something that is no file is in its place, or its disk has lost it: another check would tell no more. */
   | { readonly is: 'no file' | 'lost'; readonly why: string }
   /** Whether its bytes are right cannot be told now. */
   | { readonly is: 'unreadable'; readonly why: string }
 
-/** The same text: the same file, and nobody has written to it since. */
+/** Equal for two looks at one file that nothing has written to in between. */
 export type FileIdentity = string
 
-/** The files, as they are. */
 export interface BlobAudit {
   /**
-   * Reads all of it.
+   * Hashes the whole file.
    *
-   * @param options.resting reads half of the time only, for the sake of everybody else
-   * @param options.read told of every piece that was read; the next one is read when what it returns has resolved
+   * @param options.resting reads half of the time only, which leaves the disk to others
+   * @param options.read is called after each piece; the next one is read when its promise has resolved
    */
   check(
     digest: Digest,
@@ -109,15 +108,15 @@ export interface BlobAudit {
   /** Identity of the file in its place, without a look at the bytes; undefined: there is nothing, or no file. */
   identify(digest: Digest): Promise<FileIdentity | undefined>
   /**
-   * Takes whatever lies there away from where it would be served, and keeps it. The digest's lock must be held.
+   * Moves whatever lies in the blob's place to the quarantine. The caller must hold the digest's lock.
    *
-   * @returns where it is now, below the root; undefined when there was none
+   * @returns its new path below the root; undefined when there was nothing
    */
   quarantine(digest: Digest): Promise<string | undefined>
   quarantined(): Promise<{ readonly digest: Digest; readonly path: string; readonly size: Bytes }[]>
-  /** Whatever lies among the blobs and is none, by its path below the root. */
+  /** Paths below the root of what lies among the blobs and is none. */
   foreign(): AsyncIterable<string>
-  /** Partial files. */
+  /** Counts of partial files. */
   leftovers(): Promise<Readonly<Record<'uploads' | 'downloads' | 'others', Leftovers>>>
 }
 

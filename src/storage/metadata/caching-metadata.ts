@@ -1,20 +1,20 @@
 /**
- * Read cache in front of the index: what every pull asks is answered from memory for as long as nothing was committed.
+ * Read cache (LRU) in front of the index: the reads of a pull are answered from memory until the next commit.
  *
- * Reads see what was committed, as without it. Whatever thread or process writes, it changes the number that the
- * database gives its state, and with another number everything is forgotten. That number is looked at before the first
- * read of each turn of the event loop, and again after each write of ours: nobody who was told of a commit can ask in
- * between. So nothing here has to know which write concerns which read.
+ * Reads see what was committed, as without it. A commit by any thread or process changes the version that the
+ * database gives its state, and a new version empties the cache. The cache asks for the version before the first read
+ * of each turn of the event loop, and again after each write of ours: no client that was told of a commit can ask in
+ * between. So the cache need not know which write concerns which read.
  */
 import { LRUCache } from 'lru-cache'
 import type { BlobIndex, MetadataStore, RepositoryKey } from './metadata.ts'
 
-/** Half a kilobyte each: a few thousand images whose every tag and manifest is asked for. */
+/** Half a kilobyte each: the tags and manifests of a few thousand images. */
 const MOST = 10_000
 
-/** @param version another one after each commit; throws when the database cannot be read */
+/** @param version changes with each commit; throws when the database cannot be read */
 export function cachingMetadata(inner: MetadataStore, version: () => number): MetadataStore {
-  /** The reads themselves: a second one that asks the same meanwhile waits for the first. */
+  /** Single-flight: it keeps promises, so an equal read meanwhile waits for the first. */
   const reads = new LRUCache<string, Promise<unknown>>({ max: MOST })
   let known: number | undefined
   let looked = false
@@ -30,7 +30,7 @@ export function cachingMetadata(inner: MetadataStore, version: () => number): Me
     })
   }
 
-  // It is not `async`, so that what is remembered is given out as it is.
+  // It is not `async`, so that it returns the remembered promise itself.
   const remember = <T>(key: string, read: () => Promise<T>): Promise<T> => {
     try {
       look()
@@ -41,7 +41,7 @@ export function cachingMetadata(inner: MetadataStore, version: () => number): Me
     if (before !== undefined) return before
     const reading = read()
     reads.set(key, reading)
-    // A failure is no knowledge: the next one reads again.
+    // A failure is not cached: the next call reads again.
     reading.catch(() => reads.get(key) === reading && reads.delete(key))
     return reading
   }

@@ -1,19 +1,19 @@
 /**
- * Inventory of what is here, for the operator who asks: about a few digests, or about everything, a part at a time.
+ * Inventory of what is here, for an operator who asks about a few digests, or about everything in parts.
  *
- * Each answer is what one moment holds, and little work: reads block the thread.
+ * Reads block the thread, so each answer is little work, and the state of one moment.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { Tag } from '../../oci/reference.ts'
 import type { EpochMs, Page, ReferenceIndex, RepositoryKey } from './metadata.ts'
 
-/** Bytes that the index knows. Whether their file is there is the disk's to say. */
+/** A blob in the index. Only the disk can tell whether its file is there. */
 export interface KnownBytes {
   readonly digest: Digest
   readonly size: Bytes
   readonly storedAt: EpochMs
-  /** As far as that was written down. */
+  /** The last pull that was written down. */
   readonly pulledAt: EpochMs
   /** When they were last compared with their digest. */
   readonly checkedAt: EpochMs
@@ -38,24 +38,24 @@ export interface Weight {
 }
 
 export interface InventoryIndex extends ReferenceIndex {
-  /** Digests that it does not know are left out. */
+  /** Leaves out digests that the index does not know. */
   blobs(digests: readonly Digest[]): Promise<KnownBytes[]>
-  /** When its bytes were found wrong and put aside, for those that are. */
+  /** When each digest was quarantined, without those that are not. */
   quarantined(digests: readonly Digest[]): Promise<ReadonlyMap<Digest, EpochMs>>
-  /** Blobs that were not pushed, and were pulled longer ago than that, as far as is written down; at most `limit` are counted. */
+  /** Counts blobs that were not pushed and whose last pull, as written down, was before that; up to `limit`. */
   colder(pulledAt: EpochMs, limit: number): Promise<number>
   /**
-   * Repositories of which a manifest is here. In the order of what they are pulled by: local ones by their name,
-   * mirrored ones, which come apart from them, behind their registry's key.
+   * Repositories of which a manifest is here, in the order of the names that they are pulled by: local ones by their
+   * own, mirrored ones, which are a list apart, behind their registry's key.
    */
   repositories(kind: 'local' | 'mirrored', page: Page): Promise<RepositoryKey[]>
   /** Lexical, without tombstones. */
   tags(repository: RepositoryKey, page: Page): Promise<ListedTag[]>
-  /** Manifests that no tag and no manifest of that repository names. */
+  /** Manifests that no tag and no manifest of that repository references. */
   untagged(
     repository: RepositoryKey,
     last: Digest | undefined,
   ): Promise<{ readonly found: readonly Digest[]; readonly next: Digest | undefined }>
-  /** In no order; of what is not here, nothing. */
+  /** In no order, without manifests that are not here. */
   weights(manifests: readonly Digest[]): Promise<Weight[]>
 }

@@ -1,9 +1,9 @@
 /**
- * Metadata store: what the bytes are called, in narrow indexes of which a consumer asks only for those it needs.
+ * Metadata store: the names of the bytes, in narrow indexes of which a consumer asks only for those it needs.
  *
- * SQL is the truth about names, the BlobStore about bytes. A repository is (registry, name): the same path on
- * two upstreams never collides. `registry` is the upstream's key, or {@link LOCAL} for what was pushed here.
- * Reads see what was committed; a write resolves when it is durable.
+ * SQL is the truth about names, the BlobStore about bytes. A repository is (registry, name): the same path on two
+ * upstreams never collides. `registry` is the upstream's key, or {@link LOCAL} for pushed content. Reads see what was
+ * committed; a write resolves when it is durable.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Descriptor } from '../../oci/descriptor.ts'
@@ -34,7 +34,7 @@ export interface TagRecord {
   readonly mediaType: string
   /** When upstream last confirmed it. */
   readonly checkedAt: EpochMs
-  /** Upstream said it is gone; the last digest is kept, the tag does not answer. */
+  /** When upstream said that it is gone: a tombstone, which keeps the last digest and answers no pull. */
   readonly deletedAt: EpochMs | undefined
 }
 
@@ -67,8 +67,8 @@ export interface RepositoryIndex {
   /** Names of all repositories of a registry, tombstones included; for the start's checks. */
   list(registry: string, page: Page): Promise<RepositoryName[]>
   /**
-   * What can be pulled here, by the name it is pulled under: local ones as they are, mirrored ones behind their
-   * registry's key (`docker.io/library/nginx`). Lexical, without tombstones and those of which nothing is here.
+   * Repositories that can be pulled, by the name they are pulled under: local ones as they are, mirrored ones behind
+   * their registry's key (`docker.io/library/nginx`). Lexical, without tombstones and those of which nothing is here.
    *
    * @param containing only names with that text in them
    */
@@ -86,26 +86,25 @@ export interface TagIndex {
   held(repository: RepositoryKey, limit: number): Promise<Pick<TagRecord, 'tag' | 'checkedAt'>[]>
 }
 
-/** The graph of manifests: what each references, and by which a digest is referenced; several indexes answer that. */
+/** The graph of manifests: what each references, and what references a digest; several indexes answer that. */
 export interface ReferenceIndex {
-  /** Everything that the manifest names, config first, in its order. */
+  /** All references of the manifest, config first, in its order. */
   references(manifest: Digest): Promise<ChildDescriptor[]>
-  /** Manifests that name the digest: of any repository, or of one; in any role, or as a manifest. */
+  /** Manifests that reference the digest: of any repository, or of one; in any role, or as a manifest. */
   referencedBy(
     digest: Digest,
     among: { readonly repository?: RepositoryKey; readonly role?: 'manifest'; readonly limit?: number },
   ): Promise<Digest[]>
   /**
-   * Manifests of every repository that are the digest, or lead to it in at most so many references, with their tags.
+   * Manifests of every repository that are the digest, or reach it in at most so many references, with their tags.
    *
-   * @param limit of tags, and of manifests that have none
+   * @param limit counts tags, and manifests that have none
    */
   taggedManifests(digest: Digest, steps: number, limit?: number): Promise<TaggedManifest[]>
-  /** Repositories that may read it as a blob, whoever gave it to them. */
+  /** Repositories that may read it as a blob. */
   linkedIn(digest: Digest): Promise<RepositoryKey[]>
 }
 
-/** A manifest of one repository, and the tags that name it there. */
 export interface TaggedManifest {
   readonly repository: RepositoryKey
   readonly manifest: Digest
@@ -113,13 +112,13 @@ export interface TaggedManifest {
 }
 
 export interface ManifestIndex extends Pick<ReferenceIndex, 'references'> {
-  /** That this repository holds it; the bytes are in the BlobStore. */
+  /** The record of a manifest that this repository holds; its bytes are in the BlobStore. */
   get(repository: RepositoryKey, digest: Digest): Promise<StoredManifest | undefined>
-  /** Those that this repository holds, tagged or not. Lexical. */
+  /** Manifests that this repository holds, tagged or not. Lexical. */
   list(repository: RepositoryKey, page: Page): Promise<Digest[]>
   /** The descriptor by which a manifest *of this repository* references that digest, and as what. */
   descriptor(repository: RepositoryKey, digest: Digest): Promise<ChildDescriptor | undefined>
-  /** Manifests of this repository whose subject is `subject`. */
+  /** The referrers of `subject` in this repository. */
   referrers(repository: RepositoryKey, subject: Digest): Promise<Descriptor[]>
 }
 
@@ -128,13 +127,13 @@ export interface ChildDescriptor extends Descriptor {
 }
 
 export interface BlobIndex {
-  /** That this repository may read it. */
+  /** Whether this repository may read it. */
   linked(repository: RepositoryKey, digest: Digest): Promise<boolean>
   /** When it was last uploaded, mounted, or said to be here; undefined when it is not linked. */
   linkedAt(repository: RepositoryKey, digest: Digest): Promise<EpochMs | undefined>
-  /** That this upstream delivered those bytes to us, under whatever name. */
+  /** Whether this upstream delivered those bytes, under whatever name. */
   deliveredBy(registry: string, digest: Digest): Promise<boolean>
-  /** Size of the bytes that were verified, whatever has become of their file; undefined when nobody linked them. */
+  /** The verified size, whatever has become of the file; undefined for bytes that the index does not know. */
   size(digest: Digest): Promise<Bytes | undefined>
 }
 
@@ -154,7 +153,7 @@ export interface EventQueue {
   /** The oldest ones, those with a higher number than `after`. */
   next(endpoint: string, limit: number, after?: number): Promise<readonly QueuedEvent[]>
   count(endpoint: string): Promise<number>
-  /** All that something waits for. */
+  /** The end-points with queued events. */
   endpoints(): Promise<readonly string[]>
   /** Calls `listener` after each commit that queued something, until it is disposed. */
   onQueued(listener: () => void): Disposable
@@ -166,14 +165,14 @@ export interface QueuedEvent {
   readonly queuedAt: EpochMs
 }
 
-/** Things that nothing references any more. Lists come in parts, each of which is little work. */
+/** Content that nothing references any more, in lists whose parts are little work each. */
 export interface GarbageIndex extends ReferenceIndex {
   /**
-   * Manifests of local repositories that were let go before `before`: no tag and no index there names them, and
-   * what they refer to is gone. Nor were they pushed, or said to be here, after it.
+   * Manifests of local repositories that were released before `before`: no tag and no index there references them,
+   * and their subject is gone. Nor did a client push them, or hear that they are here, after it.
    */
   manifests(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart>
-  /** Blobs of local repositories, last uploaded, mounted or looked at before `before`, that no manifest there names. */
+  /** Links of local repositories, last uploaded, mounted or told of before `before`, that no manifest there needs. */
   links(before: EpochMs, from?: GarbagePlace): Promise<GarbagePart>
   /** Bytes that no repository holds and no upstream gave, and that came, or were found, before `before`. */
   blobs(
@@ -202,11 +201,11 @@ export interface Garbage {
   readonly repository: RepositoryKey
   readonly digest: Digest
   readonly size: Bytes
-  /** When it was let go, or last looked at. */
+  /** When it was released, or last looked at. */
   readonly since: EpochMs
 }
 
-/** All that is written together or not at all. It is called with the facts; it reads nothing. */
+/** A transaction: writes that are committed all or none. They are called with facts, and read nothing. */
 export type MetadataTransaction = NameWrites & BlobWrites & UpstreamAnswerWrites & QueueWrites
 
 export interface NameWrites {
@@ -218,25 +217,25 @@ export interface NameWrites {
     content: ManifestContent,
     at: EpochMs,
   ): void
-  /** A manifest that a tag names is not released any more. That upstream had no such tag is forgotten. */
+  /** Its manifest is no longer released, and the answer that upstream has no such tag is forgotten. */
   putTag(repository: RepositoryKey, record: TagRecord): void
-  /** `checkedAt` of a tag that still names `digest`. */
+  /** Sets `checkedAt`, if the tag still names `digest`. */
   confirmTag(repository: RepositoryKey, tag: Tag, digest: Digest, checkedAt: EpochMs): void
-  /** A tombstone; nothing when the tag is unknown. */
+  /** Makes the tag a tombstone; a no-op when it is unknown. */
   buryTag(repository: RepositoryKey, tag: Tag, deletedAt: EpochMs): void
-  /** Forgets it. A manifest that no tag of the repository names then is released: collected in the end. */
+  /** Forgets the tag. A manifest that no tag of the repository names then is released: collected in the end. */
   deleteTag(repository: RepositoryKey, tag: Tag, at: EpochMs): void
-  /** It was just said to be here, so it stays for another grace period. Nothing when it is not held. */
+  /** A client was just told that it is here: it stays for another grace period. A no-op when it is not held. */
   touchManifest(repository: RepositoryKey, digest: Digest, at: EpochMs): void
   /**
-   * With all its tags. Manifests it names, and those that refer to it, are let go with it.
+   * Deletes it with all its tags, and releases the manifests that it references and its referrers.
    *
    * @param storedBy only if it was last pushed, or said to be here, by then
    */
   deleteManifest(repository: RepositoryKey, digest: Digest, at: EpochMs, storedBy?: EpochMs): void
-  /** Forgets it, without its tags; nothing is let go with it, for another manifest names the same. */
+  /** Forgets it, without its tags, and releases nothing, for another manifest references the same. */
   dropManifest(repository: RepositoryKey, digest: Digest): void
-  /** A tombstone for the whole repository: its name stays taken, everything it held is let go. */
+  /** Makes the repository a tombstone: its name stays taken, everything that it held is released. */
   buryRepository(repository: RepositoryKey, deletedAt: EpochMs): void
   /** Forgets even the tombstone: the name is free again. */
   releaseRepository(repository: RepositoryKey): void
@@ -244,44 +243,45 @@ export interface NameWrites {
 
 export interface BlobWrites {
   linkBlob(repository: RepositoryKey, digest: Digest, size: Bytes, at: EpochMs): void
-  /** Only where the blob is known to be here: a link does not bring it. */
+  /** Links the blob only if the index knows it: a link brings no bytes. */
   linkKnownBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void
-  /** It was just said to be here, so it stays for another grace period. Nothing when it is not linked. */
+  /** A client was just told that it is here: it stays for another grace period. A no-op when it is not linked. */
   touchBlob(repository: RepositoryKey, digest: Digest, at: EpochMs): void
   /** @param linkedAt only if it was last linked, or touched, then */
   unlinkBlob(repository: RepositoryKey, digest: Digest, linkedAt?: EpochMs): void
-  /** `registry` gave us these bytes. */
+  /** Records that `registry` gave these bytes. */
   recordDelivery(registry: string, digest: Digest, size: Bytes, at: EpochMs): void
-  /** That its bytes are here, and so many. As with all that says so, a quarantine ends with it. */
+  /** Records that the bytes are here. As every write that says so, it ends their quarantine. */
   recordBlob(digest: Digest, size: Bytes, at: EpochMs): void
-  /** These were read from end to end, and are what their digests say. */
+  /** Records that these were read from end to end, and are what their digests say. */
   markChecked(digests: readonly Digest[], at: EpochMs): void
   /**
-   * Pushed bytes are damaged, or gone. Nothing when nobody has it pushed any more; it ends when the last lets go.
+   * Records that pushed bytes are damaged, or gone. A no-op when no local repository holds them; the quarantine ends
+   * when the last one lets go.
    *
-   * @param damage `path` is where what is left of it was put aside; undefined: there was nothing. The date of an
-   *   earlier one stays, and where nothing is left now, its place as well.
+   * @param damage `path` is where the rest was put aside; undefined: there was none. An earlier quarantine keeps its
+   *   date, and where there is no rest now, its path.
    */
   putQuarantine(
     digest: Digest,
     damage: { readonly size: Bytes; readonly path: string | undefined },
     at: EpochMs,
   ): void
-  /** Nothing when it is not known, or was pulled later. */
+  /** A no-op when it is unknown, or was pulled later. */
   markPulled(digest: Digest, at: EpochMs): void
-  /** After a blob's file turned out to be gone or torn. */
+  /** Forgets a blob whose file is gone or torn, or is about to be deleted. */
   forgetBlob(digest: Digest): void
 }
 
 export interface UpstreamAnswerWrites {
-  /** In place of the answer that this question had before. */
+  /** Replaces the answer that this question had before. */
   putUpstreamAnswer(
     repository: RepositoryKey,
     question: UpstreamQuestion,
     answer: NewUpstreamAnswer,
     at: EpochMs,
   ): void
-  /** Upstream has said the same again. Nothing when there is no answer, or when its body came at another time. */
+  /** Records that upstream said the same again. A no-op when there is no answer, or its body came at another time. */
   confirmUpstreamAnswer(
     repository: RepositoryKey,
     question: UpstreamQuestion,
@@ -290,18 +290,18 @@ export interface UpstreamAnswerWrites {
   ): void
   forgetUpstreamAnswer(repository: RepositoryKey, question: UpstreamQuestion): void
   /**
-   * Forgets until the rest weighs no more than that: first what is about nothing that is here, then what was confirmed
-   * longest ago.
+   * Forgets answers until the rest weighs no more than that: first those about nothing that is here, then those that
+   * were confirmed longest ago.
    */
   trimUpstreamAnswers(toWeight: Bytes): void
 }
 
 export interface QueueWrites {
-  /** Beside it only the newest ones are kept, and of them those that were finished after `before`. */
+  /** Keeps beside it only the newest ones, of those that were finished after `before`. */
   putFinishedUpload(session: string, upload: FinishedUpload, before: EpochMs): void
-  /** They get their numbers in this order, after all that were committed before. */
+  /** The events get their numbers in this order, after all that were committed before. */
   queueEvents(events: readonly { readonly endpoint: string; readonly body: string }[], at: EpochMs): void
-  /** Events of that end-point with a number of at most `upTo`. */
+  /** Drops events of that end-point with a number of at most `upTo`. */
   dropEvents(endpoint: string, upTo: number): void
 }
 
@@ -318,13 +318,13 @@ export interface MetadataStore {
   readonly finishedUploads: FinishedUploadIndex
   readonly audit: AuditIndex
   readonly scrub: ScrubIndex
-  /** It has all that was committed before the call, and nothing of what comes later. */
+  /** Sees all that was committed before the call, and nothing of what comes later. */
   snapshot(): Promise<LocalSnapshot>
   /** When this index came into being: it cannot know the files that were there before. */
   createdAt(): Promise<EpochMs>
   /**
-   * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several
-   * callers queue meanwhile shares one sync.
+   * Commits what `fill` says, durably, in one transaction. `fill` is called once, synchronously; what several callers
+   * queue meanwhile shares one sync (group commit).
    */
   transaction(fill: (tx: MetadataTransaction) => void): Promise<void>
   close(): Promise<void>

@@ -1,16 +1,16 @@
 /**
- * The last answers of upstreams to questions that are not about content: lists of tags, lists of referrers, and "there
- * is none" (the durable half of the negative cache).
+ * The last answers of upstreams to questions that are not about content: lists of tags, lists of referrers, and
+ * "there is none" (the durable half of the negative cache).
  *
- * An answer belongs to a mirrored repository and goes with it; one about a manifest goes with that manifest. The weight
- * of all of them together is bounded by whoever writes, and counts in the budget of the mirror.
+ * An answer belongs to a mirrored repository and goes with it; one about a manifest goes with that manifest. The
+ * writer bounds the weight of all answers, which counts in the budget of the mirror.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
 import type { Tag } from '../../oci/reference.ts'
 import type { EpochMs, RepositoryKey } from './metadata.ts'
 
-/** Which question it was. The text is the key under which its answer is kept. */
+/** A question, and the key under which its answer is kept. */
 export type UpstreamQuestion = 'tags' | `referrers ${Digest}` | `tag ${Tag}`
 
 export const TAG_LIST: UpstreamQuestion = 'tags'
@@ -31,15 +31,15 @@ export interface UpstreamAnswer {
   readonly checkedAt: EpochMs
   /** Undefined: upstream says that there is no such thing. */
   readonly bodySize: Bytes | undefined
-  /** With which upstream can be asked whether it is still the same. */
+  /** Upstream is asked with it whether the body is still the same. */
   readonly etag: string | undefined
 }
 
 export interface UpstreamAnswerIndex {
   get(repository: RepositoryKey, question: UpstreamQuestion): Promise<UpstreamAnswer | undefined>
-  /** As it was stored; undefined when there is no answer, or when it says that there is none. */
+  /** The body as it was stored; undefined without an answer, or when it says that there is none. */
   body(repository: RepositoryKey, question: UpstreamQuestion): Promise<Buffer | undefined>
-  /** The weight of all of them, keys included. */
+  /** The weight of all answers, keys included. */
   weight(): Promise<Bytes>
 }
 
@@ -51,11 +51,10 @@ export function answerWeight({ body }: NewUpstreamAnswer): Bytes {
   return (body?.length ?? 0) + ROW_WEIGHT
 }
 
-/** An answer as it is written down. */
 export interface NewUpstreamAnswer {
-  /** Undefined: there is none. */
+  /** Undefined: upstream has no such thing. */
   readonly body?: Buffer | undefined
   readonly etag?: string | undefined
-  /** The manifest that it is about: with that manifest it goes. */
+  /** The manifest that it is about: the answer goes with it. */
   readonly subject?: Digest | undefined
 }

@@ -1,7 +1,6 @@
 /**
- * Queries of the audit, which reads the index from end to end, and of a backup.
- *
- * A read blocks the thread: everybody else gets a turn between two pages.
+ * Queries of the audit, which reads the index from end to end, and of a backup. They give the event loop a turn
+ * between two pages, for a read blocks it.
  */
 import { setImmediate as turn } from 'node:timers/promises'
 import { sql, type SqlBool } from 'kysely'
@@ -15,10 +14,10 @@ import type { Db, RepositoryId } from './schema.ts'
 
 const PAGE = 500
 
-/** A digest names the same thing in all of them. */
+/** All tables that name a blob by its digest. */
 const TABLES = ['blob', 'repository_blob', 'manifest', 'blob_source'] as const
 
-/** @param problems what is wrong with the database itself */
+/** @param problems tells the faults of the database itself */
 export function audit(db: Db, problems: AuditIndex['problems']): AuditIndex {
   const known = async (digests: readonly Digest[]): Promise<KnownBlob[]> => {
     const sizes = await db
@@ -77,7 +76,7 @@ export function audit(db: Db, problems: AuditIndex['problems']): AuditIndex {
           .execute()
         for (const { digest } of rows) found.add(digest)
       }
-      // The smallest of the union lie among the smallest of each table.
+      // The smallest `limit` digests of the union lie among the smallest `limit` of each table.
       return known([...found].sort().slice(0, limit))
     },
 
@@ -128,7 +127,7 @@ export function audit(db: Db, problems: AuditIndex['problems']): AuditIndex {
         .selectFrom('manifest_reference as n')
         .selectAll('n')
         .where('n.manifest', '=', manifest)
-        // What a manifest names is known for as long as any repository holds it.
+        // The references of a manifest are known for as long as any repository holds it.
         .where(some(manifestsWith(db, manifest).select('held.digest').where('held.repository', '=', id)))
         // BuildKit's cache is an index that names layers where others name manifests.
         .where(none(linked))

@@ -1,5 +1,5 @@
 /**
- * Queries and writes about bytes: which are known, which repository may read them, who gave them, and which are damaged.
+ * Queries and writes about bytes: which are known, which repository may read them, who gave them, which are damaged.
  */
 import type { Bytes } from '../../../base/units.ts'
 import { sql, type Compilable } from 'kysely'
@@ -9,15 +9,15 @@ import { some } from './references.ts'
 import { mirroredBy, repositoryId } from './rows.ts'
 import type { Db } from './schema.ts'
 
-/** A transaction that is being written: statements that nobody has run yet, and what has to follow them. */
+/** A transaction in the making: statements that have not run yet, and what has to follow them. */
 export interface Writing {
   readonly db: Db
   readonly add: (query: Compilable) => void
   /** Digests whose `blob.mirrored_by` may have to be another one. */
   readonly moved: Set<Digest>
-  /** Something that was pushed may be nobody's any more, or was found damaged after that. */
+  /** Pushed bytes may have lost their last repository, or were found damaged. */
   letGo: boolean
-  /** The deliverers of events have something to do once this is committed. */
+  /** This commit wakes the delivery of events. */
   queuedEvents: boolean
 }
 
@@ -134,7 +134,7 @@ export function blobWrites(writing: Writing): BlobWrites {
           .values({ digest, size, found_at: at, path })
           .onConflict((conflict) => {
             const known = conflict.column('digest')
-            // A file that is gone tells nothing that was not known before.
+            // A file that is gone adds nothing to what an earlier quarantine says.
             return path === null ? known.doNothing() : known.doUpdateSet({ size, path })
           }),
       )
@@ -172,7 +172,7 @@ export function putBlob({ db, add, moved }: Writing, digest: Digest, size: Bytes
   )
 }
 
-/** Written after everything else: whose the bytes are now, and which of them need no quarantine any more. */
+/** The last statements of a transaction: they charge the bytes to their registry, and end needless quarantines. */
 export function settleBlobs({ db, add, moved, letGo }: Writing): void {
   for (const digest of moved) {
     add(db.updateTable('blob').set({ mirrored_by: mirroredBy() }).where('digest', '=', digest))

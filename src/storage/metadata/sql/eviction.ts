@@ -1,5 +1,5 @@
 /**
- * Queries of the eviction: `blob.mirrored_by` says what is mirrored, and one index holds that in the order of its pulls.
+ * Queries of the eviction: `blob.mirrored_by` says what is mirrored; one index holds that in the order of its pulls.
  */
 import type { Bytes } from '../../../base/units.ts'
 import { sql } from 'kysely'
@@ -8,7 +8,7 @@ import type { ColdPart, ColdPlace, EvictionIndex, MirroredBlob } from '../evicti
 import { manifestsWith, none, references, referencesTo, some } from './references.ts'
 import type { Db } from './schema.ts'
 
-/** The rows of one part, which takes a few milliseconds. */
+/** Rows of a part, which takes a few milliseconds. */
 const PART = 250
 
 const COLUMNS = ['b.digest', 'b.size', 'b.pulled_at', 'b.mirrored_by'] as const
@@ -18,7 +18,7 @@ export function eviction(db: Db, usedBytes: () => Bytes): EvictionIndex {
   const digest = sql.ref<Digest>('b.digest')
   const parents = referencesTo(db, digest).select('parent.digest')
 
-  /** @param kept which of the rows that were scanned are in the part */
+  /** @param kept which of the scanned rows are in the part */
   const part = async (
     from: ColdPlace = { pulledAt: Number.MIN_SAFE_INTEGER, digest: '' as Digest },
     kept: ReturnType<typeof some>,
@@ -132,7 +132,7 @@ interface Row {
   readonly mirrored_by: string | null
 }
 
-/** None for what was pushed. */
+/** Empty for pushed bytes. */
 function blobOf({ digest, size, pulled_at: pulledAt, mirrored_by: registry }: Row): MirroredBlob[] {
   return registry === null ? [] : [{ digest, size, pulledAt, registry }]
 }

@@ -1,7 +1,7 @@
 /**
- * Queries of the collector: what nothing references any more.
+ * Queries of the garbage collector: what nothing references any more.
  *
- * They list local repositories only: what was mirrored is evicted, not collected. Each list is what holds at one
+ * They list local repositories only: mirrored content is evicted, not collected. Each list is the state of one
  * moment; the collector looks again under the locks that pushes take.
  */
 import { sql } from 'kysely'
@@ -12,7 +12,7 @@ import { liveTags, manifestsWith, none, references, referencesTo } from './refer
 import { repositoryId } from './rows.ts'
 import type { Db, RepositoryId } from './schema.ts'
 
-/** The rows of one part, which takes a few milliseconds. */
+/** Rows of a part, which takes a few milliseconds. */
 const PART = 1_000
 
 const NOTHING: GarbagePart = { found: [], next: undefined }
@@ -126,15 +126,15 @@ interface Row {
 }
 
 /**
- * Lists are in the order of repository and digest, and local repositories stand together in it.
+ * Lists are in the order of repository and digest, in which local repositories stand together.
  *
- * @param to its last row; undefined: to the end of the local ones. Never both: only one bound is found by the index
+ * @param to the last row; undefined: to the end of the local ones. Only one upper bound, for the index uses only one
  */
 function isBetween(table: 'm' | 'l', from: GarbagePlace | undefined, to?: Row) {
   const key = sql`(${sql.ref(`${table}.repository`)}, ${sql.ref(`${table}.digest`)})`
   const start = from === undefined ? `${LOCAL}/` : repositoryId(from.repository)
   const first = sql`${key} > (${start}, ${from?.digest ?? ''})`
-  // `0` is what follows a slash.
+  // `0` is the character after the slash: the end of all local repositories.
   return to === undefined
     ? sql<boolean>`${first} and ${key} < (${`${LOCAL}0`}, '')`
     : sql<boolean>`${first} and ${key} <= (${to.repository}, ${to.digest})`

@@ -1,6 +1,4 @@
-/**
- * Queries of the inventory: about a few digests by their keys, about everything in parts.
- */
+/** Queries of the inventory: about a few digests by their keys, about everything in parts. */
 import { sql } from 'kysely'
 import type { Digest } from '../../../oci/digest.ts'
 import type { Tag } from '../../../oci/reference.ts'
@@ -10,10 +8,10 @@ import { liveTags, none, references, referencesTo } from './references.ts'
 import { repositoryId, withManifests } from './rows.ts'
 import type { Db, RepositoryId } from './schema.ts'
 
-/** A statement takes only so many parameters, and each length of a list is a statement of its own. */
+/** A statement takes only so many parameters, and each length of a list makes another statement. */
 const DIGESTS = 500
 
-/** The manifests of one part. */
+/** Manifests of a part. */
 const PART = 500
 
 export function inventory(db: Db): InventoryIndex {

@@ -101,7 +101,7 @@ const MIGRATIONS: readonly Migration[] = [
     await schema.createIndex('manifest_by_digest').on('manifest').column('digest').execute()
     await schema
       .createTable('event')
-      // Never the number of an event that has gone: the order is the order of the numbers.
+      // Autoincrement never reuses the number of a deleted event: the numbers are the order.
       .addColumn('id', 'integer', (column) => column.primaryKey().autoIncrement())
       .addColumn('endpoint', 'text', (column) => column.notNull())
       .addColumn('body', 'text', (column) => column.notNull())
@@ -172,7 +172,7 @@ const MIGRATIONS: readonly Migration[] = [
       .on('upstream_answer')
       .columns(['registry', 'weight'])
       .execute()
-    // All that a trim reads: bodies stay where they are.
+    // Covers all that a trim reads, so that it reads no bodies.
     await schema
       .createIndex('upstream_answer_by_checked_at')
       .on('upstream_answer')
@@ -197,7 +197,7 @@ const MIGRATIONS: readonly Migration[] = [
     const { schema } = db
     await schema
       .createTable('finished_upload')
-      // In the order in which they were finished.
+      // Numbered in the order in which they were finished.
       .addColumn('id', 'integer', (column) => column.primaryKey().autoIncrement())
       .addColumn('session', 'text', (column) => column.notNull().unique())
       .addColumn('name', 'text', (column) => column.notNull())
@@ -215,7 +215,7 @@ const MIGRATIONS: readonly Migration[] = [
 /**
  * Brings the tables to the present schema, in one transaction, and gives an index that has none its identity.
  *
- * @param bornAt when the tables of an earlier version were made; those that are made now are made now
+ * @param bornAt when the tables of an earlier version were made
  * @throws StorageError NEWER_SCHEMA; nothing was touched then
  */
 export async function migrate(db: Db, bornAt: EpochMs): Promise<void> {

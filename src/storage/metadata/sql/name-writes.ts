@@ -1,6 +1,4 @@
-/**
- * Writes about names: repositories, their tags, and the manifests that they hold.
- */
+/** Writes about names: repositories, their tags, and the manifests that they hold. */
 import type { Digest } from '../../../oci/digest.ts'
 import type { NameWrites } from '../metadata.ts'
 import { tagQuestion } from '../upstream-answer-index.ts'
@@ -16,7 +14,7 @@ export function nameWrites(writing: Writing): NameWrites {
   const manifestsOf = (id: RepositoryId) =>
     db.selectFrom('manifest as held').select('held.digest').where('held.repository', '=', id)
 
-  /** With a manifest goes what upstream said about it; with the last one, what it said about the repository. */
+  /** Forgets upstream's answers about the manifest; after the last manifest, those about the repository. */
   const forgetAnswersAbout = (id: RepositoryId, digest: Digest): void => {
     const answers = db.deleteFrom('upstream_answer').where('repository', '=', id)
     const same = manifestsOf(id).where('held.digest', '=', digest)
@@ -64,7 +62,7 @@ export function nameWrites(writing: Writing): NameWrites {
         artifact_type: content.artifactType ?? null,
         annotations: toJson(content.annotations),
         stored_at: at,
-        // A manifest that is pushed again is no garbage any more.
+        // A push ends the release of a manifest.
         released_at: null,
       }
       add(
@@ -74,14 +72,14 @@ export function nameWrites(writing: Writing): NameWrites {
           .onConflict((conflict) => conflict.columns(['repository', 'digest']).doUpdateSet(facts)),
       )
       putBlob(writing, digest, size, at)
-      // An index of 4 MiB may name thousands.
+      // An index of 4 MiB may reference thousands.
       const rows = referenceRows(digest, content)
       for (let i = 0; i < rows.length; i += ROWS_PER_INSERT) {
         add(
           db
             .insertInto('manifest_reference')
             .values(rows.slice(i, i + ROWS_PER_INSERT))
-            // The same bytes name the same things.
+            // The same bytes have the same references.
             .onConflict((conflict) => conflict.columns(['manifest', 'position']).doNothing()),
         )
       }

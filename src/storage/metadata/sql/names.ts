@@ -1,6 +1,4 @@
-/**
- * Queries about names: repositories, their tags, and the manifests that they hold.
- */
+/** Queries about names: repositories, their tags, and the manifests that they hold. */
 import { sql } from 'kysely'
 import type { Digest } from '../../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../../oci/reference.ts'
@@ -36,7 +34,7 @@ export function repositories(db: Db): RepositoryIndex {
       const last = page.last ?? ''
       const like = containing === undefined ? undefined : `%${containing.replace(/[\\%_]/g, '\\$&')}%`
       const all = withManifests(db).limit(page.limit)
-      // Local names stand without their registry: two ranges of the index, put together here.
+      // Local names stand without their registry, so two ranges of the index are merged here.
       const local = all
         .where('r.registry', '=', LOCAL)
         .where('r.name', '>', last as RepositoryName)

@@ -1,13 +1,13 @@
 /**
- * Queries and writes of what is kept for a while: events on their way to an end-point (the outbox of notifications), and
- * the upload sessions that became a blob.
+ * Queries and writes of two queues: events on their way to an end-point (the outbox of notifications), and upload
+ * sessions that became a blob.
  */
 import { sql } from 'kysely'
 import type { EventQueue, FinishedUploadIndex, QueueWrites } from '../metadata.ts'
 import type { Writing } from './blobs.ts'
 import type { Db } from './schema.ts'
 
-/** Rows of one insert: a statement takes only so many parameters. */
+/** Rows of one insert, for a statement takes only so many parameters. */
 export const ROWS_PER_INSERT = 50
 
 /** At most half a kilobyte each. */

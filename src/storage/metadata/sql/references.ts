@@ -1,7 +1,7 @@
 /**
- * Queries over the graph of manifests: what each one references, and by which a digest is referenced.
+ * Queries over the graph of manifests: what each one references, and what references a digest.
  *
- * A query that needs one of these relations as its condition takes it from here, so that each is written once.
+ * Each relation is written once: a query that needs one as its condition takes it from here.
  */
 import { sql, type Expression, type SqlBool } from 'kysely'
 import type { Digest } from '../../../oci/digest.ts'
@@ -99,7 +99,7 @@ export function references(db: Db): ReferenceIndex {
   }
 }
 
-/** The digest, and all that leads to it in at most so many references. */
+/** Recursive: the digest, and all manifests that reach it in at most so many references. */
 function reaching(db: Db, digest: Digest, steps: number) {
   return db
     .withRecursive('up(digest, depth)', (up) =>

@@ -1,6 +1,4 @@
-/**
- * Conversion between the rows of the tables and the words of the specifications.
- */
+/** Conversion between table rows and the types of the specifications. */
 import { sql, type Insertable, type Selectable } from 'kysely'
 import type { Descriptor } from '../../../oci/descriptor.ts'
 import type { Digest } from '../../../oci/digest.ts'
@@ -15,12 +13,12 @@ export function repositoryId({ registry, name }: RepositoryKey): RepositoryId {
 }
 
 /**
- * The value that `blob.mirrored_by` has to have. Local repositories stand together, behind their registry's key and a slash.
+ * The right value of `blob.mirrored_by`. Local repositories stand together, behind their registry's key and a slash.
  *
  * @param without a repository that is about to let go of what it holds
  */
 export function mirroredBy(without = '' as RepositoryId) {
-  // `0` is what follows a slash.
+  // `0` is the character after the slash: the end of all local repositories.
   const local = (table: string) =>
     sql`exists (select 1 from ${sql.table(table)} as held where held.digest = blob.digest
       and held.repository > ${`${LOCAL}/`} and held.repository < ${`${LOCAL}0`} and held.repository <> ${without})`
@@ -31,7 +29,7 @@ export function mirroredBy(without = '' as RepositoryId) {
       order by source.delivered_at, source.registry limit 1), '') end`
 }
 
-/** Repositories `r` that were not buried, and of which there is a manifest to pull. */
+/** Repositories `r` that are no tombstones, and hold a manifest to pull. */
 export function withManifests(db: Db) {
   return db
     .selectFrom('repository as r')
@@ -41,7 +39,7 @@ export function withManifests(db: Db) {
     )
 }
 
-/** In place of a size that a manifest does not tell. */
+/** Stands for a size that a manifest does not tell. */
 const UNTOLD = -1
 
 /** The references of a manifest, config first, in its order. */

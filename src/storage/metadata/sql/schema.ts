@@ -43,9 +43,9 @@ export interface Tables {
     artifact_type: string | null
     /** JSON object. */
     annotations: string | null
-    /** Last pushed, fetched, or said to be here. */
+    /** When it was last pushed, fetched, or said to be here. */
     stored_at: EpochMs
-    /** Its last tag was deleted, by somebody who meant it. */
+    /** When its last tag was deleted on purpose. */
     released_at: EpochMs | null
   }
   /** The references of a manifest's bytes; they are the same wherever that manifest is. */
@@ -59,35 +59,35 @@ export interface Tables {
     artifact_type: string | null
     /** JSON object. */
     annotations: string | null
-    /** JSON array; where a foreign layer may be had. */
+    /** JSON array of where a foreign layer may be had. */
     urls: string | null
   }
   blob: {
     digest: Digest
     size: Bytes
     stored_at: EpochMs
-    /** Last pulled, as far as that has been written down; at first, when it came. */
+    /** The last pull that has been written down; at first, when it came. */
     pulled_at: EpochMs
     /** When its file was last read from end to end and found right; at first, when it came. */
     checked_at: EpochMs
     /**
-     * The registry that they are reckoned to, which is the first that gave them; empty when none did. Null: they were
+     * The registry that is charged for them, which is the first that gave them; empty when none did. Null: they were
      * pushed. Follows from the other tables, and is set with every write to them.
      */
     mirrored_by: string | null
   }
-  /** Bytes that were pushed, and are not what was pushed any more, or are gone: never served until they are back. */
+  /** Pushed bytes that are damaged or gone: never served until they are back. */
   quarantine: {
     digest: Digest
-    /** The size of the rest of them. */
+    /** The size of the damaged file. */
     size: Bytes
     found_at: EpochMs
-    /** Where the rest of them was put aside, below the root; null: there was nothing to put aside. */
+    /** Path below the root of the file that was put aside; null: there was none. */
     path: string | null
   }
   /** Which repository may read a blob. */
   repository_blob: { repository: RepositoryId; digest: Digest; linked_at: EpochMs }
-  /** Which registry's word we have for a blob's bytes. */
+  /** Which registries have delivered a blob's bytes. */
   blob_source: { registry: string; digest: Digest; delivered_at: EpochMs }
   /** The outbox of notifications. */
   event: { id: Generated<number>; endpoint: string; body: string; queued_at: EpochMs }
@@ -98,7 +98,7 @@ export interface Tables {
     registry: string
     /** The manifest that it is about. */
     subject: Digest | null
-    /** Null: there is no such thing. */
+    /** Null: upstream has no such thing. */
     body: Uint8Array | null
     etag: string | null
     /** The size of the whole row, about. */
@@ -106,7 +106,7 @@ export interface Tables {
     stored_at: EpochMs
     checked_at: EpochMs
   }
-  /** Sessions whose last answer may have to be given again. */
+  /** Upload sessions whose last response may have to be repeated. */
   finished_upload: {
     id: Generated<number>
     session: string
@@ -118,7 +118,7 @@ export interface Tables {
   /** One row: which index this is. */
   index_identity: {
     identity: string
-    /** It cannot know files that were there before. */
+    /** The index cannot know files that were there before. */
     created_at: EpochMs
     /** Grows with every start and every clean stop. */
     generation: number

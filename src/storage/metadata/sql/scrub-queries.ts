@@ -1,6 +1,4 @@
-/**
- * Queries of the scrub: when blobs were last checked, and which were found damaged.
- */
+/** Queries of the scrub: when blobs were last checked, and which were found damaged. */
 import type { ScrubIndex } from '../audit-index.ts'
 import type { Db } from './schema.ts'
 

@@ -1,7 +1,7 @@
 /**
  * Metadata store in SQL through kysely.
  *
- * Reads go to `db`; a transaction is only compiled here and handed to the writer. Nothing in this folder is one
+ * Reads go to `db`; a transaction is only compiled here and handed to the writer. No query in this folder is one
  * dialect's alone.
  */
 import type { Bytes } from '../../../base/units.ts'
@@ -22,12 +22,12 @@ import { upstreamAnswers, upstreamAnswerWrites } from './upstream-answers.ts'
 
 /** The operations that each database does in its own way. */
 interface SqlBackend {
-  /** All of it or nothing, durable when it resolves. */
+  /** One transaction, durable when it resolves. */
   write(queries: readonly { readonly sql: string; readonly parameters: readonly unknown[] }[]): Promise<void>
   /** The disk space that the database needs. */
   usedBytes(): Bytes
   problems: AuditIndex['problems']
-  /** Another connection, on which all reads see what was committed before the call. */
+  /** A connection on which all reads see what was committed before the call. */
   snapshot(): Promise<{ readonly db: Db } & AsyncDisposable>
   close(): Promise<void>
 }

@@ -1,6 +1,4 @@
-/**
- * Queries and writes of the last answers of upstreams.
- */
+/** Queries and writes of the last answers of upstreams. */
 import type { Bytes } from '../../../base/units.ts'
 import { sql } from 'kysely'
 import type { RepositoryKey, UpstreamAnswerWrites } from '../metadata.ts'
@@ -87,7 +85,7 @@ export function upstreamAnswerWrites(writing: Writing): UpstreamAnswerWrites {
 
     trimUpstreamAnswers(toWeight) {
       const held = sql`select 1 from manifest where manifest.repository = upstream_answer.repository`
-      // An answer about something that is here outlives those that strangers can make up: other names, tags and digests.
+      // An answer about content that is here outlives those that strangers can make up: other names, tags, digests.
       const isAboutHeld = sql`exists (${held}) and (question = ${TAG_LIST}
         or exists (${held} and manifest.digest = upstream_answer.subject))`
       const weighed = db

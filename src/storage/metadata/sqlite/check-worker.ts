@@ -1,6 +1,5 @@
 /**
- * Reads a whole database, page by page, and answers with what is wrong with it. In a thread of its own: it takes
- * seconds where there is much to read.
+ * Worker thread that checks a whole database, page by page, and answers with its faults: a large one takes seconds.
  */
 import { DatabaseSync } from 'node:sqlite'
 import { parentPort, workerData } from 'node:worker_threads'

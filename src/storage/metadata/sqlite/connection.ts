@@ -1,7 +1,7 @@
 /**
- * node:sqlite as kysely wants it, and everything that is SQLite's alone.
+ * Adapter of node:sqlite for kysely: connections with their pragmas, and a cache of prepared statements.
  *
- * Statements are prepared once and kept: it halves the cost of a read. A connection is used by one thread.
+ * A kept statement halves the cost of a read. A connection is used by one thread.
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite'
 import { SqliteDialect, type SqliteDatabase, type SqliteStatement } from 'kysely'
@@ -10,13 +10,13 @@ import { makePrivateDatabase } from '../../files/private-file.ts'
 /** The wait for another connection's lock blocks the thread; on the main thread that is every request's. */
 const BUSY_MAIN_MS = 250
 
-/** In the writer's own thread it blocks nobody; a backup may hold the database for seconds. */
+/** In the writer's thread the wait blocks no request; a backup may hold the database for seconds. */
 const BUSY_WRITER_MS = 5000
 
-/** The log keeps no more than that after a large commit. Without large commits it grows to half of that. */
+/** The log is cut to this after a large commit. Without large commits it grows to half of it. */
 const MOST_IDLE_LOG = 8 * 1024 * 1024
 
-/** Lists of varying length make varying statements; the least used ones go. */
+/** Lists of varying length make varying statements; the least recently used ones go (LRU). */
 const MAX_STATEMENTS = 200
 
 export function openWriter(path: string): Statements {
@@ -24,7 +24,7 @@ export function openWriter(path: string): Statements {
   const database = new DatabaseSync(path, { timeout: BUSY_WRITER_MS })
   try {
     const statements = new Statements(database)
-    // It applies to a database that is new, or will be written anew (vacuum.ts); elsewhere the pragma would only write.
+    // The pragma takes effect in a new database, or with a full vacuum (vacuum.ts); elsewhere it would only write.
     if (statements.number('auto_vacuum') === 0) database.exec('pragma auto_vacuum = incremental')
     database.exec('pragma journal_mode = wal; pragma synchronous = full')
     database.exec(`pragma journal_size_limit = ${MOST_IDLE_LOG}`)
@@ -39,7 +39,7 @@ export function openReader(path: string): Statements {
   const database = new DatabaseSync(path, { timeout: BUSY_MAIN_MS, readOnly: true })
   try {
     const statements = new Statements(database)
-    // The log and the memory that connections share are opened by the first read, when there may be no descriptor left.
+    // Opens the log and the shared memory now: at the first read there may be no descriptor left.
     statements.version()
     return statements
   } catch (error) {
@@ -66,7 +66,7 @@ export class Statements implements SqliteDatabase {
   }
 
   prepare(sql: string): Statement {
-    // A transaction that begins by reading cannot become a writing one once somebody else has written.
+    // A read transaction cannot be upgraded to write once another connection has written (SQLITE_BUSY).
     const text = sql === 'begin' ? 'begin immediate' : sql
     const statement = this.#prepared.get(text) ?? new Statement(this.#database, text)
     this.#prepared.delete(text)
@@ -84,7 +84,7 @@ export class Statements implements SqliteDatabase {
     this.prepare(sql).run(parameters)
   }
 
-  /** Another one after each commit by any other connection, of this process or another. */
+  /** Changes with each commit by any other connection, of this process or another. */
   version(): number {
     return this.number('data_version')
   }
@@ -94,13 +94,12 @@ export class Statements implements SqliteDatabase {
     return (this.number('page_count') - this.number('freelist_count')) * this.number('page_size')
   }
 
-  /** The answer of a pragma that answers with a number. */
   number(pragma: string): number {
     const [row] = this.prepare(`pragma ${pragma}`).all([]) as Record<string, number>[]
     return row?.[pragma] ?? NaN
   }
 
-  /** A second time does nothing. */
+  /** Idempotent. */
   close(): void {
     this.#prepared.clear()
     if (this.#database.isOpen) this.#database.close()
@@ -128,7 +127,7 @@ class Statement implements SqliteStatement {
     return this.#statement.run(...(parameters as SQLInputValue[]))
   }
 
-  /** On a statement of its own: one that is reused meanwhile would end the iteration. */
+  /** Prepares its own statement: a reuse of the kept one meanwhile would end the iteration. */
   iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
     return this.#database.prepare(this.#sql).iterate(...(parameters as SQLInputValue[]))
   }

@@ -1,14 +1,14 @@
 /**
- * Whether the index in a folder is the one that knows the files beside it.
+ * Index identity: tells whether the index in a folder is the one that knows the files beside it.
  *
  * An index that was emptied, exchanged or set back looks like one of which nothing was ever pushed, and a collection
  * would act by that. So the index has an identity and a generation, which grows with every start and every clean
- * stop, and `index.json` beside it says what they were at the last start: written before that start takes anything.
- * A clean stop leaves a later generation in the main file, which then is all there is; what has ended otherwise needs
- * its write-ahead log. A power cut cannot contradict that: the log is durable before the mark is.
+ * stop, and the mark `index.json` beside it says what they were at the last start: it is written before that start
+ * takes any write. A clean stop leaves a later generation in the main file, which then is complete; after any other
+ * end it needs its write-ahead log. A power cut cannot contradict that: the log is durable before the mark is.
  *
- * Where there is no mark nothing of that can be told: the folder is of an earlier version, or of a part of a copy. It
- * is taken as it is, and files that are there and that the index does not know are never collected by its word.
+ * Without a mark nothing of that can be told: the folder is of an earlier version, or of a part of a copy. The index
+ * is taken as it is, and files that it does not know are never collected.
  */
 import {
   closeSync,
@@ -37,13 +37,13 @@ interface IndexIdentity {
 }
 
 interface IndexMark extends IndexIdentity {
-  /** It takes the place of one that was lost, and what it is to be made of is not all in it. */
+  /** The index replaces a lost one, and its rebuild is not finished. */
   readonly unfinished: boolean
 }
 
 const MARK = 'index.json'
 
-/** Written over in its place, which needs no room on a full disk, and is less than a sector. */
+/** The mark is overwritten in place, which needs no space on a full disk; it is smaller than a sector. */
 const MARK_SIZE = 128
 
 const NEXT_GENERATION = 'update index_identity set generation = generation + 1'
@@ -55,7 +55,7 @@ export const CLEAN_STOP = [{ sql: NEXT_GENERATION, parameters: [] }]
 const [SQLITE_ERROR, SQLITE_PERM, SQLITE_READONLY, SQLITE_CORRUPT] = [1, 3, 8, 11]
 const [SQLITE_FULL, SQLITE_CANTOPEN, SQLITE_NOTADB] = [13, 14, 26]
 
-/** The mark of a folder in which there is something to lose. */
+/** The mark, if the folder has blobs to lose. */
 export function markOf(database: string): IndexMark | undefined {
   const root = path.dirname(database)
   const mark = readMark(root)
@@ -63,7 +63,7 @@ export function markOf(database: string): IndexMark | undefined {
 }
 
 /**
- * Before SQLite opens it, which changes what is there: a log beside an empty database it deletes.
+ * Called before SQLite opens the database, for SQLite deletes a log beside an empty one.
  *
  * @throws StorageError LOST_INDEX, NOT_PERMITTED
  */
@@ -73,7 +73,7 @@ export function assertFilesAreThere(database: string, mark: IndexMark | undefine
   const { size } = statSync(database, { throwIfNoEntry: false }) ?? {}
   const log = lookAtLog(database)
   if (size === undefined || size === 0) {
-    // A log that holds something had a database once.
+    // A log with content once had a database.
     if (mark === undefined && (log === 'absent' || !hasBlobs(path.dirname(database)))) return
     throw lost(database, size === undefined ? 'is gone' : 'is empty')
   }
@@ -94,7 +94,7 @@ export function assertIsMarked(database: string, opened: Statements, mark: Index
     throw lost(database, 'is older than the files here')
 }
 
-/** An index that no mark ties to the files here cannot know them: it counts as one that was made after them. */
+/** An index that no mark ties to the files here counts as younger than they are: it cannot know them. */
 export function doubt(database: string, opened: Statements): void {
   const root = path.dirname(database)
   if (readMark(root) !== undefined || !hasBlobs(root)) return
@@ -109,16 +109,16 @@ export function assertHasTables(database: string, opened: Statements): void {
 }
 
 /**
- * This start has begun; whatever is written from now on belongs to it.
+ * Begins the generation of this start, to which all later writes belong.
  *
- * @param unfinished until {@link finishIndex} nobody else may begin one
+ * @param unfinished until {@link finishIndex} no other start may begin one
  * @throws the system's error
  */
 export function beginGeneration(database: string, opened: Statements, unfinished: boolean): void {
   try {
     opened.run(NEXT_GENERATION)
   } catch (error) {
-    // A cache on a full disk starts nevertheless; as it writes nothing, there is nothing to be told apart.
+    // A cache on a full disk starts nevertheless; it writes nothing, so no two generations have to be told apart.
     if (codeOf(error) === SQLITE_FULL) return
     throw error
   }
@@ -126,14 +126,14 @@ export function beginGeneration(database: string, opened: Statements, unfinished
   if (identity !== undefined) writeMark(path.dirname(database), { ...identity, unfinished })
 }
 
-/** All is in it that it is to be made of. */
+/** Marks the rebuild as finished. */
 export function finishIndex(database: string): void {
   const root = path.dirname(database)
   const mark = readMark(root)
   if (mark !== undefined) writeMark(root, { ...mark, unfinished: false })
 }
 
-/** The error of SQLite, for the operator who has to do something about it. */
+/** Turns SQLite's error into a sentence for the operator who has to act. */
 export function openingError(database: string, error: unknown): unknown {
   const code = codeOf(error)
   if (code === undefined) return error
@@ -233,7 +233,7 @@ export function writeMark(root: string, { identity, generation, unfinished }: In
     writeDurably(file, 'r+', text)
     return
   }
-  // It is never there without what it says.
+  // A rename, so that the mark is never there without its content.
   writeDurably(`${file}.new`, 'w', text)
   renameSync(`${file}.new`, file)
   syncFolder(root)
@@ -258,7 +258,7 @@ export function syncFolder(folder: string): void {
   }
 }
 
-/** At least one; what else lies there is not ours. */
+/** Whether there is at least one file in the place of a blob. */
 function hasBlobs(root: string): boolean {
   for (const algorithm of ['sha256', 'sha512']) {
     for (const prefix of namesIn(path.join(root, 'blobs', algorithm))) {

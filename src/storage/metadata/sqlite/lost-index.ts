@@ -1,10 +1,10 @@
 /**
- * Puts an index in the place of one that was lost, when a person has said so. What was there is kept beside it.
+ * Replaces a lost index, when the operator has said so. The lost one is kept beside it.
  *
- * One that is whole and of this folder, but older than its files, goes on: it knows names that no file tells. For all
- * others there is a new one. Either comes into being now: files that it does not know are from before it, and are not
- * collected by its word; what it would let go of begins its grace period anew, for it may have been wanted since. Until
- * `finishIndex` it is no more to be started with than the one that was lost.
+ * An index that is whole and of this folder, but older than its files, goes on: it knows names that no file tells.
+ * Any other is replaced by a new one. Either counts as created now: files that it does not know are older, and are
+ * not collected; its garbage begins a new grace period, for a client may have needed it since. Until `finishIndex`
+ * the server starts with neither it nor the lost one.
  */
 import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs'
 import path from 'node:path'
@@ -15,7 +15,7 @@ import { migrate } from '../sql/migrations.ts'
 import type { Tables } from '../sql/schema.ts'
 import { openWriter, sqliteDialect, type Statements } from './connection.ts'
 
-/** @returns the folder in which that is kept which was there */
+/** @returns the folder that keeps the lost index */
 export async function replaceLostIndex(database: string): Promise<string> {
   const root = path.dirname(database)
   const kept = path.join(root, `lost-index-${new Date().toISOString().replace(/[^0-9TZ]/g, '')}`)
@@ -32,7 +32,7 @@ export async function replaceLostIndex(database: string): Promise<string> {
   return kept
 }
 
-/** @returns false when that index is of no use here */
+/** @returns false when the old index is of no use here */
 async function goOn(
   database: string,
   mark: { readonly identity: string; readonly generation: number },
@@ -46,7 +46,7 @@ async function goOn(
     const [state] = opened.prepare('pragma quick_check(1)').all([]) as { quick_check: string }[]
     if (state?.quick_check !== 'ok') return false
     const now = Date.now()
-    // Without its version nobody knows what tables these are.
+    // Without a version nothing tells the schema of these tables.
     if (opened.prepare('select version from schema_version').all([]).length === 0) return false
     await migrate(new Kysely<Tables>({ dialect: sqliteDialect(opened) }), now)
     assertHasTables(database, opened)
@@ -63,7 +63,7 @@ async function goOn(
   } catch {
     return false
   } finally {
-    // All of it is in the main file then.
+    // The close writes all of the log to the main file.
     opened?.close()
   }
 }
@@ -73,7 +73,7 @@ function beginGraceAnew(opened: Statements, now: EpochMs): void {
   opened.run('update repository_blob set linked_at = ? where repository > ? and repository < ?', [
     now,
     `${LOCAL}/`,
-    // `0` is what follows a slash.
+    // `0` is the character after the slash: the end of all local repositories.
     `${LOCAL}0`,
   ])
   opened.run("update blob set stored_at = ? where mirrored_by = ''", [now])

@@ -1,6 +1,4 @@
-/**
- * The metadata database on SQLite: one file, one writing connection in its own thread, one reading one here.
- */
+/** The metadata database on SQLite: one file, one writing connection in its own thread, one reading one in ours. */
 import { statSync } from 'node:fs'
 import { Kysely } from 'kysely'
 import {
@@ -24,12 +22,12 @@ import { openSnapshot, problemsOf } from './snapshot.ts'
 import type { MetadataStore } from '../metadata.ts'
 
 interface MetadataOptions extends WriterOptions {
-  /** It takes the place of one that was lost, and is not finished: whatever it is beside, it is the right one. */
+  /** The index replaces a lost one and is not finished: it is not compared with the mark beside it. */
   readonly unfinished?: boolean
 }
 
 /**
- * Makes the database when it is not there; its folder must be. What is closed has all of it in the one file.
+ * Makes the database when it is absent; its folder must exist. Once closed, it is complete in its one file.
  *
  * @throws StorageError NEWER_SCHEMA, LOST_INDEX, NOT_PERMITTED
  */
@@ -69,10 +67,10 @@ async function openIndex(path: string, unfinished: boolean): Promise<Statements>
     if (wasThere) doubt(path, opened)
     begun = true
     beginGeneration(path, opened, unfinished)
-    // It has read: its log stays, though the other connection is closed.
+    // The reader has read, so the log stays when the other connection closes.
     return openReader(path)
   } catch (error) {
-    // It closes with everything in the main file, as a clean stop does.
+    // Then the close leaves everything in the main file, as a clean stop does.
     if (begun) endGeneration(opened)
     throw openingError(path, error)
   } finally {
@@ -84,6 +82,6 @@ function endGeneration(opened: Statements | undefined): void {
   try {
     for (const { sql } of CLEAN_STOP) opened?.run(sql)
   } catch {
-    // The reason why it ends is told already.
+    // The caller already throws the error that ends the start.
   }
 }

@@ -1,7 +1,4 @@
-/**
- * Reads of an SQLite database that need more than the one reading connection: all of one moment, and whether the file
- * itself is in order.
- */
+/** Snapshot and integrity check of an SQLite database: reads that need more than the one reading connection. */
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { Kysely } from 'kysely'
@@ -20,13 +17,13 @@ export async function problemsOf(path: string): Promise<readonly string[]> {
   }
 }
 
-/** It has all that was committed before the call, and nothing of what comes later. */
+/** A connection that sees all that was committed before the call, and nothing of what comes later. */
 export async function openSnapshot(path: string): Promise<{ readonly db: Db } & AsyncDisposable> {
   const statements = openReader(path)
   try {
     statements.run('begin deferred')
     const db = new Kysely<Tables>({ dialect: sqliteDialect(statements) })
-    // The transaction is of the moment of its first read.
+    // The first read fixes the moment of the transaction.
     await db.selectFrom('schema_version').select('version').execute()
     const dispose = async (): Promise<void> => {
       statements.run('rollback')

@@ -1,18 +1,18 @@
 /**
- * Incremental vacuum: gives back to the disk what the index needs no more, while nobody writes. It does so a little at a
- * time, for a write that comes then waits for the step that runs.
+ * Incremental vacuum: gives free pages of the index back to the disk while no client writes. It takes small steps,
+ * for a write that comes then waits for the step that runs.
  */
 import type { Statements } from './connection.ts'
 
-/** Less than that is soon needed again. */
+/** Fewer free bytes are soon needed again. */
 const WORTH_BYTES = 1024 * 1024
 
 /** The pages of one step, which takes some milliseconds. */
 const STEP_PAGES = 256
 
 /**
- * A database of an earlier version has to be written anew before it can shrink by steps, and writes wait for that: a
- * second or two for so many bytes that are in use. A larger one is left as it is; what it has free it uses again.
+ * A database of an earlier version needs a full vacuum before it can shrink by steps, and writes wait for that: a
+ * second or two for so many bytes in use. A larger one is left as it is, and reuses its free pages.
  */
 const MOST_REWRITTEN_BYTES = 128 * 1024 * 1024
 
@@ -34,7 +34,7 @@ export function vacuumOneStep(database: Statements): boolean {
     // `openWriter` has asked for incremental vacuum: from then on the database shrinks by steps.
     database.run('vacuum')
   }
-  // The file itself is cut when all of its log has been written to it.
+  // SQLite cuts the file itself once the checkpoint has written all of the log to it.
   database.prepare('pragma wal_checkpoint(passive)').all([])
   return false
 }

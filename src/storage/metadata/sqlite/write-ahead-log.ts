@@ -1,9 +1,9 @@
 /**
- * Whether the write-ahead log of an SQLite database holds what was synced into it, told from the file alone.
+ * Check of an SQLite write-ahead log, from the file alone: whether it holds what was synced into it.
  *
- * SQLite takes what it can read and passes over the rest in silence: of a log that somebody has written over it takes
- * what stands before the damage, or nothing. A power cut tears no more than the one transaction that was not synced
- * yet, so damage with two commits behind it is something else.
+ * SQLite takes what it can read and passes over the rest in silence: of an overwritten log it takes what stands
+ * before the damage, or nothing. A power cut tears no more than the one transaction that was not synced yet, so
+ * damage with two commits behind it has another cause.
  * Format: https://sqlite.org/fileformat2.html § 4 The Write-Ahead Log
  */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
@@ -12,12 +12,12 @@ import { systemCode } from '../../files/files.ts'
 const HEADER = 32
 const FRAME_HEADER = 24
 
-/** The last bit says in which order of bytes the sums are made. */
+/** The last bit tells the byte order of the checksums. */
 const MAGIC = 0x377f0682
 
 type Sum = readonly [number, number]
 
-/** @throws the system's error when there is one that cannot be read */
+/** @throws the system's error when the log cannot be read */
 export function stateOfLog(path: string): 'absent' | 'damaged' | 'sound' {
   let file: number
   try {

@@ -1,8 +1,8 @@
 /**
- * The thread that holds the one writing connection.
+ * Writer thread: holds the one writing connection.
  *
- * What is queued when it gets round to it is committed together: one sync however many units. Each unit has
- * its own savepoint, so one that fails takes no other with it. An answer is sent after the commit, never before.
+ * Group commit: all queued units are committed together, with one sync. Each unit has its own savepoint, so one that
+ * fails takes no other with it. The answer is sent after the commit, never before.
  */
 import { existsSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
@@ -21,13 +21,13 @@ export type WriterRequest =
 
 export interface WriterReply {
   readonly unit: number
-  /** undefined: it is durable. */
+  /** undefined: the unit is durable. */
   readonly error: WriteFailure | undefined
 }
 
 interface WriteFailure {
   readonly message: string
-  /** The disk is: with more room it may be tried again. */
+  /** The disk is full: with more space the write may be retried. */
   readonly full: boolean
 }
 
@@ -71,13 +71,13 @@ function commitQueue(): void {
     markRead(database)
   } catch (cause) {
     error = failureOf(cause)
-    // Whatever state it is in; the next group opens another.
+    // This connection is given up, whatever its state; the next group opens another.
     const broken = database
     database = undefined
     try {
       broken?.close()
     } catch {
-      // It was closed, or never open.
+      // The connection was closed, or never open.
     }
   }
   clearTimeout(idle)
@@ -87,11 +87,11 @@ function commitQueue(): void {
   }
 }
 
-/** Brings everything into the main file, so that nothing has to be beside it. */
+/** Writes the log to the main file, which is complete then. */
 function end(last: readonly WriteQuery[]): void {
   clearTimeout(idle)
   try {
-    // A file that somebody took away meanwhile is not made anew.
+    // A database that was removed meanwhile is not made anew.
     if (last.length > 0 && existsSync(path)) database ??= openWriter(path)
     database?.run(`pragma busy_timeout = ${String(PATIENCE_MS)}`)
     if (last.length > 0) database?.run('begin immediate')
@@ -99,7 +99,7 @@ function end(last: readonly WriteQuery[]): void {
     if (last.length > 0) database?.run('commit')
     database?.run('pragma wal_checkpoint(truncate)')
   } catch {
-    // Commits are in the log, and stay there.
+    // The commits stay in the log.
   }
   try {
     database?.close()
@@ -111,10 +111,10 @@ function end(last: readonly WriteQuery[]): void {
 function shrink(): void {
   if (queue.length > 0 || database === undefined) return
   try {
-    // Who has written to us meanwhile comes first.
+    // Writes that have arrived meanwhile come first.
     if (vacuumOneStep(database)) idle = setTimeout(shrink).unref()
   } catch {
-    // It is no worse than before, and tried again after the next write.
+    // A failed step does no harm, and is retried after the next write.
   }
 }
 
@@ -136,9 +136,9 @@ function commit(connection: Statements, units: readonly Unit[], failed: Map<numb
 }
 
 /**
- * The first to read after a commit writes down, in the memory that connections share, how far it reads; that memory is a
- * file, and whoever writes to it while its file system is frozen waits inside the kernel. Here that stops nobody; in
- * the thread that reads for everybody it stops all. https://www.sqlite.org/walformat.html § 2.3.1, read marks.
+ * The first reader after a commit writes its read mark to the memory that connections share. That is a file: on a
+ * frozen file system the write waits inside the kernel. In this thread it stops no request; in the thread that reads
+ * for all requests it stops them all. https://www.sqlite.org/walformat.html § 2.3.1, read marks.
  */
 function markRead(connection: Statements): void {
   try {

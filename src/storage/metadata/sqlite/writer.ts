@@ -1,9 +1,8 @@
 /**
- * Queues writes for the writer thread.
+ * Queue of writes for the writer thread.
  *
- * A durable commit beside a running fill takes up to a quarter of a second, which is never the event loop's.
- * A database that is stuck rejects its writers after a while instead of keeping them; a thread that died is
- * replaced by the next write.
+ * A durable commit beside a running fill takes up to a quarter of a second, which must not block the event loop. A
+ * stuck database fails its writes after a while instead of keeping them; the next write replaces a thread that died.
  */
 import { Worker } from 'node:worker_threads'
 import { StorageError } from '../../storage-error.ts'
@@ -15,7 +14,7 @@ export interface WriterOptions {
   /** More than this many waiting is a stuck database, not a busy one. */
   readonly maxQueued?: number
   readonly entry?: URL
-  /** It has not answered in that time, since then, or answers again; Unix time in ms. */
+  /** Called when the database does not answer in that time, with since when in Unix ms, and when it answers again. */
   readonly onStuck?: (since: number | undefined) => void
 }
 
@@ -33,7 +32,7 @@ export class Writer {
   readonly #entry: URL
   readonly #onStuck: WriterOptions['onStuck']
   readonly #pending = new Map<number, Pending>()
-  /** Sent to the thread and not answered, also those whose callers were told not to wait any longer. */
+  /** Writes that the thread has not answered, even if their callers have got BUSY. */
   #unanswered = 0
   #lastUnit = 0
   #stuck = false
@@ -61,7 +60,7 @@ export class Writer {
       const worker = (this.#worker ??= this.#start())
       worker.postMessage({ type: 'write', unit, queries } satisfies WriterRequest)
       this.#unanswered++
-      // It also keeps the process alive until the answer is there; the thread itself does not.
+      // The timer also keeps the process alive until the answer is there; the thread does not.
       const begun = Date.now()
       const timer = setTimeout(() => {
         this.#settle(unit, busy())
@@ -72,9 +71,9 @@ export class Writer {
   }
 
   /**
-   * Commits what is queued first. Then, when nobody else has the database open, all of it is in its main file.
+   * Commits what is queued. Unless another process has the database open, its main file is complete then.
    *
-   * @param last written after everything else; whether it was nobody is told
+   * @param last written after everything else; no caller is told whether it was
    */
   close(last: readonly WriteQuery[] = []): Promise<void> {
     this.#closing ??= (async () => {
@@ -91,7 +90,7 @@ export class Writer {
   }
 
   #start(): Worker {
-    // Nothing of what this process was told to load first: a test runner's loaders take half a second.
+    // The thread loads none of the process's preloads: a test runner's loaders take half a second.
     const worker = new Worker(this.#entry, { workerData: this.#path, execArgv: [] })
     worker.unref()
     worker.on('message', ({ unit, error }: WriterReply) => {
