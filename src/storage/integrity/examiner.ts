@@ -1,5 +1,5 @@
 /**
- * Check of one blob while the server runs, for the scrub and for a read that came upon something that cannot be right.
+ * Check of one blob while the server runs, for the scrub and for a read that found the blob damaged or missing.
  *
  * A damaged blob is repaired as `verify --repair` does it, logged once, counted, and fetched again where an upstream
  * gave it.
@@ -16,13 +16,13 @@ import { usesOf, type Finding } from './findings.ts'
 import type { Lost } from './repair-blob.ts'
 import { verifyBlob } from './verify-blobs.ts'
 
-/** More suspicions than these do not wait: the scrub comes by in the end. */
+/** Further suspects are dropped: the scrub checks them in the end. */
 const MOST_SUSPECTS = 1000
 
-/** As many are in the details of the health endpoint; the rest is a number. */
+/** So many blobs are in the details of the health endpoint, which only counts the rest. */
 const MOST_TOLD = 10
 const MOST_NAMES = 5
-/** A layer that thousands of images share takes long to ask about, and the health endpoint is read every few seconds. */
+/** A layer of thousands of images takes long to ask about, and the health endpoint is read every few seconds. */
 const NAMES_FOR_MS = 60_000
 
 /** Damaged and missing blobs, for the health endpoint. */
@@ -45,7 +45,7 @@ interface ExaminerOptions {
   readonly store: BlobStore
   readonly metadata: MetadataStore
   readonly locks: KeyedLocks
-  /** Fetches what upstreams gave, behind everything else. Never rejects. */
+  /** Fetches what upstreams gave, behind all other work. Never rejects. */
   readonly refetch: (lost: Lost) => Promise<void>
   readonly metrics: Metrics
   readonly log: Logger
@@ -55,7 +55,7 @@ interface ExaminerOptions {
 export class Examiner implements AsyncDisposable {
   readonly #options: ExaminerOptions
   readonly #ending = new AbortController()
-  /** In the order in which they came. */
+  /** Suspects wait in the order in which they came. */
   readonly #suspects = new Set<Digest>()
   #looking: Promise<void> | undefined
   /** The images that the blobs in the details of the health endpoint hit. */
@@ -65,7 +65,7 @@ export class Examiner implements AsyncDisposable {
     this.#options = options
   }
 
-  /** A read has found it wrong, or not found it. Returns at once; the look comes later. */
+  /** Called by a read that found it damaged or missing. Returns at once; the check comes later. */
   suspect(digest: Digest): void {
     if (this.#suspects.size >= MOST_SUSPECTS || this.#ending.signal.aborted) return
     this.#suspects.add(digest)
@@ -73,8 +73,8 @@ export class Examiner implements AsyncDisposable {
   }
 
   /**
-   * @param read told of every piece that was read; the next one waits for it
-   * @throws what the index says when it cannot be read
+   * @param read is called after each piece; the next one waits for its promise
+   * @throws the index's error when it cannot be read
    */
   async examine(
     digest: Digest,
@@ -89,12 +89,12 @@ export class Examiner implements AsyncDisposable {
     const known = await metadata.audit.digest(digest)
     const finding = await verifyBlob(tools, digest, known, read)
     if (finding === undefined && before && known?.size !== undefined) {
-      // Somebody has brought the file back behind our back.
+      // The operator has brought the file back while the server ran.
       const { size } = known
       await metadata.transaction((tx) => tx.recordBlob(digest, size, now()))
     }
     if (finding?.wrong !== true) return undefined
-    // A blob that is known to be damaged is news only when there was something to put aside again.
+    // A known damaged blob is news only when there was something to put aside again.
     if (!before || finding.kind === 'corrupt') this.#tell(finding)
     if (gone !== undefined && isWorthFetching(gone)) await refetch(gone)
     return finding
@@ -163,7 +163,7 @@ export class Examiner implements AsyncDisposable {
       return
     }
     if (kind === 'missing' && !pushed) {
-      // It may have been taken away to make room, when the index took no write.
+      // An eviction may have deleted the file when the index took no write.
       log.info(facts, 'a cached blob was gone, and is forgotten')
       return
     }
@@ -175,8 +175,8 @@ export class Examiner implements AsyncDisposable {
 }
 
 /**
- * A file that is gone may have been taken away to make room. What was pushed as well is not here for anybody until an
- * upstream, or a push, brings it.
+ * An absent file may have been evicted. A pushed one is worth fetching: no client gets it until an upstream, or a
+ * push, brings it.
  */
 function isWorthFetching({ fault, pushed }: Lost): boolean {
   return pushed || fault !== 'missing'

@@ -1,6 +1,4 @@
-/**
- * Findings of a verification, in plain JSON: they may have come from another process.
- */
+/** Findings of a verification, in plain JSON: they may have come from another process. */
 import type { Bytes } from '../../base/units.ts'
 import { LOCAL, type ReferenceIndex, type RepositoryKey } from '../metadata/metadata.ts'
 import type { KnownBlob } from '../metadata/audit-index.ts'
@@ -42,13 +40,13 @@ export type FindingKind =
 
 export interface Finding {
   readonly kind: FindingKind
-  /** false: nothing is wrong with it. */
+  /** false: a remark, no fault. */
   readonly wrong: boolean
   readonly origin: 'pushed' | 'mirrored' | 'both' | 'nobody'
   /** A digest, a path below the root, or a name with its tag. */
   readonly subject: string
   readonly detail: string
-  /** Some of the images that it hits, by what they are pulled as: `team/app:1`, `docker.io/library/nginx@sha256:…`. */
+  /** Some of the affected images, as they are pulled: `team/app:1`, `docker.io/library/nginx@sha256:…`. */
   readonly uses: readonly string[]
   readonly moreUses: number
   /** How it was repaired, for the operator. */
@@ -69,7 +67,6 @@ export type VerifyEvent =
   | { readonly finding: Finding }
   | { readonly checked: { readonly blobs: number; readonly bytes: Bytes } }
 
-/** How a finding was repaired, and whether it is still wrong. */
 export interface Outcome {
   readonly repair?: string
   readonly remains: boolean
@@ -77,7 +74,7 @@ export interface Outcome {
 
 const MOST_USES = 50
 
-/** An index of indexes of images is as deep as anybody goes. */
+/** Enough for an index of indexes of images, the deepest that is in use. */
 const MOST_STEPS = 4
 
 export function originOf(known: Pick<KnownBlob, 'pushed' | 'mirrored'> | undefined): Finding['origin'] {
@@ -115,7 +112,7 @@ export async function usesOf(
   }
   const named = new Set([...tagged].map((it) => it.slice(0, it.lastIndexOf(':'))))
   const all = [...tagged]
-  // A child without a tag is hit with the index that has one.
+  // An untagged child is affected together with the tagged index that references it.
   for (const [key, name] of untagged) {
     if (!named.has(name)) all.push(key)
   }

@@ -1,10 +1,10 @@
 /**
  * Rebuild of an index that was lost, from what the manifests on the disk tell.
  *
- * Among the files that the index does not know, each manifest whose blobs are all here becomes, with what it names and what
- * refers to it, the repository `recovered/<algorithm>-<hex>` with the tag `latest`: no file tells what it was called,
- * nor whether it was pushed or mirrored. The rest is written down as nobody's, from now on: a collection frees it
- * after its grace period. Nobody else uses the folder meanwhile.
+ * Each manifest that the index does not know and whose blobs are all here becomes, with what it references and its
+ * referrers, the repository `recovered/<algorithm>-<hex>` with the tag `latest`: no file tells what it was called,
+ * nor whether it was pushed or mirrored. Other files are recorded as orphans: a collection frees them after their
+ * grace period. No other process may use the folder meanwhile.
  */
 import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
@@ -24,7 +24,7 @@ interface RebuildTools {
   readonly signal: AbortSignal
 }
 
-/** Only what a manifest references is kept of it: there may be many. */
+/** A manifest as the rebuild keeps it: only its references, for there may be many. */
 interface Found {
   readonly blobs: readonly Digest[]
   readonly children: readonly Digest[]
@@ -33,7 +33,7 @@ interface Found {
 
 const TAG = parseTag('latest')
 
-/** Files that are written down in one commit. */
+/** Files that are recorded in one commit. */
 const BATCH = 500
 
 export async function* rebuild(tools: RebuildTools): AsyncGenerator<Finding, void, undefined> {
@@ -76,7 +76,7 @@ async function* unknownFiles({
   }
 }
 
-/** Manifests that the index does not know, and of which all is here that there has to be. */
+/** Manifests that the index does not know, and of which all blobs are here. */
 async function wholeOnes(tools: RebuildTools): Promise<Map<Digest, Found>> {
   const { store } = tools
   const found = new Map<Digest, Found>()
@@ -97,12 +97,12 @@ async function wholeOnes(tools: RebuildTools): Promise<Map<Digest, Found>> {
     if (it.children.length > 0) indexes.set(digest, it)
     else if (await areHere(store, it.blobs)) whole.set(digest, it)
   }
-  // An index may name images that were never here; and it may name indexes.
+  // An index may reference images that were never here; and it may reference indexes.
   for (let before = -1; before < whole.size;) {
     before = whole.size
     for (const [digest, it] of indexes) {
       if (whole.has(digest) || !(await areHere(store, it.blobs))) continue
-      // A child that is no manifest is a blob that it names: so caches of builds are pushed.
+      // A child that is no manifest is a blob: build caches are pushed like that.
       const here: Digest[] = []
       for (const child of it.children) {
         if (whole.has(child) || (!found.has(child) && (await store.stat(child)) !== undefined))
@@ -119,7 +119,7 @@ async function areHere(store: BlobStore, digests: readonly Digest[]): Promise<bo
   return true
 }
 
-/** A manifest with all below it, and with what refers to any of these. */
+/** Recovers a manifest with all below it, and the referrers of these. */
 async function recover(
   tools: RebuildTools,
   whole: ReadonlyMap<Digest, Found>,
@@ -174,7 +174,7 @@ async function writeDown(
   })
 }
 
-/** @returns undefined for what is no manifest, or is not what its name says */
+/** @returns undefined for a file that is no manifest, or has another digest than its name */
 async function readManifest(
   { store }: RebuildTools,
   digest: Digest,

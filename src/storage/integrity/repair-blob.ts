@@ -1,11 +1,10 @@
 /**
- * Repair of a blob whose bytes are not what its digest says, or are gone: for `verify --repair`, for the scrub, and for
- * a read that came upon it.
+ * Repair of a blob that is damaged or gone: for `verify --repair`, for the scrub, and for a read that found it so.
  *
  * A blob that was only mirrored is dropped, so that the next pull fetches it again. A blob that was pushed, or that
- * the index does not know, is never deleted: it is put aside, is in the table of the quarantine from then on, and stays
- * in the index. A client that pulls it is told the truth, and a push of the right bytes, or an upstream that gives the
- * same, puts all in order. The caller must hold the digest's lock.
+ * the index does not know, is never deleted: it is put aside, recorded in the quarantine, and stays in the index. A
+ * client that pulls it is told the truth, until a push or an upstream brings the right bytes. The caller must hold
+ * the digest's lock.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -16,13 +15,13 @@ import type { Outcome } from './findings.ts'
 
 export type Fault = 'corrupt' | 'missing' | 'unreadable' | 'size' | 'orphan'
 
-/** Bytes that upstreams gave, and are not here any more. */
+/** Lost bytes that upstreams gave. */
 export interface Lost {
   readonly digest: Digest
   readonly fault: Fault
   /** It is pushed content as well. */
   readonly pushed: boolean
-  /** Manifests of mirrored repositories that reference it, or were it: the index has just forgotten those. */
+  /** Mirrored manifests that reference it, or were it: the index has just forgotten the latter. */
   readonly manifests: readonly TaggedManifest[]
 }
 
@@ -71,7 +70,7 @@ export async function mendBlob(
       await drop()
       return { repair: dropped(mirroredOnly), remains: false }
     case 'unreadable':
-      // A file that another look may be able to read is not touched; nor is one that stands in the place of pushed bytes.
+      // Another check may be able to read the file, so it stays; and so does anything in the place of pushed bytes.
       if (checked.is === 'unreadable') return { remains: true }
       if (pushed && checked.is === 'no file') {
         await quarantine(undefined)
@@ -101,7 +100,7 @@ async function mirroredManifests({ metadata }: MendTools, digest: Digest): Promi
   return manifests.filter(({ repository }) => repository.registry !== LOCAL)
 }
 
-/** Whatever the index says of bytes that no local repository holds. */
+/** Forgets all that the index says of bytes that no local repository holds. */
 async function forget(
   { metadata, now }: MendTools,
   digest: Digest,

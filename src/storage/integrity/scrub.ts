@@ -1,10 +1,10 @@
 /**
- * Scrub: reads every blob and compares it with its digest once per interval, so that nobody learns of a rotten disk by
- * a pull.
+ * Scrub: reads every blob and compares it with its digest once per interval, so that no pull is the first to find a
+ * rotten disk.
  *
- * The one whose check is longest ago comes first; where it has got to is in the index, so a restart costs nothing.
- * It begins when half of the interval is over, as fast as it takes to be through well before the other half is, and
- * gives way to everybody else as long as there is time.
+ * The blob whose check is longest ago comes first; the times of checks are in the index, so a restart costs nothing.
+ * The scrub begins when half of the interval is over, is fast enough to be through well before the other half is, and
+ * yields to all other work as long as there is time.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import type { Logger } from 'pino'
@@ -17,7 +17,7 @@ import type { Examiner } from './examiner.ts'
 /** Shares of the interval: after the first a blob is due, after the second it no longer yields to other work. */
 const DUE = 0.5
 const URGENT = 0.75
-/** All of it takes this much of the interval, at the speed that is aimed at. */
+/** The speed is chosen so that all of it takes this share of the interval. */
 const SHARE = 0.25
 
 const MIB: Bytes = 1024 * 1024
@@ -28,11 +28,11 @@ const LEAST_COST: Bytes = 64 * 1024
 
 const PAGE = 100
 const SECOND: Milliseconds = 1000
-/** The interval may have been configured anew. */
+/** The longest pause: a reload may have changed the interval. */
 const LONGEST_REST = 600 * SECOND
-/** Checks that were not written down yet are made once more after a crash. */
+/** Checks that are not in the index yet are repeated after a crash. */
 const WRITE_EVERY = 60 * SECOND
-/** Backwards, without having been wrong before. */
+/** A clock that was set back by so much was not wrong before. */
 const CLOCK_MAY_STEP = 3600 * SECOND
 const TOTALS_EVERY = 6 * 3600 * SECOND
 
@@ -44,7 +44,7 @@ interface ScrubOptions {
   readonly examiner: Pick<Examiner, 'examine'>
   /** 0: never. */
   readonly intervalMs: () => Milliseconds
-  /** Somebody is being served, or something fetched. */
+  /** Whether a client is being served, or a download runs. */
   readonly busy: () => boolean
   readonly metrics: Metrics
   readonly log: Logger
@@ -61,7 +61,7 @@ interface Round {
 
 export class Scrub {
   readonly #options: ScrubOptions
-  /** Found right, and not written down yet. */
+  /** Blobs that were found right, and are not recorded yet. */
   #checked = new Set<Digest>()
   #writtenAt: EpochMs
   #totals: { readonly bytes: Bytes; readonly blobs: number; readonly at: EpochMs } | undefined
@@ -71,11 +71,11 @@ export class Scrub {
     this.#writtenAt = options.now()
   }
 
-  /** Until the signal. */
+  /** Runs until the signal. */
   async run(signal: AbortSignal): Promise<void> {
     const { rest, intervalMs, log } = this.#options
     try {
-      // A start has better things to do.
+      // At a start other work comes first.
       await rest(restOf(intervalMs()), signal)
       for (;;) {
         const pause = await this.turn(signal).catch((err: unknown) => {
@@ -90,7 +90,7 @@ export class Scrub {
     }
   }
 
-  /** Some of what is due. @returns how long there is nothing to do */
+  /** Checks some of the blobs that are due. @returns how long there is nothing to do */
   async turn(signal: AbortSignal): Promise<Milliseconds> {
     const { metadata, now } = this.#options
     const intervalMs = this.#options.intervalMs()
@@ -153,12 +153,12 @@ export class Scrub {
   async #untilDue(intervalMs: Milliseconds): Promise<Milliseconds> {
     const { metadata, now } = this.#options
     const oldest = await metadata.scrub.oldestCheck()
-    // A blob that comes next is due half an interval from now at the earliest.
+    // A new blob is due half an interval from now at the earliest.
     const left = (oldest ?? now()) + intervalMs * DUE - now()
     return Math.min(Math.max(left, restOf(intervalMs)), LONGEST_REST)
   }
 
-  /** @returns false when the index does not take it; it is kept for the next time */
+  /** @returns false when the index takes no write: the checks are kept for the next one */
   async #write(): Promise<boolean> {
     const { metadata, log, now } = this.#options
     const digests = [...this.#checked]
@@ -175,7 +175,7 @@ export class Scrub {
   }
 }
 
-/** The shortest that is worth it. */
+/** The shortest pause that is worth it. */
 function restOf(intervalMs: Milliseconds): Milliseconds {
   return Math.min(60 * SECOND, intervalMs / 20)
 }

@@ -1,8 +1,8 @@
 /**
  * Verification of blobs: each file against its digest and the index.
  *
- * A file that looks wrong is looked at again under the digest's lock: a push, a fill or a collection may just have been at
- * it. The repair is in `repair-blob.ts`.
+ * A file that looks wrong is checked again under the digest's lock: a push, a fill or a collection may just have
+ * changed it. The repair is in `repair-blob.ts`.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -20,14 +20,14 @@ export interface VerifyTools {
   readonly locks: KeyedLocks
   readonly now: () => EpochMs
   readonly repair: boolean
-  /** Half of the time only, for the sake of a server that is serving. */
+  /** Reads half of the time only, which leaves the disk to a server that runs. */
   readonly resting: boolean
-  /** Told of what an upstream gave and is not here any more. Under the digest's lock, so it must not wait. */
+  /** Takes lost bytes that an upstream gave. Called under the digest's lock, so it must not wait. */
   readonly lost?: (lost: Lost) => void
   readonly signal: AbortSignal
 }
 
-/** @param read told of every piece that was read; the next one waits for it */
+/** @param read is called after each piece; the next one waits for its promise */
 export async function verifyBlob(
   tools: VerifyTools,
   digest: Digest,
@@ -38,7 +38,7 @@ export async function verifyBlob(
   const index = tools.metadata.audit
   let seen = await disk.check(digest, { signal, resting, read })
   if (faultOf(known, seen) === undefined) return undefined
-  // A repair reads the file twice before it takes it away, while everybody else may still get at the digest.
+  // A repair reads the file twice before it removes it; here it holds no lock, so clients still get at the digest.
   if (seen.is === 'corrupt' && repair) seen = await disk.check(digest, { signal, resting, read })
 
   using _held = await locks.exclusive(lockOfBlob(digest), signal)
@@ -61,7 +61,7 @@ export async function verifyBlob(
   }
 }
 
-/** The file is not read again where nothing has happened to it since. */
+/** Reads the file again only if it has changed since. */
 async function lookAgain(
   { disk, repair, signal }: VerifyTools,
   digest: Digest,
@@ -72,7 +72,7 @@ async function lookAgain(
   return disk.check(digest, { signal, resting: false })
 }
 
-/** A repair that failed is reported; one that was broken off is not a finding. */
+/** A failed repair is reported; an aborted one is not a finding. */
 export function failed(error: unknown, signal: AbortSignal): Outcome {
   signal.throwIfAborted()
   return { repair: `not repaired: ${error instanceof Error ? error.message : String(error)}`, remains: true }

@@ -18,7 +18,7 @@ const PAGE = 200
 
 const NONE = { uses: [], moreUses: 0 }
 
-/** @param skip digests that were found wrong already: nothing more can be told of them */
+/** @param skip digests that were found damaged already: no more can be told of them */
 export async function* verifyManifests(
   tools: VerifyTools,
   skip: ReadonlySet<Digest>,
@@ -46,7 +46,7 @@ async function* verifyManifest(
     digest,
     async () => {
       const manifest = await readManifest(tools, digest, held.mediaType)
-      // Deleted meanwhile.
+      // A client has deleted it meanwhile.
       if (manifest === undefined) return undefined
       const problem = await disagreement(tools, held, manifest)
       return problem === undefined ? undefined : { problem, manifest }
@@ -194,7 +194,7 @@ export async function* verifyTags(tools: VerifyTools): AsyncGenerator<Finding, v
 }
 
 /**
- * A finding counts only when it is made twice: once as it goes by, once under the locks under which it would be written.
+ * A finding counts only when it is made twice: in passing, and again under the locks that its writers take.
  *
  * @param find undefined when there is nothing wrong
  */
@@ -207,7 +207,7 @@ async function confirmed<F>(
 ): Promise<{ readonly found: F; readonly outcome: Outcome } | undefined> {
   const { locks, signal, repair } = tools
   if ((await find()) === undefined) return undefined
-  // In the order in which a push takes them.
+  // The lock order of a push.
   using held = new DisposableStack()
   if (repository.registry === LOCAL)
     held.use(await locks.exclusive(lockOfRepository(repository.name), signal))

@@ -1,8 +1,8 @@
 /**
  * Verification of the storage: every file against its digest, the index against the files, manifests against both.
  *
- * Beside a running server it disturbs nobody: it reads one file at a time, half of the time, and locks nothing but
- * what looks wrong, for as long as it takes to look again.
+ * Beside a running server it reads one file at a time, half of the time, and locks only what looks wrong, for as long
+ * as it takes to look again.
  */
 import type { Digest } from '../../oci/digest.ts'
 import type { BlobAudit, KnownBlob } from '../metadata/audit-index.ts'
@@ -22,14 +22,14 @@ interface VerifyOptions {
   readonly metadata: MetadataStore
   readonly locks: KeyedLocks
   readonly now: () => EpochMs
-  /** Files read at once when nobody is served. */
+  /** Files read at once when no server runs. */
   readonly lanes: number
   readonly serving: boolean
 }
 
 const PAGE = 200
 
-/** It yields each finding as it is made, and holds no lock while that is read. */
+/** Yields each finding as it is made, and holds no lock while the caller reads it. */
 export async function* verify(
   options: VerifyOptions,
   { repair, rebuild: rebuilds = false }: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
@@ -86,7 +86,6 @@ async function* inIndex({ metadata, signal }: VerifyTools): AsyncGenerator<Named
   }
 }
 
-/** Files that the index does not know. */
 async function* unknown({ metadata, store, signal }: VerifyTools): AsyncGenerator<Named, void, undefined> {
   for await (const { digest } of store.list()) {
     signal.throwIfAborted()
@@ -99,7 +98,7 @@ function remark(kind: Finding['kind'], subject: string, detail: string): Finding
   return { kind, subject, detail, ...nothing }
 }
 
-/** Findings that are worth knowing, and no fault. */
+/** Findings that are no faults, but worth knowing. */
 async function* remarks({ disk, store }: VerifyTools): AsyncGenerator<Finding, void, undefined> {
   for await (const path of disk.foreign())
     yield remark('foreign', path, 'it is no blob; nothing here uses it')
