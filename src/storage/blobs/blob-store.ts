@@ -55,7 +55,7 @@ export interface ByteSource extends AsyncDisposable {
    *   then be broken off, never ended
    */
   read(buffer: Buffer, signal: AbortSignal): Promise<Bytes>
-  /** The range of a file that does not change and has all of it; a response that is sent from there reads nothing. */
+  /** The range of a file that has all bytes and does not change; a response sent from there reads nothing. */
   readonly stored?: StoredRange | undefined
   /** Present while the bytes are still written to a file. */
   readonly growing?: GrowingRange | undefined
@@ -64,8 +64,8 @@ export interface ByteSource extends AsyncDisposable {
 /** Bytes that can be sent from a growing file without being read; {@link ByteSource.read} goes on where they end. */
 export interface GrowingRange {
   /**
-   * The bytes that are there now, from the source's position on; waits while there are none. They may be sent at once;
-   * after that the sender asks again.
+   * The bytes that are there now, from the source's position on; waits while there are none. The sender sends them at
+   * once, then asks again.
    *
    * @returns undefined when the bytes are in no file (any more), and have to be read
    * @throws like {@link ByteSource.read}

@@ -66,7 +66,7 @@ export class DiskBlobStore implements BlobStore {
     return this.#alone(digest, async () => {
       const target = this.#path(digest)
       const folder = path.dirname(target)
-      // Also for a blob that is there: the process that put it there may have died before it synced the folder.
+      // A blob that is there needs it, too: the process that put it there may have died before this sync.
       await this.#makeDurableFolder(folder)
       await file.sync()
       const before = commit && (await this.stat(digest))
@@ -77,7 +77,7 @@ export class DiskBlobStore implements BlobStore {
       try {
         await commit?.()
       } catch (error) {
-        // Else the file would stay as an orphan. After any other failure the commit may have happened nevertheless.
+        // On a full disk nothing was committed, so the file would be an orphan; else that is uncertain.
         if (before === undefined && isDiskFull(error)) await this.#files.rename(target, file.path)
         else await file.adopted(false)
         throw error

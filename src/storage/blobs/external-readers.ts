@@ -1,8 +1,8 @@
 /**
  * Blob files that an external reader (nginx, by X-Accel-Redirect) opens by the path that it was told.
  *
- * nginx does not say when it has the file open, so a blob whose path was told is held for a while, as by a reader of our
- * own. No path is told of a blob that may just be deleted.
+ * nginx does not say when it has the file open, so a blob whose path was told is held for a while, as by our own
+ * readers. No path is told of a blob that may just be deleted.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'

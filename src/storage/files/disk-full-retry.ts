@@ -14,9 +14,7 @@ import { isDiskFull } from '../storage-error.ts'
 /** Frees at least so much of a disk that was just found full. False: nothing may be evicted. Never rejects. */
 export type MakeRoom = (bytes: Bytes) => Promise<boolean>
 
-/**
- * Several rounds, for other writers take what was freed; not more, or evictions that free nothing empty the cache.
- */
+/** Other writers may take what was freed; but evictions that free no real space must not empty the cache. */
 const MOST_ROUNDS = 8
 
 /** Longer than an eviction takes: it breaks the deadlock of a writer and an eviction that wait for each other. */
@@ -42,7 +40,7 @@ export function withDiskFullRetry(files: Files, makeRoom: MakeRoom): Files {
   }
 }
 
-/** Not for the eviction: it would wait for itself. */
+/** The eviction must not use it: it would wait for itself. */
 export function metadataWithDiskFullRetry(metadata: MetadataStore, makeRoom: MakeRoom): MetadataStore {
   return {
     ...metadata,
@@ -50,7 +48,7 @@ export function metadataWithDiskFullRetry(metadata: MetadataStore, makeRoom: Mak
   }
 }
 
-/** For evictions, deletions and collections, which free disk space. */
+/** Evictions, deletions and collections use it: they free disk space. */
 export function metadataWithReserve(metadata: MetadataStore, reserve: DiskReserve): MetadataStore {
   return { ...metadata, transaction: (fill) => reserve.use(() => metadata.transaction(fill)) }
 }

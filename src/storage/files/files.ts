@@ -1,10 +1,10 @@
 /**
  * The file system as the store needs it: the one seam under blobs and partial files.
  *
- * It has raw descriptors, not FileHandles: a FileHandle that is garbage-collected unclosed ends the process. Who
- * opens a descriptor closes it, and never while an operation on it runs (see open-file.ts), or the number may already
- * belong to another file. It is an interface so that tests can take away what it promises: everything unsynced (power
- * loss), all space (ENOSPC), all permission (EROFS).
+ * It has raw descriptors, not FileHandles: a FileHandle that is garbage-collected unclosed ends the process. The
+ * opener of a descriptor closes it, and never while an operation on it runs (see open-file.ts), or the number may
+ * already belong to another file. It is an interface so that tests can take away what it promises: everything
+ * unsynced (power loss), all space (ENOSPC), all permission (EROFS).
  */
 import type { Bytes } from '../../base/units.ts'
 import fs from 'node:fs'
@@ -30,25 +30,22 @@ export interface Files {
   /** Positional; may be short. The buffers are in use until it settles. */
   write(file: Descriptor, chunks: readonly Uint8Array[], position: Bytes): Promise<Bytes>
   truncate(file: Descriptor, size: Bytes): Promise<void>
-  /** What was written to the file survives a power loss once this resolves. */
+  /** Makes what was written to the file survive a power loss. */
   datasync(file: Descriptor): Promise<void>
   close(file: Descriptor): Promise<void>
   describe(file: Descriptor): Promise<FileInfo>
-  /**
-   * A symbolic link to a folder counts as a folder; any other link does not count as its target: `open` would not
-   * follow it.
-   */
+  /** A symbolic link to a folder counts as a folder; any other link as `other`, for `open` would not follow it. */
   stat(path: string): Promise<FileInfo | undefined>
   rename(from: string, to: string): Promise<void>
   /** An absent file is no error. */
   remove(path: string): Promise<void>
   /** Makes one level; an existing folder is no error. @param mode default: what the umask leaves to everybody */
   makeFolder(path: string, mode?: number): Promise<void>
-  /** The names in the folder survive a power loss once this resolves. */
+  /** Makes the names in the folder survive a power loss. */
   syncFolder(path: string): Promise<void>
   /** Names in it; `undefined` when there is no such folder. */
   list(path: string): Promise<string[] | undefined>
-  /** Of the file system that holds `path`. */
+  /** The space of the file system that holds `path`. */
   space(path: string): Promise<{ readonly total: Bytes; readonly free: Bytes }>
 }
 
@@ -81,7 +78,6 @@ export const nodeFiles: Files = {
   },
 }
 
-/** The `code` of a system error. */
 export function systemCode(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
 }

@@ -14,14 +14,14 @@ import type { Descriptor, Files } from './files.ts'
 const MOST_CHANGES = 6
 
 export interface DiskTimeouts {
-  /** For a new file: a download that gets none still answers in time, without the disk. */
+  /** Limits the making of a file: a download that gets none still answers in time, without the disk. */
   readonly create: Milliseconds
-  /** For any other change but a sync, which may have much to write. */
+  /** Limits any other change but a sync, which may have much to write. */
   readonly change: Milliseconds
   readonly sync: Milliseconds
-  /** For any change while the disk is known to hang. */
+  /** Limits any change while the disk is known to hang. */
   readonly again: Milliseconds
-  /** For the free space: a writer that is not told finds out by writing. */
+  /** Limits the question of free space: a writer that gets no answer finds out by writing. */
   readonly look: Milliseconds
 }
 

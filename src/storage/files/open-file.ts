@@ -29,7 +29,7 @@ export class OpenFile implements Disposable {
     return new OpenFile(files, await files.open(path, flags))
   }
 
-  /** For the hasher, which reads in another thread; valid only while retained. */
+  /** The hasher reads it in another thread; it is valid only while retained. */
   get descriptor(): Descriptor {
     return this.#descriptor
   }

@@ -21,9 +21,7 @@ const PRIVATE_ENTRIES = ['ingest', 'quarantine', 'index.json', 'reserve']
 /** Files that SQLite keeps beside a database; it makes them with the mode of the database. */
 const BESIDE = ['-wal', '-shm', '-journal']
 
-/**
- * Called before SQLite opens it: makes it if absent, and takes from other users what an earlier version gave them.
- */
+/** Called before SQLite opens it: makes it if absent, and takes back what an earlier version gave other users. */
 export function makePrivateDatabase(file: string): void {
   try {
     // An existing file is not opened: closing it would release the locks that this process has on it.

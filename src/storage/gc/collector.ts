@@ -171,10 +171,7 @@ export class Collector {
     }
   }
 
-  /**
-   * Sweeps part by part, and again while a round removes something; each entry is found again under its repository's
-   * lock.
-   */
+  /** Sweeps in parts, again while a round removes something; finds each entry again under its repository's lock. */
   async *#sweep(sweep: Sweep, signal: AbortSignal): AsyncGenerator<Collected> {
     for (let all = 1; all > 0;) {
       all = 0

@@ -62,7 +62,7 @@ export class CollectionPlan {
     }
   }
 
-  /** Without orphans, which the index does not know. */
+  /** Yields no orphans, for the index does not know them. */
   async *blobs(): AsyncGenerator<BlobInfo> {
     const { metadata, before, signal } = this.#options
     const told = new Set<Digest>()

@@ -214,8 +214,7 @@ class DiskIngests implements IngestStore {
     try {
       const { size } = await file.describe()
       if (size < idle.extents.end) throw new Error('a partial file has shrunk')
-      // Bytes that no sidecar vouches for are cut off durably: a power cut could else leave them behind a shorter
-      // blob.
+      // Bytes that no sidecar vouches for go durably: a power cut could else leave them behind a shorter blob.
       if (size > idle.extents.end) {
         await file.truncate(idle.extents.end)
         await file.datasync()

@@ -1,6 +1,5 @@
 /**
- * Partial files without a writer: those of an earlier process, found once at the start, and those that this one has
- * kept.
+ * Partial files without a writer: those that an earlier process left, found at the start, and those of this one.
  *
  * One is kept for each identity. In a download only the bytes that the sidecar vouches for count. An upload is
  * written from 0 on without gaps, so all of its file counts until the machine goes down. A file that no client
@@ -17,7 +16,6 @@ import { readSidecar } from './sidecar.ts'
 
 const DAY_MS = 24 * 60 * 60 * 1000
 
-/** A partial file without a writer. */
 export interface Idle<Identity extends PartialIdentity = PartialIdentity> {
   readonly stem: string
   readonly identity: Identity
@@ -53,7 +51,7 @@ export class IdleFiles {
   readonly #files: Files
   readonly #sessionTtlMs: number
   readonly #idle = new Map<string, Idle>()
-  /** By session. */
+  /** Uploads by session. */
   readonly #adopted = new Map<string, Adopted>()
   /** Files that could not be removed; their names are never used again. */
   readonly #litter = new Set<string>()

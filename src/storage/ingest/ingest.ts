@@ -1,8 +1,8 @@
 /**
  * Ingest of one download or upload: a local file that is hashed while it is written and readable while it grows.
  *
- * Nothing is visible as a blob until `BlobStore.adopt` took it. Extents may be written in any order; the prefix [0,
- * n) is hashed. A sidecar beside the file records what was *synced*, and only that counts after a crash. Mirror fills
+ * Nothing is visible as a blob until `BlobStore.adopt` took it. Extents may be written in any order; only the prefix
+ * is hashed. A sidecar beside the file records what was *synced*, and only that counts after a crash. Mirror fills
  * and pushes share it, so digests are verified in one place.
  */
 import type { Bytes } from '../../base/units.ts'
@@ -74,8 +74,7 @@ export interface Ingest extends GrowingSource {
   /** Removes the partial. Ends this ingest; what was retained stays readable. A no-op after adopt. */
   discard(): Promise<void>
   /**
-   * Backpressure of an ingest in memory, which keeps its buffers until they are read: waits for a follower that is
-   * far behind.
+   * Backpressure of an ingest in memory, which keeps buffers until they are read: waits for a follower far behind.
    *
    * @returns false when the follower takes nothing for so long that another fill may have upstream's connection
    * @throws the signal's reason
@@ -95,7 +94,7 @@ export interface UploadIdentity {
 /**
  * The bytes of an upload session, from 0 on without gaps.
  *
- * They survive the process, in whatever way it is killed; of a power cut, those that were synced.
+ * They survive the process, in whatever way it is killed; a power cut takes those that were not synced.
  */
 export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'read' | 'discard'> {
   readonly identity: UploadIdentity
@@ -111,9 +110,7 @@ export interface UploadIngest extends Pick<Ingest, 'prefix' | 'write' | 'read' |
   keep(stranded?: boolean): Promise<void>
 }
 
-/**
- * An upload whose bytes became a blob that the index may not know: the process died in between, or the index failed.
- */
+/** An upload that became a blob which the index may not know: the process died in between, or the index failed. */
 export interface AdoptedUpload {
   readonly repository: RepositoryName
   readonly digest: Digest
@@ -132,7 +129,7 @@ export interface PartialDownload extends IngestIdentity {
 /** A partial upload on the disk. */
 export interface PartialUpload extends UploadIdentity {
   readonly bytes: Bytes
-  /** Since when it has no writer; undefined while it has one, who may go on at any moment. */
+  /** Since when it has no writer; undefined while it has one, which may pause. */
   readonly idleSince: number | undefined
   readonly stranded: boolean
 }

@@ -46,10 +46,7 @@ export interface PartialFileOptions<Identity extends PartialIdentity> {
   /** How many of the inherited bytes were never synced. */
   readonly unsynced: Bytes
   readonly limits: PartialLimits
-  /**
-   * Called once, when the ingest ends: with the extents of a kept one, with the digest when the index may not know
-   * the blob that an upload became.
-   */
+  /** Called at the end: with the extents that were kept, or an upload's digest if the index may not know its blob. */
   readonly ended: (left: ExtentMap | Digest | undefined) => Promise<void>
   /** Removes a file that is no longer needed. Never rejects. */
   readonly remove: (file: string) => Promise<void>

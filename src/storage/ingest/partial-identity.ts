@@ -44,7 +44,6 @@ export function fileBase(identity: PartialIdentity, random: string): string {
   return uploadBase(identity)
 }
 
-/** Whether a file of that name may be of this identity. */
 export function isNamedFor(base: string, identity: PartialIdentity): boolean {
   return isUpload(identity) ? base === uploadBase(identity) : base.startsWith(downloadPrefix(identity))
 }

@@ -12,9 +12,7 @@ import type { Bytes } from '../../base/units.ts'
 /** With 8 MiB V8 still begins to mark by itself (measured), with 2 the scavenges cost more than they save. */
 const EVERY: Bytes = 4 * 1024 * 1024
 
-/**
- * Smaller buffers are not worth it; and undici has one empty buffer for all responses, which comes through here too.
- */
+/** Smaller buffers are not worth it; and undici's one empty buffer, which comes through here too, must stay. */
 const WORTH_EMPTYING: Bytes = 1024
 
 let since: Bytes = 0

@@ -62,9 +62,8 @@ export class Sidecar {
   }
 
   /**
-   * Records the blob as which an upload is adopted: a client that repeats its last request is then answered rightly
-   * even if the process died before the index knew the blob. The record need only survive the process, so nothing is
-   * synced.
+   * Records the blob as which an upload is adopted: a client that repeats its last request is answered by it, should
+   * the process die before the index knows the blob. It need only survive the process, so nothing is synced.
    */
   async noteAdopted(extents: ExtentMap, digest: Digest): Promise<void> {
     const path = `${this.#stem}.adopted`

@@ -55,9 +55,7 @@ export function acquireRootLock(root: string): Disposable {
   }
 }
 
-/**
- * `recursive` will not do: where a folder cannot be made although its parent is there (/proc), Node never returns.
- */
+/** Avoids `recursive`: where a folder cannot be made although its parent is there (/proc), Node never returns. */
 function makeFolders(folder: string, mode?: number): void {
   if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return
   const parent = path.dirname(folder)
