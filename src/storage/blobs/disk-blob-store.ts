@@ -77,7 +77,7 @@ export class DiskBlobStore implements BlobStore {
       try {
         await commit?.()
       } catch (error) {
-        // On a full disk nothing was committed, so the file would be an orphan; else that is uncertain.
+        // A full disk commits nothing, and the file would be an orphan; after another error the commit may be there.
         if (before === undefined && isDiskFull(error)) await this.#files.rename(target, file.path)
         else await file.adopted(false)
         throw error

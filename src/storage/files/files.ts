@@ -43,7 +43,7 @@ export interface Files {
   makeFolder(path: string, mode?: number): Promise<void>
   /** Makes the names in the folder survive a power loss. */
   syncFolder(path: string): Promise<void>
-  /** Names in it; `undefined` when there is no such folder. */
+  /** The names in the folder; `undefined` when it is absent. */
   list(path: string): Promise<string[] | undefined>
   /** The space of the file system that holds `path`. */
   space(path: string): Promise<{ readonly total: Bytes; readonly free: Bytes }>

@@ -316,7 +316,7 @@ export class PartialFile<Identity extends PartialIdentity = PartialIdentity> {
     }
   }
 
-  /** Makes a new file survive this process. @throws the system's error */
+  /** Makes a new file survive the process. @throws the system's error */
   note(): Promise<void> {
     return this.#sidecar.note(this.#extents)
   }

@@ -28,7 +28,7 @@ const NAMES_FOR_MS = 60_000
 /** Damaged and missing blobs, for the health endpoint. */
 export interface QuarantineHealth {
   readonly count: number
-  /** The ones that have been in quarantine for longest. */
+  /** Those that have been in quarantine for longest. */
   readonly blobs: readonly {
     readonly digest: Digest
     /** ISO 8601. */
@@ -58,7 +58,7 @@ export class Examiner implements AsyncDisposable {
   /** Suspects wait in the order in which they came. */
   readonly #suspects = new Set<Digest>()
   #looking: Promise<void> | undefined
-  /** The images that the blobs in the details of the health endpoint hit. */
+  /** The images that the blobs in the details of the health endpoint affect. */
   #uses = new Map<Digest, Pick<Finding, 'uses' | 'moreUses'> & { readonly at: EpochMs }>()
 
   constructor(options: ExaminerOptions) {

@@ -51,7 +51,7 @@ export interface Finding {
   readonly moreUses: number
   /** How it was repaired, for the operator. */
   readonly repair?: string
-  /** It is still wrong. */
+  /** The fault is still there. */
   readonly remains: boolean
 }
 

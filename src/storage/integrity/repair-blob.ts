@@ -19,7 +19,7 @@ export type Fault = 'corrupt' | 'missing' | 'unreadable' | 'size' | 'orphan'
 export interface Lost {
   readonly digest: Digest
   readonly fault: Fault
-  /** It is pushed content as well. */
+  /** A local repository holds them as well. */
   readonly pushed: boolean
   /** Mirrored manifests that reference it, or were it: the index has just forgotten the latter. */
   readonly manifests: readonly TaggedManifest[]

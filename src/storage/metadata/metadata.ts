@@ -150,7 +150,7 @@ interface FinishedUpload {
 
 /** Events on their way to one end-point, in the order in which they happened. */
 export interface EventQueue {
-  /** The oldest ones, those with a higher number than `after`. */
+  /** The oldest events whose number is above `after`. */
   next(endpoint: string, limit: number, after?: number): Promise<readonly QueuedEvent[]>
   count(endpoint: string): Promise<number>
   /** The end-points with queued events. */
@@ -185,7 +185,7 @@ export interface GarbageIndex extends ReferenceIndex {
   isDelivered(digest: Digest): Promise<boolean>
 }
 
-/** Where a part of a list ends, and the next begins. */
+/** The end of a part of a list, after which the next begins. */
 export interface GarbagePlace {
   readonly repository: RepositoryKey
   readonly digest: Digest
