@@ -219,7 +219,7 @@ export class Collector {
 
   /**
    * Records orphans: files that the index does not know, because a process ended between the file and the commit.
-   * Their grace period begins now. Files from before the index stay: it was lost, and they hold what was pushed.
+   * Their grace period begins now. Files older than the index stay: an index was lost, and they hold what was pushed.
    */
   async #recordOrphans(signal: AbortSignal): Promise<void> {
     const { store, metadata, log, indexSince = 0 } = this.#options

@@ -61,7 +61,7 @@ export interface Ingest extends GrowingSource {
   /**
    * Waits for the hash of [0, size) and compares. The prefix must be `size` long.
    *
-   * @param signal ends the wait where there is nothing to compare
+   * @param signal ends the wait of an ingest in memory that holds only a range, and so has nothing to compare
    * @returns undefined when the digest is another
    */
   verify(size: Bytes, signal?: AbortSignal): Promise<VerifiedFile | undefined>
