@@ -1,7 +1,4 @@
-/**
- * Exponential back-off after failures in a row, and the penalty that lasts as long: how long something that has failed
- * is not tried.
- */
+/** Exponential backoff after failures in a row, and the penalty that lasts as long, in which a thing is not tried. */
 import type { Milliseconds } from './units.ts'
 
 interface BackoffLimits {
@@ -9,7 +6,7 @@ interface BackoffLimits {
   readonly most: Milliseconds
 }
 
-/** Between two attempts of one transfer. */
+/** The waits between two attempts of one transfer. */
 const TRANSFER: BackoffLimits = { first: 200, most: 5_000 }
 
 /** @param failures before the last one */
@@ -41,20 +38,20 @@ export class Penalty {
     return this.leftMs > 0
   }
 
-  /** From now on, for twice as long as the last one. */
+  /** Starts now, for twice as long as the last one. */
   begin(): void {
     this.#lasting = backoff(this.#failures, this.#options)
     this.#failures += 1
     this.#until = this.#options.now() + this.#lasting
   }
 
-  /** One that runs begins again as long as it was: a failure meanwhile proves nothing new. */
+  /** A running one starts again with its length: a failure meanwhile proves nothing new. */
   beginOrRenew(atLeast: Milliseconds = 0): void {
     if (!this.running) this.begin()
     this.#until = this.#options.now() + Math.max(this.#lasting, atLeast)
   }
 
-  /** The next one is as short as the first; this one goes on. */
+  /** Resets the next one to the first length; a running one goes on. */
   forgive(): void {
     this.#failures = 0
   }

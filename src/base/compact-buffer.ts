@@ -1,11 +1,11 @@
 /**
- * Copies bytes that are to be kept out of the larger buffer that they are a part of.
+ * Copies bytes that a cache keeps out of the larger buffer that they are a part of.
  *
- * Small buffers are cut from slabs of 64 KiB, and a cache that keeps one for long keeps the slab: it would take sixty
- * times, or more, of the memory that it reckons with.
+ * Node cuts small buffers from slabs of 64 KiB, and a cache that keeps one keeps the slab: it would take sixty times,
+ * or more, of the memory that it accounts for.
  */
 
-/** The same buffer, where it has its memory to itself. */
+/** @returns the same buffer, if it has its memory to itself */
 export function compactBuffer(bytes: Buffer): Buffer {
   if (bytes.buffer.byteLength === bytes.length) return bytes
   const copy = Buffer.allocUnsafeSlow(bytes.length)

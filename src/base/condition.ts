@@ -1,11 +1,10 @@
 /**
- * Condition variable: wakes every waiter at the next change of something.
+ * Condition variable: a change wakes every waiter, and each checks whether it is the change that it waits for.
  *
- * A change wakes all; each waiter looks for itself whether it was the change it waited for. A waiter that has no
- * `await` between looking and waiting misses no change.
+ * A waiter that has no `await` between the check and the wait misses no change.
  */
 
-/** Two hundred clients that are woken for each piece of a layer cost more than the layer (measured). */
+/** Waking two hundred clients for each piece of a layer costs more than the layer (measured). */
 const TOGETHER_MS = 4
 
 export class Condition {
@@ -51,13 +50,10 @@ export class Condition {
   }
 }
 
-/** The signal of waits that are never given up. */
+/** The signal for a wait without a limit. */
 export const NEVER = new AbortController().signal
 
-/**
- * The promise's result, unless the signal ends the waiting first. The promise goes on then, and its failure is no
- * unhandled rejection.
- */
+/** The promise's result, unless the signal ends the wait first. The promise goes on, its failure handled. */
 export function abandonable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const aborted = (): void => reject(signal.reason as Error)

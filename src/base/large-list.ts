@@ -1,8 +1,8 @@
 /**
  * Merge sort and JSON writer for lists of hundreds of thousands of names, which yield to the event loop.
  *
- * A registry that knows nothing of pages sends all its tags at once. The platform's sort takes a second for half a
- * million of them; slices of them are sorted in a fifth of that, and other requests have a turn between two slices.
+ * A registry without pages sends all its tags at once. The platform's sort takes a second for half a million of them;
+ * sorting slices takes a fifth of that, and other requests have a turn between two slices.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 

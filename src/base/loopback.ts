@@ -1,9 +1,9 @@
 /**
- * Tells loopback: which addresses and names are this machine's own, wherever they are looked up (RFC 6761 § 6.3).
+ * Loopback check: which addresses and names are this machine's own under every resolver (RFC 6761 § 6.3).
  *
- * 0.0.0.0 and :: are none, for a web page may ask for them; where we dial, `upstream/transport/address-policy.ts` takes
- * them for this machine. The list is the platform's, since every request looks at it: ipaddr.js takes 20 times as long
- * for an IPv6 address (measured).
+ * 0.0.0.0 and :: are none, for a web page may ask for them; for outgoing connections,
+ * `upstream/transport/address-policy.ts` takes them for this machine. It uses Node's own BlockList, since every
+ * request is checked: ipaddr.js takes 20 times as long for an IPv6 address (measured).
  */
 import { BlockList, isIP } from 'node:net'
 

@@ -1,14 +1,13 @@
 /**
- * LRU cache of so many entries, which may expire.
+ * LRU cache with a limit of entries, which may expire.
  *
- * Every entry has the size 1: for a `max` of a thousand lru-cache would take 23 KiB at once (measured), and there are
- * several caches for each upstream.
+ * Entries have size 1: with a `max` of a thousand, each of an upstream's caches would take 23 KiB at once (measured).
  */
 import { LRUCache } from 'lru-cache'
 import type { Milliseconds } from './units.ts'
 
 interface Expiry {
-  /** Default: that of each entry. */
+  /** Default: each entry has its own. */
   readonly ttl?: Milliseconds
   /** Monotonic. */
   readonly now: () => Milliseconds
@@ -24,7 +23,7 @@ export function createLru<Key extends string, Value extends object | boolean | n
     sizeCalculation: () => 1,
     ttl,
     ttlResolution: 0,
-    // What began at 0 would never expire for lru-cache.
+    // In lru-cache an entry that starts at 0 never expires.
     perf: { now: () => now() + 1 },
   })
 }

@@ -1,6 +1,6 @@
 /**
- * Recognises that the process may open no more files (EMFILE), or the machine (ENFILE): the fault is ours, whichever
- * file or host was to be opened when it happened.
+ * Recognises that the process (EMFILE) or the machine (ENFILE) may open no more files: the fault is this machine's,
+ * whichever file or host was to be opened.
  */
 import { OciError } from '../oci/errors.ts'
 
@@ -9,14 +9,14 @@ const CODES: unknown[] = ['EMFILE', 'ENFILE']
 /** By then connections and files that are open now may have been closed. */
 const RETRY_AFTER_SECONDS = 10
 
-/** How many causes of causes are looked at. */
+/** Limit of nested causes. */
 const DEEPEST = 8
 
-/** The client is told this, and it stands in `/readyz` and the log. */
+/** The text for the client, `/readyz` and the log. */
 export const OUT_OF_FILES =
   'this process may open no more files or connections: raise its limit (ulimit -n, LimitNOFILE)'
 
-/** Whether the error, one of its causes, or an error that it is made of is of that kind. */
+/** Whether the error, one of its causes, or an error that it aggregates is of that kind. */
 export function isOutOfFiles(error: unknown, depth = 0): boolean {
   if (!(error instanceof Error) || depth > DEEPEST) return false
   if ('code' in error && CODES.includes(error.code)) return true

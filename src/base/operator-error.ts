@@ -1,4 +1,4 @@
-/** Error for the operator: a request is not done, for the reason in the message. No bug, so that no stack is shown. */
+/** Error for the operator: why a request is not done. It is no bug, so its stack is not shown. */
 export class OperatorError extends Error {
   override readonly name: string = 'OperatorError'
 }

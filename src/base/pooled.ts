@@ -1,16 +1,15 @@
 /**
- * Worker pool over an asynchronous iteration: the same work for many things, a few at once.
+ * Worker pool over an asynchronous iteration: the same work for many items, a few at once.
  *
- * p-map has no part in it, for it rejects at once and leaves running work unwatched, and it says nothing while all of
- * its results are late.
+ * p-map is unfit: it rejects at once and leaves running work unwatched, and it yields nothing while results are late.
  */
 
 const TICK_MS = 200
 
 /**
- * Results as they come; undefined when there was none for a while.
+ * Yields results as they come; undefined when there was none for a while.
  *
- * A reader that stops early, and a failure, wait for the work under way, which must end soon then by itself.
+ * A reader that stops early, and a failure, wait for the running work, which must end soon by itself.
  */
 export async function* pooled<T, R>(
   items: AsyncIterable<T>,

@@ -1,8 +1,8 @@
 /**
  * Single-flight: work that several callers ask for at once is done once, and all of them get its result.
  *
- * The work belongs to none of the callers: one that leaves stops waiting, nothing else. A flight may answer before it
- * has settled (a manifest is given out while it is still being written down); callers join it until it settles.
+ * The work belongs to no caller: one that leaves only stops waiting. A flight may answer before it has settled (a
+ * manifest is served while it is still being written down); callers join it until it settles.
  */
 import { abandonable } from './condition.ts'
 

@@ -1,9 +1,9 @@
 /**
- * Guard against chunked bodies in chunks of a few bytes: each chunk costs a turn of the parser, so that a stranger with
- * a slow line could keep a whole processor busy. No honest program sends them, for all write what they have buffered.
+ * Guard against chunked bodies in chunks of a few bytes: each chunk costs a turn of the parser, so an attacker with a
+ * slow line could keep a whole processor busy. No honest client sends them, for all write what they have buffered.
  */
 
-/** So many chunks are judged together, by the bytes that they have on the average. */
+/** The number of chunks that are judged together, by their average size. */
 const CHUNKS = 2048
 const LEAST_MEAN = 16
 
@@ -11,7 +11,7 @@ export class SmallChunks {
   #chunks = 0
   #bytes = 0
 
-  /** To be called with each chunk of the body. */
+  /** Must be called with each chunk of the body. */
   areTooSmall(bytes: number): boolean {
     this.#chunks += 1
     this.#bytes += bytes

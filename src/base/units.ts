@@ -1,6 +1,6 @@
-/** Units of plain numbers, as names of types: what a number counts, where its own name does not say so. */
+/** Units of plain numbers, as type names: what a number counts, where its own name does not say so. */
 
 export type Bytes = number
 
-/** A span, or a point on the clock of the program; which one is said where it is used. */
+/** A span, or a point on a clock of the process; the place of use says which. */
 export type Milliseconds = number
