@@ -1,6 +1,4 @@
-/**
- * PEM certificates of an authority, as a file has them.
- */
+/** PEM certificates of an authority, as a file has them. */
 import { X509Certificate } from 'node:crypto'
 
 /** Whether the text has at least one certificate, and all of them can be parsed. */

@@ -1,8 +1,8 @@
 /**
  * Checks of the configuration that concern more than one key, and of the files that its keys name.
  *
- * They read the tree of the file, not the result of the schema: a mistake elsewhere in the file must not hide one here.
- * A value of the wrong type is reported by the schema and passed over here.
+ * They read the tree of the file, not the result of the schema: a mistake elsewhere in the file must not hide one
+ * here. Values of a wrong type are left to the schema's report.
  */
 import { readFileSync } from 'node:fs'
 import { isLoopback } from '../base/loopback.ts'
@@ -96,7 +96,7 @@ function originOf(value: unknown): string | undefined {
   return typeof value === 'string' ? URL.parse(value)?.origin : undefined
 }
 
-/** The sources of an account's credentials, of which it has one. */
+/** The sources of an account's credentials, which must have exactly one. */
 const CREDENTIALS = ['password', 'passwordFile', 'credentialsFile', 'credentialHelper'] as const
 
 function checkAccounts(source: ConfigSource, path: Path, upstream: Tree): void {
@@ -138,7 +138,7 @@ function checkAccount(source: ConfigSource, path: Path, account: Tree): void {
   checkCredentialFiles(source, path, account)
 }
 
-/** With an upstream's credentials, every client that may pull here reads what they open. */
+/** An upstream's credentials give its private images to every client that may pull here. */
 function checkWhoMayPull(source: ConfigSource, path: Path, upstream: Tree): void {
   const { host = '127.0.0.1', accelRedirect } = section(source.tree, 'server')
   if ('allow' in upstream || typeof host !== 'string') return
@@ -154,7 +154,7 @@ function checkWhoMayPull(source: ConfigSource, path: Path, upstream: Tree): void
   )
 }
 
-/** The files are read again when they are needed; here a mistake is found at the start. */
+/** The files are read again for each login; this check finds a mistake at the start. */
 function checkCredentialFiles(source: ConfigSource, path: Path, account: Tree): void {
   const password = readNamed(source, [...path, 'passwordFile'], account['passwordFile'])
   if (password?.replace(/\r?\n$/, '') === '') {

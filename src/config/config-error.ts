@@ -1,6 +1,4 @@
-/**
- * Everything that is wrong with a configuration, in sentences that say where, what was found and what was expected.
- */
+/** Error with all faults of a configuration: each sentence says where, what was found and what was expected. */
 import * as z from 'zod'
 import { nearest } from './checks.ts'
 import type { ConfigProblem, ConfigSource, Path } from './yaml.ts'
@@ -20,7 +18,7 @@ export class ConfigError extends Error {
   }
 }
 
-/** @param schema knows the keys that an unknown one may have meant */
+/** @param schema suggests known keys for an unknown one */
 export function reportIssue(schema: z.core.$ZodType, source: ConfigSource, issue: z.core.$ZodIssue): void {
   const path = issue.path as Path
   if (issue.code !== 'unrecognized_keys') {
@@ -39,7 +37,7 @@ export function reportIssue(schema: z.core.$ZodType, source: ConfigSource, issue
   }
 }
 
-/** The keys that a section knows. */
+/** The keys that a section accepts. */
 function keysAt(schema: z.core.$ZodType, path: Path): string[] {
   if (schema instanceof z.ZodPrefault || schema instanceof z.ZodOptional)
     return keysAt(schema.def.innerType, path)

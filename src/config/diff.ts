@@ -1,16 +1,14 @@
-/**
- * The differences of two configurations, by key. They are logged, so they never hold a value.
- */
+/** Differences of two configurations, by key. They are logged, so they never hold a value. */
 import { isDeepStrictEqual } from 'node:util'
 import type { Config } from './schema.ts'
 
 /** Keys whose value is an object. */
 const VALUES = new Set(['maxSize', 'minFree', 'finishAbandoned'])
 
-/** @returns such as `cache.offline`, `upstreams.quay.io` (which the other does not have), `upstreams.quay.io.deny` */
+/** @returns such as `cache.offline`, `upstreams.quay.io` (which only one of the two has), `upstreams.quay.io.deny` */
 export function differencesOf(before: Config, after: Config): string[] {
   const keys = differing(byKey(before), byKey(after), '')
-  // Every upstream takes these keys from `cache`: a change of one is not listed again for each upstream.
+  // Every upstream inherits these keys from `cache`: a change of one is not listed again for each upstream.
   const inherited = ['offline', 'tagTtl'].filter((key) => keys.includes(`cache.${key}`))
   return keys.filter((key) => !inherited.some((it) => key.startsWith('upstreams.') && key.endsWith(`.${it}`)))
 }

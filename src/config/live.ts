@@ -1,7 +1,7 @@
 /**
- * The present configuration, which a reload replaces while the server runs.
+ * Present configuration, which a reload replaces while the server runs.
  *
- * A part that keeps a value keeps an old one. Parts that live as long as the server take `() => …` over it, or an
+ * A part that copies a value keeps an old one. Parts that live as long as the server take `() => …` over it, or an
  * object whose getters read it, and read it each time.
  */
 import type { Config } from './schema.ts'

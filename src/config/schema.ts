@@ -1,9 +1,9 @@
 /**
- * The schema of the configuration: every key with its unit, its check and its default; those of an upstream are in
- * `upstream.ts`. No default is written anywhere else.
+ * Schema of the configuration: every key with its unit, its check and its default; `upstream.ts` has those of an
+ * upstream. No default is written anywhere else.
  *
- * A {@link Config} is complete: nothing in it needs another default, another file or the environment. All that is wrong
- * with a file is reported at once, in one {@link ConfigError}.
+ * A {@link Config} is complete: nothing in it needs another default, another file or the environment. One
+ * {@link ConfigError} reports everything that is wrong with a file.
  */
 import { readFileSync } from 'node:fs'
 import * as z from 'zod'
@@ -87,9 +87,9 @@ export const configSchema = section({
       [],
     ),
     sessionTtl: duration().prefault('24h'),
-    /** Default: unless something tells of a proxy in front; {@link takesLocalPushes}. */
+    /** Default: on, unless a setting tells of a proxy in front; {@link takesLocalPushes}. */
     local: flag().optional(),
-    /** Default: as long as an upload may take. */
+    /** Default: the time limit of an upload. */
     gcGrace: duration().optional(),
   }).prefault({}),
   /** Users come with a later release; until then the section has no keys. */
@@ -135,7 +135,7 @@ export interface LoadedConfig {
 
 /**
  * Whether programs on this machine may push without `push.anonymous`. Behind a proxy every client seems to be on this
- * machine, unless the proxy adds a header that says otherwise: so not by default where a proxy is configured.
+ * machine, unless the proxy adds a header that says otherwise: so the default is no where a proxy is configured.
  */
 export function takesLocalPushes({ push, server }: Pick<Config, 'push' | 'server'>): boolean {
   return push.local ?? (server.publicUrl === undefined && server.accelRedirect === undefined)
@@ -161,7 +161,7 @@ export function loadConfig(from: {
   const reported = new Set(source.problems.map(({ path }) => path))
   const result = configSchema.safeParse(source.tree)
   for (const issue of result.error?.issues ?? []) {
-    // A text whose variable is missing has been reported with the variable's name.
+    // A value whose variable is missing is reported already, with the variable's name.
     if (!reported.has(pathText(issue.path as Path))) reportIssue(configSchema, source, issue)
   }
   const files = checkConfig(source)
@@ -172,7 +172,7 @@ export function loadConfig(from: {
   }
 }
 
-/** Settings that are valid, and that the operator should know of. */
+/** Sentences about valid settings that the operator should know of. */
 function warningsOf({ push, server }: Parsed): string[] {
   return push.anonymous ? [`push.anonymous: whoever reaches ${server.host} may push`] : []
 }

@@ -1,8 +1,8 @@
 /**
- * Units of the configuration: durations, sizes and shares such as `5m`, `50GiB` and `80%`, as numbers.
+ * Units of the configuration: parses durations, sizes and shares such as `5m`, `50GiB` and `80%`.
  *
- * `undefined` means that the text is none. A bare `0` needs no unit; another bare number is a size in bytes and never a
- * duration, because a reader could not tell whether 30 means seconds or milliseconds.
+ * `undefined` means that the text is none. A bare `0` needs no unit; another bare number is a size in bytes and never
+ * a duration, because a reader could not tell whether 30 means seconds or milliseconds.
  */
 
 const MS_PER_UNIT = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const

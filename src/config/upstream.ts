@@ -1,6 +1,4 @@
-/**
- * The configuration of one upstream: its keys and their defaults, and what it is when everything is filled in.
- */
+/** Configuration of one upstream: its keys, their defaults, and the type with all of them filled in. */
 import * as z from 'zod'
 import type { Milliseconds } from '../base/units.ts'
 import { ALIASES, defaultUrlOf, HOST, type UpstreamFiles } from './checks.ts'
@@ -52,8 +50,8 @@ export const upstreamSchema = section({
   proxy: proxy().optional(),
   // At least two: one for a blob, and one that no blob takes, for manifests.
   maxConnections: integer(2, 1024).prefault(8),
-  // A registry that has not answered a connect after 5 s, or a head after 15 s, is worth less than the header
-  // budget of the client that waits; a body may pause for 30 s, as CDNs do when they fetch it themselves.
+  // A registry that has not answered a connect after 5 s, or a head after 15 s, would use up the header timeout of
+  // the waiting client; a body may pause for 30 s, as CDNs do when they fetch it themselves.
   timeouts: section({
     connect: timeout().prefault('5s'),
     headers: timeout().prefault('15s'),
@@ -94,7 +92,7 @@ export interface UpstreamConfig extends DeepReadonly<Omit<ParsedUpstream, OwnKey
   readonly url: string
   /** Names without a registry go to this upstream; at most one is the default. */
   readonly default: boolean
-  /** The sources of each account's credentials; files and programs are read when the credentials are needed. */
+  /** The sources of each account's credentials; files and programs are read when a login needs them. */
   readonly credentials: readonly CredentialSettings[]
   readonly tagTtl: Milliseconds
   /** undefined: everything; an empty list: nothing. */
@@ -106,7 +104,7 @@ export interface UpstreamConfig extends DeepReadonly<Omit<ParsedUpstream, OwnKey
   readonly proxy: string | undefined
 }
 
-/** What every upstream takes from the section `cache`. */
+/** What every upstream inherits from the section `cache`. */
 interface CacheDefaults {
   readonly tagTtl: Milliseconds
   readonly offline: boolean
@@ -140,8 +138,8 @@ export function completeUpstreams(
 }
 
 /**
- * A name without a registry means Docker Hub to every client, so a mirror of it is the default without being told. A
- * client that gets 404 instead goes to Docker Hub itself.
+ * A name without a registry means Docker Hub to every client, so its mirror is the default unless the operator says
+ * otherwise. A client that got a 404 instead would go to Docker Hub itself.
  */
 function defaultKey(upstreams: Readonly<Record<string, ParsedUpstream>>): string | undefined {
   const chosen = Object.keys(upstreams).find((key) => upstreams[key]?.default === true)

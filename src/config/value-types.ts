@@ -1,6 +1,4 @@
-/**
- * The types of values in a configuration, each with the words that say what it expects.
- */
+/** Value types of a configuration, each with the words that say what it expects. */
 import type { Bytes, Milliseconds } from '../base/units.ts'
 import { isIP } from 'node:net'
 import * as z from 'zod'
@@ -22,7 +20,7 @@ export const path = () => text('a path')
 export const oneOf = <const T extends string>(...words: T[]) =>
   leaf(`one of ${words.join(', ')}`, (value) => words.find((word) => word === value))
 
-// Numbers and switches may also be texts: a variable such as `${PORT}` is replaced by one.
+// Numbers and switches may also be texts, for a variable such as `${PORT}` becomes one.
 export const integer = (min: number, max: number) =>
   leaf(`a whole number from ${min} to ${max}`, (value) => {
     const number = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
@@ -41,7 +39,7 @@ export const duration = () =>
     const ms = parseDuration(value)
     return ms !== undefined && ms <= YEARS ? ms : undefined
   })
-/** For one wait; a timer cannot be set for more than 24 days. */
+/** The time limit of one wait; a timer cannot be set for more than 24 days. */
 export const timeout = () =>
   leaf<Milliseconds>('a duration from 1ms to 1h', (value) => {
     const ms = parseDuration(value)
@@ -52,7 +50,7 @@ export const size = (min = 0) =>
     const bytes = parseSize(value)
     return bytes !== undefined && bytes >= min ? bytes : undefined
   })
-/** The smaller of what is given. */
+/** A size or a share; where both are set, the smaller one holds. */
 export const budget = () =>
   leaf('a size such as 50GiB, or a share of the file system such as 80%', (value) => {
     const percent = parsePercent(value)
@@ -68,12 +66,12 @@ export const network = () =>
   leaf('an IP address, or a network such as 10.0.0.0/8', (value) => {
     if (typeof value !== 'string') return undefined
     const [address = '', bits = '0', ...more] = value.split('/')
-    // Addresses of one interface (fe80::1%eth0) are refused: the peer of a connection is compared as a plain address.
+    // Addresses of one interface (fe80::1%eth0) are refused, because peers are compared as plain addresses.
     const most = address.includes('%') ? -1 : ({ 4: 32, 6: 128 }[isIP(address)] ?? -1)
     return more.length === 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= most ? value : undefined
   })
 
-/** The origin of an http(s) URL that has nothing else in it. */
+/** An http(s) URL that is nothing but an origin. */
 export const origin = () =>
   leaf('an http or https URL with host and port only, such as https://quay.io', (value) => {
     const url = httpUrl(value)
@@ -87,7 +85,7 @@ export const proxy = () =>
     return !url || url.pathname !== '/' || url.search || url.hash ? undefined : url.href
   })
 
-/** A URL that events are posted to; it may have a path and a query. */
+/** A URL that the notifier posts events to; it may have a path and a query. */
 export const endpoint = () =>
   leaf('an http or https URL without a user name, such as https://hooks.example/registry', (value) => {
     const url = httpUrl(value)

@@ -1,13 +1,13 @@
 /**
- * A configuration text as a tree of plain values that still knows where each came from.
+ * Configuration text as a tree of plain values that still knows where each came from.
  *
- * Null is dropped (it means unset), `${VAR}` is filled in from the environment. What is shown to a person as
- * "found" is what the file says, so a value that came from the environment is never printed.
+ * Null is dropped (it means unset), `${VAR}` is filled in from the environment. An error message shows the operator
+ * what the file says, so it never prints a value from the environment.
  */
 import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Document } from 'yaml'
 
 export interface ConfigProblem {
-  /** Where in the tree: `cache.tagTtl`; empty for the file as a whole. */
+  /** The place in the tree: `cache.tagTtl`; empty for the file as a whole. */
   readonly path: string
   readonly line: number | undefined
   /** A sentence: what was found and what is expected. */
@@ -22,14 +22,14 @@ export function isTree(value: unknown): value is Tree {
 }
 
 export class ConfigSource {
-  /** As written. */
+  /** As written in the file. */
   readonly raw: Tree
   /** With the environment filled in. */
   readonly tree: Tree
   readonly problems: ConfigProblem[] = []
   readonly #document: Document
   readonly #lines = new LineCounter()
-  /** Places whose value came from an environment variable as a whole, and its name. */
+  /** Place in the tree -> name of the environment variable that gave its whole value. */
   readonly #overridden = new Map<string, string>()
 
   /** @param overrides place in the tree -> name of the environment variable that wins there */
@@ -39,7 +39,7 @@ export class ConfigSource {
     overrides: readonly [Path, string][],
   ) {
     this.#document = parseDocument(text, { lineCounter: this.#lines, prettyErrors: false })
-    // Only the first: the parser loses its footing there, and what it says afterwards is about that.
+    // Only the first error: after it the parser is out of step, and reports errors that are none.
     const [error] = this.#document.errors
     if (error) {
       const { line } = this.#lines.linePos(error.pos[0])
@@ -66,16 +66,16 @@ export class ConfigSource {
     })
   }
 
-  /** What the file says there, fit to be printed: no secrets. */
+  /** What the file says there, without secrets. */
   found(path: Path): string {
     let value: unknown = this.raw
     for (const part of path) value = isTree(value) || Array.isArray(value) ? (value as Tree)[part] : undefined
     const [last, before] = [path.at(-1), path.at(-2)]
-    // An account that was written as a text has its password in it.
+    // An account that was written as a text contains its password.
     const account = last === 'credentials' || before === 'credentials'
     const secret = account || path.includes('headers') || /password|secret|token/i.test(String(last))
     if (secret && typeof value !== 'object') return 'a value not shown here'
-    // A query may be how a receiver knows us.
+    // The query of a URL may hold a receiver's token.
     return show(path.at(-1) === 'url' && typeof value === 'string' ? value.replace(/\?.*/s, '?…') : value)
   }
 
@@ -92,7 +92,7 @@ export class ConfigSource {
     let map = this.raw
     for (const part of path.slice(0, -1)) {
       const next = (map[part] ??= {})
-      // A section that is not a map is reported by the schema; there is nothing to put the value into.
+      // The schema reports a section that is not a map; the value has no place there.
       if (!isTree(next)) return
       map = next
     }
@@ -164,10 +164,10 @@ function show(value: unknown): string {
   return JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text)
 }
 
-/** `quay.io:` with nothing after it names an upstream with all its defaults, it does not unname it. */
+/** `quay.io:` with nothing after it names an upstream with all its defaults, and does not remove it. */
 function withoutNull(value: unknown, path: Path): unknown {
   if (value === null) return path.length === 2 && path[0] === 'upstreams' ? {} : undefined
-  // An empty entry is a mistake, an empty key of an entry is not.
+  // An empty entry of a list is a mistake, an empty key of an entry is not.
   if (Array.isArray(value))
     return value.map((item: unknown, at) => (item === null ? null : withoutNull(item, [...path, String(at)])))
   if (!isTree(value)) return value
