@@ -1,6 +1,6 @@
 /**
- * Control characters, which a terminal or an editor acts upon instead of showing them: texts of clients and upstreams
- * must not reach a person with any of them. JSON escapes those of C0 anyway.
+ * Escapes control characters, which a terminal or an editor obeys instead of showing them: texts of clients and
+ * upstreams must reach no operator with any of them. JSON itself escapes only those of C0.
  */
 
 /** C1 controls, the marks that turn the direction of a text, and the separators that end a line. */
@@ -10,18 +10,18 @@ const JSON_ESCAPE = /\\(?:u[0-9a-fA-F]{4}|.)/g
 /** Escapes of control characters other than tabs and ends of lines. */
 const CONTROL_ESCAPE = /^\\(?:u00[01]|[bfr])/
 
-/** `\u009b`: also what it is in JSON. */
+/** @returns such as `\u009b`, which is an escape in JSON as well */
 function escapeOf(character: string): string {
   return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
 }
 
-/** The same JSON without a control character in it. */
+/** The same JSON with all control characters escaped. */
 export function shownJson(line: string): string {
-  // Nearly all lines are ASCII: that is found out in a tenth of the time.
+  // Nearly all lines are ASCII, and this check takes a tenth of the time.
   return Buffer.byteLength(line) === line.length ? line : line.replaceAll(UNSEEN, escapeOf)
 }
 
-/** JSON whose texts will be shown without their escapes: a control character becomes the text of its escape. */
+/** JSON whose texts will be shown unescaped: a control character becomes the text of its escape. */
 export function plainJson(line: string): string {
   return line
     .replaceAll(JSON_ESCAPE, (it) => (CONTROL_ESCAPE.test(it) ? `\\${it}` : it))
@@ -31,7 +31,7 @@ export function plainJson(line: string): string {
 
 /** Text for a terminal; tabs and ends of lines stay. */
 export function plainText(text: string): string {
-  // eslint-disable-next-line no-control-regex -- they are what is looked for
+  // eslint-disable-next-line no-control-regex -- it looks for them
   return text.replaceAll(/[\x00-\x08\x0b-\x1f\x7f]/g, escapeOf).replaceAll(UNSEEN, escapeOf)
 }
 

@@ -1,8 +1,8 @@
 /**
  * Log: pino, one JSON object per line, readable lines on a terminal.
  *
- * The message is a constant phrase, the data is in fields. Secrets are struck out here, wherever in the fields they are,
- * so that code that logs a whole object by mistake gives nothing away; so are control characters.
+ * The message is a constant phrase, the data is in fields. Secrets are redacted here, wherever in the fields they
+ * are, so that code that logs a whole object by mistake leaks nothing; control characters are escaped.
  */
 import { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,14 +12,14 @@ import { plainJson, shownJson } from './control-characters.ts'
 
 interface LogOptions {
   readonly level: string
-  /** For a person at a terminal. */
+  /** Readable lines, for a terminal. */
   readonly pretty?: boolean
-  /** Where lines go; standard output when left out. */
+  /** Default: standard output. */
   readonly write?: (line: string) => void
 }
 
 export function createLog({ level, pretty: readable = false, write }: LogOptions): Logger {
-  // Making lines readable takes texts out of the JSON again, and undoes its escapes.
+  // The readable output takes texts out of the JSON again, and undoes its escapes.
   const shown = readable ? plainJson : shownJson
   const options: LoggerOptions = {
     level,
@@ -27,7 +27,7 @@ export function createLog({ level, pretty: readable = false, write }: LogOptions
     base: null,
     serializers: { err: (error: Error) => concealed(stdSerializers.err(error)) },
     formatters: { level: (label) => ({ level: label }), log: concealFields },
-    // Texts are searched once, in the finished line, with messages and stacks.
+    // Texts are redacted once, in the finished line, with messages and stacks.
     hooks: {
       streamWrite: (line) => shown(SUSPICIOUS.test(line) ? line.replaceAll(CREDENTIALS, '[hidden]') : line),
     },
@@ -52,18 +52,17 @@ const GATHER_MS = 20
 const GATHER_LENGTH = 64 * 1024
 
 /**
- * The first line after a pause is written at once, those that follow it closely are written together: a write for each
- * would cost more than all else about it. None is lost at a regular end of the process, nor by `process.exit`.
+ * Batches lines: the first one after a pause is written at once, those that follow it closely are written together,
+ * for a write for each would cost more than all else about it. The end of the process loses none.
  */
 class StandardOutput {
-  // Not synchronous: a slow reader of the log must not stop the server. With a length of at least one, `flush`
-  // waits for what is under way.
+  // Not synchronous: a slow reader of the log must not stop the server. With `minLength`, `flush` waits for writes.
   readonly #output = destination({ dest: 1, sync: false, minLength: 1 })
   #lines = ''
   #timer: NodeJS.Timeout | undefined
 
   constructor() {
-    // pino flushes the output when the process ends: lines that wait here must be in it then.
+    // pino flushes the output when the process ends, so lines that wait here must be in it by then.
     const flushSync = this.#output.flushSync.bind(this.#output)
     this.#output.flushSync = () => {
       this.#give()
@@ -87,7 +86,7 @@ class StandardOutput {
     this.#output.flush(done)
   }
 
-  /** pino calls it after a line that is fatal. */
+  /** pino calls it after a fatal line. */
   flushSync(): void {
     this.#output.flushSync()
   }
@@ -101,11 +100,11 @@ class StandardOutput {
 
 const SECRET = /^(?:proxy-?)?authorization$|cookie|password|secret|token$|^credentials$/i
 const CREDENTIALS = /\b(basic|bearer)\s+[\w.~+/=-]{8,}|(?<=:\/\/)[^/@\s"]+(?=@)/gi
-/** A line that does not match has no credentials: that is found out in a tenth of the time. */
+/** A line that does not match has no credentials: this check takes a tenth of the time. */
 const SUSPICIOUS = /(?:basic|bearer)\s|:\/\//i
 const DEPTH = 6
 
-/** Nearly all lines are flat and without secrets: those need no copy. */
+/** Nearly all lines are flat and without secrets, and need no copy. */
 function concealFields(fields: Record<string, unknown>): Record<string, unknown> {
   for (const key in fields) {
     if (typeof fields[key] === 'object' || SECRET.test(key)) {
@@ -115,7 +114,7 @@ function concealFields(fields: Record<string, unknown>): Record<string, unknown>
   return fields
 }
 
-/** A copy without the fields that are secrets by their names. */
+/** A copy without the fields whose names say that they are secret. */
 function concealed(value: unknown, depth = 0): unknown {
   // The serializer of an error calls this function.
   if (typeof value !== 'object' || value === null || value instanceof Error) return value
@@ -132,7 +131,7 @@ function concealed(value: unknown, depth = 0): unknown {
   return copy
 }
 
-/** Many lines are of the same millisecond, whose text is made once. */
+/** Many lines share a millisecond, whose text is made once. */
 function timestamps(): () => string {
   let last = NaN
   let text = ''
@@ -146,7 +145,7 @@ function timestamps(): () => string {
   }
 }
 
-/** Waits until every line is written, but not for ever: the reader of the log may have gone. */
+/** Waits until every line is written, but not forever: the reader of the log may have gone. */
 export async function flushed(log: Logger): Promise<void> {
   const written = new Promise<void>((resolve) => log.flush(() => resolve()))
   await Promise.race([written, sleep(1000, undefined, { ref: false })])

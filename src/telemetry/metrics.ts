@@ -7,7 +7,7 @@ import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom
 
 export type Metrics = ReturnType<typeof createMetrics>
 
-/** With a registry of its own: two apps in one process do not share counters. */
+/** Has a registry of its own, so that two apps in one process do not share counters. */
 export function createMetrics(options: { processMetrics: boolean } = { processMetrics: false }) {
   const registry = new Registry()
   const registers = [registry]
@@ -28,7 +28,7 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
       try {
         await it()
       } catch {
-        // A figure that cannot be had keeps its old value; the others are read all the same.
+        // A figure that cannot be read keeps its old value; the others are still updated.
       }
     }
     return registry.metrics()
@@ -42,7 +42,7 @@ export function createMetrics(options: { processMetrics: boolean } = { processMe
   return {
     registry,
     tlsCertificateNotAfter,
-    /** Called before the figures are read, for figures that grow old by themselves. */
+    /** Called before a scrape reads the figures, for figures that grow old by themselves. */
     beforeScrape,
     /** All metrics in the text format of Prometheus. */
     scrape,

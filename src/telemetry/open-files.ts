@@ -1,16 +1,15 @@
 /**
- * Limit of open files and connections of this process (`ulimit -n`), and whether it has been met.
+ * Watch of the limit of open files and connections of this process (`ulimit -n`).
  *
- * One line in the log at most once a minute, and a counter.
+ * It counts each time the limit is met, and logs at most one line a minute.
  */
 import type { Milliseconds } from '../base/units.ts'
 import { readFile } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Metrics } from './metrics.ts'
 
-/** Between two lines that say the same. */
 const LINE_EVERY: Milliseconds = 60_000
-/** For so long after it was met the limit is taken to be met still. */
+/** How long the limit counts as met after it was met once. */
 const LASTS: Milliseconds = 30_000
 
 interface OpenFilesOptions {
@@ -21,10 +20,11 @@ interface OpenFilesOptions {
 }
 
 /**
- * - `connection`: one of a client, refused before the limit itself was met
- * - `upstream`: one to an upstream
- * - `storage`: a file that was to be kept
- * - `request`: what a client asked for could not be answered
+ * What was refused for want of a file descriptor:
+ * - `connection`: a client's, refused before the limit itself was met
+ * - `upstream`: a connection to an upstream
+ * - `storage`: a file that was to be stored
+ * - `request`: a client's request that could not be answered
  */
 type OutOfFiles = 'connection' | 'upstream' | 'storage' | 'request'
 
@@ -41,7 +41,7 @@ export class OpenFiles {
     return this.#options.now() - this.#metAt < LASTS
   }
 
-  /** @param error where the system said so */
+  /** @param error the system's, if there is one */
   met(what: OutOfFiles, error?: unknown): void {
     const { metrics, log, now } = this.#options
     metrics.outOfFiles.inc({ what })
