@@ -1,5 +1,5 @@
 /**
- * The server: the program behind its port and its control socket, from its start to its graceful shutdown.
+ * Server: the program behind its port and its control socket, from its start to its graceful shutdown.
  *
  * Starting needs the disk and the port, never the network.
  */
@@ -29,28 +29,28 @@ import { startError } from './start-error.ts'
 export interface AppOverrides extends ProgramOverrides {
   readonly log: Logger
   readonly metrics?: Metrics
-  /** Where Docker Hub's search is. */
+  /** The address of Docker Hub's search. */
   readonly hubSearchUrl?: string
   readonly timeouts?: Partial<HttpTimeouts>
-  /** How often the certificates of upstreams are looked at. Default 5 s. */
+  /** How often the certificate files of upstreams are polled. Default 5 s. */
   readonly certificatesPollMs?: number
-  /** The system calls that Node does not have; undefined: as on a system without them. */
+  /** The system calls that Node lacks; undefined: does without them, as on a system that has none. */
   readonly kernel?: LinuxSyscalls | undefined
 }
 
 export interface App {
   readonly metrics: Metrics
-  /** For tests. Only after `start`. */
+  /** For tests, after `start`. */
   readonly metadata: MetadataStore
-  /** @throws StartError with a sentence for the person who started us */
+  /** @throws StartError with a sentence for the operator */
   start(): Promise<{ url: string; host: string; port: number }>
   /**
-   * Applies another configuration, as far as that needs no new start. Only after `start`.
+   * Applies another configuration, as far as that needs no restart. Only after `start`.
    *
-   * @throws StartError where a start with it would be refused; nothing has changed then
+   * @throws StartError where a start with it would be refused; then nothing has changed
    */
   reload(config: Config): Promise<Reloaded>
-  /** Graceful shutdown: running responses finish for up to `graceMs`, partial fills are kept, the folder is freed. */
+  /** Graceful shutdown: running responses finish for up to `graceMs`, partial fills stay, the folder is unlocked. */
   close(graceMs: number): Promise<void>
 }
 
@@ -93,7 +93,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     const http = new HttpServer({
       ...{ sendfile, publicUrl, openFiles, registry, search, metrics, log },
       kernel: 'kernel' in overrides ? overrides.kernel : await openLinuxSyscalls(),
-      // Clients call an nginx in front of this server whatever they like, so no host is checked behind one.
+      // Clients may call an nginx in front of this server by any name, so no host is checked behind one.
       ...(accelRedirect === undefined
         ? { ifLoopback: ifLoopback(live, log) }
         : {
@@ -117,7 +117,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
     reloadTo = async (it) => {
       const reloaded = await reload({ live, localNames, upstreams, hub, registry, log }, it)
       program.mirror.blobs.retire(new Set(upstreams.entries.map(({ origin }) => origin.upstream)))
-      // The new budget may be smaller, and there may be more upstreams to be connected to.
+      // The new disk budget may be smaller, and more upstreams may need more connections.
       program.diskSpace.changed()
       const most = mostConnections()
       if (most !== undefined) http.limitConnections(most)
@@ -161,7 +161,7 @@ export function createApp(config: Config, overrides: AppOverrides): App {
   }
 }
 
-/** The checks of a server that only this machine can reach, or a proxy that passes requests on to it. */
+/** The checks for a server that only this machine can reach, or only through a proxy on it. */
 function ifLoopback(live: LiveConfig, log: Logger): IfLoopback {
   const takesLocal = (): boolean => takesLocalPushes(live.config) && !live.config.push.anonymous
   return {
@@ -170,7 +170,7 @@ function ifLoopback(live: LiveConfig, log: Logger): IfLoopback {
   }
 }
 
-/** The most at once: each upstream may be connected to at two places, the registry's own and its blobs' host. */
+/** The most open connections: an upstream has up to two hosts, the registry's own and that of its blobs. */
 function connectionsTo(upstreams: Config['upstreams']): number {
   return upstreams
     .map(({ maxConnections, credentials, fallbacks }) => {

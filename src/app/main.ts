@@ -1,6 +1,4 @@
-/**
- * The process edge: arguments, environment, signals, exit code. The only file that touches `process`.
- */
+/** Process edge: arguments, environment, signals, exit code. The only file that touches `process`. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
 import { backup } from '../admin/cli/backup.ts'
@@ -16,7 +14,7 @@ import { openAlone } from './parts/alone.ts'
 import { serve } from './serve.ts'
 import { verify } from '../admin/cli/verify.ts'
 
-/** Under npm one Ctrl-C arrives twice, from the terminal and from npm: within this time it counts once. */
+/** Under npm one Ctrl-C arrives twice, from the terminal and from npm: within this time both count as one. */
 const SAME_SIGNAL_MS = 500
 
 const crashHandlers: ((error: unknown) => void)[] = []
@@ -50,7 +48,7 @@ const io: ProcessIo = {
   onCrash: (handler) => void crashHandlers.push(handler),
 }
 
-/** The warning about FFI is dropped: that module is experimental, and has a complete substitute. Others are printed. */
+/** Drops the warning about FFI, an experimental module with a complete substitute. Others are printed. */
 const emitWarning = process.emitWarning.bind(process) as (...it: unknown[]) => void
 process.emitWarning = (warning: string | Error, ...rest: unknown[]): void => {
   if (typeof warning === 'string' && warning.startsWith('FFI is an experimental feature')) return
@@ -73,7 +71,7 @@ function version(): string {
   return version
 }
 
-/** The exit code that a shell gives for SIGPIPE: `entrepot gc | head`. */
+/** The exit code of SIGPIPE in a shell: `entrepot gc | head`. */
 const READER_GONE = 141
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -87,7 +85,7 @@ const program = new Command('entrepot')
   .version(version())
   .exitOverride()
 
-/** An action as commander calls it, with the command itself behind the options: the process ends with the exit code. */
+/** Makes an action for commander, which passes the command last; the process ends with its exit code. */
 function exitWith<Args extends unknown[]>(run: (...args: [...Args, ProcessIo]) => Promise<number>) {
   return async (...given: [...Args, Command]): Promise<void> => {
     const args = given.slice(0, -1) as Args
@@ -170,13 +168,13 @@ command('restore', 'bring back what a backup holds; what is here already stays')
   )
   .action(exitWith(restore))
 
-// Most people only ever want the options of `serve`.
+// Most operators only ever want the options of `serve`.
 program.addHelpText('after', () => `\nserve:\n${serveCommand.helpInformation()}`)
 
 try {
   await program.parseAsync()
 } catch (error) {
   if (!(error instanceof CommanderError)) crash(error)
-  // Help and version are no mistakes; anything else about the arguments is one of configuration.
+  // Help and version are no errors; any other error about the arguments counts as one of configuration.
   process.exitCode = error.exitCode === 0 ? 0 : 2
 }

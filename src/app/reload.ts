@@ -1,7 +1,7 @@
 /**
- * Reload: applies a configuration that was read again to the running server, all of it or nothing.
+ * Reload: applies a new configuration to the running server, all of it or nothing.
  *
- * A key that only a start can change keeps its old value and is named in the result.
+ * A key that only a restart can change keeps its old value and is named in the result.
  */
 import type { Logger } from 'pino'
 import type { Config } from '../config/schema.ts'
@@ -28,11 +28,11 @@ export interface Reloaded {
   readonly needRestart: readonly string[]
 }
 
-/** Ports, folders, and what is counted back from: sessions and grace periods that have begun. */
+/** Ports, folders, and the spans of sessions and grace periods that have begun. */
 export const ONLY_AT_THE_START =
   /^(?:server|storage|auth|notifications|push\.sessionTtl|push\.gcGrace)(?:\.|$)/
 
-/** @throws StartError where a start with it would be refused; nothing has changed then */
+/** @throws StartError where a start with it would be refused; then nothing has changed */
 export async function reload(parts: ReloadParts, read: Config): Promise<Reloaded> {
   const { live, localNames, upstreams, hub, registry, log } = parts
   const before = live.config

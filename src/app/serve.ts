@@ -1,8 +1,8 @@
 /**
- * `entrepot serve`: from the configuration to a running server, and from a signal to its graceful shutdown. SIGHUP makes
- * it read its configuration again.
+ * Command `entrepot serve`: from the configuration to a running server, and from a signal to its graceful shutdown;
+ * SIGHUP reloads.
  *
- * Exit codes: 0 stopped by a signal, 1 could not start, 2 the configuration is not valid.
+ * Exit codes: 0 stopped by a signal, 1 could not start, 2 the configuration is invalid.
  */
 import { hostname } from 'node:os'
 import { resolve } from 'node:path'
@@ -56,10 +56,10 @@ export async function serve(options: CommonOptions, io: ProcessIo): Promise<numb
   return 0
 }
 
-/** Says where the server is, what it mirrors, where its folder is, and how to point Docker at it. */
+/** Tells the operator the server's address, its upstreams, its folder, and how to point Docker at it. */
 function readyLine(config: Config, url: string): string {
   const address = new URL(url)
-  // Clients cannot reach a server by the address that stands for all interfaces.
+  // Clients cannot connect to the address that stands for all interfaces.
   if (address.hostname === '0.0.0.0' || address.hostname === '[::]') address.hostname = hostname()
   const publicUrl = config.server.publicUrl ?? address.origin
   const names = config.upstreams.map(({ key }) => key).join(', ')
@@ -70,11 +70,11 @@ function readyLine(config: Config, url: string): string {
   return hint === undefined ? line : `${line}; ${hint}`
 }
 
-/** A daemon asks its `registry-mirrors` for names of Docker Hub, so that is offered only where they are found. */
+/** A daemon asks its `registry-mirrors` for Docker Hub's names only, so the hint needs an upstream that has them. */
 function hintFor({ upstreams }: Config, publicUrl: string): string | undefined {
   if (upstreams.some((it) => it.default && it.key === 'docker.io'))
     return `/etc/docker/daemon.json: { "registry-mirrors": ["${publicUrl}"] }`
-  // A port in the middle of a name is no part of a name.
+  // A name cannot have a port in the middle.
   const prefix = upstreams.find(({ key }) => !key.includes(':'))?.key
   return prefix === undefined ? undefined : `docker pull ${new URL(publicUrl).host}/${prefix}/NAME`
 }

@@ -1,6 +1,4 @@
-/**
- * SIGHUP: the configuration is read again, from where it was read at the start. A bad one changes nothing.
- */
+/** Handler of SIGHUP: reads the configuration again, from where the start read it. An invalid one changes nothing. */
 import type { Logger } from 'pino'
 import type { App } from './app.ts'
 import { ConfigError, loadConfig, type Config, type LoadedConfig } from '../config/schema.ts'
@@ -13,11 +11,11 @@ interface SighupParts {
   readonly io: ProcessIo
   readonly app: Pick<App, 'reload'>
   readonly log: Logger
-  /** The configuration that the server was started with. */
+  /** The configuration of the server's start. */
   readonly config: Config
 }
 
-/** @returns the handler of each signal; they run one after the other, so that the last one reads the latest file */
+/** @returns the handler of each signal; calls run one after the other, so that the last one reads the latest file */
 export function createSighupHandler(parts: SighupParts): () => Promise<void> {
   let last = Promise.resolve()
   return () => (last = last.then(() => reread(parts)))
@@ -45,8 +43,7 @@ async function reread({ options, io, app, log, config }: SighupParts): Promise<v
 function loadAgain(options: CommonOptions, io: ProcessIo, { server }: Config): LoadedConfig {
   const source = sourceOf(options, io)
   const loaded = loadConfig(source)
-  // Until the next start the old host stays: one that is reachable from elsewhere must not get by the checks that a
-  // loopback listener is exempt from.
+  // The old host stays until a restart: a host reachable from elsewhere must pass checks that loopback does not need.
   if (loaded.config.server.host !== server.host) {
     loadConfig({ ...source, env: { ...source.env, ENTREPOT_HOST: server.host } })
   }

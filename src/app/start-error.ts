@@ -1,7 +1,7 @@
 /**
- * Why a start failed, in one sentence for the operator.
+ * Error of a failed start, in one sentence for the operator.
  *
- * The usual reasons are recognised by the errors that the rooms throw; any other error is a bug and stays what it was.
+ * The usual causes are recognised by the errors that the parts throw; any other error is a bug and passes unchanged.
  */
 import { OperatorError } from '../base/operator-error.ts'
 import type { Config } from '../config/schema.ts'

@@ -1,6 +1,4 @@
-/**
- * The operations without a server: the program opened for one command, which has the folder to itself meanwhile.
- */
+/** Operations without a server: opens the program for one command, which owns the folder meanwhile. */
 import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Alone } from '../../admin/cli/process-io.ts'
@@ -12,8 +10,8 @@ import { startError } from '../start-error.ts'
 import { openProgram } from './program.ts'
 
 /**
- * @param options.replaceLostIndex another index may take the place of one that was lost; it has to be finished then
- * @throws StorageError LOCKED, StartError for whatever else keeps the folder from being used
+ * @param options.replaceLostIndex allows a new index in place of a lost one; the command must then finish it
+ * @throws StorageError LOCKED, StartError for any other reason why the folder cannot be used
  */
 export async function openAlone(
   config: Config,
@@ -41,7 +39,7 @@ export async function openAlone(
       [Symbol.asyncDispose]: () => closing.disposeAsync(),
     }
   } catch (error) {
-    // A command that waits until the folder is free has to tell this error from the others.
+    // A command that waits until the folder is free must tell this error from the others.
     if (error instanceof StorageError && error.code === 'LOCKED') throw error
     const { host, port } = config.server
     throw startError(error, { root: path.resolve(config.storage.root), host, port })

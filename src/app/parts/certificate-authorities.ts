@@ -1,8 +1,8 @@
 /**
- * Certificate authorities of upstreams, read again when their files change: a server may run for longer than they last.
+ * Certificate authorities of upstreams, read again when their files change: a server may outlive their validity.
  *
- * The files are polled: watchers miss the symbolic links by which Kubernetes replaces them. A file without certificates
- * is logged once, and those before stay in use.
+ * The files are polled: watchers miss the symbolic links by which Kubernetes replaces them. A file without
+ * certificates is logged once, and the former ones stay in use.
  */
 import { readFile } from 'node:fs/promises'
 import type { Logger } from 'pino'
@@ -45,7 +45,7 @@ export function watchCertificates({ live, apply, pollMs, log }: WatchOptions): D
     const config = live.config
     const upstreams = await Promise.all(config.upstreams.map((it) => read(it)))
     const changed = upstreams.some((it, position) => it !== config.upstreams[position])
-    // A configuration that was loaded meanwhile has read the files as they are now.
+    // A reload in the meantime has read the files as they are now.
     if (changed && live.config === config) await apply({ ...config, upstreams })
   }
   const timer = setInterval(() => {

@@ -1,6 +1,4 @@
-/**
- * Eviction: the parts that keep the mirror within its disk budget.
- */
+/** Eviction: composes the parts that keep the mirror within its disk budget. */
 import type { Logger } from 'pino'
 import { EvictionCandidates } from '../../cache/eviction/candidates.ts'
 import type { BudgetSettings, Share } from '../../cache/eviction/limits.ts'
@@ -36,7 +34,7 @@ export interface EvictionParts {
   start(): void
 }
 
-/** Its parts are closed by `closing`; they do nothing in the background before `start`. */
+/** The parts are closed by `closing`, and do nothing in the background before `start`. */
 export function createEviction(options: EvictionOptions, closing: AsyncDisposableStack): EvictionParts {
   const { live, storage, metrics, log, now } = options
   // The index without the retry on a full disk: that retry calls the eviction.
@@ -66,7 +64,7 @@ export function createEviction(options: EvictionOptions, closing: AsyncDisposabl
   })
   const start = (): void => {
     diskBudget.start()
-    // Collections and deletions change the size of what is pushed without a call to this room.
+    // The collector and deletions change the size of pushed content without a call to this part.
     const measure = async (): Promise<void> => {
       await usage.measure()
     }

@@ -1,6 +1,4 @@
-/**
- * Integrity of stored bytes in a running server: the check of a blob that a read found wrong, and the scrub.
- */
+/** Integrity of stored bytes in a running server: the check of a blob that a read found wrong, and the scrub. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { MirrorRef } from '../../cache/origin.ts'
@@ -16,7 +14,7 @@ import { Examiner } from '../../storage/integrity/examiner.ts'
 import type { Lost } from '../../storage/integrity/repair-blob.ts'
 import { Scrub } from '../../storage/integrity/scrub.ts'
 
-/** Repositories for which one manifest is asked for again at once. */
+/** The most repositories for which one manifest is fetched again at once. */
 const MOST_REPOSITORIES = 10
 const REFETCH_MS = 60_000
 
@@ -34,7 +32,7 @@ interface IntegrityOptions {
 interface IntegrityParts {
   readonly suspect: (digest: Digest) => void
   readonly quarantine: () => ReturnType<Examiner['quarantine']>
-  /** The scrub runs until all is closed. */
+  /** The scrub runs until `closing` ends it. */
   readonly startScrub: () => void
 }
 
@@ -45,7 +43,7 @@ export const NO_INTEGRITY: IntegrityParts = {
   startScrub: () => undefined,
 }
 
-/** Its parts are closed by `closing`. */
+/** The parts are closed by `closing`. */
 export function createIntegrity(options: IntegrityOptions, closing: AsyncDisposableStack): IntegrityParts {
   const { live, storage, refetch, busy, metrics, log, now } = options
   const { root, files, hashers, store, locks, index: metadata } = storage
@@ -59,7 +57,7 @@ export function createIntegrity(options: IntegrityOptions, closing: AsyncDisposa
       metrics.scrubOldestCheck.set(oldest === undefined ? 0 : Math.max(0, now() - oldest) / 1000)
       metrics.quarantinedBlobs.set((await metadata.scrub.quarantined(0)).count)
     } catch (err) {
-      // The other metrics are told all the same.
+      // The scrape still gets the other metrics.
       log.debug({ err }, 'the index does not tell what was checked')
     }
   }
@@ -75,7 +73,7 @@ export function createIntegrity(options: IntegrityOptions, closing: AsyncDisposa
         intervalMs: () => live.config.cache.scrubInterval,
         rest: async (ms, signal) => sleep(ms, undefined, { signal, ref: false }),
       })
-      // The scrub only ends by being aborted.
+      // The scrub ends only when it is aborted.
       const ended = scrub.run(ending.signal).catch(() => undefined)
       closing.defer(async () => {
         ending.abort(new Error('shutting down'))
@@ -93,8 +91,8 @@ interface RefetchParts {
 }
 
 /**
- * Fetches a lost blob or manifest again: with less urgency than any client's request, not from an upstream that is
- * offline or failing, and not at the cost of the pull quota's reserve. The next pull fetches what this does not.
+ * Fetches a lost blob or manifest again, at the lowest priority: after any client's request, not from an upstream
+ * that is offline or failing, and not from the pull quota's reserve. The next pull fetches what is still missing.
  */
 export async function refetch({ digest, manifests }: Lost, parts: RefetchParts): Promise<void> {
   const { entries, mirror, index, log } = parts
@@ -107,7 +105,7 @@ export async function refetch({ digest, manifests }: Lost, parts: RefetchParts):
     try {
       const named = manifest === digest ? undefined : await index.manifests.descriptor(repository, digest)
       if (named !== undefined && named.role !== 'manifest') {
-        // The bytes are the same by each of the blob's names: one is enough.
+        // A blob has the same bytes under each of its names: one fetch is enough.
         if (!brought.has(repository.registry)) await mirror.blobs.ahead(mirrored, named)
         brought.add(repository.registry)
       } else if (mirrored.origin.upstream.quotaBelow(mirrored.origin.reserve) === undefined) {

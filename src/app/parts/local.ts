@@ -1,5 +1,5 @@
 /**
- * Local repositories: what those that take pushes are made of, and the garbage collector of what was pushed.
+ * Local repositories: composes what repositories that take pushes need, and the garbage collector of pushed content.
  */
 import type { PushSpace } from '../../cache/eviction/push-space.ts'
 import { takesLocalPushes, type Config } from '../../config/schema.ts'
@@ -17,7 +17,7 @@ interface LocalOptions extends Pick<LocalContext, 'events' | 'settings' | 'reada
   readonly config: Config
   readonly storage: Storage
   readonly pushSpace: PushSpace
-  /** Called with a blob that was pushed and is missing, or not as it was pushed. */
+  /** Called with a pushed blob that is missing or damaged. */
   readonly suspect: (digest: Digest) => void
   readonly metrics: Metrics
 }
@@ -36,7 +36,7 @@ export function createLocal(options: LocalOptions): { local: LocalContext; colle
   return { local: { ...shared, bytes, uploads, reserve, events, settings, readableHere }, collector }
 }
 
-/** The settings as the configuration has them at the moment they are read. */
+/** Reads the settings from the configuration of the moment, so that a reload changes them. */
 export function pushSettings(live: LiveConfig, loopbackListener: boolean): PushSettings {
   return {
     loopbackListener,

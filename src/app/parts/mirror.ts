@@ -1,6 +1,4 @@
-/**
- * The mirror: what repositories that pull from an upstream are made of.
- */
+/** Mirror: composes what repositories that pull from an upstream need. */
 import type { Logger } from 'pino'
 import { AnswerCache } from '../../cache/lists/answer-cache.ts'
 import { BlobCache } from '../../cache/blobs/blob-cache.ts'
@@ -23,10 +21,10 @@ import { ServedNames } from '../../registry/naming/served-names.ts'
 import type { Storage } from './storage.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 
-/** How long upstream gets where something stale can answer, and where nothing can. docs/architecture.md "Freshness". */
+/** Time limits for upstream where a stale answer exists, and where none does. docs/architecture.md "Freshness". */
 export const BUDGETS = { staleBudgetMs: 5_000, budgetMs: 15_000 }
 
-/** Thousands of lists of a common size. */
+/** Room for thousands of lists of a common size. */
 const MOST_ANSWERS = 64 * 1024 * 1024
 
 interface MirrorOptions {
@@ -46,7 +44,7 @@ interface MirrorOptions {
   readonly maxUntoldSize: number | undefined
 }
 
-/** Its parts are closed by `closing`. */
+/** The parts are closed by `closing`. */
 export function createMirror(options: MirrorOptions, closing: AsyncDisposableStack): MirrorContext {
   const { live, storage, health, diskSpace, suspect, eviction, metrics, log, now } = options
   const { staleBudgetMs, budgetMs, maxUntoldSize } = options
@@ -112,7 +110,7 @@ export function createMirror(options: MirrorOptions, closing: AsyncDisposableSta
   }
 }
 
-/** Cached lists never take the space of images: a small part of the smallest budget. */
+/** Cached lists take no space from images: they get a small part of the smallest budget. */
 function answersShare({ cache, upstreams }: Config): number {
   const budgets = [cache.maxSize, ...upstreams.map(({ maxSize }) => maxSize)]
   return Math.min(MOST_ANSWERS, ...budgets.map((it) => (it?.bytes ?? Infinity) / 16))

@@ -1,5 +1,5 @@
 /**
- * Notifications: from the configuration to the notifier that posts events to its end-points.
+ * Notifications: makes the notifier of the configuration, which posts events to its endpoints.
  *
  * Events of a command that runs alone wait for the next server.
  */
@@ -15,7 +15,7 @@ import { environmentOf, proxyFor } from '../../upstream/transport/proxy.ts'
 interface NotifierParts {
   readonly config: Config
   readonly metadata: MetadataStore
-  /** The port that the server listens on, once it does. */
+  /** The server's port, once it listens. */
   readonly port: () => number
   readonly metrics: Metrics
   readonly log: Logger

@@ -1,6 +1,4 @@
-/**
- * The operations of the commands, over the parts of a running server, or of a program that has the folder to itself.
- */
+/** Operations of the commands, over the parts of a running server, or of a program that owns the folder alone. */
 import { availableParallelism } from 'node:os'
 import { backup } from '../../admin/archive/write-archive.ts'
 import { restore } from '../../admin/archive/restore-archive.ts'
@@ -36,7 +34,7 @@ import type { Storage } from './storage.ts'
 
 const VERIFY_LANES = Math.min(availableParallelism(), 4)
 
-/** The same objects that everything else in the process uses. */
+/** The same objects that the rest of the process uses. */
 interface OperationParts {
   readonly live: LiveConfig
   readonly storage: Storage
@@ -45,7 +43,7 @@ interface OperationParts {
   readonly eviction: EvictionParts
   readonly local: LocalContext
   readonly collector: Collector
-  /** Clients pull and push meanwhile, and it is known how the upstreams do. */
+  /** A server runs: clients pull and push meanwhile, and the upstreams' status is known. */
   readonly serving: boolean
   readonly now: () => number
 }
@@ -57,7 +55,6 @@ export function createOperations(parts: OperationParts): { operations: Operation
 
 type ImageOperations = Pick<Operations, 'explain' | 'ls' | 'rm' | 'release' | 'refresh'>
 
-/** What is asked and done about single images. */
 function imageOperations(parts: OperationParts, explainer: Explainer): ImageOperations {
   const { live, registry, mirror, eviction, local, now } = parts
   const { store, index: metadata } = parts.storage
@@ -70,7 +67,7 @@ function imageOperations(parts: OperationParts, explainer: Explainer): ImageOper
   })
   const localDeletion = new LocalDeletion({
     metadata,
-    // The command ignores `push.immutable`: who may run it may change the configuration as well.
+    // The command ignores `push.immutable`: its operator may change the configuration as well.
     openPushes: (name) => new LocalPushTarget({ ...local, settings: { immutable: [] } }, name),
     local: () => live.config.local,
   })
@@ -98,14 +95,12 @@ function imageOperations(parts: OperationParts, explainer: Explainer): ImageOper
   }
 }
 
-/** What is done about all that the folder holds. */
 function folderOperations(parts: OperationParts): Omit<Operations, keyof ImageOperations> {
   const { live, local, collector, eviction, serving, now } = parts
   const { root, hashers, holds, index, store, locks, localNames } = parts.storage
   const disk = new DiskBlobAudit({ root, files: nodeFiles, hashers })
   const shared = { disk, store, metadata: index, now, serving }
-  // The index without the retry on a full disk: a check that holds a blob must not wait for an eviction that waits for
-  // that blob.
+  // Without the retry on a full disk: a check that holds a blob must not wait for an eviction that waits for it.
   const forVerify = { ...shared, locks, lanes: VERIFY_LANES }
   const forBackup = {
     ...shared,
@@ -148,7 +143,7 @@ function createExplainer(parts: OperationParts): Explainer {
   })
 }
 
-/** In words, that a local repository of that name would hide one of the default upstream that was pulled through here. */
+/** @returns a clause, if a local repository of that name would hide one mirrored from the default upstream */
 async function hiddenUpstream(
   { registry, mirror }: OperationParts,
   name: RepositoryName,

@@ -1,8 +1,8 @@
 /**
- * The program without its wire, composed in one visible order: for a server, and for a command that runs alone.
+ * Program without its port, composed in one visible order: for a server, and for a command that runs alone.
  *
- * Opening it needs the disk, never the network. In a command that runs alone nothing is begun in the background, and
- * no upstream is asked before an operation asks it.
+ * Opening it needs the disk, never the network. In a command that runs alone nothing runs in the background, and no
+ * upstream is asked before an operation asks it.
  */
 import type { Logger } from 'pino'
 import { isLoopback } from '../../base/loopback.ts'
@@ -35,15 +35,14 @@ export interface ProgramOverrides {
   readonly now?: () => number
   /** The file system under blobs and partial files. */
   readonly files?: Files
-  /** How long a change of the disk is waited for. */
+  /** How long the disk may take for a change before it counts as hung. */
   readonly diskTimeouts?: DiskTimeouts
   /** How far a partial file may be ahead of its sync, and of its hash. */
   readonly partialLimits?: Partial<PartialLimits>
-  /** The most that is taken of a blob whose size no upstream tells. */
+  /** The most bytes taken of a blob whose size no upstream tells. */
   readonly maxUntoldSize?: number
   readonly staleBudgetMs?: number
   readonly budgetMs?: number
-  /** Takes the place of the disk budget. */
   readonly diskSpace?: DiskSpace
 }
 
@@ -57,19 +56,19 @@ interface ProgramOptions {
   readonly overrides?: ProgramOverrides
 }
 
-/** What a server adds: its clients wait for a disk, and for the limit of open files; a command waits with its person. */
+/** What a server adds: it gives up a hung disk, and watches its limit of open files; a command just waits. */
 interface ServeOptions {
   readonly openFiles: OpenFiles
-  /** Whether a request is being answered: the scrub waits meanwhile. */
+  /** Whether a request is being answered: the scrub pauses meanwhile. */
   readonly busy: () => boolean
-  /** The port that the server listens on, once it does. */
+  /** The server's port, once it listens. */
   readonly port: () => number
 }
 
 /**
- * Everything in it is closed by `closing`, in the reverse order.
+ * All parts are closed by `closing`, in reverse order.
  *
- * @throws StorageError LOCKED, LOST_INDEX, or what the system said; StartError
+ * @throws StorageError LOCKED, LOST_INDEX, or the system's error; StartError
  */
 export async function openProgram(config: Config, options: ProgramOptions, closing: AsyncDisposableStack) {
   const { serve, lostIndex, metrics, log, overrides = {} } = options
@@ -81,7 +80,7 @@ export async function openProgram(config: Config, options: ProgramOptions, closi
   const live = new LiveConfig(config)
   const tools = { metrics, log, now }
 
-  // The disk and the index.
+  // Disk and index.
   const diskWatch = serving
     ? new HungDiskWatch({ timeouts: overrides.diskTimeouts, onChange: (since) => logHungDisk(log, since) })
     : undefined
@@ -102,7 +101,7 @@ export async function openProgram(config: Config, options: ProgramOptions, closi
   const { index, localNames } = storage
   if (serving) refuseShadowedNames(config, localNames)
 
-  // The close look at stored bytes, which takes time and fetches anew: a server's alone.
+  // Only a server looks closely at stored bytes, which takes time and fetches damaged ones again.
   const integrity = serving
     ? createIntegrity(
         {
@@ -115,7 +114,7 @@ export async function openProgram(config: Config, options: ProgramOptions, closi
     : NO_INTEGRITY
   const { suspect, quarantine } = integrity
 
-  // The mirror.
+  // Mirror.
   const upstreams = closing.use(
     new UpstreamSet({ ...tools, openFiles, monotonic, shortestBudgetMs: staleBudgetMs }),
   )
@@ -132,9 +131,9 @@ export async function openProgram(config: Config, options: ProgramOptions, closi
     closing,
   )
 
-  // What is pushed here.
+  // Local repositories.
   const { host, accelRedirect } = config.server
-  // Every request that nginx passes on comes from this machine, whoever sent it.
+  // Behind nginx every request comes from this machine, whichever client sent it.
   const pushes = pushSettings(live, accelRedirect === undefined && isLoopback(host))
   const notifier = closing.use(
     createNotifier({ config, metadata: index, ...tools, port: serve?.port ?? (() => config.server.port) }),
@@ -148,7 +147,7 @@ export async function openProgram(config: Config, options: ProgramOptions, closi
   // The collector counts from a time that is at most this much older than the last answer "it is here".
   const touchEveryMs = Math.min(3_600_000, config.push.gcGrace / 24)
 
-  // The names.
+  // Names of repositories.
   const registry: NameRegistry = new NameRegistry(
     {
       local: () => live.config.local,

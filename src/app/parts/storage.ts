@@ -1,6 +1,4 @@
-/**
- * Storage, opened: the folder with its lock, its files, and the index over them.
- */
+/** Opened storage: the folder with its lock, its files, and the index over them. */
 import path from 'node:path'
 import type { Config } from '../../config/schema.ts'
 import { LocalNames } from '../../registry/naming/local-names.ts'
@@ -31,18 +29,18 @@ const DATABASE = 'metadata.sqlite'
 export interface Storage {
   readonly root: string
   readonly files: Files
-  /** The file of the index. */
+  /** The path of the index. */
   readonly database: string
   /** When the index was created. */
   readonly indexSince: number
   readonly hashers: Hashers
-  /** On a full disk it writes into the reserve: for operations that free space. */
+  /** For operations that free space: on a full disk it writes into the reserve. */
   readonly index: MetadataStore
   /** The same index for pulls and pushes: on a full disk it evicts and tries again. */
   readonly metadata: MetadataStore
-  /** Space on the disk for operations that free some; {@link index} uses it, too. */
+  /** Disk space kept back for operations that free some; {@link index} uses it, too. */
   readonly reserve: DiskReserve
-  /** Frees space on a full disk for files and the index; nothing is freed until the eviction is set here. */
+  /** Frees space on a full disk for files and the index; it frees nothing until the eviction is set here. */
   readonly fullDisk: { makeRoom: MakeRoom }
   readonly localNames: LocalNames
   readonly locks: KeyedLocks
@@ -53,26 +51,26 @@ export interface Storage {
 
 export interface StorageOptions {
   readonly files?: Files | undefined
-  /** Notices when the disk does not answer. Default: every write waits until it does. */
+  /** Notices that the disk hangs. Default: every write waits until it answers. */
   readonly diskWatch?: HungDiskWatch | undefined
   readonly partialLimits?: Partial<PartialLimits> | undefined
   /** Called with the time since when the index takes no writes, and with undefined when it takes them again. */
   readonly onIndexStuck?: WriterOptions['onStuck']
   /** Called with the error when a partial file could not be cleaned up. */
   readonly report?: (error: unknown) => void
-  /** For durations, not for timestamps. */
+  /** Monotonic clock, for durations. */
   readonly monotonic?: () => number
   /**
-   * The operator has said that another index takes the place of one that was lost. Called with the path where the lost
-   * one is kept; until `finishIndex` no other process can start. Left out: a lost index is an error.
+   * Allows a new index in place of a lost one. Called with the path where the lost one is kept; until `finishIndex`
+   * no other process can start. Left out: a lost index is an error.
    */
   readonly lostIndex?: ((kept: string) => void) | undefined
 }
 
 /**
- * Everything in it is closed by `closing`, in the reverse order.
+ * All parts are closed by `closing`, in reverse order.
  *
- * @throws StorageError LOCKED, LOST_INDEX, or what the system said
+ * @throws StorageError LOCKED, LOST_INDEX, or the system's error
  */
 export async function openStorage(
   config: Config,

@@ -1,9 +1,9 @@
 /**
- * The upstreams of the configuration as it is now, and those of earlier ones that are still in use.
+ * Set of upstreams: those of the present configuration, and those of earlier ones that are still in use.
  *
- * An upstream whose settings have not changed stays what it is, with its connections, its breaker and all it remembers.
- * One that was replaced or removed serves only the transfers that have begun; it is closed after 90 s without a request,
- * which is longer than any transfer pauses between two of its requests.
+ * An upstream with unchanged settings keeps its connections, its breaker and its caches over a reload. One that was
+ * replaced or removed serves only the transfers that have begun; it is closed after 90 s without a request, longer
+ * than any transfer pauses between two requests.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Config, UpstreamConfig } from '../../config/schema.ts'
@@ -14,7 +14,7 @@ import { InFlight } from '../../upstream/transport/in-flight.ts'
 const QUIET_MS = 90_000
 const CHECK_EVERY_MS = 15_000
 
-/** Settings of names and freshness: a change of them needs no other client of the upstream. */
+/** Settings of names and freshness: changing them needs no new client of the upstream. */
 const ENTRY_SETTINGS = {
   aliases: undefined,
   default: undefined,
@@ -47,7 +47,7 @@ export class UpstreamSet implements AsyncDisposable {
     return [...this.#members.values()].map(({ entry }) => entry)
   }
 
-  /** The number of upstreams that are to be closed. */
+  /** The number of upstreams that wait to be closed. */
   get leaving(): number {
     return this.#leaving.size
   }
@@ -63,7 +63,7 @@ export class UpstreamSet implements AsyncDisposable {
       this.#timer ??= setInterval(() => void this.closeQuiet(), CHECK_EVERY_MS).unref()
   }
 
-  /** Closes those that are not used any more. */
+  /** Closes the replaced and removed upstreams that have been idle for long enough. */
   async closeQuiet(): Promise<void> {
     const quiet = [...this.#leaving].filter(({ inFlight }) => inFlight.quietForMs >= QUIET_MS)
     for (const member of quiet) this.#leaving.delete(member)

@@ -1,6 +1,4 @@
-/**
- * Upstreams: from the configuration to the clients of other registries, each with its accounts and its limits.
- */
+/** Upstreams: makes the clients of the configured registries, each with its accounts and its limits. */
 import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
 import type { Origin } from '../../cache/origin.ts'
@@ -36,11 +34,10 @@ export interface UpstreamTools {
   readonly now: () => number
   readonly monotonic: () => number
   readonly shortestBudgetMs: number
-  /** The requests of this upstream that are under way. */
   readonly inFlight: InFlight
 }
 
-/** @param reused the origin of an upstream with the same settings of its client */
+/** @param reused the origin of an upstream with the same client settings */
 export function createEntry(
   config: Config,
   upstream: UpstreamConfig,
@@ -84,7 +81,7 @@ function createUpstream(config: Config, upstream: UpstreamConfig, tools: Upstrea
   const own =
     only !== undefined && clients.length === 1 ? only : new AccountPool({ clients, now: monotonic, log })
   if (fallbacks.length === 0) return own
-  // The credentials are for the upstream itself, not for its fallbacks.
+  // The credentials belong to the upstream itself, not to its fallbacks.
   const others = fallbacks.map((it) => ({
     url: it,
     upstream: new RegistryClient({ ...common, url: it, isFallback: true }),
@@ -93,7 +90,7 @@ function createUpstream(config: Config, upstream: UpstreamConfig, tools: Upstrea
   return new FallbackUpstream({ sources, shareMs: shortestBudgetMs / sources.length, log, now: monotonic })
 }
 
-/** One account for each of the configuration; one without credentials where it has none. */
+/** One account for each in the configuration; one without credentials where there is none. */
 function createAccounts(upstream: UpstreamConfig, tools: UpstreamTools): Account[] {
   const { key, url, credentials, timeouts } = upstream
   const { metrics, log, now, monotonic } = tools
@@ -109,8 +106,8 @@ function createAccounts(upstream: UpstreamConfig, tools: UpstreamTools): Account
 }
 
 /**
- * Docker Hub's search, where the present configuration has one: only where the upstream `docker.io` is Docker Hub itself,
- * so that no other host hears the terms that clients search for.
+ * Docker Hub's search, while the configuration has it: only if the upstream `docker.io` is Docker Hub itself, so that
+ * no other host learns what clients search for.
  */
 export class SwitchableHubSearch {
   readonly #url: string | undefined
@@ -118,7 +115,7 @@ export class SwitchableHubSearch {
   #settings: object | undefined
   #hub: HubSearch | undefined
 
-  /** @param url takes the place of Docker Hub's own address */
+  /** @param url replaces Docker Hub's own address */
   constructor(url: string | undefined, tools: Pick<UpstreamTools, 'metrics' | 'log' | 'now'>) {
     this.#url = url
     this.#tools = tools
@@ -130,7 +127,7 @@ export class SwitchableHubSearch {
     const before = this.#hub
     this.#settings = settings
     this.#hub = settings && new HubSearch({ ...this.#tools, ...settings })
-    // The new settings stay applied also when the former search cannot be closed.
+    // The new settings stay applied even if the former search cannot be closed.
     await before?.close().catch((err: unknown) => this.#tools.log.debug({ err }, 'a search did not end well'))
   }
 
