@@ -6,7 +6,7 @@
 import type { Milliseconds } from '../base/units.ts'
 
 export interface UpstreamStatus {
-  /** By configuration. */
+  /** The configuration says that it is never asked. */
   readonly offline: boolean
   /** In the order of the configuration; one without credentials where it has none. */
   readonly accounts: readonly AccountStatus[]
@@ -16,19 +16,19 @@ export interface AccountStatus {
   /** `anonymous`, or its place in the configuration: `1`, `2` … A label of metrics, so never a name. */
   readonly account: string
   readonly breaker: BreakerStatus
-  /** As the upstream last told; undefined: never, or longer ago than its window. */
+  /** The upstream's last figures; undefined: it never sent any, or they are older than its window. */
   readonly pulls?: PullBudget | undefined
   /** What is left of the pause after a limit of pulls (429 to a manifest); other requests go on. */
   readonly pullsStoppedForMs?: Milliseconds | undefined
   /** What is left of the pause of all requests. */
   readonly stoppedForMs?: Milliseconds | undefined
-  /** A sentence, while the upstream does not take its credentials. */
+  /** A sentence, while the upstream refuses its credentials. */
   readonly complaint?: string | undefined
 }
 
 export interface BreakerStatus {
   readonly state: 'closed' | 'open' | 'half-open'
-  /** Until a request may try again. */
+  /** The time until a request may try again. */
   readonly forMs?: Milliseconds | undefined
   /** The failure that opened it. */
   readonly why?: string | undefined

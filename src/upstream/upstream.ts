@@ -2,8 +2,8 @@
  * Upstream: another registry, as the cache sees it.
  *
  * Absent content is `undefined`, and only when the registry itself said so in a way that can be believed
- * (docs/architecture.md: a GET answered 404 with an OCI error code in its body). Any other failure is an
- * {@link UpstreamError}.
+ * (docs/architecture.md: a GET answered 404 with an OCI error code in its body). Other failures are
+ * {@link UpstreamError}s.
  */
 import type { Bytes, Milliseconds } from '../base/units.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -20,8 +20,8 @@ export interface Upstream {
   readonly fallback?: string | undefined
 
   /**
-   * Costs no Docker Hub pull. `absent` is a hint only: a HEAD has no body that could prove it.
-   * A registry that answers HEAD without digest or length gives `unusable`: ask with GET.
+   * Costs no Docker Hub pull. `absent` is a hint only: a HEAD has no body that could prove it. A registry that
+   * answers HEAD without digest or length gives `unusable`: ask with GET.
    */
   headManifest(name: RepositoryName, reference: Reference, signal: AbortSignal): Promise<UpstreamHead>
 
@@ -31,16 +31,16 @@ export interface Upstream {
   /** Whether the repository has that blob. Moves none of its bytes. */
   headBlob(name: RepositoryName, digest: Digest, signal: AbortSignal): OrAbsent<UpstreamBlobHead>
 
-  /** Resolves when the head of the answer has come. `start` says where the body begins, which may be before `from`. */
+  /** Resolves with the answer's head. `start` says where the body begins, which may be before `from`. */
   blob(name: RepositoryName, digest: Digest, request: BlobRequest): OrAbsent<UpstreamBlob>
 
   /** The bytes of that blob were wrong: of several sources, those that gave them are asked last for a while. */
   avoidSourcesOf?(digest: Digest): void
 
   /**
-   * One page, verbatim. `query` is handed on unchanged, since cursors are opaque.
+   * One page, verbatim. `query` is passed on unchanged, since cursors are opaque.
    *
-   * @param etag of the page that is known: with it upstream may answer that nothing has changed
+   * @param etag of the cached page: with it upstream may answer that nothing has changed
    */
   tags(name: RepositoryName, query: URLSearchParams, signal: AbortSignal, etag?: string): OrAbsent<TagPage>
 
@@ -60,7 +60,7 @@ export interface Upstream {
   paused?(): UpstreamError | undefined
 
   /**
-   * Why no pull is to be spent now on content that has a cached answer: it would be refused, or every account that
+   * Why no pull should be spent now on content that has a cached answer: it would be refused, or every account that
    * could be asked has fewer than `reserve` left. undefined: it may be spent. Cheap: sends no request.
    */
   quotaBelow(reserve: number): UpstreamError | undefined
@@ -81,7 +81,7 @@ export interface UpstreamManifest {
   readonly bytes: Buffer
   /** Computed from the bytes; a header that contradicts it is an error. */
   readonly digest: Digest
-  /** `Content-Type` as it came. The parser of the bytes decides which type they are served as. */
+  /** The upstream's `Content-Type`. The parser of the bytes decides which type they are served as. */
   readonly contentType: string | undefined
   /** The text of a `Warning: 299`, for people. */
   readonly warning?: string
@@ -91,7 +91,7 @@ export interface BlobRequest {
   readonly from: Bytes
   /** Exclusive. Default: to the end. */
   readonly to?: Bytes
-  /** Only a 206 is of use: any other answer gives an empty body. It is asked for once, since its caller can do without. */
+  /** Only a 206 is of use: any other answer gives an empty body. It is sent once, since its caller can do without. */
   readonly partialOnly?: boolean | undefined
   /** One of several at once: a 429 begins no pause, since fewer may do. */
   readonly parallel?: boolean | undefined
@@ -99,7 +99,7 @@ export interface BlobRequest {
   readonly size?: Bytes | undefined
   /** Size of the whole blob that a manifest says: a body without a length that ends before was probably cut off. */
   readonly expectedSize?: Bytes | undefined
-  /** Clients have been promised the rest of it: it is asked for also while the breaker is open. */
+  /** Clients have been promised the rest of it: it is sent even while the breaker is open. */
   readonly committed?: boolean | undefined
   readonly signal: AbortSignal
 }
@@ -112,12 +112,12 @@ export interface UpstreamBlob {
   /** The body is the part that was asked for, and no more. */
   readonly ranged?: boolean
   /**
-   * What arrived since the last turn, in order; ends when the body ended as its framing says. Throws UpstreamError when
-   * it broke off. Holds at most a few MiB: while it is not read, the socket is paused. Leaving the loop early closes
-   * the connection.
+   * What arrived since the last turn, in order; ends when the body ended as its framing says, and throws
+   * UpstreamError when it broke off. It holds a few MiB: without a reader the socket is paused. Leaving the loop
+   * closes the connection.
    */
   readonly body: AsyncIterable<readonly Buffer[]>
-  /** Gives the connection up without reading on; a no-op after the end. */
+  /** Closes the connection without reading on; a no-op after the end. */
   cancel(): void
 }
 
@@ -125,7 +125,7 @@ interface ListPage {
   /** Query of the next page, from `Link`. */
   readonly next: URLSearchParams | undefined
   readonly etag?: string | undefined
-  /** 304: the page whose ETag the request had is still so, and this one is empty. */
+  /** 304: the page whose ETag the request had is unchanged, and this one is empty. */
   readonly unchanged?: true
 }
 
@@ -136,7 +136,7 @@ export interface TagPage extends ListPage {
 export interface ReferrersPage extends ListPage {
   /** An image index, verbatim. */
   readonly bytes: Buffer
-  /** `OCI-Filters-Applied`, as it came. */
+  /** The header `OCI-Filters-Applied`, unchanged. */
   readonly filtersApplied: string | undefined
 }
 
@@ -144,7 +144,7 @@ export interface ReferrersPage extends ListPage {
  * - `unreachable`: no answer (connection, TLS, time-out, a body that broke off)
  * - `busy`: 429
  * - `broken`: 5xx, or an answer that makes no sense
- * - `denied`: 401 or 403 after our credentials were tried
+ * - `denied`: 401 or 403 in spite of the account's credentials
  */
 export type UpstreamFailure = 'unreachable' | 'busy' | 'broken' | 'denied'
 
@@ -164,18 +164,18 @@ export class UpstreamError extends Error {
   /**
    * - `host`: the registry, or what was asked of it
    * - `pulls`: a limit of the account's pulls; HEADs and blobs may well be answered
-   * - `account`: its token service refused, or there were no credentials; nothing was said of what was asked for
+   * - `account`: its token service refused, or there were no credentials; this tells nothing of what was asked for
    */
   readonly scope: 'host' | 'pulls' | 'account'
-  /** The service that gives tokens for some names does not answer: of the registry itself nothing is known. */
+  /** The service that gives tokens for some names does not answer: this tells nothing of the registry itself. */
   readonly ofTheTokenService: boolean
-  /** It answered with something else than what was asked for: another length, another name, a web page. */
+  /** The answer was something else than what was asked for: another length, another name, a web page. */
   readonly wrongContent: boolean
-  /** A proxy or a portal on the way answered: of the registry itself nothing is known. */
+  /** A proxy or a portal on the way answered: this tells nothing of the registry itself. */
   readonly byProxy: boolean
   /** The configuration says that it is never asked. */
   readonly offline: boolean
-  /** This process may open no more connections: of the registry itself nothing is known. */
+  /** This process may open no more connections: this tells nothing of the registry itself. */
   readonly outOfFiles: boolean
 
   constructor(failure: UpstreamFailure, upstream: string, message: string, facts: UpstreamErrorFacts = {}) {

@@ -1,12 +1,10 @@
 /**
- * An upstream of which we have several accounts: the one with most pulls left is asked, and the next where that one
- * may not or cannot.
+ * Account pool of one upstream: the account with most pulls left is asked, and the next one if that cannot answer.
  *
- * All of them ask the same registry. So what goes wrong with it (no connection, nonsense, a server error) is its answer
- * to every account; only what is about an account (a limit of its pulls, credentials that are refused or cannot be had,
- * a repository that it may not read) is a reason to ask as another. An image that only one account may read looks to
- * the others like one that is denied, or like none at all: an account that was shown to be blind to a repository is
- * asked about it after the others, for a while.
+ * All accounts ask the same registry. So the registry's failures (no connection, nonsense, a server error) are its
+ * answer to every account; only a failure of the account (its pull limit, refused or missing credentials, a
+ * repository that it may not read) is a reason to ask as another. To the other accounts a private image looks denied,
+ * or absent: an account that turned out to be blind to a repository is asked about it after the others, for a while.
  */
 import type { LRUCache } from 'lru-cache'
 import { createLru } from '../../base/lru.ts'
@@ -21,13 +19,13 @@ import { CandidateUpstream, type Question } from './candidates.ts'
 /** How long an account that may not read a repository is asked about it after the others. */
 const BLIND_MEMORY: Milliseconds = 600_000
 /**
- * How long an account whose credentials are not taken is asked after the others. It doubles while they stay wrong: an
- * account that goes on with a wrong password may be locked.
+ * How long an account with refused credentials is asked after the others. It doubles while they stay wrong: the
+ * registry may lock an account that goes on with a wrong password.
  */
 const REFUSED = { first: 60_000, most: 1_800_000 }
 
 interface AccountPoolOptions {
-  /** One for each account, with one account each, in the order of the configuration; all of the same upstream. */
+  /** One client per account, in the order of the configuration; all of the same upstream. */
   readonly clients: readonly Upstream[]
   /** Monotonic. */
   readonly now: () => Milliseconds
@@ -84,7 +82,7 @@ export class AccountPool extends CandidateUpstream<PooledAccount> {
         const finding = findingOf(answer)
         if (finding === 'found') {
           account.mayRead(name)
-          // These have called absent what this account sees.
+          // The blind accounts called absent what this account sees.
           for (const other of blind) other.mayNotRead(name)
           return answer
         }
@@ -94,14 +92,14 @@ export class AccountPool extends CandidateUpstream<PooledAccount> {
         if (!doubtful) blind.push(account)
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error
-        // An account whose breaker is not closed may be kept from asking, while another is not.
+        // The open breaker of an account may keep it from asking, while another account can.
         if (!isOfTheAccount(error) && (wasUp || error.failure !== 'unreachable')) throw error
         this.#failed(account, name, error)
         failures.push(error)
         hidden ||= !hasLooked(account, error)
       }
     }
-    // An account that may see it could not look: what the others do not see proves nothing.
+    // An account that may see it could not look, so the "absent" of the others proves nothing.
     if (absent !== undefined && (!hidden || absent.doubtful)) return absent.answer
     throw this.#together(failures)
   }
@@ -130,7 +128,7 @@ export class AccountPool extends CandidateUpstream<PooledAccount> {
     return first ?? new UpstreamError('broken', this.key, 'no account has an answer')
   }
 
-  /** Most pulls left first, then as configured; accounts that would most likely be refused come last. */
+  /** Sorts by most pulls left, then as configured; accounts that would most likely be refused come last. */
   #inOrder(name: RepositoryName, isPull: boolean): PooledAccount[] {
     const ranked = this.#accounts.map((account) => {
       const { status } = account
@@ -139,7 +137,7 @@ export class AccountPool extends CandidateUpstream<PooledAccount> {
       const rank = down ? 3 : account.isRefused ? 2 : account.isBlind(name) ? 1 : 0
       return { account, rank, left: status.pulls?.remaining ?? Infinity }
     })
-    // Infinity less Infinity is nothing to sort by.
+    // Infinity minus Infinity is NaN, which cannot be sorted by.
     const byLeft = (one: number, other: number): number => (one === other ? 0 : other - one)
     return ranked
       .toSorted((one, other) => one.rank - other.rank || byLeft(one.left, other.left))
@@ -150,7 +148,7 @@ export class AccountPool extends CandidateUpstream<PooledAccount> {
 class PooledAccount {
   readonly upstream: Upstream
   readonly #refused: Penalty
-  /** Whether it has seen something of a repository. */
+  /** Whether the account has read something of a repository. */
   readonly #reads: LRUCache<RepositoryName, boolean>
 
   constructor(upstream: Upstream, now: () => Milliseconds) {
@@ -197,12 +195,12 @@ class PooledAccount {
   }
 }
 
-/** Whether the refusal was about the repository: then there is nothing that this account sees. */
+/** Whether the refusal was about the repository: then the account sees nothing of it. */
 function hasLooked({ status }: PooledAccount, { failure, scope }: UpstreamError): boolean {
   return failure === 'denied' && scope !== 'account' && status.complaint === undefined
 }
 
-/** The refusal is about the account that asked, and not about what was asked for. */
+/** Whether the refusal is about the account that asked, and not about what it asked for. */
 function isOfTheAccount({ failure, scope }: UpstreamError): boolean {
   return scope === 'account' || failure === 'denied' || failure === 'busy'
 }

@@ -1,9 +1,8 @@
 /**
- * Requests for a blob, or for the rest of one: which answers are taken for its bytes, and in which order ways to get
- * them are tried.
+ * Requests for a blob or the rest of one: which answers are taken for its bytes, and in which order ranges are tried.
  *
- * Every request begins at the registry, with the token and the address of the moment. An answer to a `Range` that makes
- * no sense costs one more request, without a range: the download skips what it has.
+ * Every request begins at the registry, with a valid token and a new redirect. An answer to a `Range` that makes no
+ * sense costs one more request, without a range: the download skips what it has.
  */
 import type { Bytes } from '../../base/units.ts'
 import { digestOf, algorithmOf, type Digest } from '../../oci/digest.ts'
@@ -44,7 +43,7 @@ export class BlobRequests {
     this.#metrics = metrics
   }
 
-  /** As {@link Upstream.blob}. */
+  /** Implements {@link Upstream.blob}. */
   async open(name: RepositoryName, digest: Digest, request: BlobRequest): OrAbsent<UpstreamBlob> {
     for (const range of rangesOf(request)) {
       const answer = await this.#ask(name, digest, range, request)
@@ -63,7 +62,7 @@ export class BlobRequests {
     throw new Error('the last request has no range')
   }
 
-  /** 200, 206 or 416, or 404 where the registry's word is that there is none. */
+  /** @returns 200, 206 or 416, or a 404 that the registry itself gave */
   async #ask(
     name: RepositoryName,
     digest: Digest,
@@ -77,10 +76,10 @@ export class BlobRequests {
     }
     let answer = await this.#requester.ask(request)
     if (answer.hops > 0 && [400, 401, 403, 404, 410].includes(answer.status)) {
-      // registry.k8s.io redirects to another registry, whose 404 is to be believed; a CDN's is not.
+      // registry.k8s.io redirects to another registry, whose 404 is believed; a CDN's is not.
       const atRegistry = answer.url.pathname.endsWith(`/blobs/${digest}`)
       if (answer.status === 404 && atRegistry && (await saysAbsent(answer))) return answer
-      // The signed URL has expired, or is not for us: the registry gives another. Once.
+      // The signed URL has expired, or is for another client: the registry gives a new one. Tried once.
       this.#requester.retried('redirect-refused')
       refusalOf(this.#key, answer)
       answer = await this.#requester.ask(request)
@@ -91,13 +90,13 @@ export class BlobRequests {
       return answer
     }
     if ([200, 206, 416].includes(status)) return answer
-    // What a CDN refuses is not the registry's "denied", and its 404 is not the registry's "absent".
+    // A CDN's refusal is not the registry's "denied", and its 404 is not the registry's "absent".
     throw hops > 0 && status < 500 && status !== 429
       ? brokenAnswer(this.#key, answer, `was where we were sent, and answered ${status}`)
       : await spokenRefusalOf(this.#key, answer)
   }
 
-  /** What a request with a range brought; undefined: no part of the blob. @throws UpstreamError */
+  /** @returns undefined if the answer to a range is no part of the blob @throws UpstreamError */
   #part(answer: Answer, { from, size: known }: BlobRequest): UpstreamBlob | undefined {
     const { status, headers, body } = answer
     if (status === 416) {
@@ -133,7 +132,7 @@ export class BlobRequests {
     return { start: 0, size: contentLengthOf(headers), body, cancel: cancelOf(answer) }
   }
 
-  /** The same blob, unless its head tells that it is another. @throws UpstreamError */
+  /** @returns the same blob @throws UpstreamError if its head tells that it is another */
   async #checked(
     answer: Answer,
     blob: UpstreamBlob,
@@ -150,7 +149,7 @@ export class BlobRequests {
     return isHtml(answer.headers) && answer.status === 200 ? await this.#page(answer, blob, digest) : blob
   }
 
-  /** A body of type HTML is a web page, mostly a captive portal's, unless it has the digest. */
+  /** Refuses a body of type HTML, which is mostly a captive portal's page, unless it has the digest. */
   async #page(answer: Answer, blob: UpstreamBlob, digest: Digest): Promise<UpstreamBlob> {
     if ((blob.size ?? 0) > MAX_PAGE_BYTES) return blob
     const bytes = await readBody(answer.body, MAX_PAGE_BYTES)

@@ -22,13 +22,12 @@ export interface Question<T, C extends Candidate = Candidate> {
   readonly signal: AbortSignal
   readonly ask: (candidate: C, signal: AbortSignal) => Promise<T>
   readonly findingOf: (answer: T) => Finding
-  /** Docker Hub counts it. */
+  /** Docker Hub counts the request. */
   readonly isPull?: boolean
-  /** Its answer is one page of a list. */
+  /** The answer is one page of a list. */
   readonly isList?: boolean
-  /** The blob whose bytes are asked for. */
   readonly digest?: Digest
-  /** As in {@link BlobRequest}. */
+  /** See {@link BlobRequest}. */
   readonly parallel?: boolean | undefined
 }
 

@@ -1,13 +1,12 @@
 /**
- * Upstream with fallbacks: when the first source cannot answer, the next is asked, in the order of the configuration.
+ * Failover of an upstream: when the first source cannot answer, the next is asked, in the order of the configuration.
  *
  * "Cannot" is no answer, none within its share of the time, 429, 5xx, or nonsense. An answer of the first holds, its
- * 404 and its 401 or 403 too: a denial is a decision (a password has run out, a name has no owner) that others must not
- * overrule. A fallback may be partial, behind, or closed to us: its 404 and its refusal mean that the next is asked,
- * and where none is left that is a failure, never an absence.
+ * 404 and its 401 or 403 too: a denial is a decision (a password has run out, a name has no owner) that others must
+ * not overrule. A fallback may be partial, behind, or closed to this client: its 404 and its refusal mean that the
+ * next is asked, and where none is left that is a failure, never an absence.
  *
- * Lists come from the first alone: half a list would pass for a whole one, and a cursor is good only where it came
- * from.
+ * Lists come from the first alone: half a list would pass for a whole one, and a cursor is valid only at its source.
  */
 import type { LRUCache } from 'lru-cache'
 import { createLru } from '../../base/lru.ts'
@@ -20,7 +19,7 @@ import { CandidateUpstream, findingOf, type Question } from './candidates.ts'
 
 /** How long a source that failed is asked after all others; each try of it costs its share of the time. */
 const FAILURE = { first: 10_000, most: 300_000 }
-/** The longest `Retry-After` that is minded: a fallback that asks for more is tried again all the same. */
+/** The longest `Retry-After` of a fallback that is obeyed: afterwards it is tried again all the same. */
 const LONGEST_RETRY_AFTER: Milliseconds = 600_000
 /** How long others go first for a blob whose body broke off. */
 const CUT_MEMORY: Milliseconds = 10_000
@@ -40,7 +39,7 @@ interface FallbackOptions {
 
 type Outcome<T> =
   | { readonly is: 'answer'; readonly answer: T }
-  /** The fallback has no such content, or refuses it. */
+  /** The fallback lacks the content, or refuses it. */
   | { readonly is: 'nothing' }
   | { readonly is: 'failure'; readonly error: UpstreamError; readonly late: boolean }
 
@@ -82,14 +81,14 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
     this.#givers.delete(digest)
   }
 
-  /** Of the first alone: the pulls that a fallback has left are not figures of this upstream. */
+  /** Only the first source's: the pulls that a fallback has left are not figures of this upstream. */
   status(): UpstreamStatus {
     return this.#first.upstream.status()
   }
 
   quotaBelow(reserve: number): UpstreamError | undefined {
     const why = this.#first.upstream.quotaBelow(reserve)
-    // A manifest that the first would refuse may come from another.
+    // The first would refuse the manifest, and another source may give it.
     const others = this.#sources.some((source) => source !== this.#first && !source.down)
     return why?.retryAfterMs !== undefined && others ? undefined : why
   }
@@ -139,7 +138,7 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
     return new UpstreamError('busy', this.key, message, { status: 429, retryAfterMs, scope, cause: first })
   }
 
-  /** Without `limitMs` the source may take as long as the caller waits. @throws what is no failure to answer */
+  /** Without `limitMs` the source may take as long as the caller waits. @throws what is not the source's failure */
   async #try<T>(
     source: Source,
     { ask, findingOf, parallel = false, signal }: Question<T, Source>,
@@ -170,7 +169,7 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
     }
   }
 
-  /** Sources that failed lately come last, and before them those that did badly with this blob. */
+  /** Sources that failed lately come last, and before them those that broke off or spoilt this blob. */
   #inOrder(digest: Digest | undefined): Source[] {
     const rank = (source: Source): number =>
       source.failing.running ? 2 : digest !== undefined && source.isPutOff(digest) ? 1 : 0
@@ -181,7 +180,7 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
     const { log } = this.#options
     const facts = { upstream: this.key, url: source.url }
     if (source !== this.#first) log.debug(facts, 'answered by a fallback')
-    // A source that limits one kind of requests may answer another: that does not end its pause.
+    // A source that limits one kind of request may answer another: that does not end its pause.
     if (!source.down || (source.limited && source.failing.running)) return
     source.failing.end()
     source.down = false
@@ -195,7 +194,7 @@ export class FallbackUpstream extends CandidateUpstream<Source> {
       log.debug(facts, 'gives no answer to that')
       return
     }
-    // A source that is asked while it is put off, for want of others, shows nothing new.
+    // A penalised source is asked only for want of others, so its failure shows nothing new.
     source.failing.beginOrRenew(Math.min(error.retryAfterMs ?? 0, LONGEST_RETRY_AFTER))
     log[source.down ? 'debug' : 'warn'](facts, 'cannot answer: others are asked instead')
     source.down = true
@@ -219,9 +218,9 @@ class Source {
   readonly upstream: Upstream
   /** While it runs, the others are asked first. */
   readonly failing: Penalty
-  /** Since its last failure it has not answered. */
+  /** It has not answered since its last failure. */
   down = false
-  /** That failure was a 429. */
+  /** Its last failure was a 429. */
   limited = false
   readonly #putOff: LRUCache<Digest, true>
 
@@ -241,7 +240,7 @@ class Source {
   }
 }
 
-/** The same body; `cut` is called when it breaks off, or ends before `end`. */
+/** Yields the same body; `cut` is called when it breaks off, or ends before `end`. */
 async function* watched(
   { start, body }: UpstreamBlob,
   end: Bytes,

@@ -1,11 +1,9 @@
 /**
- * Whether a registry answers HEAD: some refuse it, never come to an answer, or leave out what it is for, while GET is
- * fine.
+ * Detection of registries whose HEAD is broken (refused, never answered, without digest or size) while GET is fine.
  *
- * A registry is believed not to answer HEAD only when a GET has just contradicted a HEAD of the same thing, and not for
- * ever: for ten minutes, doubling to an hour with every further proof, until a HEAD is answered well. A HEAD that was
- * late or called the thing absent may be chance, so the first is no proof: GETs in place of HEADs cost pulls where
- * pulls are counted.
+ * HEAD counts as broken only when a GET has just contradicted a HEAD of the same thing, and not forever: for ten
+ * minutes, doubling to an hour with every further proof, until a HEAD is answered well. A HEAD that was late or
+ * called the thing absent may be chance, so the first is no proof: GETs in place of HEADs cost counted pulls.
  */
 import type { LRUCache } from 'lru-cache'
 import { createLru } from '../../base/lru.ts'
@@ -13,7 +11,7 @@ import { Penalty } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
 
 const AVOIDED = { first: 600_000, most: 3_600_000 }
-/** What a GET finds later than that may have come into being since the HEAD. */
+/** What a GET finds later than that may have been pushed after the HEAD. */
 const DOUBT: Milliseconds = 10_000
 
 /** `absent`: 404. `late`: no answer within its time. `unusable`: refused, or without digest or size. */
@@ -23,7 +21,7 @@ export class HeadSupport {
   /** HEADs that failed a short while ago. */
   readonly #doubts: LRUCache<string, Failing>
   readonly #avoided: Penalty
-  /** GET has once found what HEAD called absent, or had no answer for. */
+  /** A GET once found what a HEAD called absent, or did not answer. */
   #suspicious = false
   #everWorked = false
 
@@ -33,12 +31,12 @@ export class HeadSupport {
     this.#avoided = new Penalty({ ...AVOIDED, now })
   }
 
-  /** A HEAD would be a request for nothing. */
+  /** Whether a GET should be sent at once, for HEAD counts as broken. */
   get avoided(): boolean {
     return this.#avoided.running
   }
 
-  /** One was answered well, however long ago. */
+  /** Whether a HEAD was ever answered well. */
   get everWorked(): boolean {
     return this.#everWorked
   }
@@ -53,7 +51,7 @@ export class HeadSupport {
     this.#doubts.set(what, how)
   }
 
-  /** @param found by a GET of the same thing, which proves a HEAD wrong that had failed before it */
+  /** @param found by a GET of the same thing, which proves the HEAD wrong that failed before it */
   compare(what: string, found: boolean): void {
     const doubt = this.#doubts.get(what)
     this.#doubts.delete(what)

@@ -1,8 +1,8 @@
 /**
- * Client of Docker Hub's search, which is another host than its registry and has limits of its own. Always anonymous.
+ * Client of Docker Hub's search, which has another host than its registry, and limits of its own. Always anonymous.
  *
- * A term is sent at most once a minute, whatever comes of it, and its first page serves all clients. A search that
- * fails finds nothing, or what it found before; after a failure none is sent for a while.
+ * A term is sent at most once a minute, whatever its result, and its first page serves all clients. A failed search
+ * gives its former result, or none; after a failure no search is sent for a while.
  * API: GET /v2/search/repositories/?query=…
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
@@ -39,17 +39,17 @@ interface HubSearchOptions extends ProxyChoice {
   readonly now: () => Milliseconds
 }
 
-/** For the whole of an answer, for which a person waits. */
+/** Limit for the whole answer, for which a person waits. */
 const PATIENCE: Milliseconds = 2000
 const KEPT_FOR: Milliseconds = 60_000
-/** Where the answer has no longer `Retry-After`. */
+/** The pause after a failure, unless `Retry-After` is longer. */
 const REST_AFTER_FAILURE: Milliseconds = 10_000
-/** The most that results may take in memory, and what each takes beside its texts. */
+/** The most memory for results, and what each takes beside its texts. */
 const TERMS_WEIGHT: Bytes = 4 * 1024 * 1024
 const RESULT_WEIGHT: Bytes = 256
-/** Searches under way; one more is not sent. */
+/** The most searches in flight; a further one is not sent. */
 const MOST_AT_ONCE = 4
-/** The most that Docker Hub gives at once. */
+/** Docker Hub's largest page. */
 const PAGE_SIZE = 100
 const MAX_BYTES = 1024 * 1024
 const MAX_ITEMS = 10_000
@@ -103,7 +103,7 @@ export class HubSearch {
     return (await abandonable(this.#found.fetch(term), signal)) ?? []
   }
 
-  /** Aborts searches that are under way. */
+  /** Aborts the searches in flight. */
   async close(): Promise<void> {
     await this.#transport.close()
   }

@@ -1,7 +1,7 @@
 /**
  * Offline upstream, which is never asked: by `cache.offline`, or `offline` of its own.
  *
- * It fails like one that cannot be reached, so everything that copes with that copes with this.
+ * It fails like one that cannot be reached, so that its callers need no other error handling.
  */
 import type { UpstreamStatus } from '../status.ts'
 import { UpstreamError } from '../upstream.ts'

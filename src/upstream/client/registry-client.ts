@@ -1,5 +1,5 @@
 /**
- * Client of a registry over HTTP: what the distribution specification lets us ask, and which answers are believed.
+ * Client of a registry over HTTP: the requests of the distribution specification, and which answers are believed.
  *
  * Every method rejects with UpstreamError, or with the reason of the caller's signal.
  * Spec: distribution-spec § Pull, § Content discovery.
@@ -50,9 +50,9 @@ import {
 
 /** Ten thousand tags of the longest kind are 1.3 MB. */
 const MAX_LIST_BYTES = 16 * 1024 * 1024
-/** Reading that many takes a tenth of a second. */
+/** Parsing that many takes a tenth of a second. */
 const MAX_LIST_ITEMS = 500_000
-/** In place of an answer to a HEAD. */
+/** Stands for the missing answer to a HEAD. */
 const NO_ANSWER = { status: 0, headers: {} }
 const TAGS: Selection = { members: { tags: { each: 'scalar' } } }
 
@@ -65,7 +65,7 @@ export class RegistryClient implements Upstream {
   readonly #metrics: Metrics
   readonly #headTimeoutMs: Milliseconds
   readonly #manifestHeads: HeadSupport
-  /** ECR public, for one, answers 401 to every HEAD of a blob. */
+  /** Blobs apart: ECR public, for one, answers 401 to every HEAD of a blob. */
   readonly #blobHeads: HeadSupport
 
   constructor(options: RegistryClientOptions) {
@@ -130,11 +130,11 @@ export class RegistryClient implements Upstream {
     }
     if (answer.status !== 200) throw await spokenRefusalOf(this.key, answer)
     const bytes = await this.#read(answer, MAX_MANIFEST_BYTES)
-    // Every manifest is a JSON object; what a portal or a front page sends is not.
+    // Every manifest is a JSON object; the page of a portal or a web site is not.
     if (!/^\s*\{/.test(bytes.toString('latin1', 0, 1024))) {
       throw brokenAnswer(this.key, answer, 'sent something that is no manifest')
     }
-    // The caller parses the manifest in the same turn.
+    // The caller parses the manifest in the same turn of the event loop.
     await turnFor(bytes.length)
     const declared = digestHeaderOf(answer.headers)
     const wanted = isDigestReference(reference) ? reference : declared
@@ -194,7 +194,7 @@ export class RegistryClient implements Upstream {
     })
     if (answer.status === 304 && etag !== undefined) {
       answer.body.cancel()
-      // The page may be the same, and have got another behind it.
+      // An unchanged page may still have got a next one.
       const next = nextPageOf(answer.headers, answer.url)
       if (next !== undefined) return await this.tags(name, query, signal)
       return { tags: [], next, etag, unchanged: true }
@@ -242,7 +242,7 @@ export class RegistryClient implements Upstream {
         etag: etagOf(answer.headers),
       }
     }
-    // ghcr.io redirects this request to a web page elsewhere. A page of the registry itself is a captive portal's.
+    // ghcr.io redirects this to a web page elsewhere. A page at the registry's own address is a captive portal's.
     const unsupported = [200, 400, 404, 405, 406, 501].includes(answer.status)
     if (isOfRegistry(answer) ? unsupported && !isHtml(answer.headers) : answer.status < 500) {
       answer.body.cancel()
@@ -267,7 +267,7 @@ export class RegistryClient implements Upstream {
     await this.#requester.close()
   }
 
-  /** A small answer as a whole. */
+  /** @returns the whole of a small answer */
   async #read(answer: Answer, maxBytes: Bytes): Promise<Buffer> {
     const { headers } = answer
     if (isHtml(headers)) throw brokenAnswer(this.key, answer, 'sent a web page')
@@ -278,12 +278,12 @@ export class RegistryClient implements Upstream {
     return bytes
   }
 
-  /** The upstream counts GETs of manifests and has answered a HEAD: one that takes long is slow, not wrong. */
+  /** Whether the upstream counts GETs of manifests and has answered a HEAD: then a late HEAD is slow, not broken. */
   get #sparesPulls(): boolean {
     return this.#manifestHeads.everWorked && this.#requester.status.pulls !== undefined
   }
 
-  /** `late` or `unusable`: a GET may well be answered. */
+  /** @returns `late` or `unusable` where a GET may still be answered */
   async #head(question: UpstreamRequest): Promise<Answer | 'late' | 'unusable'> {
     const patient = question.kind === 'manifest' && this.#sparesPulls
     const limit = patient ? {} : { headersTimeoutMs: this.#headTimeoutMs }
@@ -309,7 +309,7 @@ function isLate({ cause }: UpstreamError): boolean {
 /** Whether a GET may be answered. Docker Hub's "no such repository" (`insufficient_scope`) is one to GET, too. */
 function mayBeHeadsFault(error: UpstreamError, { kind }: UpstreamRequest): boolean {
   const { failure, insufficientScope, scope, byProxy, status } = error
-  // Some proxies let no HEAD pass.
+  // Some proxies block HEAD.
   if (byProxy) return status === 403
   return failure === 'denied' && scope !== 'account' && !(kind === 'manifest' && insufficientScope)
 }

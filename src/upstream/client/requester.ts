@@ -1,8 +1,8 @@
 /**
  * Requester of one upstream account: a request below `/v2/NAME/`, with credentials, redirects, retries and time-outs.
  *
- * The answer is whatever the registry (or where it redirects to) says. A 429, a 5xx, and a 401 or 403 after our
- * credentials were tried are thrown.
+ * It answers what the registry (or a redirect's target) says, but throws a 429, a 5xx, and a 401 or 403 despite
+ * credentials.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { readFileSync } from 'node:fs'
@@ -31,7 +31,7 @@ import {
 import { UpstreamError } from '../upstream.ts'
 
 export interface RequesterOptions extends Omit<TransportOptions, 'addresses'> {
-  /** Where `/v2/` is below. */
+  /** The registry's URL, without `/v2/`. */
   readonly url: string
   /** It answers under the key of another upstream, and has a quota of its own. Default false. */
   readonly isFallback?: boolean | undefined
@@ -44,9 +44,9 @@ export interface RequesterOptions extends Omit<TransportOptions, 'addresses'> {
   readonly now?: (() => Milliseconds) | undefined
   /** Upper end of the pause before the second try; it doubles. Default 250. */
   readonly backoffMs?: Milliseconds | undefined
-  /** How often a request is sent at the most. Default 3. */
+  /** The most times that a request is sent. Default 3. */
   readonly tries?: number | undefined
-  /** In place of the system's resolver. */
+  /** Replaces the system's resolver. */
   readonly resolve?: LookupFunction | undefined
 }
 
@@ -163,7 +163,7 @@ export class Requester {
     })
   }
 
-  /** The error, with the pause that it begins. */
+  /** Begins the pause that the error asks for. @returns the error, with what is left of the pause */
   #beginPause(error: UpstreamError): UpstreamError {
     const { key, log } = this.#options
     const ofPulls = error.scope === 'pulls'
@@ -175,7 +175,7 @@ export class Requester {
     return pause.error ?? error
   }
 
-  /** The 429 of a CDN is no limit of the registry, but a failure of that blob alone. */
+  /** A CDN's 429 is no limit of the registry, but a failure of that blob alone. */
   async #refusal(question: UpstreamRequest, answer: Answer): Promise<UpstreamError> {
     const { key } = this.#options
     const { kind } = question
@@ -186,7 +186,7 @@ export class Requester {
     return new UpstreamError('broken', key, error.message, { status, retryAfterMs })
   }
 
-  /** Without retries: the request that needs the token has its own. */
+  /** Sends without retries: the request that needs the token has its own. */
   async #askTokenService(request: TokenRequest): Promise<Answer> {
     const { method, url } = request
     if (!this.#addresses.allows(url)) {
@@ -207,11 +207,11 @@ export class Requester {
     const abroad: Follower['abroad'] = (response, again) => this.#foreign.answered(response, signal, again)
     const follower = {
       ...{ key: this.#options.key, transport: { send }, addresses: this.#addresses },
-      // A token service that redirects to another registry must not make us ask for tokens for ever.
+      // A token service that redirects to another registry must not make this client ask for tokens in a loop.
       ...(kind === 'token' || kind === 'ping' ? {} : { abroad }),
     }
     const answer = await follow(follower, this.#withUserAgent(request))
-    // The page of a CDN in place of a blob is told from the blob later; that of a web site means: no referrers API.
+    // A CDN's page in place of a blob is detected later; a web site's page means that there is no referrers API.
     const mayBeAPage = ['blob', 'referrers'].includes(kind) && !isOfRegistry(answer)
     return mayBeAPage ? answer : this.#notOfProxy(answer)
   }
@@ -265,7 +265,7 @@ function withAuthorization(headers: Headers | undefined, authorization: string |
   return { ...headers, ...(authorization === undefined ? {} : { authorization }) }
 }
 
-/** Docker Hub counts such requests. */
+/** Whether Docker Hub counts the request. */
 function isPull({ kind, method = 'GET' }: UpstreamRequest): boolean {
   return kind === 'manifest' && method === 'GET'
 }

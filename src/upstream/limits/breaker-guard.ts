@@ -1,10 +1,8 @@
 /**
- * Guard that puts every request of one client under its circuit breaker: tells the breaker what came of the request,
- * and refuses in its place.
+ * Guard of one client's requests: it tells the circuit breaker their results, and refuses requests while it is open.
  *
  * A request is judged as a whole, with its tries, its token and its redirects: a failure that a second try makes good
- * does not count. What goes wrong where the registry redirects to (a CDN) is that blob's trouble, since the registry
- * has answered. Bodies do not count.
+ * does not count, nor does a body's. A failure at a redirect's target (a CDN) is that blob's: the registry answered.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
@@ -16,7 +14,7 @@ import { UpstreamError } from '../upstream.ts'
 interface BreakerGuardOptions {
   readonly key: string
   readonly url: string
-  /** The label in {@link Metrics}; undefined: it has no figures there. */
+  /** The label in {@link Metrics}; undefined: the client has no metrics. */
   readonly account: string | undefined
   readonly metrics: Pick<Metrics, 'upstreamBreakerOpen' | 'beforeScrape'>
   readonly log?: Record<'info' | 'warn', (fields: object, message: string) => void> | undefined
@@ -26,9 +24,9 @@ interface BreakerGuardOptions {
 
 export interface GuardedRequest {
   readonly name: RepositoryName
-  /** Shorter than the upstream's own: that it was exceeded proves nothing. */
+  /** Shorter than the upstream's own: exceeding it proves nothing. */
   readonly headersTimeoutMs?: Milliseconds
-  /** Clients have been promised its answer: it is sent whatever the breaker says. */
+  /** Clients have been promised the answer: it is sent even while the breaker is open. */
   readonly committed?: boolean | undefined
   /** The caller can do without: it is sent once, and its failure may come from sending several at once. */
   readonly bestEffort?: boolean | undefined
@@ -37,14 +35,14 @@ export interface GuardedRequest {
 
 /** Progress of one request. */
 export interface GuardedCall {
-  /** It is at the target of a redirect, and not at the registry. */
+  /** The request is at a redirect's target, and not at the registry. */
   elsewhere: boolean
 }
 
 export class BreakerGuard {
   readonly #options: BreakerGuardOptions
   readonly #breaker: Breaker
-  /** Set at each scrape: while an upstream is being replaced, the newer of two breakers of one account sets the gauge. */
+  /** Set at each scrape: when a reload replaces an upstream, the newer breaker of an account must set its gauge. */
   readonly #beforeScrape = (): void => {
     const { key, account, metrics } = this.#options
     if (account === undefined) return
@@ -88,7 +86,7 @@ export class BreakerGuard {
     }
   }
 
-  /** Takes its figure out of the metrics. */
+  /** Removes the account's gauge from the metrics. */
   close(): void {
     const { key, account, metrics } = this.#options
     metrics.beforeScrape.delete(this.#beforeScrape)
@@ -110,7 +108,7 @@ export class BreakerGuard {
   }
 }
 
-/** There was a connection, or there may have been; with any other code there was none. */
+/** Codes of errors after which a connection existed, or may have; with any other code there was none. */
 const NO_ANSWER = new Set([
   'UND_ERR_HEADERS_TIMEOUT',
   'UND_ERR_CONNECT_TIMEOUT',
@@ -120,7 +118,7 @@ const NO_ANSWER = new Set([
   'ECONNRESET',
   'EPIPE',
 ])
-/** We have closed the client. */
+/** Codes of errors that come from closing the client here. */
 const OURS = new Set(['UND_ERR_DESTROYED', 'UND_ERR_CLOSED'])
 
 function verdictOn(
@@ -131,7 +129,7 @@ function verdictOn(
   if (signal.aborted || bestEffort || !(error instanceof UpstreamError)) return 'nothing'
   const { failure, status, scope, ofTheTokenService, byProxy, outOfFiles } = error
   if (outOfFiles) return 'nothing'
-  // Names that need another token service, or none, may well be answered.
+  // Names with another token service, or none, may well be answered.
   if (ofTheTokenService) return 'nothing'
   const { code, name } = (error.cause ?? {}) as { code?: unknown; name?: unknown }
   if (typeof code === 'string' && OURS.has(code)) return 'nothing'
@@ -141,7 +139,7 @@ function verdictOn(
     if (status === undefined) return 'nothing'
     return status >= 500 ? 'error' : 'answer'
   }
-  // There were no credentials.
+  // The account has no credentials, so the registry was not asked.
   if (scope === 'account') return 'nothing'
   if (headersTimeoutMs !== undefined && code === 'UND_ERR_HEADERS_TIMEOUT') return 'nothing'
   if (name === 'TimeoutError' || error.cause === undefined) return 'no answer'

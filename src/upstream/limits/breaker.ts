@@ -1,10 +1,10 @@
 /**
- * Circuit breaker of one upstream account: after a failure that is its own it is not asked for a while, so that no
- * client waits for what is known to fail.
+ * Circuit breaker of one upstream account: after a failure of the upstream it is not asked for a while, so that no
+ * client waits for a request that is known to fail.
  *
- * Closed, every request is sent. Open, none. When the time is over one request at a time is a probe: what comes of it
- * closes the breaker or opens it for twice as long; the others are refused meanwhile. Any answer to any request closes
- * it. The breaker knows neither sockets nor names of errors: its caller tells what came of a request.
+ * Closed: every request is sent. Open: none. When the time is over (half-open), one request at a time is a probe: its
+ * result closes the breaker or opens it for twice as long; the others are refused meanwhile. Any answer to any
+ * request closes it. The breaker knows neither sockets nor names of errors: its caller tells it the verdict.
  */
 import { Penalty } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
@@ -14,7 +14,7 @@ const OPEN = { first: 10_000, most: 300_000 }
 /** Server errors without an answer in between, over at least so many repositories. */
 const MOST_ERRORS = 5
 const REPOSITORIES = 2
-/** For how long a refusal says to wait while a probe runs, which may take any time. */
+/** The retry time of refusals while a probe runs, which may take any time. */
 const WHILE_PROBING_MS: Milliseconds = 1_000
 
 /**
@@ -27,20 +27,20 @@ const WHILE_PROBING_MS: Milliseconds = 1_000
 export type Verdict = 'answer' | 'error' | 'no connection' | 'no answer' | 'nothing'
 
 export interface Asked {
-  /** To be called once, whatever happens. @param why for people, where it is a failure */
+  /** Must be called once, whatever happens. @param why for people, where it is a failure */
   tell(verdict: Verdict, why?: string): void
 }
 
 interface BreakerOptions {
   /** Monotonic. */
   readonly now: () => Milliseconds
-  /** After a change from closed to open, and back. */
+  /** Called after a change from closed to open, and back. */
   readonly onChange?: (status: BreakerStatus) => void
 }
 
 interface Opened {
   readonly why: string
-  /** By server errors: then a further one does not show that it is there. */
+  /** Server errors opened it: then a further one does not prove that the upstream works. */
   readonly byErrors: boolean
 }
 
@@ -59,9 +59,8 @@ export class Breaker {
   }
 
   /**
-   * Undefined: it is not to be asked now.
-   *
-   * @param force a client was promised the answer: asked whatever the breaker says, but never as the probe
+   * @param force a client was promised the answer: sent even while open, but never as the probe
+   * @returns undefined: the upstream must not be asked now
    */
   ask(repository: string, { force = false } = {}): Asked | undefined {
     const { state } = this.status()
@@ -110,7 +109,7 @@ export class Breaker {
       const dead = verdict === 'no connection' || (verdict === 'no answer' && unanswered)
       if (dead || (verdict === 'error' && tooManyErrors)) this.#open({ why, byErrors: !silent })
     } else if (verdict === 'answer' || (verdict === 'error' && !opened.byErrors)) {
-      // It is there. What is wrong now may be one repository's trouble.
+      // The upstream is up. The present failure may be one repository's.
       this.#opened = undefined
       this.#penalty.end()
       this.#options.onChange?.(this.status())

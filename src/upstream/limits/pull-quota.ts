@@ -1,8 +1,8 @@
 /**
- * Pull quota (rate limit) of one upstream account, as the upstream last told it: Docker Hub's `ratelimit-limit:
- * 100;w=21600` and `ratelimit-remaining`. (`docker-ratelimit-source`, our identity there, is not read.)
+ * Pull quota (rate limit) of one upstream account, as the upstream last told it: Docker Hub's
+ * `ratelimit-limit: 100;w=21600` and `ratelimit-remaining`. (`docker-ratelimit-source`, the client, is unused.)
  *
- * The windows roll: figures that are older than a window are forgotten, and taken out of the metrics.
+ * The windows roll: figures that are older than a window are forgotten, and removed from the metrics.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -26,17 +26,17 @@ interface Told {
   readonly at: Milliseconds
 }
 
-/** That of Docker Hub. */
+/** Docker Hub's window. */
 const USUAL_WINDOW: Milliseconds = 6 * 3_600_000
 /** Below these shares of the limit the operator is warned. */
 const SCARCE = [0.05, 0.2] as const
-/** The quota has recovered when it is above a share by half: in a window that rolls it goes up and down by one. */
+/** The quota has recovered at one and a half times the share: in a rolling window it goes up and down by one. */
 const RECOVERED = 1.5
 
 export class PullQuota {
   readonly #options: RateBudgetOptions
   #told: Told | undefined
-  /** Shares that the operator was warned of. */
+  /** The shares that the operator was warned of. */
   readonly #warned = new Set<number>()
   readonly #beforeScrape = (): void => {
     this.#forgetOld()
@@ -93,7 +93,7 @@ export class PullQuota {
     }
   }
 
-  /** Again before every scrape: closing a replaced client of the same account removes the figures. */
+  /** Called again before every scrape: closing a replaced client of the same account removes the figures. */
   #show(): void {
     if (this.#told === undefined) return
     const { key, account, metrics } = this.#options
@@ -116,7 +116,7 @@ export class PullQuota {
   }
 }
 
-/** `97;w=21600`: so many, within so many seconds. */
+/** Parses `97;w=21600`: a count, and a window in seconds. */
 export function parseRatelimit(
   header: string | undefined,
 ): { readonly count: number; readonly windowMs: Milliseconds | undefined } | undefined {

@@ -1,12 +1,11 @@
 /**
- * Quota reserve: whether there are pulls to spend on content that has a cached answer. An account whose quota is not
- * known has plenty.
+ * Quota reserve: whether pulls may be spent on content that has a cached answer. An unknown quota counts as plenty.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { AccountStatus, UpstreamStatus } from '../status.ts'
 import { UpstreamError } from '../upstream.ts'
 
-/** As {@link Upstream.quotaBelow}; `retryAfterMs` only where a pull would be refused. */
+/** Implements {@link Upstream.quotaBelow}; `retryAfterMs` is set only where a pull would be refused. */
 export function withheldPulls(
   key: string,
   { accounts }: UpstreamStatus,
@@ -30,7 +29,7 @@ export function withheldPulls(
   })
 }
 
-/** For how long the account gets no manifest; undefined: it may get one. */
+/** How long the account gets no manifest; undefined: it may get one. */
 export function stoppedForMs({
   pullsStoppedForMs = 0,
   stoppedForMs: all = 0,

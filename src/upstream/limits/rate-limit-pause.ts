@@ -2,16 +2,16 @@
  * Rate-limit pause: for how long an upstream that answered 429 is not asked. As long as its `Retry-After` says, else
  * 10 s, doubling to ten minutes while every further request gets the same answer.
  *
- * There are two kinds. A limit of pulls belongs to one account, and is told as a 429 with an OCI error to the GET of
- * a manifest; HEADs and blobs go on. Any other 429 is about our address, whatever account was used: every client of the
- * upstream keeps the same pause.
+ * There are two kinds. A limit of pulls belongs to one account, and comes as a 429 with an OCI error to the GET of a
+ * manifest; HEADs and blobs go on. Any other 429 is about the client's address, whatever its account: every client of
+ * the upstream keeps the same pause.
  */
 import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
 import { UpstreamError } from '../upstream.ts'
 
 const PAUSE = { first: 10_000, most: 600_000 }
-/** An upstream that asks for more is asked again all the same. */
+/** An upstream that asks for a longer pause is asked again all the same. */
 const LONGEST: Milliseconds = 3_600_000
 
 export class RateLimitPause {
@@ -55,7 +55,7 @@ export class RateLimitPause {
     return !running
   }
 
-  /** A success resets the back-off, but ends no pause that runs: the request may be older than the 429. */
+  /** A success resets the backoff, but ends no running pause: the request may be older than the 429. */
   succeeded(): void {
     if (this.leftMs === undefined) this.#pauses = 0
   }

@@ -1,7 +1,7 @@
 /**
- * Retry with back-off of requests to upstreams, and the parser of `Retry-After`.
+ * Retry with exponential backoff of requests to upstreams, and the parser of `Retry-After`.
  *
- * Only idempotent requests come here. A 429 is never retried: the caller decides what to do meanwhile.
+ * It takes only idempotent requests. A 429 is never retried: the caller decides what to do meanwhile.
  */
 import { backoff } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
@@ -70,12 +70,12 @@ function retryReason(error: UpstreamError): RetryReason | undefined {
   if (error.status !== undefined) return [502, 503, 504].includes(error.status) ? 'status' : undefined
   const cause = error.cause as { code?: unknown; socket?: { bytesRead?: number } } | undefined
   if (typeof cause?.code !== 'string' || !TRANSIENT.has(cause.code)) return undefined
-  // A kept-alive connection may close just as it is used again: that is no failure. RFC 9112 § 9.6.
+  // A kept-alive connection may close just as it is used again, which is no failure. RFC 9112 § 9.6.
   return (cause.socket?.bytesRead ?? 0) > 0 ? 'reused-connection' : 'connection'
 }
 
 /**
- * `Retry-After` in either form. A moment that has passed says nothing.
+ * Parses `Retry-After` in either form; a moment that has passed gives undefined.
  *
  * @param now Unix time in ms
  */

@@ -1,9 +1,9 @@
 /**
  * Priority semaphore of the blob transfers of one upstream.
  *
- * Transfers that clients wait for go before prefetches, and take their turns when all are busy. A transfer may want
- * several turns: its further ones are `share`s, given to the owner that holds fewest, so that one large layer never
- * takes the turn that another waits for. There are fewer turns than connections, so that a manifest always finds one.
+ * Transfers that clients wait for go before prefetches, and take turns when all slots are busy. A transfer may want
+ * several slots: its further ones are `share`s, given to the owner that holds fewest, so that one large layer never
+ * takes the slot that another waits for. There are fewer slots than connections, so that a manifest always finds one.
  */
 
 /**
@@ -16,9 +16,9 @@ export type TransferPriority = 'asked' | 'share' | 'ahead'
 interface TransferRequest {
   /** Read whenever it matters: a client may ask meanwhile for what was fetched ahead. */
   priority(): TransferPriority
-  /** Called at most once per turn: give it back soon and queue again. */
+  /** Called at most once per slot: the holder must give it back soon, and queue again. */
   preempt(): void
-  /** The transfer that it is a part of: turns of one owner are counted together. */
+  /** The transfer that it is a part of: slots of one owner are counted together. */
   readonly owner?: object | undefined
 }
 
@@ -37,14 +37,14 @@ const RANK: Record<TransferPriority, number> = { asked: 0, share: 1, ahead: 2 }
 export class TransferSlots {
   readonly #capacity: number
   readonly #waiting = new Set<Waiter>()
-  /** In the order in which they got their turns. */
+  /** In the order in which they got their slots. */
   readonly #holding = new Set<Holder>()
 
   constructor(maxConnections: number) {
     this.#capacity = Math.max(1, maxConnections - 2)
   }
 
-  /** Resolves when it is the request's turn; disposing gives the turn back. */
+  /** Resolves when the request has a slot; disposing gives the slot back. */
   async acquire(request: TransferRequest, signal: AbortSignal): Promise<Disposable> {
     signal.throwIfAborted()
     return await new Promise<Disposable>((resolve, reject) => {
@@ -65,13 +65,13 @@ export class TransferSlots {
     })
   }
 
-  /** A client waits for the bytes that it asked for: a holder that can do without its turn for a while gives it back. */
+  /** A client waits for the bytes that it asked for: a holder that can pause gives its slot back. */
   get contended(): boolean {
     for (const { request } of this.#waiting) if (request.priority() === 'asked') return true
     return false
   }
 
-  /** To be called when a priority has changed. */
+  /** Must be called when a priority has changed. */
   reconsider(): void {
     while (this.#holding.size < this.#capacity) {
       const next = this.#next()
@@ -92,7 +92,7 @@ export class TransferSlots {
     }
   }
 
-  /** Turns that its owner has, less those that are being preempted. */
+  /** The owner's slots, less those that are being preempted. */
   #turnsOf({ owner }: TransferRequest): number {
     if (owner === undefined) return 0
     let turns = 0
@@ -100,14 +100,14 @@ export class TransferSlots {
     return turns
   }
 
-  /** By priority, then by the fewest turns, then by the longest wait. */
+  /** By priority, then by the fewest slots, then by the longest wait. */
   #next(): Waiter | undefined {
     return leastOf(this.#waiting, ({ request }) => [RANK[request.priority()], this.#turnsOf(request)])
   }
 
   /**
    * Preempts as many holders as `asked` requests wait, less those already preempted: `ahead` before `share`, of the
-   * owner with most turns, the youngest first.
+   * owner with most slots, the youngest first.
    */
   #preempt(): void {
     let wanted = [...this.#waiting].filter(({ request }) => request.priority() === 'asked').length

@@ -19,12 +19,12 @@ interface AuthorizationOptions {
   readonly key: string
   readonly account: Account
   readonly tokens: TokenCache
-  /** `GET /v2/`, which has a challenge where the resource gives none. */
+  /** Sends `GET /v2/`, which has a challenge where the resource gives none. */
   readonly ping: (authorization: string | undefined, signal: AbortSignal) => Promise<Answer>
   readonly now: () => Milliseconds
 }
 
-/** The refusal of a token that is younger than this means the account, not the token. */
+/** A refusal of a younger token is about the account, not about the token's age. */
 const FRESH: Milliseconds = 10_000
 /** Some registries take a token only from the next second on, or once all of their replicas know it. */
 const SETTLED_AFTER: Milliseconds = 1_500
@@ -66,8 +66,8 @@ export class Authorization {
   }
 
   /**
-   * The answer of `send`, called with the `Authorization` to use (undefined: none), at most four times.
-   *
+   * @param send called at most four times, with the `Authorization` to use (undefined: none)
+   * @returns its last answer
    * @throws UpstreamError `denied` when it stays at 401 or 403; those of a redirect's target are passed on
    */
   async run(
@@ -127,13 +127,13 @@ export class Authorization {
     }
   }
 
-  /** A realm that has moved, or never was one, must not lock us out until the next start. */
+  /** A realm that has moved, or never was one, must not lock every request out until the next start. */
   #forget(name: string): void {
     this.#challenges.delete(name)
     this.#pinged = undefined
   }
 
-  /** What to try after a refusal; undefined: nothing. Reads the answer's body away. */
+  /** @returns what to try after a refusal; undefined: nothing. The answer's body is drained. */
   async #next(
     name: string,
     answer: Answer,
@@ -210,7 +210,7 @@ export class Authorization {
     return newer === undefined ? undefined : { header: basicHeader(newer), credentials: newer }
   }
 
-  /** Undefined: the credentials are good, but may not read this repository. */
+  /** @returns undefined: the credentials are good, but may not read this repository */
   async #whyRejected(answer: Answer, header: string, signal: AbortSignal): Promise<string | undefined> {
     if (answer.status === 401) {
       discardBody(answer.body)
@@ -237,7 +237,7 @@ export class Authorization {
   }
 }
 
-/** Whether the registry itself refuses: an address that it redirected to, and that has expired, has no challenge. */
+/** Whether the registry itself refuses: a redirect's signed URL that has expired sends no challenge. */
 function isRefusal(answer: Answer): boolean {
   const { status, hops, elsewhere } = answer
   if (hops > 0) return !elsewhere && status === 401 && schemeOf(answer) !== undefined
@@ -254,7 +254,7 @@ function schemeOf(answer: Answer): Scheme | undefined {
   return bearerOf(challenges) ?? (challenges.some(({ scheme }) => scheme === 'basic') ? 'basic' : undefined)
 }
 
-/** The scope is the server's to choose; where it names none, or its example, we choose. */
+/** The server chooses the scope; where it names none, or its example, this client does. */
 function scopedFor(name: string, challenge: BearerChallenge): BearerChallenge {
   const { scope } = challenge
   return scope === undefined || scope === EXAMPLE_SCOPE

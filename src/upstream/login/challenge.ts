@@ -2,7 +2,7 @@
  * Parser of `WWW-Authenticate` as registries really send it: several challenges in one header or in several, odd case
  * and spacing, commas inside quotes, Basic before Bearer.
  *
- * It never throws: what cannot be read is skipped. Spec: RFC 9110 § 11.6.1; token spec of distribution.
+ * It never throws: what it cannot parse is skipped. Spec: RFC 9110 § 11.6.1; token spec of distribution.
  */
 
 interface Challenge {

@@ -1,8 +1,8 @@
 /**
  * Credential sources in files: a password beside its user name, or docker's `config.json`.
  *
- * A file is read again when it changes, so that a password that is rotated every twelve hours works without a restart.
- * While it cannot be read, or is half written, its last content counts.
+ * A file is read again when it changes, so that a password that is rotated every twelve hours works without a
+ * restart. While the file is unreadable or half written, its last content counts.
  */
 import { readFile, stat } from 'node:fs/promises'
 import { isObject, jsonObjectIn } from '../../oci/json.ts'
@@ -82,7 +82,7 @@ interface DockerConfigOptions extends Omit<HelperOptions, 'name' | 'server'> {
   readonly server: string
 }
 
-/** The entry of one registry in a file as `docker login` writes it, helpers and all. */
+/** The entry of one registry in a file that `docker login` writes, with its helpers. */
 export class DockerConfigFile implements CredentialSource {
   readonly #options: DockerConfigOptions
   readonly #file: WatchedFile<DockerConfig>
@@ -137,7 +137,7 @@ interface DockerConfig {
   readonly credsStore: string | undefined
 }
 
-/** Undefined: the text is no JSON object. Entries that make no sense are skipped. */
+/** @returns undefined if the text is no JSON object; entries that make no sense are skipped */
 function parseDockerConfig(text: string): DockerConfig | undefined {
   const config = jsonObjectIn(text)
   if (config === undefined) return undefined

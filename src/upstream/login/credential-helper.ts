@@ -2,8 +2,8 @@
  * Credential source that runs a `docker-credential-NAME` program as docker does: `get`, the server on its standard
  * input, JSON on its standard output.
  *
- * The program runs without a shell, with a limit on its time and its output, and once for however many requests wait.
- * Nothing that it writes goes into an error or the log: it may hold a secret.
+ * The program runs without a shell, with a limit on its time and its output, and once for all waiting requests
+ * (single-flight). Its output never goes into an error or the log: it may hold a secret.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { spawn, type ChildProcess } from 'node:child_process'
@@ -29,7 +29,7 @@ export interface HelperOptions {
 
 const LONGEST: Milliseconds = 10_000
 const MAX_OUTPUT_LENGTH = 64 * 1024
-/** For so long an answer is good, and a failure, or an answer that upstream refuses again and again. */
+/** How long an answer is cached, and a failure, or an answer that upstream refuses again and again. */
 const ANSWER_MEMORY: Milliseconds = 5 * 60_000
 const FAILURE_MEMORY: Milliseconds = 10_000
 /** Helpers say so, on either output, when they have no credentials. */
@@ -107,7 +107,7 @@ export class HelperCredentials implements CredentialSource {
     } catch (error) {
       if (error instanceof UpstreamError) return { error }
       if (isOutOfFiles(error)) return { error: toUpstreamError(key, key, error) }
-      // Any other error may hold what the program wrote, so that it is not passed on.
+      // Any other error may hold the program's output, so it is not passed on.
       return { error: unavailable(key, `docker-credential-${name} could not be run`) }
     }
   }
@@ -119,7 +119,7 @@ export class HelperCredentials implements CredentialSource {
     const late = AbortSignal.timeout(timeoutMs)
     const signal = AbortSignal.any([late, this.#closing.signal])
     return await new Promise((resolve, reject) => {
-      // A group of its own, since many a helper is a script, and a program that it runs is what hangs.
+      // A process group of its own, since many a helper is a script, and a program that it runs is what hangs.
       const child = spawn(`docker-credential-${name}`, ['get'], { detached: true })
       const said = { stdout: '', stderr: '' }
       const end = (problem?: string): void => {
@@ -135,7 +135,7 @@ export class HelperCredentials implements CredentialSource {
         if (isOutOfFiles(error)) reject(error)
         else end(NOT_STARTED[code] ?? `failed (${code})`)
       })
-      // Without a free descriptor there are no streams, and only the event above tells so.
+      // Without a free file descriptor there are no streams, and only the event above tells so.
       if ((child.stdin as unknown) === undefined) return
       for (const stream of ['stdout', 'stderr'] as const) {
         child[stream].setEncoding('utf8').on('data', (text: string) => {
@@ -172,7 +172,7 @@ export class HelperCredentials implements CredentialSource {
   }
 }
 
-/** The program and whatever it has started, at once. */
+/** Kills the program and whatever it has started. */
 function endGroup({ pid }: ChildProcess): void {
   try {
     if (pid !== undefined) process.kill(-pid, 'SIGKILL')

@@ -1,6 +1,4 @@
-/**
- * Factory of credential sources from what the configuration says of them.
- */
+/** Factory of credential sources from their configuration. */
 import { DockerConfigFile, passwordFile } from './credential-files.ts'
 import { HelperCredentials, type HelperOptions } from './credential-helper.ts'
 import { FixedCredentials, type CredentialSource } from './credentials.ts'
@@ -17,7 +15,7 @@ type Context = Omit<HelperOptions, 'name' | 'server'> & {
 }
 
 const DOCKER_HUB = 'docker.io'
-/** What `docker login` and its helpers have called Docker Hub since its first API. */
+/** The key of Docker Hub for `docker login` and its helpers, since its first API. */
 const DOCKER_HUB_SERVER = 'https://index.docker.io/v1/'
 
 export function credentialSource(settings: CredentialSettings, context: Context): CredentialSource {

@@ -1,7 +1,7 @@
 /**
- * Accounts of an upstream: where their credentials come from, and whether the upstream takes them.
+ * Accounts of an upstream: where their credentials come from, and whether the upstream accepts them.
  *
- * Only an {@link Account} hands credentials out, so that one place knows what became of them.
+ * Only an {@link Account} hands credentials out, so that one place knows whether they were accepted.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
@@ -18,14 +18,13 @@ export const IDENTITY_TOKEN = '<token>'
 
 export interface CredentialSource {
   /**
-   * undefined: there are none, so ask without.
-   *
+   * @returns undefined: there are none, so ask without
    * @throws UpstreamError when they cannot be had, or the signal's reason
    */
   get(signal: AbortSignal): Promise<Credentials | undefined>
-  /** The upstream would not take these: the next {@link get} looks for newer ones. */
+  /** Called when the upstream refused these: the next {@link get} looks for newer ones. */
   rejected?(credentials: Credentials): void
-  /** Ends what it started. */
+  /** Ends the processes that it started. */
   close?(): void
 }
 
@@ -68,7 +67,7 @@ export class Account {
     options.metrics.beforeScrape.add(this.#beforeScrape)
   }
 
-  /** A sentence for people while the upstream does not take the credentials. */
+  /** A sentence for the operator while the upstream refuses the credentials. */
   get complaint(): string | undefined {
     if (this.#rejection === undefined) return undefined
     const { since, why } = this.#rejection
@@ -148,7 +147,7 @@ function isRejection({ failure, status, message }: UpstreamError): boolean {
   return failure === 'denied' && (status === 401 || saysExpired(message))
 }
 
-/** ECR's "Your authorization token has expired", after twelve hours. */
+/** Detects ECR's "Your authorization token has expired", after twelve hours. */
 export function saysExpired(words: string): boolean {
   return /\bexpired\b/i.test(words)
 }
@@ -167,7 +166,7 @@ export function usable(key: string, credentials: Credentials): Credentials {
   return credentials
 }
 
-/** The upstream cannot be asked with these, and that is not its fault. */
+/** The error for credentials that cannot be used or had, which is not the upstream's fault. */
 export function unavailable(key: string, message: string): UpstreamError {
   return new UpstreamError('unreachable', key, message, { scope: 'account' })
 }

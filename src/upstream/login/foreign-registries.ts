@@ -1,9 +1,9 @@
 /**
- * Anonymous login to registries that an upstream redirects to and that send a challenge themselves: behind a vanity
- * name there is another registry, as docker and containerd follow it.
+ * Anonymous login to registries that an upstream redirects to and that send a challenge themselves: a vanity name
+ * stands for another registry, and docker and containerd follow it.
  *
- * Their challenge is answered without credentials: those that the operator configured are for the upstream alone. A
- * failure of their token service is one of that request, and not of the upstream's token service.
+ * Their challenge is answered without credentials: the operator configured those for the upstream alone. A failure of
+ * their token service is one of that request, and not of the upstream's token service.
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -42,7 +42,7 @@ export class ForeignRegistries {
   }
 
   /**
-   * The answer to a request that was challenged with 401; any other response is returned as it is.
+   * Answers the challenge (401) of a response; any other response is returned unchanged.
    *
    * @param send repeats the request, with that `Authorization`
    * @throws UpstreamError `denied` where the token does not help
@@ -96,7 +96,7 @@ export class ForeignRegistries {
 /** The part of a path that follows the name of a repository. */
 const RESOURCE = /\/(?:manifests|blobs|referrers|tags)\/[^/]+$/
 
-/** The repository's name there. The path, which may be as long as a header, is looked through only twice. */
+/** The repository's name there. The path, which may be as long as a header, is scanned only twice. */
 function nameIn({ pathname }: URL): string {
   const end = RESOURCE.exec(pathname)?.index ?? -1
   const before = pathname.indexOf(API)

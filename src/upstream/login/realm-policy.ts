@@ -1,8 +1,8 @@
 /**
  * Realm rule of the token protocol: which token service may see the credentials of an upstream.
  *
- * The same host or the same registrable domain, over https; plain http only where the upstream itself is plain
- * http and the host is the same, or both are on this machine.
+ * The service needs the same host or the same registrable domain, over https; plain http only where the upstream
+ * itself is plain http and the host is the same, or both are on this machine.
  */
 import { createRequire } from 'node:module'
 import type * as tldts from 'tldts'
@@ -29,13 +29,13 @@ export function credentialsMayGo(upstream: URL, realm: URL): boolean {
 
 /** `quay.io.` is `quay.io`; with the dot its last two labels would be `io` and nothing. */
 function rootlessHostOf(url: URL): string {
-  // A run of dots is looked at once: the upstream may put in as many as a header holds.
+  // A run of dots is scanned once: an attacker's upstream may send as many as a header holds.
   return hostOf(url).replace(/(?<!\.)\.+$/, '')
 }
 
 /**
- * Clouds that divide the names below these among their customers further than the public suffix list says, if it lists
- * them at all. Registries that live there have their token service on their own host.
+ * Clouds whose customers share the names below these in finer parts than the public suffix list says, if it lists
+ * them at all. Registries there have their token service on their own host.
  */
 const SAME_HOST_ONLY = [
   'amazonaws.com',
@@ -61,7 +61,7 @@ const load = createRequire(import.meta.url)
 /** By the public suffix list, hosters' own (`github.io`) included; undefined where only the same host will do. */
 function registrableDomain(host: string): string | undefined {
   if (SAME_HOST_ONLY.some((domain) => host === domain || host.endsWith(`.${domain}`))) return undefined
-  // Its list costs 12 ms of the processor and 1.4 MB: a start without credentials for another host does without.
+  // The list costs 12 ms of processor time and 1.4 MB: a start without credentials for another host does without.
   const { getDomain } = load('tldts') as typeof tldts
   return getDomain(host, { allowPrivateDomains: true }) ?? undefined
 }

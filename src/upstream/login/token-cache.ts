@@ -1,8 +1,8 @@
 /**
- * Cache of bearer tokens of one upstream: one request per (realm, service, scope), however many clients need the token.
+ * Cache of bearer tokens of one upstream, with one request per realm, service and scope (single-flight).
  *
- * Our credentials go to a realm that {@link credentialsMayGo} allows, and nowhere else. {@link TokenService} asks for
- * the tokens; here they are kept, by our own clock.
+ * The account's credentials go only to a realm that {@link credentialsMayGo} allows. {@link TokenService} asks for
+ * the tokens; here they are kept, by the process's own clock.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { LRUCache } from 'lru-cache'
@@ -23,7 +23,7 @@ interface TokenOptions {
   readonly upstream: URL
   readonly account: Account
   readonly service: Pick<TokenService, 'ask'>
-  /** The service has this long, even when the requests that wait have gone: its answer serves many. */
+  /** Limit for the service, which goes on after the waiting requests have left: its answer serves many. */
   readonly timeoutMs: Milliseconds
   /** Monotonic. */
   readonly now: () => Milliseconds
@@ -38,7 +38,7 @@ const LIFETIME_SECONDS = { min: 5, max: 24 * 60 * 60 }
 /** A token is renewed ten per cent early, since it has to last until the request has arrived. */
 const USABLE_MS_PER_SECOND = 900
 
-/** Circuit breaker per token service: after as many failures as one request has tries it is left alone for so long. */
+/** Circuit breaker per token service: after as many failures as one request has tries it is not asked for so long. */
 const FAILURES_BEFORE_SILENCE = 3
 const SILENCE_MS: Milliseconds = 10_000
 
@@ -74,7 +74,7 @@ export class TokenCache {
     })
   }
 
-  /** @throws UpstreamError, or the signal's reason; others that wait for the same token are not disturbed */
+  /** @throws UpstreamError, or the signal's reason; then other callers still get the token */
   async get(challenge: BearerChallenge, signal: AbortSignal): Promise<Token> {
     const token = await abandonable(this.#cache.fetch(keyOf(challenge), { context: challenge }), signal)
     if (token === undefined) throw this.#broken('the token request was given up')
@@ -134,7 +134,7 @@ export class TokenCache {
     })
   }
 
-  /** Later requests fail at once, but all tries of one request are made. */
+  /** Counts a failure: later requests fail at once, but all tries of one request are made. */
   #failed(host: string, error: UpstreamError): void {
     const failures = (this.#silent.get(host)?.failures ?? 0) + 1
     const until = failures < FAILURES_BEFORE_SILENCE ? 0 : this.#options.now() + SILENCE_MS

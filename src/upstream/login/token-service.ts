@@ -38,7 +38,7 @@ type Method = TokenRequest['method']
 
 const MAX_ANSWER_BYTES = 1024 * 1024
 const MAX_WORDS = 300
-/** A service that answers so to one method may take the other: GCR, Artifactory, ACR and others do to a POST. */
+/** After these statuses the other method is tried: GCR, Artifactory, ACR and others answer so to a POST. */
 const TRY_OTHER: Readonly<Record<Method, ReadonlySet<number>>> = {
   GET: new Set([404, 405, 501]),
   POST: new Set([301, 302, 303, 307, 308, 400, 401, 404, 405, 501]),
@@ -131,7 +131,7 @@ function getRequest(
   return { method: 'GET', url, headers, signal }
 }
 
-/** `issued_at` is left aside on purpose: with a skewed clock it would make every token old at birth. */
+/** `issued_at` is ignored on purpose: with a skewed clock every token would be born expired. */
 function tokenIn(bytes: Buffer | undefined): IssuedToken | undefined {
   const { token, access_token, expires_in } = (bytes && jsonObjectIn(bytes.toString())) ?? {}
   const value = [token, access_token].find((it) => typeof it === 'string' && it !== '')
@@ -152,7 +152,7 @@ function wordsIn(bytes: Buffer | undefined): string | undefined {
   return words.replace(/[\x00-\x1f\x7f-\x9f]+/g, ' ').slice(0, MAX_WORDS)
 }
 
-/** A service that repeats what it was sent does not get it into our log, nor to clients. */
+/** Removes credentials that a service echoes, which must reach neither the log nor clients. */
 function concealed(words: string, credentials: Credentials | undefined): string {
   const { username = '', password = '' } = credentials ?? {}
   const hidden = password === '' ? words : words.replaceAll(password, '[hidden]')

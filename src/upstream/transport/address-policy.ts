@@ -3,27 +3,27 @@
  *
  * The configured host itself is trusted, wherever it is. For any other, link-local is never dialled, loopback and
  * private addresses only when the configured upstream is there itself. Names are checked as they are resolved, and
- * exactly those addresses are dialled; literals are checked before. Behind an HTTP proxy it is the proxy that resolves,
- * so there only literals are checked.
+ * exactly those addresses are dialled; literals are checked before. Behind an HTTP proxy it is the proxy that
+ * resolves, so there only literals are checked.
  */
 import { lookup as systemLookup } from 'node:dns'
 import { isIP, type LookupFunction } from 'node:net'
 import ipaddr from 'ipaddr.js'
 import { isLoopback } from '../../base/loopback.ts'
 
-/** From far to near. `never`: whatever no registry has a place in. */
+/** From far to near. `never`: no registry has such an address. */
 type AddressClass = 'public' | 'private' | 'loopback' | 'never'
 
-/** Ranges that ipaddr.js has in no class of its own, or in another; the first that holds an address counts. */
+/** Ranges that ipaddr.js does not class, or classes otherwise; the first that holds an address counts. */
 const EXCEPTIONS = Object.entries({
-  // Clouds tell their machines secrets there: Alibaba, Azure, AWS, Google.
+  // Metadata services, where clouds tell their machines secrets: Alibaba, Azure, AWS, Google.
   '100.100.100.200/32': 'never',
   '168.63.129.16/32': 'never',
   'fd00:ec2::254/128': 'never',
   'fd20:ce::254/128': 'never',
-  // Benchmarks have it (RFC 2544), and networks use it as if it were private.
+  // Reserved for benchmarks (RFC 2544), but networks use it as if it were private.
   '198.18.0.0/15': 'private',
-  // The site-local addresses of old (RFC 3879).
+  // The deprecated site-local addresses (RFC 3879).
   'fec0::/10': 'private',
   // These carry any IPv4 address: NAT64 but for its well-known prefix (RFC 8215), and IPv4-compatible (RFC 4291).
   '64:ff9b::/32': 'never',
@@ -33,7 +33,7 @@ const EXCEPTIONS = Object.entries({
   return { network: ipaddr.parseCIDR(network), addressClass }
 })
 
-/** What ipaddr.js calls otherwise is for nobody: link-local, multicast, 6to4, Teredo, reserved. */
+/** All other classes of ipaddr.js are never dialled: link-local, multicast, 6to4, Teredo, reserved. */
 const CLASSES: Readonly<Partial<Record<string, AddressClass>>> = {
   unicast: 'public',
   private: 'private',
@@ -57,7 +57,7 @@ export function classifyAddress(address: string): AddressClass {
   return exception?.addressClass ?? CLASSES[ip.range()] ?? 'never'
 }
 
-/** The class of a host in a URL; a name that is not this machine's by itself is public until it is resolved. */
+/** The class of a host in a URL; a name is public until it is resolved, unless it means this machine. */
 export function classifyHost(host: string): AddressClass {
   if (isIP(host) !== 0) return classifyAddress(host)
   return isLoopback(host) ? 'loopback' : 'public'
@@ -66,10 +66,10 @@ export function classifyHost(host: string): AddressClass {
 export class AddressRule {
   readonly #host: string
   readonly #resolve: LookupFunction
-  /** How near the configured upstream is, as far as it is known by now. */
+  /** How near the configured upstream is, as far as its addresses are known by now. */
   #reach: AddressClass
 
-  /** @param resolve stands in for the system's resolver */
+  /** @param resolve replaces the system's resolver */
   constructor(upstream: URL, resolve: LookupFunction = systemLookup) {
     this.#host = hostOf(upstream)
     this.#resolve = resolve
@@ -82,7 +82,7 @@ export class AddressRule {
     return host === this.#host || isIP(host) === 0 || this.#allowsAddress(host)
   }
 
-  /** For `net.connect`, which never asks it about literals. */
+  /** For `net.connect`, which never calls it with literals. */
   readonly lookup: LookupFunction = (hostname, options, callback) => {
     this.#resolve(hostname, { ...options, all: true }, (error, found) => {
       const addresses = Array.isArray(found) ? found : []

@@ -1,9 +1,9 @@
 /**
- * Decoder of bodies that come with a `Content-Encoding` although we asked for none.
+ * Decoder of bodies that come with a `Content-Encoding` although the request asked for none.
  *
- * A digest is of the bytes as the registry holds them, but some proxies in front of one compress whatever passes. The
- * decoded response has neither `Content-Encoding` nor a length, which nobody knows. A 206 is left as it is, since a
- * part of an encoded body cannot be decoded.
+ * A digest is of the bytes as the registry holds them, but some proxies in front of one compress every body. The
+ * decoded response has neither `Content-Encoding` nor a length, which is unknown. A 206 stays encoded, since a part
+ * of an encoded body cannot be decoded.
  */
 import { pipeline, type Transform } from 'node:stream'
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
@@ -19,7 +19,7 @@ const DECODERS: Readonly<Record<string, () => Transform>> = {
   zstd: createZstdDecompress,
 }
 
-/** The response decoded; the same one where it is not encoded, or cannot be decoded. */
+/** @returns the decoded response; the same one where it is not encoded, or cannot be decoded */
 export function decoded(key: string, response: Response, hasBody: boolean): Response {
   const coding = codingOf(response.headers)
   if (coding === undefined || response.status === 206) return response
@@ -30,7 +30,7 @@ export function decoded(key: string, response: Response, hasBody: boolean): Resp
   return { ...response, headers, body }
 }
 
-/** Undefined for none. Several codings at once have no decoder, like one that is unknown. */
+/** Undefined for none. Several codings at once have no decoder, like an unknown one. */
 function codingOf(headers: ResponseHeaders): string | undefined {
   const coding = headerOf(headers, 'content-encoding')?.trim().toLowerCase() ?? ''
   return coding === '' || coding === 'identity' ? undefined : coding

@@ -1,15 +1,13 @@
-/**
- * Translation of undici's and the system's errors into {@link UpstreamError}.
- */
+/** Translation of undici's and the system's errors into {@link UpstreamError}. */
 import { isOutOfFiles, OUT_OF_FILES } from '../../base/open-files.ts'
 import { AddressRefused } from './address-policy.ts'
 import { parseRetryAfter } from '../limits/retry.ts'
 import { UpstreamError, type UpstreamFailure } from '../upstream.ts'
 
-/** Codes for answers that are no HTTP that we take. Every other error without an answer is `unreachable`. */
+/** Codes for answers that are not valid HTTP. Every other error without an answer is `unreachable`. */
 const BROKEN = new Set(['UND_ERR_HEADERS_OVERFLOW', 'UND_ERR_RES_EXCEEDED_MAX_SIZE', 'UND_ERR_INVALID_ARG'])
 
-/** @param proxy the one that the request went through, if we know of one */
+/** @param proxy the one that the request went through, if known */
 export function toUpstreamError(
   upstream: string,
   host: string,
@@ -64,7 +62,7 @@ export function proxyName(proxy: string | undefined): string {
   return host === undefined ? 'a proxy' : `the proxy ${host}`
 }
 
-/** Docker Hub answers a client that asks far too often in lines without CR, which no parser takes. */
+/** Detects Docker Hub's answer to a client that asks far too often: its lines lack CR, so no parser takes it. */
 function unreadableLimit(error: unknown): string | undefined {
   if (!(error instanceof Error) || error.name !== 'HTTPParserError') return undefined
   const rest = String((error as { data?: unknown }).data)

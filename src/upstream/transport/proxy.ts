@@ -1,5 +1,5 @@
 /**
- * Choice of the HTTP proxy that a request goes through: the upstream's own `proxy`, else what the environment says.
+ * Choice of the HTTP proxy for a request: the upstream's own `proxy`, else what the environment says.
  *
  * `NO_PROXY` is read as other tools do: a comma-separated list of host names (with all below them), `host:port`,
  * addresses, networks (`10.0.0.0/8`), and `*`.
@@ -35,7 +35,7 @@ export function proxyFor(url: URL, choice: ProxyChoice): string | undefined {
   // A proxy elsewhere cannot reach this machine's loopback; no tool sends it there.
   const isHere = classifyHost(hostOf(url)) === 'loopback'
   if (proxy === undefined || isHere || isExempt(url, read('NO_PROXY') ?? '')) return undefined
-  // `proxy.example:3128` is how many environments spell it.
+  // Many environments spell it `proxy.example:3128`.
   return proxy.includes('://') ? proxy : `http://${proxy}`
 }
 

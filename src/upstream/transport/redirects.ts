@@ -33,7 +33,7 @@ export interface Follower {
   readonly key: string
   readonly transport: Pick<Transport, 'send'>
   readonly addresses: Pick<AddressRule, 'allows'>
-  /** Another origin than the first may ask who is there. Default: its 401 is the answer. */
+  /** Answers the challenge of another origin than the first. Default: its 401 is the answer. */
   readonly abroad?: (
     response: Response,
     send: (authorization: string) => Promise<Response>,
@@ -70,7 +70,7 @@ export async function follow(follower: Follower, request: Request): Promise<Answ
   }
 }
 
-/** The storage behind a registry signs its addresses for GET, mostly, and refuses a HEAD. */
+/** The storage behind a registry mostly signs its addresses for GET, and refuses a HEAD. */
 function isHeadOfBlob({ kind, method }: Request): boolean {
   return kind === 'blob' && method === 'HEAD'
 }

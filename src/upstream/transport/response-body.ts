@@ -1,13 +1,13 @@
 /**
- * Response body with back-pressure: a queue of what has arrived and was not taken yet.
+ * Response body with backpressure: a queue of chunks that have arrived and were not read yet.
  *
  * It holds at most {@link PAUSE_ABOVE} and one read more; above that the socket is paused, so that a slow disk slows
  * the upstream down instead of filling memory.
  */
 
 /**
- * With four bodies of a layer at once, 2 MiB of each make V8 mark its heap for what lies outside of it, at 0.5 CPU
- * seconds a GB; with 512 KiB pausing and going on costs as much (measured).
+ * With four bodies of a layer at once, 2 MiB of each make V8 mark its heap for external memory, at 0.5 CPU seconds a
+ * GB; with 512 KiB pausing and resuming cost as much (measured).
  */
 const PAUSE_ABOVE = 1024 * 1024
 
@@ -17,7 +17,7 @@ const GATHERED = 16 * 1024
 
 /** Yields what has arrived since the last turn, in order. Leaving the loop early closes the connection. */
 export interface Body extends AsyncIterable<readonly Buffer[]> {
-  /** Gives the connection up without reading on; a no-op after the end. */
+  /** Closes the connection without reading on; a no-op after the end. */
   cancel(): void
 }
 
@@ -32,7 +32,7 @@ export class ResponseBody implements Body {
   readonly #flow: Flow
   #queue: Buffer[] = []
   #queuedBytes = 0
-  /** The buffer that the last piece of the queue is a part of, while there is room behind it. */
+  /** The buffer that the last piece of the queue is a part of, while it has free room behind that piece. */
   #gathered: { readonly room: Buffer; length: number } | undefined
   #end: { readonly error?: unknown } | undefined
   #wake: (() => void) | undefined
@@ -58,7 +58,7 @@ export class ResponseBody implements Body {
     this.#settle({})
   }
 
-  /** What arrived before is still handed out; then the iteration throws `error`. */
+  /** The reader still gets what arrived before; then the iteration throws `error`. */
   fail(error: unknown): void {
     this.#settle({ error })
   }
@@ -101,8 +101,8 @@ export class ResponseBody implements Body {
   }
 
   /**
-   * Copies small pieces that follow one another into one: each is an object of its own, and that of one byte weighs a
-   * hundred times as much. A single small piece is not copied: most bodies of that size are one.
+   * Copies consecutive small pieces into one: each is an object of its own, and that of one byte weighs a hundred
+   * times as much. A single small piece is not copied: most bodies of that size are one.
    */
   #gather(chunk: Buffer): void {
     const last = this.#queue.at(-1)
@@ -137,8 +137,7 @@ export class ResponseBody implements Body {
 }
 
 /**
- * The whole body, or undefined when it is longer than `maxBytes`; the connection is then closed.
- *
+ * @returns the whole body, or undefined when it is longer than `maxBytes`; the connection is then closed
  * @throws whatever broke the body off
  */
 export async function readBody(body: Body, maxBytes: number): Promise<Buffer | undefined> {
@@ -152,7 +151,7 @@ export async function readBody(body: Body, maxBytes: number): Promise<Buffer | u
   return Buffer.concat(chunks)
 }
 
-/** Reads a short body away, so that its connection can be used again; a long one costs the connection. */
+/** Drains a short body, so that its connection can be used again; a long one costs the connection. */
 export function discardBody(body: Body): void {
   readBody(body, 64 * 1024).catch(() => undefined)
 }

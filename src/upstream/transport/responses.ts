@@ -1,6 +1,4 @@
-/**
- * Reading an upstream's answers: what may be believed, and what an error status means.
- */
+/** Interpretation of an upstream's answers: which to believe, and what an error status means. */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { algorithmOf, isDigest, type Digest } from '../../oci/digest.ts'
 import { discardBody, readBody, ResponseBody, type Body } from './response-body.ts'
@@ -10,13 +8,13 @@ import { headerOf, type Response, type ResponseHeaders } from './transport.ts'
 import { UpstreamError, type UpstreamFailure } from '../upstream.ts'
 
 const MAX_ERROR_BYTES = 64 * 1024
-/** Whoever asks for more is asked again all the same. */
+/** An upstream that asks for a longer wait is asked again all the same. */
 const LONGEST_RETRY_AFTER: Milliseconds = 3_600_000
 
 /**
- * The error that an unwelcome status is. The body is read away.
+ * The error for an unwelcome status. The body is drained.
  *
- * @param words what it said about that, fit for a log
+ * @param words the answer's explanation, fit for a log
  */
 export function refusalOf(
   key: string,
@@ -34,10 +32,10 @@ export function refusalOf(
 }
 
 /**
- * What a proxy or a portal on the way says in place of who was asked; undefined for any other answer, which is left as
- * it is. No registry sends a web page to say that something is not for us.
+ * The error for the answer of a proxy or a captive portal; undefined for any other answer, which is left as it is. No
+ * registry denies access with a web page.
  *
- * @param proxy that the question went through, as far as we know of one
+ * @param proxy that the request went through, if known
  */
 export function proxyRefusalOf(
   key: string,
@@ -51,7 +49,7 @@ export function proxyRefusalOf(
   return new UpstreamError('broken', key, message, { status, byProxy: true })
 }
 
-/** Like {@link refusalOf}, of an answer of the registry itself. Quay says with 405 what others say with 403. */
+/** Like {@link refusalOf}, for an answer of the registry itself. Quay sends 405 where others send 403. */
 export async function spokenRefusalOf(key: string, response: Response): Promise<UpstreamError> {
   if (response.status !== 405) return refusalOf(key, response)
   const denies = (await errorCodeOf(response))?.toUpperCase() === 'DENIED'
@@ -82,7 +80,7 @@ export function brokenAnswer(key: string, response: Response, what: string): Ups
   return new UpstreamError('broken', key, `${url.host} ${what}`, { status })
 }
 
-/** Whether a 404 is the registry's own word: a JSON body with an error code, as no captive portal has it. */
+/** Whether a 404 is the registry's own: a JSON body with an error code, which no captive portal sends. */
 export async function saysAbsent(response: Response): Promise<boolean> {
   return (await errorCodeOf(response)) !== undefined
 }
@@ -93,12 +91,12 @@ export async function confirmAbsent(key: string, response: Response): Promise<vo
   throw brokenAnswer(key, response, 'answered 404 in a way that no registry does')
 }
 
-/** Whether a 429 is the registry's own word, and not of what guards it: of pulls, where one was asked for. */
+/** Whether the registry itself sent the 429, and not a gateway before it: for a pull, it is a limit of pulls. */
 export async function saysLimit(response: Response): Promise<boolean> {
   return (await errorCodeOf(response).catch(() => undefined)) !== undefined
 }
 
-/** The first code of an OCI error, as it came. */
+/** The first code of an OCI error, unchanged. */
 async function errorCodeOf(response: Response): Promise<string | undefined> {
   const bytes = await readBody(response.body, MAX_ERROR_BYTES)
   if (bytes === undefined) return undefined
@@ -121,7 +119,7 @@ export function isHtml(headers: ResponseHeaders): boolean {
   return mediaType === 'text/html' || mediaType === 'application/xhtml+xml'
 }
 
-/** We ask for `identity`; an encoded body would not have the digest of what it encodes. */
+/** The request asked for `identity`: an encoded body does not have the digest of what it encodes. */
 export function isEncoded(headers: ResponseHeaders): boolean {
   const encoding = headerOf(headers, 'content-encoding')?.trim().toLowerCase() ?? ''
   return encoding !== '' && encoding !== 'identity'
@@ -132,7 +130,7 @@ export function contentLengthOf(headers: ResponseHeaders): Bytes | undefined {
   return header !== undefined && /^\d{1,15}$/.test(header) ? Number(header) : undefined
 }
 
-/** Undefined also for an algorithm that we cannot verify. */
+/** Undefined also for an algorithm that entrepot cannot verify. */
 export function digestHeaderOf(headers: ResponseHeaders): Digest | undefined {
   const header = headerOf(headers, 'docker-content-digest')?.trim()
   return header !== undefined && isDigest(header) ? header : undefined
@@ -143,7 +141,7 @@ export function contradicts(one: Digest, other: Digest): boolean {
   return algorithmOf(one) === algorithmOf(other) && one !== other
 }
 
-/** RFC 9110 § 8.8.3, as it came. Undefined also for one that no registry would send. */
+/** RFC 9110 § 8.8.3, unchanged. Undefined also for one that no registry would send. */
 export function etagOf(headers: ResponseHeaders): string | undefined {
   const header = headerOf(headers, 'etag')?.trim()
   return header !== undefined && /^(?:W\/)?"[\x21\x23-\x7e]{1,256}"$/.test(header) ? header : undefined
@@ -156,7 +154,7 @@ interface ContentRange {
   readonly size: Bytes | undefined
 }
 
-/** Of a 206. Undefined when it is missing or contradicts itself. */
+/** For a 206. Undefined when it is missing or contradicts itself. */
 export function parseContentRange(header: string | undefined): ContentRange | undefined {
   const match = /^\s*bytes\s+(\d{1,15})-(\d{1,15})\/(\d{1,15}|\*)\s*$/i.exec(header ?? '')
   if (match === null) return undefined
@@ -171,12 +169,12 @@ export function parseUnsatisfiedRange(header: string | undefined): Bytes | undef
   return match === null ? undefined : Number(match[1])
 }
 
-/** The query of `Link: <…>; rel="next"`; where it points to otherwise is none of our business. */
+/** The query of `Link: <…>; rel="next"`; the host and path that it points to are ignored. */
 export function nextPageOf(headers: ResponseHeaders, base: URL): URLSearchParams | undefined {
   const values = headers['link']
   const joined = typeof values === 'string' ? values : (values ?? []).join(',')
   for (const [, target = '', parameters = ''] of joined.matchAll(/<([^<>]*)>([^<]*)/g)) {
-    // One look at each character: what looks for a word within quotes that never end looks at them again and again.
+    // Linear time: a pattern that searched inside quotes that never end would backtrack over them.
     const [, quoted, plain = ''] = /;\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))/i.exec(parameters) ?? []
     if (!(quoted ?? plain).toLowerCase().split(/\s+/).includes('next')) continue
     return URL.parse(target, base)?.searchParams
@@ -184,7 +182,7 @@ export function nextPageOf(headers: ResponseHeaders, base: URL): URLSearchParams
   return undefined
 }
 
-/** A body that has ended before it began: what follows the last byte of a blob. */
+/** An empty body, for a request after the last byte of a blob. */
 export function noBody(body: Body): Body {
   discardBody(body)
   const empty = new ResponseBody({ pause() {}, resume() {}, abort() {} })

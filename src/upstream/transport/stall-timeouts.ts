@@ -1,9 +1,8 @@
 /**
- * Stall timeouts of one response, against slow-drip upstreams: until its head is whole, and how its body must keep
- * coming.
+ * Stall timeouts of one response, against slow-drip upstreams: limits for its head and for the rate of its body.
  *
- * The time-outs of undici begin anew with every interim answer and with every byte, so a head or a body that trickles
- * would hold its connection for ever. These do not.
+ * Undici's time-outs start again with every interim answer and every byte, so a head or a body that trickles would
+ * hold its connection forever. These do not.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { errors } from 'undici'
@@ -11,9 +10,9 @@ import { errors } from 'undici'
 export interface StallLimits {
   /** From the request to the whole head of its answer. */
   readonly headers: Milliseconds
-  /** Between two pieces of a body. There is no limit for the whole of it. */
+  /** Between two pieces of a body. The whole of it has no limit. */
   readonly idle: Milliseconds
-  /** Bytes per second that a body must bring, on the average of each {@link idle} of its time. Default 0: no limit. */
+  /** Bytes per second that a body must bring, on average of each {@link idle} of its time. Default 0: no limit. */
   readonly minRate?: Bytes | undefined
 }
 
@@ -30,7 +29,7 @@ export class StallTimeouts {
     this.#giveUp = giveUp
   }
 
-  /** To be called when the request is sent, maybe once more: undici repeats it where its connection closed unused. */
+  /** Must be called when the request is sent, maybe twice: undici repeats it where its connection closed unused. */
   asked(): void {
     clearTimeout(this.#timer)
     const { headers } = this.#limits
@@ -39,7 +38,7 @@ export class StallTimeouts {
     }, headers)
   }
 
-  /** To be called with the head. A body that is paused is not judged: the reader holds it up, not the upstream. */
+  /** Must be called with the head. A paused body is not judged: the reader holds it up, not the upstream. */
   answered(body: { readonly paused: boolean }): void {
     clearTimeout(this.#timer)
     const { idle, minRate = 0 } = this.#limits

@@ -1,8 +1,8 @@
 /**
  * HTTP client over undici for one request and its answer; no redirects, no credentials, no retries.
  *
- * Every body, small or large, arrives through `dispatch` into a {@link ResponseBody}: what a request is going
- * to get (a layer, a redirect, an error page) is known only when its head is there.
+ * Every body, small or large, arrives through `dispatch` into a {@link ResponseBody}: only the head tells what the
+ * request gets (a layer, a redirect, an error page).
  */
 import type { Milliseconds } from '../../base/units.ts'
 import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici'
@@ -30,7 +30,7 @@ export interface Request {
   readonly headers: Headers
   /** The body of a POST. */
   readonly body?: string
-  /** In place of the {@link Timeouts}' own; counted, like that, from when a connection is free. */
+  /** Replaces that of the {@link Timeouts}; counted, like that, from when a connection is free. */
   readonly headersTimeoutMs?: Milliseconds
   /** It ends the body as well. */
   readonly signal: AbortSignal
@@ -51,11 +51,11 @@ export interface TransportOptions extends ProxyChoice {
   readonly key: string
   readonly maxConnections: number
   readonly timeouts: Timeouts
-  /** PEM; trusted in place of the certificates that Node trusts otherwise. */
+  /** PEM; replaces the certificates that Node trusts. */
   readonly ca?: string | undefined
   readonly addresses: AddressRule
   readonly metrics: Metrics
-  /** Notified when no connection could be opened for want of a free descriptor. */
+  /** Notified when no connection could be opened for want of a file descriptor. */
   readonly openFiles?: Pick<OpenFiles, 'met'> | undefined
   /** Counts the requests of all clients of an upstream. */
   readonly inFlight?: InFlight | undefined
@@ -101,7 +101,7 @@ export class Transport {
     })
   }
 
-  /** Breaks off the requests and bodies that are under way. */
+  /** Aborts the requests and bodies in flight. */
   async close(): Promise<void> {
     await Promise.all([this.#direct, ...this.#proxies.values()].map((it) => it.destroy()))
   }
@@ -119,7 +119,7 @@ export class Transport {
         uri: proxy,
         connectTimeout: timeouts.connect,
         requestTls: this.#tls(),
-        // The agent's connections to the proxy itself would otherwise know none of our limits.
+        // Otherwise the agent's connections to the proxy itself would have no limits.
         clientFactory: limited,
         factory: limited,
       })
@@ -229,7 +229,7 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   #abort(): void {
     const reason: unknown = this.#request.signal.reason
-    // Queued requests cannot be taken back from undici: the caller goes on, the request dies when it starts.
+    // Undici cannot take back queued requests: the caller goes on, the request dies when it starts.
     this.#reject(reason)
     this.#body?.abort(reason)
     this.#controller?.abort(new Error('no longer wanted'))
