@@ -1,15 +1,16 @@
 /**
- * The operations of the commands, done by the process that owns the folder: a running server, through its control
- * socket, or, where none runs, the command itself, which takes the folder's lock and does the same with the same parts.
+ * Operations of the commands, done by the process that owns the folder: a running server, through its control socket,
+ * or, where none runs, the command itself, which takes the folder's lock and does the same with the same parts.
  *
- * A further operation is 1. a method in {@link Operations} and its name in {@link OPERATIONS}: `name(args, signal)`
- * yields its events; arguments and events are plain JSON (no Date, no Map, no undefined in lists); 2. an async generator
- * in the room that it belongs to, called in `src/app/parts/operations.ts`; 3. a command in `src/admin/cli/` that reads
- * the events by `withOperations` and never learns which of the two processes it talks to.
+ * To add one:
+ * - a method in {@link Operations} and its name in {@link OPERATIONS}: `name(args, signal)` yields its events;
+ *   arguments and events are plain JSON (no Date, no Map, no undefined in lists);
+ * - an async generator in the folder of its topic, called in `src/app/parts/operations.ts`;
+ * - a command in `src/admin/cli/` that reads the events by `withOperations`, whichever process yields them.
  *
  * An operation parses its arguments (the client may be of another version), throws the signal's reason soon after it
  * aborts (Ctrl-C, the client gone, the server stopping), holds no lock while it yields (the reader may be slow), and
- * throws {@link OperatorError} for what the operator has to do otherwise. Paths in arguments are absolute.
+ * throws {@link OperatorError} where the operator has to act. Paths in arguments are absolute.
  */
 import type { Evicted } from '../cache/eviction/eviction-order.ts'
 import type { Collected } from '../storage/gc/collector.ts'
@@ -22,7 +23,7 @@ import type { VerifyEvent } from '../storage/integrity/findings.ts'
 import type { RestoreEvent } from './archive/restore-repository.ts'
 
 export interface Operations {
-  /** Yields each collected entry, or with `dryRun` each that would be. */
+  /** Yields each collected entry; with `dryRun` each that would be. */
   gc(args: { readonly dryRun: boolean }, signal: AbortSignal): AsyncIterable<Collected>
   /**
    * Yields each mirrored entry that is evicted, or would be, least recently pulled first.
@@ -40,12 +41,12 @@ export interface Operations {
   ): AsyncIterable<Removed>
   /** Releases a local name, so that it is mirrored again. @throws OperatorError while its repository is not empty */
   release(args: { readonly name: string }, signal: AbortSignal): AsyncIterable<Removed>
-  /** @param args.ref `nginx`, `team/app:1`, `quay.io/x/y@sha256:…`. One event. @throws OciError when it is no reference */
+  /** @param args.ref `nginx`, `team/app:1`, `quay.io/x/y@sha256:…` @throws OciError when it is no reference */
   explain(
     args: { readonly ref: string; readonly namespace?: string | undefined },
     signal: AbortSignal,
   ): AsyncIterable<Explanation>
-  /** Yields what can be pulled here, by name; `pattern` is a glob, or what names begin with. */
+  /** Yields what clients can pull here, by name; `pattern` is a glob or a prefix. */
   ls(args: { readonly pattern?: string | undefined }, signal: AbortSignal): AsyncIterable<ListPart>
   /** Brings one mirrored image up to date. @throws OperatorError when it is not mirrored, or not here */
   refresh(
@@ -53,17 +54,17 @@ export interface Operations {
     signal: AbortSignal,
   ): AsyncIterable<RefreshEvent>
   /**
-   * Yields each finding; with `repair`, also what was done about it.
+   * Yields each finding; with `repair`, also how it was repaired.
    *
-   * @param args.rebuild first writes down what the index does not know @throws OperatorError beside a server
+   * @param args.rebuild first adds to the index what it does not know @throws OperatorError beside a running server
    */
   verify(
     args: { readonly repair: boolean; readonly rebuild?: boolean | undefined },
     signal: AbortSignal,
   ): AsyncIterable<VerifyEvent>
-  /** Writes everything that was pushed into one archive at `to`, or yields its bytes where `to` is left out. */
+  /** Writes everything that was pushed into one archive at `to`; without `to`, yields its bytes. */
   backup(args: { readonly to?: string | undefined }, signal: AbortSignal): AsyncIterable<BackupEvent>
-  /** @param args.allowDenied restores also names that no push could take; else they are an OperatorError */
+  /** @param args.allowDenied also restores names that no push could take, which are an OperatorError otherwise */
   restore(
     args: {
       readonly from: string
@@ -76,7 +77,7 @@ export interface Operations {
 
 export type OperationName = keyof Operations
 
-/** The names that the control socket takes. */
+/** The names that the control socket accepts. */
 export const OPERATIONS = Object.keys({
   gc: true,
   evict: true,

@@ -1,7 +1,7 @@
 /**
- * /_entrepot/explain?ref=…: which rule takes a name, what of it is here, and what a pull would do now.
+ * Endpoint `/_entrepot/explain?ref=…`: which rule takes a name, what of it is here, and what a pull would do now.
  *
- * For people and their scripts. It costs no upstream a request, and is told to whoever may pull.
+ * It costs the upstream no request, and answers every client that may pull.
  */
 import { OciError } from '../../oci/errors.ts'
 import { parseImageReference } from '../../oci/reference.ts'
@@ -25,6 +25,6 @@ export async function serveExplain(
   const explanation = await explainer.explain(image, namespaceOf(query))
   const { registry } = explanation.route
   if (registry !== undefined) exchange.fields.upstream = registry
-  // What is told is of this moment.
+  // The answer holds for this moment only.
   exchange.sendJson(200, explanation, { 'Cache-Control': 'no-store' })
 }

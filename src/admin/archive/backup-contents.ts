@@ -1,6 +1,6 @@
 /**
  * Reachability of local content, which says what a backup saves: what a tag, an index or a subject leads to, and what
- * was pushed by digest alone. What was released, and only waits for a collection, is left out.
+ * was pushed by digest alone. Released content, which only waits for the garbage collector, is left out.
  */
 import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable } from '../../oci/descriptor.ts'
@@ -14,9 +14,9 @@ interface SnapshotContents {
   readonly repositories: readonly SavedRepository[]
   /** Whether an index of that repository refers to the manifest. */
   readonly named: (name: RepositoryName, digest: Digest) => boolean
-  /** The sizes of everything that is saved, manifests first. */
+  /** Digest -> size of everything that is saved, manifests first. */
   readonly sizes: ReadonlyMap<Digest, Bytes>
-  /** What a tag or an image refers to, and its repository does not hold. */
+  /** What a tag or an image refers to although its repository does not hold it. */
   readonly lacking: readonly { readonly name: RepositoryName; readonly digest: Digest }[]
 }
 

@@ -1,8 +1,7 @@
 /**
- * Worker thread that reads the contents of a backup out of its `entrepot.json`: that of a large registry takes seconds,
- * and one that is made to do harm takes as long.
+ * Worker thread that parses `entrepot.json`, the contents of a backup: a large or malicious one takes seconds.
  *
- * Every element is checked as it is read: nothing is held of a document that is not what we write.
+ * Every element is checked as it is read, so a document that entrepot did not write takes no memory.
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
@@ -13,20 +12,20 @@ import { parseRepositoryName, parseTag } from '../../oci/reference.ts'
 import { VERSION, type SavedBlob, type SavedManifest, type SavedRepository } from './format.ts'
 import type { ContentsPiece, ContentsWork } from './read-contents.ts'
 
-/** Pieces of one message: the main thread takes it in about a millisecond. */
+/** Pieces per message: the main thread handles them in about a millisecond. */
 const TOGETHER = 500
 
 /** An empty repository takes a hundred bytes of the main thread's memory, and fifty of the document. */
 const MOST_REPOSITORIES = 1_000_000
 
-/** An element or a member of our own documents takes more bytes than that. */
+/** No element or member of a document that entrepot writes takes fewer bytes. */
 const LEAST_ITEM_BYTES = 10
 
 class NotOurs extends Error {}
 
 const { bytes, credits: room } = workerData as ContentsWork
 
-/** What was read since the last message, in its order. */
+/** What was read since the last message, in the document's order. */
 let pieces: ContentsPiece[] = []
 
 function tell(piece: ContentsPiece): void {
@@ -35,7 +34,7 @@ function tell(piece: ContentsPiece): void {
 }
 
 function send(): void {
-  // Messages that are sent faster than the main thread takes them would wait in its memory, and be taken all at once.
+  // Backpressure: faster messages would pile up in the main thread's memory, and be handled in one go.
   while (Atomics.load(room, 0) <= 0) Atomics.wait(room, 0, 0)
   Atomics.sub(room, 0, 1)
   parentPort?.postMessage(pieces)
@@ -116,7 +115,7 @@ function number(value: unknown): number {
   return value as number
 }
 
-/** @returns whether the document is what we write */
+/** @returns whether entrepot wrote the document */
 function read(): boolean {
   try {
     const most = 100 + bytes.length / LEAST_ITEM_BYTES

@@ -1,7 +1,7 @@
 /**
  * File format of a backup: an OCI image layout, and beside it `entrepot.json` with what a layout cannot say.
  *
- * `entrepot.json` is the last file: an archive that has it has all that it lists, or says itself what it lacks.
+ * `entrepot.json` is the last file: an archive that has it is complete, or lists itself what it lacks.
  * Spec: image-spec image-layout.md.
  */
 import type { Bytes } from '../../base/units.ts'
@@ -18,7 +18,7 @@ export const CONTENTS_FILE = 'entrepot.json'
 
 export const LAYOUT = Buffer.from(JSON.stringify({ imageLayoutVersion: '1.0.0' }))
 
-/** A registry of a million manifests has a list as long as that. */
+/** The list of a registry with a million manifests is as long. */
 export const MOST_CONTENTS: Bytes = 256 * 1024 * 1024
 
 export interface SavedManifest {
@@ -37,9 +37,9 @@ export interface SavedRepository {
   /** When the whole repository was deleted; its name is still taken. */
   readonly deletedAt?: EpochMs
   readonly tags: readonly { readonly tag: Tag; readonly digest: Digest }[]
-  /** Manifests without a tag are among them: images of indexes, referrers, what is pulled by digest. */
+  /** Includes manifests without a tag: images of indexes, referrers, what is pulled by digest. */
   readonly manifests: readonly SavedManifest[]
-  /** The blobs that may be read in this repository. */
+  /** The blobs that clients may read in this repository. */
   readonly blobs: readonly SavedBlob[]
 }
 
@@ -53,7 +53,7 @@ export function blobName(digest: Digest): string {
   return `blobs/${algorithmOf(digest)}/${hexOf(digest)}`
 }
 
-/** undefined: the file is no blob. */
+/** @returns undefined for a file that is no blob */
 export function digestOfName(name: string): Digest | undefined {
   const [, algorithm, hex] = /^blobs\/([^/]+)\/([^/]+)$/.exec(name) ?? []
   const digest = `${String(algorithm)}:${String(hex)}`

@@ -1,10 +1,10 @@
 /**
  * Import of a backup's blobs into the store, each verified by its digest, before any repository refers to them.
  *
- * An archive may come from anybody, so it is read three times: for the list of what it says that it holds, to check
- * that it holds that, and only then for those bytes alone. The first two passes seek past the bodies.
+ * The archive is untrusted, so it is read three times: for its list of contents, to check that it holds them, and
+ * only then for those bytes alone. The first two passes seek past the bodies.
  *
- * The blobs are pinned until the caller lets go: a collection would take them, since nothing refers to them so far.
+ * The blobs are pinned until the restore is disposed, for the garbage collector would take unreferenced ones.
  */
 import type { Bytes } from '../../base/units.ts'
 import { createHash } from 'node:crypto'
@@ -25,21 +25,21 @@ import { Turns } from '../../base/turns.ts'
 
 export interface Archive {
   readonly size: Bytes
-  /** It is a sparse file: its bytes may be many more than were ever written to a disk. */
+  /** The file is sparse: its bytes may be many more than were ever written to a disk. */
   readonly hasHoles: boolean
-  /** @param options.glancing most of it will be skipped */
+  /** @param options.glancing the caller will skip most of it */
   chunks(options?: { glancing?: boolean }): TarSource
   read(position: Bytes, length: Bytes): Promise<Buffer<ArrayBuffer>>
 }
 
 interface PushSpaceExpectation {
-  /** @throws an error with the code ENOSPC when the disk has not got so much to give */
+  /** @throws an error with the code ENOSPC when the disk cannot give so much */
   expect(bytes: Bytes): Promise<ExpectedBytes>
 }
 
-/** A reservation of disk space for what is still to come, until it is disposed. */
+/** A reservation of disk space for the bytes still to come, until it is disposed. */
 interface ExpectedBytes extends Disposable {
-  /** To be called before so many bytes are written. @throws as `expect` does */
+  /** Must be called before so many bytes are written. @throws as `expect` does */
   arrive(bytes: Bytes): Promise<void>
 }
 
@@ -50,12 +50,12 @@ export interface ReceiveTools {
   readonly metadata: MetadataStore
   readonly locks: KeyedLocks
   readonly holds: BlobHolds
-  /** What is restored was pushed once, so that it may take as much of the disk as a push. */
+  /** Restored content was pushed once, so it may take as much of the disk as a push. */
   readonly pushSpace: PushSpaceExpectation
   readonly signal: AbortSignal
 }
 
-/** Limit for the lock of a blob that is taken back; every other holder has it for moments. */
+/** Limit for the lock of a blob that is taken back; other holders keep it for moments only. */
 const TAKE_BACK_MS = 30_000
 
 export class Received implements AsyncDisposable {
@@ -63,7 +63,7 @@ export class Received implements AsyncDisposable {
   readonly #from: string
   readonly #archive: Archive
   readonly #pinned = new Map<Digest, Disposable>()
-  /** The blobs whose files this restore has made. */
+  /** The blobs whose files this restore has made: they are deleted if it fails. */
   readonly #added = new Set<Digest>()
   readonly #sizes = new Map<Digest, Bytes>()
   #wanted: ReadonlyMap<Digest, Bytes> = new Map()
@@ -78,16 +78,15 @@ export class Received implements AsyncDisposable {
     this.#archive = archive
   }
 
-  /** How far the archive has been read for good. */
+  /** The byte up to which the last pass has read the archive. */
   get position(): Bytes {
     return this.#position
   }
 
   /**
-   * What the archive holds, as far as that can be told without its blobs: each is there once, and as long as it should
-   * be.
+   * Checks, as far as the headers tell, that the archive holds each blob once and in its full length.
    *
-   * @throws OperatorError when it is not whole, or not ours
+   * @throws OperatorError when the archive is incomplete, or not written by entrepot
    */
   async look(): Promise<Contents> {
     return this.#told(async () => {
@@ -102,7 +101,7 @@ export class Received implements AsyncDisposable {
   /**
    * Stores the blobs that {@link look} has found.
    *
-   * @throws OperatorError when a blob has other bytes than its digest says, or the disk has no room for all of them
+   * @throws OperatorError when a blob does not match its digest, or the disk has no room for all of them
    */
   async read(): Promise<void> {
     await this.#told(async () => {
@@ -117,7 +116,7 @@ export class Received implements AsyncDisposable {
     })
   }
 
-  /** The bytes that will be written, as far as can be told by now. */
+  /** The bytes that will be written, as far as the store tells now. */
   async #missing(): Promise<Bytes> {
     const { store, signal } = this.#tools
     let missing: Bytes = 0
@@ -180,12 +179,12 @@ export class Received implements AsyncDisposable {
     return this.#sizes.has(digest)
   }
 
-  /** To be called when the index knows the blobs: they stay. */
+  /** Must be called when the index knows the blobs: they stay. */
   commit(): void {
     this.#committed = true
   }
 
-  /** Deletes what was stored for nothing. Never throws: a collection finds later what is left. */
+  /** Deletes what was stored in vain. Never throws: the garbage collector finds the rest later. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const pin of this.#pinned.values()) pin[Symbol.dispose]()
     if (this.#committed) return
@@ -204,13 +203,13 @@ export class Received implements AsyncDisposable {
     this.#pinned.set(digest, holds.hold(digest))
     await this.#letGo(digest)
     const there = await disk.check(digest, { signal, resting: false })
-    // The bytes in the archive are skipped: those that are here are the same.
+    // The bytes in the archive are skipped, for the blob here has the same.
     if (there.is !== 'sound') await this.#store(digest, body, expected)
     else if (there.size !== size) throw new TarError(`${digest} has another size`)
     this.#sizes.set(digest, size)
   }
 
-  /** Hashes everything before any of it is written: a hole of gigabytes costs the archive's author nothing. */
+  /** Hashes everything before writing any of it: a hole of gigabytes costs the archive's author nothing. */
   async #assertSound(): Promise<void> {
     for await (const { name, body } of readTar(this.#archive.chunks())) {
       const digest = digestOfName(name)
@@ -225,7 +224,7 @@ export class Received implements AsyncDisposable {
     }
   }
 
-  /** An eviction that looked at the holds before this one is about to delete the blob, and has its lock until then. */
+  /** Waits for the lock: an eviction that read the holds before this one is about to delete the blob. */
   async #letGo(digest: Digest): Promise<void> {
     const lock = await this.#tools.locks.exclusive(lockOfBlob(digest), this.#tools.signal)
     lock[Symbol.dispose]()
@@ -249,7 +248,7 @@ export class Received implements AsyncDisposable {
       if (file === undefined) throw new TarError(`the bytes of ${digest} are others`)
       using _held = await locks.exclusive(lockOfBlob(digest), signal)
       const there = await disk.check(digest, { signal, resting: false })
-      // The store keeps a file that has the right size, whatever is in it.
+      // The store would keep a file of the right size, whatever its bytes.
       if (there.is === 'corrupt') await disk.quarantine(digest)
       await store.adopt(file)
       if (there.is !== 'sound') this.#added.add(digest)
@@ -260,7 +259,7 @@ export class Received implements AsyncDisposable {
   }
 }
 
-/** @throws TarError where it contradicts itself */
+/** @throws TarError when the document contradicts itself */
 async function sizesIn({ repositories, lost }: Contents): Promise<ReadonlyMap<Digest, Bytes>> {
   const sizes = new Map<Digest, Bytes>()
   // The size of a lost blob may have been lost as well.

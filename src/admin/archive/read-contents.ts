@@ -1,7 +1,4 @@
-/**
- * The contents of a backup, piece by piece from the worker thread that parses them, with back-pressure: few messages
- * are on their way at once.
- */
+/** Contents of a backup, in pieces from the worker thread that parses them; a semaphore gives backpressure. */
 import { on } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Digest } from '../../oci/digest.ts'
@@ -15,14 +12,14 @@ import {
 } from './format.ts'
 import { TarError } from './read-tar.ts'
 
-/** What a repository holds comes before its name. */
+/** What a repository holds precedes its name. */
 export type ContentsPiece =
   | { readonly tag: SavedRepository['tags'][number] }
   | { readonly manifest: SavedManifest }
   | { readonly blob: SavedBlob }
   | { readonly repository: RepositoryName; readonly deletedAt?: number }
   | { readonly lost: Digest }
-  /** The last piece of all: whether the document is what we write. */
+  /** The last piece: whether entrepot wrote the document. */
   | { readonly ours: boolean }
 
 export interface ContentsWork {
@@ -31,15 +28,15 @@ export interface ContentsWork {
   readonly credits: Int32Array
 }
 
-/** Messages that are on their way at once. */
+/** The most messages in flight. */
 const AHEAD = 4
 
-/** The worker's heap holds one message and the few that are on their way; the document itself is not on it. */
+/** The worker's heap holds only the messages in flight; the document itself is outside of it. */
 const HEAP_MB = 128
 
 /**
- * @param bytes alone in their memory, which the worker thread takes over
- * @throws TarError when the document is not what we write
+ * @param bytes the only user of its memory, which moves to the worker thread
+ * @throws TarError when entrepot did not write the document
  */
 export async function readContents(bytes: Buffer<ArrayBuffer>, signal: AbortSignal): Promise<Contents> {
   const repositories: SavedRepository[] = []
@@ -69,7 +66,7 @@ function nothing(): { [kind in 'tags' | 'manifests' | 'blobs']: SavedRepository[
 
 const NONE: readonly never[] = []
 
-/** Many repositories that hold nothing share one list. */
+/** Empty repositories share one list, which saves memory where there are many. */
 function orNone({ tags, manifests, blobs }: ReturnType<typeof nothing>): Omit<SavedRepository, 'name'> {
   return {
     tags: tags.length > 0 ? tags : NONE,

@@ -1,11 +1,10 @@
 /**
  * Streaming tar reader: what GNU, BSD and Go write, as far as it is folders and plain files.
  *
- * Whoever made the archive may mean harm. Links, devices, holes, names that lead out of the folder, and headers that
- * contradict themselves end the reading, and an archive that is cut off is told from one that ends. tar-stream 3 is
- * unfit for that: it takes pax records without a length or an end, global ones, an archive without its end and a second
- * one behind it for sound, and says nothing; and it cannot seek past a body, so that a look at what an archive holds
- * would read all of its holes.
+ * The author of the archive may be an attacker. Links, devices, holes, names that lead out of the folder, and headers
+ * that contradict themselves end the reading, and a truncated archive is told from a complete one. tar-stream 3 is
+ * unfit for that: it accepts pax records without a length or an end, global ones, an archive without its end and a
+ * second one behind it; and it cannot seek past a body, so that listing an archive would read all of its holes.
  * Spec: POSIX.1-2017, pax § ustar Interchange Format and § pax Interchange Format; GNU tar, § Basic Tar Format.
  */
 import type { Bytes } from '../../base/units.ts'
@@ -13,10 +12,10 @@ import { BLOCK, checksum } from './write-tar.ts'
 
 const MOST_NAME = 100
 
-/** An extended header or a long name takes a few hundred bytes; with attributes of a file system some more. */
+/** An extended header or a long name takes a few hundred bytes, file system attributes some more. */
 const MOST_META: Bytes = 64 * 1024
 
-/** Behind the end there are the zeros of the last record, and not even a tape has longer records. */
+/** Behind the end there are only the zeros of the last record; not even a tape has longer records. */
 const MOST_BEHIND: Bytes = 1024 * 1024
 
 export class TarError extends Error {
@@ -24,7 +23,7 @@ export class TarError extends Error {
 }
 
 export interface TarSource extends AsyncIterable<Buffer> {
-  /** Seeks past the next so many bytes; without it they are read and dropped. */
+  /** Seeks past the next so many bytes; without it the reader reads and drops them. */
   skip?(count: Bytes): void
 }
 
@@ -34,7 +33,7 @@ export interface TarEntry {
   readonly size: Bytes
   /** The archive's byte at which the body begins. */
   readonly position: Bytes
-  /** To be read before the next entry is asked for; what is left of it then is skipped. */
+  /** Must be read before the next entry is asked for, which skips the rest of it. */
   readonly body: AsyncIterable<Buffer>
 }
 
@@ -47,7 +46,7 @@ interface Extended {
 /**
  * The plain files of an archive, in its order.
  *
- * @throws TarError for what is no archive, ends before its end, or holds what is neither a folder nor a plain file
+ * @throws TarError for what is no archive, ends before its end, or holds anything but folders and plain files
  */
 export async function* readTar(chunks: TarSource): AsyncGenerator<TarEntry, void, undefined> {
   const source = new ByteReader(chunks)
@@ -64,7 +63,7 @@ export async function* readTar(chunks: TarSource): AsyncGenerator<TarEntry, void
       const text = await metaOf(source, header.size)
       if (header.type === 'x') next = { ...next, ...parsePax(text) }
       if (header.type === 'L') next = { ...next, path: textOf(text) }
-      // Other programs would apply a global header to every file, and we would not.
+      // Other programs would apply a global header to every file, and this reader would not.
       if (header.type === 'g' && Object.keys(parsePax(text)).length > 0) throw new TarError(CONFUSED)
       continue
     }
@@ -94,7 +93,7 @@ const KINDS: Readonly<Record<string, string>> = {
   S: 'a file with holes',
 }
 
-/** @throws TarError for what no backup has */
+/** @throws TarError for an entry that no backup has */
 function assertHarmless(name: string, type: string, size: Bytes): void {
   if (type !== FILE && type !== FOLDER) {
     throw new TarError(
@@ -107,12 +106,12 @@ function assertHarmless(name: string, type: string, size: Bytes): void {
   if (type === FOLDER && size > 0) throw new TarError(`the folder ${shown(name)} in it has bytes`)
 }
 
-/** A name from an archive, harmless to a terminal. */
+/** A name from an archive, safe to print on a terminal. */
 function shown(name: string): string {
   return `"${name.slice(0, 160).replace(/[^\x20-\x7e]/g, '?')}"`
 }
 
-/** Of two archives that were put one behind the other, nobody would notice that the second was not read. */
+/** If two archives were concatenated, the operator would not notice that the second was not read. */
 async function assertNothingFollows(source: ByteReader): Promise<void> {
   for (let rest = MOST_BEHIND; ;) {
     const part = await source.upTo(Math.max(1, rest))
@@ -127,7 +126,7 @@ async function metaOf(source: ByteReader, size: Bytes): Promise<Buffer> {
   return (await source.exactly(Math.ceil(size / BLOCK) * BLOCK)).subarray(0, size)
 }
 
-/** Compressed files, by their first bytes. */
+/** Magic numbers of compressed files. */
 const PACKED: readonly (readonly [string, string])[] = [
   ['\x1f\x8b', 'gzip'],
   ['\x28\xb5\x2f\xfd', 'zstd'],
@@ -144,7 +143,7 @@ function parseHeader(block: Buffer, isFirst: boolean): { name: string; size: Byt
     throw new TarError('this is no tar archive, or a damaged one')
   }
   const ours = block.toString('ascii', 257, 262) === 'ustar'
-  // GNU's own format has other fields in the place of the prefix.
+  // GNU's own format has other fields in place of the prefix.
   const prefix = ours && block[262] === 0 ? textOf(block.subarray(345, 500)) : ''
   const name = textOf(block.subarray(0, MOST_NAME))
   const type = String.fromCharCode(block[156] ?? 0)
@@ -170,7 +169,7 @@ function readOctal(field: Buffer): number {
 }
 
 function sensible(size: Bytes): Bytes {
-  // The largest size and its padding can still be counted without loss.
+  // The sum of size and padding must stay a safe integer.
   if (!Number.isSafeInteger(size + BLOCK) || size < 0) throw new TarError('a size in it makes no sense')
   return size
 }
@@ -181,7 +180,7 @@ function parsePax(records: Buffer): Extended {
     const blank = records.subarray(at, at + 8).indexOf(0x20)
     const digits = records.toString('latin1', at, at + Math.max(0, blank))
     const end = at + (/^[1-9]\d*$/.test(digits) ? Number(digits) : NaN)
-    // A length that is no number gives no end either.
+    // A length that is no number fails this check as well.
     if (!(end > at + blank + 1 && end <= records.length) || records[end - 1] !== 0x0a)
       throw new TarError(CONFUSED)
     const record = records.toString('utf8', at + blank + 1, end - 1)
@@ -201,7 +200,7 @@ function textOf(field: Buffer): string {
   return field.toString('utf8', 0, end < 0 ? field.length : end)
 }
 
-/** Reader of so many bytes at a time, however they were cut into chunks. */
+/** Reads a fixed number of bytes, however the source cut them into chunks. */
 class ByteReader {
   position: Bytes = 0
   readonly #source: TarSource
@@ -213,7 +212,7 @@ class ByteReader {
     this.#chunks = source[Symbol.asyncIterator]()
   }
 
-  /** At least one byte; undefined at the end. */
+  /** @returns at least one byte; undefined at the end */
   async upTo(most: Bytes): Promise<Buffer | undefined> {
     while (this.#rest.length === 0) {
       const next = await this.#chunks.next()
@@ -248,7 +247,7 @@ class ByteReader {
     while (rest > 0 && (source.skip === undefined || this.#rest.length > 0))
       rest -= (await this.some(rest)).length
     if (rest === 0) return
-    // Where the archive ends before that, the next header is missing.
+    // If the archive ends before that, reading the next header fails.
     source.skip?.(rest)
     this.position += rest
   }

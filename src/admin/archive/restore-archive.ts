@@ -1,8 +1,8 @@
 /**
  * Restore of a backup into the local repositories of a folder, empty or in use.
  *
- * First the archive is checked, then all of it is read and verified; then each repository comes back at once, in the
- * same index and under the same locks as a push. What is there already stays, so that a second restore changes nothing.
+ * First the archive is checked, then all of it is read and verified; then each repository is restored in one go, in
+ * the same index and under the same locks as a push. It changes nothing that exists, so a second one is a no-op.
  */
 import type { RepositoryName } from '../../oci/reference.ts'
 import { OperatorError } from '../../base/operator-error.ts'
@@ -18,7 +18,7 @@ interface RestoreArguments {
 }
 
 interface RestoreOptions extends RestoreTools, Omit<ReceiveTools, 'signal'> {
-  /** The names among these that no client could pull from here. */
+  /** Those of the names that no client could pull from here. */
   readonly hidden: (names: readonly RepositoryName[]) => readonly string[]
   /** Why a push of that name would be refused for every client: it is reserved, or was pulled from an upstream. */
   readonly denied: (name: RepositoryName) => Promise<string | undefined>
@@ -28,15 +28,15 @@ interface RestoreOptions extends RestoreTools, Omit<ReceiveTools, 'signal'> {
 
 const TICK_MS = 200
 
-/** So many names are given to the operator as examples. */
+/** The most names that an error gives as examples. */
 const SOME = 10
 
-/** So many names are checked before other requests have a turn. */
+/** Names that are checked before other requests have a turn on the event loop. */
 const LOOKED_AT = 100
 
 /**
  * @param args.from an absolute path
- * @param args.allowDenied restores names as well that no push could take
+ * @param args.allowDenied also restores names that no push could take
  */
 export async function* restore(
   options: RestoreOptions,
@@ -62,7 +62,7 @@ export async function* restore(
       yield { progress: { bytes: done ? archive.size : received.position, totalBytes: archive.size } }
     }
   } finally {
-    // What was stored is taken back when `received` is disposed, which must not be while more is being stored.
+    // Disposing `received` deletes what was stored, so storing must have ended before.
     await reading.catch(() => undefined)
   }
   const turns = new Turns()
@@ -74,7 +74,7 @@ export async function* restore(
   received.commit()
 }
 
-/** @throws OperatorError when no client could pull some of it from here */
+/** @throws OperatorError when clients could not pull some of it from here */
 async function assertVisible(
   { hidden }: RestoreOptions,
   repositories: readonly SavedRepository[],
@@ -93,7 +93,7 @@ async function assertVisible(
   )
 }
 
-/** @throws OperatorError when what comes back would hide images of an upstream */
+/** @throws OperatorError when a restored repository would hide images of an upstream */
 async function assertTakable(
   { denied }: RestoreOptions,
   repositories: readonly SavedRepository[],

@@ -1,6 +1,6 @@
 /**
- * Merge of one repository of a backup into the one here: compared, and written where it differs, under the repository's
- * lock, as every push to it.
+ * Merge of one repository of a backup into the one here: compares both, and writes the difference under the
+ * repository's lock, as every push to it does.
  */
 import type { Bytes } from '../../base/units.ts'
 import { isNonDistributable, MAX_MANIFEST_BYTES } from '../../oci/descriptor.ts'
@@ -34,20 +34,19 @@ export interface RestoreTools {
 }
 
 export type RestoreEvent =
-  /** The bytes are those of the archive. */
+  /** Counts bytes of the archive. */
   | { readonly progress: { readonly bytes: Bytes; readonly totalBytes: Bytes } }
   /** How much of a repository is new. */
   | {
       readonly restored: {
         readonly name: string
-        /** Whether there was no repository of that name. */
         readonly created: boolean
         readonly tags: number
         readonly manifests: number
         readonly blobs: number
       }
     }
-  /** A tag that points to another manifest here, and stays so; `why` where it could not be moved. */
+  /** A tag that points to another manifest here and stays so; `why` is set where it could not be moved. */
   | {
       readonly kept: {
         readonly name: string
@@ -57,7 +56,7 @@ export type RestoreEvent =
         readonly why?: string
       }
     }
-  /** A manifest that is not restored, since it or a part of it was lost before the backup was made. */
+  /** A manifest that is not restored, since it or a part of it was lost before the backup. */
   | {
       readonly left: {
         readonly name: string
@@ -67,17 +66,16 @@ export type RestoreEvent =
       }
     }
 
-/** Manifests of one write; blobs, which are a row each, are ten times as many. */
+/** Manifests per write; a blob is one row, so ten times as many are written at once. */
 const BATCH = 100
 
-/** One transaction takes so many writes. */
+/** The most writes of one transaction. */
 const MOST_TOGETHER = 10
 
 interface Missing {
   readonly blobs: readonly SavedRepository['blobs'][number][]
   readonly manifests: readonly SavedManifest[]
   readonly tags: SavedRepository['tags']
-  /** The content of all manifests that are whole. */
   readonly contents: ReadonlyMap<Digest, ManifestContent>
 }
 
@@ -101,7 +99,7 @@ export async function restoreRepository(
   return events
 }
 
-/** @param tell receives an event for what is not restored */
+/** @param tell receives an event for everything that is not restored */
 async function compare(
   tools: RestoreTools,
   received: Pick<Received, 'has'>,
@@ -126,7 +124,7 @@ async function compare(
       continue
     }
     const held = await metadata.manifests.get(key, manifest.digest)
-    // What is here and was let go of would be collected: it has come back.
+    // The collector would take a released manifest: the restore makes it referenced again.
     if (held === undefined || held.releasedAt !== undefined) manifests.push(manifest)
   }
 
@@ -150,7 +148,7 @@ async function compare(
   return { blobs, manifests, tags, contents }
 }
 
-/** In one transaction, unless that would keep pushes from writing for long; the tags come at the very end. */
+/** Writes in one transaction, unless that would delay pushes for long; the tags come at the very end. */
 async function write(
   { metadata, localNames, now }: RestoreTools,
   saved: SavedRepository,

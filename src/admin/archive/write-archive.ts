@@ -1,8 +1,8 @@
 /**
  * Backup of everything that was pushed, as of one moment: an OCI image layout that other tools read as well.
  *
- * Pushes, deletes and collections go on meanwhile: what to save is read from one snapshot of the index, and its blobs
- * are pinned until they are copied. Every blob is verified by its digest before it is copied.
+ * Pushes, deletes and collections go on meanwhile: one snapshot of the index says what to save, and those blobs are
+ * pinned until they are copied. Every blob is verified by its digest before it is copied.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { Digest } from '../../oci/digest.ts'
@@ -25,7 +25,7 @@ import {
 import type { BlobHolds } from '../../storage/locks/blob-holds.ts'
 import { END_OF_ARCHIVE, tarHeader, tarPadding } from './write-tar.ts'
 
-/** An atomic file: it is there whole when it is finished, or not at all. */
+/** An atomic file: it appears complete, or not at all. */
 interface Target extends AsyncDisposable {
   write(bytes: Uint8Array): Promise<void>
   finish(): Promise<void>
@@ -50,19 +50,19 @@ interface SavedTotals {
 }
 
 export type BackupEvent =
-  /** The bytes are those of manifests and blobs. */
+  /** Counts bytes of manifests and blobs. */
   | { readonly progress: { readonly bytes: Bytes; readonly totalBytes: Bytes } }
-  /** A piece of the archive in base64, when it is not written to a file. */
+  /** A piece of the archive in base64, when the archive goes through the socket. */
   | { readonly piece: string }
-  /** Content that was pushed once, and cannot be saved. */
+  /** Content that was pushed once and cannot be saved. */
   | { readonly lost: { readonly digest: Digest; readonly why: string; readonly uses: readonly string[] } }
   | { readonly saved: SavedTotals }
 
-/** So much is read at once. A piece that goes through the socket is a line of text there. */
+/** Bytes per read. A piece that goes through the socket is one line of text there. */
 const PIECE: Bytes = 1024 * 1024
 const PIECE_OF_TEXT: Bytes = 48 * 1024
 
-/** @param args.to an absolute path; undefined: the archive comes in pieces */
+/** @param args.to an absolute path; undefined: the archive is yielded in pieces */
 export async function* backup(
   options: BackupOptions,
   { to }: { readonly to?: string | undefined },
@@ -80,7 +80,7 @@ export async function* backup(
   if (file !== undefined) await told(to, file.finish())
 }
 
-/** Turns the system's error of a file that cannot be written into one for the operator. */
+/** Turns the system's error about a file that cannot be written into an OperatorError. */
 async function told<T>(path: string | undefined, work: Promise<T>): Promise<T> {
   try {
     return await work
@@ -90,7 +90,7 @@ async function told<T>(path: string | undefined, work: Promise<T>): Promise<T> {
   }
 }
 
-/** Yields pieces that are overwritten when the next is asked for. */
+/** Yields pieces whose buffer is overwritten when the next is asked for. */
 async function* archive(
   options: BackupOptions,
   piece: Bytes,
@@ -141,7 +141,7 @@ async function* archive(
   yield { saved: { repositories: repositories.length, ...totals, blobs: sizes.size - lost.length, bytes } }
 }
 
-/** The index, or a manifest, may have a wrong size; the blob that was just verified has the right one. */
+/** Takes the sizes of verified blobs, since those in the index or in a manifest may be wrong. */
 function withSizes(saved: SavedRepository, found: ReadonlyMap<Digest, Bytes>): SavedRepository {
   const sized = <T extends { readonly digest: Digest; readonly size: Bytes }>(it: T): T => ({
     ...it,

@@ -1,8 +1,7 @@
 /**
- * Tar writer: headers of POSIX pax archives, ustar ones with an extended one before whatever does not fit (the name of
- * a sha512 blob, a size of 8 GiB).
+ * Tar writer: POSIX ustar headers, each after a pax header if a sha512 name or a size of 8 GiB does not fit into it.
  *
- * It is our own, for a library would bring streams and emitters around what is 512 bytes of text per file.
+ * No library: it would bring streams and emitters around 512 bytes of text per file.
  * Spec: POSIX.1-2017, pax § ustar Interchange Format and § pax Interchange Format.
  */
 import type { Bytes } from '../../base/units.ts'
@@ -11,7 +10,7 @@ export const BLOCK = 512
 const MOST_NAME = 100
 const MOST_SIZE: Bytes = 0o77777777777
 
-/** Two blocks of zeros; a reader takes an archive without them for one that was cut off. */
+/** Two blocks of zeros; readers take an archive without them for a truncated one. */
 export const END_OF_ARCHIVE = Buffer.alloc(2 * BLOCK)
 
 export function tarHeader(name: string, size: Bytes, modifiedAt: Date): Buffer {
@@ -28,7 +27,7 @@ export function tarHeader(name: string, size: Bytes, modifiedAt: Date): Buffer {
   return Buffer.concat([header, records, tarPadding(records.length), plain])
 }
 
-/** The bytes that stand between a file and the next header. */
+/** The bytes between a file and the next header. */
 export function tarPadding(size: Bytes): Buffer {
   return Buffer.alloc((BLOCK - (size % BLOCK)) % BLOCK)
 }
@@ -51,7 +50,7 @@ function ustar(name: string, size: Bytes, modifiedAt: Date, type: string): Buffe
   return block
 }
 
-/** The sum of the header's bytes, with blanks in the place of the field of the sum itself. */
+/** The sum of the header's bytes, with blanks in place of the checksum field. */
 export function checksum(block: Buffer): number {
   let sum = 8 * 0x20
   for (let at = 0; at < BLOCK; at++) if (at < 148 || at >= 156) sum += block[at] ?? 0

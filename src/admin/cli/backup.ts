@@ -1,7 +1,7 @@
 /**
  * `entrepot backup -o FILE`: everything that was pushed, as of now, in one file, also while the server runs.
  *
- * Exit codes: 0 all of it was saved, 1 something was lost before and is not in the file.
+ * Exit codes: 0 all of it was saved, 1 some of it was lost before and is not in the file.
  */
 import path from 'node:path'
 import type { CommonOptions } from './load-config.ts'
@@ -10,7 +10,7 @@ import { withOperations } from './connect.ts'
 import { ProgressBar } from './progress-bar.ts'
 import { count, sizeText } from '../../base/format.ts'
 
-/** What the option calls standard output. */
+/** The option's word for standard output. */
 const STDOUT = '-'
 
 const MOST_USES = 10
@@ -19,7 +19,7 @@ const MOST_USES = 10
 export function backup(options: CommonOptions & { readonly output: string }, io: ProcessIo): Promise<number> {
   return withOperations(options, io, async (operations, signal) => {
     const to = options.output === STDOUT ? undefined : path.resolve(options.output)
-    // Where the archive goes there is no room for words.
+    // Standard output carries the archive, so messages go to standard error.
     const say = (line: string): void => (to === undefined ? io.printError(line) : io.print(line))
     let lost = 0
     using bar = new ProgressBar(io)

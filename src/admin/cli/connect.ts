@@ -22,7 +22,7 @@ import { createLog } from '../../telemetry/log.ts'
 import { readConfiguration, type CommonOptions } from './load-config.ts'
 import type { Alone, AloneOptions, ProcessIo } from './process-io.ts'
 
-/** A server that starts or stops, and a command that runs alone, have the folder without listening. */
+/** A server that starts or stops, and a command that runs alone, own the folder for moments without listening. */
 const RETRY_FOR_MS = 10_000
 const RETRY_EVERY_MS = 100
 
@@ -53,7 +53,7 @@ export async function withOperations(
   }
 }
 
-/** Operations of whichever process has the folder; those of a server have nothing to finish or to close. */
+/** Operations of the process that owns the folder; a server's need no finishing or closing by the command. */
 async function connect(
   config: Config,
   io: ProcessIo,

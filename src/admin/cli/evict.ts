@@ -1,6 +1,5 @@
 /**
- * `entrepot evict`: takes away mirrored images, those pulled longest ago first, and tells which; `--dry-run` only
- * tells.
+ * `entrepot evict`: deletes mirrored images, least recently pulled first, and lists them; `--dry-run` only lists.
  *
  * A table on a terminal; elsewhere one line per entry, its fields separated by tabs, sizes in bytes.
  */

@@ -1,7 +1,7 @@
 /**
  * `entrepot explain REF`: which rule takes the name, what of it is here, and what a pull would do now.
  *
- * Sentences for people; `--json` for everybody else, as `GET /_entrepot/explain` answers.
+ * Sentences for people; `--json` prints what `GET /_entrepot/explain` answers.
  */
 import type { Explanation, ImageExplained, PartExplained, TagExplained } from '../explain/explanation.ts'
 import { shortDigest, sizeText, spanText } from '../../base/format.ts'
@@ -67,7 +67,7 @@ function tagSentence({
 function imageSentences(image: ImageExplained): string[] {
   const { digest, mediaType, size, manifest, pulledMsAgo, storedMsAgo, totals } = image
   const foreign = 'not of this repository, as far as is known here'
-  // Of what other names hold nothing else is told.
+  // Nothing else is told of an image that only other names hold.
   if (!image.held && size === undefined) return [`${shortDigest(digest)}: ${manifest}; ${foreign}`]
   const kind = mediaType ?? 'of an unknown type'
   const facts = [

@@ -1,5 +1,5 @@
 /**
- * The output of the commands that free space: each entry as it goes, then the total.
+ * Output of the commands that free space: each entry as it goes, then the total.
  *
  * A table on a terminal; elsewhere one line per entry, its fields separated by tabs, sizes in bytes. Rows are printed
  * as they come, so no column can wait for the longest.
@@ -13,7 +13,7 @@ interface FreedOutput<Entry> {
   readonly fields: (entry: Entry) => readonly (string | number)[]
 }
 
-/** @returns what the last line says to a program; on a terminal it was printed */
+/** @returns the last line for a program; a terminal has it already */
 export async function printFreed<Entry extends { readonly bytes: number }>(
   freed: AsyncIterable<Entry>,
   { dryRun, row, fields }: FreedOutput<Entry>,

@@ -1,5 +1,5 @@
 /**
- * `entrepot gc`: collects now what nobody names any more, and tells what and why.
+ * `entrepot gc`: runs the garbage collector now, and lists what it deleted and why.
  *
  * A table on a terminal; elsewhere one line per entry, its fields separated by tabs, sizes in bytes.
  */

@@ -1,4 +1,4 @@
-/** The configuration of a command, from where `--config` or the environment say. */
+/** Configuration of a command: the file that `--config` or the environment names. */
 import { ConfigError, loadConfig, type LoadedConfig } from '../../config/schema.ts'
 import type { ProcessIo } from './process-io.ts'
 
@@ -6,7 +6,7 @@ export interface CommonOptions {
   readonly config?: string | undefined
 }
 
-/** @returns undefined when it is not valid; the reasons were printed, and the exit code is 2 */
+/** @returns undefined when it is invalid; the reasons were printed, and the exit code is 2 */
 export function readConfiguration(options: CommonOptions, io: ProcessIo): LoadedConfig | undefined {
   try {
     return loadConfig(sourceOf(options, io))

@@ -1,5 +1,5 @@
 /**
- * `entrepot ls [PREFIX|GLOB]`: what can be pulled here, by name.
+ * `entrepot ls [PREFIX|GLOB]`: lists by name what clients can pull here.
  *
  * A table on a terminal; elsewhere one line per image, its fields separated by tabs: name, digest, bytes, when it was
  * last pulled and when it came (seconds ago), and whether it is cached, pinned or pushed.

@@ -1,40 +1,36 @@
-/**
- * Input and output of the process, as commands see it. Only main.ts, which implements it, touches `process`.
- */
+/** Input and output of the process, as commands see it. Only main.ts, which implements it, touches `process`. */
 import type { Logger } from 'pino'
 import type { Config } from '../../config/schema.ts'
 import type { Operations } from '../operations.ts'
 
-/** Options of a command that runs where no server does. */
+/** Options of a command that runs without a server. */
 export interface AloneOptions {
-  /** The operator has said that another index may take the place of one that was lost. */
+  /** The operator allows a new index in place of a lost one. */
   readonly replaceLostIndex?: boolean
 }
 
 export interface Alone extends Operations, AsyncDisposable {
-  /** The index that took the place of a lost one is complete: other processes may use it from now on. */
+  /** Marks the index that replaced a lost one as complete: other processes may use it from now on. */
   finishIndex(): void
 }
 
 export interface ProcessIo {
   /**
-   * The operations without a server: the folder is the caller's until it disposes them.
+   * Opens the operations without a server: the caller owns the folder until it disposes them.
    *
-   * @throws StorageError LOCKED; OperatorError for whatever else keeps the folder from being used
+   * @throws StorageError LOCKED; OperatorError for any other reason why the folder cannot be used
    */
   readonly openAlone: (config: Config, log: Logger, options: AloneOptions) => Promise<Alone>
   readonly env: Readonly<Record<string, string | undefined>>
-  /** Standard output is a terminal. */
   readonly stdoutIsTty: boolean
-  /** Standard error is a terminal. */
   readonly stderrIsTty: boolean
-  /** Without characters that a terminal acts upon: {@link plainText}. */
+  /** Prints without control characters, which a terminal would act upon: {@link plainText}. */
   print(line: string): void
-  /** To standard error, without control characters as well. */
+  /** Prints to standard error, without control characters as well. */
   printError(line: string): void
-  /** Writes to standard error without a change. */
+  /** Writes to standard error unchanged. */
   writeStderr(text: string): void
-  /** Writes to standard output without a change; resolves when it takes more. */
+  /** Writes to standard output unchanged; resolves when it takes more. */
   write(bytes: Uint8Array): Promise<void>
   /** Resolves with SIGTERM or SIGINT. After this call a second signal ends the process at once. */
   stopSignal(): Promise<string>
@@ -44,5 +40,5 @@ export interface ProcessIo {
   onCrash(handler: (error: unknown) => void): void
 }
 
-/** Names and messages that are printed may come from clients and upstreams. */
+/** Names and messages that a command prints may come from clients and upstreams. */
 export { plainText } from '../../telemetry/control-characters.ts'

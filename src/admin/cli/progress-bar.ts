@@ -1,7 +1,7 @@
 /**
- * Progress bar, on one line of the terminal that is written over and over.
+ * Progress bar, on one line of the terminal that is overwritten.
  *
- * Nothing is written where standard error is no terminal. Dispose to take the line away.
+ * It writes nothing where standard error is no terminal. Dispose to erase the line.
  */
 import { sizeText } from '../../base/format.ts'
 import type { Bytes } from '../../base/units.ts'
@@ -19,7 +19,7 @@ export class ProgressBar implements Disposable {
     this.#io = io
   }
 
-  /** @param share from 0 to 1; anything else counts as the end that is nearer */
+  /** @param share from 0 to 1; other values are clamped */
   show(share: number, text: string): void {
     if (!this.#io.stderrIsTty) return
     const now = performance.now()
@@ -31,12 +31,12 @@ export class ProgressBar implements Disposable {
     this.#io.writeStderr(`\r\x1b[2K[${bar}] ${Math.floor(done * 100)}%  ${text}`)
   }
 
-  /** @param count said before the bytes, such as `1 of 3 files, ` */
+  /** @param count a text before the bytes, such as `1 of 3 files, ` */
   showBytes({ bytes, totalBytes }: { readonly bytes: Bytes; readonly totalBytes: Bytes }, count = ''): void {
     this.show(bytes / totalBytes, `${count}${sizeText(bytes)} of ${sizeText(totalBytes)}`)
   }
 
-  /** Takes the line away, so that another can be printed. */
+  /** Erases the line, so that another can be printed. */
   clear(): void {
     if (this.#shownAt !== undefined) this.#io.writeStderr('\r\x1b[2K')
     this.#shownAt = undefined

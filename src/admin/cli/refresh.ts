@@ -1,7 +1,7 @@
 /**
- * `entrepot refresh REF`: asks upstream about one image now, and fetches what is missing of what was here of it.
+ * `entrepot refresh REF`: revalidates one image upstream now, and fetches the missing parts of what was here of it.
  *
- * Exit codes: 0 it is up to date, 1 something could not be had.
+ * Exit codes: 0 it is up to date, 1 something could not be fetched.
  */
 import type { RefreshEvent } from '../images/refresh-image.ts'
 import type { CommonOptions } from './load-config.ts'

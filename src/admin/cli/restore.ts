@@ -1,8 +1,8 @@
 /**
- * `entrepot restore FILE`: what a backup holds, back into the folder, empty or in use.
+ * `entrepot restore FILE`: restores a backup into the folder, empty or in use.
  *
- * Exit codes: 0 all that the file holds is here, or was left alone as it should be, 1 something could not be
- * restored, or nothing was, because the file is not whole.
+ * Exit codes: 0 everything of the file is here, or was rightly left alone; 1 something could not be restored, or
+ * nothing was, because the file is incomplete.
  */
 import path from 'node:path'
 import type { CommonOptions } from './load-config.ts'

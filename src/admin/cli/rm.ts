@@ -1,6 +1,6 @@
 /**
- * `entrepot rm REF`: takes away a tag, an image or a repository, pushed or mirrored; `entrepot rm --release NAME` lets
- * go of the name of one that was pushed and is empty.
+ * `entrepot rm REF`: deletes a tag, an image or a repository, pushed or mirrored; `entrepot rm --release NAME`
+ * releases the name of a pushed repository that is empty.
  */
 import { OperatorError } from '../../base/operator-error.ts'
 import type { Removed } from '../images/delete-local.ts'
@@ -18,7 +18,7 @@ interface RmOptions extends CommonOptions {
 export function rm(refs: readonly string[], options: RmOptions, io: ProcessIo): Promise<number> {
   const { all = false, release = false } = options
   return withOperations(options, io, async (operations, signal) => {
-    // All of them first: half of a mistyped line is worse than nothing of it.
+    // Parses all of them first: doing half of a mistyped line is worse than doing nothing.
     const wanted = refs.map((ref) => parse(ref, all || release))
     for (const { name, reference } of wanted) {
       const removing = release
@@ -30,7 +30,7 @@ export function rm(refs: readonly string[], options: RmOptions, io: ProcessIo): 
   })
 }
 
-/** @throws OperatorError for what is not said clearly enough to delete by it */
+/** @throws OperatorError for a reference that is too ambiguous to delete by */
 function parse(ref: string, whole: boolean): { name: string; reference?: string } {
   const at = ref.indexOf('@')
   const colon = at < 0 ? ref.indexOf(':', ref.lastIndexOf('/') + 1) : -1

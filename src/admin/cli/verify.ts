@@ -1,9 +1,8 @@
 /**
- * `entrepot verify`: everything against its digest and the index, and with `--repair` what can be done about it. With
- * `--rebuild` an index that was lost is made anew before, and repaired.
+ * `entrepot verify`: checks everything against its digest and the index; `--repair` repairs what can be repaired, and
+ * `--rebuild` first makes a lost index anew.
  *
- * Exit codes: 0 nothing is wrong (any more), 1 something is. The report is for people: by kind, what was pushed
- * first.
+ * Exit codes: 0 nothing is wrong (any more), 1 something is. The report is for people: by kind, pushed content first.
  */
 import type { Finding, FindingKind, Progress } from '../../storage/integrity/findings.ts'
 import { plainLine } from '../../telemetry/control-characters.ts'
@@ -76,7 +75,7 @@ export function verify(
 }
 
 function adviceFor(lost: readonly Finding[], repair: boolean): string {
-  // As long as a damaged file is in its place, a client that pushes is told that it is here.
+  // As long as a damaged file is in its place, a client that pushes is told that the blob is here.
   const inTheWay = !repair && lost.some(({ kind }) => kind === 'corrupt')
   return `${inTheWay ? '--repair puts it aside, then ' : ''}push it again, or restore it`
 }

@@ -1,6 +1,4 @@
-/**
- * Client of the control socket: the operations of a running server, called as those of this process.
- */
+/** Client of the control socket: calls the operations of a running server like those of this process. */
 import { once } from 'node:events'
 import { request, type IncomingMessage } from 'node:http'
 import path from 'node:path'
@@ -14,7 +12,7 @@ const PRESENCE_MS = 10_000
 
 /**
  * @returns undefined when no server listens
- * @throws OperatorError when one listens that does not answer, or is another user's
+ * @throws OperatorError when the server that listens does not answer, or is another user's
  */
 export async function connectToServer(root: string, signal: AbortSignal): Promise<Operations | undefined> {
   let presence: Presence
@@ -40,7 +38,7 @@ export async function connectToServer(root: string, signal: AbortSignal): Promis
   return Object.fromEntries(calls) as unknown as Operations
 }
 
-/** Leaving the loop, or aborting, ends the operation in the server as well. */
+/** Leaving the loop, or aborting, also ends the operation in the server. */
 async function* call(
   root: string,
   pid: number,

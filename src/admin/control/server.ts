@@ -1,9 +1,9 @@
 /**
- * The control socket of a running server: `<storage.root>/control.sock`.
+ * Control socket of a running server: `<storage.root>/control.sock`.
  *
- * A client that can connect may do everything, so no other user ever can: the socket is bound in a folder that only this
- * user may enter, and moved to its place with its mode set. A socket that was there is a crashed server's: this process
- * owns the folder.
+ * A client that can connect may do everything, so no other user may ever connect: the socket is bound in a folder
+ * that only this user may enter, and moved to its place with its mode set. A socket found there is a crashed
+ * server's, since this process owns the folder.
  */
 import { once } from 'node:events'
 import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs'
@@ -18,13 +18,12 @@ import type { End, Line, Presence } from './protocol.ts'
 
 const MAX_ARGUMENTS_BYTES = 64 * 1024
 
-/** How long a client may read nothing of its events: it was stopped, and may never go on. */
+/** Limit for a client that reads none of its events: it may be stopped, and never go on. */
 const STALL_MS = 60_000
 
-/** How long the arguments may take: they come from this machine. */
+/** Limit for receiving the arguments: they come from this machine. */
 const ARGUMENTS_MS = 10_000
 
-/** The folder that only this user may enter. */
 const BIND_FOLDER = 'control.new'
 
 interface ControlOptions {
@@ -34,9 +33,9 @@ interface ControlOptions {
 }
 
 /**
- * Listens. Dispose to stop: running operations are aborted, and their clients are told of the end.
+ * Listens. Dispose to stop: running operations are aborted, and their clients are told so.
  *
- * A folder that takes no sockets is no reason not to serve: commands then have to wait until the server has gone.
+ * If the folder takes no sockets, the server serves all the same: commands then wait until it has ended.
  */
 export async function openControl(options: ControlOptions): Promise<AsyncDisposable> {
   const { root, log } = options
@@ -85,7 +84,7 @@ class Control implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // First the name: a command that comes now finds no server, and waits for the folder.
+    // The name goes first: a command that comes now finds no server, and waits for the folder.
     if (this.#server.listening) rmSync(path.join(this.#options.root, SOCKET), { force: true })
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()))
     this.#stopping.abort(new Error('the server is stopping'))
@@ -122,7 +121,7 @@ class Control implements AsyncDisposable {
     const gone = new AbortController()
     response.once('close', () => gone.abort(new Error('the client has gone')))
     const signal = AbortSignal.any([gone.signal, this.#stopping.signal])
-    // The head leaves before the first event, which may take long: the client then knows that the server took the command.
+    // The head leaves before the first event, which may take long: it says that the server took the command.
     response.writeHead(200, { 'content-type': 'application/x-ndjson', connection: 'close' }).flushHeaders()
     log.debug({ operation, ...args }, 'a command begins')
     const started = performance.now()
@@ -140,7 +139,7 @@ class Control implements AsyncDisposable {
     const durationMs = Math.round(performance.now() - started)
     log.info({ operation, ...args, end: gone.signal.aborted ? 'abandoned' : last.end, durationMs }, 'command')
     response.end(`${JSON.stringify(last)}\n`)
-    // Stopping waits until the last line has left, or the client has gone.
+    // Shutdown waits until the last line has left, or the client has gone.
     if (!response.closed) await once(response, 'close', { signal: AbortSignal.timeout(ARGUMENTS_MS) })
   }
 }
@@ -152,7 +151,7 @@ function endOf(error: unknown, signal: AbortSignal): End {
   return { end: signal.aborted ? 'stopped' : 'failed', message }
 }
 
-/** Backpressure: waits while the client reads nothing, so that no events pile up here. */
+/** Backpressure: waits while the client does not read, so that no events pile up here. */
 async function send(response: ServerResponse, line: Line, signal: AbortSignal): Promise<void> {
   if (response.write(`${JSON.stringify(line)}\n`)) return
   await once(response, 'drain', { signal: AbortSignal.any([signal, AbortSignal.timeout(STALL_MS)]) })

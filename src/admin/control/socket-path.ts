@@ -1,8 +1,7 @@
 /**
- * Where the control socket is: `<storage.root>/control.sock`, however long that path is.
+ * Path of the control socket: `<storage.root>/control.sock`, however long that is.
  *
- * The system takes 107 bytes of a socket's path. A longer one is reached through an open folder, by the name that
- * /proc gives to it.
+ * The kernel takes 107 bytes of a socket's path. A longer one is reached through an open folder, by its /proc name.
  */
 import { closeSync, existsSync, openSync } from 'node:fs'
 import path from 'node:path'
@@ -12,7 +11,7 @@ export const SOCKET = 'control.sock'
 /** The shortest limit of the supported systems, less the longest name below the root. */
 const MAX_ROOT_BYTES = 103 - '/control.new/control.sock'.length
 
-/** A folder, by a path that is short enough for sockets in it. Dispose when they are bound, or connected. */
+/** A folder under a path that is short enough for sockets in it. Dispose once they are bound or connected. */
 interface ShortFolder extends Disposable {
   readonly path: string
 }

@@ -1,8 +1,8 @@
 /**
- * "What about this image?": which rule takes the name, what of it is here, and what a pull would do now.
+ * Explains a name without a pull: which rule takes it, what of it is here, and what a pull would do now.
  *
- * Asks no upstream and changes nothing: not what is known, not what is kept, not the order in which things are
- * evicted. Of a name that a pull is refused for, nothing is told but why.
+ * It asks no upstream and changes no state: not the index, not the cache, not the order of eviction. Of a name whose
+ * pulls are refused it tells only the reason.
  */
 import type { ManifestCache } from '../../cache/manifests/manifest-cache.ts'
 import type { PullFacts } from '../../cache/manifests/pull-plan.ts'
@@ -32,13 +32,13 @@ interface ExplainerOptions extends ImageHereOptions {
   readonly registry: Pick<NameRegistry, 'route'>
   readonly metadata: MetadataStore
   readonly settings: () => {
-    /** Globs of names that are always ours. */
+    /** Globs of names that are always local. */
     readonly local: readonly string[]
     /** Globs over full names that are never evicted. */
     readonly pin: readonly string[]
     readonly negativeTtlMs: number
   }
-  /** Upstreams are asked by somebody; else how they do is not known. */
+  /** A server runs and asks upstreams; without one their status is unknown. */
   readonly serving: boolean
 }
 
@@ -232,7 +232,7 @@ export class Explainer {
   }
 }
 
-/** Of what other names hold: who knows a digest learns nothing by it but that a pull would ask. */
+/** Hides what only other names hold: a client that knows a digest learns only that a pull would ask upstream. */
 function closed({ digest, manifest }: ImageExplained): ImageExplained {
   const totals = { presentBytes: 0, missingBytes: 0, presentParts: 0, missingParts: 0 }
   return { digest, held: false, manifest, parts: [], platforms: [], totals }

@@ -1,8 +1,8 @@
 /**
- * The answer to "what about this image?": what `GET /_entrepot/explain` sends, and `entrepot explain` prints.
+ * Data of an explanation: what `GET /_entrepot/explain` sends, and `entrepot explain` prints.
  *
- * It is plain JSON. Times are spans from now, in milliseconds, so that they mean the same on both ends of a wire. Nothing
- * in it is a secret: no credentials, no names of users, no paths.
+ * It is plain JSON. Times are spans from now, in milliseconds, so that they mean the same on both ends of a wire. It
+ * holds no secrets: no credentials, no names of users, no paths.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { isYoung } from '../../cache/manifests/freshness.ts'
@@ -14,26 +14,25 @@ export interface Explanation {
     readonly name: string
     /** A tag or a digest. */
     readonly reference: string
-    /** `?ns=`, as it was asked with. */
+    /** The client's `?ns=`. */
     readonly namespace?: string | undefined
   }
   readonly route: RouteExplained
-  /** What a pull of it would do now. */
   readonly pull: Forecast
-  /** Only of a tag that was heard of. */
+  /** Set if the index knows the tag. */
   readonly tag?: TagExplained | undefined
-  /** Only of a manifest that was heard of. */
+  /** Set if the index knows the manifest. */
   readonly image?: ImageExplained | undefined
-  /** Only where the name is an upstream's. */
+  /** Set if the name belongs to an upstream. */
   readonly lists?: ListsExplained | undefined
-  /** Only of what is here. */
+  /** Set if some of the image is here. */
   readonly keeping?: KeepingExplained | undefined
-  /** Only where the name is an upstream's. */
+  /** Set if the name belongs to an upstream. */
   readonly upstream?: UpstreamExplained | undefined
 }
 
 export interface RouteExplained {
-  /** The rule of the naming that took the name, and its number; none where nothing takes it. */
+  /** The naming rule that took the name, and its number; undefined where no rule takes it. */
   readonly rule?: 'ns' | 'local' | 'prefix' | 'existing' | 'default' | undefined
   readonly number?: 1 | 2 | 3 | 4 | 5 | undefined
   /** A sentence. */
@@ -41,36 +40,32 @@ export interface RouteExplained {
   readonly kind: 'local' | 'mirror' | 'refused'
   /** `local`, or the upstream's key. */
   readonly registry?: string | undefined
-  /** In that registry. */
   readonly repository?: string | undefined
-  /** As the catalog lists it, and pins name it. */
+  /** The name in the catalog and in pins. */
   readonly listedAs?: string | undefined
 }
 
-/** How long ago upstream said something, and how long that is still believed. */
+/** How long ago upstream confirmed something, and for how long that is fresh. */
 interface ConfirmedExplained {
   readonly checkedMsAgo: Milliseconds
-  /** Until upstream is asked about it again. */
   readonly freshForMs?: Milliseconds | undefined
-  /** Since upstream should be asked about it again. */
   readonly oldForMs?: Milliseconds | undefined
 }
 
 export interface TagExplained extends ConfirmedExplained {
   readonly digest: Digest
-  /** How long a mirrored tag is believed. */
   readonly ttlMs?: Milliseconds | undefined
-  /** Never asked about again: `upstreams.*.immutableTags`. */
+  /** The tag is never revalidated: `upstreams.*.immutableTags`. */
   readonly immutable?: true | undefined
-  /** Since upstream said that it is gone. */
+  /** How long ago upstream said that the tag is gone. */
   readonly goneMsAgo?: Milliseconds | undefined
 }
 
-/** What is here of an upstream's lists. */
+/** The cached part of an upstream's lists. */
 export interface ListsExplained {
-  /** Of the repository; undefined: upstream was never asked. */
+  /** The repository's tags; undefined: upstream was never asked. */
   readonly tags?: ListExplained | undefined
-  /** Of the image; undefined: upstream was never asked, or the image is not here. */
+  /** The image's referrers; undefined: upstream was never asked, or the image is not here. */
   readonly referrers?: (ListExplained & { readonly held: number }) | undefined
   readonly sentences: readonly string[]
 }
@@ -84,20 +79,20 @@ export interface ImageExplained {
   readonly digest: Digest
   readonly mediaType?: string | undefined
   readonly size?: Bytes | undefined
-  /** The repository holds it: who knows its digest may pull it under this name. */
+  /** The repository holds it, so a client that knows its digest may pull it under this name. */
   readonly held: boolean
   readonly manifest: PartState
-  /** Of it, and of the manifests that it names, the latest. */
+  /** The latest pull of the manifest, or of one that it references. */
   readonly pulledMsAgo?: Milliseconds | undefined
   readonly storedMsAgo?: Milliseconds | undefined
-  /** Config and layers of an image; of an index nothing. In the manifest's order. */
+  /** Config and layers of an image, in the manifest's order; empty for an index. */
   readonly parts: readonly PartExplained[]
-  /** Of an index. */
+  /** Empty unless the image is an index. */
   readonly platforms: readonly PlatformExplained[]
   readonly totals: Totals
 }
 
-/** Where bytes are. `unknown` for what was looked at no more, because there is so much. */
+/** Where bytes are; `unknown` where there are too many parts to look at each. */
 export type PartState = 'present' | 'missing' | 'wrong size' | 'fetching' | 'quarantined' | 'unknown'
 
 export interface PartExplained {
@@ -107,34 +102,34 @@ export interface PartExplained {
   readonly size?: Bytes | undefined
   readonly mediaType: string
   readonly state: PartState
-  /** While it is fetched: what has come, whether somebody waits for it, and whether it waits itself for its turn. */
+  /** The running download: its bytes so far, whether a client follows it, whether it waits for a transfer slot. */
   readonly fetching?:
     { readonly bytes: Bytes; readonly followed: boolean; readonly queued: boolean } | undefined
-  /** Of a file with the wrong size. */
+  /** The file's size, if it is wrong. */
   readonly found?: Bytes | undefined
   readonly pulledMsAgo?: Milliseconds | undefined
-  /** Somebody reads it, fetches it, or puts it in its place. */
+  /** It is being read, downloaded or stored. */
   readonly inUse?: true | undefined
-  /** It is here, but upstream has yet to say that it may be read under this name. */
+  /** It is here, but upstream has yet to confirm that this name may read it. */
   readonly unconfirmed?: true | undefined
-  /** What upstream sent was wrong twice: it is not asked for it for so much longer. */
+  /** Upstream sent wrong bytes twice: for so much longer it is not asked for them. */
   readonly silentForMs?: Milliseconds | undefined
-  /** Registries do not hold it. */
+  /** A non-distributable layer: registries do not hold it. */
   readonly foreign?: true | undefined
 }
 
 export interface PlatformExplained {
-  /** `linux/arm64/v8`; the media type or the artifact type of what is for none. */
+  /** `linux/arm64/v8`; where there is no platform, the artifact type or the media type. */
   readonly platform: string
   readonly digest: Digest
-  /** Complete, in part, or not at all; `unknown` as above. */
+  /** Complete, in part, or not at all; `unknown` as in {@link PartState}. */
   readonly state: 'present' | 'partial' | 'missing' | 'unknown'
   readonly presentBytes: Bytes
-  /** Undefined while its manifest is not here to tell. */
+  /** Undefined while its manifest is not here. */
   readonly missingBytes?: Bytes | undefined
 }
 
-/** Each digest once. Of manifests that are not here nobody knows what they name. */
+/** Counts each digest once. Parts of manifests that are not here are unknown, and not counted. */
 export interface Totals {
   readonly presentBytes: Bytes
   readonly missingBytes: Bytes
@@ -143,28 +138,28 @@ export interface Totals {
 }
 
 export interface KeepingExplained {
-  /** Somebody pushed it: it is never evicted. */
+  /** A client pushed it: it is never evicted. */
   readonly pushed: boolean
-  /** Globs of `cache.pin` that keep it, and the name that each matches. */
+  /** The globs of `cache.pin` that keep it, each with the name that it matches. */
   readonly pinnedBy: readonly { readonly glob: string; readonly name: string }[]
   readonly inUse: boolean
-  /** Blobs that were pulled longer ago, and so go first; counted up to a limit. */
+  /** How many blobs were pulled longer ago, and so are evicted first; counted up to a limit. */
   readonly colder?: number | undefined
   readonly sentence: string
 }
 
 export interface UpstreamExplained {
   readonly key: string
-  /** Undefined where no server runs: nobody has asked it anything. */
+  /** Undefined where no server runs. */
   readonly status?: UpstreamStatus | undefined
-  /** What went wrong a short while ago, and is remembered. */
+  /** The last failure, as the negative cache remembers it. */
   readonly failing?: string | undefined
   readonly sentences: readonly string[]
 }
 
 export interface Forecast {
   /**
-   * - `hit`, `local`, `stale`: answered from here, without asking anybody
+   * - `hit`, `local`, `stale`: answered from here, without asking upstream
    * - `head`: upstream is asked what the tag is now, and what is here answers as far as it can
    * - `get`: it is fetched
    * - `absent`: 404      - `refused`: 403, or 404 for the whole name      - `unavailable`: 503

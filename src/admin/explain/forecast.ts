@@ -1,23 +1,20 @@
-/**
- * What a pull of a mirrored tag or digest would do now, in words: the plan is `cache/manifests/pull-plan.ts`'s.
- */
+/** Forecast in words of a pull of a mirrored tag or digest, by the plan of `cache/manifests/pull-plan.ts`. */
 import { planPull, type PullFacts } from '../../cache/manifests/pull-plan.ts'
 import type { Forecast, ImageExplained, TagExplained } from './explanation.ts'
 import { spanText } from '../../base/format.ts'
 import type { Silence } from './upstream-text.ts'
 
-/** All that decides it. */
 interface Prospect {
   readonly upstream: string
   readonly reference: string
   readonly facts: PullFacts
   readonly tag: TagExplained | undefined
   readonly image: ImageExplained | undefined
-  /** Why nothing can be asked of upstream now. */
+  /** Why upstream cannot be asked anything now. */
   readonly silence: Silence | undefined
-  /** Why no manifest would be fetched from it now, although it can be asked. */
+  /** Why no manifest would be fetched now, although upstream can be asked. */
   readonly pullsRefused: string | undefined
-  /** Why none is fetched while something here can answer. */
+  /** Why no manifest is fetched while a cached one can answer. */
   readonly pullsSpared: string | undefined
 }
 
@@ -64,14 +61,14 @@ function manifestForecast(prospect: Prospect): Forecast {
   return revalidating(prospect, tag)
 }
 
-/** Nothing here can answer in its place. */
+/** The forecast where no cached manifest can answer. */
 function asking(prospect: Prospect, outcome: 'get' | 'head', sentence: string): Forecast {
   const { silence, pullsRefused } = prospect
   const why = silence?.why ?? (outcome === 'get' ? pullsRefused : undefined)
   return why === undefined ? told(outcome, sentence) : refused(silence, `${why}, and this is not cached`)
 }
 
-/** An old tag whose manifest is here. */
+/** The forecast for a stale tag whose manifest is here. */
 function revalidating(prospect: Prospect, { checkedMsAgo }: TagExplained): Forecast {
   const { upstream, facts, silence, pullsSpared } = prospect
   const staleForMs = facts.failingForMs ?? facts.staleForMs ?? 0

@@ -1,8 +1,7 @@
 /**
- * How much of an image is here: its manifest, what that names, and what the manifests of an index name.
+ * How much of an image is here: its manifest, what that references, and what the manifests of an index reference.
  *
- * Looks, and changes nothing: not the order in which things are evicted, nor what is kept in memory. What the files
- * hold is not read, but for the platforms of an index.
+ * It changes no state: neither the order of eviction nor caches in memory. It reads no file but an index's manifest.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { MirrorRef } from '../../cache/origin.ts'
@@ -24,26 +23,25 @@ import type { ImageExplained, PartExplained, PartState, PlatformExplained, Total
 export interface ImageHereOptions {
   readonly store: Pick<BlobStore, 'stat' | 'open'>
   readonly metadata: Pick<MetadataStore, 'manifests' | 'blobs' | 'inventory'>
-  /** Downloads that are running; nothing where none can be. */
+  /** Running downloads; undefined where none can run. */
   readonly fills?: Pick<BlobCache, 'progress'> | undefined
-  /** The later of what was written down and what was not. */
+  /** The later of the access time in the index and the one in memory. */
   readonly latest: (digest: Digest, written: EpochMs) => EpochMs
-  /** Somebody reads it, fetches it, or puts it in its place. */
   readonly inUse?: ((digest: Digest) => boolean) | undefined
   readonly now: () => EpochMs
 }
 
-/** The manifest, as a tag or the index tells of it. */
+/** The manifest, as a tag or the index describes it. */
 interface Known {
   readonly digest: Digest
   readonly size?: Bytes | undefined
   readonly mediaType?: string | undefined
 }
 
-/** Of one image so many digests are looked for on the disk. The largest real ones have a few hundred. */
+/** The most digests of one image that are looked up on the disk. The largest real images have a few hundred. */
 const MOST_LOOKS = 1000
 
-/** An index of an index of images is as deep as anybody goes. */
+/** No real image nests deeper than an index of indexes of images. */
 const MOST_LEVELS = 3
 
 const LOOKS_AT_ONCE = 16
@@ -55,7 +53,7 @@ export class ImageStatus {
     this.#options = options
   }
 
-  /** @param mirrored whose downloads count; undefined for what is local */
+  /** @param mirrored whose downloads count; undefined for a local image */
   async look(
     repository: RepositoryKey,
     mirrored: MirrorRef | undefined,
@@ -94,7 +92,7 @@ export class ImageStatus {
     return known && this.#options.latest(digest, known.pulledAt)
   }
 
-  /** Manifest -> what it names, as far as the index knows. */
+  /** Manifest -> what it references, as far as the index knows. */
   async #treeOf(root: Digest): Promise<ReadonlyMap<Digest, readonly ChildDescriptor[]>> {
     const { manifests } = this.#options.metadata
     const tree = new Map<Digest, readonly ChildDescriptor[]>()
@@ -113,7 +111,7 @@ export class ImageStatus {
     return tree
   }
 
-  /** On the disk, and in the index. */
+  /** Looks the digests up on the disk and in the index. */
   async #find(root: Known, tree: ReadonlyMap<Digest, readonly ChildDescriptor[]>): Promise<Found> {
     const { store, metadata, fills } = this.#options
     const named = [...tree.values()].flat().map(({ digest }) => digest)
@@ -157,7 +155,7 @@ export class ImageStatus {
     }
   }
 
-  /** A manifest of the repository names it: then what its upstream gave, under whatever name, is enough. */
+  /** A manifest of the repository references it, so it is enough that its upstream gave it under any name. */
   async #mayRead(repository: RepositoryKey, digest: Digest): Promise<boolean> {
     const { blobs } = this.#options.metadata
     return (await blobs.deliveredBy(repository.registry, digest)) || (await blobs.linked(repository, digest))
@@ -183,7 +181,7 @@ export class ImageStatus {
     })
   }
 
-  /** Empty when it is not here. */
+  /** @returns an empty buffer when it is not here */
   async #read(digest: Digest): Promise<Buffer> {
     await using reader = await this.#options.store.open(digest)
     if (reader === undefined || reader.size > MAX_MANIFEST_BYTES) return Buffer.alloc(0)
@@ -191,7 +189,7 @@ export class ImageStatus {
   }
 }
 
-/** What was found out about all of an image's digests. */
+/** The results of looking up all digests of an image. */
 class Found {
   readonly sizes: ReadonlyMap<Digest, Bytes | undefined>
   readonly known: ReadonlyMap<Digest, KnownBytes>
@@ -222,13 +220,13 @@ class Found {
       if (this.progress(digest, mirrored) !== undefined) return 'fetching'
       return this.#quarantined.has(digest) ? 'quarantined' : 'missing'
     }
-    // A descriptor may be wrong; what was verified tells.
+    // A descriptor may be wrong; the size of a verified blob is right.
     const right = this.known.get(digest)?.size ?? size
     return right === undefined || found === right ? 'present' : 'wrong size'
   }
 }
 
-/** Of a manifest and all that it names, as far as that is known. */
+/** Sums up a manifest and everything it references, as far as the index knows. */
 function totalsOf(
   root: { readonly digest: Digest; readonly size: Bytes | undefined },
   tree: ReadonlyMap<Digest, readonly ChildDescriptor[]>,

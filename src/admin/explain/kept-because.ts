@@ -1,6 +1,4 @@
-/**
- * Why what is here stays, or goes: pushed, pinned, in use, or by when it was last pulled.
- */
+/** Why a stored image stays or will be evicted: pushed, pinned, in use, or by when it was last pulled. */
 import { pins } from '../../cache/eviction/pins.ts'
 import type { Digest } from '../../oci/digest.ts'
 import { isDigestReference, type Reference } from '../../oci/reference.ts'
@@ -16,10 +14,10 @@ interface KeepingOptions {
   readonly inUse: (digest: Digest) => boolean
 }
 
-/** Names by which a manifest is wanted that are compared with the pins. */
+/** The most referencing names of a manifest that are compared with the pins. */
 const MOST_NAMES = 500
 
-/** An image is in an index, and that may be in another one. */
+/** An image may be in an index, and that in another one. */
 const MOST_STEPS = 2
 
 const MOST_COUNTED = 1000
@@ -52,7 +50,7 @@ export async function keepingOf(
   return { ...kept, colder, sentence: `may be evicted: last pulled ${spanText(idle)} ago; ${place}${now}` }
 }
 
-/** As pins name them: a tag by `registry/name:tag`, a digest by `registry/name@digest`. */
+/** The names that pins are matched against: `registry/name:tag` for a tag, `registry/name@digest` for a digest. */
 async function pinsOf(
   inventory: Pick<InventoryIndex, 'taggedManifests'>,
   pin: readonly string[],

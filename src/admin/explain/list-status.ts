@@ -1,7 +1,7 @@
 /**
  * How much of an upstream's lists is here, for `explain`: the tags of a repository, and the referrers of a manifest.
  *
- * Nothing in it asks upstream.
+ * It asks no upstream.
  */
 import { ATTESTATION_TTL_MS, isAttestation } from '../../cache/prefetch/attestation.ts'
 import { manifestsIn } from '../../cache/lists/list-pages.ts'
@@ -22,9 +22,9 @@ interface ListsHereOptions {
   readonly now: () => EpochMs
 }
 
-/** Tags beyond these are not counted. */
+/** Further tags are not counted. */
 const MOST_TAGS = 10_000
-/** So many referrers of a list are looked for here. */
+/** The most referrers of a list that are looked up here. */
 const MOST_LOOKS = 256
 
 /** @param manifest undefined: none is here */

@@ -1,13 +1,11 @@
-/**
- * How an upstream does, in sentences, and why nothing can be asked of it.
- */
+/** Status of an upstream in sentences, and why it cannot be asked anything now. */
 import type { MirrorRef } from '../../cache/origin.ts'
 import type { UpstreamError } from '../../upstream/upstream.ts'
 import type { AccountStatus, UpstreamStatus } from '../../upstream/status.ts'
 import type { UpstreamExplained } from './explanation.ts'
 import { spanText } from '../../base/format.ts'
 
-/** @param serving a server runs and asks it; else nobody knows how it does */
+/** @param serving a server runs and asks upstreams; without one the status is unknown */
 export function explainUpstream({ origin, name }: MirrorRef, serving: boolean): UpstreamExplained {
   const { key } = origin.upstream
   const status = origin.upstream.status()
@@ -30,7 +28,7 @@ export function explainUpstream({ origin, name }: MirrorRef, serving: boolean): 
   }
 }
 
-/** Why a question would fail at once. */
+/** Why a request would fail at once. */
 export interface Silence extends Pick<UpstreamError, 'failure' | 'offline'> {
   /** A clause, for a sentence that goes on. */
   readonly why: string

@@ -1,8 +1,7 @@
 /**
- * Deletes what was pushed here, for `entrepot rm`: tags, images and whole repositories, and the claim of an empty
- * repository on its name.
+ * Deletes pushed content, for `entrepot rm`: tags, images, repositories, and the claim of an empty one on its name.
  *
- * Deleting frees no bytes; the collector does, after its grace period. Mirrored images: `delete-mirrored.ts`.
+ * Deleting frees no bytes; the garbage collector does, after its grace period. Mirrored images: `delete-mirrored.ts`.
  */
 import type { Bytes } from '../../base/units.ts'
 import { matchesAny } from '../../oci/glob.ts'
@@ -28,9 +27,9 @@ export interface Removed {
   readonly name: string
   /** The tag or the digest. */
   readonly reference?: string
-  /** Freed on the disk; what was pushed is freed by a later collection. */
+  /** Bytes freed on the disk; the collector frees pushed ones later. */
   readonly bytes?: Bytes | undefined
-  /** What the operator should know about it. */
+  /** What else the operator should know. */
   readonly note?: string
 }
 
@@ -62,7 +61,7 @@ export class LocalDeletion {
     return { what: isDigestReference(parsed) ? 'image' : 'tag', name, reference: parsed }
   }
 
-  /** @throws OperatorError while anything can be pulled by that name */
+  /** @throws OperatorError while the name still has anything to pull */
   async release(given: string): Promise<Removed> {
     const { local, openPushes } = this.#options
     const name = parseRepositoryName(given)

@@ -1,9 +1,9 @@
 /**
- * Deletes what is mirrored, for `entrepot rm`: a tag, an image, or a whole repository. The next pull fetches it again.
+ * Deletes mirrored content, for `entrepot rm`: a tag, an image, or a repository. The next pull fetches it again.
  *
- * With an image go the blobs that no other image references. Running pulls go on: a blob that is being read or fetched
- * keeps its bytes until they are evicted. A pin does not keep an image, but is named in the result: the operator may
- * change the configuration as well.
+ * With an image go the blobs that no other image references. Running pulls go on: a blob that is being read or
+ * fetched keeps its bytes until they are evicted. A pin does not protect an image from its operator, who could change
+ * the configuration as well; the result names the pin.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { EvictionCandidates } from '../../cache/eviction/candidates.ts'
@@ -28,7 +28,7 @@ interface MirrorDeletionOptions {
   readonly candidates: Pick<EvictionCandidates, 'closureOf'>
   readonly removal: Pick<Removal, 'take' | 'isInUse'>
   readonly pins: Pick<Pins, 'by'>
-  /** Its memory of a manifest must not bring it back. */
+  /** The manifests in memory, which must not bring a deleted one back. */
   readonly manifests: Pick<ManifestCache, 'forget' | 'settled'>
   readonly now: () => EpochMs
 }
@@ -56,7 +56,7 @@ export class MirrorDeletion {
   async remove(mirrored: MirrorRef, reference: Reference | undefined, signal: AbortSignal): Promise<Removed> {
     const key = repositoryKey(mirrored)
     if (reference === undefined) return this.#removeAll(mirrored, key, signal)
-    // A manifest that is just being answered is written into the index behind the answer.
+    // A manifest that is being answered right now is written into the index after the answer.
     await this.#options.manifests.settled(mirrored, reference)
     return isDigestReference(reference)
       ? this.#removeImage(mirrored, key, reference, signal)
@@ -81,7 +81,7 @@ export class MirrorDeletion {
       stays === false && held
         ? await this.#takeAway(key, digest, signal)
         : { bytes: 0, note: stays === false ? undefined : `its image stays: ${stays}` }
-    // Also where the image went with the tag: the tag of a tombstone names a manifest that is not in the repository.
+    // Deletes the tag even if its image is gone: a tombstone's tag names a manifest that the repository lacks.
     await this.#commit((tx) => tx.deleteTag(key, tag, this.#options.now()))
     manifests.forget(mirrored, tag)
     manifests.forget(mirrored, digest)
@@ -114,7 +114,7 @@ export class MirrorDeletion {
     let bytes = 0
     let images = 0
     let pin: string | undefined
-    // The children of an index go with it: manifests that no index references come first, the rest are those that stayed.
+    // The children of an index go with it: manifests that no index references come first, then the remaining ones.
     for (const which of ['roots', 'rest'] as const) {
       for await (const digest of this.#manifests(key, which)) {
         signal.throwIfAborted()
@@ -125,14 +125,14 @@ export class MirrorDeletion {
       }
     }
     for await (const tag of this.#tags(key)) manifests.forget(mirrored, tag)
-    // This drops tombstones, and the links by which the repository reads blobs without asking upstream. That something
-    // of it was served stays known.
+    // Drops tombstones, and the links that let the repository read blobs without asking upstream; the name stays
+    // known.
     await this.#commit((tx) => tx.buryRepository(key, this.#options.now()))
     if (images === 0) throw new OperatorError(`nothing of ${name} is here`)
     return removed({ what: 'repository', name }, { bytes, note: undefined }, pin)
   }
 
-  /** Removes the manifest from this repository; where no other has it, also its bytes, and those it alone references. */
+  /** Removes the manifest from this repository; if no other has it, also its bytes and those only it references. */
   async #takeAway(key: RepositoryKey, digest: Digest, signal: AbortSignal): Promise<Gone> {
     const { metadata, candidates, removal, now } = this.#options
     const held = await metadata.eviction.taggedManifests(digest, 0)

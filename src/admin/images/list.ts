@@ -1,7 +1,7 @@
 /**
- * Lists everything that can be pulled here, by name, a page at a time: `entrepot ls`.
+ * Lists everything that clients can pull here, by name, a page at a time: `entrepot ls`.
  *
- * Between two pages the event loop has a turn, so that no client of the server waits for a list of many images.
+ * Between two pages the event loop has a turn, so that no client of the server waits for a long list.
  */
 import type { Bytes, Milliseconds } from '../../base/units.ts'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -13,15 +13,15 @@ import { pullName } from '../../storage/integrity/findings.ts'
 import { OperatorError } from '../../base/operator-error.ts'
 
 export interface ListedImage {
-  /** The name by which it is pulled here, without tag and digest. */
+  /** The name by which clients pull it here, without tag and digest. */
   readonly name: string
-  /** Left out where the image is named by its digest alone. */
+  /** Left out where only the digest names the image. */
   readonly tag?: string | undefined
   readonly digest: Digest
-  /** Of all of its parts that are here; a part that several images share counts for each. 0: only its name is known. */
+  /** The bytes of all its parts that are here; a shared part counts for each image. 0: only its name is known. */
   readonly bytes: Bytes
   readonly pulledMsAgo?: Milliseconds | undefined
-  /** Since it was stored. */
+  /** The time since it was stored. */
   readonly ageMs?: Milliseconds | undefined
   /** `pinned` where `cache.pin` matches the image itself. */
   readonly is: 'cached' | 'pushed' | 'pinned'
@@ -54,9 +54,9 @@ export class ImageList {
   }
 
   /**
-   * Sorted by name, then by tag; images without a tag come last of their name.
+   * Lists by name, then by tag; images without a tag come last of their name.
    *
-   * @param pattern a glob like those of `cache.pin`, or what names begin with; undefined: all
+   * @param pattern a glob like those of `cache.pin`, or a prefix; undefined: all
    */
   async *list(pattern: string | undefined, signal: AbortSignal): AsyncGenerator<ListPart, void, undefined> {
     if ((pattern?.length ?? 0) > MAX_PATTERN) throw new OperatorError('no name is that long')
@@ -131,7 +131,7 @@ export class ImageList {
   }
 }
 
-/** Two sorted lists as one. */
+/** Merges two sorted lists. */
 async function* merged(
   left: AsyncGenerator<RepositoryKey>,
   right: AsyncGenerator<RepositoryKey>,

@@ -1,8 +1,8 @@
 /**
- * Brings one mirrored image up to date now, however young it is: `entrepot refresh`.
+ * Revalidates one mirrored image now, however fresh it is: `entrepot refresh`.
  *
- * Upstream is asked what the tag is, and the parts that were here before are completed: of an index the platforms that
- * were held, of an image all of it. A part that fails is an event, and leaves what is here as it was.
+ * It asks upstream for the tag, and completes the parts that were here before: the held platforms of an index, all of
+ * an image. A part that fails is an event, and leaves what is here unchanged.
  */
 import type { Bytes } from '../../base/units.ts'
 import type { BlobCache } from '../../cache/blobs/blob-cache.ts'
@@ -23,9 +23,9 @@ import { refusing, type NameRegistry } from '../../registry/registry.ts'
 export type RefreshEvent =
   | {
       readonly is: 'tag'
-      /** `new`: it was only known to be gone, or its manifest was not here. */
+      /** `new`: only its absence was known, or its manifest was not here. */
       readonly change: 'unchanged' | 'moved' | 'new' | 'gone'
-      /** The reference by which it is pulled here. */
+      /** The reference by which clients pull it here. */
       readonly name: string
       readonly from?: Digest | undefined
       readonly to?: Digest | undefined
@@ -47,10 +47,10 @@ interface RefreshOptions {
   readonly store: Pick<BlobStore, 'stat' | 'open'>
 }
 
-/** The transfer slots of an upstream let hardly more through. */
+/** The transfer slots of an upstream hardly let more through. */
 const PARALLEL = 4
 
-/** What the refresh has to have here in the end. */
+/** The parts that the refresh must have here in the end. */
 interface Wanted {
   readonly manifests: Set<Digest>
   readonly blobs: Map<Digest, Descriptor>
@@ -84,7 +84,7 @@ export class Refresher {
     const found = isDigestReference(reference)
       ? await manifests.get(mirrored, reference, signal)
       : await manifests.refresh(mirrored, reference, signal)
-    // A stale answer to a refresh is a tag that is gone and goes on answering: `on404: keep`.
+    // A stale answer to a refresh means that upstream deleted the tag, and `on404: keep` still serves it.
     if (found === undefined || (!isDigestReference(reference) && found.cache === 'stale')) {
       yield { is: 'tag', change: 'gone', name: listed, from }
       yield { is: 'done', fetched: 0, bytes: 0, failed: 0 }
@@ -133,7 +133,7 @@ export class Refresher {
     return (await this.#options.store.stat(digest)) !== undefined
   }
 
-  /** The platforms of an index whose manifests are here, where the index itself is. */
+  /** The platforms of an index whose manifests are here; empty unless the index is here. */
   async #platforms(digest: Digest): Promise<ReadonlySet<string>> {
     const held = new Set<string>()
     await using reader = await this.#options.store.open(digest)
@@ -145,7 +145,7 @@ export class Refresher {
     return held
   }
 
-  /** Adds all of an image, and of an index the platforms that are, or were, held. */
+  /** Adds all parts of an image, or the platforms of an index that are or were held. */
   async #want(
     wanted: Wanted,
     content: ManifestContent,
