@@ -98,13 +98,13 @@ export interface UpstreamConfig extends DeepReadonly<Omit<ParsedUpstream, OwnKey
   /** undefined: everything; an empty list: nothing. */
   readonly allow: readonly string[] | undefined
   readonly maxSize: DeepReadonly<ParsedUpstream['maxSize']>
-  /** In PEM, as {@link caFile} had it at the start. */
+  /** The content of {@link caFile} at the start, in PEM. */
   readonly ca: string | undefined
   readonly caFile: string | undefined
   readonly proxy: string | undefined
 }
 
-/** What every upstream inherits from the section `cache`. */
+/** The settings that every upstream inherits from the section `cache`. */
 interface CacheDefaults {
   readonly tagTtl: Milliseconds
   readonly offline: boolean

@@ -22,9 +22,9 @@ export function isTree(value: unknown): value is Tree {
 }
 
 export class ConfigSource {
-  /** As written in the file. */
+  /** The values as the file has them. */
   readonly raw: Tree
-  /** With the environment filled in. */
+  /** The values with the environment filled in. */
   readonly tree: Tree
   readonly problems: ConfigProblem[] = []
   readonly #document: Document
@@ -66,7 +66,7 @@ export class ConfigSource {
     })
   }
 
-  /** What the file says there, without secrets. */
+  /** @returns the file's text there, without secrets */
   found(path: Path): string {
     let value: unknown = this.raw
     for (const part of path) value = isTree(value) || Array.isArray(value) ? (value as Tree)[part] : undefined
