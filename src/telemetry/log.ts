@@ -56,7 +56,7 @@ const GATHER_LENGTH = 64 * 1024
  * for a write for each would cost more than all else about it. The end of the process loses none.
  */
 class StandardOutput {
-  // Not synchronous: a slow reader of the log must not stop the server. With `minLength`, `flush` waits for writes.
+  // Asynchronous, since a slow reader of the log must not stop the server. With `minLength`, `flush` waits for writes.
   readonly #output = destination({ dest: 1, sync: false, minLength: 1 })
   #lines = ''
   #timer: NodeJS.Timeout | undefined
