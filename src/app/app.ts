@@ -40,7 +40,7 @@ export interface AppOverrides extends ProgramOverrides {
 
 export interface App {
   readonly metrics: Metrics
-  /** For tests, after `start`. */
+  /** The index, for tests; only after `start`. */
   readonly metadata: MetadataStore
   /** @throws StartError with a sentence for the operator */
   start(): Promise<{ url: string; host: string; port: number }>

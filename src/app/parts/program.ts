@@ -29,7 +29,7 @@ import { createOperations } from './operations.ts'
 import { openStorage, type StorageOptions } from './storage.ts'
 import { UpstreamSet } from './upstream-set.ts'
 
-/** What a test replaces. */
+/** Parts that a test replaces. */
 export interface ProgramOverrides {
   /** Wall clock, in milliseconds: decides freshness. */
   readonly now?: () => number
@@ -56,7 +56,7 @@ interface ProgramOptions {
   readonly overrides?: ProgramOverrides
 }
 
-/** What a server adds: it gives up a hung disk, and watches its limit of open files; a command just waits. */
+/** Options of a server, which gives up a hung disk and watches its limit of open files; a command just waits. */
 interface ServeOptions {
   readonly openFiles: OpenFiles
   /** Whether a request is being answered: the scrub pauses meanwhile. */

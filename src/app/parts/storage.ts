@@ -34,7 +34,7 @@ export interface Storage {
   /** When the index was created. */
   readonly indexSince: number
   readonly hashers: Hashers
-  /** For operations that free space: on a full disk it writes into the reserve. */
+  /** The index for operations that free space: on a full disk it writes into the reserve. */
   readonly index: MetadataStore
   /** The same index for pulls and pushes: on a full disk it evicts and tries again. */
   readonly metadata: MetadataStore
@@ -67,11 +67,7 @@ export interface StorageOptions {
   readonly lostIndex?: ((kept: string) => void) | undefined
 }
 
-/**
- * All parts are closed by `closing`, in reverse order.
- *
- * @throws StorageError LOCKED, LOST_INDEX, or the system's error
- */
+/** All parts are closed by `closing`, in reverse order. @throws StorageError LOCKED, LOST_INDEX, or a system error */
 export async function openStorage(
   config: Config,
   closing: AsyncDisposableStack,
