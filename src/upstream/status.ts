@@ -18,9 +18,9 @@ export interface AccountStatus {
   readonly breaker: BreakerStatus
   /** The upstream's last figures; undefined: it never sent any, or they are older than its window. */
   readonly pulls?: PullBudget | undefined
-  /** What is left of the pause after a limit of pulls (429 to a manifest); other requests go on. */
+  /** The rest of the pause after a limit of pulls (429 to a manifest); other requests go on. */
   readonly pullsStoppedForMs?: Milliseconds | undefined
-  /** What is left of the pause of all requests. */
+  /** The rest of the pause of all requests. */
   readonly stoppedForMs?: Milliseconds | undefined
   /** A sentence, while the upstream refuses its credentials. */
   readonly complaint?: string | undefined

@@ -11,7 +11,7 @@ import { Penalty } from '../../base/backoff.ts'
 import type { Milliseconds } from '../../base/units.ts'
 
 const AVOIDED = { first: 600_000, most: 3_600_000 }
-/** What a GET finds later than that may have been pushed after the HEAD. */
+/** Later than that, content that a GET finds may have been pushed after the HEAD. */
 const DOUBT: Milliseconds = 10_000
 
 /** `absent`: 404. `late`: no answer within its time. `unusable`: refused, or without digest or size. */

@@ -74,11 +74,7 @@ function retryReason(error: UpstreamError): RetryReason | undefined {
   return (cause.socket?.bytesRead ?? 0) > 0 ? 'reused-connection' : 'connection'
 }
 
-/**
- * Parses `Retry-After` in either form; a moment that has passed gives undefined.
- *
- * @param now Unix time in ms
- */
+/** Parses `Retry-After` in either form; undefined for a moment that has passed. @param now Unix time in ms */
 export function parseRetryAfter(header: string | undefined, now: number): Milliseconds | undefined {
   if (header === undefined) return undefined
   const text = header.trim()

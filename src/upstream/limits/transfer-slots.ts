@@ -100,7 +100,7 @@ export class TransferSlots {
     return turns
   }
 
-  /** By priority, then by the fewest slots, then by the longest wait. */
+  /** Chooses by priority, then by the fewest slots, then by the longest wait. */
   #next(): Waiter | undefined {
     return leastOf(this.#waiting, ({ request }) => [RANK[request.priority()], this.#turnsOf(request)])
   }

@@ -28,7 +28,7 @@ interface AuthorizationOptions {
 const FRESH: Milliseconds = 10_000
 /** Some registries take a token only from the next second on, or once all of their replicas know it. */
 const SETTLED_AFTER: Milliseconds = 1_500
-/** For so long no request waits for a token to settle in a repository that has refused a settled one. */
+/** After a repository refused a settled token, no request waits for its token to settle for so long. */
 const SETTLED_MEMORY: Milliseconds = 600_000
 const MAX_REFUSAL_BYTES = 64 * 1024
 /** Memory for challenges, any of which may be as long as a header, and what one takes beside its texts. */
@@ -41,7 +41,7 @@ interface Sent {
   readonly header: string
   readonly challenge?: BearerChallenge
   readonly token?: Token
-  /** What `header` is made of, where it is Basic. */
+  /** The credentials in `header`, where it is Basic. */
   readonly credentials?: Credentials
 }
 
@@ -49,13 +49,13 @@ type Scheme = BearerChallenge | 'basic'
 
 export class Authorization {
   readonly #options: AuthorizationOptions
-  /** By repository. */
+  /** Repository -> its challenge. */
   readonly #challenges = new LRUCache<string, BearerChallenge>({
     maxSize: CHALLENGES_WEIGHT,
     sizeCalculation: ({ realm, service = '', scope = '', error = '' }, name) =>
       CHALLENGE_WEIGHT + name.length + realm.length + service.length + scope.length + error.length,
   })
-  /** By repository: until when a refusal is final, and no request waits for its token to settle. */
+  /** Repository -> until when a refusal is final, and no request waits for its token to settle. */
   readonly #refusesSettled = new LRUCache<string, Milliseconds>({ max: 1_000 })
   /** The challenge of the ping, for all repositories whose own 401 has none. */
   #pinged: Scheme | undefined

@@ -8,14 +8,14 @@
 interface Challenge {
   /** Lower case. */
   readonly scheme: string
-  /** By name in lower case; the first parameter of a name counts. */
+  /** Name in lower case -> value; the first parameter of a name counts. */
   readonly parameters: ReadonlyMap<string, string>
 }
 
 export interface BearerChallenge {
   readonly realm: string
   readonly service: string | undefined
-  /** As it was sent: `aws` and the empty string are scopes, too. */
+  /** The scope as it was sent: `aws` and the empty string are scopes, too. */
   readonly scope: string | undefined
   readonly error: string | undefined
 }

@@ -13,7 +13,7 @@ export interface Credentials {
   readonly password: string
 }
 
-/** What docker and its credential helpers write in place of a user name. */
+/** The user name that docker and its credential helpers write beside an identity token. */
 export const IDENTITY_TOKEN = '<token>'
 
 export interface CredentialSource {

@@ -32,7 +32,7 @@ interface ForeignOptions {
 export class ForeignRegistries {
   readonly #options: ForeignOptions
   readonly #anonymous: Account
-  /** By origin. */
+  /** Origin -> its authorization. */
   readonly #authorizations = new LRUCache<string, Authorization>({ maxSize: 50, sizeCalculation: () => 1 })
 
   constructor(options: ForeignOptions) {

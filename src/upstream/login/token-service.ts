@@ -46,7 +46,7 @@ const TRY_OTHER: Readonly<Record<Method, ReadonlySet<number>>> = {
 
 export class TokenService {
   readonly #options: TokenServiceOptions
-  /** By realm: the method that worked with credentials. */
+  /** Realm -> the method that worked with credentials. */
   readonly #methods = new LRUCache<string, Method>({ maxSize: 100, sizeCalculation: () => 1 })
 
   constructor(options: TokenServiceOptions) {

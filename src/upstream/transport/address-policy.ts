@@ -82,7 +82,7 @@ export class AddressRule {
     return host === this.#host || isIP(host) === 0 || this.#allowsAddress(host)
   }
 
-  /** For `net.connect`, which never calls it with literals. */
+  /** The resolver for `net.connect`, which never calls it with literals. */
   readonly lookup: LookupFunction = (hostname, options, callback) => {
     this.#resolve(hostname, { ...options, all: true }, (error, found) => {
       const addresses = Array.isArray(found) ? found : []

@@ -11,11 +11,7 @@ const MAX_ERROR_BYTES = 64 * 1024
 /** An upstream that asks for a longer wait is asked again all the same. */
 const LONGEST_RETRY_AFTER: Milliseconds = 3_600_000
 
-/**
- * The error for an unwelcome status. The body is drained.
- *
- * @param words the answer's explanation, fit for a log
- */
+/** The error for an unwelcome status; drains the body. @param words the answer's explanation, fit for a log */
 export function refusalOf(
   key: string,
   response: Response,
@@ -154,7 +150,7 @@ interface ContentRange {
   readonly size: Bytes | undefined
 }
 
-/** For a 206. Undefined when it is missing or contradicts itself. */
+/** The range of a 206; undefined when it is missing or contradicts itself. */
 export function parseContentRange(header: string | undefined): ContentRange | undefined {
   const match = /^\s*bytes\s+(\d{1,15})-(\d{1,15})\/(\d{1,15}|\*)\s*$/i.exec(header ?? '')
   if (match === null) return undefined

@@ -77,11 +77,7 @@ export class Transport {
     })
   }
 
-  /**
-   * Resolves when the head of the final answer has come.
-   *
-   * @throws UpstreamError, or the signal's reason
-   */
+  /** Resolves when the head of the final answer has come. @throws UpstreamError, or the signal's reason */
   async send(request: Request): Promise<Response> {
     const { signal, url } = request
     signal.throwIfAborted()
