@@ -16,7 +16,7 @@ interface SnapshotContents {
   readonly named: (name: RepositoryName, digest: Digest) => boolean
   /** Digest -> size of everything that is saved, manifests first. */
   readonly sizes: ReadonlyMap<Digest, Bytes>
-  /** What a tag or an image refers to although its repository does not hold it. */
+  /** Digests that a tag or an image refers to although its repository does not hold them. */
   readonly lacking: readonly { readonly name: RepositoryName; readonly digest: Digest }[]
 }
 

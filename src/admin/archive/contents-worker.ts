@@ -25,7 +25,7 @@ class NotOurs extends Error {}
 
 const { bytes, credits: room } = workerData as ContentsWork
 
-/** What was read since the last message, in the document's order. */
+/** The pieces read since the last message, in the document's order. */
 let pieces: ContentsPiece[] = []
 
 function tell(piece: ContentsPiece): void {

@@ -12,7 +12,7 @@ import {
 } from './format.ts'
 import { TarError } from './read-tar.ts'
 
-/** What a repository holds precedes its name. */
+/** The content of a repository precedes its name. */
 export type ContentsPiece =
   | { readonly tag: SavedRepository['tags'][number] }
   | { readonly manifest: SavedManifest }

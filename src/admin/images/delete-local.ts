@@ -29,7 +29,7 @@ export interface Removed {
   readonly reference?: string
   /** Bytes freed on the disk; the collector frees pushed ones later. */
   readonly bytes?: Bytes | undefined
-  /** What else the operator should know. */
+  /** A sentence for the operator. */
   readonly note?: string
 }
 

@@ -49,10 +49,7 @@ export class MirrorDeletion {
     this.#options = options
   }
 
-  /**
-   * @param reference undefined: the whole repository
-   * @throws OperatorError when it is not here
-   */
+  /** @param reference undefined: the whole repository @throws OperatorError when it is not here */
   async remove(mirrored: MirrorRef, reference: Reference | undefined, signal: AbortSignal): Promise<Removed> {
     const key = repositoryKey(mirrored)
     if (reference === undefined) return this.#removeAll(mirrored, key, signal)
@@ -125,8 +122,7 @@ export class MirrorDeletion {
       }
     }
     for await (const tag of this.#tags(key)) manifests.forget(mirrored, tag)
-    // Drops tombstones, and the links that let the repository read blobs without asking upstream; the name stays
-    // known.
+    // Drops tombstones, and the links that permit reads without asking upstream; the name stays known.
     await this.#commit((tx) => tx.buryRepository(key, this.#options.now()))
     if (images === 0) throw new OperatorError(`nothing of ${name} is here`)
     return removed({ what: 'repository', name }, { bytes, note: undefined }, pin)

@@ -54,9 +54,7 @@ export class ImageList {
   }
 
   /**
-   * Lists by name, then by tag; images without a tag come last of their name.
-   *
-   * @param pattern a glob like those of `cache.pin`, or a prefix; undefined: all
+   * Lists by name, then by tag, untagged last. @param pattern a glob as in `cache.pin`, or a prefix; undefined: all
    */
   async *list(pattern: string | undefined, signal: AbortSignal): AsyncGenerator<ListPart, void, undefined> {
     if ((pattern?.length ?? 0) > MAX_PATTERN) throw new OperatorError('no name is that long')
