@@ -65,10 +65,10 @@ export function createEntry(
 function createUpstream(config: Config, upstream: UpstreamConfig, tools: UpstreamTools): Upstream {
   if (upstream.offline) return new OfflineUpstream(upstream.key)
   const { key, url, fallbacks, ca, proxy, maxConnections, timeouts } = upstream
-  const { metrics, openFiles, log, monotonic, shortestBudgetMs, inFlight: activity } = tools
+  const { metrics, openFiles, log, monotonic, shortestBudgetMs, inFlight } = tools
   const env = environmentOf(config.proxyEnvironment)
   const anonymous = {
-    ...{ key, ca, proxy, env, maxConnections, timeouts, activity, metrics, openFiles, log },
+    ...{ key, ca, proxy, env, maxConnections, timeouts, inFlight, metrics, openFiles, log },
     now: monotonic,
   }
   // Where a fallback can answer instead, two tries are enough.
