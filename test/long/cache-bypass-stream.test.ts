@@ -199,6 +199,18 @@ test('who has to wait for a turn in bypass has a head within the budget, and the
   t.same(said(mirror, 'error'), [])
 })
 
+test('a client that takes nothing for 10 s gives its transfer back, and has the rest when it reads on', async (t) => {
+  const { upstream, layers, url, mirror } = await bypassing(t, [32 * MiB])
+  const [layer] = layers as [Content]
+  const stalled = await request(url(layer))
+  t.equal(stalled.statusCode, 200)
+  await upstream.log.until((log) => log.inFlight('blob') === 1)
+  await upstream.log.until((log) => log.inFlight('blob') === 0)
+  t.ok(upstream.log.bytesSent('blob') < layer.bytes.length, 'it was not sent to its end')
+  t.ok(Buffer.from(await stalled.body.arrayBuffer()).equals(layer.bytes))
+  t.same(said(mirror, 'error'), [])
+})
+
 test('an upstream that hangs in bypass is an honest error within the budget', async (t) => {
   const { upstream, layers, url, mirror } = await bypassing(t, [MiB], { mirror: { budgetMs: 2_000 } })
   const [layer] = layers as [Content]
